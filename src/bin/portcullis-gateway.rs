@@ -1,0 +1,3 @@
+//! Arguments to telemetry to run.
+
+fn main() {}

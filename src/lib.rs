@@ -1,0 +1,22 @@
+//! Portcullis: a policy gateway for MLflow MCP servers.
+//!
+//! The folder is the architecture; `tests/offline/layering.rs` checks who may import whom.
+
+/// The custom resources of `portcullis.dev/v1alpha1`: types, schemas, CEL rules. No I/O.
+pub mod api;
+/// Risk classes of the known MLflow MCP tools.
+pub mod catalog;
+/// One file per subcommand of `portcullis`.
+pub mod cli;
+/// The data plane: HTTP, sessions, enforcement, upstreams, the stdio bridge.
+pub mod gateway;
+/// YAML files to API objects.
+pub mod manifest;
+/// The policy engine: bundle to program, call to decision. Pure.
+pub mod policy;
+/// MCP on the wire: strict JSON, envelopes, versions, SSE, answers. Pure.
+pub mod protocol;
+/// Objects, bundle and reports to status. Pure.
+pub mod status;
+/// Logging, metrics registry and the admin endpoints.
+pub mod telemetry;

@@ -1,0 +1,1 @@
+//! In-process gateway, real sockets, real and fake MCP servers.
