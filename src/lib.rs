@@ -10,6 +10,8 @@ pub mod catalog;
 pub mod cli;
 /// The data plane: HTTP, sessions, enforcement, upstreams, the stdio bridge.
 pub mod gateway;
+/// The strict JSON reader for everything on the wire. Pure.
+pub mod json;
 /// YAML files to API objects.
 pub mod manifest;
 /// The policy engine: bundle to program, call to decision. Pure.
