@@ -10,5 +10,7 @@ pub mod envelope;
 pub mod keys;
 pub mod list;
 pub mod method;
+pub mod seal;
+pub mod sse;
 pub mod text;
 pub mod version;
