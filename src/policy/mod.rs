@@ -7,5 +7,16 @@
 pub mod bundle;
 mod canonical;
 pub mod check;
+pub mod compile;
 pub mod decision;
 pub mod diagnostic;
+pub mod evaluate;
+pub mod inventory;
+pub mod matcher;
+mod program;
+mod schema;
+
+pub use compile::compile;
+pub use decision::{Call, Caller, Decision, Outcome};
+pub use inventory::{Bound, Definition};
+pub use program::Program;
