@@ -1,1 +1,4 @@
-//! Pure tests: no network, no child processes.
+//! Tests that need no network, no process and no clock.
+
+mod crds;
+mod generated;
