@@ -36,3 +36,8 @@ fn the_command_prints_all_three_as_one_stream() {
         .collect();
     assert!(String::from_utf8(printed).unwrap() == files);
 }
+
+#[test]
+fn the_page_about_tools_is_that_of_the_catalogue() {
+    file_holds("docs/tools.md", &cli::catalog::markdown());
+}
