@@ -283,8 +283,10 @@ mod tests {
     #[test]
     fn a_preview_hides_secrets_and_shows_what_would_mislead() {
         let redact = ["/description".to_owned(), "/list/1/k~1ey".to_owned()];
-        let arguments =
-            r#"{"name":"a\u202eb‮\n","Description":"secret","list":[1,{"k/ey":"x","z":"\u200b"}]}"#;
+        let arguments = format!(
+            r#"{{"name":"a\u202eb{}\n","Description":"secret","list":[1,{{"k/ey":"x","z":"\u200b"}}]}}"#,
+            '\u{202e}'
+        );
         assert_eq!(
             preview(arguments.as_bytes(), &redact).unwrap(),
             r#"{"name":"a\u202eb\u202e\n","Description":"[redacted]","list":[1,{"k/ey":"[redacted]","z":"\u200b"}]}"#

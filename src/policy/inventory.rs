@@ -9,7 +9,9 @@ use super::check::Args;
 use super::program::Program;
 use super::schema::{Misfit, Schema};
 use crate::api::policy::Action;
+use crate::api::server::ToolOverride;
 use crate::api::{Risk, Severity};
+use crate::catalog::{self, Known};
 use crate::json;
 use serde::Serialize;
 use std::{collections::HashMap, sync::Arc};
@@ -253,36 +255,21 @@ impl Bound {
     }
 }
 
-struct Known {
-    risk: Risk,
-    severity: Severity,
-    forms: Vec<Vec<String>>,
-}
-
-impl Known {
-    fn has_form(&self, properties: &[String]) -> bool {
-        self.forms.iter().any(|form| form == properties)
-    }
-}
-
-fn known(_name: &str) -> Vec<Known> {
-    Vec::new()
-}
-
 fn bind(program: &Program, definition: &Definition) -> Tool {
-    let known = if program.use_catalog {
-        known(&definition.name)
-    } else {
-        Vec::new()
+    let known = match &definition.properties {
+        _ if !program.use_catalog => Known::No,
+        Some(properties) => catalog::find(&definition.name, properties.iter().map(String::as_str)),
+        // Nothing is known of its inputs, so the strictest form counts, and it cannot be said to have drifted.
+        None => catalog::lookup(&definition.name)
+            .max_by_key(|entry| (entry.risk, entry.severity))
+            .map_or(Known::No, Known::Yes),
     };
     let entry = program.overrides.get(&definition.name);
-    let class = classify(&known, entry);
+    let class = classify(known, entry);
     let pinned = entry.and_then(|entry| entry.definition_digest.as_deref());
     let off_pin =
         pinned.is_some_and(|pin| pin != definition.digest && definition.properties.is_some());
-    let off_catalog = definition.properties.as_ref().is_some_and(|properties| {
-        !known.is_empty() && !known.iter().any(|known| known.has_form(properties))
-    });
+    let off_catalog = matches!(known, Known::Drifted(_));
     let rules: Vec<u32> = program
         .rules
         .iter()
@@ -325,13 +312,10 @@ fn bind(program: &Program, definition: &Definition) -> Tool {
     }
 }
 
-/// The strictest entry of the name, as overridden. Two servers have tools of the same name; a tool that is like neither
-/// keeps the name's class and is counted as drifted.
-fn classify(
-    known: &[Known],
-    entry: Option<&crate::api::server::ToolOverride>,
-) -> Option<(Risk, Severity)> {
-    let catalogued = known.iter().map(|known| (known.risk, known.severity)).max();
+/// The class of the catalogued form, as overridden. A tool that is like no form of its name keeps the strictest form's
+/// class and is counted as drifted.
+fn classify(known: Known, entry: Option<&ToolOverride>) -> Option<(Risk, Severity)> {
+    let catalogued = known.entry().map(|known| (known.risk, known.severity));
     let risk = entry.and_then(|entry| entry.risk);
     let severity = entry.and_then(|entry| entry.severity);
     match (risk, catalogued) {
