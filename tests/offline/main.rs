@@ -1,1 +1,3 @@
 //! Pure tests: no network, no child processes.
+
+mod layering;
