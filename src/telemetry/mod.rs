@@ -1,1 +1,5 @@
-//! See `lib.rs`.
+//! Logging, the metrics registry and the small HTTP server of the admin port. Metric families live beside what they count.
+
+pub mod admin;
+pub mod logging;
+pub mod process;

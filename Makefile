@@ -1,0 +1,27 @@
+# The two commands of the README are `make demo` and `make test`; the rest is for working on Portcullis.
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint generate bench clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+build: ## Build the programs (release)
+	cargo build --release --locked
+
+demo: ## Show the main job on a real MLflow with the real mlflow-mcp (KEEP=1 leaves it running)
+	@KEEP='$(KEEP)' bash examples/demo/run.sh
+
+test: ## Run every check and test that this machine can run
+	@bash tests/run.sh
+
+lint: ## Formatting, clippy and licences only
+	@bash tests/run.sh lint
+
+generate: ## Write crds/*.yaml and the generated pages under docs/ anew
+	UPDATE=1 cargo test --locked --test offline generated
+
+bench: ## Measure the gateway against a bare proxy on this machine
+	@bash benches/run.sh
+
+clean: ## Remove what the build made (not the cache of installed programs)
+	cargo clean

@@ -1,0 +1,169 @@
+//! Conditions: their types and reasons, as closed sets.
+//!
+//! In: what is true of an object. Out: Kubernetes conditions. Types and reasons come from enums, never from free text, so
+//! that alerts and scripts can rely on them. Must not do: decide what is true.
+
+use super::Time;
+use std::fmt;
+
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+/// True, False or Unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConditionStatus {
+    /// It is so.
+    True,
+    /// It is not so.
+    False,
+    /// Nobody can tell yet.
+    Unknown,
+}
+
+macro_rules! named {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &[$name] = &[$($name::$variant),+];
+
+            /// The name as it is written in a status.
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$variant => stringify!($variant)),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+
+named! {
+    /// What a condition is about.
+    ConditionType {
+        /// The spec is valid and can be carried out.
+        Accepted,
+        /// The latest reported listing of tools succeeded.
+        UpstreamReady,
+        /// Callers must prove who they are.
+        Authenticated,
+        /// Refusals are carried out, not only recorded.
+        Enforced,
+        /// Limits survive a restart of the gateway.
+        LimitsDurable,
+        /// Every ready replica runs the revision in the status.
+        Programmed,
+        /// All that is needed to serve calls is there.
+        Ready,
+        /// Something is still being brought about (kstatus).
+        Reconciling,
+        /// Nothing more will happen until somebody changes something (kstatus).
+        Stalled,
+    }
+}
+
+named! {
+    /// Why a condition is as it is.
+    Reason {
+        /// The object is valid.
+        Accepted,
+        /// A child's name is taken by an object of somebody else's.
+        NameConflict,
+        /// The spec cannot be compiled.
+        Invalid,
+        /// The limits need counters that replicas share.
+        SharedCountersNeeded,
+        /// The spec asks for something that this version does not do.
+        Unsupported,
+        /// The policies of one server do not fit into one object.
+        BundleTooLarge,
+        /// A server that the policy names does not exist.
+        TargetNotFound,
+        /// A Secret or a key in it is missing.
+        SecretMissing,
+        /// The tools were listed.
+        Listed,
+        /// The upstream did not answer.
+        Unreachable,
+        /// Authentication is configured.
+        Configured,
+        /// Anyone may call.
+        Anonymous,
+        /// Nobody is admitted, as no authentication is configured.
+        NoAuthentication,
+        /// Refusals are carried out.
+        Enforcing,
+        /// Refusals are only recorded.
+        AuditMode,
+        /// There is no limit to keep.
+        NoLimits,
+        /// Counters are kept outside of the gateway.
+        Shared,
+        /// Counters are kept in the gateway's memory.
+        LocalCounters,
+        /// Every ready replica runs the revision.
+        Delivered,
+        /// Not every ready replica runs the revision yet.
+        Delivering,
+        /// No replica is ready.
+        NoReadyReplica,
+        /// A gateway refused the bundle.
+        BundleRejected,
+        /// Nothing has been reported yet.
+        Pending,
+        /// All that is needed is there.
+        Ready,
+        /// The policy applies nowhere yet.
+        NotProgrammed,
+    }
+}
+
+impl ConditionStatus {
+    /// The name as it is written in a status.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ConditionStatus::True => "True",
+            ConditionStatus::False => "False",
+            ConditionStatus::Unknown => "Unknown",
+        }
+    }
+}
+
+impl From<bool> for ConditionStatus {
+    fn from(holds: bool) -> Self {
+        if holds {
+            ConditionStatus::True
+        } else {
+            ConditionStatus::False
+        }
+    }
+}
+
+/// Builds one condition. `lastTransitionTime` is the previous one's unless the status changed, as `metav1.Condition` defines it.
+pub fn condition(
+    kind: ConditionType,
+    status: ConditionStatus,
+    reason: Reason,
+    message: impl Into<String>,
+    generation: Option<i64>,
+    previous: &[Condition],
+    now: &Time,
+) -> Condition {
+    let before = previous
+        .iter()
+        .find(|c| c.type_ == kind.as_str() && c.status == status.as_str());
+    Condition {
+        type_: kind.as_str().to_owned(),
+        status: status.as_str().to_owned(),
+        reason: reason.as_str().to_owned(),
+        message: message.into(),
+        observed_generation: generation,
+        last_transition_time: before
+            .map_or_else(|| now.clone(), |c| c.last_transition_time.clone()),
+    }
+}

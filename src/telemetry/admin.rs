@@ -1,0 +1,121 @@
+//! The admin port: `/livez`, `/readyz`, `/metrics` and what the program adds, on an address of its own.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// What the admin port shows of the program.
+pub trait Admin: Send + Sync + 'static {
+    /// Whether traffic should come here; the text says why not.
+    ///
+    /// # Errors
+    /// The reason, one sentence, without secrets.
+    fn ready(&self) -> Result<(), String>;
+
+    /// Paths beyond the common three; None is 404.
+    fn get(&self, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>>;
+}
+
+/// Serves until `stop`; a connection that sends no complete request head within 10 s is closed.
+pub async fn serve(
+    listener: TcpListener,
+    admin: Arc<dyn Admin>,
+    registry: Arc<Registry>,
+    stop: CancellationToken,
+) {
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "the admin port could not accept a connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+        };
+        let (admin, registry, stop) = (Arc::clone(&admin), Arc::clone(&registry), stop.clone());
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let response = answer(&*admin, &registry, &request);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(std::time::Duration::from_secs(10))
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                () = stop.cancelled() => {}
+                result = connection => if let Err(error) = result {
+                    tracing::debug!(%error, "an admin connection ended");
+                }
+            }
+        });
+    }
+}
+
+fn answer(
+    admin: &dyn Admin,
+    registry: &Registry,
+    request: &Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET is answered here\n",
+        );
+    }
+    match request.uri().path() {
+        "/livez" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => match admin.ready() {
+            Ok(()) => text(StatusCode::OK, "ok\n"),
+            Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        },
+        "/metrics" => metrics(registry),
+        _ => admin
+            .get(request)
+            .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "no such page\n")),
+    }
+}
+
+/// The registry in the OpenMetrics text format.
+fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
+    let mut page = String::new();
+    match prometheus_client::encoding::text::encode(&mut page, registry) {
+        Ok(()) => {
+            let mut response = text(StatusCode::OK, page);
+            let kind = HeaderValue::from_static(
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            );
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
+        }
+        Err(_) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the metrics could not be written\n",
+        ),
+    }
+}
+
+/// A plain text page.
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}
