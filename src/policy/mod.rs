@@ -22,3 +22,6 @@ pub use compile::compile;
 pub use decision::{Call, Caller, Decision, Outcome};
 pub use inventory::{Bound, Definition};
 pub use program::Program;
+
+#[cfg(test)]
+mod tests;
