@@ -4,8 +4,21 @@
 //! [`decision::Decision`] with all that is needed to act on it. Pure: no I/O, no clock, no log. It never panics, and what it
 //! cannot compile or evaluate never allows anything.
 
+pub mod approval;
 pub mod bundle;
 mod canonical;
 pub mod check;
+pub mod compile;
 pub mod decision;
 pub mod diagnostic;
+pub mod evaluate;
+pub mod inventory;
+pub mod limit;
+pub mod matcher;
+mod program;
+mod schema;
+
+pub use compile::compile;
+pub use decision::{Call, Caller, Decision, Outcome};
+pub use inventory::{Bound, Definition};
+pub use program::Program;

@@ -133,6 +133,15 @@ impl Response<'_> {
     }
 }
 
+impl Object<'_> {
+    /// The object with its changes, as JSON.
+    pub fn to_text(&self, edits: &Edits<'_>) -> String {
+        let mut out = String::with_capacity(self.raw.len());
+        write_object(&mut out, Some(self), edits);
+        out
+    }
+}
+
 /// The text of an object without some of its members, such as a client's `capabilities` without what the server's spec
 /// denies. Keys are held to the strictness of `known`, so that no variant of a member stays behind.
 pub fn without(raw: &str, known: &[&str], keys: &[&str]) -> Result<String, Fault> {
@@ -140,9 +149,7 @@ pub fn without(raw: &str, known: &[&str], keys: &[&str]) -> Result<String, Fault
     let edits = keys
         .iter()
         .fold(Edits::new(), |edits, key| edits.remove(key));
-    let mut out = String::with_capacity(raw.len());
-    write_object(&mut out, Some(&object), &edits);
-    Ok(out)
+    Ok(object.to_text(&edits))
 }
 
 fn open(object: Option<&Object<'_>>) -> String {

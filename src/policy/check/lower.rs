@@ -274,14 +274,12 @@ impl Lowering {
                 // A constant list whose elements can never equal the operand is a mistake, not a condition.
                 if let (Some(a), Expr::Const(Const::Json(serde_json::Value::Array(items)))) =
                     (a, &right)
-                {
-                    if let Some(item) = items
+                    && let Some(item) = items
                         .iter()
                         .map(json_kind)
                         .find(|item| !a.comparable(*item))
-                    {
-                        return refuse(a, item);
-                    }
+                {
+                    return refuse(a, item);
                 }
                 Some(Kind::Bool)
             }

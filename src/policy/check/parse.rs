@@ -336,13 +336,13 @@ impl Parser {
             while self.accept("-") {}
             let mut count = self.next - start;
             // The literal takes the last sign, so that the smallest integer can be written.
-            if let Token::Int(value) = *self.peek() {
-                if value == i64::MIN.unsigned_abs() {
-                    self.next += 1;
-                    let literal = node(self.offset(start + count - 1), Kind::Int(i64::MIN))?;
-                    count -= 1;
-                    return self.negate(start, count, literal);
-                }
+            if let Token::Int(value) = *self.peek()
+                && value == i64::MIN.unsigned_abs()
+            {
+                self.next += 1;
+                let literal = node(self.offset(start + count - 1), Kind::Int(i64::MIN))?;
+                count -= 1;
+                return self.negate(start, count, literal);
             }
             let result = self.member()?;
             return self.negate(start, count, result);
