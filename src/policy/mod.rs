@@ -7,11 +7,13 @@
 pub mod approval;
 pub mod bundle;
 mod canonical;
+pub mod cases;
 pub mod check;
 pub mod compile;
 pub mod decision;
 pub mod diagnostic;
 pub mod evaluate;
+pub mod explain;
 pub mod inventory;
 pub mod limit;
 pub mod matcher;

@@ -230,9 +230,8 @@ fn code(text: &str) -> String {
 /// The end of the string or character literal that starts at `at`.
 fn literal(text: &[char], at: usize) -> Option<usize> {
     let before = at.checked_sub(1).map(|index| text[index]);
-    if text[at] == 'r' && !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
-        || text[at] == 'r' && before == Some('b')
-    {
+    let in_word = before.is_some_and(|c| c != 'b' && (c.is_alphanumeric() || c == '_'));
+    if text[at] == 'r' && !in_word {
         let hashes = text[at + 1..].iter().take_while(|c| **c == '#').count();
         if text.get(at + 1 + hashes) == Some(&'"') {
             let mut end = at + 2 + hashes;
