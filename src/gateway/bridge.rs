@@ -27,9 +27,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::gateway::upstream::stdio::{ChildConfig, ChildLimits, SpawnError, check_command};
 use crate::json;
+use crate::protocol::envelope::{self, Message};
+use crate::protocol::version::Version;
 use stream::{Accepts, StreamLimits, bare};
 pub use stream::{Body, BoxError};
-use wire::{Fault, Message, code};
+use wire::code;
 
 /// The header that names a session.
 const SESSION: &str = "mcp-session-id";
@@ -369,19 +371,16 @@ impl Bridge {
             return Err(refuse(StatusCode::NOT_ACCEPTABLE, code::INVALID, why));
         }
         check_version(headers)?;
-        let message = wire::read(body).map_err(|fault| {
-            let code = match fault {
-                Fault::NotJson(_) => code::PARSE,
-                Fault::Invalid { .. } => code::INVALID,
-            };
-            refuse(StatusCode::BAD_REQUEST, code, &fault.to_string())
+        let message = envelope::parse(body).map_err(|refusal| {
+            let fault = refusal.fault;
+            refuse(StatusCode::BAD_REQUEST, fault.code(), &fault.to_string())
         })?;
-        if let Message::Request { id, method, params } = &message
-            && method == "initialize"
+        if let Message::Request(request) = &message
+            && request.method == "initialize"
         {
             return Ok(match &self.mode {
-                Mode::Shared(mode) => mode.initialize(id, *params, accepts).await,
-                Mode::PerSession(mode) => mode.initialize(id, *params, accepts).await,
+                Mode::Shared(mode) => mode.initialize(request, accepts).await,
+                Mode::PerSession(mode) => mode.initialize(request, accepts).await,
             });
         }
         let session = session_id(headers)?;
@@ -423,10 +422,8 @@ fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
         None => Ok(()),
         Some(Ok(asked)) if more.is_none() && version::is_supported(asked) => Ok(()),
         Some(asked) => {
-            let supported: Vec<_> = version::SUPPORTED
-                .iter()
-                .map(|one| json::quoted(one))
-                .collect();
+            let supported = Version::SESSION.iter().rev();
+            let supported: Vec<_> = supported.map(|one| json::quoted(one.as_str())).collect();
             let data = format!(
                 r#"{{"supported":[{}],"requested":{}}}"#,
                 supported.join(","),
@@ -449,6 +446,6 @@ fn unknown_session() -> Refusal {
     refuse(StatusCode::NOT_FOUND, code::INVALID, why)
 }
 
-fn refuse(status: StatusCode, code: i32, why: &str) -> Refusal {
+fn refuse(status: StatusCode, code: i64, why: &str) -> Refusal {
     Box::new(stream::json(status, wire::error(None, code, why, None)))
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::gateway::bridge::wire::{self, Id, code};
+use super::wire::{self, Id, code};
 use crate::gateway::upstream::stdio::{Piece, printable};
-use crate::json::Reader;
+use crate::json::{self, Reader};
+use crate::protocol::envelope::{ErrorObject, Refusal};
 
 /// Why the bridge answers a call in the child's place.
 ///
@@ -38,6 +39,13 @@ impl Unanswered {
         }
     }
 
+    /// Whether an error is one of these.
+    pub(super) fn made(error: &ErrorObject<'_>) -> bool {
+        let data = error.data.and_then(|raw| json::parse(raw.as_bytes()).ok());
+        let source = data.as_ref().and_then(|data| data.get("source"));
+        source.and_then(json::Value::as_str) == Some("bridge")
+    }
+
     pub(super) fn message(&self, id: &Id) -> Bytes {
         let mut data = format!(r#"{{"source":"bridge","delivered":{}"#, self.delivered);
         if let Some(after) = self.retry_after {
@@ -55,23 +63,19 @@ pub(super) struct Unreadable {
     pub(super) answers: Option<Id>,
 }
 
-/// Looks at what a strict reader refused, just far enough to see whether a call waits for it.
-pub(super) fn unreadable(piece: &Piece, fault: Option<&wire::Fault>, cap: usize) -> Unreadable {
+/// Looks at what the strict parser refused, just far enough to see whether a call waits for it.
+pub(super) fn unreadable(piece: &Piece, refusal: Option<&Refusal>, cap: usize) -> Unreadable {
     let (bytes, why) = match piece {
-        Piece::Line(line) => (line, fault.map_or_else(String::new, ToString::to_string)),
+        Piece::Line(line) => (line, refusal.map_or_else(String::new, ToString::to_string)),
         Piece::TooLong { start, length } => (
             start,
             format!("{length} bytes long, more than a line may have"),
         ),
     };
-    let answers = match fault {
-        Some(wire::Fault::Invalid { answers, .. }) => answers.clone(),
-        _ => answered(bytes),
-    };
     Unreadable {
         why,
         excerpt: printable(bytes, cap),
-        answers,
+        answers: answered(bytes),
     }
 }
 
@@ -89,7 +93,7 @@ fn answered(bytes: &[u8]) -> Option<Id> {
         method |= key == "method";
         let raw = reader.raw()?;
         if key == "id" {
-            id = Id::read(raw);
+            id = wire::id(raw);
         }
         Ok::<(), crate::json::Error>(())
     });
@@ -111,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_broken_answer_still_names_its_call() {
-        let number = Some(Id::Number(5));
+        let number = Some(Id::Integer(5));
         assert_eq!(
             answered(br#"{"jsonrpc":"2.0","id":5,"result":{"x":NaN}}"#),
             number
