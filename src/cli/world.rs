@@ -46,9 +46,9 @@ pub struct Finding {
     /// The file.
     pub file: String,
     /// Line, from 1; 0 where the whole file is meant.
-    pub line: usize,
+    pub line: u64,
     /// Column, from 1.
-    pub column: usize,
+    pub column: u64,
     /// Kind and name of the object.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub object: String,
@@ -86,7 +86,11 @@ impl fmt::Display for Finding {
         if !self.path.is_empty() {
             write!(f, "{}", self.path)?;
             if let Some(at) = self.expression {
-                write!(f, " (line {} column {} of the expression)", at.line, at.column)?;
+                write!(
+                    f,
+                    " (line {} column {} of the expression)",
+                    at.line, at.column
+                )?;
             }
             write!(f, ": ")?;
         }
@@ -116,13 +120,16 @@ impl World {
     /// # Errors
     /// Everything that is wrong with the files in themselves.
     pub fn load(paths: &[PathBuf], operator_namespace: &str) -> Result<World, Vec<Finding>> {
-        let manifests =
-            manifest::load(paths).map_err(|errors| errors.into_iter().map(Finding::from).collect::<Vec<_>>())?;
+        let manifests = manifest::load(paths)
+            .map_err(|errors| errors.into_iter().map(Finding::from).collect::<Vec<_>>())?;
         Ok(World::of(manifests, operator_namespace))
     }
 
     fn of(manifests: manifest::Manifests, operator_namespace: &str) -> World {
-        let mut world = World { operator_namespace: operator_namespace.to_owned(), ..World::default() };
+        let mut world = World {
+            operator_namespace: operator_namespace.to_owned(),
+            ..World::default()
+        };
         for located in manifests.objects {
             match located.object.clone() {
                 Object::Server(mut server) => {
@@ -134,7 +141,9 @@ impl World {
                     world.policies.push(located.map(|_| *policy));
                 }
                 Object::Secret(secret) => {
-                    world.secrets.insert((secret.namespace, secret.name), secret.data);
+                    world
+                        .secrets
+                        .insert((secret.namespace, secret.name), secret.data);
                 }
             }
         }
@@ -154,12 +163,26 @@ impl World {
         for server in &self.servers {
             let mut found = diagnose_server(&server.object.spec);
             found.extend(unsupported(&server.object.spec));
-            findings.extend(found.into_iter().map(|diagnostic| of_server(server, diagnostic)));
-            let targeted = self.policies.iter().any(|policy| self.targets(&policy.object, &server.object));
+            findings.extend(
+                found
+                    .into_iter()
+                    .map(|diagnostic| of_server(server, diagnostic)),
+            );
+            let targeted = self
+                .policies
+                .iter()
+                .any(|policy| self.targets(&policy.object, &server.object));
             if !targeted {
                 findings.push(Finding {
                     level: Level::Warning,
-                    ..finding(server, "McpServer", &server.object.metadata, "", "no policy here targets this server, so it would deny every call".to_owned())
+                    ..finding(
+                        server,
+                        "McpServer",
+                        &server.object.metadata,
+                        "",
+                        "no policy here targets this server, so it would deny every call"
+                            .to_owned(),
+                    )
                 });
             }
         }
@@ -172,17 +195,26 @@ impl World {
     /// What is wrong with one policy.
     pub fn policy_findings(&self, policy: &Located<McpPolicy>) -> Vec<Finding> {
         let (namespace, name) = name_of(&policy.object.metadata);
-        let mut findings: Vec<Finding> = diagnose_policy(&namespace, &name, &namespace, &policy.object.spec)
-            .into_iter()
-            .map(|diagnostic| of_policy(policy, diagnostic))
-            .collect();
-        let targets = self.servers.iter().any(|server| self.targets(&policy.object, &server.object));
+        let mut findings: Vec<Finding> =
+            diagnose_policy(&namespace, &name, &namespace, &policy.object.spec)
+                .into_iter()
+                .map(|diagnostic| of_policy(policy, diagnostic))
+                .collect();
+        let targets = self
+            .servers
+            .iter()
+            .any(|server| self.targets(&policy.object, &server.object));
         let missing = |name: &str| {
-            !self.servers.iter().any(|server| name_of(&server.object.metadata) == (namespace.clone(), name.to_owned()))
+            !self.servers.iter().any(|server| {
+                name_of(&server.object.metadata) == (namespace.clone(), name.to_owned())
+            })
         };
         for (at, target) in policy.object.spec.target_refs.iter().enumerate() {
             if missing(&target.name) {
-                let message = format!("there is no McpServer {namespace}/{} in these files; add it or correct the name", target.name);
+                let message = format!(
+                    "there is no McpServer {namespace}/{} in these files; add it or correct the name",
+                    target.name
+                );
                 let path = format!("spec.targetRefs[{at}].name");
                 findings.push(Finding {
                     // It may be applied before its server, so the policy itself is not wrong.
@@ -195,7 +227,13 @@ impl World {
             let message = "its selector matches no McpServer in these files".to_owned();
             findings.push(Finding {
                 level: Level::Warning,
-                ..finding(policy, "McpPolicy", &policy.object.metadata, "spec.targetSelector", message)
+                ..finding(
+                    policy,
+                    "McpPolicy",
+                    &policy.object.metadata,
+                    "spec.targetSelector",
+                    message,
+                )
             });
         }
         findings
@@ -217,8 +255,11 @@ impl World {
         blocked: Vec<Blocked>,
         sequence: u64,
     ) -> Result<Bundle, Failure> {
-        let policies = accepted.into_iter().filter(|policy| self.targets(policy, server));
-        target::bundle(server, policies, blocked, sequence).map_err(|error| Failure::new(error.to_string()))
+        let policies = accepted
+            .into_iter()
+            .filter(|policy| self.targets(policy, server));
+        target::bundle(server, policies, blocked, sequence)
+            .map_err(|error| Failure::new(error.to_string()))
     }
 
     /// The bundle of a server under all policies here, for commands that look at files without enforcing them.
@@ -226,7 +267,12 @@ impl World {
     /// # Errors
     /// When it cannot be written as JSON.
     pub fn whole_bundle(&self, server: &McpServer) -> Result<Bundle, Failure> {
-        self.bundle(server, self.policies.iter().map(|policy| &policy.object), Vec::new(), 1)
+        self.bundle(
+            server,
+            self.policies.iter().map(|policy| &policy.object),
+            Vec::new(),
+            1,
+        )
     }
 
     /// The server of that name (`NAME` or `NAMESPACE/NAME`), or the only one.
@@ -235,26 +281,45 @@ impl World {
     /// Says which there are.
     pub fn server(&self, name: Option<&str>) -> Result<&Located<McpServer>, Failure> {
         let known = || {
-            let names: Vec<String> = self.servers.iter().map(|server| shown(&server.object.metadata)).collect();
-            if names.is_empty() { "these files hold no McpServer".to_owned() } else { format!("there are: {}", names.join(", ")) }
+            let names: Vec<String> = self
+                .servers
+                .iter()
+                .map(|server| shown(&server.object.metadata))
+                .collect();
+            if names.is_empty() {
+                "these files hold no McpServer".to_owned()
+            } else {
+                format!("there are: {}", names.join(", "))
+            }
         };
         let matching: Vec<_> = self
             .servers
             .iter()
-            .filter(|server| match name.map(|name| (name, name.split_once('/'))) {
-                None => true,
-                Some((_, Some((namespace, name)))) => {
-                    name_of(&server.object.metadata) == (namespace.to_owned(), name.to_owned())
-                }
-                Some((name, None)) => server.object.metadata.name.as_deref() == Some(name),
-            })
+            .filter(
+                |server| match name.map(|name| (name, name.split_once('/'))) {
+                    None => true,
+                    Some((_, Some((namespace, name)))) => {
+                        name_of(&server.object.metadata) == (namespace.to_owned(), name.to_owned())
+                    }
+                    Some((name, None)) => server.object.metadata.name.as_deref() == Some(name),
+                },
+            )
             .collect();
         match (matching.as_slice(), name) {
             ([one], _) => Ok(one),
-            ([], Some(name)) => Err(Failure::new(format!("there is no McpServer `{name}`; {}", known()))),
+            ([], Some(name)) => Err(Failure::new(format!(
+                "there is no McpServer `{name}`; {}",
+                known()
+            ))),
             ([], None) => Err(Failure::new(known())),
-            (_, Some(name)) => Err(Failure::new(format!("`{name}` is in several namespaces; write NAMESPACE/NAME; {}", known()))),
-            (_, None) => Err(Failure::new(format!("name the server with --server; {}", known()))),
+            (_, Some(name)) => Err(Failure::new(format!(
+                "`{name}` is in several namespaces; write NAMESPACE/NAME; {}",
+                known()
+            ))),
+            (_, None) => Err(Failure::new(format!(
+                "name the server with --server; {}",
+                known()
+            ))),
         }
     }
 
@@ -284,14 +349,22 @@ impl Secrets for FileSecrets {
         let mut keys = self.secrets.get(name).cloned();
         let prefix = format!("PORTCULLIS_SECRET_{}_", variable(name));
         for (variable, value) in std::env::vars_os() {
-            let Some(rest) = variable.to_str().and_then(|variable| variable.strip_prefix(&prefix)) else { continue };
+            let Some(rest) = variable
+                .to_str()
+                .and_then(|variable| variable.strip_prefix(&prefix))
+            else {
+                continue;
+            };
             if rest.is_empty() {
                 continue;
             }
             let keys = keys.get_or_insert_default();
             // A key of a document that the variable stands for keeps its own spelling.
             let key = keys.keys().find(|key| self::variable(key) == rest).cloned();
-            keys.insert(key.unwrap_or_else(|| rest.to_lowercase().replace('_', "-")), bytes(value));
+            keys.insert(
+                key.unwrap_or_else(|| rest.to_lowercase().replace('_', "-")),
+                bytes(value),
+            );
         }
         keys
     }
@@ -311,13 +384,24 @@ fn bytes(value: std::ffi::OsString) -> Vec<u8> {
 }
 
 fn variable(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+    name.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_uppercase()
+            } else {
+                '_'
+            }
+        })
+        .collect()
 }
 
 /// Namespace and name of an object.
 pub fn name_of(metadata: &kube::core::ObjectMeta) -> Name {
     (
-        metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
+        metadata
+            .namespace
+            .clone()
+            .unwrap_or_else(|| "default".to_owned()),
         metadata.name.clone().unwrap_or_default(),
     )
 }
@@ -339,7 +423,11 @@ fn finding<T>(
     path: &str,
     message: String,
 ) -> Finding {
-    let Position { line, column } = if path.is_empty() { located.at } else { located.position(path) };
+    let Position { line, column } = if path.is_empty() {
+        located.at
+    } else {
+        located.position(path)
+    };
     Finding {
         level: Level::Error,
         file: located.file.clone(),
@@ -354,13 +442,37 @@ fn finding<T>(
 }
 
 fn of_server(server: &Located<McpServer>, diagnostic: Diagnostic) -> Finding {
-    let Diagnostic { level, policy: _, rule, path, position, message } = diagnostic;
-    Finding { level, rule, expression: position, ..finding(server, "McpServer", &server.object.metadata, &path, message) }
+    let Diagnostic {
+        level,
+        policy: _,
+        rule,
+        path,
+        position,
+        message,
+    } = diagnostic;
+    Finding {
+        level,
+        rule,
+        expression: position,
+        ..finding(server, "McpServer", &server.object.metadata, &path, message)
+    }
 }
 
 fn of_policy(policy: &Located<McpPolicy>, diagnostic: Diagnostic) -> Finding {
-    let Diagnostic { level, policy: _, rule, path, position, message } = diagnostic;
-    Finding { level, rule, expression: position, ..finding(policy, "McpPolicy", &policy.object.metadata, &path, message) }
+    let Diagnostic {
+        level,
+        policy: _,
+        rule,
+        path,
+        position,
+        message,
+    } = diagnostic;
+    Finding {
+        level,
+        rule,
+        expression: position,
+        ..finding(policy, "McpPolicy", &policy.object.metadata, &path, message)
+    }
 }
 
 /// Accepted policies, as they were last accepted.
@@ -379,8 +491,11 @@ impl Accepted {
         for policy in &world.policies {
             let name = name_of(&policy.object.metadata);
             present.insert(name.clone());
-            let errors: Vec<Finding> =
-                world.policy_findings(policy).into_iter().filter(|finding| finding.level == Level::Error).collect();
+            let errors: Vec<Finding> = world
+                .policy_findings(policy)
+                .into_iter()
+                .filter(|finding| finding.level == Level::Error)
+                .collect();
             match errors.first() {
                 None => self.accept(name, &policy.object),
                 Some(first) => {
@@ -398,7 +513,11 @@ impl Accepted {
     fn accept(&mut self, name: Name, policy: &McpPolicy) {
         let generation = self.generations.entry(name.clone()).or_insert(0);
         let mut policy = policy.clone();
-        if self.policies.get(&name).is_none_or(|before| before.spec != policy.spec) {
+        if self
+            .policies
+            .get(&name)
+            .is_none_or(|before| before.spec != policy.spec)
+        {
             *generation += 1;
         }
         policy.metadata.generation = Some(*generation);
