@@ -5,6 +5,10 @@
 pub mod approvals;
 pub mod catalog;
 pub mod crds;
+pub mod explain;
 pub mod output;
 pub mod socket;
+pub mod test;
+pub mod tools;
+pub mod validate;
 pub mod world;
