@@ -20,6 +20,7 @@ pub mod limit;
 pub mod matcher;
 mod program;
 mod schema;
+pub mod target;
 
 pub use compile::compile;
 pub use decision::{Call, Caller, Decision, Outcome};

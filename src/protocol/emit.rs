@@ -133,6 +133,15 @@ impl Response<'_> {
     }
 }
 
+impl Object<'_> {
+    /// The object with its changes, as JSON.
+    pub fn to_text(&self, edits: &Edits<'_>) -> String {
+        let mut out = String::with_capacity(self.raw.len());
+        write_object(&mut out, Some(self), edits);
+        out
+    }
+}
+
 /// The text of an object without some of its members, such as a client's `capabilities` without what the server's spec
 /// denies. Keys are held to the strictness of `known`, so that no variant of a member stays behind.
 pub fn without(raw: &str, known: &[&str], keys: &[&str]) -> Result<String, Fault> {
@@ -140,9 +149,7 @@ pub fn without(raw: &str, known: &[&str], keys: &[&str]) -> Result<String, Fault
     let edits = keys
         .iter()
         .fold(Edits::new(), |edits, key| edits.remove(key));
-    let mut out = String::with_capacity(raw.len());
-    write_object(&mut out, Some(&object), &edits);
-    Ok(out)
+    Ok(object.to_text(&edits))
 }
 
 fn open(object: Option<&Object<'_>>) -> String {
@@ -238,8 +245,10 @@ fn write_members(
 /// Appends raw JSON on one line. Line breaks in JSON stand only between tokens, where a space means the same; a server
 /// behind stdio reads lines, and an SSE `data:` field is one.
 pub fn push_line(out: &mut String, raw: &str) {
-    let broken = |byte: u8| byte == b'\n' || byte == b'\r';
-    if !raw.bytes().any(broken) {
+    // Without an early end the compiler looks at many bytes at once.
+    if !raw.bytes().fold(false, |found, byte| {
+        found | (byte == b'\n') | (byte == b'\r')
+    }) {
         return out.push_str(raw);
     }
     out.extend(raw.chars().map(|character| {

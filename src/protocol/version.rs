@@ -97,7 +97,7 @@ pub fn era<'a>(header: Option<&'a str>, message: &'a Message<'_>) -> Era<'a> {
         );
     }
     match header {
-        Some(name) if !Version::parse(name).is_some_and(|version| !version.is_stateless()) => {
+        Some(name) if Version::parse(name).is_none_or(Version::is_stateless) => {
             Era::Stateless(Cow::Borrowed(name))
         }
         _ => Era::Session,
