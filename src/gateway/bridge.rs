@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::gateway::upstream::stdio::{ChildConfig, ChildLimits, SpawnError, check_command};
 use crate::json;
 use crate::protocol::envelope::{self, Message};
-use crate::protocol::version::Version;
+use crate::protocol::version::{self as version_of, Era, Version};
 use stream::{Accepts, StreamLimits, bare};
 pub use stream::{Body, BoxError};
 use wire::code;
@@ -375,6 +375,10 @@ impl Bridge {
             let fault = refusal.fault;
             refuse(StatusCode::BAD_REQUEST, fault.code(), &fault.to_string())
         })?;
+        // The header was checked already; this is about the body's own word.
+        if let Era::Stateless(asked) = version_of::era(None, &message) {
+            return Err(unsupported(&asked));
+        }
         if let Message::Request(request) = &message
             && request.method == "initialize"
         {
@@ -421,23 +425,22 @@ fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
     match asked {
         None => Ok(()),
         Some(Ok(asked)) if more.is_none() && version::is_supported(asked) => Ok(()),
-        Some(asked) => {
-            let supported = Version::SESSION.iter().rev();
-            let supported: Vec<_> = supported.map(|one| json::quoted(one.as_str())).collect();
-            let data = format!(
-                r#"{{"supported":[{}],"requested":{}}}"#,
-                supported.join(","),
-                json::quoted(asked.unwrap_or_default())
-            );
-            let text = wire::error(
-                None,
-                code::VERSION,
-                "Unsupported protocol version",
-                Some(&data),
-            );
-            Err(Box::new(stream::json(StatusCode::BAD_REQUEST, text)))
-        }
+        Some(asked) => Err(unsupported(asked.unwrap_or_default())),
     }
+}
+
+/// What tells a client of 2026-07-28 to fall back to `initialize`.
+fn unsupported(asked: &str) -> Refusal {
+    let supported = Version::SESSION.iter().rev();
+    let supported: Vec<_> = supported.map(|one| json::quoted(one.as_str())).collect();
+    let data = format!(
+        r#"{{"supported":[{}],"requested":{}}}"#,
+        supported.join(","),
+        json::quoted(asked)
+    );
+    let why = "Unsupported protocol version";
+    let text = wire::error(None, code::VERSION, why, Some(&data));
+    Box::new(stream::json(StatusCode::BAD_REQUEST, text))
 }
 
 fn unknown_session() -> Refusal {
