@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::calls::Unanswered;
+use super::calls::{Unanswered, at_once, full, unavailable};
 use super::session::{Session, lock};
 use super::stream::{self, Accepts, Body, Event, Receiver, bare};
 use super::wire::{self, Id, code};
@@ -451,39 +451,6 @@ fn gone(state: &watch::Sender<State>) -> Unanswered {
             Duration::from_secs(1),
         ),
     }
-}
-
-/// An answer that is known already.
-pub(super) fn at_once(
-    text: bytes::Bytes,
-    accepts: Accepts,
-    keep_alive: Duration,
-) -> Response<Body> {
-    if accepts.json {
-        return stream::json(StatusCode::OK, text);
-    }
-    let (_, receiver) = stream::channel(stream::StreamLimits {
-        messages: 1,
-        bytes: 0,
-    });
-    stream::sse(Some(Event::Answer(text)), receiver, keep_alive)
-}
-
-/// No session could be opened because the child does not run.
-pub(super) fn unavailable(id: &Id, error: &Unanswered) -> Response<Body> {
-    let mut response = stream::json(StatusCode::SERVICE_UNAVAILABLE, error.message(id));
-    let seconds = error.retry_after.unwrap_or_default().as_secs().max(1);
-    response
-        .headers_mut()
-        .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    response
-}
-
-/// No session could be opened because there are too many.
-pub(super) fn full(id: &Id, most: usize) -> Response<Body> {
-    let why =
-        format!("All {most} sessions of this server are in use; end one (DELETE) or retry later.");
-    unavailable(id, &Unanswered::down(why, Duration::from_secs(10)))
 }
 
 /// Ends sessions that nobody uses any more.
