@@ -448,10 +448,12 @@ impl Bound {
 
     /// Whether a template is in the caller's list: its text is matched as a URI is, with what it leaves open as it stands.
     pub fn template_visible(&self, template: &str, caller: &Caller) -> bool {
-        listed(
-            &self.by_name(&self.program.resources, template, caller),
-            &self.program,
-        )
+        listed(&self.template(template, caller), &self.program)
+    }
+
+    /// Decides what names a resource template, as completions do.
+    pub fn template(&self, template: &str, caller: &Caller) -> Decision {
+        self.by_name(&self.program.resources, template, caller)
     }
 
     fn by_name(&self, rules: &[NameRule], name: &str, caller: &Caller) -> Decision {
