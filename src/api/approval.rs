@@ -9,6 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A call that a gateway holds until a person decides; every field but decision is immutable.
+// Columns share words such as their type, which the lint takes for attributes given twice.
+#[allow(clippy::duplicated_attributes)]
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "portcullis.dev",
@@ -20,23 +22,40 @@ use serde::{Deserialize, Serialize};
     namespaced,
     status = "McpApprovalStatus",
     derive = "PartialEq",
-    doc = "One tool call that waits for a person; made by a gateway, decided once, consumed once."
+    doc = "One tool call that waits for a person; made by a gateway, decided once, consumed once.",
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.consumedAt) || (has(self.status) && has(self.status.consumedAt) && self.status.consumedAt == oldSelf.status.consumedAt)")
+        .message("consumedAt is permanent: the approved call was made, and a repeated call makes a new request"),
+    printcolumn(name = "Server", type_ = "string", json_path = ".spec.serverRef.name", description = "The server whose gateway asks"),
+    printcolumn(name = "Tool", type_ = "string", json_path = ".spec.tool", description = "The tool that was called"),
+    printcolumn(name = "Grant", type_ = "string", json_path = ".spec.grant", description = "The identity that called"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Where the request stands"),
+    printcolumn(name = "By", type_ = "string", json_path = ".spec.decision.by", description = "Who decided"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.serverRef == oldSelf.serverRef && self.grant == oldSelf.grant && self.tool == oldSelf.tool && self.argumentsDigest == oldSelf.argumentsDigest && self.argumentsPreview == oldSelf.argumentsPreview && self.policy == oldSelf.policy && self.rule == oldSelf.rule && self.requestedAt == oldSelf.requestedAt && self.expiresAt == oldSelf.expiresAt").message("a request cannot be changed; only decision can be set"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.decision) || (has(self.decision) && self.decision == oldSelf.decision)").message("a decision is final; a changed call makes a new request"))]
+#[x_kube(validation = Rule::new("oldSelf.hasValue() || !has(self.decision)").message("a new request carries no decision; it is set afterwards, by a person").optional_old_self(true))]
 pub struct McpApprovalSpec {
     /// The server whose gateway asks, in this namespace.
     pub server_ref: ServerRef,
     /// The identity that called.
+    #[schemars(length(min = 1, max = 512))]
     pub grant: String,
     /// The tool that was called.
+    #[schemars(length(min = 1, max = 256))]
     pub tool: String,
     /// Digest over everything that the approval is bound to, the arguments included.
+    #[schemars(length(max = 71), regex(pattern = "^sha256:[0-9a-f]{64}$"))]
     pub arguments_digest: String,
     /// The whole arguments, redacted, control and bidirectional characters escaped.
+    #[schemars(length(max = 4096))]
     pub arguments_preview: String,
     /// The policy that asks for approval.
+    #[schemars(length(min = 1, max = 317))]
     pub policy: String,
     /// The rule that asks for approval.
+    #[schemars(length(min = 1, max = 63))]
     pub rule: String,
     /// When the call was made.
     pub requested_at: Time,
@@ -44,6 +63,7 @@ pub struct McpApprovalSpec {
     pub expires_at: Time,
     /// What a person decided; set once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Decision")]
     pub decision: Option<Decision>,
 }
 
@@ -52,6 +72,10 @@ pub struct McpApprovalSpec {
 #[serde(rename_all = "camelCase")]
 pub struct ServerRef {
     /// Name of the McpServer.
+    #[schemars(
+        regex(pattern = "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"),
+        length(min = 1, max = 253)
+    )]
     pub name: String,
 }
 
@@ -62,12 +86,15 @@ pub struct Decision {
     /// Approved or Denied.
     pub verdict: Verdict,
     /// Who decided.
+    #[schemars(length(min = 1, max = 512))]
     pub by: String,
     /// Why; told to the agent when the call is denied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(min = 1, max = 1024))]
     pub reason: Option<String>,
     /// When; informs only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Time")]
     pub at: Option<Time>,
 }
 
@@ -87,9 +114,11 @@ pub enum Verdict {
 pub struct McpApprovalStatus {
     /// For people; gateways trust only spec.decision and consumedAt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Phase")]
     pub phase: Option<Phase>,
     /// When the approved call was forwarded; permanent once set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Time")]
     pub consumed_at: Option<Time>,
 }
 

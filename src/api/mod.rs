@@ -14,6 +14,10 @@ mod unknown;
 pub use duration::{DurationError, DurationString};
 pub use unknown::{Unknown, UnknownField};
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
+use kube::CustomResourceExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -24,6 +28,77 @@ pub const GROUP: &str = "portcullis.dev";
 pub const VERSION: &str = "v1alpha1";
 /// `apiVersion` as it is written in documents.
 pub const API_VERSION: &str = "portcullis.dev/v1alpha1";
+
+/// The definitions of all three kinds, as an API server takes them.
+///
+/// Descriptions inside of embedded core types are left out: they are Kubernetes' own, and with them the definition of
+/// McpServer comes near the 262,144 bytes that `kubectl apply` can keep in its annotation.
+pub fn crds() -> [CustomResourceDefinition; 3] {
+    let mut crds = [
+        server::McpServer::crd(),
+        policy::McpPolicy::crd(),
+        approval::McpApproval::crd(),
+    ];
+    for crd in &mut crds {
+        for version in &mut crd.spec.versions {
+            if let Some(schema) = version
+                .schema
+                .as_mut()
+                .and_then(|s| s.open_api_v3_schema.as_mut())
+            {
+                shorten_core_types(schema);
+            }
+        }
+    }
+    crds
+}
+
+/// Properties whose type is one of Kubernetes' own.
+const CORE: [&str; 9] = [
+    "affinity",
+    "conditions",
+    "env",
+    "envFrom",
+    "imagePullSecrets",
+    "resources",
+    "tolerations",
+    "volumeMounts",
+    "volumes",
+];
+
+fn shorten_core_types(schema: &mut JSONSchemaProps) {
+    for (name, property) in schema.properties.iter_mut().flatten() {
+        // McpPolicy has resources of its own, whose entries carry a name that core's requirements do not have.
+        let core = CORE.contains(&name.as_str()) && !is_resource_rules(name, property);
+        if core {
+            let kept = property.description.take();
+            remove_descriptions(property);
+            property.description = kept;
+        } else {
+            shorten_core_types(property);
+        }
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        shorten_core_types(items);
+    }
+}
+
+fn is_resource_rules(name: &str, schema: &JSONSchemaProps) -> bool {
+    name == "resources" && schema.type_.as_deref() == Some("array")
+}
+
+fn remove_descriptions(schema: &mut JSONSchemaProps) {
+    schema.description = None;
+    for property in schema.properties.iter_mut().flatten() {
+        remove_descriptions(property.1);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        remove_descriptions(items);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        remove_descriptions(values);
+    }
+}
 
 /// What a tool can do to the system behind it.
 #[derive(

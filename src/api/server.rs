@@ -20,6 +20,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The MCP server to protect and the gateway in front of it.
+// Columns share words such as their type, which the lint takes for attributes given twice.
+#[allow(clippy::duplicated_attributes)]
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "portcullis.dev",
@@ -31,7 +33,17 @@ use serde::{Deserialize, Serialize};
     namespaced,
     status = "McpServerStatus",
     derive = "PartialEq",
-    doc = "An MCP server under guard, with the gateway that agents call instead of it."
+    doc = "An MCP server under guard, with the gateway that agents call instead of it.",
+    validation = Rule::new("size(self.metadata.name) <= 52 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name must be at most 52 characters of a-z, 0-9 and -, starting with a letter and not ending with -, so that the names of the gateway's objects fit"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the gateway serves calls"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.url", description = "The URL to give to agents"),
+    printcolumn(name = "Visible", type_ = "string", json_path = ".status.tools.summary", description = "Tools that some caller can list, of all tools"),
+    printcolumn(name = "Policies", type_ = "integer", json_path = ".status.policyCount", description = "Policies in force"),
+    printcolumn(name = "Violations", type_ = "integer", json_path = ".status.violations.total", description = "Calls that were not let through"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision", description = "Revision of the bundle that should be in force", priority = 1),
+    printcolumn(name = "Replicas", type_ = "string", json_path = ".status.replicas.summary", description = "Replicas that enforce the revision, of all replicas", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 pub struct McpServerSpec {
@@ -39,27 +51,36 @@ pub struct McpServerSpec {
     pub upstream: Upstream,
     /// Enforce carries refusals out; Audit forwards everything and records what would be refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Enforcement", extend("default" = "Enforce"))]
     pub enforcement: Option<Enforcement>,
     /// The built-in risk classes of known MLflow tools, or none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Catalog", extend("default" = "MLflow"))]
     pub catalog: Option<Catalog>,
     /// Overrides and pins for single tools.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 512))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub tools: Vec<ToolOverride>,
     /// What the server may ask of clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ClientFeatures")]
     pub client_features: Option<ClientFeatures>,
     /// Who may call. Absent admits nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Authentication")]
     pub authentication: Option<Authentication>,
     /// Where limits are counted; in the gateway's memory if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Counters")]
     pub counters: Option<Counters>,
     /// What the audit log holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Audit")]
     pub audit: Option<Audit>,
     /// How the gateway runs and is reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Gateway", extend("default" = serde_json::Map::new()))]
     pub gateway: Option<Gateway>,
 }
 
@@ -110,18 +131,24 @@ impl McpServerSpec {
 /// The server under guard.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.http) != has(self.stdio)").message("write exactly one of http (a server that is reached by URL) and stdio (a server that is run for you)"))]
 pub struct Upstream {
     /// A server that speaks Streamable HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "HttpUpstream")]
     pub http: Option<HttpUpstream>,
     /// A server that speaks stdio; it is run for you, wrapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "StdioUpstream")]
     pub stdio: Option<StdioUpstream>,
     /// How long a whole call may take; streams have an idle time-out instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationString", extend("default" = "60s"))]
+    #[x_kube(validation = Rule::new("self.matches('[1-9]')").message("timeout must be longer than nothing, for example 60s"))]
     pub timeout: Option<DurationString>,
     /// The largest request body, as a Kubernetes quantity of bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ByteQuantity", extend("default" = "4Mi"))]
     pub max_request_bytes: Option<ByteQuantity>,
 }
 
@@ -187,28 +214,46 @@ impl ByteQuantity {
 /// A Streamable HTTP server.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.tls) || self.url.startsWith('https://')").message("tls is for https URLs only; write https:// or remove tls"))]
 pub struct HttpUpstream {
     /// The server's Streamable HTTP endpoint, http or https.
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+([/?][^# ]*)?$')").message("url must be the http or https URL of a Streamable HTTP endpoint, such as http://mlflow-mcp.ml.svc:8080/mcp, without user, password or fragment; write credentials as headers"))]
     pub url: String,
     /// Headers that are sent to the server; agents never see them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub headers: Vec<UpstreamHeader>,
     /// How the server's certificate is checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "UpstreamTls")]
     pub tls: Option<UpstreamTls>,
 }
 
 /// A header for the server, with its value here or in a Secret.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.value) != has(self.valueFrom)").message("write exactly one of value and valueFrom; secrets belong into valueFrom"))]
 pub struct UpstreamHeader {
     /// Name of the header.
+    #[schemars(
+        length(min = 1, max = 128),
+        regex(pattern = "^[-!#$%&'*+.^_`|~0-9A-Za-z]+$")
+    )]
+    #[x_kube(validation = Rule::new("!(self.lowerAscii() in ['accept', 'accept-encoding', 'connection', 'content-encoding', 'content-length', 'content-type', 'host', 'last-event-id', 'mcp-method', 'mcp-name', 'mcp-protocol-version', 'mcp-session-id', 'te', 'trailer', 'transfer-encoding', 'upgrade'])").message("the gateway sets this header itself; remove it from headers"))]
     pub name: String,
     /// The value, if it is no secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        with = "String",
+        length(max = 4096),
+        regex(pattern = "^[\\t\\x20-\\x7e]*$")
+    )]
     pub value: Option<String>,
     /// Where the value is, if it is a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "HeaderSource")]
     pub value_from: Option<HeaderSource>,
 }
 
@@ -226,6 +271,7 @@ pub struct HeaderSource {
 pub struct UpstreamTls {
     /// The certificate authority (PEM) that signed it, instead of the public ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "SecretKeyRef")]
     pub ca_secret_ref: Option<SecretKeyRef>,
 }
 
@@ -234,41 +280,58 @@ pub struct UpstreamTls {
 #[serde(rename_all = "camelCase")]
 pub struct StdioUpstream {
     /// The container image.
+    #[schemars(length(min = 1, max = 512))]
     pub image: String,
     /// The program and its leading arguments. Required, as Kubernetes cannot tell the image's own entry point.
+    #[schemars(length(min = 1, max = 64), inner(length(max = 4096)))]
     pub command: Vec<String>,
     /// Further arguments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(max = 4096)))]
     pub args: Vec<String>,
     /// Environment variables.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
     pub env: Vec<EnvVar>,
     /// Sources of environment variables.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     pub env_from: Vec<EnvFromSource>,
     /// One process for all sessions, or one for each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Sessions", extend("default" = "Shared"))]
     pub sessions: Option<Sessions>,
     /// The user that the server runs as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i64", extend("default" = 65532), range(min = 1, max = 2147483647))]
     pub run_as_user: Option<i64>,
     /// Service account of the server's pod; without one no token is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        with = "String",
+        regex(pattern = "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"),
+        length(min = 1, max = 253)
+    )]
     pub service_account_name: Option<String>,
     /// Volumes of the server's pod.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     pub volumes: Vec<Volume>,
     /// Where the volumes are mounted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     pub volume_mounts: Vec<VolumeMount>,
     /// Resources of the server's container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ResourceRequirements")]
     pub resources: Option<ResourceRequirements>,
     /// Secrets to pull the image with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
     /// Labels, annotations and scheduling of the server's pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PodOptions")]
     pub pod: Option<PodOptions>,
 }
 
@@ -320,18 +383,30 @@ pub enum Catalog {
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 pub struct ToolOverride {
     /// Name of the tool.
+    #[schemars(length(min = 1, max = 256))]
     pub name: String,
     /// Its risk class, instead of the catalogue's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Risk")]
     pub risk: Option<Risk>,
     /// Its severity; follows risk if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Severity")]
     pub severity: Option<Severity>,
     /// A pin: a tool whose definition has another digest is hidden and reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        with = "String",
+        length(max = 71),
+        regex(pattern = "^sha256:[0-9a-f]{64}$")
+    )]
     pub definition_digest: Option<String>,
     /// JSON pointers (RFC 6901) into the arguments, never logged or previewed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 1, max = 512), regex(pattern = "^(/([^~/]|~0|~1)*)+$"))
+    )]
     pub redact: Vec<String>,
     /// Keys that this version does not know.
     #[serde(flatten)]
@@ -345,12 +420,15 @@ pub struct ToolOverride {
 pub struct ClientFeatures {
     /// Asking the client's model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Switch", extend("default" = "Deny"))]
     pub sampling: Option<Switch>,
     /// Asking the client's user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Switch", extend("default" = "Deny"))]
     pub elicitation: Option<Switch>,
     /// Asking for the client's file roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Switch", extend("default" = "Deny"))]
     pub roots: Option<Switch>,
 }
 
@@ -377,6 +455,7 @@ impl ClientFeatures {
 pub struct Counters {
     /// A Redis or Valkey server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "RedisCounters")]
     pub redis: Option<RedisCounters>,
 }
 
@@ -388,6 +467,7 @@ pub struct RedisCounters {
     pub url_secret_ref: SecretKeyRef,
     /// What happens to limited calls while it cannot be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Switch", extend("default" = "Deny"))]
     pub on_unavailable: Option<Switch>,
 }
 
@@ -404,6 +484,7 @@ impl RedisCounters {
 pub struct Audit {
     /// How much of a call's arguments; Full is redacted by tools[].redact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "AuditArguments", extend("default" = "Keys"))]
     pub arguments: Option<AuditArguments>,
 }
 

@@ -99,6 +99,14 @@ impl<'a> Reader<'a> {
         Ok(&self.text[start..self.at])
     }
 
+    /// What `read` makes of the next value, with the value as it stands in the text.
+    pub fn span<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> (&'a str, T) {
+        self.space();
+        let start = self.at;
+        let value = read(self);
+        (&self.text[start..self.at], value)
+    }
+
     /// Reads the next value, whatever it is, into a tree.
     pub fn value(&mut self) -> Result<Value<'a>, Error> {
         Ok(match self.kind()? {

@@ -1,1 +1,24 @@
-//! See `lib.rs`.
+//! The policy engine: bundle to program, call to decision.
+//!
+//! In: a [`bundle::Bundle`], the upstream's list of tools, a call with its caller and the time. Out: a
+//! [`decision::Decision`] with all that is needed to act on it. Pure: no I/O, no clock, no log. It never panics, and what it
+//! cannot compile or evaluate never allows anything.
+
+pub mod approval;
+pub mod bundle;
+mod canonical;
+pub mod check;
+pub mod compile;
+pub mod decision;
+pub mod diagnostic;
+pub mod evaluate;
+pub mod inventory;
+pub mod limit;
+pub mod matcher;
+mod program;
+mod schema;
+
+pub use compile::compile;
+pub use decision::{Call, Caller, Decision, Outcome};
+pub use inventory::{Bound, Definition};
+pub use program::Program;

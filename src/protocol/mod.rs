@@ -1,1 +1,17 @@
-//! See `lib.rs`.
+//! MCP on the wire: strict envelopes, the method table, versions, headers, SSE, list filtering, answers, sealing.
+//!
+//! In: bytes and header values. Out: typed messages that borrow from them, and bytes to send. Pure: no I/O, no clock
+//! (time is an argument), no policy (callbacks decide); random bytes only where something is sealed. What a part could
+//! not read strictly is refused, never passed on as it is.
+
+pub mod answer;
+pub mod emit;
+pub mod envelope;
+pub mod header;
+pub mod keys;
+pub mod list;
+pub mod method;
+pub mod seal;
+pub mod sse;
+pub mod text;
+pub mod version;

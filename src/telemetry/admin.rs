@@ -28,7 +28,12 @@ pub trait Admin: Send + Sync + 'static {
 }
 
 /// Serves until `stop`; a connection that sends no complete request head within 10 s is closed.
-pub async fn serve(listener: TcpListener, admin: Arc<dyn Admin>, registry: Arc<Registry>, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    admin: Arc<dyn Admin>,
+    registry: Arc<Registry>,
+    stop: CancellationToken,
+) {
     loop {
         let stream = tokio::select! {
             () = stop.cancelled() => return,
@@ -61,9 +66,16 @@ pub async fn serve(listener: TcpListener, admin: Arc<dyn Admin>, registry: Arc<R
     }
 }
 
-fn answer(admin: &dyn Admin, registry: &Registry, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn answer(
+    admin: &dyn Admin,
+    registry: &Registry,
+    request: &Request<Incoming>,
+) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
+        return text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET is answered here\n",
+        );
     }
     match request.uri().path() {
         "/livez" => text(StatusCode::OK, "ok\n"),
@@ -72,7 +84,9 @@ fn answer(admin: &dyn Admin, registry: &Registry, request: &Request<Incoming>) -
             Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         },
         "/metrics" => metrics(registry),
-        _ => admin.get(request).unwrap_or_else(|| text(StatusCode::NOT_FOUND, "no such page\n")),
+        _ => admin
+            .get(request)
+            .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "no such page\n")),
     }
 }
 
@@ -82,11 +96,16 @@ fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
     match prometheus_client::encoding::text::encode(&mut page, registry) {
         Ok(()) => {
             let mut response = text(StatusCode::OK, page);
-            let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+            let kind = HeaderValue::from_static(
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            );
             response.headers_mut().insert(CONTENT_TYPE, kind);
             response
         }
-        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n"),
+        Err(_) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the metrics could not be written\n",
+        ),
     }
 }
 
@@ -94,6 +113,9 @@ fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
 pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }

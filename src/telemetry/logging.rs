@@ -17,8 +17,12 @@ pub enum Format {
 /// Starts the log. `RUST_LOG` (syntax of `tracing-subscriber`'s `EnvFilter`) overrides `default_filter`.
 /// A second call does nothing, so that tests and embedded uses need no care.
 pub fn start(format: Format, default_filter: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_filter));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_filter));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let started = match format {
         Format::Text => builder.with_ansi(colour).try_init(),

@@ -11,14 +11,27 @@ pub struct ProcessCollector;
 impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let readings = [
-            ("process_resident_memory_bytes", "Resident memory in bytes", status_field("VmRSS:").map(|kib| kib * 1024)),
-            ("process_threads", "Threads of the process", status_field("Threads:")),
+            (
+                "process_resident_memory_bytes",
+                "Resident memory in bytes",
+                status_field("VmRSS:").map(|kib| kib * 1024),
+            ),
+            (
+                "process_threads",
+                "Threads of the process",
+                status_field("Threads:"),
+            ),
             ("process_open_fds", "Open file descriptors", open_files()),
         ];
         for (name, help, value) in readings {
             if let Some(value) = value {
                 let gauge = ConstGauge::new(value);
-                gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+                gauge.encode(encoder.encode_descriptor(
+                    name,
+                    help,
+                    None,
+                    gauge.metric_type(),
+                )?)?;
             }
         }
         Ok(())

@@ -1,1 +1,4 @@
 //! In-process gateway, real sockets, real and fake MCP servers.
+
+#[cfg(test)]
+mod bridge;

@@ -1,1 +1,8 @@
-//! Pure tests: no network, no child processes.
+//! Tests that need no network, no process and no clock.
+//!
+//! Helpers here may fail loudly: a broken fixture is a failed test.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod crds;
+mod generated;

@@ -15,15 +15,20 @@ use std::collections::BTreeMap;
 pub struct Authentication {
     /// Tokens of this cluster's service accounts; grants are `serviceaccount:<namespace>/<name>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ServiceAccounts")]
     pub service_accounts: Option<ServiceAccounts>,
     /// Tokens of other issuers; grants are `jwt:<name>/<claim>`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub jwt: Vec<JwtProvider>,
     /// Keys in a Secret; grants are `key:<name>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ApiKeys")]
     pub api_keys: Option<ApiKeys>,
     /// Whether callers without a credential are admitted, as the grant `anonymous`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Switch", extend("default" = "Deny"))]
     pub anonymous: Option<Switch>,
 }
 
@@ -40,6 +45,8 @@ impl Authentication {
 pub struct ServiceAccounts {
     /// Audiences that a token may be for; `portcullis:<namespace>/<name>` if absent, and never the API server's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256)))]
+    #[x_kube(validation = Rule::new("!self.exists(a, a in ['https://kubernetes.default.svc', 'https://kubernetes.default.svc.cluster.local', 'https://kubernetes.default', 'kubernetes.default.svc', 'kubernetes'])").message("tokens for the API server's own audience must not be sent to a gateway; choose an audience such as portcullis:<namespace>/<name>"))]
     pub audiences: Vec<String>,
 }
 
@@ -48,15 +55,23 @@ pub struct ServiceAccounts {
 #[serde(rename_all = "camelCase")]
 pub struct JwtProvider {
     /// Name of the provider, part of the grant's name.
+    #[schemars(
+        regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
+        length(min = 1, max = 63)
+    )]
     pub name: String,
     /// The `iss` that tokens must carry.
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new("self.startsWith('https://')").message("issuer must be an https URL, exactly as it stands in the iss claim"))]
     pub issuer: String,
     /// The `aud` values of which a token must carry one.
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256)))]
     pub audiences: Vec<String>,
     /// Where the issuer's keys are.
     pub jwks: Jwks,
     /// The claim that names the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", extend("default" = "sub"), length(min = 1, max = 64))]
     pub grant_claim: Option<String>,
 }
 
@@ -70,12 +85,16 @@ impl JwtProvider {
 /// Where an issuer's keys are; exactly one of url and secretKeyRef.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.url) != has(self.secretKeyRef)").message("write exactly one of url and secretKeyRef"))]
 pub struct Jwks {
     /// The URL of the JSON Web Key Set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(max = 2048))]
+    #[x_kube(validation = Rule::new("self.matches('^(https://[^/?#@ ]+|http://(127[.]0[.]0[.]1|localhost)(:[0-9]+)?)([/?][^# ]*)?$')").message("jwks.url must be an https URL: whoever can change the keys on the way can call as anyone"))]
     pub url: Option<String>,
     /// A key of a Secret that holds the JSON Web Key Set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "SecretKeyRef")]
     pub secret_key_ref: Option<SecretKeyRef>,
 }
 
@@ -90,39 +109,55 @@ pub struct ApiKeys {
 /// How the gateway runs and is reached.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.replicas) && has(self.autoscaling))").message("write replicas or autoscaling, not both"))]
 pub struct Gateway {
     /// How many replicas; 1 if absent. Not together with autoscaling.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i32", range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
     /// The port that agents call; not 9090, which is the admin port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i32", extend("default" = 8080), range(min = 1, max = 65535))]
+    #[x_kube(validation = Rule::new("self != 9090").message("port 9090 is the gateway's admin port; choose another one, such as 8080"))]
     pub port: Option<i32>,
     /// How agents reach the gateway, if not by its Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(max = 2048))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')").message("publicUrl must be the http or https URL under which agents reach the gateway, without query or fragment"))]
     pub public_url: Option<String>,
     /// Values of the Origin header that are let in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
+    #[x_kube(validation = Rule::new("self.all(o, o.matches('^[a-z][-+.a-z0-9]*://[^/?# ]+$'))").message("each of allowedOrigins is a scheme and a host, with a port if it has one, such as https://app.example"))]
     pub allowed_origins: Vec<String>,
     /// Further values of the Host header; the Service's names and loopback are always let in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
+    #[x_kube(validation = Rule::new("self.all(h, h.matches(r'^([-.A-Za-z0-9]+|\\[[:0-9A-Fa-f]+\\])(:[0-9]+)?$'))").message("each of allowedHosts is a host, with a port if it has one, such as mcp.example or mcp.example:8443"))]
     pub allowed_hosts: Vec<String>,
     /// Serves HTTPS instead of HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "GatewayTls")]
     pub tls: Option<GatewayTls>,
     /// The gateway's Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "GatewayService")]
     pub service: Option<GatewayService>,
     /// Resources of the gateway's container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ResourceRequirements")]
     pub resources: Option<ResourceRequirements>,
     /// Secrets to pull the gateway's image with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
     /// Labels, annotations and scheduling of the gateway's pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PodOptions")]
     pub pod: Option<PodOptions>,
     /// Lets the number of replicas follow the load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Autoscaling")]
     pub autoscaling: Option<Autoscaling>,
 }
 
@@ -152,9 +187,11 @@ pub struct GatewayTls {
 pub struct GatewayService {
     /// ClusterIP, NodePort or LoadBalancer.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ServiceType", extend("default" = "ClusterIP"))]
     pub type_: Option<ServiceType>,
     /// Annotations of the Service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -183,33 +220,43 @@ pub enum ServiceType {
 pub struct PodOptions {
     /// Further labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('portcullis.dev/'))").message("labels under portcullis.dev/ are the operator's own; choose others"))]
     pub labels: BTreeMap<String, String>,
     /// Further annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
     /// Labels that a node must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
     pub node_selector: BTreeMap<String, String>,
     /// Taints that are tolerated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     pub tolerations: Vec<Toleration>,
     /// Scheduling constraints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Affinity")]
     pub affinity: Option<Affinity>,
     /// Name of a PriorityClass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(max = 253))]
     pub priority_class_name: Option<String>,
 }
 
 /// The number of replicas, following the load.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(has(self.minReplicas) ? self.minReplicas : 2) <= (has(self.maxReplicas) ? self.maxReplicas : 8)").message("minReplicas (2 if absent) must not be greater than maxReplicas (8 if absent)"))]
 pub struct Autoscaling {
     /// The least number of replicas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i32", extend("default" = 2), range(min = 1, max = 1000))]
     pub min_replicas: Option<i32>,
     /// The greatest number of replicas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i32", extend("default" = 8), range(min = 1, max = 1000))]
     pub max_replicas: Option<i32>,
     /// The average use of requested CPU to aim at, in percent.
     #[serde(
@@ -217,6 +264,7 @@ pub struct Autoscaling {
         rename = "targetCPUUtilizationPercentage",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schemars(with = "i32", extend("default" = 70), range(min = 1, max = 100))]
     pub target_cpu_utilization_percentage: Option<i32>,
 }
 

@@ -10,30 +10,39 @@ use serde::{Deserialize, Serialize};
 pub struct McpServerStatus {
     /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i64")]
     pub observed_generation: Option<i64>,
     /// Accepted, UpstreamReady, Authenticated, Enforced, LimitsDurable, Programmed and Ready; Reconciling and Stalled only while True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
     /// The URL to give to agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub url: Option<String>,
     /// Revision of the bundle that should be in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub revision: Option<String>,
     /// The gateway's replicas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ReplicaCounts")]
     pub replicas: Option<ReplicaCounts>,
     /// How many policies are in force here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i64")]
     pub policy_count: Option<i64>,
     /// The policies in force here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["namespace".into(), "name".into()]))]
     pub policies: Vec<ServerPolicy>,
     /// The upstream's tools in figures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ToolCounts")]
     pub tools: Option<ToolCounts>,
     /// Violations at this server's gateways.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ServerViolations")]
     pub violations: Option<ServerViolations>,
 }
 
@@ -90,8 +99,10 @@ pub struct ServerViolations {
     pub counts: ViolationCounts,
     /// When the last one happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Time")]
     pub last_time: Option<Time>,
     /// The newest 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
     pub recent: Vec<RecentViolation>,
 }

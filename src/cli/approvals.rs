@@ -1,0 +1,146 @@
+//! `portcullis approvals`: see and decide the calls that wait for a person.
+
+use std::path::PathBuf;
+
+use http::Method;
+use jiff::Timestamp;
+
+use super::output::{Failure, Output, age, columns, print, print_data};
+use super::socket::{self, DecisionRequest};
+use crate::api::approval::{McpApproval, Phase, Verdict};
+
+/// See and decide calls that wait for approval.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The socket of `portcullis serve` [default: $PORTCULLIS_SOCKET or $XDG_RUNTIME_DIR/portcullis/serve.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List them, those that wait first
+    List {
+        /// Only those that wait
+        #[arg(long)]
+        pending: bool,
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Show one, arguments included
+    Show {
+        /// Its name, or NAMESPACE/NAME
+        name: String,
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t = Output::Yaml)]
+        output: Output,
+    },
+    /// Let the call be made, once, with exactly these arguments
+    Approve {
+        /// Its name, or NAMESPACE/NAME
+        name: String,
+        /// Why, for the record
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Refuse the call
+    Deny {
+        /// Its name, or NAMESPACE/NAME
+        name: String,
+        /// Why; the agent is told
+        #[arg(long)]
+        reason: Option<String>,
+    },
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Failure`], ready to be shown.
+pub fn run(args: Args) -> Result<(), Failure> {
+    let path = args.socket.unwrap_or_else(socket::default_path);
+    let failed = |error: socket::ClientError| Failure::new(error.to_string());
+    let all = || socket::request::<Vec<McpApproval>>(&path, Method::GET, "/approvals", None).map_err(failed);
+    match args.command {
+        Command::List { pending, output } => {
+            let mut found = all()?;
+            found.retain(|approval| !pending || phase(approval) == Some(Phase::Pending));
+            found.sort_by_key(|approval| {
+                (phase(approval) != Some(Phase::Pending), std::cmp::Reverse(approval.spec.requested_at.0))
+            });
+            match output {
+                Output::Yaml | Output::Json => print_data(&found, output),
+                Output::Table | Output::Wide if found.is_empty() => print("No calls wait for approval.\n"),
+                Output::Table | Output::Wide => print(&table(&found, Timestamp::now())),
+            }
+        }
+        Command::Show { name, output } => {
+            let found = all()?.into_iter().find(|approval| named(approval, &name)).ok_or_else(|| Failure {
+                message: format!("there is no approval `{name}`; `portcullis approvals list` shows them"),
+                code: 1,
+            })?;
+            match output {
+                Output::Table | Output::Wide => print(&table(&[found], Timestamp::now())),
+                Output::Yaml | Output::Json => print_data(&found, output),
+            }
+        }
+        Command::Approve { name, reason } => decide(&path, &name, Verdict::Approved, reason),
+        Command::Deny { name, reason } => decide(&path, &name, Verdict::Denied, reason),
+    }
+}
+
+fn decide(path: &std::path::Path, name: &str, verdict: Verdict, reason: Option<String>) -> Result<(), Failure> {
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-./".contains(&b)) {
+        return Err(Failure::new(format!("`{}` is not a name of an approval", super::output::visible(name))));
+    }
+    let target = format!("/approvals/{name}");
+    let request = DecisionRequest { verdict, reason };
+    let decided: McpApproval =
+        socket::request(path, Method::POST, &target, Some(&request)).map_err(|error| match error {
+            socket::ClientError::Refused(message) => Failure { message, code: 1 },
+            other => Failure::new(other.to_string()),
+        })?;
+    let (word, by) = match decided.spec.decision {
+        Some(decision) if decision.verdict == Verdict::Approved => ("approved", decision.by),
+        Some(decision) => ("denied", decision.by),
+        None => return Err(Failure::new("the decision was not taken; try again")),
+    };
+    let spec = decided.spec;
+    let shown = decided.metadata.name.unwrap_or_default();
+    print(&format!("{shown} {word} by {by}: {} for {}\n", spec.tool, spec.grant))
+}
+
+fn named(approval: &McpApproval, name: &str) -> bool {
+    let (namespace, name) = match name.split_once('/') {
+        Some((namespace, name)) => (Some(namespace), name),
+        None => (None, name),
+    };
+    approval.metadata.name.as_deref() == Some(name)
+        && namespace.is_none_or(|namespace| approval.metadata.namespace.as_deref() == Some(namespace))
+}
+
+fn phase(approval: &McpApproval) -> Option<Phase> {
+    approval.status.as_ref().and_then(|status| status.phase)
+}
+
+fn table(approvals: &[McpApproval], now: Timestamp) -> String {
+    let rows: Vec<Vec<String>> = approvals
+        .iter()
+        .map(|approval| {
+            let spec = &approval.spec;
+            vec![
+                approval.metadata.name.clone().unwrap_or_default(),
+                spec.server_ref.name.clone(),
+                spec.tool.clone(),
+                spec.grant.clone(),
+                phase(approval).map_or_else(String::new, |phase| format!("{phase:?}")),
+                spec.decision.as_ref().map_or_else(String::new, |decision| decision.by.clone()),
+                age(now.duration_since(spec.requested_at.0).as_secs()),
+            ]
+        })
+        .collect();
+    columns(&["Name", "Server", "Tool", "Grant", "Phase", "By", "Age"], &rows)
+}

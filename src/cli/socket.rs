@@ -1,0 +1,271 @@
+//! The Unix socket between `portcullis serve` and the commands on the same machine: HTTP/1.1, JSON bodies.
+//!
+//! `GET /status` gives the resources with their status, `GET /approvals` a list of McpApprovals, and
+//! `POST /approvals/NAME` takes `{"verdict": "Approved"|"Denied", "reason"?: "…"}`. Who decides is the user at the other end
+//! of the socket, as the kernel says, never what the request says. The socket is 0600 in a folder that is 0700.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::{Deserialize, Serialize};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::approval::Verdict;
+
+/// A request body is a decision; this is more than any needs.
+const MAX_BODY: usize = 64 << 10;
+
+/// The body of `POST /approvals/NAME`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DecisionRequest {
+    /// What was decided.
+    pub verdict: Verdict,
+    /// Why; told to the agent when the call is denied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Every error body.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// What is wrong and what to do.
+    pub error: String,
+}
+
+/// Why a command could not talk to `serve`.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error("no `portcullis serve` answers at {path} ({source}); start one, or name its socket with --socket")]
+    Connect {
+        /// The socket.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It listens but does not answer as it should.
+    #[error("`portcullis serve` at {path} gave no usable answer: {why}")]
+    Talk {
+        /// The socket.
+        path: String,
+        /// What happened.
+        why: String,
+    },
+    /// It refused, and says why.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// `$PORTCULLIS_SOCKET`, else `$XDG_RUNTIME_DIR/portcullis/serve.sock`, else a folder of this user's below the temporary
+/// directory.
+pub fn default_path() -> PathBuf {
+    if let Some(path) = std::env::var_os("PORTCULLIS_SOCKET").filter(|path| !path.is_empty()) {
+        return path.into();
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()) {
+        Some(runtime) => PathBuf::from(runtime).join("portcullis").join("serve.sock"),
+        None => {
+            let user = rustix::process::geteuid().as_raw();
+            std::env::temp_dir().join(format!("portcullis-{user}")).join("serve.sock")
+        }
+    }
+}
+
+/// What `serve` does with a request on the socket.
+pub trait Handler: Send + Sync + 'static {
+    /// The answer: a status and a JSON body. `user` is who is at the other end.
+    fn handle(&self, method: &Method, path: &str, body: &[u8], user: &str) -> (StatusCode, Vec<u8>);
+}
+
+/// A socket that is removed when dropped.
+#[derive(Debug)]
+pub struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Listener {
+    /// Takes the path. A socket that nobody listens on any more is replaced; one that answers is not.
+    ///
+    /// # Errors
+    /// A sentence that names the path and what to do.
+    pub fn bind(path: &Path) -> Result<Listener, String> {
+        let shown = path.display();
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)
+                .map_err(|error| format!("the folder of the socket {shown} cannot be made: {error}; choose another with --socket"))?;
+            let owner = std::fs::metadata(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+            let me = rustix::process::geteuid().as_raw();
+            if owner.uid() != me && owner.uid() != 0 {
+                return Err(format!(
+                    "the folder {} belongs to another user, who could take the socket over; choose another with --socket",
+                    folder.display()
+                ));
+            }
+        }
+        if path.exists() {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(format!(
+                    "another `portcullis serve` already answers at {shown}; stop it, or choose another socket with --socket"
+                ));
+            }
+            std::fs::remove_file(path).map_err(|error| format!("the old socket {shown} cannot be removed: {error}"))?;
+        }
+        // The folder is private, so nobody can connect between the two steps.
+        let listener = UnixListener::bind(path).map_err(|error| format!("the socket {shown} cannot be opened: {error}"))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+            .map_err(|error| format!("the socket {shown} cannot be made private: {error}"))?;
+        let inode = std::fs::metadata(path).map(|meta| meta.ino()).unwrap_or_default();
+        Ok(Listener { listener, path: path.to_owned(), inode })
+    }
+
+    /// Answers until `stop`.
+    pub async fn serve(self, handler: Arc<dyn Handler>, stop: CancellationToken) {
+        loop {
+            let stream = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "the local socket could not accept a connection");
+                        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                        continue;
+                    }
+                },
+            };
+            let Ok(peer) = stream.peer_cred() else { continue };
+            let user = user_name(peer.uid());
+            let handler = Arc::clone(&handler);
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                let service = service_fn(|request| answer(Arc::clone(&handler), request, user.clone()));
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(std::time::Duration::from_secs(5))
+                    .serve_connection(TokioIo::new(stream), service);
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    _ = connection => {}
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Only our own: another `serve` may have taken the path since.
+        if std::fs::metadata(&self.path).is_ok_and(|meta| meta.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+async fn answer(
+    handler: Arc<dyn Handler>,
+    request: Request<Incoming>,
+    user: String,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let (status, body) = match crate::gateway::body::read(body, MAX_BODY, std::time::Duration::from_secs(5)).await {
+        Ok(body) => handler.handle(&head.method, head.uri.path(), &body, &user),
+        Err(error) => problem(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// An error answer.
+pub fn problem(status: StatusCode, error: &str) -> (StatusCode, Vec<u8>) {
+    let body = serde_json::to_vec(&Problem { error: error.to_owned() }).unwrap_or_default();
+    (status, body)
+}
+
+/// One request to the `serve` that listens at `path`; the JSON body of a 2xx answer.
+///
+/// # Errors
+/// [`ClientError`], ready to be shown.
+pub fn request<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    method: Method,
+    target: &str,
+    body: Option<&DecisionRequest>,
+) -> Result<T, ClientError> {
+    let shown = path.display().to_string();
+    let talk = |why: String| ClientError::Talk { path: shown.clone(), why };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| talk(error.to_string()))?;
+    let body = match body {
+        Some(body) => serde_json::to_vec(body).map_err(|error| talk(error.to_string()))?,
+        None => Vec::new(),
+    };
+    let exchange = async {
+        let stream = UnixStream::connect(path)
+            .await
+            .map_err(|source| ClientError::Connect { path: shown.clone(), source })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| talk(error.to_string()))?;
+        let exchange = async {
+            let request = Request::builder()
+                .method(method)
+                .uri(target)
+                .header(HOST, "portcullis")
+                .body(Full::new(Bytes::from(body)))
+                .map_err(|error| talk(error.to_string()))?;
+            let response = sender.send_request(request).await.map_err(|error| talk(error.to_string()))?;
+            let status = response.status();
+            let bytes = response.into_body().collect().await.map_err(|error| talk(error.to_string()))?.to_bytes();
+            Ok((status, bytes))
+        };
+        drive(exchange, connection).await
+    };
+    let limited = async { tokio::time::timeout(std::time::Duration::from_secs(30), exchange).await };
+    let (status, bytes) = runtime.block_on(limited).map_err(|_| talk("it took longer than 30 s".to_owned()))??;
+    if !status.is_success() {
+        let problem: Option<Problem> = serde_json::from_slice(&bytes).ok();
+        return Err(problem.map_or_else(|| talk(format!("HTTP {status}")), |problem| ClientError::Refused(problem.error)));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| talk(error.to_string()))
+}
+
+/// Polls the connection along with the exchange that needs it.
+async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) -> T {
+    tokio::pin!(exchange, connection);
+    tokio::select! {
+        biased;
+        out = &mut exchange => out,
+        _ = &mut connection => exchange.await,
+    }
+}
+
+/// The name that `/etc/passwd` gives a user, else `uid:N`.
+fn user_name(uid: u32) -> String {
+    let named = std::fs::read_to_string("/etc/passwd").ok().and_then(|users| {
+        users.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+        })
+    });
+    named.unwrap_or_else(|| format!("uid:{uid}"))
+}

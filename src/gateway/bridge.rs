@@ -1,0 +1,454 @@
+//! Streamable HTTP in front of an MCP server that speaks stdio.
+//!
+//! In: HTTP requests, from a listener ([`Bridge::serve`]) or in memory ([`Bridge::handle`]). Out: what the child
+//! process answers. `Shared` runs one child for all sessions, `PerSession` one for each. The bridge decides nothing
+//! about policy: it must only ever be reachable by the gateway, which is what the bearer is for.
+//!
+//! Source: MCP 2025-03-26, 2025-06-18 and 2025-11-25, "Transports" and "Lifecycle".
+
+mod calls;
+pub mod command;
+mod per_session;
+mod server;
+mod session;
+mod shared;
+mod stream;
+mod version;
+mod wire;
+
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::gateway::upstream::stdio::{ChildConfig, ChildLimits, SpawnError, check_command};
+use crate::json;
+use stream::{Accepts, StreamLimits, bare};
+pub use stream::{Body, BoxError};
+use wire::{Fault, Message, code};
+
+/// The header that names a session.
+const SESSION: &str = "mcp-session-id";
+/// The header that names the negotiated version.
+const VERSION: &str = "mcp-protocol-version";
+
+/// How sessions map to child processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sessions {
+    /// One child for all sessions.
+    Shared,
+    /// A child for each session.
+    PerSession,
+}
+
+/// What to run, and for whom.
+#[derive(Debug, Clone)]
+pub struct BridgeConfig {
+    /// The server's name, for the log.
+    pub name: String,
+    pub command: OsString,
+    pub args: Vec<OsString>,
+    /// Set for the child, over anything inherited.
+    pub env: Vec<(OsString, OsString)>,
+    /// Names of variables that children inherit besides PATH, HOME and LANG.
+    pub inherit: Vec<OsString>,
+    pub sessions: Sessions,
+    /// Requests that do not present it are refused with 401.
+    pub bearer: Option<Bearer>,
+    pub limits: Limits,
+}
+
+impl BridgeConfig {
+    /// One shared child, no bearer, the default limits.
+    pub fn new(name: impl Into<String>, command: impl Into<OsString>) -> Self {
+        Self {
+            name: name.into(),
+            command: command.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            inherit: Vec::new(),
+            sessions: Sessions::Shared,
+            bearer: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// How much, and how long.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub child: ChildLimits,
+    /// A larger body is refused with 413.
+    pub request_bytes: usize,
+    /// One more is refused with 503.
+    pub max_sessions: usize,
+    /// A session that is not used for so long ends.
+    pub session_idle: Duration,
+    /// Calls of one session that may wait for the child at once.
+    pub calls_per_session: usize,
+    /// Messages and bytes that may wait for one reader.
+    pub stream_messages: usize,
+    pub stream_bytes: usize,
+    /// Between comments on a silent stream; also when a silent answer becomes a stream.
+    pub keep_alive: Duration,
+    /// For a child to answer `initialize`.
+    pub start_timeout: Duration,
+    /// For a call that comes while the child is (re)starting.
+    pub start_wait: Duration,
+    /// Delay before the first restart; it doubles with each that follows.
+    pub restart_first: Duration,
+    pub restart_max: Duration,
+    /// A child that lived for so long makes the next restart a first one.
+    pub healthy_after: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            child: ChildLimits::default(),
+            request_bytes: 4 << 20,
+            max_sessions: 256,
+            session_idle: Duration::from_secs(30 * 60),
+            calls_per_session: 64,
+            stream_messages: 256,
+            stream_bytes: 4 << 20,
+            keep_alive: Duration::from_secs(15),
+            start_timeout: Duration::from_secs(60),
+            start_wait: Duration::from_secs(20),
+            restart_first: Duration::from_millis(250),
+            restart_max: Duration::from_secs(30),
+            healthy_after: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Limits {
+    fn stream(&self) -> StreamLimits {
+        StreamLimits {
+            messages: self.stream_messages,
+            bytes: self.stream_bytes,
+        }
+    }
+}
+
+/// A secret that requests must present as `Authorization: Bearer …`.
+#[derive(Clone)]
+pub struct Bearer {
+    key: ring::hmac::Key,
+    tag: ring::hmac::Tag,
+}
+
+impl std::fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bearer(…)")
+    }
+}
+
+/// A bearer that is no bearer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BearerError {
+    #[error("the bearer must be at least 16 characters of visible ASCII")]
+    Weak,
+    #[error("the system has no random numbers to offer")]
+    Random,
+}
+
+impl Bearer {
+    pub fn new(secret: &str) -> Result<Self, BearerError> {
+        if secret.len() < 16 || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(BearerError::Weak);
+        }
+        let random = ring::rand::SystemRandom::new();
+        let key = ring::hmac::Key::generate(ring::hmac::HMAC_SHA256, &random)
+            .map_err(|_| BearerError::Random)?;
+        let tag = ring::hmac::sign(&key, secret.as_bytes());
+        Ok(Self { key, tag })
+    }
+
+    /// In constant time: both sides are compared as MACs under a key that nobody outside knows.
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+        let (Some(value), None) = (values.next(), values.next()) else {
+            return false;
+        };
+        let presented = value.as_bytes();
+        let Some((scheme, secret)) = presented.split_at_checked(7) else {
+            return false;
+        };
+        scheme.eq_ignore_ascii_case(b"bearer ")
+            && ring::hmac::verify(&self.key, secret, self.tag.as_ref()).is_ok()
+    }
+}
+
+/// Why a bridge could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+}
+
+/// An answer that ends a request early; boxed, as it is the rare case.
+type Refusal = Box<Response<Body>>;
+
+enum Mode {
+    Shared(Arc<shared::Shared>),
+    PerSession(Arc<per_session::PerSession>),
+}
+
+/// A running bridge. Dropping it stops the children in the background; [`Bridge::shutdown`] waits for that.
+pub struct Bridge {
+    name: String,
+    bearer: Option<Bearer>,
+    limits: Limits,
+    mode: Mode,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    _stop_on_drop: DropGuard,
+}
+
+impl std::fmt::Debug for Bridge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bridge")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the parts of a running bridge have in common.
+#[derive(Debug, Clone)]
+struct Context {
+    child: ChildConfig,
+    limits: Limits,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Bridge {
+    /// Starts the shared child, or sees that children can be started. Must be called within a Tokio runtime.
+    pub fn start(config: BridgeConfig) -> Result<Arc<Self>, StartError> {
+        let child = ChildConfig {
+            name: Arc::from(config.name.as_str()),
+            command: config.command,
+            args: config.args,
+            env: config.env,
+            inherit: config.inherit,
+            limits: config.limits.child.clone(),
+        };
+        check_command(&child)?;
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let context = Context {
+            child,
+            limits: config.limits.clone(),
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+        };
+        let mode = match config.sessions {
+            Sessions::Shared => Mode::Shared(shared::Shared::start(context)?),
+            Sessions::PerSession => Mode::PerSession(per_session::PerSession::start(context)),
+        };
+        Ok(Arc::new(Self {
+            name: config.name,
+            bearer: config.bearer,
+            limits: config.limits,
+            mode,
+            _stop_on_drop: stop.clone().drop_guard(),
+            stop,
+            tasks,
+        }))
+    }
+
+    /// Waits until the shared child has answered `initialize`; the error says why it has not. `PerSession` is ready
+    /// at once.
+    pub async fn ready(&self) -> Result<(), String> {
+        match &self.mode {
+            Mode::Shared(shared) => shared.ready().await,
+            Mode::PerSession(_) => Ok(()),
+        }
+    }
+
+    /// Ends streams, fails pending calls, stops all children, and returns once no process of theirs is left.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Answers one request to the MCP endpoint, whatever its path.
+    pub async fn handle(&self, request: Request<Bytes>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        match self.route(&parts, &body).await {
+            Ok(response) => response,
+            Err(refusal) => *refusal,
+        }
+    }
+
+    async fn route(
+        &self,
+        parts: &http::request::Parts,
+        body: &Bytes,
+    ) -> Result<Response<Body>, Refusal> {
+        self.admit(&parts.headers)?;
+        if parts.method == Method::POST {
+            return self.post(&parts.headers, body).await;
+        }
+        if parts.method != Method::GET && parts.method != Method::DELETE {
+            let mut response = refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                code::INVALID,
+                "use POST, GET or DELETE",
+            );
+            response
+                .headers_mut()
+                .insert(header::ALLOW, HeaderValue::from_static("POST, GET, DELETE"));
+            return Err(response);
+        }
+        check_version(&parts.headers)?;
+        let session = session_id(&parts.headers)?;
+        if parts.method == Method::DELETE {
+            let ended = match &self.mode {
+                Mode::Shared(mode) => mode.delete(session),
+                Mode::PerSession(mode) => mode.delete(session),
+            };
+            return if ended {
+                Ok(bare(StatusCode::NO_CONTENT))
+            } else {
+                Err(unknown_session())
+            };
+        }
+        if !Accepts::of(&parts.headers).sse {
+            let why = "a GET opens an event stream; accept text/event-stream";
+            return Err(refuse(StatusCode::NOT_ACCEPTABLE, code::INVALID, why));
+        }
+        let receiver = match &self.mode {
+            Mode::Shared(mode) => mode.listen(session),
+            Mode::PerSession(mode) => mode.listen(session),
+        };
+        let receiver = receiver.ok_or_else(unknown_session)?;
+        Ok(stream::sse(None, receiver, self.limits.keep_alive))
+    }
+
+    fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        if self
+            .bearer
+            .as_ref()
+            .is_some_and(|bearer| !bearer.admits(headers))
+        {
+            let why = "this server is reached through its gateway; present the bridge's bearer";
+            let mut response = refuse(StatusCode::UNAUTHORIZED, code::INVALID, why);
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return Err(response);
+        }
+        // Only browsers send it, and no browser has business here (MCP, "Transports", security warning).
+        if headers.contains_key(header::ORIGIN) {
+            let why = "requests from browsers are refused; use the gateway";
+            return Err(refuse(StatusCode::FORBIDDEN, code::INVALID, why));
+        }
+        Ok(())
+    }
+
+    async fn post(&self, headers: &HeaderMap, body: &Bytes) -> Result<Response<Body>, Refusal> {
+        if !is_json(headers) || headers.contains_key(header::CONTENT_ENCODING) {
+            let why = "send application/json without Content-Encoding";
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Err(refuse(status, code::INVALID, why));
+        }
+        if body.len() > self.limits.request_bytes {
+            let why = format!("the body is over {} bytes", self.limits.request_bytes);
+            return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, code::INVALID, &why));
+        }
+        let accepts = Accepts::of(headers);
+        if !accepts.json && !accepts.sse {
+            let why = "accept application/json and text/event-stream";
+            return Err(refuse(StatusCode::NOT_ACCEPTABLE, code::INVALID, why));
+        }
+        check_version(headers)?;
+        let message = wire::read(body).map_err(|fault| {
+            let code = match fault {
+                Fault::NotJson(_) => code::PARSE,
+                Fault::Invalid { .. } => code::INVALID,
+            };
+            refuse(StatusCode::BAD_REQUEST, code, &fault.to_string())
+        })?;
+        if let Message::Request { id, method, params } = &message
+            && method == "initialize"
+        {
+            return Ok(match &self.mode {
+                Mode::Shared(mode) => mode.initialize(id, *params, accepts).await,
+                Mode::PerSession(mode) => mode.initialize(id, *params, accepts).await,
+            });
+        }
+        let session = session_id(headers)?;
+        let answered = match &self.mode {
+            Mode::Shared(mode) => mode.message(session, message, accepts).await,
+            Mode::PerSession(mode) => mode.message(session, message, accepts).await,
+        };
+        answered.ok_or_else(unknown_session)
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return false;
+    };
+    let essence = value.to_str().unwrap_or_default().split(';').next();
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn session_id(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let mut values = headers.get_all(SESSION).iter();
+    match (values.next().map(HeaderValue::to_str), values.next()) {
+        (Some(Ok(id)), None) => Ok(id),
+        (None, _) => Err(refuse(
+            StatusCode::BAD_REQUEST,
+            code::INVALID,
+            "Mcp-Session-Id is missing; send `initialize` first and repeat the id that it returns",
+        )),
+        _ => Err(unknown_session()),
+    }
+}
+
+/// Without the header the session's own version holds (MCP 2025-06-18, "Protocol version header").
+fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut values = headers.get_all(VERSION).iter();
+    let (asked, more) = (values.next().map(HeaderValue::to_str), values.next());
+    match asked {
+        None => Ok(()),
+        Some(Ok(asked)) if more.is_none() && version::is_supported(asked) => Ok(()),
+        Some(asked) => {
+            let supported: Vec<_> = version::SUPPORTED
+                .iter()
+                .map(|one| json::quoted(one))
+                .collect();
+            let data = format!(
+                r#"{{"supported":[{}],"requested":{}}}"#,
+                supported.join(","),
+                json::quoted(asked.unwrap_or_default())
+            );
+            let text = wire::error(
+                None,
+                code::VERSION,
+                "Unsupported protocol version",
+                Some(&data),
+            );
+            Err(Box::new(stream::json(StatusCode::BAD_REQUEST, text)))
+        }
+    }
+}
+
+fn unknown_session() -> Refusal {
+    // 404 is what makes a client initialize anew (MCP, "Session management").
+    let why = "Session not found: it has ended; send `initialize` again";
+    refuse(StatusCode::NOT_FOUND, code::INVALID, why)
+}
+
+fn refuse(status: StatusCode, code: i32, why: &str) -> Refusal {
+    Box::new(stream::json(status, wire::error(None, code, why, None)))
+}

@@ -1,0 +1,148 @@
+//! What the bridge itself answers to a call, and how it recognises answers in lines that it cannot pass on.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::gateway::bridge::wire::{self, Id, code};
+use crate::gateway::upstream::stdio::{Piece, printable};
+use crate::json::Reader;
+
+/// Why the bridge answers a call in the child's place.
+///
+/// `error.data` is `{"source":"bridge","delivered":…,"retryAfterMs":…}`: `delivered` is false only where the child has
+/// seen no byte of the call, so that the gateway can tell such an error from one that the server itself answered.
+#[derive(Debug, Clone)]
+pub(super) struct Unanswered {
+    pub(super) why: String,
+    pub(super) delivered: bool,
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Unanswered {
+    /// The child cannot take calls now.
+    pub(super) fn down(why: impl Into<String>, retry_after: Duration) -> Self {
+        Self {
+            why: why.into(),
+            delivered: false,
+            retry_after: Some(retry_after),
+        }
+    }
+
+    /// The child had the call, and there will be no answer.
+    pub(super) fn lost(why: impl Into<String>, retry_after: Option<Duration>) -> Self {
+        Self {
+            why: why.into(),
+            delivered: true,
+            retry_after,
+        }
+    }
+
+    pub(super) fn message(&self, id: &Id) -> Bytes {
+        let mut data = format!(r#"{{"source":"bridge","delivered":{}"#, self.delivered);
+        if let Some(after) = self.retry_after {
+            data.push_str(&format!(r#","retryAfterMs":{}"#, after.as_millis()));
+        }
+        data.push('}');
+        wire::error(Some(id), code::INTERNAL, &self.why, Some(&data))
+    }
+}
+
+/// A line that is no message: what to log, and the call that it was perhaps meant to answer.
+pub(super) struct Unreadable {
+    pub(super) why: String,
+    pub(super) excerpt: String,
+    pub(super) answers: Option<Id>,
+}
+
+/// Looks at what a strict reader refused, just far enough to see whether a call waits for it.
+pub(super) fn unreadable(piece: &Piece, fault: Option<&wire::Fault>, cap: usize) -> Unreadable {
+    let (bytes, why) = match piece {
+        Piece::Line(line) => (line, fault.map_or_else(String::new, ToString::to_string)),
+        Piece::TooLong { start, length } => (
+            start,
+            format!("{length} bytes long, more than a line may have"),
+        ),
+    };
+    let answers = match fault {
+        Some(wire::Fault::Invalid { answers, .. }) => answers.clone(),
+        _ => answered(bytes),
+    };
+    Unreadable {
+        why,
+        excerpt: printable(bytes, cap),
+        answers,
+    }
+}
+
+/// The `id` of a response that breaks off or goes wrong after its `id`.
+fn answered(bytes: &[u8]) -> Option<Id> {
+    // A line that is cut may end within a character.
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => std::str::from_utf8(bytes.get(..error.valid_up_to())?).ok()?,
+    };
+    let mut id = None;
+    let mut method = false;
+    // The error is known already; only what came before it matters.
+    let _ = Reader::over(text).object(|reader, key| {
+        method |= key == "method";
+        let raw = reader.raw()?;
+        if key == "id" {
+            id = Id::read(raw);
+        }
+        Ok::<(), crate::json::Error>(())
+    });
+    id.filter(|_| !method)
+}
+
+/// Exponential, with jitter of up to a half, so that many bridges do not restart in step.
+pub(super) fn backoff(failures: u32, first: Duration, max: Duration) -> Duration {
+    let full = first.saturating_mul(1 << failures.min(16)).min(max);
+    let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
+    // The upper bits of a version 4 UUID are random.
+    let share = f64::from(u32::try_from(random >> 32).unwrap_or(0)) / f64::from(u32::MAX);
+    full.mul_f64(0.5 + share / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_answer_still_names_its_call() {
+        let number = Some(Id::Number(5));
+        assert_eq!(
+            answered(br#"{"jsonrpc":"2.0","id":5,"result":{"x":NaN}}"#),
+            number
+        );
+        assert_eq!(
+            answered(br#"{"jsonrpc":"2.0","id":5,"result":{"text":"aaaaa"#),
+            number
+        );
+        assert_eq!(answered(b"{\"id\":5,\"result\":{\"t\":\"\xc3"), number);
+        assert_eq!(
+            answered(br#"{"method":"m","id":5,"params":{"x":NaN}}"#),
+            None
+        );
+        assert_eq!(answered(b"plain text"), None);
+    }
+
+    #[test]
+    fn the_delay_doubles_within_its_bounds() {
+        let (first, max) = (Duration::from_millis(100), Duration::from_secs(1));
+        for (failures, full) in [
+            (0, 100),
+            (1, 200),
+            (2, 400),
+            (3, 800),
+            (4, 1000),
+            (99, 1000),
+        ] {
+            for _ in 0..50 {
+                let delay = backoff(failures, first, max).as_millis();
+                assert!((full / 2..=full).contains(&delay), "{failures}: {delay}");
+            }
+        }
+    }
+}

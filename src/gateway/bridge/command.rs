@@ -1,0 +1,162 @@
+//! `portcullis-gateway bridge -- CMD`: the bridge as a process of its own, often PID 1 of the server's container.
+//!
+//! In: arguments. Out: a listening bridge, until SIGTERM or SIGINT. It must not listen beyond this machine without a
+//! bearer.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{Bearer, BearerError, Bridge, BridgeConfig, Limits, Sessions, StartError};
+use crate::gateway::upstream::stdio::orphans;
+
+/// Serve an MCP server that speaks stdio over Streamable HTTP, for its gateway.
+#[derive(Debug, clap::Args)]
+pub struct BridgeArgs {
+    /// Address to listen on; the endpoint is /mcp, probes are /livez and /readyz
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8000")]
+    pub listen: SocketAddr,
+    /// File that holds the secret which requests must present as a bearer
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "insecure_no_bearer"
+    )]
+    pub bearer_file: Option<PathBuf>,
+    /// Admit requests without a bearer; only on a loopback address, where every local process can reach the server
+    #[arg(long, conflicts_with = "bearer_file")]
+    pub insecure_no_bearer: bool,
+    /// The server's name in the log
+    #[arg(long, value_name = "NAME", default_value = "server")]
+    pub name: String,
+    /// One child process for all sessions, or one for each
+    #[arg(long, value_enum, default_value = "shared")]
+    pub sessions: Sessions,
+    /// Sessions at once [default: 256 shared, 16 per-session]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_sessions: Option<u32>,
+    /// End a session that was not used for so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
+    pub session_idle_timeout: u64,
+    /// Largest request body
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20, value_parser = clap::value_parser!(u32).range(1024..))]
+    pub max_request_bytes: u32,
+    /// Set a variable for the server; it inherits only PATH, HOME and LANG (repeatable)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub env: Vec<(OsString, OsString)>,
+    /// Let the server inherit this variable too; `*` for all (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub pass_env: Vec<OsString>,
+    /// The server's command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+fn variable(text: &str) -> Result<(OsString, OsString), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+/// Why the command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error("{path}: {source}; mount the bearer's Secret there, or give another --bearer-file", path = path.display())]
+    BearerFile {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{path}: {source}", path = path.display())]
+    Bearer { path: PathBuf, source: BearerError },
+    #[error(
+        "--insecure-no-bearer listens on loopback only, and {0} is not; use --bearer-file, or listen on 127.0.0.1"
+    )]
+    Exposed(SocketAddr),
+    #[error("no command is given; write it after --")]
+    NoCommand,
+    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
+    Listen {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("cannot watch for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Runs until a signal asks it to stop; then no process of the server's is left.
+pub async fn run(args: BridgeArgs) -> Result<(), CommandError> {
+    let bearer = match &args.bearer_file {
+        Some(path) => Some(read_bearer(path)?),
+        None if args.listen.ip().is_loopback() => None,
+        None => return Err(CommandError::Exposed(args.listen)),
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::Signals)?;
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .map_err(|source| CommandError::Listen {
+            address: args.listen,
+            source,
+        })?;
+    let address = listener.local_addr().unwrap_or(args.listen);
+
+    let orphans_stop = CancellationToken::new();
+    let orphans = tokio::spawn(orphans::care_for(orphans_stop.clone()));
+    let bridge = Bridge::start(config(args, bearer)?)?;
+    tracing::info!(%address, "bridge listens on http://{address}/mcp");
+    let asked = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    bridge.serve(listener, asked).await;
+    orphans_stop.cancel();
+    let _ = orphans.await;
+    Ok(())
+}
+
+fn read_bearer(path: &PathBuf) -> Result<Bearer, CommandError> {
+    let text = std::fs::read_to_string(path).map_err(|source| CommandError::BearerFile {
+        path: path.clone(),
+        source,
+    })?;
+    Bearer::new(text.trim_end_matches(['\r', '\n'])).map_err(|source| CommandError::Bearer {
+        path: path.clone(),
+        source,
+    })
+}
+
+fn config(args: BridgeArgs, bearer: Option<Bearer>) -> Result<BridgeConfig, CommandError> {
+    let mut command = args.command.into_iter();
+    let mut config = BridgeConfig::new(args.name, command.next().ok_or(CommandError::NoCommand)?);
+    config.args = command.collect();
+    config.env = args.env;
+    config.inherit = if args.pass_env.iter().any(|name| name == "*") {
+        std::env::vars_os().map(|(name, _)| name).collect()
+    } else {
+        args.pass_env
+    };
+    config.sessions = args.sessions;
+    config.bearer = bearer;
+    let most = args.max_sessions.unwrap_or(match args.sessions {
+        Sessions::Shared => 256,
+        // Each is a process.
+        Sessions::PerSession => 16,
+    });
+    config.limits = Limits {
+        max_sessions: usize::try_from(most).unwrap_or(usize::MAX),
+        session_idle: Duration::from_secs(args.session_idle_timeout),
+        request_bytes: usize::try_from(args.max_request_bytes).unwrap_or(usize::MAX),
+        ..Limits::default()
+    };
+    Ok(config)
+}

@@ -1,0 +1,381 @@
+//! A child for each session.
+//!
+//! In: one client's messages. Out: the same to its own child, ids kept, and the child's to the client: answers and
+//! progress on the stream of their call, everything else on the GET stream or, where the client waits for a call, on
+//! that call's stream. The session ends with its child, and the child with its session.
+
+mod relay;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{HeaderValue, Response, StatusCode};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::calls::Unanswered;
+use super::session::{Session, lock};
+use super::shared::{at_once, full, unavailable};
+use super::stream::{self, Accepts, Body, Event, Receiver, Sender, bare};
+use super::wire::{self, Id, Message, code};
+use super::{Context, SESSION};
+use crate::gateway::upstream::stdio::{Input, spawn};
+
+/// Requests of a child that its client has not answered; more are refused.
+const ASKED: usize = 256;
+
+/// The mode itself.
+#[derive(Debug)]
+pub(super) struct PerSession {
+    context: Context,
+    sessions: Mutex<HashMap<String, Arc<Own>>>,
+    /// One for each child until no process of it is left, which is later than the end of its session.
+    slots: Arc<Semaphore>,
+}
+
+/// A session and its child.
+#[derive(Debug)]
+struct Own {
+    session: Session,
+    input: Input,
+    table: Mutex<Table>,
+    /// Ends the child, and with it the session.
+    end: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Calls that the child has not answered, newest last.
+    calls: Vec<Call>,
+    /// Requests that the client has not answered.
+    asked: HashSet<Id>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Call {
+    id: Id,
+    token: Option<Id>,
+    reply: Sender,
+    /// Whether its client can take messages before the answer.
+    streams: bool,
+}
+
+impl PerSession {
+    pub(super) fn start(context: Context) -> Arc<Self> {
+        let mode = Arc::new(Self {
+            slots: Arc::new(Semaphore::new(
+                context.limits.max_sessions.min(Semaphore::MAX_PERMITS),
+            )),
+            context: context.clone(),
+            sessions: Mutex::default(),
+        });
+        context.tasks.spawn(expire(Arc::clone(&mode)));
+        mode
+    }
+
+    fn session(&self, id: &str) -> Option<Arc<Own>> {
+        let own = lock(&self.sessions).get(id).cloned()?;
+        own.session.touch();
+        Some(own)
+    }
+
+    pub(super) async fn initialize(
+        self: &Arc<Self>,
+        id: &Id,
+        params: Option<&str>,
+        accepts: Accepts,
+    ) -> Response<Body> {
+        let limits = &self.context.limits;
+        let (own, starting) = match self.open(id).await {
+            Ok(opened) => opened,
+            Err(response) => return response,
+        };
+        let receiver = match self.call(&own, id, "initialize", params, accepts).await {
+            Ok(receiver) => receiver,
+            Err(text) => return at_once(text, accepts, limits.keep_alive),
+        };
+        let answer = match timeout(limits.start_timeout, first_answer(&own, receiver)).await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => {
+                let lost = Unanswered::lost("The server ended before it was initialized.", None);
+                return unavailable(id, &lost);
+            }
+            Err(_) => {
+                let seconds = limits.start_timeout.as_secs();
+                let why = format!("The server has not answered `initialize` within {seconds} s.");
+                return unavailable(id, &Unanswered::lost(why, None));
+            }
+        };
+        let accepted = match wire::read(&answer) {
+            Ok(Message::Response {
+                outcome: wire::Outcome::Result(_),
+                ..
+            }) => true,
+            Ok(Message::Response {
+                outcome: wire::Outcome::Error(raw),
+                ..
+            }) if wire::text(wire::member(Some(raw), "data"), "source").as_deref()
+                == Some("bridge") =>
+            {
+                // The child went away: a session could not be opened.
+                return stream::json(StatusCode::SERVICE_UNAVAILABLE, answer);
+            }
+            _ => false,
+        };
+        let mut response = at_once(answer, accepts, limits.keep_alive);
+        // Where the child refuses, the guard ends it.
+        if accepted && let Ok(value) = HeaderValue::from_str(&own.session.id) {
+            starting.disarm();
+            response.headers_mut().insert(SESSION, value);
+        }
+        response
+    }
+
+    /// Starts a child for a new session. The guard ends both unless `initialize` succeeds.
+    async fn open(self: &Arc<Self>, id: &Id) -> Result<(Arc<Own>, DropGuard), Response<Body>> {
+        if self.context.stop.is_cancelled() {
+            let why = Unanswered::down("The bridge is shutting down.", Duration::from_secs(5));
+            return Err(unavailable(id, &why));
+        }
+        let most = self.context.limits.max_sessions;
+        if lock(&self.sessions).len() >= most {
+            return Err(full(id, most));
+        }
+        // Sessions that have just ended may still have a process.
+        let slot = timeout(
+            self.context.limits.start_wait,
+            Arc::clone(&self.slots).acquire_owned(),
+        );
+        let Ok(Ok(slot)) = slot.await else {
+            return Err(full(id, most));
+        };
+        let child = spawn(&self.context.child, &self.context.tasks).map_err(|error| {
+            tracing::error!(server = %self.context.child.name, "{error}");
+            unavailable(
+                id,
+                &Unanswered::down(error.to_string(), Duration::from_secs(30)),
+            )
+        })?;
+        let end = self.context.stop.child_token();
+        let own = Arc::new(Own {
+            session: Session::new(),
+            input: child.input.clone(),
+            table: Mutex::default(),
+            end: end.clone(),
+        });
+        lock(&self.sessions).insert(own.session.id.clone(), Arc::clone(&own));
+        let mode = Arc::clone(self);
+        self.context
+            .tasks
+            .spawn(relay::relay(mode, Arc::clone(&own), child, slot));
+        Ok((own, end.drop_guard()))
+    }
+
+    /// A message within a session; `None` if there is no such session.
+    pub(super) async fn message(
+        &self,
+        session: &str,
+        message: Message<'_>,
+        accepts: Accepts,
+    ) -> Option<Response<Body>> {
+        let own = self.session(session)?;
+        let keep_alive = self.context.limits.keep_alive;
+        match message {
+            Message::Request { id, method, params } => {
+                let called = self.call(&own, &id, &method, params, accepts).await;
+                Some(match called {
+                    Ok(receiver) => {
+                        let lost = || {
+                            let why = "The answer was lost: this connection was read too slowly.";
+                            let text = Unanswered::lost(why, None).message(&id);
+                            stream::json(StatusCode::OK, text)
+                        };
+                        stream::answer(receiver, accepts, keep_alive, lost).await
+                    }
+                    Err(text) => at_once(text, accepts, keep_alive),
+                })
+            }
+            Message::Notification { method, params } => {
+                if method == "notifications/cancelled" {
+                    own.cancelled(params);
+                }
+                let sent = own.input.send(wire::notification(&method, params)).await;
+                sent.is_ok().then(|| bare(StatusCode::ACCEPTED))
+            }
+            Message::Response { id, outcome } => {
+                // Only what the child has asked, and once.
+                if let Some(id) = id
+                    && lock(&own.table).asked.remove(&id)
+                {
+                    let sent = own.input.send(wire::response(Some(&id), outcome)).await;
+                    return sent.is_ok().then(|| bare(StatusCode::ACCEPTED));
+                }
+                Some(bare(StatusCode::ACCEPTED))
+            }
+        }
+    }
+
+    /// Passes a call on; the answer comes on the receiver. The error is an answer already.
+    async fn call(
+        &self,
+        own: &Arc<Own>,
+        id: &Id,
+        method: &str,
+        params: Option<&str>,
+        accepts: Accepts,
+    ) -> Result<Receiver, bytes::Bytes> {
+        let limits = &self.context.limits;
+        let (reply, receiver) = stream::channel(limits.stream());
+        let token = wire::member(wire::member(params, "_meta"), "progressToken");
+        let call = Call {
+            id: id.clone(),
+            token: token.and_then(Id::read),
+            reply,
+            streams: accepts.sse,
+        };
+        own.register(call, limits.calls_per_session)?;
+        // Until it is queued, a client that goes away takes its call with it.
+        let mut unsent = Unsent { own, id: Some(id) };
+        if own
+            .input
+            .send(wire::request(id, method, params))
+            .await
+            .is_err()
+        {
+            return Err(ended().message(id));
+        }
+        unsent.id = None;
+        Ok(receiver)
+    }
+
+    pub(super) fn listen(&self, session: &str) -> Option<Receiver> {
+        let own = self.session(session)?;
+        Some(own.session.listen(self.context.limits.stream()))
+    }
+
+    /// Ends all GET streams; sessions go on.
+    pub(super) fn end_streams(&self) {
+        for own in lock(&self.sessions).values() {
+            own.session.close();
+        }
+    }
+
+    /// Ends a session and its child, in the background.
+    pub(super) fn delete(&self, session: &str) -> bool {
+        let found = self.remove(session);
+        if let Some(own) = &found {
+            own.end.cancel();
+        }
+        found.is_some()
+    }
+
+    fn remove(&self, session: &str) -> Option<Arc<Own>> {
+        lock(&self.sessions).remove(session)
+    }
+}
+
+impl Own {
+    fn register(&self, call: Call, most: usize) -> Result<(), bytes::Bytes> {
+        let mut table = lock(&self.table);
+        if table.ended {
+            return Err(ended().message(&call.id));
+        }
+        // One whose client no longer reads is over for that client, which may use its id again.
+        table
+            .calls
+            .retain(|other| other.id != call.id || !other.reply.is_closed());
+        if table.calls.iter().any(|other| other.id == call.id) {
+            let why = "this id is in use by a call that is not answered yet";
+            return Err(wire::error(Some(&call.id), code::INVALID, why, None));
+        }
+        if table.calls.len() >= most {
+            // The oldest whose client no longer reads: its answer would go nowhere.
+            let unread = table.calls.iter().position(|other| other.reply.is_closed());
+            let Some(unread) = unread else {
+                let why = format!("{most} calls of this session are not answered yet.");
+                return Err(Unanswered::down(why, Duration::from_secs(1)).message(&call.id));
+            };
+            table.calls.remove(unread);
+        }
+        table.calls.push(call);
+        Ok(())
+    }
+
+    fn take(&self, id: &Id) -> Option<Call> {
+        let mut table = lock(&self.table);
+        let at = table.calls.iter().position(|call| call.id == *id)?;
+        Some(table.calls.remove(at))
+    }
+
+    /// The child may still answer, but the client no longer cares (MCP, "Cancellation").
+    fn cancelled(&self, params: Option<&str>) {
+        let id = wire::member(params, "requestId").and_then(Id::read);
+        if let Some(call) = id.and_then(|id| self.take(&id)) {
+            let text = Unanswered::lost("Cancelled by the client.", None).message(&call.id);
+            call.reply.push(Event::Answer(text));
+        }
+    }
+
+    fn awaited(&self) -> bool {
+        lock(&self.table)
+            .calls
+            .iter()
+            .any(|call| !call.reply.is_closed())
+    }
+}
+
+/// Takes back a call that was not queued.
+struct Unsent<'a> {
+    own: &'a Own,
+    id: Option<&'a Id>,
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.own.take(id);
+        }
+    }
+}
+
+fn ended() -> Unanswered {
+    let why = "The server of this session has ended; send `initialize` again.";
+    Unanswered::down(why, Duration::from_secs(1))
+}
+
+/// The answer to `initialize`; what comes before it waits for a GET stream.
+async fn first_answer(own: &Own, mut receiver: Receiver) -> Option<bytes::Bytes> {
+    loop {
+        match receiver.next().await {
+            Ok(Some(Event::Answer(text))) => return Some(text),
+            Ok(Some(Event::Message(text))) => own.session.deliver(text),
+            Ok(None) | Err(_) => return None,
+        }
+    }
+}
+
+/// Ends sessions that have not been used for too long. An open stream alone is no use: it may be long dead.
+async fn expire(mode: Arc<PerSession>) {
+    let idle = mode.context.limits.session_idle;
+    let mut tick = tokio::time::interval((idle / 4).max(Duration::from_millis(10)));
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = mode.context.stop.cancelled() => return,
+        }
+        let ended: Vec<String> = {
+            let sessions = lock(&mode.sessions);
+            let idle = sessions
+                .values()
+                .filter(|own| own.session.idle_for() > idle && !own.awaited());
+            idle.map(|own| own.session.id.clone()).collect()
+        };
+        for id in ended {
+            tracing::info!(server = %mode.context.child.name, "session ended: not used for too long");
+            mode.delete(&id);
+        }
+    }
+}

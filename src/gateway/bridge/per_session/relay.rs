@@ -1,0 +1,162 @@
+//! What the child of one session says, and its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use super::{ASKED, Own, PerSession, lock};
+use crate::gateway::bridge::calls::{Unanswered, unreadable};
+use crate::gateway::bridge::stream::Event;
+use crate::gateway::bridge::wire::{self, Id, Message, code};
+use crate::gateway::upstream::stdio::{Child, Piece};
+
+/// How long the exit status of a child that fell silent is waited for, for the sake of a better message.
+const EXIT_WAIT: Duration = Duration::from_millis(200);
+
+/// Passes the child's messages on until it ends or the session does, and leaves nothing behind.
+pub(super) async fn relay(
+    mode: Arc<PerSession>,
+    own: Arc<Own>,
+    mut child: Child,
+    slot: OwnedSemaphorePermit,
+) {
+    loop {
+        let piece = tokio::select! {
+            piece = child.lines.recv() => piece,
+            () = own.end.cancelled() => break,
+        };
+        match piece {
+            Some(piece) => take(&mode, &own, &piece),
+            None => break,
+        }
+    }
+    child.handle.stop();
+    // From here on the session is unknown (404), so that its client initializes anew.
+    mode.remove(&own.session.id);
+    let why = if mode.context.stop.is_cancelled() {
+        "the bridge is shutting down".to_owned()
+    } else if own.end.is_cancelled() {
+        "the session was ended".to_owned()
+    } else {
+        match timeout(EXIT_WAIT, child.handle.ended()).await {
+            Ok(Some(exit)) => format!("it {}", exit.how),
+            _ => "it closed its output".to_owned(),
+        }
+    };
+    let calls = {
+        let mut table = lock(&own.table);
+        table.ended = true;
+        table.asked.clear();
+        std::mem::take(&mut table.calls)
+    };
+    if !own.end.is_cancelled() {
+        tracing::warn!(server = %mode.context.child.name, unanswered = calls.len(), "the server of a session is gone ({why})");
+    }
+    for call in calls {
+        let text = format!(
+            "The server ended before it answered ({why}). It is not known whether the call took effect."
+        );
+        let lost = Unanswered::lost(text, Some(Duration::from_secs(1)));
+        call.reply.push(Event::Answer(lost.message(&call.id)));
+    }
+    own.session.close();
+    child.handle.gone().await;
+    drop(slot);
+}
+
+/// Handles one line of the child. Never waits.
+fn take(mode: &PerSession, own: &Own, piece: &Piece) {
+    let name = &mode.context.child.name;
+    let fault = match piece {
+        Piece::Line(line) if line.iter().all(u8::is_ascii_whitespace) => return,
+        Piece::Line(line) => match wire::read(line) {
+            Ok(Message::Response { id, outcome }) => {
+                // One that is not there was cancelled, or its client has gone.
+                if let Some(call) = id.and_then(|id| own.take(&id)) {
+                    own.session.touch();
+                    let text = wire::response(Some(&call.id), outcome);
+                    call.reply.push(Event::Answer(text));
+                }
+                return;
+            }
+            Ok(Message::Notification { method, params }) => {
+                return notification(own, &method, params);
+            }
+            Ok(Message::Request { id, method, params }) => {
+                return request(own, id, &method, params);
+            }
+            Err(fault) => Some(fault),
+        },
+        Piece::TooLong { .. } => None,
+    };
+    let broken = unreadable(piece, fault.as_ref(), 200);
+    if fault.is_some() {
+        tracing::warn!(server = %name, line = broken.excerpt, "server wrote what is no message: {}", broken.why);
+    }
+    if let Some(call) = broken.answers.and_then(|id| own.take(&id)) {
+        let text = format!("The server's answer cannot be passed on: {}.", broken.why);
+        let lost = Unanswered::lost(text, None);
+        call.reply.push(Event::Answer(lost.message(&call.id)));
+    }
+}
+
+fn notification(own: &Own, method: &str, params: Option<&str>) {
+    let text = wire::notification(method, params);
+    match method {
+        "notifications/progress" => {
+            let token = wire::member(params, "progressToken").and_then(Id::read);
+            let table = lock(&own.table);
+            let call = table
+                .calls
+                .iter()
+                .find(|call| token.is_some() && call.token == token);
+            if let Some(call) = call {
+                own.session.touch();
+                if call.streams {
+                    call.reply.push(Event::Message(text));
+                }
+                return;
+            }
+            drop(table);
+            own.session.deliver(text);
+        }
+        // About no call in particular.
+        "notifications/tools/list_changed"
+        | "notifications/prompts/list_changed"
+        | "notifications/resources/list_changed"
+        | "notifications/resources/updated" => own.session.deliver(text),
+        _ => beside_a_call(own, text),
+    }
+}
+
+fn request(own: &Own, id: Id, method: &str, params: Option<&str>) {
+    {
+        let mut table = lock(&own.table);
+        if table.asked.len() >= ASKED && !table.asked.contains(&id) {
+            drop(table);
+            let why = "the client has not answered the requests before this one";
+            let text = wire::error(Some(&id), code::INTERNAL, why, None);
+            // A child that does not read either learns nothing, and needs nothing.
+            let _ = own.input.try_send(text);
+            return;
+        }
+        table.asked.insert(id.clone());
+    }
+    beside_a_call(own, wire::request(&id, method, params));
+}
+
+/// Over stdio nothing tells which call a message belongs to: the newest that streams is the best guess, and it is read
+/// for certain, where a client need not have a GET stream.
+fn beside_a_call(own: &Own, text: bytes::Bytes) {
+    let reply = {
+        let table = lock(&own.table);
+        let mut newest = table.calls.iter().rev();
+        let open = newest.find(|call| call.streams && !call.reply.is_closed());
+        open.map(|call| call.reply.clone())
+    };
+    if !reply.is_some_and(|reply| reply.push(Event::Message(text.clone()))) {
+        own.session.deliver(text);
+    }
+}

@@ -1,0 +1,513 @@
+//! One child for all sessions.
+//!
+//! In: the messages of many clients. Out: the same, to one child, under ids and progress tokens of ours; each answer
+//! goes back to who asked. The bridge initializes the child as itself, without client capabilities, and answers every
+//! client's `initialize` from what it was told. One session must see nothing that belongs to another, and a client
+//! that reads slowly must hold up nobody else.
+
+mod pending;
+mod supervise;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{HeaderValue, Response, StatusCode, header};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::calls::Unanswered;
+use super::session::{Session, lock};
+use super::stream::{self, Accepts, Body, Event, Receiver, bare};
+use super::wire::{self, Id, Message, Outcome, code};
+use super::{Context, SESSION, StartError, version};
+use crate::gateway::upstream::stdio::{Input, spawn};
+use pending::{Origin, Pending, Refused};
+
+/// A child that has been initialized.
+#[derive(Debug)]
+struct Live {
+    input: Input,
+    /// Counts children; calls remember theirs.
+    generation: u64,
+    /// The raw result of `initialize`, as clients get it but for the version.
+    result: String,
+    version: &'static str,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Starting,
+    Ready(Arc<Live>),
+    Down { why: String, until: Instant },
+    Stopped,
+}
+
+/// The mode itself.
+#[derive(Debug)]
+pub(super) struct Shared {
+    context: Context,
+    sessions: Mutex<HashMap<String, Arc<Session>>>,
+    state: watch::Sender<State>,
+    pending: Mutex<Pending>,
+    next: AtomicI64,
+    /// Sessions by the resource that they want to hear of.
+    subscribers: Mutex<HashMap<String, HashSet<String>>>,
+    /// Held while a change of the above is queued for the child, so that both happen in the same order.
+    subscribing: tokio::sync::Mutex<()>,
+}
+
+impl Shared {
+    /// Starts the child and the task that keeps it running.
+    pub(super) fn start(context: Context) -> Result<Arc<Self>, StartError> {
+        let child = spawn(&context.child, &context.tasks)?;
+        let tasks = context.tasks.clone();
+        let (state, _) = watch::channel(State::Starting);
+        let shared = Arc::new(Self {
+            context,
+            sessions: Mutex::default(),
+            state,
+            pending: Mutex::default(),
+            next: AtomicI64::new(1),
+            subscribers: Mutex::default(),
+            subscribing: tokio::sync::Mutex::default(),
+        });
+        tasks.spawn(supervise::supervise(Arc::clone(&shared), child));
+        tasks.spawn(expire(Arc::clone(&shared)));
+        Ok(shared)
+    }
+
+    pub(super) async fn ready(&self) -> Result<(), String> {
+        let mut state = self.state.subscribe();
+        let decided = state
+            .wait_for(|state| !matches!(state, State::Starting))
+            .await;
+        match decided.as_deref() {
+            Ok(State::Ready(_)) => Ok(()),
+            Ok(State::Down { why, .. }) => Err(why.clone()),
+            _ => Err("the server was stopped".to_owned()),
+        }
+    }
+
+    /// The child, if it takes calls, or soon does.
+    async fn live(&self) -> Result<Arc<Live>, Unanswered> {
+        let mut state = self.state.subscribe();
+        let wait = self.context.limits.start_wait;
+        let decided = timeout(
+            wait,
+            state.wait_for(|state| !matches!(state, State::Starting)),
+        );
+        match decided.await {
+            Ok(Ok(state)) => match &*state {
+                State::Ready(live) => Ok(Arc::clone(live)),
+                State::Down { why, until } => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    let why = format!("The server is not running ({why}); it is being restarted.");
+                    Err(Unanswered::down(why, left + Duration::from_secs(1)))
+                }
+                State::Starting | State::Stopped => Err(stopping()),
+            },
+            Ok(Err(_)) => Err(stopping()),
+            Err(_) => {
+                let why = format!("The server is still starting after {} s.", wait.as_secs());
+                Err(Unanswered::down(why, Duration::from_secs(5)))
+            }
+        }
+    }
+
+    fn session(&self, id: &str) -> Option<Arc<Session>> {
+        let session = lock(&self.sessions).get(id).cloned()?;
+        session.touch();
+        Some(session)
+    }
+
+    pub(super) async fn initialize(
+        &self,
+        id: &Id,
+        params: Option<&str>,
+        accepts: Accepts,
+    ) -> Response<Body> {
+        let Some(asked) = version::asked(params) else {
+            let why = "`initialize` needs a `protocolVersion`";
+            let text = wire::error(Some(id), code::PARAMS, why, None);
+            return at_once(text, accepts, self.context.limits.keep_alive);
+        };
+        let live = match self.live().await {
+            Ok(live) => live,
+            Err(error) => return unavailable(id, &error),
+        };
+        let session = {
+            let mut sessions = lock(&self.sessions);
+            let most = self.context.limits.max_sessions;
+            if sessions.len() >= most {
+                return full(id, most);
+            }
+            let session = Arc::new(Session::new());
+            sessions.insert(session.id.clone(), Arc::clone(&session));
+            session
+        };
+        let version = json_text(version::negotiate(&asked, live.version));
+        let result = wire::with(Some(&live.result), "protocolVersion", Some(&version));
+        let text = wire::response(Some(id), Outcome::Result(&result));
+        let mut response = at_once(text, accepts, self.context.limits.keep_alive);
+        if let Ok(value) = HeaderValue::from_str(&session.id) {
+            response.headers_mut().insert(SESSION, value);
+        }
+        response
+    }
+
+    /// A message within a session; `None` if there is no such session.
+    pub(super) async fn message(
+        &self,
+        session: &str,
+        message: Message<'_>,
+        accepts: Accepts,
+    ) -> Option<Response<Body>> {
+        let session = self.session(session)?;
+        match message {
+            Message::Request { id, method, params } => {
+                Some(self.request(&session, id, &method, params, accepts).await)
+            }
+            Message::Notification { method, params } => {
+                if method == "notifications/cancelled" {
+                    self.cancel(&session, params).await;
+                }
+                // The others speak for a client that the child does not know of.
+                Some(bare(StatusCode::ACCEPTED))
+            }
+            // No request of the child ever reached a client.
+            Message::Response { .. } => Some(bare(StatusCode::ACCEPTED)),
+        }
+    }
+
+    async fn request(
+        &self,
+        session: &Arc<Session>,
+        id: Id,
+        method: &str,
+        params: Option<&str>,
+        accepts: Accepts,
+    ) -> Response<Body> {
+        let keep_alive = self.context.limits.keep_alive;
+        let empty = || {
+            let text = wire::response(Some(&id), Outcome::Result("{}"));
+            at_once(text, accepts, keep_alive)
+        };
+        match method {
+            // One client's choice must not change what the others' child does.
+            "ping" | "logging/setLevel" => return empty(),
+            _ if method.starts_with("tasks/") => {
+                let why = "Method not found: tasks are not offered by a shared server";
+                let text = wire::error(Some(&id), code::METHOD, why, None);
+                return at_once(text, accepts, keep_alive);
+            }
+            _ => {}
+        }
+        let answered = match method {
+            "resources/subscribe" | "resources/unsubscribe" => {
+                let Some(uri) = wire::text(params, "uri") else {
+                    let text = wire::error(Some(&id), code::PARAMS, "`uri` is missing", None);
+                    return at_once(text, accepts, keep_alive);
+                };
+                let order = self.subscribing.lock().await;
+                if method == "resources/subscribe" {
+                    self.subscribe(&session.id, &uri);
+                } else if !self.unsubscribe(&session.id, &uri) {
+                    return empty();
+                }
+                let call = self.call(session, &id, method, params).await;
+                drop(order);
+                call
+            }
+            _ => self.call(session, &id, method, params).await,
+        };
+        match answered {
+            Ok(receiver) => {
+                let lost = || {
+                    let why = "The answer was lost: this connection was read too slowly.";
+                    let text = Unanswered::lost(why, None).message(&id);
+                    stream::json(StatusCode::OK, text)
+                };
+                stream::answer(receiver, accepts, keep_alive, lost).await
+            }
+            Err(text) => at_once(text, accepts, keep_alive),
+        }
+    }
+
+    /// Passes a call on; the answer comes on the receiver. The error is an answer already.
+    async fn call(
+        &self,
+        session: &Arc<Session>,
+        id: &Id,
+        method: &str,
+        params: Option<&str>,
+    ) -> Result<Receiver, bytes::Bytes> {
+        let live = self.live().await.map_err(|error| error.message(id))?;
+        let ours = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = stream::channel(self.context.limits.stream());
+        let (params, token) = remap(params, ours);
+        let subscribes = (method == "resources/subscribe")
+            .then(|| wire::text(params.as_deref(), "uri"))
+            .flatten();
+        let origin = Origin::Client {
+            session: Arc::clone(session),
+            id: id.clone(),
+            token,
+            reply: sender,
+            subscribes: subscribes.map(std::borrow::Cow::into_owned),
+        };
+        let most = self.context.limits.calls_per_session;
+        lock(&self.pending)
+            .insert(ours, live.generation, origin, most)
+            .map_err(|refused| match refused {
+                Refused::Duplicate => {
+                    let why = "this id is in use by a call that is not answered yet";
+                    wire::error(Some(id), code::INVALID, why, None)
+                }
+                Refused::TooMany => {
+                    let why = format!("{most} calls of this session are not answered yet.");
+                    Unanswered::down(why, Duration::from_secs(1)).message(id)
+                }
+                Refused::Gone => gone(&self.state).message(id),
+            })?;
+        // Until it is queued, a client that goes away takes its call with it.
+        let mut unsent = Unsent {
+            shared: self,
+            ours: Some(ours),
+        };
+        let line = wire::request(&Id::Number(ours), method, params.as_deref());
+        if live.input.send(line).await.is_err() {
+            return Err(gone(&self.state).message(id));
+        }
+        unsent.ours = None;
+        Ok(receiver)
+    }
+
+    async fn cancel(&self, session: &Session, params: Option<&str>) {
+        let Some(id) = wire::member(params, "requestId").and_then(Id::read) else {
+            return;
+        };
+        let Some((ours, origin)) = lock(&self.pending).take_of(&session.id, &id) else {
+            return;
+        };
+        // Whether the child still answers is up to it, and the client no longer cares (MCP, "Cancellation").
+        self.answer(&origin, |id| {
+            Unanswered::lost("Cancelled by the client.", None).message(id)
+        });
+        let State::Ready(live) = self.state.borrow().clone() else {
+            return;
+        };
+        let params = wire::with(params, "requestId", Some(&ours.to_string()));
+        let line = wire::notification("notifications/cancelled", Some(&params));
+        let _ = live.input.send(line).await;
+    }
+
+    /// Answers a call in the child's place, or tells whoever of ours waits for it.
+    fn answer(&self, origin: &Origin, text: impl FnOnce(&Id) -> bytes::Bytes) {
+        match origin {
+            Origin::Client {
+                session,
+                id,
+                reply,
+                subscribes,
+                ..
+            } => {
+                if let Some(uri) = subscribes {
+                    self.unsubscribe(&session.id, uri);
+                }
+                reply.push(Event::Answer(text(id)));
+            }
+            Origin::Bridge => {}
+        }
+    }
+
+    fn subscribe(&self, session: &str, uri: &str) {
+        let mut all = lock(&self.subscribers);
+        all.entry(uri.to_owned())
+            .or_default()
+            .insert(session.to_owned());
+    }
+
+    /// Whether that was the last one: only then the child is told.
+    fn unsubscribe(&self, session: &str, uri: &str) -> bool {
+        let mut all = lock(&self.subscribers);
+        let Some(sessions) = all.get_mut(uri) else {
+            return false;
+        };
+        if sessions.remove(session) && sessions.is_empty() {
+            all.remove(uri);
+            return true;
+        }
+        false
+    }
+
+    pub(super) fn listen(&self, session: &str) -> Option<Receiver> {
+        let session = self.session(session)?;
+        Some(session.listen(self.context.limits.stream()))
+    }
+
+    /// Ends all GET streams; sessions go on.
+    pub(super) fn end_streams(&self) {
+        for session in lock(&self.sessions).values() {
+            session.close();
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Ready(_))
+    }
+
+    /// Ends a session. Its calls go on, as nobody has cancelled them, but their answers go nowhere.
+    pub(super) fn delete(self: &Arc<Self>, session: &str) -> bool {
+        let Some(session) = lock(&self.sessions).remove(session) else {
+            return false;
+        };
+        session.close();
+        let uris: Vec<String> = {
+            let all = lock(&self.subscribers);
+            let of_it = all.iter().filter(|(_, who)| who.contains(&session.id));
+            of_it.map(|(uri, _)| uri.clone()).collect()
+        };
+        if !uris.is_empty() {
+            let shared = Arc::clone(self);
+            self.context.tasks.spawn(async move {
+                let _order = shared.subscribing.lock().await;
+                for uri in uris {
+                    if shared.unsubscribe(&session.id, &uri) {
+                        shared.tell("resources/unsubscribe", &uri).await;
+                    }
+                }
+            });
+        }
+        true
+    }
+
+    /// A request of our own about a resource; the answer does not matter.
+    async fn tell(&self, method: &str, uri: &str) {
+        let State::Ready(live) = self.state.borrow().clone() else {
+            return;
+        };
+        let ours = self.next.fetch_add(1, Ordering::Relaxed);
+        let params = format!(r#"{{"uri":{}}}"#, json_text(uri));
+        let noted = lock(&self.pending).insert(ours, live.generation, Origin::Bridge, usize::MAX);
+        if noted.is_ok() {
+            let line = wire::request(&Id::Number(ours), method, Some(&params));
+            let _ = live.input.send(line).await;
+        }
+    }
+}
+
+/// Takes back a call that was not queued.
+struct Unsent<'a> {
+    shared: &'a Shared,
+    ours: Option<i64>,
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        if let Some(ours) = self.ours {
+            lock(&self.shared.pending).take(ours);
+        }
+    }
+}
+
+/// Params with our progress token in place of the client's, and without `task`: the bridge declares no tasks, and a
+/// receiver that does not must process such a call as if it were an ordinary one (MCP 2025-11-25, "Tasks").
+fn remap(params: Option<&str>, ours: i64) -> (Option<String>, Option<String>) {
+    let Some(raw) = params else {
+        return (None, None);
+    };
+    // Neither key can be there unless its text is, or an escape.
+    let suspects = ["\"_meta\"", "\"task\"", "\\u"];
+    if !suspects.iter().any(|suspect| raw.contains(suspect)) {
+        return (Some(raw.to_owned()), None);
+    }
+    let meta = wire::member(params, "_meta");
+    let token = wire::member(meta, "progressToken").map(str::to_owned);
+    let mut out = raw.to_owned();
+    if wire::member(params, "task").is_some() {
+        out = wire::with(Some(&out), "task", None);
+    }
+    if token.is_some() {
+        let meta = wire::with(meta, "progressToken", Some(&ours.to_string()));
+        out = wire::with(Some(&out), "_meta", Some(&meta));
+    }
+    (Some(out), token)
+}
+
+fn json_text(text: &str) -> String {
+    crate::json::quoted(text)
+}
+
+fn stopping() -> Unanswered {
+    Unanswered::down("The bridge is shutting down.", Duration::from_secs(5))
+}
+
+fn gone(state: &watch::Sender<State>) -> Unanswered {
+    match &*state.borrow() {
+        State::Stopped => stopping(),
+        _ => Unanswered::down(
+            "The server has just ended; it is being restarted.",
+            Duration::from_secs(1),
+        ),
+    }
+}
+
+/// An answer that is known already.
+pub(super) fn at_once(
+    text: bytes::Bytes,
+    accepts: Accepts,
+    keep_alive: Duration,
+) -> Response<Body> {
+    if accepts.json {
+        return stream::json(StatusCode::OK, text);
+    }
+    let (_, receiver) = stream::channel(stream::StreamLimits {
+        messages: 1,
+        bytes: 0,
+    });
+    stream::sse(Some(Event::Answer(text)), receiver, keep_alive)
+}
+
+/// No session could be opened because the child does not run.
+pub(super) fn unavailable(id: &Id, error: &Unanswered) -> Response<Body> {
+    let mut response = stream::json(StatusCode::SERVICE_UNAVAILABLE, error.message(id));
+    let seconds = error.retry_after.unwrap_or_default().as_secs().max(1);
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
+/// No session could be opened because there are too many.
+pub(super) fn full(id: &Id, most: usize) -> Response<Body> {
+    let why =
+        format!("All {most} sessions of this server are in use; end one (DELETE) or retry later.");
+    unavailable(id, &Unanswered::down(why, Duration::from_secs(10)))
+}
+
+/// Ends sessions that nobody uses any more.
+async fn expire(shared: Arc<Shared>) {
+    let idle = shared.context.limits.session_idle;
+    let mut tick = tokio::time::interval((idle / 4).max(Duration::from_millis(10)));
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = shared.context.stop.cancelled() => return,
+        }
+        let ended: Vec<String> = {
+            let sessions = lock(&shared.sessions);
+            let pending = lock(&shared.pending);
+            sessions
+                .values()
+                .filter(|session| session.idle_for() > idle && !session.has_reader())
+                .filter(|session| !pending.awaited(&session.id))
+                .map(|session| session.id.clone())
+                .collect()
+        };
+        for id in ended {
+            shared.delete(&id);
+        }
+    }
+}

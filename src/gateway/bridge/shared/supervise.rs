@@ -1,0 +1,357 @@
+//! Keeps the shared child running, and takes what it says apart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::pending::Origin;
+use super::{Live, Shared, State, version};
+use crate::gateway::bridge::calls::{Unanswered, backoff, unreadable};
+use crate::gateway::bridge::session::lock;
+use crate::gateway::bridge::stream::Event;
+use crate::gateway::bridge::wire::{self, Id, Message, Outcome, code};
+use crate::gateway::upstream::stdio::{Child, Input, Piece, printable, spawn};
+
+/// How long the exit status of a child that fell silent is waited for, for the sake of a better message.
+const EXIT_WAIT: Duration = Duration::from_millis(200);
+
+/// Runs until the bridge stops.
+pub(super) async fn supervise(shared: Arc<Shared>, first: Child) {
+    let limits = shared.context.limits.clone();
+    let stop = shared.context.stop.clone();
+    let mut next = Some(Ok(first));
+    let mut generation = 0;
+    let mut failures = 0;
+    loop {
+        generation += 1;
+        let started = Instant::now();
+        let spawned = match next.take() {
+            Some(child) => child,
+            None => spawn(&shared.context.child, &shared.context.tasks),
+        };
+        let why = match spawned {
+            Err(error) => error.to_string(),
+            Ok(child) => life(&shared, child, generation, failures).await,
+        };
+        if stop.is_cancelled() {
+            break;
+        }
+        if started.elapsed() >= limits.healthy_after {
+            failures = 0;
+        }
+        let delay = backoff(failures, limits.restart_first, limits.restart_max);
+        failures += 1;
+        tracing::warn!(
+            server = %shared.context.child.name,
+            delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+            "server is down ({why}); it will be restarted"
+        );
+        shared.state.send_replace(State::Down {
+            why,
+            until: Instant::now() + delay,
+        });
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = stop.cancelled() => break,
+        }
+        shared.state.send_replace(State::Starting);
+    }
+    shared.state.send_replace(State::Stopped);
+    let sessions = std::mem::take(&mut *lock(&shared.sessions));
+    for session in sessions.into_values() {
+        session.close();
+    }
+}
+
+/// One child, from its first line until no process of it is left. Says why it ended.
+async fn life(shared: &Shared, mut child: Child, generation: u64, failures: u32) -> String {
+    let stop = shared.context.stop.clone();
+    let limits = &shared.context.limits;
+    let greeting = timeout(limits.start_timeout, greet(shared, &mut child, generation));
+    let greeted = tokio::select! {
+        greeted = greeting => greeted.unwrap_or_else(|_| {
+            Err(format!("it has not answered `initialize` within {} s", limits.start_timeout.as_secs()))
+        }),
+        () = stop.cancelled() => Err("the bridge is shutting down".to_owned()),
+    };
+    let mut why = None;
+    match greeted {
+        Err(error) => why = Some(error),
+        Ok(live) => {
+            let live = Arc::new(live);
+            shared.state.send_replace(State::Ready(Arc::clone(&live)));
+            if generation > 1 {
+                renew(shared, &live).await;
+            }
+            loop {
+                let piece = tokio::select! {
+                    piece = child.lines.recv() => piece,
+                    () = stop.cancelled() => break,
+                };
+                match piece {
+                    Some(piece) => take(shared, &live.input, &piece),
+                    None => break,
+                }
+            }
+        }
+    }
+    child.handle.stop();
+    if why.is_none() && !stop.is_cancelled() {
+        let exit = timeout(EXIT_WAIT, child.handle.ended()).await;
+        why = Some(match exit {
+            Ok(Some(exit)) => format!("it {}", exit.how),
+            _ => "it closed its output".to_owned(),
+        });
+    }
+    let why = why.unwrap_or_else(|| "the bridge is shutting down".to_owned());
+    // Before the calls fail, so that whoever retries at once is told when to.
+    let delay = limits
+        .restart_first
+        .saturating_mul(1 << failures.min(16))
+        .min(limits.restart_max);
+    if !stop.is_cancelled() {
+        shared.state.send_replace(State::Down {
+            why: why.clone(),
+            until: Instant::now() + delay,
+        });
+    }
+    for origin in lock(&shared.pending).end(generation) {
+        let text = format!(
+            "The server ended before it answered ({why}). It is not known whether the call took effect."
+        );
+        shared.answer(&origin, |id| {
+            Unanswered::lost(text, Some(delay + Duration::from_secs(1))).message(id)
+        });
+    }
+    child.handle.gone().await;
+    why
+}
+
+/// `initialize` as the bridge itself (MCP, "Lifecycle"): no client capabilities.
+async fn greet(shared: &Shared, child: &mut Child, generation: u64) -> Result<Live, String> {
+    let closed = |_| "it does not read its input".to_owned();
+    let params = format!(
+        r#"{{"protocolVersion":"{}","capabilities":{{}},"clientInfo":{{"name":"portcullis","version":"{}"}}}}"#,
+        version::NEWEST,
+        env!("CARGO_PKG_VERSION")
+    );
+    let ours = Id::Number(0);
+    let line = wire::request(&ours, "initialize", Some(&params));
+    child.input.send(line).await.map_err(closed)?;
+    while let Some(piece) = child.lines.recv().await {
+        let result = match &piece {
+            Piece::Line(line) => match wire::read(line) {
+                Ok(Message::Response {
+                    id: Some(id),
+                    outcome,
+                }) if id == ours => match outcome {
+                    Outcome::Result(raw) => raw,
+                    Outcome::Error(raw) => {
+                        let said = printable(raw.as_bytes(), 200);
+                        return Err(format!("it refused `initialize`: {said}"));
+                    }
+                },
+                Err(fault) => {
+                    let broken = unreadable(&piece, Some(&fault), 200);
+                    if broken.answers == Some(ours.clone()) {
+                        return Err(format!("its answer to `initialize` is unreadable: {fault}"));
+                    }
+                    take(shared, &child.input, &piece);
+                    continue;
+                }
+                Ok(_) => {
+                    take(shared, &child.input, &piece);
+                    continue;
+                }
+            },
+            Piece::TooLong { .. } => {
+                take(shared, &child.input, &piece);
+                continue;
+            }
+        };
+        let spoken = wire::text(Some(result), "protocolVersion").unwrap_or_default();
+        let Some(version) = version::of_child(&spoken) else {
+            let spoken = printable(spoken.as_bytes(), 40);
+            return Err(format!(
+                "it speaks protocol version `{spoken}`, which the bridge does not know"
+            ));
+        };
+        let live = Live {
+            input: child.input.clone(),
+            generation,
+            result: as_served(result),
+            version,
+        };
+        let line = wire::notification("notifications/initialized", None);
+        child.input.send(line).await.map_err(closed)?;
+        return Ok(live);
+    }
+    let exit = timeout(EXIT_WAIT, child.handle.ended()).await;
+    Err(match exit {
+        Ok(Some(exit)) => format!("it {} before it answered `initialize`", exit.how),
+        _ => "it closed its output before it answered `initialize`".to_owned(),
+    })
+}
+
+/// The child's capabilities as the bridge offers them: lists can change whenever the child is restarted, whatever it
+/// says itself, and tasks would be seen across sessions.
+fn as_served(result: &str) -> String {
+    let mut capabilities = wire::member(Some(result), "capabilities")
+        .unwrap_or("{}")
+        .to_owned();
+    for list in ["tools", "prompts", "resources"] {
+        let Some(offered) = wire::member(Some(&capabilities), list) else {
+            continue;
+        };
+        if !offered.starts_with('{') {
+            continue;
+        }
+        let offered = wire::with(Some(offered), "listChanged", Some("true"));
+        capabilities = wire::with(Some(&capabilities), list, Some(&offered));
+    }
+    let capabilities = wire::with(Some(&capabilities), "tasks", None);
+    wire::with(Some(result), "capabilities", Some(&capabilities))
+}
+
+/// After a restart: the child knows nothing of the subscriptions, and its lists may differ.
+async fn renew(shared: &Shared, live: &Live) {
+    let uris: Vec<String> = lock(&shared.subscribers).keys().cloned().collect();
+    for uri in uris {
+        shared.tell("resources/subscribe", &uri).await;
+    }
+    let capabilities = wire::member(Some(&live.result), "capabilities");
+    for list in ["tools", "prompts", "resources"] {
+        if wire::member(capabilities, list).is_some() {
+            spread(shared, &format!("notifications/{list}/list_changed"), None);
+        }
+    }
+}
+
+fn spread(shared: &Shared, method: &str, params: Option<&str>) {
+    let text = wire::notification(method, params);
+    for session in lock(&shared.sessions).values() {
+        session.deliver(text.clone());
+    }
+}
+
+/// Handles one line of the child. Never waits: whoever reads too slowly is left behind.
+fn take(shared: &Shared, input: &Input, piece: &Piece) {
+    let name = &shared.context.child.name;
+    let fault = match piece {
+        Piece::Line(line) if line.iter().all(u8::is_ascii_whitespace) => return,
+        Piece::Line(line) => match wire::read(line) {
+            Ok(Message::Response { id, outcome }) => {
+                return response(shared, id.as_ref(), outcome);
+            }
+            Ok(Message::Notification { method, params }) => {
+                return notification(shared, &method, params);
+            }
+            Ok(Message::Request { id, method, .. }) => {
+                let answer = if method == "ping" {
+                    wire::response(Some(&id), Outcome::Result("{}"))
+                } else {
+                    let why = "Method not found: the bridge has no client capabilities";
+                    wire::error(Some(&id), code::METHOD, why, None)
+                };
+                if input.try_send(answer).is_err() {
+                    tracing::debug!(server = %name, "no room to answer a request of the server");
+                }
+                return;
+            }
+            Err(fault) => Some(fault),
+        },
+        Piece::TooLong { .. } => None,
+    };
+    let broken = unreadable(piece, fault.as_ref(), 200);
+    if fault.is_some() {
+        tracing::warn!(server = %name, line = broken.excerpt, "server wrote what is no message: {}", broken.why);
+    }
+    if let Some(Id::Number(ours)) = broken.answers
+        && let Some(origin) = lock(&shared.pending).take(ours)
+    {
+        let text = format!("The server's answer cannot be passed on: {}.", broken.why);
+        shared.answer(&origin, |id| Unanswered::lost(text, None).message(id));
+    }
+}
+
+fn response(shared: &Shared, id: Option<&Id>, outcome: Outcome<'_>) {
+    let Some(Id::Number(ours)) = id else {
+        let name = &shared.context.child.name;
+        tracing::debug!(server = %name, "server answered nothing that was asked");
+        return;
+    };
+    // One that is not there was cancelled, or its client has gone.
+    let Some(origin) = lock(&shared.pending).take(*ours) else {
+        return;
+    };
+    let Origin::Client {
+        session,
+        id,
+        reply,
+        subscribes,
+        ..
+    } = origin
+    else {
+        return;
+    };
+    if let (Outcome::Error(_), Some(uri)) = (outcome, subscribes) {
+        shared.unsubscribe(&session.id, &uri);
+    }
+    session.touch();
+    reply.push(Event::Answer(wire::response(Some(&id), outcome)));
+}
+
+fn notification(shared: &Shared, method: &str, params: Option<&str>) {
+    let name = &shared.context.child.name;
+    match method {
+        "notifications/progress" => {
+            let token = wire::member(params, "progressToken").and_then(Id::read);
+            let Some(Id::Number(ours)) = token else {
+                return;
+            };
+            let pending = lock(&shared.pending);
+            if let Some(Origin::Client {
+                token: Some(token),
+                reply,
+                session,
+                ..
+            }) = pending.get(ours)
+            {
+                let params = wire::with(params, "progressToken", Some(token));
+                session.touch();
+                reply.push(Event::Message(wire::notification(method, Some(&params))));
+            }
+        }
+        "notifications/message" => {
+            let level = wire::text(params, "level").unwrap_or_default();
+            let data = wire::member(params, "data").unwrap_or_default();
+            let cap = shared.context.limits.child.log_line_bytes;
+            let (level, data) = (
+                printable(level.as_bytes(), 20),
+                printable(data.as_bytes(), cap),
+            );
+            tracing::info!(server = %name, level, "server says: {data}");
+        }
+        "notifications/tools/list_changed"
+        | "notifications/prompts/list_changed"
+        | "notifications/resources/list_changed" => spread(shared, method, params),
+        "notifications/resources/updated" => {
+            let Some(uri) = wire::text(params, "uri") else {
+                return;
+            };
+            let text = wire::notification(method, params);
+            let subscribers = lock(&shared.subscribers)
+                .get(&*uri)
+                .cloned()
+                .unwrap_or_default();
+            let sessions = lock(&shared.sessions);
+            for session in subscribers.iter().filter_map(|id| sessions.get(id)) {
+                session.deliver(text.clone());
+            }
+        }
+        _ => {
+            tracing::debug!(server = %name, method = printable(method.as_bytes(), 80), "notification dropped")
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! What an approval is bound to, and what a person sees of it.
+//!
+//! In: who calls what, with which arguments, and the rules that ask for approval. Out: a digest that two calls share exactly
+//! if they are the same call, a preview without secrets or tricks, and the approval's name. Must not do: keep or decide
+//! approvals; the gateway and people do.
+
+use super::canonical::{hex, sha256};
+use super::decision::RuleId;
+use super::matcher::fold_case;
+use crate::json;
+use std::{borrow::Cow, fmt::Write, sync::Arc};
+
+/// Changes when the fields of the digest do, so that approvals of an older form are never taken for new ones.
+const VERSION: &str = "portcullis-approval-1";
+
+/// Bytes that a preview may have: a person must be able to read all of what is approved.
+pub const MAX_PREVIEW: usize = 4 * 1024;
+
+/// What stands for a redacted value.
+pub const REDACTED: &str = "[redacted]";
+
+/// What an approval is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The identity that calls.
+    pub grant: &'a str,
+    /// UID of the server.
+    pub server_uid: &'a str,
+    /// Name of the tool.
+    pub tool: &'a str,
+    /// Digest of the tool's definition: an approval does not outlive a change of what the tool says it does.
+    pub definition_digest: &'a str,
+    /// The rules that ask for approval.
+    pub rules: &'a [Arc<RuleId>],
+    /// The arguments as they came; empty if there are none.
+    pub arguments: &'a [u8],
+}
+
+/// The arguments in one form: keys sorted at every depth, strings escaped one way, number tokens as they came.
+pub fn canonical_arguments(arguments: &[u8]) -> Result<String, json::Error> {
+    Ok(json::canonical(&json::parse(or_empty(arguments))?))
+}
+
+/// SHA-256 over the subject's fields, each prefixed by its length, in hexadecimal.
+pub fn digest(subject: &Subject<'_>) -> Result<String, json::Error> {
+    let arguments = canonical_arguments(subject.arguments)?;
+    let mut rules: Vec<&RuleId> = subject.rules.iter().map(AsRef::as_ref).collect();
+    rules.sort_unstable();
+    rules.dedup();
+    let mut bytes = Vec::with_capacity(arguments.len() + 512);
+    let mut field = |text: &str| {
+        bytes.extend_from_slice(&(text.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    };
+    for text in [
+        VERSION,
+        subject.grant,
+        subject.server_uid,
+        subject.tool,
+        subject.definition_digest,
+    ] {
+        field(text);
+    }
+    field(&rules.len().to_string());
+    for rule in rules {
+        field(&rule.namespace);
+        field(&rule.policy);
+        field(&rule.rule);
+    }
+    field(&arguments);
+    Ok(hex(&sha256(&bytes)))
+}
+
+/// The name of the approval: server, 20 digits of the digest, and which attempt it is.
+pub fn name(server: &str, digest: &str, attempt: u32) -> String {
+    format!("{server}-{}-{attempt}", digest.get(..20).unwrap_or(digest))
+}
+
+/// Why there is no preview.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PreviewError {
+    /// More than a person is shown.
+    #[error(
+        "the arguments take {0} bytes to show and a person is shown at most {MAX_PREVIEW}; call with less at once"
+    )]
+    TooLong(usize),
+    /// Not strict JSON.
+    #[error("the arguments are not strict JSON: {0}")]
+    Json(#[from] json::Error),
+}
+
+/// The whole arguments for a person to read: redacted, and with every character escaped that could hide or reorder text.
+pub fn preview(arguments: &[u8], redact: &[String]) -> Result<String, PreviewError> {
+    let text = redacted(arguments, redact)?;
+    if text.len() > MAX_PREVIEW {
+        return Err(PreviewError::TooLong(text.len()));
+    }
+    Ok(text)
+}
+
+/// The arguments for a log: redacted and escaped like a preview, of any length.
+pub fn redacted(arguments: &[u8], redact: &[String]) -> Result<String, json::Error> {
+    let mut value = json::parse(or_empty(arguments))?;
+    for pointer in redact {
+        let path: Vec<String> = pointer
+            .split('/')
+            .skip(1)
+            .map(|step| step.replace("~1", "/").replace("~0", "~"))
+            .collect();
+        hide(&mut value, &path);
+    }
+    let mut plain = String::new();
+    write_in_order(&value, &mut plain);
+    let mut text = String::with_capacity(plain.len());
+    for c in plain.chars() {
+        if misleads(c) {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "\\u{unit:04x}");
+            }
+        } else {
+            text.push(c);
+        }
+    }
+    Ok(text)
+}
+
+fn or_empty(arguments: &[u8]) -> &[u8] {
+    if arguments.is_empty() {
+        b"{}"
+    } else {
+        arguments
+    }
+}
+
+/// Case variants are hidden too: a server that ignores case takes them for the same argument.
+fn hide(value: &mut json::Value<'_>, path: &[String]) {
+    let Some((step, rest)) = path.split_first() else {
+        *value = json::Value::String(Cow::Borrowed(REDACTED));
+        return;
+    };
+    match value {
+        json::Value::Object(members) => {
+            for (key, member) in members {
+                if fold_case(key) == fold_case(step) {
+                    hide(member, rest);
+                }
+            }
+        }
+        json::Value::Array(items) => {
+            if let Some(item) = step.parse::<usize>().ok().and_then(|at| items.get_mut(at)) {
+                hide(item, rest);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Compact JSON in the order in which it came, which people recognize.
+fn write_in_order(value: &json::Value<'_>, out: &mut String) {
+    match value {
+        json::Value::Array(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                write_in_order(item, out);
+            }
+            out.push(']');
+        }
+        json::Value::Object(members) => {
+            out.push('{');
+            for (i, (key, member)) in members.iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                json::write_string(out, key);
+                out.push(':');
+                write_in_order(member, out);
+            }
+            out.push('}');
+        }
+        scalar => json::write_canonical(out, scalar),
+    }
+}
+
+/// Control characters, and those that are invisible or change the direction of text (Unicode bidirectional controls,
+/// separators, joiners, tags).
+fn misleads(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rule(name: &str) -> Arc<RuleId> {
+        Arc::new(RuleId {
+            namespace: "ml".into(),
+            policy: "p".into(),
+            rule: name.into(),
+            qualified: false,
+        })
+    }
+
+    fn with(arguments: &[u8], rules: &[Arc<RuleId>]) -> String {
+        digest(&Subject {
+            grant: "key:ci",
+            server_uid: "uid",
+            tool: "set_model_alias",
+            definition_digest: "sha256:00",
+            rules,
+            arguments,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn the_same_call_written_differently_has_the_same_digest_and_any_change_another() {
+        let rules = [rule("a"), rule("b")];
+        let first = with(
+            br#"{"name":"churn","version":"7","n":{"x":1,"y":[1,2]}}"#,
+            &rules,
+        );
+        assert_eq!(
+            first,
+            with(
+                br#" { "version" : "\u0037", "n":{"y":[1, 2],"x":1}, "name":"churn"}"#,
+                &rules
+            )
+        );
+        assert_eq!(
+            first,
+            with(
+                br#"{"name":"churn","version":"7","n":{"x":1,"y":[1,2]}}"#,
+                &[rule("b"), rule("a"), rule("a")]
+            )
+        );
+        for other in [
+            br#"{"name":"churn","version":7,"n":{"x":1,"y":[1,2]}}"#.as_slice(),
+            br#"{"name":"churn","version":"7","n":{"x":1.0,"y":[1,2]}}"#,
+            br#"{"name":"churn","version":"7","n":{"x":1,"y":[2,1]}}"#,
+        ] {
+            assert_ne!(first, with(other, &rules));
+        }
+        assert_ne!(
+            first,
+            with(
+                br#"{"name":"churn","version":"7","n":{"x":1,"y":[1,2]}}"#,
+                &rules[..1]
+            )
+        );
+        assert_eq!(with(b"", &rules), with(b"{}", &rules));
+        assert_eq!(
+            name("mlflow", &first, 3),
+            format!("mlflow-{}-3", &first[..20])
+        );
+    }
+
+    #[test]
+    fn fields_cannot_run_into_one_another() {
+        let subject = |grant, server_uid| Subject {
+            grant,
+            server_uid,
+            tool: "t",
+            definition_digest: "",
+            rules: &[],
+            arguments: b"{}",
+        };
+        assert_ne!(
+            digest(&subject("ab", "c")).unwrap(),
+            digest(&subject("a", "bc")).unwrap()
+        );
+    }
+
+    #[test]
+    fn a_preview_hides_secrets_and_shows_what_would_mislead() {
+        let redact = ["/description".to_owned(), "/list/1/k~1ey".to_owned()];
+        let arguments = format!(
+            r#"{{"name":"a\u202eb{}\n","Description":"secret","list":[1,{{"k/ey":"x","z":"\u200b"}}]}}"#,
+            '\u{202e}'
+        );
+        assert_eq!(
+            preview(arguments.as_bytes(), &redact).unwrap(),
+            r#"{"name":"a\u202eb\u202e\n","Description":"[redacted]","list":[1,{"k/ey":"[redacted]","z":"\u200b"}]}"#
+        );
+        let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(5_000));
+        assert_eq!(
+            preview(long.as_bytes(), &[]),
+            Err(PreviewError::TooLong(5_008))
+        );
+        assert!(preview(long.as_bytes(), &["/a".to_owned()]).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn a_preview_reads_back_as_the_arguments(text in "\\PC{0,40}|[\u{0}-\u{2100}]{0,40}") {
+            let arguments = serde_json::json!({"k": text}).to_string();
+            let shown = preview(arguments.as_bytes(), &[]).unwrap();
+            prop_assert!(!shown.chars().any(misleads));
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), serde_json::from_str::<serde_json::Value>(&arguments).unwrap());
+        }
+    }
+}

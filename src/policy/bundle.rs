@@ -1,0 +1,138 @@
+//! All that one gateway must know, accepted and in one document.
+//!
+//! In: a server, its policies and what else belongs to it, specs verbatim. Out: JSON with a revision that two bundles share
+//! exactly if they say the same. Must not do: hold Secret values, or judge the policies; that is the compiler's.
+
+use super::canonical;
+use crate::api::{policy::McpPolicySpec, server::McpServerSpec};
+use serde::{Deserialize, Serialize};
+
+/// The format that this release writes. It reads this one and none newer.
+pub const FORMAT: u32 = 1;
+
+/// One server with everything that its gateways enforce.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bundle {
+    /// Version of this layout.
+    pub format: u32,
+    /// Grows with every write: a gateway refuses a bundle older than the one in force.
+    pub sequence: u64,
+    /// SHA-256 of the canonical form without `revision` and `sequence`, in hexadecimal.
+    pub revision: String,
+    /// The server.
+    pub server: BundleServer,
+    /// Accepted policies that target it.
+    #[serde(default)]
+    pub policies: Vec<BundlePolicy>,
+    /// Policies that target it and were never accepted: while there is one, every call is denied.
+    #[serde(default)]
+    pub blocked: Vec<Blocked>,
+    /// Keys of token issuers, by issuer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<serde_json::Value>,
+    /// SHA-256 of the bearer that may read the gateway's report, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report_token_sha256: Option<String>,
+}
+
+/// The server of a bundle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BundleServer {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID, under which counters and approvals are kept.
+    pub uid: String,
+    /// Its spec, verbatim.
+    pub spec: McpServerSpec,
+}
+
+/// An accepted policy of a bundle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BundlePolicy {
+    /// Its namespace; another than the server's for guardrails.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// The generation of the spec.
+    pub generation: i64,
+    /// Its spec, verbatim.
+    pub spec: McpPolicySpec,
+}
+
+/// A policy that was never accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Blocked {
+    /// The policy, as namespace/name.
+    pub policy: String,
+    /// Why it was not accepted.
+    pub message: String,
+}
+
+/// Why a document is no bundle that can be enforced.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// Not the JSON of a bundle.
+    #[error("the bundle cannot be read: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Written by a newer release.
+    #[error(
+        "the bundle has format {0} and this release reads up to {FORMAT}: upgrade the gateway first"
+    )]
+    Format(u32),
+    /// Damaged on its way.
+    #[error("the bundle says revision {said} and its content has {found}: write it again")]
+    Revision {
+        /// What it says.
+        said: String,
+        /// What it is.
+        found: String,
+    },
+}
+
+impl Bundle {
+    /// Reads a bundle; one that is damaged or newer than this release is refused.
+    ///
+    /// The revision is taken over the text's own content, so that fields which this release does not know count too.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BundleError> {
+        let value: serde_json::Value = serde_json::from_slice(bytes)?;
+        let found = revision(value.clone());
+        let bundle: Bundle = serde_json::from_value(value)?;
+        if bundle.format == 0 || bundle.format > FORMAT {
+            return Err(BundleError::Format(bundle.format));
+        }
+        if found != bundle.revision {
+            return Err(BundleError::Revision {
+                said: bundle.revision,
+                found,
+            });
+        }
+        Ok(bundle)
+    }
+
+    /// A bundle with its revision filled in.
+    pub fn sealed(mut self) -> Result<Self, BundleError> {
+        self.revision = self.computed_revision()?;
+        Ok(self)
+    }
+
+    /// The revision of what the bundle says now.
+    pub fn computed_revision(&self) -> Result<String, BundleError> {
+        Ok(revision(serde_json::to_value(self)?))
+    }
+}
+
+fn revision(mut bundle: serde_json::Value) -> String {
+    if let Some(object) = bundle.as_object_mut() {
+        object.remove("revision");
+        object.remove("sequence");
+    }
+    canonical::hex(&canonical::sha256(canonical::plain(&bundle).as_bytes()))
+}

@@ -1,0 +1,148 @@
+//! Conditions and costs: CEL, compiled when a policy is accepted.
+//!
+//! In: an expression's text. Out: a [`Condition`] or [`Cost`] that can be run over a call, or a [`Fault`] with its place. The
+//! language is the Common Expression Language, made strict where leniency would let a call slip past a rule: `==`, `!=` and
+//! `in` between different kinds are errors, unknown names are refused before acceptance, work and memory are bounded. Must
+//! not do: decide what an error means for a rule.
+
+mod eval;
+mod ir;
+mod lex;
+mod lower;
+mod parse;
+#[cfg(test)]
+mod tests;
+mod time;
+mod value;
+
+pub use eval::{Env, EvalError};
+pub use value::Args;
+
+use super::diagnostic::Position;
+use eval::{Fuel, Run};
+use ir::{Expr, Kind};
+use value::Val;
+
+/// Bytes that an expression may have.
+pub const MAX_SOURCE: usize = 4 * 1024;
+/// Levels that an expression may nest.
+pub const MAX_DEPTH: usize = 64;
+
+/// Why an expression is refused, at which byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    at: usize,
+    /// What is wrong and what to write.
+    pub message: String,
+}
+
+impl Fault {
+    fn new(at: usize, message: impl Into<String>) -> Self {
+        Self {
+            at,
+            message: message.into(),
+        }
+    }
+
+    /// Line and column in the source that was compiled.
+    pub fn position(&self, source: &str) -> Position {
+        let before = source.get(..self.at).unwrap_or(source);
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Position {
+            line: number(before.matches('\n').count() + 1),
+            column: number(before[line_start..].chars().count() + 1),
+        }
+    }
+}
+
+/// A compiled boolean expression.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    expr: Expr,
+    reads_args: bool,
+}
+
+impl Condition {
+    /// Compiles a `when`.
+    pub fn compile(source: &str) -> Result<Self, Fault> {
+        let (expr, reads_args) = compile(source, |kind| kind == Kind::Bool, "true or false")?;
+        Ok(Self { expr, reads_args })
+    }
+
+    /// Whether the answer can depend on the call's arguments.
+    pub fn reads_args(&self) -> bool {
+        self.reads_args
+    }
+
+    /// Whether the condition holds.
+    pub fn holds(&self, env: &Env<'_>) -> Result<bool, EvalError> {
+        match run(&self.expr, env)? {
+            Val::Bool(value) => Ok(value),
+            other => Err(EvalError::new(format!(
+                "the condition gives {}, not a boolean",
+                other.kind().name()
+            ))),
+        }
+    }
+}
+
+/// A compiled expression for the units of a call.
+#[derive(Clone, Debug)]
+pub struct Cost {
+    expr: Expr,
+    reads_args: bool,
+}
+
+impl Cost {
+    /// Compiles a `cost`.
+    pub fn compile(source: &str) -> Result<Self, Fault> {
+        let integer = |kind| matches!(kind, Kind::Int | Kind::Uint);
+        let (expr, reads_args) = compile(source, integer, "an integer")?;
+        Ok(Self { expr, reads_args })
+    }
+
+    /// Whether the units can depend on the call's arguments.
+    pub fn reads_args(&self) -> bool {
+        self.reads_args
+    }
+
+    /// The units of the call.
+    pub fn units(&self, env: &Env<'_>) -> Result<u64, EvalError> {
+        match run(&self.expr, env)? {
+            Val::Int(value) => {
+                u64::try_from(value).map_err(|_| EvalError::fixed("the cost is negative"))
+            }
+            Val::Uint(value) => Ok(value),
+            other => Err(EvalError::new(format!(
+                "the cost is {}, not an integer",
+                other.kind().name()
+            ))),
+        }
+    }
+}
+
+fn compile(source: &str, fits: fn(Kind) -> bool, wanted: &str) -> Result<(Expr, bool), Fault> {
+    let tree = parse::parse(source)?;
+    let mut lowering = lower::Lowering::new();
+    let (expr, kind) = lowering.lower(&tree)?;
+    match kind {
+        Some(kind) if !fits(kind) => Err(Fault::new(
+            tree.at,
+            format!(
+                "the expression gives {} and must give {wanted}",
+                kind.name()
+            ),
+        )),
+        _ => Ok((expr, lowering.reads_args)),
+    }
+}
+
+fn run<'a>(expr: &'a Expr, env: &'a Env<'a>) -> Result<Val<'a>, EvalError> {
+    Run {
+        env,
+        fuel: Fuel::full(),
+        local: None,
+    }
+    .eval(expr)
+}

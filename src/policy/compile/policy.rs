@@ -1,0 +1,604 @@
+//! One policy to compiled rules.
+
+use super::Owner;
+use crate::api::policy::{
+    Action, McpPolicySpec, Mode, PromptRule, ResourceRule, Rule as Written, Scope,
+};
+use crate::policy::check::{Condition, Cost, Fault};
+use crate::policy::decision::Counter;
+use crate::policy::diagnostic::{Diagnostic, Level};
+use crate::policy::matcher::{Glob, Globs, grant_glob, uri_fault};
+use crate::policy::program::{Limit, NameRule, Rule, Selector};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+const MAX_RULES: usize = 256;
+const MAX_LIMITS: usize = 16;
+const MAX_NAME: usize = 63;
+const MAX_REASON: usize = 1_024;
+const MAX_UNITS: i64 = 1_000_000_000;
+const SECOND: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(31 * 86_400);
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+#[derive(Default)]
+pub(super) struct Compiled {
+    pub rules: Vec<Rule>,
+    pub prompts: Vec<NameRule>,
+    pub resources: Vec<NameRule>,
+}
+
+impl Compiled {
+    pub fn append(&mut self, other: Compiled) {
+        self.rules.extend(other.rules);
+        self.prompts.extend(other.prompts);
+        self.resources.extend(other.resources);
+    }
+
+    /// Order of attribution.
+    pub fn sort(&mut self) {
+        self.rules.sort_by(|a, b| a.id.cmp(&b.id));
+        self.prompts.sort_by(|a, b| a.id.cmp(&b.id));
+        self.resources.sort_by(|a, b| a.id.cmp(&b.id));
+    }
+}
+
+/// Collects the findings about one rule.
+struct Scribe<'a> {
+    owner: &'a Owner<'a>,
+    rule: Option<String>,
+    base: String,
+    findings: &'a mut Vec<Diagnostic>,
+}
+
+impl Scribe<'_> {
+    fn error(&mut self, field: &str, message: impl Into<String>) {
+        self.push(Level::Error, field, message);
+    }
+
+    fn warn(&mut self, field: &str, message: impl Into<String>) {
+        self.push(Level::Warning, field, message);
+    }
+
+    fn push(&mut self, level: Level, field: &str, message: impl Into<String>) {
+        let path = if field.is_empty() {
+            self.base.clone()
+        } else {
+            format!("{}.{field}", self.base)
+        };
+        self.findings.push(
+            self.owner
+                .finding(level, self.rule.as_deref(), path, None, message),
+        );
+    }
+
+    fn fault(&mut self, field: &str, source: &str, fault: Fault) {
+        let path = format!("{}.{field}", self.base);
+        let position = Some(fault.position(source));
+        self.findings.push(self.owner.finding(
+            Level::Error,
+            self.rule.as_deref(),
+            path,
+            position,
+            fault.message,
+        ));
+    }
+
+    fn globs(
+        &mut self,
+        field: &str,
+        patterns: &[String],
+        make: fn(&str) -> Result<Glob, String>,
+    ) -> Vec<Glob> {
+        let mut globs = Vec::with_capacity(patterns.len());
+        for (i, pattern) in patterns.iter().enumerate() {
+            match make(pattern) {
+                Ok(glob) => globs.push(glob),
+                Err(message) => self.error(&format!("{field}[{i}]"), message),
+            }
+        }
+        globs
+    }
+
+    fn callers(&mut self, callers: &[String], except: &[String]) -> Globs {
+        let globs = Globs {
+            any_of: self.globs("callers", callers, grant_glob),
+            except: self.globs("exceptCallers", except, grant_glob),
+        };
+        if globs.is_never() && (!callers.is_empty() || !except.is_empty()) {
+            self.warn(
+                "exceptCallers",
+                "every caller is excepted, so this rule can never match",
+            );
+        }
+        globs
+    }
+}
+
+pub(super) fn compile(
+    owner: &Owner<'_>,
+    server: &Arc<str>,
+    server_audits: bool,
+    spec: &McpPolicySpec,
+    findings: &mut Vec<Diagnostic>,
+) -> Compiled {
+    let mut top = Scribe {
+        owner,
+        rule: None,
+        base: "spec".to_owned(),
+        findings,
+    };
+    targets(spec, &mut top);
+    for unknown in spec.unknown_fields() {
+        let rule = rule_of(spec, &unknown.path);
+        let finding = owner.finding(
+            Level::Error,
+            rule,
+            unknown.path.clone(),
+            None,
+            "there is no such field; correct its spelling or remove it, as a misspelt key must not loosen a rule",
+        );
+        top.findings.push(finding);
+    }
+    for (field, count) in [
+        ("rules", spec.rules.len()),
+        ("prompts", spec.prompts.len()),
+        ("resources", spec.resources.len()),
+    ] {
+        if count > MAX_RULES {
+            top.error(field, format!("there are {count} rules and there may be {MAX_RULES}; split them over two policies"));
+        }
+    }
+    let audit = spec.mode() == Mode::Audit;
+    let mut counters = BTreeMap::new();
+    let mut names = BTreeSet::new();
+    let mut compiled = Compiled::default();
+    for (i, rule) in spec.rules.iter().enumerate() {
+        let mut scribe = Scribe {
+            owner,
+            rule: Some(rule.name.clone()),
+            base: format!("spec.rules[{i}]"),
+            findings: &mut *findings,
+        };
+        name(&rule.name, &mut names, &mut scribe);
+        let context = Context {
+            server,
+            shadow: audit || server_audits,
+            audit,
+        };
+        compiled
+            .rules
+            .extend(tool_rule(rule, &context, &mut counters, &mut scribe));
+    }
+    names.clear();
+    for (i, rule) in spec.prompts.iter().enumerate() {
+        let mut scribe = Scribe {
+            owner,
+            rule: Some(rule.name.clone()),
+            base: format!("spec.prompts[{i}]"),
+            findings: &mut *findings,
+        };
+        name(&rule.name, &mut names, &mut scribe);
+        compiled.prompts.push(prompt_rule(rule, audit, &mut scribe));
+    }
+    names.clear();
+    for (i, rule) in spec.resources.iter().enumerate() {
+        let mut scribe = Scribe {
+            owner,
+            rule: Some(rule.name.clone()),
+            base: format!("spec.resources[{i}]"),
+            findings: &mut *findings,
+        };
+        name(&rule.name, &mut names, &mut scribe);
+        compiled
+            .resources
+            .push(resource_rule(rule, audit, &mut scribe));
+    }
+    compiled
+}
+
+/// The rule that a path such as `spec.rules[2].tools.nmaes` lies in.
+fn rule_of<'s>(spec: &'s McpPolicySpec, path: &str) -> Option<&'s str> {
+    let (list, rest) = path.strip_prefix("spec.")?.split_once('[')?;
+    let index: usize = rest.split_once(']')?.0.parse().ok()?;
+    match list {
+        "rules" => spec.rules.get(index).map(|rule| rule.name.as_str()),
+        "prompts" => spec.prompts.get(index).map(|rule| rule.name.as_str()),
+        "resources" => spec.resources.get(index).map(|rule| rule.name.as_str()),
+        _ => None,
+    }
+}
+
+fn targets(spec: &McpPolicySpec, scribe: &mut Scribe<'_>) {
+    match (spec.target_refs.as_slice(), &spec.target_selector) {
+        ([], None) => scribe.error(
+            "targetRefs",
+            "the policy has no target; write targetRefs or targetSelector",
+        ),
+        ([_, ..], Some(_)) => scribe.error(
+            "targetSelector",
+            "write targetRefs or targetSelector, not both",
+        ),
+        _ => {}
+    }
+    for (i, target) in spec.target_refs.iter().enumerate() {
+        let at = |field: &str| format!("targetRefs[{i}].{field}");
+        if target.group != crate::api::GROUP {
+            scribe.error(&at("group"), format!("write {}", crate::api::GROUP));
+        }
+        if target.kind != "McpServer" {
+            scribe.error(
+                &at("kind"),
+                "write McpServer; policies have no other targets",
+            );
+        }
+        if target.name.is_empty() {
+            scribe.error(&at("name"), "write the name of an McpServer");
+        }
+    }
+}
+
+/// Names end up in messages, metrics and statuses, and those in parentheses are taken.
+fn name<'r>(name: &'r str, names: &mut BTreeSet<&'r str>, scribe: &mut Scribe<'_>) {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(allowed) {
+        scribe.error(
+            "name",
+            format!("a name has 1 to {MAX_NAME} letters, digits, `-`, `_` or `.`"),
+        );
+    }
+    if !names.insert(name) {
+        scribe.error(
+            "name",
+            format!("the name {name:?} is used twice in this list; rename one of the rules"),
+        );
+    }
+}
+
+fn reason(text: Option<&String>, scribe: &mut Scribe<'_>) -> Option<Arc<str>> {
+    let text = text?;
+    if text.len() > MAX_REASON || text.chars().any(|c| c.is_control() && c != '\n') {
+        scribe.error(
+            "reason",
+            format!("a reason is text of at most {MAX_REASON} bytes without control characters"),
+        );
+    }
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.into())
+}
+
+struct Context<'a> {
+    server: &'a Arc<str>,
+    /// Counters count in the shadow only.
+    shadow: bool,
+    audit: bool,
+}
+
+fn tool_rule(
+    rule: &Written,
+    context: &Context<'_>,
+    counters: &mut BTreeMap<String, Arc<Counter>>,
+    scribe: &mut Scribe<'_>,
+) -> Option<Rule> {
+    let names = Globs {
+        any_of: scribe.globs("tools.names", &rule.tools.names, |text| {
+            Glob::try_from(text)
+        }),
+        except: scribe.globs("tools.exceptNames", &rule.tools.except_names, |text| {
+            Glob::try_from(text)
+        }),
+    };
+    if names.is_never() {
+        scribe.warn(
+            "tools.exceptNames",
+            "every name is excepted, so this rule can never match",
+        );
+    }
+    let selector = Selector {
+        names,
+        risks: rule.tools.risks.clone(),
+        min_severity: rule.tools.min_severity,
+    };
+    if rule.tools.names.is_empty() && selector.risks.is_empty() && selector.min_severity.is_none() {
+        scribe.warn(
+            "tools",
+            "this selects every tool; write names: [\"*\"] if that is meant",
+        );
+    }
+    let callers = scribe.callers(&rule.callers, &rule.except_callers);
+    let when = rule
+        .when
+        .as_deref()
+        .and_then(|source| match Condition::compile(source) {
+            Ok(condition) => Some(condition),
+            Err(fault) => {
+                scribe.fault("when", source, fault);
+                None
+            }
+        });
+    if rule.action == Action::Hide && when.as_ref().is_some_and(Condition::reads_args) {
+        scribe.error(
+            "when",
+            "a Hide rule cannot look at args, as a list of tools has none; use Deny, or conditions over caller and tool",
+        );
+    }
+    let (expires_after, wait_up_to) = approval(rule, scribe);
+    let limits = limits(rule, context, counters, scribe);
+    let reads_args = when.as_ref().is_some_and(Condition::reads_args)
+        || limits
+            .iter()
+            .any(|limit| limit.cost.as_ref().is_some_and(Cost::reads_args));
+    // A condition that did not compile has been reported; the rule must not stand without it even so.
+    if rule.when.is_some() && when.is_none() {
+        return None;
+    }
+    Some(Rule {
+        id: scribe.owner.rule(&rule.name),
+        audit: context.audit,
+        selector,
+        callers,
+        when,
+        action: rule.action,
+        limits,
+        expires_after,
+        wait_up_to,
+        reason: reason(rule.reason.as_ref(), scribe),
+        reads_args,
+    })
+}
+
+fn approval(rule: &Written, scribe: &mut Scribe<'_>) -> (Duration, Duration) {
+    if rule.approval.is_some() && rule.action != Action::RequireApproval {
+        scribe.error(
+            "approval",
+            "only a rule with action: RequireApproval has approval settings; remove them",
+        );
+    }
+    let settings = rule.approval.clone().unwrap_or_default();
+    let mut read = |field: &str,
+                    text: crate::api::DurationString,
+                    range: std::ops::RangeInclusive<Duration>,
+                    hint: &str| {
+        match text.parse() {
+            Ok(duration) if range.contains(&duration) => duration,
+            Ok(_) => {
+                scribe.error(field, format!("{text} is out of range; write {hint}"));
+                Duration::ZERO
+            }
+            Err(error) => {
+                scribe.error(field, error.to_string());
+                Duration::ZERO
+            }
+        }
+    };
+    let expires = read(
+        "approval.expiresAfter",
+        settings.expires_after(),
+        SECOND..=LONGEST,
+        "1s to 31d",
+    );
+    let wait = read(
+        "approval.waitUpTo",
+        settings.wait_up_to(),
+        Duration::ZERO..=LONGEST_WAIT,
+        "0s to 10m",
+    );
+    (expires, wait)
+}
+
+fn limits(
+    rule: &Written,
+    context: &Context<'_>,
+    counters: &mut BTreeMap<String, Arc<Counter>>,
+    scribe: &mut Scribe<'_>,
+) -> Vec<Limit> {
+    if !rule.limits.is_empty() && !matches!(rule.action, Action::Allow | Action::RequireApproval) {
+        scribe.error(
+            "limits",
+            format!("a rule with action: {} lets nothing through that could be counted; remove the limits", rule.action),
+        );
+    }
+    if rule.limits.len() > MAX_LIMITS {
+        scribe.error(
+            "limits",
+            format!(
+                "there are {} limits and there may be {MAX_LIMITS}",
+                rule.limits.len()
+            ),
+        );
+    }
+    let mut seen = BTreeSet::new();
+    let mut compiled = Vec::new();
+    for (j, limit) in rule.limits.iter().enumerate() {
+        let at = |field: &str| format!("limits[{j}].{field}");
+        if limit.counter.is_empty()
+            || limit.counter.len() > MAX_NAME
+            || limit.counter.chars().any(char::is_control)
+        {
+            scribe.error(
+                &at("counter"),
+                format!("a counter's name has 1 to {MAX_NAME} characters"),
+            );
+        }
+        if !seen.insert(&limit.counter) {
+            scribe.error(
+                &at("counter"),
+                format!("this rule names the counter {:?} twice", limit.counter),
+            );
+        }
+        if !(1..=MAX_UNITS).contains(&limit.max) {
+            scribe.error(
+                &at("max"),
+                format!("{} is out of range; write 1 to {MAX_UNITS}", limit.max),
+            );
+        }
+        let window = match limit.window.parse() {
+            Ok(window) if (SECOND..=LONGEST).contains(&window) => window,
+            Ok(_) => {
+                scribe.error(
+                    &at("window"),
+                    format!("{} is out of range; write 1s to 31d", limit.window),
+                );
+                continue;
+            }
+            Err(error) => {
+                scribe.error(&at("window"), error.to_string());
+                continue;
+            }
+        };
+        let counter = Counter {
+            server: Arc::clone(context.server),
+            namespace: scribe.owner.namespace.to_owned(),
+            policy: scribe.owner.name.to_owned(),
+            name: limit.counter.clone(),
+            max: u64::try_from(limit.max).unwrap_or_default(),
+            window,
+            window_text: limit.window.to_string(),
+            scope: limit.scope(),
+            shadow: context.shadow,
+        };
+        let counter = match counters.get(&limit.counter) {
+            None => {
+                let counter = Arc::new(counter);
+                counters.insert(limit.counter.clone(), Arc::clone(&counter));
+                counter
+            }
+            Some(other) => {
+                if (other.max, other.window, other.scope)
+                    != (counter.max, counter.window, counter.scope)
+                {
+                    scribe.error(
+                        &at("counter"),
+                        format!(
+                            "the counter {:?} is {} per {} and {:?} in one rule, {} per {} and {:?} here; rules that share a \
+                             counter must agree, or name two counters",
+                            limit.counter, other.max, other.window_text, other.scope, counter.max, counter.window_text,
+                            counter.scope
+                        ),
+                    );
+                }
+                Arc::clone(other)
+            }
+        };
+        let cost = match limit
+            .cost
+            .as_deref()
+            .map(|source| (source, Cost::compile(source)))
+        {
+            None => None,
+            Some((_, Ok(cost))) => Some(cost),
+            Some((source, Err(fault))) => {
+                scribe.fault(&at("cost"), source, fault);
+                continue;
+            }
+        };
+        compiled.push(Limit { counter, cost });
+    }
+    let session = rule
+        .limits
+        .iter()
+        .any(|limit| limit.scope() == Scope::Session);
+    if session
+        && rule
+            .limits
+            .iter()
+            .all(|limit| limit.scope() == Scope::Session)
+    {
+        scribe.warn(
+            "limits",
+            "a client can open another session and start anew; add a limit with scope: Grant",
+        );
+    }
+    compiled
+}
+
+fn only_plain(action: Action, scribe: &mut Scribe<'_>) {
+    if action == Action::RequireApproval {
+        scribe.error("action", "approval is for tools; write Hide, Deny or Allow");
+    }
+}
+
+fn prompt_rule(rule: &PromptRule, audit: bool, scribe: &mut Scribe<'_>) -> NameRule {
+    only_plain(rule.action, scribe);
+    if rule.names.is_empty() {
+        scribe.error(
+            "names",
+            "write the names that the rule is for, or [\"*\"] for all",
+        );
+    }
+    let names = Globs {
+        any_of: scribe.globs("names", &rule.names, |text| Glob::try_from(text)),
+        except: scribe.globs("exceptNames", &rule.except_names, |text| {
+            Glob::try_from(text)
+        }),
+    };
+    name_rule(
+        &rule.name,
+        audit,
+        rule.action,
+        names,
+        (&rule.callers, &rule.except_callers),
+        rule.reason.as_ref(),
+        scribe,
+    )
+}
+
+fn resource_rule(rule: &ResourceRule, audit: bool, scribe: &mut Scribe<'_>) -> NameRule {
+    only_plain(rule.action, scribe);
+    if rule.uris.is_empty() {
+        scribe.error(
+            "uris",
+            "write the URIs that the rule is for, or [\"*\"] for all",
+        );
+    }
+    let names = Globs {
+        any_of: scribe.globs("uris", &rule.uris, uri_glob),
+        except: scribe.globs("exceptUris", &rule.except_uris, uri_glob),
+    };
+    name_rule(
+        &rule.name,
+        audit,
+        rule.action,
+        names,
+        (&rule.callers, &rule.except_callers),
+        rule.reason.as_ref(),
+        scribe,
+    )
+}
+
+/// A pattern over URIs; one that only refused URIs could match would silently be for nothing.
+fn uri_glob(text: &str) -> Result<Glob, String> {
+    let glob = Glob::try_from(text)?;
+    match uri_fault(&glob.sample()) {
+        Some(fault) => Err(format!(
+            "no request can match {text:?}, as such URIs are refused: {fault}"
+        )),
+        None => Ok(glob),
+    }
+}
+
+fn name_rule(
+    name: &str,
+    audit: bool,
+    action: Action,
+    names: Globs,
+    (callers, except_callers): (&[String], &[String]),
+    text: Option<&String>,
+    scribe: &mut Scribe<'_>,
+) -> NameRule {
+    if names.is_never() {
+        scribe.warn("", "everything is excepted, so this rule can never match");
+    }
+    let callers = scribe.callers(callers, except_callers);
+    NameRule {
+        id: scribe.owner.rule(name),
+        audit,
+        names,
+        callers,
+        action,
+        reason: reason(text, scribe),
+    }
+}

@@ -1,0 +1,118 @@
+//! What a server's spec says of tools, checked; and what of it a gateway of this release cannot do.
+
+use crate::api::server::{Catalog, McpServerSpec};
+use crate::policy::diagnostic::{Diagnostic, Level};
+use std::collections::BTreeSet;
+
+fn finding(level: Level, path: impl Into<String>, message: impl Into<String>) -> Diagnostic {
+    Diagnostic {
+        level,
+        policy: None,
+        rule: None,
+        path: path.into(),
+        position: None,
+        message: message.into(),
+    }
+}
+
+pub(super) fn check(spec: &McpServerSpec, findings: &mut Vec<Diagnostic>) {
+    for unknown in spec.unknown_fields() {
+        findings.push(finding(
+            Level::Error,
+            unknown.path,
+            "there is no such field; correct its spelling or remove it, as a misspelt key must not loosen anything",
+        ));
+    }
+    let mut names = BTreeSet::new();
+    for (i, tool) in spec.tools.iter().enumerate() {
+        let at = |field: &str| format!("spec.tools[{i}].{field}");
+        if tool.name.is_empty() {
+            findings.push(finding(
+                Level::Error,
+                at("name"),
+                "write the name of a tool",
+            ));
+        }
+        if !names.insert(&tool.name) {
+            findings.push(finding(
+                Level::Error,
+                at("name"),
+                format!(
+                    "the tool {:?} is listed twice; put both into one entry",
+                    tool.name
+                ),
+            ));
+        }
+        if let Some(digest) = &tool.definition_digest
+            && !digest.strip_prefix("sha256:").is_some_and(|hex| {
+                hex.len() == 64
+                    && hex
+                        .bytes()
+                        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            })
+        {
+            findings.push(finding(
+                Level::Error,
+                at("definitionDigest"),
+                "write sha256: and 64 lower-case hexadecimal digits, as the status of the server shows them",
+            ));
+        }
+        for (j, pointer) in tool.redact.iter().enumerate() {
+            if !is_pointer(pointer) {
+                findings.push(finding(
+                    Level::Error,
+                    at(&format!("redact[{j}]")),
+                    format!("{pointer:?} is no JSON pointer; write a path from the arguments, for example /description"),
+                ));
+            }
+        }
+        if tool.severity.is_some() && tool.risk.is_none() && spec.catalog() == Catalog::None {
+            findings.push(finding(
+                Level::Error,
+                at("severity"),
+                "a severity needs a risk class where there is no catalogue; write risk too",
+            ));
+        }
+    }
+}
+
+/// RFC 6901, without the empty pointer: that would redact everything, which `audit.arguments: None` says better.
+fn is_pointer(text: &str) -> bool {
+    text.len() > 1
+        && text.starts_with('/')
+        && !text.chars().any(char::is_control)
+        && text
+            .match_indices('~')
+            .all(|(at, _)| matches!(text.as_bytes().get(at + 1), Some(b'0' | b'1')))
+}
+
+/// What this release cannot do yet; a gateway that meets it refuses to start rather than ignore it.
+pub fn unsupported(spec: &McpServerSpec) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let mut add = |path: &str, message: &str| found.push(finding(Level::Error, path, message));
+    if let Some(authentication) = &spec.authentication {
+        if authentication.service_accounts.is_some() {
+            add(
+                "spec.authentication.serviceAccounts",
+                "this release does not check service account tokens yet; remove it and use apiKeys",
+            );
+        }
+        if !authentication.jwt.is_empty() {
+            add(
+                "spec.authentication.jwt",
+                "this release does not check JSON Web Tokens yet; remove it and use apiKeys",
+            );
+        }
+    }
+    if spec
+        .counters
+        .as_ref()
+        .is_some_and(|counters| counters.redis.is_some())
+    {
+        add(
+            "spec.counters.redis",
+            "this release cannot share counters over Redis yet; remove it and run one replica",
+        );
+    }
+    found
+}

@@ -1,0 +1,292 @@
+//! The words in which the engine is asked and answers.
+//!
+//! In: a [`Call`] by a [`Caller`]. Out: a [`Decision`] that carries all that the gateway needs to act on it. Must not do:
+//! know what any of this looks like on the wire.
+
+use crate::api::policy::Scope;
+use serde::Serialize;
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+
+/// Rule name under which default actions are attributed.
+pub const DEFAULT_RULE: &str = "(default)";
+/// Rule name under which a policy that was never accepted denies.
+pub const BLOCKED_RULE: &str = "(blocked)";
+/// Rule name for what the server's own configuration refuses: pins, duplicates, schemas.
+pub const INVENTORY_RULE: &str = "(inventory)";
+/// Policy name where no policy is involved.
+pub const NO_POLICY: &str = "(none)";
+
+/// A rule, with the policy that holds it. The order is that of attribution: namespace, name, rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleId {
+    /// Namespace of the policy.
+    pub namespace: String,
+    /// Name of the policy.
+    pub policy: String,
+    /// Name of the rule, or one of the names in parentheses.
+    pub rule: String,
+    /// Whether the policy is named with its namespace, as it is not in the server's own.
+    pub qualified: bool,
+}
+
+impl RuleId {
+    /// The policy as people are told: `name`, or `namespace/name` where it could be confused with another's.
+    pub fn policy_label(&self) -> Cow<'_, str> {
+        if self.qualified {
+            Cow::Owned(format!("{}/{}", self.namespace, self.policy))
+        } else {
+            Cow::Borrowed(&self.policy)
+        }
+    }
+}
+
+impl fmt::Display for RuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "policy {}, rule {}", self.policy_label(), self.rule)
+    }
+}
+
+/// How a caller was recognized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CallerKind {
+    /// A Kubernetes service account.
+    ServiceAccount,
+    /// A JWT of a configured provider.
+    Jwt,
+    /// A named API key.
+    Key,
+    /// No credential.
+    Anonymous,
+}
+
+impl CallerKind {
+    /// The value of `caller.kind`, equal to the prefix of the grant's name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            CallerKind::ServiceAccount => "serviceaccount",
+            CallerKind::Jwt => "jwt",
+            CallerKind::Key => "key",
+            CallerKind::Anonymous => "anonymous",
+        }
+    }
+}
+
+/// Who calls.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Caller {
+    /// `serviceaccount:<ns>/<name>`, `jwt:<provider>/<claim>`, `key:<name>` or `anonymous`.
+    pub grant: String,
+    /// How the caller was recognized.
+    pub kind: CallerKind,
+    /// Groups of the identity.
+    pub groups: Vec<String>,
+    /// Claims of its token.
+    pub claims: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Caller {
+    /// Who calls without a credential.
+    pub fn anonymous() -> Self {
+        Self {
+            grant: "anonymous".to_owned(),
+            kind: CallerKind::Anonymous,
+            groups: Vec::new(),
+            claims: Default::default(),
+        }
+    }
+
+    /// The holder of a named API key.
+    pub fn key(name: &str) -> Self {
+        Self {
+            grant: format!("key:{name}"),
+            kind: CallerKind::Key,
+            ..Self::anonymous()
+        }
+    }
+}
+
+/// One call of a tool.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Name of the tool.
+    pub tool: &'a str,
+    /// The arguments as they came, one JSON object; empty if the call has none.
+    pub arguments: &'a [u8],
+    /// Who calls.
+    pub caller: &'a Caller,
+    /// The session, "" without one.
+    pub session: &'a str,
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Outcome {
+    /// Forward it, once its charges are reserved.
+    Allow,
+    /// Forward it once a person has approved it, and its charges are reserved.
+    RequireApproval,
+    /// The arguments are not as the tool's schema says. Not a violation.
+    BadArguments,
+    /// Refuse it and say why.
+    Deny(Denial),
+    /// The tool exists, but not for this caller: answer as if it did not.
+    Hide,
+    /// There is no such tool. Not a violation.
+    Unknown,
+}
+
+/// Why a call is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Denial {
+    /// A Deny rule, or a default of Deny.
+    Rule,
+    /// The tool is visible, but no rule allows these arguments.
+    NotAllowed,
+    /// The condition of an Allow rule could not be evaluated.
+    ConditionError,
+    /// The cost of a limit could not be evaluated, or is no count.
+    CostError,
+    /// A policy for this server was never accepted.
+    Blocked,
+    /// No Enforce policy is in force for this server.
+    NoPolicy,
+}
+
+impl Outcome {
+    /// How strict the outcome is; shadows are recorded where theirs is stricter.
+    pub fn strictness(self) -> u8 {
+        match self {
+            Outcome::Allow => 0,
+            Outcome::RequireApproval => 1,
+            Outcome::BadArguments => 2,
+            Outcome::Deny(_) => 3,
+            Outcome::Hide | Outcome::Unknown => 4,
+        }
+    }
+
+    /// Whether answering this is counted as a violation: bad arguments and unknown names are not.
+    pub fn is_violation(self) -> bool {
+        matches!(
+            self,
+            Outcome::RequireApproval | Outcome::Deny(_) | Outcome::Hide
+        )
+    }
+}
+
+/// A counter, as the rules of one policy share it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Counter {
+    /// UID of the server.
+    pub server: Arc<str>,
+    /// Namespace of the policy.
+    pub namespace: String,
+    /// Name of the policy.
+    pub policy: String,
+    /// Name of the counter.
+    pub name: String,
+    /// Units in any window.
+    pub max: u64,
+    /// Length of the window.
+    pub window: Duration,
+    /// The window as it was written, for messages.
+    pub window_text: String,
+    /// What has a counter of its own, as the policy says.
+    pub scope: Scope,
+    /// Counts calls in the shadow only. Never the same counter as an enforced one.
+    pub shadow: bool,
+}
+
+/// What a count is kept under: server UID, policy, counter, scope and its value. Policy edits do not change it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CounterKey {
+    /// UID of the server.
+    pub server: Arc<str>,
+    /// Namespace of the policy.
+    pub namespace: String,
+    /// Name of the policy.
+    pub policy: String,
+    /// Name of the counter.
+    pub counter: String,
+    /// The scope; Session counts as Grant where there is no session.
+    pub scope: Scope,
+    /// Value of the scope: the grant, the session, or "" for the server.
+    pub value: String,
+    /// Whether this is the count of shadow decisions.
+    pub shadow: bool,
+}
+
+/// Units to reserve before the call is forwarded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Charge {
+    /// The counter's settings.
+    pub counter: Arc<Counter>,
+    /// Session where the policy says so and there is one, else as the policy says.
+    pub scope: Scope,
+    /// Value of the scope.
+    pub value: String,
+    /// Units, at least 1.
+    pub cost: u64,
+    /// The smallest rule that asks for it.
+    pub by: Arc<RuleId>,
+}
+
+impl Charge {
+    /// What the count is kept under.
+    pub fn key(&self) -> CounterKey {
+        CounterKey {
+            server: Arc::clone(&self.counter.server),
+            namespace: self.counter.namespace.clone(),
+            policy: self.counter.policy.clone(),
+            counter: self.counter.name.clone(),
+            scope: self.scope,
+            value: self.value.clone(),
+            shadow: self.counter.shadow,
+        }
+    }
+
+    /// Whether an exhausted counter refuses the call; otherwise it only counts as `audited`.
+    pub fn enforced(&self) -> bool {
+        !self.counter.shadow
+    }
+}
+
+/// What a call needs approval for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApprovalDemand {
+    /// All matching RequireApproval rules, in order of attribution.
+    pub rules: Vec<Arc<RuleId>>,
+    /// How long a request stays open: the shortest of the rules'.
+    pub expires_after: Duration,
+    /// How long the call is held: the shortest of the rules'.
+    pub wait_up_to: Duration,
+}
+
+/// What Enforce and Audit rules together would have done, where that is stricter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shadow {
+    /// What would have become of the call. It counts as `audited` if this is a violation and the call is forwarded.
+    pub outcome: Outcome,
+    /// The rule that would have decided.
+    pub by: Arc<RuleId>,
+    /// Why.
+    pub reason: Option<Arc<str>>,
+}
+
+/// What the engine says about a call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// What becomes of the call.
+    pub outcome: Outcome,
+    /// The smallest of the strictest matching rules; `(default)` and the like where there is none.
+    pub by: Arc<RuleId>,
+    /// What the agent is told: the rule's reason, or what went wrong.
+    pub reason: Option<Arc<str>>,
+    /// Units to reserve before the call is forwarded, shadow counters included. Empty unless allowed or approvable.
+    pub charges: Vec<Charge>,
+    /// Set with [`Outcome::RequireApproval`], and only then.
+    pub approval: Option<Box<ApprovalDemand>>,
+    /// What would have been done in Audit, where that is stricter than `outcome`.
+    pub shadow: Option<Box<Shadow>>,
+}

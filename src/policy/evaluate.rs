@@ -1,0 +1,647 @@
+//! One call to one decision.
+//!
+//! In: a [`Bound`], a [`Call`] and the time. Out: a [`Decision`]; the function is total. Rules combine without order: the
+//! strictest that matches wins, and the smallest name among equally strict ones is told. Must not do: let anything through
+//! that could not be evaluated.
+
+use super::check::{Args, Env, EvalError};
+use super::decision::{
+    ApprovalDemand, Call, Caller, Charge, Decision, Denial, Outcome, RuleId, Shadow,
+};
+use super::inventory::{Bound, Tool, shows};
+use super::program::{Default as DefaultRule, NameRule, Program, Rule};
+use crate::api::policy::{Action, DefaultAction, Scope};
+use crate::json;
+use jiff::Timestamp;
+use std::sync::Arc;
+
+/// The strictest that has been found for one set of policies.
+#[derive(Default)]
+struct Side<'p> {
+    found: Option<Found<'p>>,
+    /// A rule that could match with other arguments shows the tool.
+    may_show: bool,
+}
+
+struct Found<'p> {
+    outcome: Outcome,
+    by: &'p Arc<RuleId>,
+    reason: Option<Arc<str>>,
+}
+
+impl<'p> Side<'p> {
+    /// Rules come in order of attribution, so the first of equally strict ones stays; faults of the arguments may come out
+    /// of turn and are compared by name.
+    fn record(&mut self, outcome: Outcome, by: &'p Arc<RuleId>, reason: Option<&Arc<str>>) {
+        let better = match &self.found {
+            None => true,
+            Some(found) => {
+                let (old, new) = (found.outcome.strictness(), outcome.strictness());
+                new > old || (new == old && by < found.by)
+            }
+        };
+        if better {
+            self.found = Some(Found {
+                outcome,
+                by,
+                reason: reason.cloned(),
+            });
+        }
+    }
+
+    /// Whether the tool is hidden from the caller whatever the arguments.
+    fn hides(&self, default: &DefaultRule) -> bool {
+        match &self.found {
+            Some(found) => found.outcome == Outcome::Hide,
+            None => !self.may_show && default.action == DefaultAction::Hide,
+        }
+    }
+
+    fn finish(self, default: &'p DefaultRule) -> Found<'p> {
+        if let Some(found) = self.found {
+            return found;
+        }
+        let (outcome, reason) = match default.action {
+            DefaultAction::Allow => (Outcome::Allow, None),
+            DefaultAction::Deny => (Outcome::Deny(Denial::Rule), Some("no rule allows this")),
+            DefaultAction::Hide if self.may_show => (
+                Outcome::Deny(Denial::NotAllowed),
+                Some("no rule allows these arguments"),
+            ),
+            DefaultAction::Hide => (Outcome::Hide, None),
+        };
+        Found {
+            outcome,
+            by: &default.by,
+            reason: reason.map(Arc::from),
+        }
+    }
+}
+
+/// Which of a tool's rules match; on the stack for up to 256.
+#[derive(Default)]
+struct Bits {
+    first: [u64; 4],
+    more: Vec<u64>,
+}
+
+impl Bits {
+    fn set(&mut self, at: usize) {
+        let word = match at / 64 {
+            word @ 0..4 => self.first.get_mut(word),
+            word => {
+                if self.more.len() <= word - 4 {
+                    self.more.resize(word - 3, 0);
+                }
+                self.more.get_mut(word - 4)
+            }
+        };
+        if let Some(word) = word {
+            *word |= 1 << (at % 64);
+        }
+    }
+
+    fn get(&self, at: usize) -> bool {
+        let word = match at / 64 {
+            word @ 0..4 => self.first.get(word),
+            word => self.more.get(word - 4),
+        };
+        word.is_some_and(|word| word & (1 << (at % 64)) != 0)
+    }
+}
+
+/// What a rule says, once its selector and callers hold.
+pub(super) enum Verdict {
+    Matches,
+    DoesNot,
+    /// The condition of an Allow rule failed: the call is denied.
+    Failed(EvalError),
+}
+
+/// Asks the condition. An error in a restricting rule means that it matches; in an Allow rule it denies, as a broader Allow
+/// would otherwise admit the call without this rule's limits.
+pub(super) fn verdict(rule: &Rule, env: &Env<'_>) -> Verdict {
+    match rule.when.as_ref().map(|when| when.holds(env)) {
+        None | Some(Ok(true)) => Verdict::Matches,
+        Some(Ok(false)) => Verdict::DoesNot,
+        Some(Err(error)) if rule.action == Action::Allow => Verdict::Failed(error),
+        Some(Err(_)) => Verdict::Matches,
+    }
+}
+
+fn outcome_of(action: Action) -> Outcome {
+    match action {
+        Action::Allow => Outcome::Allow,
+        Action::RequireApproval => Outcome::RequireApproval,
+        Action::Deny => Outcome::Deny(Denial::Rule),
+        Action::Hide => Outcome::Hide,
+    }
+}
+
+struct Judgement<'p> {
+    enforced: Side<'p>,
+    both: Side<'p>,
+    matched: Bits,
+}
+
+impl<'p> Judgement<'p> {
+    fn record(&mut self, at: usize, rule: &'p Rule, verdict: Verdict) {
+        let failed;
+        let (outcome, reason) = match verdict {
+            Verdict::DoesNot => return,
+            Verdict::Matches => {
+                self.matched.set(at);
+                (outcome_of(rule.action), rule.reason.as_ref())
+            }
+            Verdict::Failed(error) => {
+                failed = Arc::from(format!("its condition could not be evaluated: {error}"));
+                (Outcome::Deny(Denial::ConditionError), Some(&failed))
+            }
+        };
+        self.push(rule.audit, outcome, &rule.id, reason);
+    }
+
+    fn push(
+        &mut self,
+        audit: bool,
+        outcome: Outcome,
+        by: &'p Arc<RuleId>,
+        reason: Option<&Arc<str>>,
+    ) {
+        if !audit {
+            self.enforced.record(outcome, by, reason);
+        }
+        self.both.record(outcome, by, reason);
+    }
+}
+
+impl Bound {
+    /// Decides a call.
+    pub fn evaluate(&self, call: &Call<'_>, now: Timestamp) -> Decision {
+        let decision = self.decide(call, now);
+        if self.program.audit {
+            forwarded(decision)
+        } else {
+            decision
+        }
+    }
+
+    /// Whether the tool is in the caller's list.
+    pub fn visible(&self, tool: &str, caller: &Caller, session: &str, now: Timestamp) -> bool {
+        if self.program.audit {
+            return true;
+        }
+        if self.program.closed.is_some() {
+            return false;
+        }
+        let Some(tool) = self.tool(tool).filter(|tool| tool.withheld.is_none()) else {
+            return false;
+        };
+        let env = env(tool, caller, session, now, Args::default());
+        let mut side = Side::default();
+        for (_, rule) in self
+            .applicable(tool, caller)
+            .filter(|(_, rule)| !rule.audit)
+        {
+            if rule.when_reads_args() {
+                side.may_show |= shows(rule.action);
+                continue;
+            }
+            match verdict(rule, &env) {
+                Verdict::DoesNot => {}
+                Verdict::Matches if rule.action == Action::Hide => return false,
+                Verdict::Matches | Verdict::Failed(_) => side.may_show = true,
+            }
+        }
+        !side.hides(&self.program.default)
+    }
+
+    /// Whether some caller can list the tool: tried with a sample of every caller that a rule names, taking conditions to
+    /// hold where they show it and not to where they hide it.
+    pub(super) fn visible_to_some(&self, tool: &Tool) -> bool {
+        if self.program.audit {
+            return true;
+        }
+        if self.program.closed.is_some() || tool.withheld.is_some() {
+            return false;
+        }
+        let enforced = || {
+            tool.rules
+                .iter()
+                .filter_map(|at| self.program.rules.get(*at as usize))
+                .filter(|rule| !rule.audit)
+        };
+        let named = enforced()
+            .flat_map(|rule| rule.callers.any_of.iter().chain(&rule.callers.except))
+            .map(|g| g.sample());
+        let usual = ["key:x", "serviceaccount:x/x", "jwt:x/x", "anonymous"].map(str::to_owned);
+        usual.into_iter().chain(named).take(256).any(|grant| {
+            let mut shown = self.program.default.action != DefaultAction::Hide;
+            for rule in enforced().filter(|rule| rule.callers.matches(&grant)) {
+                if rule.action == Action::Hide && rule.when.is_none() {
+                    return false;
+                }
+                shown |= shows(rule.action);
+            }
+            shown
+        })
+    }
+
+    /// The rules that select the tool and are for the caller, with their place among the tool's rules.
+    fn applicable<'s>(
+        &'s self,
+        tool: &'s Tool,
+        caller: &'s Caller,
+    ) -> impl Iterator<Item = (usize, &'s Rule)> {
+        tool.rules
+            .iter()
+            .enumerate()
+            .filter_map(|(at, rule)| Some((at, self.program.rules.get(*rule as usize)?)))
+            .filter(|(_, rule)| rule.callers.matches(&caller.grant))
+    }
+
+    fn decide(&self, call: &Call<'_>, now: Timestamp) -> Decision {
+        let program = &*self.program;
+        if let Some(closed) = &program.closed {
+            let denial = if closed.blocked {
+                Denial::Blocked
+            } else {
+                Denial::NoPolicy
+            };
+            return plain(
+                Outcome::Deny(denial),
+                &closed.by,
+                Some(Arc::clone(&closed.reason)),
+            );
+        }
+        let Some(tool) = self.tool(call.tool) else {
+            return plain(Outcome::Unknown, &program.inventory, None);
+        };
+        if let Some(withheld) = &tool.withheld {
+            return plain(
+                Outcome::Hide,
+                &program.inventory,
+                Some(withheld.describe().into()),
+            );
+        }
+        let mut judgement = Judgement {
+            enforced: Side::default(),
+            both: Side::default(),
+            matched: Bits::default(),
+        };
+        let without = env(tool, call.caller, call.session, now, Args::default());
+        // The smallest rule that reads arguments, of Enforce policies and of any.
+        let (mut reader, mut any_reader) = (None, None);
+        for (at, rule) in self.applicable(tool, call.caller) {
+            let reads = if rule.when_reads_args() {
+                if shows(rule.action) {
+                    judgement.both.may_show = true;
+                    judgement.enforced.may_show |= !rule.audit;
+                }
+                true
+            } else {
+                let verdict = verdict(rule, &without);
+                let holds = matches!(verdict, Verdict::Matches);
+                judgement.record(at, rule, verdict);
+                holds && rule.reads_args
+            };
+            if reads {
+                any_reader = any_reader.or(Some(rule));
+                reader = reader.or(Some(rule).filter(|rule| !rule.audit));
+            }
+        }
+        // A tool that the caller cannot see is answered before its arguments are looked at.
+        if judgement.enforced.hides(&program.default) {
+            return self.finish(call, tool, judgement, &without);
+        }
+        let Some(any_reader) = any_reader else {
+            return self.finish(call, tool, judgement, &without);
+        };
+        let raw = if call.arguments.is_empty() {
+            b"{}"
+        } else {
+            call.arguments
+        };
+        let parsed = json::parse(raw);
+        let misfit: Arc<str> = match parsed.as_ref().map(|value| tool.admit(value)) {
+            Ok(Ok(args)) => {
+                let with = Env { args, ..without };
+                for (at, rule) in self
+                    .applicable(tool, call.caller)
+                    .filter(|(_, rule)| rule.when_reads_args())
+                {
+                    judgement.record(at, rule, verdict(rule, &with));
+                }
+                return self.finish(call, tool, judgement, &with);
+            }
+            Ok(Err(misfit)) => misfit.0.into(),
+            Err(error) => format!("the arguments are not strict JSON: {error}").into(),
+        };
+        judgement
+            .both
+            .record(Outcome::BadArguments, &any_reader.id, Some(&misfit));
+        if let Some(reader) = reader {
+            judgement
+                .enforced
+                .record(Outcome::BadArguments, &reader.id, Some(&misfit));
+        }
+        self.finish(call, tool, judgement, &without)
+    }
+
+    fn finish<'p>(
+        &'p self,
+        call: &Call<'_>,
+        tool: &Tool,
+        judgement: Judgement<'p>,
+        env: &Env<'_>,
+    ) -> Decision {
+        let program = &*self.program;
+        let Judgement {
+            enforced,
+            both,
+            matched,
+        } = judgement;
+        let matching = || {
+            tool.rules
+                .iter()
+                .enumerate()
+                .filter(|(at, _)| matched.get(*at))
+                .filter_map(|(_, rule)| program.rules.get(*rule as usize))
+        };
+        let found = enforced.finish(&program.default);
+        let mut decision = plain(found.outcome, found.by, found.reason);
+        let goes_on = |outcome| matches!(outcome, Outcome::Allow | Outcome::RequireApproval);
+        if goes_on(decision.outcome) {
+            match charges(matching().filter(|rule| !rule.audit), call, env) {
+                Ok(charges) => decision.charges = charges,
+                Err(failed) => decision = failed,
+            }
+        }
+        if decision.outcome == Outcome::RequireApproval {
+            decision.approval = demand(
+                matching().filter(|rule| !rule.audit && rule.action == Action::RequireApproval),
+            )
+            .map(Box::new);
+        }
+        if tool.has_audit_rules || program.shadow_default.action != program.default.action {
+            let found = both.finish(&program.shadow_default);
+            let mut shadow = plain(found.outcome, found.by, found.reason);
+            if goes_on(shadow.outcome) && goes_on(decision.outcome) {
+                match charges(matching().filter(|rule| rule.audit), call, env) {
+                    Ok(charges) => shadow.charges = charges,
+                    Err(failed) => shadow = failed,
+                }
+            }
+            if shadow.outcome.strictness() > decision.outcome.strictness() {
+                let Decision {
+                    outcome,
+                    by,
+                    reason,
+                    ..
+                } = shadow;
+                decision.shadow = Some(Box::new(Shadow {
+                    outcome,
+                    by,
+                    reason,
+                }));
+            } else {
+                decision.charges.append(&mut shadow.charges);
+            }
+        }
+        decision
+    }
+
+    /// Decides a request for a prompt.
+    pub fn prompt(&self, name: &str, caller: &Caller) -> Decision {
+        self.by_name(&self.program.prompts, name, caller)
+    }
+
+    /// Whether the prompt is in the caller's list.
+    pub fn prompt_visible(&self, name: &str, caller: &Caller) -> bool {
+        listed(&self.prompt(name, caller), &self.program)
+    }
+
+    /// Decides a request for a resource.
+    pub fn resource(&self, uri: &str, caller: &Caller) -> Decision {
+        let decision = match super::matcher::uri_fault(uri) {
+            Some(fault) => {
+                let reason = format!("the URI is refused, as {fault}; write it in its plain form");
+                plain(
+                    Outcome::BadArguments,
+                    &self.program.inventory,
+                    Some(reason.into()),
+                )
+            }
+            None => return self.by_name(&self.program.resources, uri, caller),
+        };
+        if self.program.audit {
+            forwarded(decision)
+        } else {
+            decision
+        }
+    }
+
+    /// Whether the resource is in the caller's list.
+    pub fn resource_visible(&self, uri: &str, caller: &Caller) -> bool {
+        listed(&self.resource(uri, caller), &self.program)
+    }
+
+    /// Whether a template is in the caller's list: its text is matched as a URI is, with what it leaves open as it stands.
+    pub fn template_visible(&self, template: &str, caller: &Caller) -> bool {
+        listed(
+            &self.by_name(&self.program.resources, template, caller),
+            &self.program,
+        )
+    }
+
+    fn by_name(&self, rules: &[NameRule], name: &str, caller: &Caller) -> Decision {
+        let program = &*self.program;
+        if let Some(closed) = &program.closed {
+            let denial = if closed.blocked {
+                Denial::Blocked
+            } else {
+                Denial::NoPolicy
+            };
+            let decision = plain(
+                Outcome::Deny(denial),
+                &closed.by,
+                Some(Arc::clone(&closed.reason)),
+            );
+            return if program.audit {
+                forwarded(decision)
+            } else {
+                decision
+            };
+        }
+        let (mut enforced, mut both) = (Side::default(), Side::default());
+        for rule in rules
+            .iter()
+            .filter(|rule| rule.names.matches(name) && rule.callers.matches(&caller.grant))
+        {
+            let outcome = outcome_of(rule.action);
+            both.record(outcome, &rule.id, rule.reason.as_ref());
+            if !rule.audit {
+                enforced.record(outcome, &rule.id, rule.reason.as_ref());
+            }
+        }
+        // What no rule of any policy matches is hidden, whatever the default for tools.
+        let hide = |by: &Arc<RuleId>| DefaultRule {
+            action: DefaultAction::Hide,
+            by: Arc::clone(by),
+        };
+        let (default, shadow_default) =
+            (hide(&program.default.by), hide(&program.shadow_default.by));
+        let found = enforced.finish(&default);
+        let mut decision = plain(found.outcome, found.by, found.reason);
+        let found = both.finish(&shadow_default);
+        if found.outcome.strictness() > decision.outcome.strictness() {
+            decision.shadow = Some(Box::new(Shadow {
+                outcome: found.outcome,
+                by: Arc::clone(found.by),
+                reason: found.reason,
+            }));
+        }
+        if program.audit {
+            forwarded(decision)
+        } else {
+            decision
+        }
+    }
+}
+
+fn listed(decision: &Decision, program: &Program) -> bool {
+    program.audit
+        || (program.closed.is_none()
+            && decision.outcome.strictness() < Outcome::Hide.strictness()
+            && decision.outcome != Outcome::BadArguments)
+}
+
+fn plain(outcome: Outcome, by: &Arc<RuleId>, reason: Option<Arc<str>>) -> Decision {
+    Decision {
+        outcome,
+        by: Arc::clone(by),
+        reason,
+        charges: Vec::new(),
+        approval: None,
+        shadow: None,
+    }
+}
+
+/// What `enforcement: Audit` makes of a decision: forwarded, with every refusal as a shadow.
+fn forwarded(decision: Decision) -> Decision {
+    let Decision {
+        outcome,
+        by,
+        reason,
+        charges,
+        approval: _,
+        shadow,
+    } = decision;
+    let refused = outcome.strictness() > Outcome::Allow.strictness();
+    let shadow = shadow.or_else(|| {
+        refused.then(|| {
+            Box::new(Shadow {
+                outcome,
+                by: Arc::clone(&by),
+                reason: reason.clone(),
+            })
+        })
+    });
+    Decision {
+        outcome: Outcome::Allow,
+        by,
+        reason: reason.filter(|_| !refused),
+        // A call that would have been refused would not have been counted.
+        charges: if refused { Vec::new() } else { charges },
+        approval: None,
+        shadow,
+    }
+}
+
+pub(super) fn env<'a>(
+    tool: &'a Tool,
+    caller: &'a Caller,
+    session: &'a str,
+    now: Timestamp,
+    args: Args<'a>,
+) -> Env<'a> {
+    Env {
+        args,
+        tool: &tool.name,
+        risk: tool.risk_str(),
+        severity: tool.severity_str(),
+        caller,
+        session,
+        now,
+    }
+}
+
+/// The units that matching rules ask for: a counter is charged once, at the highest cost.
+fn charges<'p>(
+    rules: impl Iterator<Item = &'p Rule>,
+    call: &Call<'_>,
+    env: &Env<'_>,
+) -> Result<Vec<Charge>, Decision> {
+    let mut charges: Vec<Charge> = Vec::new();
+    for rule in rules {
+        for limit in &rule.limits {
+            let cost = match limit.cost.as_ref().map(|cost| cost.units(env)) {
+                None => 1,
+                Some(Ok(0)) => continue,
+                Some(Ok(units)) => units,
+                Some(Err(error)) => {
+                    let reason = format!(
+                        "the cost for the counter {} could not be evaluated: {error}",
+                        limit.counter.name
+                    );
+                    return Err(plain(
+                        Outcome::Deny(Denial::CostError),
+                        &rule.id,
+                        Some(reason.into()),
+                    ));
+                }
+            };
+            if let Some(charge) = charges
+                .iter_mut()
+                .find(|charge| Arc::ptr_eq(&charge.counter, &limit.counter))
+            {
+                charge.cost = charge.cost.max(cost);
+                continue;
+            }
+            let (scope, value) = match limit.counter.scope {
+                Scope::Session if !call.session.is_empty() => (Scope::Session, call.session),
+                Scope::Session | Scope::Grant => (Scope::Grant, call.caller.grant.as_str()),
+                Scope::Server => (Scope::Server, ""),
+            };
+            charges.push(Charge {
+                counter: Arc::clone(&limit.counter),
+                scope,
+                value: value.to_owned(),
+                cost,
+                by: Arc::clone(&rule.id),
+            });
+        }
+    }
+    Ok(charges)
+}
+
+fn demand<'p>(rules: impl Iterator<Item = &'p Rule>) -> Option<ApprovalDemand> {
+    let mut demand: Option<ApprovalDemand> = None;
+    for rule in rules {
+        match &mut demand {
+            None => {
+                demand = Some(ApprovalDemand {
+                    rules: vec![Arc::clone(&rule.id)],
+                    expires_after: rule.expires_after,
+                    wait_up_to: rule.wait_up_to,
+                });
+            }
+            Some(demand) => {
+                demand.rules.push(Arc::clone(&rule.id));
+                demand.expires_after = demand.expires_after.min(rule.expires_after);
+                demand.wait_up_to = demand.wait_up_to.min(rule.wait_up_to);
+            }
+        }
+    }
+    demand
+}

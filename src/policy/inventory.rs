@@ -1,0 +1,331 @@
+//! The upstream's tools, classified, and the rules that select each: what decisions are made over.
+//!
+//! In: a [`Program`] and the tools as the upstream lists them. Out: a [`Bound`], immutable, swapped in whole when either
+//! changes. All that does not depend on the call is worked out here, so that a decision touches only the rules that select
+//! the called tool. Must not do: trust what a listing says of itself; annotations are not read.
+
+use super::canonical;
+use super::check::Args;
+use super::program::Program;
+use super::schema::{Misfit, Schema};
+use crate::api::policy::Action;
+use crate::api::server::ToolOverride;
+use crate::api::{Risk, Severity};
+use crate::catalog::{self, Known};
+use crate::json;
+use serde::Serialize;
+use std::{collections::HashMap, sync::Arc};
+
+/// One tool as the upstream lists it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Definition {
+    /// Its name.
+    pub name: String,
+    /// `sha256:` and the digest of the definition's canonical form.
+    pub digest: String,
+    schema: Option<serde_json::Value>,
+    /// Names of its properties, sorted; none if it was not listed.
+    properties: Option<Vec<String>>,
+}
+
+/// Why an entry of a listing is no tool.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DefinitionError {
+    /// Not strict JSON.
+    #[error("a tool's definition is not strict JSON: {0}")]
+    Json(#[from] json::Error),
+    /// No name.
+    #[error("a tool's definition is no object with a name")]
+    Shape,
+}
+
+impl Definition {
+    /// Reads one element of `result.tools`.
+    pub fn parse(raw: &[u8]) -> Result<Self, DefinitionError> {
+        let value = json::parse(raw)?;
+        let name = value
+            .get("name")
+            .and_then(json::Value::as_str)
+            .ok_or(DefinitionError::Shape)?;
+        let schema = match value.get("inputSchema") {
+            Some(schema) => serde_json::from_str(&json::canonical(schema))
+                .map_err(|_| DefinitionError::Shape)?,
+            None => serde_json::Value::Null,
+        };
+        let mut properties: Vec<String> = schema
+            .get("properties")
+            .and_then(serde_json::Value::as_object)
+            .map(|properties| properties.keys().cloned().collect())
+            .unwrap_or_default();
+        properties.sort_unstable();
+        Ok(Self {
+            name: name.to_owned(),
+            digest: format!(
+                "sha256:{}",
+                canonical::hex(&canonical::sha256(json::canonical(&value).as_bytes()))
+            ),
+            schema: Some(schema),
+            properties: Some(properties),
+        })
+    }
+
+    /// A tool that is not listed anywhere, for looking at policies without a server: arguments are not held against a
+    /// schema, and nothing can have drifted.
+    pub fn assumed(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            digest: String::new(),
+            schema: None,
+            properties: None,
+        }
+    }
+}
+
+/// Why a listed tool is hidden from everybody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Withheld {
+    /// Its name is listed more than once.
+    Duplicate,
+    /// Its definition has another digest than its pin.
+    Pin,
+    /// A rule reads its arguments, and its schema cannot be compiled.
+    Schema(String),
+}
+
+impl Withheld {
+    /// What to tell people who look after the server.
+    pub fn describe(&self) -> String {
+        match self {
+            Withheld::Duplicate => "the server lists this name more than once".to_owned(),
+            Withheld::Pin => "its definition differs from the pinned one; look at it, then change definitionDigest".to_owned(),
+            Withheld::Schema(why) => format!("a rule reads its arguments, and {why}"),
+        }
+    }
+}
+
+/// One tool of the inventory.
+#[derive(Debug)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// Digest of its definition.
+    pub digest: String,
+    /// Its class; none is Unclassified.
+    pub class: Option<(Risk, Severity)>,
+    /// It differs from its pin, or its properties match no catalogued form of its name.
+    pub drifted: bool,
+    /// Set if it is hidden from everybody.
+    pub withheld: Option<Withheld>,
+    /// JSON pointers into its arguments, never logged or previewed.
+    pub redact: Vec<String>,
+    /// Indexes of the rules that select it, in order of attribution.
+    pub(super) rules: Vec<u32>,
+    /// Whether a rule of an Audit policy selects it.
+    pub(super) has_audit_rules: bool,
+    schema: Option<Result<Schema, String>>,
+    listed: bool,
+}
+
+impl Tool {
+    /// `tool.risk` in conditions.
+    pub fn risk_str(&self) -> &'static str {
+        self.class.map_or("Unclassified", |(risk, _)| risk.as_str())
+    }
+
+    /// `tool.severity` in conditions.
+    pub fn severity_str(&self) -> &'static str {
+        self.class.map_or("", |(_, severity)| severity.as_str())
+    }
+
+    /// Holds arguments against the schema and gives them with its defaults.
+    pub(super) fn admit<'a>(&'a self, value: &'a json::Value<'a>) -> Result<Args<'a>, Misfit> {
+        let Some(members) = value.as_object() else {
+            return Err(Misfit("the arguments must be an object".to_owned()));
+        };
+        match &self.schema {
+            Some(Ok(schema)) => {
+                schema.check(members)?;
+                Ok(Args {
+                    members,
+                    defaults: schema.defaults(),
+                })
+            }
+            Some(Err(why)) => Err(Misfit(format!("arguments cannot be checked, as {why}"))),
+            None if self.listed => Err(Misfit(
+                "arguments cannot be checked, as the schema was not compiled".to_owned(),
+            )),
+            None => Ok(Args {
+                members,
+                defaults: &[],
+            }),
+        }
+    }
+}
+
+/// Figures for status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InventoryCounts {
+    /// Tools that the upstream lists.
+    pub discovered: usize,
+    /// Tools that some caller can list.
+    pub visible: usize,
+    /// The others.
+    pub hidden: usize,
+    /// Tools without a class.
+    pub unclassified: usize,
+    /// Tools that differ from their pin or from the catalogue.
+    pub drifted: usize,
+}
+
+/// Rules bound to tools; decides calls.
+#[derive(Debug)]
+pub struct Bound {
+    pub(super) program: Arc<Program>,
+    tools: Vec<Tool>,
+    index: HashMap<String, usize>,
+    counts: InventoryCounts,
+}
+
+impl Bound {
+    /// Binds compiled policies to a listing.
+    pub fn new(program: &Arc<Program>, listing: &[Definition]) -> Self {
+        let mut tools: Vec<Tool> = Vec::with_capacity(listing.len());
+        let mut index: HashMap<String, usize> = HashMap::with_capacity(listing.len());
+        for definition in listing {
+            match index
+                .get(&definition.name)
+                .and_then(|at| tools.get_mut(*at))
+            {
+                Some(first) => first.withheld = Some(Withheld::Duplicate),
+                None => {
+                    index.insert(definition.name.clone(), tools.len());
+                    tools.push(bind(program, definition));
+                }
+            }
+        }
+        let mut bound = Self {
+            program: Arc::clone(program),
+            tools,
+            index,
+            counts: InventoryCounts::default(),
+        };
+        bound.counts = bound.count();
+        bound
+    }
+
+    /// The program that was bound.
+    pub fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+
+    /// The tools, in the order of the listing.
+    pub fn tools(&self) -> &[Tool] {
+        &self.tools
+    }
+
+    /// One tool.
+    pub fn tool(&self, name: &str) -> Option<&Tool> {
+        self.index.get(name).and_then(|at| self.tools.get(*at))
+    }
+
+    /// Figures for status.
+    pub fn counts(&self) -> InventoryCounts {
+        self.counts
+    }
+
+    fn count(&self) -> InventoryCounts {
+        let visible = self
+            .tools
+            .iter()
+            .filter(|tool| self.visible_to_some(tool))
+            .count();
+        InventoryCounts {
+            discovered: self.tools.len(),
+            visible,
+            hidden: self.tools.len() - visible,
+            unclassified: self
+                .tools
+                .iter()
+                .filter(|tool| tool.class.is_none())
+                .count(),
+            drifted: self.tools.iter().filter(|tool| tool.drifted).count(),
+        }
+    }
+}
+
+fn bind(program: &Program, definition: &Definition) -> Tool {
+    let known = match &definition.properties {
+        _ if !program.use_catalog => Known::No,
+        Some(properties) => catalog::find(&definition.name, properties.iter().map(String::as_str)),
+        // Nothing is known of its inputs, so the strictest form counts, and it cannot be said to have drifted.
+        None => catalog::lookup(&definition.name)
+            .max_by_key(|entry| (entry.risk, entry.severity))
+            .map_or(Known::No, Known::Yes),
+    };
+    let entry = program.overrides.get(&definition.name);
+    let class = classify(known, entry);
+    let pinned = entry.and_then(|entry| entry.definition_digest.as_deref());
+    let off_pin =
+        pinned.is_some_and(|pin| pin != definition.digest && definition.properties.is_some());
+    let off_catalog = matches!(known, Known::Drifted(_));
+    let rules: Vec<u32> = program
+        .rules
+        .iter()
+        .enumerate()
+        .filter(|(_, rule)| {
+            rule.selector
+                .selects(rule.action, &definition.name, class)
+                .is_ok()
+        })
+        .filter_map(|(at, _)| u32::try_from(at).ok())
+        .collect();
+    let selected = || {
+        rules
+            .iter()
+            .filter_map(|at| program.rules.get(*at as usize))
+    };
+    let schema = definition
+        .schema
+        .as_ref()
+        .filter(|_| selected().any(|rule| rule.reads_args))
+        .map(Schema::compile);
+    let mut withheld = off_pin.then_some(Withheld::Pin);
+    if let Some(Err(why)) = &schema
+        && withheld.is_none()
+        && selected().any(|rule| rule.reads_args && !rule.audit)
+    {
+        withheld = Some(Withheld::Schema(why.clone()));
+    }
+    Tool {
+        name: definition.name.clone(),
+        digest: definition.digest.clone(),
+        class,
+        drifted: off_pin || off_catalog,
+        withheld,
+        redact: entry.map(|entry| entry.redact.clone()).unwrap_or_default(),
+        has_audit_rules: selected().any(|rule| rule.audit),
+        rules,
+        schema,
+        listed: definition.schema.is_some(),
+    }
+}
+
+/// The class of the catalogued form, as overridden. A tool that is like no form of its name keeps the strictest form's
+/// class and is counted as drifted.
+fn classify(known: Known, entry: Option<&ToolOverride>) -> Option<(Risk, Severity)> {
+    let catalogued = known.entry().map(|known| (known.risk, known.severity));
+    let risk = entry.and_then(|entry| entry.risk);
+    let severity = entry.and_then(|entry| entry.severity);
+    match (risk, catalogued) {
+        (Some(risk), _) => Some((risk, severity.unwrap_or_else(|| risk.default_severity()))),
+        (None, Some((risk, found))) => Some((risk, severity.unwrap_or(found))),
+        (None, None) => None,
+    }
+}
+
+/// Whether a matching rule with this action shows the tool.
+pub(super) fn shows(action: Action) -> bool {
+    action != Action::Hide
+}

@@ -1,0 +1,322 @@
+//! Globs over tool names, grants, prompts and resource URIs.
+//!
+//! In: patterns from policies, names from calls. Out: yes or no, in time linear in the name. Must not do: treat anything but
+//! `*` as special, or match a URI that another reader could read differently.
+
+use std::borrow::Cow;
+
+/// Bytes that a pattern may have.
+const MAX_GLOB: usize = 1_024;
+
+/// A pattern in which `*` matches any characters, also none, and nothing else is special.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glob {
+    /// The text between the stars; one part is a literal.
+    parts: Vec<Box<str>>,
+}
+
+impl TryFrom<&str> for Glob {
+    type Error = String;
+
+    fn try_from(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err(
+                "an empty pattern matches nothing; write a name, or `*` for all".to_owned(),
+            );
+        }
+        if text.len() > MAX_GLOB {
+            return Err(format!(
+                "the pattern has {} bytes and may have {MAX_GLOB}",
+                text.len()
+            ));
+        }
+        if text.chars().any(char::is_control) || text.trim() != text {
+            return Err(format!(
+                "the pattern {text:?} has control characters, or spaces around it; remove them"
+            ));
+        }
+        Ok(Self {
+            parts: text.split('*').map(Into::into).collect(),
+        })
+    }
+}
+
+impl Glob {
+    /// Whether the pattern matches the whole text.
+    ///
+    /// Each part is looked for from where the one before ended; taking the first place is right, as `*` takes the rest.
+    pub fn matches(&self, text: &str) -> bool {
+        let (first, last, middle) = match self.parts.as_slice() {
+            [] => return false,
+            [literal] => return text == &**literal,
+            [first, middle @ .., last] => (first, last, middle),
+        };
+        let Some(mut rest) = text.strip_prefix(&**first) else {
+            return false;
+        };
+        for part in middle {
+            match rest.find(&**part) {
+                Some(at) => rest = &rest[at + part.len()..],
+                None => return false,
+            }
+        }
+        rest.ends_with(&**last)
+    }
+
+    /// Whether the pattern is `*`, or stars only.
+    pub fn is_any(&self) -> bool {
+        self.parts.len() > 1 && self.parts.iter().all(|part| part.is_empty())
+    }
+
+    /// A text that the pattern matches.
+    pub fn sample(&self) -> String {
+        self.parts.join("x")
+    }
+
+    /// Whether every text that the other pattern matches is matched by this one. May say no where it is so.
+    pub fn covers(&self, other: &Glob) -> bool {
+        // A star in the other pattern can stand for text that no literal part of this one contains.
+        self.matches(&other.parts.join("\u{0}"))
+    }
+}
+
+/// A list of patterns with exceptions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Globs {
+    /// None: everything.
+    pub any_of: Vec<Glob>,
+    /// What is left out.
+    pub except: Vec<Glob>,
+}
+
+impl Globs {
+    /// Whether the text is in the list and not excepted.
+    pub fn matches(&self, text: &str) -> bool {
+        (self.any_of.is_empty() || self.any_of.iter().any(|glob| glob.matches(text)))
+            && !self.except.iter().any(|glob| glob.matches(text))
+    }
+
+    /// Whether nothing can match, as all that is listed is excepted. May say no where it is so.
+    pub fn is_never(&self) -> bool {
+        if self.any_of.is_empty() {
+            return self.except.iter().any(Glob::is_any);
+        }
+        self.any_of
+            .iter()
+            .all(|glob| self.except.iter().any(|except| except.covers(glob)))
+    }
+}
+
+/// The forms that names of grants have.
+const GRANTS: [&str; 4] = ["serviceaccount:", "jwt:", "key:", "anonymous"];
+
+/// A pattern over names of grants; one that no grant could ever match is refused, as the rule would silently be for nobody.
+pub fn grant_glob(text: &str) -> Result<Glob, String> {
+    let glob = Glob::try_from(text)?;
+    let start = text.split('*').next().unwrap_or_default();
+    let possible = if text.contains('*') {
+        GRANTS
+            .iter()
+            .any(|form| form.starts_with(start) || (form.ends_with(':') && start.starts_with(form)))
+    } else {
+        text == "anonymous"
+            || GRANTS.iter().any(|form| {
+                form.ends_with(':') && text.len() > form.len() && text.starts_with(form)
+            })
+    };
+    if possible {
+        Ok(glob)
+    } else {
+        Err(format!(
+            "no caller is named {text:?}; names are serviceaccount:<namespace>/<name>, jwt:<provider>/<claim>, key:<name> \
+             and anonymous"
+        ))
+    }
+}
+
+/// Why a resource URI is refused before any rule is asked, if it is.
+///
+/// Servers normalize such URIs in their own ways (RFC 3986 section 6.2.2), so that the one which was decided on would not be
+/// the one that is read.
+pub fn uri_fault(uri: &str) -> Option<&'static str> {
+    if uri.is_empty() {
+        return Some("it is empty");
+    }
+    if uri.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Some("it has spaces or control characters");
+    }
+    if uri.contains('\\') {
+        return Some("it has a backslash");
+    }
+    let scheme = uri.split([':', '/', '?', '#']).next().unwrap_or_default();
+    if scheme.len() < uri.len()
+        && uri[scheme.len()..].starts_with(':')
+        && scheme.bytes().any(|b| b.is_ascii_uppercase())
+    {
+        return Some("its scheme is not in lower case");
+    }
+    if uri
+        .split(['/', '?', '#', ';', ':'])
+        .any(|segment| segment == "." || segment == "..")
+    {
+        return Some("it has dot segments");
+    }
+    let bytes = uri.as_bytes();
+    for (at, _) in uri.match_indices('%') {
+        let digit = |offset: usize| {
+            bytes
+                .get(at + offset)
+                .and_then(|b| char::from(*b).to_digit(16))
+        };
+        let (Some(high), Some(low)) = (digit(1), digit(2)) else {
+            return Some("it has a `%` that encodes nothing");
+        };
+        match u8::try_from(high * 16 + low).unwrap_or(b'%') {
+            b'/' | b'\\' | b'%' | b'?' | b'#' => return Some("it has an encoded separator"),
+            b'.' | b'-' | b'_' | b'~' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => {
+                return Some("it encodes characters that need no encoding");
+            }
+            0..=0x1f | 0x7f => return Some("it has encoded control characters"),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// One form of a name for finding those that differ only in case: Unicode simple folding, by way of upper case, so that
+/// characters such as the long s and the Kelvin sign fold too.
+pub fn fold_case(text: &str) -> Cow<'_, str> {
+    if text
+        .bytes()
+        .all(|b| b.is_ascii() && !b.is_ascii_uppercase())
+    {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(
+        text.chars()
+            .flat_map(char::to_uppercase)
+            .flat_map(char::to_lowercase)
+            .collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn glob(text: &str) -> Glob {
+        Glob::try_from(text).unwrap()
+    }
+
+    #[test]
+    fn a_star_matches_any_characters_and_nothing_else_is_special() {
+        assert!(glob("set_*_tag").matches("set_run_tag"));
+        assert!(glob("set_*_tag").matches("set_a_b_tag"));
+        assert!(!glob("set_*_tag").matches("set_tag"));
+        assert!(glob("*").matches(""));
+        assert!(glob("a.c").matches("a.c"));
+        assert!(!glob("a.c").matches("abc"));
+        assert!(!glob("a?c").matches("abc"));
+        assert!(!glob("[ab]").matches("a"));
+        assert!(glob("a*a").matches("aa"));
+        assert!(!glob("a*a").matches("a"));
+        assert!(glob("*ab*ab*").matches("abab"));
+        assert!(!glob("*ab*ab*").matches("ab"));
+    }
+
+    #[test]
+    fn a_pattern_that_can_match_no_caller_is_refused() {
+        for good in [
+            "*",
+            "key:*",
+            "key:ci-*",
+            "serviceaccount:ml/*",
+            "anonymous",
+            "s*",
+            "anon*",
+            "jwt:corp/a@b",
+        ] {
+            assert!(grant_glob(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "admin",
+            "",
+            "keys:*",
+            "key",
+            "key:",
+            " key:a",
+            "ServiceAccount:ml/*",
+        ] {
+            assert!(grant_glob(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_uri_that_two_readers_could_read_differently_is_refused() {
+        for good in [
+            "mlflow://runs/abc",
+            "file:///a/b.txt",
+            "x://a/b%20c",
+            "x://a/...",
+            "urn:a:b",
+        ] {
+            assert_eq!(uri_fault(good), None, "{good}");
+        }
+        for bad in [
+            "",
+            "x://a/../b",
+            "x://a/..",
+            "x://a/./b",
+            "x://a/..?q",
+            "x://a/..;p/b",
+            "x://a/%2e%2e/b",
+            "x://a%2Fb",
+            "x://a%5cb",
+            "x://a/%252e",
+            "x:\\a",
+            "X://a",
+            "x://a b",
+            "x://a%0a",
+            "x://%61dmin",
+            "x://a%",
+            "x://a%zz",
+            "file:..",
+        ] {
+            assert!(uri_fault(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn case_variants_fold_to_one_form() {
+        for (a, b) in [
+            ("Alias", "alias"),
+            ("\u{212a}ey", "key"),
+            ("\u{17f}tage", "stage"),
+            ("ÀB", "àb"),
+        ] {
+            assert_eq!(fold_case(a), fold_case(b));
+        }
+        assert_ne!(fold_case("alias"), fold_case("alia"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_glob_agrees_with_the_same_pattern_as_a_regular_expression(pattern in "[ab*.]{1,8}", text in "[ab.]{0,10}") {
+            let source = format!("^{}$", pattern.split('*').map(regex::escape).collect::<Vec<_>>().join(".*"));
+            prop_assert_eq!(glob(&pattern).matches(&text), regex::Regex::new(&source).unwrap().is_match(&text));
+        }
+
+        #[test]
+        fn what_a_covered_pattern_matches_the_covering_one_matches(a in "[ab*]{1,6}", b in "[ab*]{1,6}", text in "[ab]{0,8}") {
+            if glob(&a).covers(&glob(&b)) && glob(&b).matches(&text) {
+                prop_assert!(glob(&a).matches(&text));
+            }
+        }
+
+        #[test]
+        fn no_uri_panics(uri in "\\PC{0,40}") {
+            uri_fault(&uri);
+        }
+    }
+}

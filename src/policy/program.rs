@@ -1,0 +1,214 @@
+//! Compiled policies of one server.
+//!
+//! Made only by [`compile`](super::compile), so that what is here is known to be right: patterns, conditions, durations and
+//! counters are compiled values. Rules are kept in order of attribution (namespace, policy, rule), so that the first of
+//! several equally strict ones is the one to name.
+
+use super::check::{Condition, Cost};
+use super::decision::{Counter, RuleId};
+use super::diagnostic::Diagnostic;
+use super::matcher::Globs;
+use crate::api::policy::{Action, DefaultAction};
+use crate::api::{Risk, Severity, server::ToolOverride};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// The policies of one server, compiled.
+#[derive(Debug)]
+pub struct Program {
+    /// UID of the server.
+    pub(super) server_uid: Arc<str>,
+    /// Namespace of the server.
+    pub(super) namespace: String,
+    /// Name of the server.
+    pub(super) name: String,
+    /// Everything is forwarded and recorded.
+    pub(super) audit: bool,
+    /// Whether the built-in risk classes count.
+    pub(super) use_catalog: bool,
+    pub(super) overrides: BTreeMap<String, ToolOverride>,
+    /// Set while every call is denied, whatever the rules.
+    pub(super) closed: Option<Closed>,
+    pub(super) rules: Vec<Rule>,
+    pub(super) prompts: Vec<NameRule>,
+    pub(super) resources: Vec<NameRule>,
+    /// Of Enforce policies.
+    pub(super) default: Default,
+    /// Of Enforce and Audit policies together.
+    pub(super) shadow_default: Default,
+    /// How many policies are in force, and how many of them only watch.
+    pub(super) policy_count: (usize, usize),
+    pub(super) warnings: Vec<Diagnostic>,
+    /// Attribution of what no policy says: pins, duplicates, schemas.
+    pub(super) inventory: Arc<RuleId>,
+    pub(super) revision: String,
+}
+
+/// Why every call is denied.
+#[derive(Clone, Debug)]
+pub(super) struct Closed {
+    pub blocked: bool,
+    pub by: Arc<RuleId>,
+    pub reason: Arc<str>,
+}
+
+/// What happens where no rule matches.
+#[derive(Clone, Debug)]
+pub(super) struct Default {
+    pub action: DefaultAction,
+    pub by: Arc<RuleId>,
+}
+
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub id: Arc<RuleId>,
+    /// Of an Audit policy.
+    pub audit: bool,
+    pub selector: Selector,
+    pub callers: Globs,
+    pub when: Option<Condition>,
+    pub action: Action,
+    pub limits: Vec<Limit>,
+    pub expires_after: Duration,
+    pub wait_up_to: Duration,
+    pub reason: Option<Arc<str>>,
+    /// Whether the condition or a cost reads the arguments.
+    pub reads_args: bool,
+}
+
+impl Rule {
+    pub fn when_reads_args(&self) -> bool {
+        self.when.as_ref().is_some_and(Condition::reads_args)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Limit {
+    pub counter: Arc<Counter>,
+    pub cost: Option<Cost>,
+}
+
+/// A rule for prompts or resources.
+#[derive(Debug)]
+pub(super) struct NameRule {
+    pub id: Arc<RuleId>,
+    pub audit: bool,
+    pub names: Globs,
+    pub callers: Globs,
+    pub action: Action,
+    pub reason: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Selector {
+    pub names: Globs,
+    pub risks: Vec<Risk>,
+    pub min_severity: Option<Severity>,
+}
+
+/// Why a selector does not select a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotSelected {
+    Name,
+    Risk,
+    Severity,
+    Unclassified,
+}
+
+impl Selector {
+    /// Whether a rule with this action selects a tool of this class; `None` is Unclassified.
+    ///
+    /// An unclassified tool may be anything, so it falls under every restricting selector by class, and only a name can
+    /// allow it.
+    pub fn selects(
+        &self,
+        action: Action,
+        name: &str,
+        class: Option<(Risk, Severity)>,
+    ) -> Result<(), NotSelected> {
+        if !self.names.matches(name) {
+            return Err(NotSelected::Name);
+        }
+        match class {
+            Some((risk, severity)) => {
+                if !self.risks.is_empty() && !self.risks.contains(&risk) {
+                    return Err(NotSelected::Risk);
+                }
+                if self.min_severity.is_some_and(|min| severity < min) {
+                    return Err(NotSelected::Severity);
+                }
+                Ok(())
+            }
+            None if action == Action::Allow
+                && (self.names.any_of.is_empty()
+                    || !self.risks.is_empty()
+                    || self.min_severity.is_some()) =>
+            {
+                Err(NotSelected::Unclassified)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Program {
+    /// Findings that do not keep the policies from being enforced.
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.warnings
+    }
+
+    /// The revision of the bundle that this was compiled from.
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// UID of the server.
+    pub fn server_uid(&self) -> &str {
+        &self.server_uid
+    }
+
+    /// Namespace of the server.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Name of the server.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether everything is forwarded and only recorded.
+    pub fn is_audit(&self) -> bool {
+        self.audit
+    }
+
+    /// How many policies are compiled in, and how many of them only watch.
+    pub fn policy_count(&self) -> (usize, usize) {
+        self.policy_count
+    }
+
+    /// Attribution of what no policy says.
+    pub fn inventory_rule(&self) -> &Arc<RuleId> {
+        &self.inventory
+    }
+
+    /// Every (policy, rule) that a decision can be attributed to: the bounded set of metric labels.
+    pub fn rule_ids(&self) -> Vec<Arc<RuleId>> {
+        let mut ids: Vec<_> = self
+            .rules
+            .iter()
+            .map(|rule| &rule.id)
+            .chain(
+                self.prompts
+                    .iter()
+                    .chain(&self.resources)
+                    .map(|rule| &rule.id),
+            )
+            .chain([&self.default.by, &self.shadow_default.by, &self.inventory])
+            .chain(self.closed.as_ref().map(|closed| &closed.by))
+            .cloned()
+            .collect();
+        ids.sort();
+        ids.dedup();
+        ids
+    }
+}

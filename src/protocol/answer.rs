@@ -1,0 +1,477 @@
+//! The bodies that the gateway itself answers with, word for word.
+//!
+//! In: the request's id and what was decided. Out: one JSON-RPC message as bytes; [`http`] names the HTTP status that
+//! goes with each. The shapes are chosen by what clients do: a 4xx or 5xx on a call ends the whole session of the Python
+//! 1.x client, while 200 with `isError` reaches the model as text that it can act on. Names that strangers chose are
+//! bounded and made printable. It must not reveal whether a name that is refused as unknown exists.
+
+use std::time::Duration;
+
+use crate::json;
+
+use super::envelope::{Id, Refusal};
+use super::text::printable;
+use super::version::Version;
+
+/// HTTP statuses of answers that are not 200.
+pub mod http {
+    /// Bad JSON, a batch, an invalid message, an unsupported version.
+    pub const BAD_REQUEST: u16 = 400;
+    /// A bad or missing credential; goes with `WWW-Authenticate`.
+    pub const UNAUTHORIZED: u16 = 401;
+    /// A bad `Origin` or `Host`.
+    pub const FORBIDDEN: u16 = 403;
+    /// A session that is not known (never for policy).
+    pub const SESSION_UNKNOWN: u16 = 404;
+    /// The `Accept` header lacks what the answer may be.
+    pub const NOT_ACCEPTABLE: u16 = 406;
+    /// Over `maxRequestBytes`.
+    pub const TOO_LARGE: u16 = 413;
+    /// Not `application/json`, or with a Content-Encoding.
+    pub const UNSUPPORTED_MEDIA_TYPE: u16 = 415;
+    /// `initialize` while the upstream is down.
+    pub const BAD_GATEWAY: u16 = 502;
+    /// No bundle.
+    pub const UNAVAILABLE: u16 = 503;
+}
+
+/// JSON-RPC codes.
+pub mod code {
+    pub const PARSE_ERROR: i64 = -32700;
+    pub const INVALID_REQUEST: i64 = -32600;
+    pub const METHOD_NOT_FOUND: i64 = -32601;
+    pub const INVALID_PARAMS: i64 = -32602;
+    pub const INTERNAL_ERROR: i64 = -32603;
+    /// What the SDKs' servers answer with under a 404.
+    pub const SESSION_NOT_FOUND: i64 = -32001;
+    /// 2026-07-28, basic, "Error Codes".
+    pub const HEADER_MISMATCH: i64 = -32020;
+    pub const UNSUPPORTED_PROTOCOL_VERSION: i64 = -32022;
+}
+
+/// The key in `_meta` of a result, for when to call again.
+pub const RETRY_AFTER_KEY: &str = "portcullis.dev/retryAfterMs";
+
+/// As many characters of a stranger's name are echoed.
+const NAME_LIMIT: usize = 128;
+
+/// Where an approval stands, as the agent is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Approval<'a> {
+    Pending,
+    /// With the reason that the person gave, which may be empty.
+    Denied(&'a str),
+    Expired,
+}
+
+/// Any JSON-RPC error. `data` must be JSON. Without an id the member is left out.
+pub fn error(id: Option<&Id<'_>>, code: i64, message: &str, data: Option<&str>) -> Vec<u8> {
+    let mut out = open(id);
+    out.push_str("\"error\":{\"code\":");
+    out.push_str(&code.to_string());
+    out.push_str(",\"message\":");
+    json::write_string(&mut out, message);
+    if let Some(data) = data {
+        out.push_str(",\"data\":");
+        out.push_str(data);
+    }
+    out.push_str("}}");
+    out.into_bytes()
+}
+
+/// Any JSON-RPC result. `result` must be JSON.
+pub fn result(id: &Id<'_>, result: &str) -> Vec<u8> {
+    let mut out = open(Some(id));
+    out.push_str("\"result\":");
+    out.push_str(result);
+    out.push('}');
+    out.into_bytes()
+}
+
+/// A tool result that tells the model why its call was not made.
+pub fn tool_refused(
+    version: Version,
+    id: &Id<'_>,
+    text: &str,
+    retry_after: Option<Duration>,
+) -> Vec<u8> {
+    let mut body = String::from("{\"content\":[{\"type\":\"text\",\"text\":");
+    json::write_string(&mut body, text);
+    body.push_str("}],\"isError\":true");
+    if version.is_stateless() {
+        body.push_str(",\"resultType\":\"complete\"");
+    }
+    if let Some(wait) = retry_after {
+        body.push_str(",\"_meta\":{");
+        json::write_string(&mut body, RETRY_AFTER_KEY);
+        body.push(':');
+        body.push_str(&wait.as_millis().to_string());
+        body.push('}');
+    }
+    body.push('}');
+    result(id, &body)
+}
+
+/// Not visible to this caller, or not in the inventory: the same bytes for both.
+pub fn unknown_tool(id: &Id<'_>, name: &str) -> Vec<u8> {
+    unknown(id, "tool", name)
+}
+
+/// A prompt that policy refuses, or that does not exist.
+pub fn unknown_prompt(id: &Id<'_>, name: &str) -> Vec<u8> {
+    unknown(id, "prompt", name)
+}
+
+/// A resource that policy refuses, or that does not exist.
+pub fn unknown_resource(id: &Id<'_>, uri: &str) -> Vec<u8> {
+    unknown(id, "resource", uri)
+}
+
+fn unknown(id: &Id<'_>, what: &str, name: &str) -> Vec<u8> {
+    error(
+        Some(id),
+        code::INVALID_PARAMS,
+        &format!("Unknown {what}: {}", printable(name, NAME_LIMIT)),
+        None,
+    )
+}
+
+/// Denied, or visible but allowed by no rule with these arguments (then that is the reason).
+pub fn denied(version: Version, id: &Id<'_>, policy: &str, rule: &str, reason: &str) -> Vec<u8> {
+    let text = match sentence(reason) {
+        "" => format!("Denied by policy {policy}, rule {rule}. Do not retry."),
+        reason => format!("Denied by policy {policy}, rule {rule}: {reason}. Do not retry."),
+    };
+    tool_refused(version, id, &text, None)
+}
+
+/// Arguments that do not satisfy the tool's `inputSchema` where a rule reads them: which field, and what it must be
+/// ("must be a string").
+pub fn bad_arguments(version: Version, id: &Id<'_>, field: &str, must: &str) -> Vec<u8> {
+    let (field, must) = (printable(field, NAME_LIMIT), sentence(must));
+    tool_refused(
+        version,
+        id,
+        &format!("Invalid arguments: {field} {must}. Correct it and call again."),
+        None,
+    )
+}
+
+/// A limit that is exhausted; `window` as the policy writes it.
+pub fn limited(
+    version: Version,
+    id: &Id<'_>,
+    max: u64,
+    window: &str,
+    rule: &str,
+    wait: Duration,
+) -> Vec<u8> {
+    let text = format!(
+        "Limit of {max} per {window} reached (rule {rule}). Retry after {} s.",
+        seconds(wait)
+    );
+    tool_refused(version, id, &text, Some(wait))
+}
+
+/// A limit that cannot be counted now: too many counters, or their server does not answer.
+pub fn limit_unavailable(
+    version: Version,
+    id: &Id<'_>,
+    rule: &str,
+    reason: &str,
+    wait: Duration,
+) -> Vec<u8> {
+    let text = format!(
+        "The limit of rule {rule} cannot be checked now: {}. Retry after {} s.",
+        sentence(reason),
+        seconds(wait)
+    );
+    tool_refused(version, id, &text, Some(wait))
+}
+
+/// A call that waits for a person, or was refused by one. `name` is the McpApproval's.
+pub fn approval(version: Version, id: &Id<'_>, name: &str, state: Approval<'_>) -> Vec<u8> {
+    let text = match state {
+        Approval::Pending => format!(
+            "Approval pending: a person must decide McpApproval {name}. Repeat the call unchanged to see whether it was approved."
+        ),
+        Approval::Denied(reason) => match sentence(reason) {
+            "" => format!(
+                "Approval denied: McpApproval {name} was refused. Do not repeat the call unchanged."
+            ),
+            reason => format!(
+                "Approval denied: McpApproval {name} was refused: {reason}. Do not repeat the call unchanged."
+            ),
+        },
+        Approval::Expired => {
+            format!(
+                "Approval expired: nobody decided McpApproval {name} in time. Repeat the call unchanged to ask again."
+            )
+        }
+    };
+    tool_refused(version, id, &text, None)
+}
+
+/// A method that is unknown, or that policy refuses.
+pub fn method_not_found(id: &Id<'_>, method: &str) -> Vec<u8> {
+    error(
+        Some(id),
+        code::METHOD_NOT_FOUND,
+        &format!("Method not found: {}", printable(method, NAME_LIMIT)),
+        None,
+    )
+}
+
+/// The upstream cannot be reached, did not answer, or answered what could not be read.
+pub fn upstream_down(id: Option<&Id<'_>>, reason: &str, wait: Duration) -> Vec<u8> {
+    let message = format!(
+        "The MCP server behind the gateway failed: {}. Retry after {} s.",
+        sentence(reason),
+        seconds(wait)
+    );
+    let data = format!("{{\"retryAfterMs\":{}}}", wait.as_millis());
+    error(id, code::INTERNAL_ERROR, &message, Some(&data))
+}
+
+/// Bytes that are no strict JSON (never with an id), a batch, or a message of the wrong shape.
+pub fn refusal(refusal: &Refusal) -> Vec<u8> {
+    error(
+        refusal.id.as_ref(),
+        refusal.fault.code(),
+        &refusal.fault.to_string(),
+        None,
+    )
+}
+
+/// A message that is refused for a header, a missing session and the like.
+pub fn invalid_request(id: Option<&Id<'_>>, reason: &str) -> Vec<u8> {
+    error(
+        id,
+        code::INVALID_REQUEST,
+        &format!("Invalid request: {reason}"),
+        None,
+    )
+}
+
+/// `params` that a method cannot be decided on.
+pub fn invalid_params(id: &Id<'_>, reason: &str) -> Vec<u8> {
+    error(
+        Some(id),
+        code::INVALID_PARAMS,
+        &format!("Invalid params: {reason}"),
+        None,
+    )
+}
+
+/// The session id does not open: unknown, expired or another grant's, which is not said.
+pub fn session_unknown(id: Option<&Id<'_>>) -> Vec<u8> {
+    error(
+        id,
+        code::SESSION_NOT_FOUND,
+        "Session not found; send initialize to start a new one",
+        None,
+    )
+}
+
+/// A stateless request to an upstream of the session era, or one of a version nobody knows (400, 2026-07-28,
+/// `UnsupportedProtocolVersionError`). Only session versions are listed: a client that knows one of them then falls back
+/// to `initialize`.
+pub fn unsupported_version(id: Option<&Id<'_>>, supported: &[Version], requested: &str) -> Vec<u8> {
+    let mut data = String::from("{\"supported\":[");
+    for (index, version) in supported.iter().enumerate() {
+        if index > 0 {
+            data.push(',');
+        }
+        json::write_string(&mut data, version.as_str());
+    }
+    data.push_str("],\"requested\":");
+    json::write_string(&mut data, &printable(requested, NAME_LIMIT));
+    data.push('}');
+    error(
+        id,
+        code::UNSUPPORTED_PROTOCOL_VERSION,
+        "Unsupported protocol version",
+        Some(&data),
+    )
+}
+
+/// A header that does not say what the body says (400, 2026-07-28, `HeaderMismatchError`).
+pub fn header_mismatch(id: Option<&Id<'_>>, reason: &str) -> Vec<u8> {
+    error(
+        id,
+        code::HEADER_MISMATCH,
+        &format!("Header mismatch: {reason}"),
+        None,
+    )
+}
+
+fn open(id: Option<&Id<'_>>) -> String {
+    let mut out = String::with_capacity(256);
+    out.push_str("{\"jsonrpc\":\"2.0\",");
+    if let Some(id) = id {
+        out.push_str("\"id\":");
+        id.write(&mut out);
+        out.push(',');
+    }
+    out
+}
+
+/// A reason as part of a sentence: without its full stop.
+fn sentence(reason: &str) -> &str {
+    reason.trim().trim_end_matches('.')
+}
+
+/// Whole seconds, never too few.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::envelope;
+    use super::*;
+
+    const NEW: Version = Version::V2025_11_25;
+
+    fn text(bytes: Vec<u8>) -> String {
+        envelope::parse(&bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn one() -> Id<'static> {
+        Id::Integer(1)
+    }
+
+    #[test]
+    fn hidden_and_absent_tools_get_the_same_answer_under_the_callers_id() {
+        assert_eq!(
+            text(unknown_tool(&Id::String("a\"b".into()), "delete_run")),
+            r#"{"jsonrpc":"2.0","id":"a\"b","error":{"code":-32602,"message":"Unknown tool: delete_run"}}"#
+        );
+        assert_eq!(
+            text(unknown_prompt(&one(), "p")),
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"Unknown prompt: p"}}"#
+        );
+        assert_eq!(
+            text(unknown_resource(&one(), "file:///x")),
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"Unknown resource: file:///x"}}"#
+        );
+    }
+
+    #[test]
+    fn echoed_names_are_escaped_and_cut() {
+        let answer = text(unknown_tool(
+            &one(),
+            &format!("a\"\n\u{202e}{}", "x".repeat(1 << 20)),
+        ));
+        let expected = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"error":{{"code":-32602,"message":"Unknown tool: a\"\\u{{a}}\\u{{202e}}{}…"}}}}"#,
+            "x".repeat(124)
+        );
+        assert_eq!(answer, expected);
+    }
+
+    fn is_error(message: &str) -> String {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"result":{{"content":[{{"type":"text","text":"{message}"}}],"isError":true}}}}"#
+        )
+    }
+
+    #[test]
+    fn denials_reach_the_model_as_a_tool_result() {
+        let reason = "Deletions go through the platform team.";
+        assert_eq!(
+            text(denied(NEW, &one(), "mlflow-default", "deletions", reason)),
+            is_error(
+                "Denied by policy mlflow-default, rule deletions: Deletions go through the platform team. Do not retry."
+            )
+        );
+        assert_eq!(
+            text(denied(NEW, &one(), "p", "r", "")),
+            is_error("Denied by policy p, rule r. Do not retry.")
+        );
+        let modern = text(denied(Version::V2026_07_28, &one(), "p", "r", ""));
+        assert!(
+            modern.ends_with(r#""isError":true,"resultType":"complete"}}"#),
+            "{modern}"
+        );
+        assert_eq!(
+            text(bad_arguments(NEW, &one(), "/alias", "must be a string")),
+            is_error("Invalid arguments: /alias must be a string. Correct it and call again.")
+        );
+    }
+
+    #[test]
+    fn a_limit_says_when_to_call_again() {
+        assert_eq!(
+            text(limited(
+                NEW,
+                &one(),
+                30,
+                "1m",
+                "tag-writes",
+                Duration::from_millis(11_001)
+            )),
+            r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"Limit of 30 per 1m reached (rule tag-writes). Retry after 12 s."}],"isError":true,"_meta":{"portcullis.dev/retryAfterMs":11001}}}"#
+        );
+    }
+
+    #[test]
+    fn approvals_name_their_object_and_what_to_do() {
+        let answer = |state| text(approval(NEW, &one(), "mlflow-ab12-0", state));
+        assert_eq!(
+            answer(Approval::Pending),
+            is_error(
+                "Approval pending: a person must decide McpApproval mlflow-ab12-0. Repeat the call unchanged to see whether it was approved."
+            )
+        );
+        assert_eq!(
+            answer(Approval::Denied("7 is worse.")),
+            is_error(
+                "Approval denied: McpApproval mlflow-ab12-0 was refused: 7 is worse. Do not repeat the call unchanged."
+            )
+        );
+        assert!(answer(Approval::Expired).contains("epeat the call unchanged"));
+    }
+
+    #[test]
+    fn failures_of_transport_and_message_have_their_codes() {
+        assert_eq!(
+            text(upstream_down(
+                Some(&one()),
+                "connection refused",
+                Duration::from_secs(2)
+            )),
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"The MCP server behind the gateway failed: connection refused. Retry after 2 s.","data":{"retryAfterMs":2000}}}"#
+        );
+        let refused = |bytes: &[u8]| text(refusal(&envelope::parse(bytes).unwrap_err()));
+        assert_eq!(
+            refused(b"{"),
+            r#"{"jsonrpc":"2.0","error":{"code":-32700,"message":"Parse error: the JSON text ends too early at byte 1"}}"#
+        );
+        assert_eq!(
+            refused(b"[]"),
+            r#"{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid request: batches are not supported; send one message per POST"}}"#
+        );
+        assert_eq!(
+            refused(br#"{"jsonrpc":"2.0","id":3,"method":"ping","params":1}"#),
+            r#"{"jsonrpc":"2.0","id":3,"error":{"code":-32600,"message":"Invalid request: params must be an object"}}"#
+        );
+        assert_eq!(
+            text(method_not_found(&one(), "tasks/list")),
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"Method not found: tasks/list"}}"#
+        );
+    }
+
+    #[test]
+    fn an_unsupported_version_is_answered_as_the_schema_demands() {
+        assert_eq!(
+            text(unsupported_version(
+                Some(&one()),
+                &Version::SESSION,
+                "2026-07-28"
+            )),
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32022,"message":"Unsupported protocol version","data":{"supported":["2025-11-25","2025-06-18","2025-03-26"],"requested":"2026-07-28"}}}"#
+        );
+    }
+}

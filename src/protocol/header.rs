@@ -1,0 +1,396 @@
+//! HTTP headers: what a client's may say, and what goes upstream.
+//!
+//! In: header values. Out: whether they are acceptable, and the few that pass. It must not let anything of the client's
+//! through that is not on the list: its credentials and cookies end here.
+
+use std::borrow::Cow;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::envelope::Request;
+use super::version::Version;
+
+/// `Mcp-Session-Id`.
+pub const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+/// `MCP-Protocol-Version`.
+pub const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+/// `Mcp-Method` (2026-07-28).
+pub const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+/// `Mcp-Name` (2026-07-28).
+pub const NAME: HeaderName = HeaderName::from_static("mcp-name");
+/// `Last-Event-ID`.
+pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// What mirrors a tool's arguments starts so (2026-07-28).
+pub const PARAM_PREFIX: &str = "mcp-param-";
+
+/// Longer session ids are not looked at.
+const MAX_SESSION_ID: usize = 8192;
+
+/// Why a request is refused for its headers.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderFault {
+    #[error("the header {0} must stand once, in visible ASCII")]
+    Unusable(&'static str),
+    #[error("Accept must list application/json and text/event-stream")]
+    AcceptPost,
+    #[error("Accept must list text/event-stream")]
+    AcceptGet,
+    #[error("Content-Type must be application/json")]
+    ContentType,
+    #[error("Content-Encoding is not supported; send the body as it is")]
+    ContentEncoding,
+    #[error("the header {0} is missing")]
+    Missing(&'static str),
+    #[error("the header {0} does not say what the body says")]
+    Mismatch(&'static str),
+    #[error(
+        "this MCP-Protocol-Version is not supported; use the version that initialize answered with"
+    )]
+    Version,
+}
+
+/// The value of a header that may stand once at most, as text.
+pub fn single<'h>(
+    headers: &'h HeaderMap,
+    name: &'static str,
+) -> Result<Option<&'h str>, HeaderFault> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    match (values.next(), value.to_str()) {
+        (None, Ok(text)) => Ok(Some(text)),
+        _ => Err(HeaderFault::Unusable(name)),
+    }
+}
+
+/// `Mcp-Session-Id`, visible ASCII only (2025-11-25, Streamable HTTP, "Session Management").
+pub fn session_id(headers: &HeaderMap) -> Result<Option<&str>, HeaderFault> {
+    let id = single(headers, "mcp-session-id")?;
+    match id {
+        Some(id) if id.is_empty() || id.len() > MAX_SESSION_ID || !is_visible(id) => {
+            Err(HeaderFault::Unusable("mcp-session-id"))
+        }
+        id => Ok(id),
+    }
+}
+
+/// Whether a POST lists both types of answer (every version: the client MUST). `*/*` counts for both, as in the Python
+/// SDK's server, since generic HTTP clients send that; a type with `q=0` is not listed.
+pub fn check_post_accept(headers: &HeaderMap) -> Result<(), HeaderFault> {
+    if accepts(headers, "application", "json") && accepts(headers, "text", "event-stream") {
+        Ok(())
+    } else {
+        Err(HeaderFault::AcceptPost)
+    }
+}
+
+/// Whether a GET lists `text/event-stream`.
+pub fn check_get_accept(headers: &HeaderMap) -> Result<(), HeaderFault> {
+    if accepts(headers, "text", "event-stream") {
+        Ok(())
+    } else {
+        Err(HeaderFault::AcceptGet)
+    }
+}
+
+fn accepts(headers: &HeaderMap, kind: &str, subtype: &str) -> bool {
+    headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let (left, right) = parts
+                .next()
+                .and_then(|range| range.split_once('/'))
+                .unwrap_or_default();
+            let listed = (left == "*" && right == "*")
+                || (left.eq_ignore_ascii_case(kind)
+                    && (right == "*" || right.eq_ignore_ascii_case(subtype)));
+            listed && !parts.any(is_zero_quality)
+        })
+}
+
+/// `q=0`, `q=0.`, `q=0.000` (RFC 9110, section 12.4.2).
+fn is_zero_quality(parameter: &str) -> bool {
+    parameter.split_once('=').is_some_and(|(name, value)| {
+        let value = value.trim();
+        name.trim().eq_ignore_ascii_case("q")
+            && value.starts_with('0')
+            && value
+                .trim_start_matches('0')
+                .trim_start_matches('.')
+                .trim_start_matches('0')
+                .is_empty()
+    })
+}
+
+/// The body must be `application/json`, in UTF-8 and not encoded.
+pub fn check_post_content(headers: &HeaderMap) -> Result<(), HeaderFault> {
+    if headers.contains_key(CONTENT_ENCODING) {
+        return Err(HeaderFault::ContentEncoding);
+    }
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    match (
+        values.next().and_then(|value| value.to_str().ok()),
+        values.next(),
+    ) {
+        (Some(value), None) if is_json(value) => Ok(()),
+        _ => Err(HeaderFault::ContentType),
+    }
+}
+
+/// Whether a Content-Type is JSON: without parameters, or with `charset=utf-8` alone.
+pub fn is_json(content_type: &str) -> bool {
+    is_type(content_type, "application/json")
+}
+
+/// Whether a Content-Type is an event stream.
+pub fn is_event_stream(content_type: &str) -> bool {
+    is_type(content_type, "text/event-stream")
+}
+
+fn is_type(content_type: &str, essence: &str) -> bool {
+    let mut parts = content_type.split(';').map(str::trim);
+    parts
+        .next()
+        .is_some_and(|found| found.eq_ignore_ascii_case(essence))
+        && parts.all(|parameter| {
+            parameter.is_empty()
+                || parameter.split_once('=').is_some_and(|(name, value)| {
+                    let value = value
+                        .strip_prefix('"')
+                        .and_then(|rest| rest.strip_suffix('"'))
+                        .unwrap_or(value);
+                    name.eq_ignore_ascii_case("charset") && value.eq_ignore_ascii_case("utf-8")
+                })
+        })
+}
+
+/// The `MCP-Protocol-Version` of a request in a session. It may be missing, as the session knows its version (until
+/// 2025-03-26 there was no such header); if it stands there it must be the session's, or at least one that we speak
+/// (2025-11-25: an unsupported one is 400; that it is the negotiated one is a SHOULD, and what goes upstream is ours).
+pub fn check_session_version(header: Option<&str>) -> Result<(), HeaderFault> {
+    match header {
+        Some(text) if Version::parse(text).is_none_or(Version::is_stateless) => {
+            Err(HeaderFault::Version)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The headers of the client's that go upstream: trace context, and what mirrors arguments (2026-07-28). Everything else
+/// that the upstream gets is the gateway's own.
+pub fn forwarded(client: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    client.iter().filter(|(name, value)| {
+        let once = client.get_all(*name).iter().nth(1).is_none();
+        once && value.to_str().is_ok()
+            && (matches!(name.as_str(), "traceparent" | "tracestate")
+                || name.as_str().starts_with(PARAM_PREFIX))
+    })
+}
+
+/// `WWW-Authenticate` of a 401 (RFC 6750 section 3, RFC 9728 section 5.1). The error is named if a credential was
+/// presented.
+pub fn www_authenticate(resource_metadata: Option<&str>, error: Option<&str>) -> String {
+    let mut value = String::from("Bearer");
+    let parts = [("error", error), ("resource_metadata", resource_metadata)];
+    for (index, (name, text)) in parts
+        .into_iter()
+        .filter_map(|(name, text)| text.map(|text| (name, text)))
+        .enumerate()
+    {
+        value.push_str(if index == 0 { " " } else { ", " });
+        value.push_str(name);
+        value.push_str("=\"");
+        for character in text
+            .chars()
+            .filter(|character| matches!(character, ' '..='~'))
+        {
+            if matches!(character, '"' | '\\') {
+                value.push('\\');
+            }
+            value.push(character);
+        }
+        value.push('"');
+    }
+    value
+}
+
+/// Whether requests from pages of that origin are answered (every version: servers MUST validate `Origin`). Pages of
+/// this machine are; else the origin must be one of `allowed`, which are written like origins. `null` never is.
+pub fn origin_allowed(origin: &str, allowed: &[String]) -> bool {
+    let Some(origin) = Origin::parse(origin) else {
+        return false;
+    };
+    origin.host.is_loopback()
+        || allowed
+            .iter()
+            .filter_map(|text| Origin::parse(text))
+            .any(|other| other == origin)
+}
+
+/// Whether a request for that `Host` (or `:authority`) is answered, against DNS rebinding. Names of this machine are;
+/// else it must be one of `allowed`: `name` (any port) or `name:port`.
+pub fn host_allowed(host: &str, allowed: &[String]) -> bool {
+    let Some((name, port)) = authority(host) else {
+        return false;
+    };
+    name.is_loopback()
+        || allowed
+            .iter()
+            .filter_map(|text| authority(text))
+            .any(|(other, other_port)| {
+                other == name && (other_port.is_none() || other_port == port)
+            })
+}
+
+#[derive(PartialEq, Eq)]
+struct Origin {
+    scheme: String,
+    host: Host,
+    port: u16,
+}
+
+impl Origin {
+    fn parse(text: &str) -> Option<Origin> {
+        let (scheme, rest) = text.split_once("://")?;
+        let scheme = scheme.to_ascii_lowercase();
+        let default = match scheme.as_str() {
+            "http" => 80,
+            "https" => 443,
+            _ => return None,
+        };
+        let (host, port) = authority(rest)?;
+        Some(Origin {
+            scheme,
+            host,
+            port: port.unwrap_or(default),
+        })
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Host {
+    V4(Ipv4Addr),
+    V6(Ipv6Addr),
+    Name(String),
+}
+
+impl Host {
+    fn is_loopback(&self) -> bool {
+        match self {
+            Host::V4(address) => address.is_loopback(),
+            Host::V6(address) => address.to_canonical().is_loopback(),
+            // RFC 6761, section 6.3: these names are this machine.
+            Host::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+        }
+    }
+}
+
+/// `host` or `host:port`, an IPv6 address in brackets (RFC 3986, section 3.2, without user information).
+fn authority(text: &str) -> Option<(Host, Option<u16>)> {
+    if let Some(rest) = text.strip_prefix('[') {
+        let (address, rest) = rest.split_once(']')?;
+        let port = if rest.is_empty() {
+            None
+        } else {
+            Some(port(rest.strip_prefix(':')?)?)
+        };
+        return Some((Host::V6(address.parse().ok()?), port));
+    }
+    let (name, port) = match text.split_once(':') {
+        Some((name, digits)) => (name, Some(port(digits)?)),
+        None => (text, None),
+    };
+    if let Ok(address) = name.parse() {
+        return Some((Host::V4(address), port));
+    }
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let label = |label: &str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    // A last label of digits would be an address in one of the old spellings ("127.1", "0x7f.1").
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let numeric = last.starts_with(|first: char| first.is_ascii_digit());
+    (name.split('.').all(label) && !numeric).then_some((Host::Name(name), port))
+}
+
+fn port(digits: &str) -> Option<u16> {
+    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| digits.parse().ok())?
+}
+
+/// The text of `Mcp-Name` or `Mcp-Param-*`, its Base64 sentinel decoded (2026-07-28, Streamable HTTP, "Value Encoding").
+pub fn decode_value(value: &str) -> Option<Cow<'_, str>> {
+    match value
+        .strip_prefix("=?base64?")
+        .and_then(|rest| rest.strip_suffix("?="))
+    {
+        Some(encoded) => String::from_utf8(STANDARD.decode(encoded).ok()?)
+            .ok()
+            .map(Cow::Owned),
+        None => Some(Cow::Borrowed(value)),
+    }
+}
+
+/// The header value for a name or argument, in the sentinel form where plain ASCII cannot carry it.
+pub fn encode_value(text: &str) -> Cow<'_, str> {
+    let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+        && text.trim() == text
+        && !(text.starts_with("=?base64?") && text.ends_with("?="));
+    if plain {
+        Cow::Borrowed(text)
+    } else {
+        Cow::Owned(format!("=?base64?{}?=", STANDARD.encode(text)))
+    }
+}
+
+/// Whether the headers of a stateless request say what its body says (2026-07-28, "Server Validation"): version and
+/// method always, the name where the method has one. A fault is 400 / -32020.
+pub fn check_stateless(
+    headers: &HeaderMap,
+    version: &str,
+    request: &Request<'_>,
+) -> Result<(), HeaderFault> {
+    let agree = |name: &'static str, body: &str| match single(headers, name)? {
+        None => Err(HeaderFault::Missing(name)),
+        Some(value) if value == body => Ok(()),
+        Some(_) => Err(HeaderFault::Mismatch(name)),
+    };
+    agree("mcp-protocol-version", version)?;
+    agree("mcp-method", &request.method)?;
+    let key = match request.method.as_ref() {
+        "tools/call" | "prompts/get" => "name",
+        "resources/read" => "uri",
+        "tasks/get" | "tasks/update" | "tasks/cancel" => "taskId",
+        _ => return Ok(()),
+    };
+    let body = request
+        .params
+        .as_ref()
+        .and_then(|params| params.string(key).ok().flatten());
+    let Some(body) = body else {
+        return Err(HeaderFault::Mismatch("mcp-name"));
+    };
+    let value = single(headers, "mcp-name")?.ok_or(HeaderFault::Missing("mcp-name"))?;
+    match decode_value(value) {
+        Some(decoded) if decoded == body => Ok(()),
+        _ => Err(HeaderFault::Mismatch("mcp-name")),
+    }
+}
+
+fn is_visible(text: &str) -> bool {
+    text.bytes().all(|byte| (0x21..=0x7e).contains(&byte))
+}
+
+#[cfg(test)]
+mod tests;

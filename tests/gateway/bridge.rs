@@ -1,0 +1,8 @@
+//! The stdio bridge in front of a scripted child, and of the real `mlflow-mcp`.
+
+mod harness;
+mod listener;
+mod lives;
+mod mlflow;
+mod per_session;
+mod shared;
