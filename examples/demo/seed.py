@@ -7,6 +7,7 @@ trained by gradient descent on made-up customers, and every epoch's loss and acc
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -23,6 +24,7 @@ LEARNING_RATES = (0.01, 0.05, 0.2, 0.8)
 
 @dataclass(frozen=True)
 class Seed:
+    model: str
     experiment_id: str
     run_ids: tuple[str, ...]
     best_run_id: str
@@ -62,6 +64,8 @@ def train(rows: list[list[float]], left: list[int], rate: float) -> tuple[list[t
 
 
 def seed(uri: str) -> Seed:
+    # It would tell for each version that it is being made.
+    logging.getLogger("mlflow.store.model_registry.abstract_store").setLevel(logging.WARNING)
     client = MlflowClient(tracking_uri=uri)
     experiment_id = client.create_experiment(EXPERIMENT)
     rows, left = customers(200)
@@ -92,6 +96,7 @@ def seed(uri: str) -> Seed:
     client.set_registered_model_alias(MODEL, "champion", versions[1])
     client.set_registered_model_alias(MODEL, "challenger", versions[2])
     return Seed(
+        model=MODEL,
         experiment_id=experiment_id,
         run_ids=tuple(run_id for run_id, _, _ in runs),
         best_run_id=min(runs, key=lambda run: run[2])[0],
