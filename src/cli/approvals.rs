@@ -63,25 +63,37 @@ enum Command {
 pub fn run(args: Args) -> Result<(), Failure> {
     let path = args.socket.unwrap_or_else(socket::default_path);
     let failed = |error: socket::ClientError| Failure::new(error.to_string());
-    let all = || socket::request::<Vec<McpApproval>>(&path, Method::GET, "/approvals", None).map_err(failed);
+    let all = || {
+        socket::request::<Vec<McpApproval>>(&path, Method::GET, "/approvals", None).map_err(failed)
+    };
     match args.command {
         Command::List { pending, output } => {
             let mut found = all()?;
             found.retain(|approval| !pending || phase(approval) == Some(Phase::Pending));
             found.sort_by_key(|approval| {
-                (phase(approval) != Some(Phase::Pending), std::cmp::Reverse(approval.spec.requested_at.0))
+                (
+                    phase(approval) != Some(Phase::Pending),
+                    std::cmp::Reverse(approval.spec.requested_at.0),
+                )
             });
             match output {
                 Output::Yaml | Output::Json => print_data(&found, output),
-                Output::Table | Output::Wide if found.is_empty() => print("No calls wait for approval.\n"),
+                Output::Table | Output::Wide if found.is_empty() => {
+                    print("No calls wait for approval.\n")
+                }
                 Output::Table | Output::Wide => print(&table(&found, Timestamp::now())),
             }
         }
         Command::Show { name, output } => {
-            let found = all()?.into_iter().find(|approval| named(approval, &name)).ok_or_else(|| Failure {
-                message: format!("there is no approval `{name}`; `portcullis approvals list` shows them"),
-                code: 1,
-            })?;
+            let found = all()?
+                .into_iter()
+                .find(|approval| named(approval, &name))
+                .ok_or_else(|| Failure {
+                    message: format!(
+                        "there is no approval `{name}`; `portcullis approvals list` shows them"
+                    ),
+                    code: 1,
+                })?;
             match output {
                 Output::Table | Output::Wide => print(&table(&[found], Timestamp::now())),
                 Output::Yaml | Output::Json => print_data(&found, output),
@@ -92,25 +104,39 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
-fn decide(path: &std::path::Path, name: &str, verdict: Verdict, reason: Option<String>) -> Result<(), Failure> {
-    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-./".contains(&b)) {
-        return Err(Failure::new(format!("`{}` is not a name of an approval", super::output::visible(name))));
+fn decide(
+    path: &std::path::Path,
+    name: &str,
+    verdict: Verdict,
+    reason: Option<String>,
+) -> Result<(), Failure> {
+    if !name
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-./".contains(&b))
+    {
+        return Err(Failure::new(format!(
+            "`{}` is not a name of an approval",
+            super::output::visible(name)
+        )));
     }
     let target = format!("/approvals/{name}");
     let request = DecisionRequest { verdict, reason };
-    let decided: McpApproval =
-        socket::request(path, Method::POST, &target, Some(&request)).map_err(|error| match error {
+    let decided: McpApproval = socket::request(path, Method::POST, &target, Some(&request))
+        .map_err(|error| match error {
             socket::ClientError::Refused(message) => Failure { message, code: 1 },
             other => Failure::new(other.to_string()),
         })?;
-    let (word, by) = match decided.spec.decision {
-        Some(decision) if decision.verdict == Verdict::Approved => ("approved", decision.by),
-        Some(decision) => ("denied", decision.by),
+    let (word, by) = match &decided.spec.decision {
+        Some(decision) if decision.verdict == Verdict::Approved => ("approved", &decision.by),
+        Some(decision) => ("denied", &decision.by),
         None => return Err(Failure::new("the decision was not taken; try again")),
     };
-    let spec = decided.spec;
-    let shown = decided.metadata.name.unwrap_or_default();
-    print(&format!("{shown} {word} by {by}: {} for {}\n", spec.tool, spec.grant))
+    let spec = &decided.spec;
+    let shown = decided.metadata.name.as_deref().unwrap_or_default();
+    print(&format!(
+        "{shown} {word} by {by}: {} for {}\n",
+        spec.tool, spec.grant
+    ))
 }
 
 fn named(approval: &McpApproval, name: &str) -> bool {
@@ -119,7 +145,8 @@ fn named(approval: &McpApproval, name: &str) -> bool {
         None => (None, name),
     };
     approval.metadata.name.as_deref() == Some(name)
-        && namespace.is_none_or(|namespace| approval.metadata.namespace.as_deref() == Some(namespace))
+        && namespace
+            .is_none_or(|namespace| approval.metadata.namespace.as_deref() == Some(namespace))
 }
 
 fn phase(approval: &McpApproval) -> Option<Phase> {
@@ -137,10 +164,15 @@ fn table(approvals: &[McpApproval], now: Timestamp) -> String {
                 spec.tool.clone(),
                 spec.grant.clone(),
                 phase(approval).map_or_else(String::new, |phase| format!("{phase:?}")),
-                spec.decision.as_ref().map_or_else(String::new, |decision| decision.by.clone()),
+                spec.decision
+                    .as_ref()
+                    .map_or_else(String::new, |decision| decision.by.clone()),
                 age(now.duration_since(spec.requested_at.0).as_secs()),
             ]
         })
         .collect();
-    columns(&["Name", "Server", "Tool", "Grant", "Phase", "By", "Age"], &rows)
+    columns(
+        &["Name", "Server", "Tool", "Grant", "Phase", "By", "Age"],
+        &rows,
+    )
 }

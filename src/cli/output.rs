@@ -1,6 +1,4 @@
-//! How commands print: tables for people, YAML and JSON for programs. Colour only on a terminal, never in data.
-
-use std::io::IsTerminal as _;
+//! How commands print: tables for people, YAML and JSON for programs. Nothing is coloured.
 
 use serde::Serialize;
 
@@ -30,7 +28,10 @@ pub struct Failure {
 impl Failure {
     /// The command could not do its work (exit code 2).
     pub fn new(message: impl Into<String>) -> Self {
-        Failure { message: message.into(), code: 2 }
+        Failure {
+            message: message.into(),
+            code: 2,
+        }
     }
 }
 
@@ -40,10 +41,14 @@ impl Failure {
 /// When it cannot be written.
 pub fn print_data<T: Serialize>(value: &T, output: Output) -> Result<(), Failure> {
     let text = match output {
-        Output::Json => serde_json::to_string_pretty(value).map_err(|error| Failure::new(error.to_string()))? + "\n",
+        Output::Json => {
+            serde_json::to_string_pretty(value).map_err(|error| Failure::new(error.to_string()))?
+                + "\n"
+        }
         _ => {
             // By way of JSON, so that both have the same keys in the same order.
-            let value = serde_json::to_value(value).map_err(|error| Failure::new(error.to_string()))?;
+            let value =
+                serde_json::to_value(value).map_err(|error| Failure::new(error.to_string()))?;
             serde_saphyr::to_string(&value).map_err(|error| Failure::new(error.to_string()))?
         }
     };
@@ -59,7 +64,9 @@ pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(error) => Err(Failure::new(format!("standard output cannot be written: {error}"))),
+        Err(error) => Err(Failure::new(format!(
+            "standard output cannot be written: {error}"
+        ))),
         Ok(()) => Ok(()),
     }
 }
@@ -67,7 +74,9 @@ pub fn print(text: &str) -> Result<(), Failure> {
 /// Rows under headings, in kubectl's manner: no lines, two spaces at least between columns.
 pub fn columns(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_content_arrangement(comfy_table::ContentArrangement::Disabled);
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_content_arrangement(comfy_table::ContentArrangement::Disabled);
     table.set_header(headings.iter().map(|heading| heading.to_uppercase()));
     for row in rows {
         table.add_row(row.iter().map(|cell| visible(cell)));
@@ -75,7 +84,10 @@ pub fn columns(headings: &[&str], rows: &[Vec<String>]) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    let mut text: String = table.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
+    let mut text: String = table
+        .lines()
+        .map(|line| line.trim_end().to_owned() + "\n")
+        .collect();
     if rows.is_empty() {
         text.clear();
     }
@@ -86,16 +98,18 @@ pub fn columns(headings: &[&str], rows: &[Vec<String>]) -> String {
 pub fn visible(text: &str) -> String {
     text.chars()
         .map(|c| match c {
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                '\u{fffd}'
+            }
             c if c.is_control() => '\u{fffd}',
             c => c,
         })
         .collect()
 }
 
-/// Whether standard output is a terminal that shows colour.
-pub fn colour() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+/// [`visible`] for text of several lines.
+pub fn visible_lines(text: &str) -> String {
+    text.lines().map(visible).collect::<Vec<_>>().join("\n")
 }
 
 /// A duration as `kubectl get` prints ages: `45s`, `12m`, `5h3m`, `3d`.
@@ -119,19 +133,26 @@ mod tests {
 
     #[test]
     fn ages_read_as_kubectl_prints_them() {
-        let shown: Vec<_> = [0, 119, 120, 125, 600, 10_799, 10_800, 10_860, 28_800, 172_800, 176_400, 900_000]
-            .into_iter()
-            .map(age)
-            .collect();
+        let shown: Vec<_> = [
+            0, 119, 120, 125, 600, 10_799, 10_800, 10_860, 28_800, 172_800, 176_400, 900_000,
+        ]
+        .into_iter()
+        .map(age)
+        .collect();
         assert_eq!(
             shown,
-            ["0s", "119s", "2m", "2m5s", "10m", "179m", "3h", "3h1m", "8h", "2d", "2d1h", "10d"]
+            [
+                "0s", "119s", "2m", "2m5s", "10m", "179m", "3h", "3h1m", "8h", "2d", "2d1h", "10d"
+            ]
         );
     }
 
     #[test]
     fn a_table_has_no_lines_and_no_control_characters() {
-        let text = columns(&["Name", "Why"], &[vec!["a".to_owned(), "x\u{1b}[31m".to_owned()]]);
+        let text = columns(
+            &["Name", "Why"],
+            &[vec!["a".to_owned(), "x\u{1b}[31m".to_owned()]],
+        );
         assert_eq!(text, "NAME  WHY\na     x\u{fffd}[31m\n");
     }
 }

@@ -47,7 +47,9 @@ pub struct Problem {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no `portcullis serve` answers at {path} ({source}); start one, or name its socket with --socket")]
+    #[error(
+        "no `portcullis serve` answers at {path} ({source}); start one, or name its socket with --socket"
+    )]
     Connect {
         /// The socket.
         path: String,
@@ -77,7 +79,9 @@ pub fn default_path() -> PathBuf {
         Some(runtime) => PathBuf::from(runtime).join("portcullis").join("serve.sock"),
         None => {
             let user = rustix::process::geteuid().as_raw();
-            std::env::temp_dir().join(format!("portcullis-{user}")).join("serve.sock")
+            std::env::temp_dir()
+                .join(format!("portcullis-{user}"))
+                .join("serve.sock")
         }
     }
 }
@@ -85,7 +89,8 @@ pub fn default_path() -> PathBuf {
 /// What `serve` does with a request on the socket.
 pub trait Handler: Send + Sync + 'static {
     /// The answer: a status and a JSON body. `user` is who is at the other end.
-    fn handle(&self, method: &Method, path: &str, body: &[u8], user: &str) -> (StatusCode, Vec<u8>);
+    fn handle(&self, method: &Method, path: &str, body: &[u8], user: &str)
+    -> (StatusCode, Vec<u8>);
 }
 
 /// A socket that is removed when dropped.
@@ -103,13 +108,17 @@ impl Listener {
     /// A sentence that names the path and what to do.
     pub fn bind(path: &Path) -> Result<Listener, String> {
         let shown = path.display();
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        if let Some(folder) = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(folder)
                 .map_err(|error| format!("the folder of the socket {shown} cannot be made: {error}; choose another with --socket"))?;
-            let owner = std::fs::metadata(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+            let owner = std::fs::metadata(folder)
+                .map_err(|error| format!("{}: {error}", folder.display()))?;
             let me = rustix::process::geteuid().as_raw();
             if owner.uid() != me && owner.uid() != 0 {
                 return Err(format!(
@@ -124,14 +133,22 @@ impl Listener {
                     "another `portcullis serve` already answers at {shown}; stop it, or choose another socket with --socket"
                 ));
             }
-            std::fs::remove_file(path).map_err(|error| format!("the old socket {shown} cannot be removed: {error}"))?;
+            std::fs::remove_file(path)
+                .map_err(|error| format!("the old socket {shown} cannot be removed: {error}"))?;
         }
         // The folder is private, so nobody can connect between the two steps.
-        let listener = UnixListener::bind(path).map_err(|error| format!("the socket {shown} cannot be opened: {error}"))?;
+        let listener = UnixListener::bind(path)
+            .map_err(|error| format!("the socket {shown} cannot be opened: {error}"))?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
             .map_err(|error| format!("the socket {shown} cannot be made private: {error}"))?;
-        let inode = std::fs::metadata(path).map(|meta| meta.ino()).unwrap_or_default();
-        Ok(Listener { listener, path: path.to_owned(), inode })
+        let inode = std::fs::metadata(path)
+            .map(|meta| meta.ino())
+            .unwrap_or_default();
+        Ok(Listener {
+            listener,
+            path: path.to_owned(),
+            inode,
+        })
     }
 
     /// Answers until `stop`.
@@ -148,12 +165,15 @@ impl Listener {
                     }
                 },
             };
-            let Ok(peer) = stream.peer_cred() else { continue };
+            let Ok(peer) = stream.peer_cred() else {
+                continue;
+            };
             let user = user_name(peer.uid());
             let handler = Arc::clone(&handler);
             let stop = stop.clone();
             tokio::spawn(async move {
-                let service = service_fn(|request| answer(Arc::clone(&handler), request, user.clone()));
+                let service =
+                    service_fn(|request| answer(Arc::clone(&handler), request, user.clone()));
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(std::time::Duration::from_secs(5))
@@ -182,19 +202,26 @@ async fn answer(
     user: String,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
-    let (status, body) = match crate::gateway::body::read(body, MAX_BODY, std::time::Duration::from_secs(5)).await {
-        Ok(body) => handler.handle(&head.method, head.uri.path(), &body, &user),
-        Err(error) => problem(StatusCode::BAD_REQUEST, &error.to_string()),
-    };
+    let (status, body) =
+        match crate::gateway::body::read(body, MAX_BODY, std::time::Duration::from_secs(5)).await {
+            Ok(body) => handler.handle(&head.method, head.uri.path(), &body, &user),
+            Err(error) => problem(StatusCode::BAD_REQUEST, &error.to_string()),
+        };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        http::HeaderValue::from_static("application/json"),
+    );
     Ok(response)
 }
 
 /// An error answer.
 pub fn problem(status: StatusCode, error: &str) -> (StatusCode, Vec<u8>) {
-    let body = serde_json::to_vec(&Problem { error: error.to_owned() }).unwrap_or_default();
+    let body = serde_json::to_vec(&Problem {
+        error: error.to_owned(),
+    })
+    .unwrap_or_default();
     (status, body)
 }
 
@@ -209,7 +236,10 @@ pub fn request<T: serde::de::DeserializeOwned>(
     body: Option<&DecisionRequest>,
 ) -> Result<T, ClientError> {
     let shown = path.display().to_string();
-    let talk = |why: String| ClientError::Talk { path: shown.clone(), why };
+    let talk = |why: String| ClientError::Talk {
+        path: shown.clone(),
+        why,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -221,7 +251,10 @@ pub fn request<T: serde::de::DeserializeOwned>(
     let exchange = async {
         let stream = UnixStream::connect(path)
             .await
-            .map_err(|source| ClientError::Connect { path: shown.clone(), source })?;
+            .map_err(|source| ClientError::Connect {
+                path: shown.clone(),
+                source,
+            })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| talk(error.to_string()))?;
@@ -232,18 +265,32 @@ pub fn request<T: serde::de::DeserializeOwned>(
                 .header(HOST, "portcullis")
                 .body(Full::new(Bytes::from(body)))
                 .map_err(|error| talk(error.to_string()))?;
-            let response = sender.send_request(request).await.map_err(|error| talk(error.to_string()))?;
+            let response = sender
+                .send_request(request)
+                .await
+                .map_err(|error| talk(error.to_string()))?;
             let status = response.status();
-            let bytes = response.into_body().collect().await.map_err(|error| talk(error.to_string()))?.to_bytes();
+            let bytes = response
+                .into_body()
+                .collect()
+                .await
+                .map_err(|error| talk(error.to_string()))?
+                .to_bytes();
             Ok((status, bytes))
         };
         drive(exchange, connection).await
     };
-    let limited = async { tokio::time::timeout(std::time::Duration::from_secs(30), exchange).await };
-    let (status, bytes) = runtime.block_on(limited).map_err(|_| talk("it took longer than 30 s".to_owned()))??;
+    let limited =
+        async { tokio::time::timeout(std::time::Duration::from_secs(30), exchange).await };
+    let (status, bytes) = runtime
+        .block_on(limited)
+        .map_err(|_| talk("it took longer than 30 s".to_owned()))??;
     if !status.is_success() {
         let problem: Option<Problem> = serde_json::from_slice(&bytes).ok();
-        return Err(problem.map_or_else(|| talk(format!("HTTP {status}")), |problem| ClientError::Refused(problem.error)));
+        return Err(problem.map_or_else(
+            || talk(format!("HTTP {status}")),
+            |problem| ClientError::Refused(problem.error),
+        ));
     }
     serde_json::from_slice(&bytes).map_err(|error| talk(error.to_string()))
 }
@@ -260,12 +307,14 @@ async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) ->
 
 /// The name that `/etc/passwd` gives a user, else `uid:N`.
 fn user_name(uid: u32) -> String {
-    let named = std::fs::read_to_string("/etc/passwd").ok().and_then(|users| {
-        users.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-        })
-    });
+    let named = std::fs::read_to_string("/etc/passwd")
+        .ok()
+        .and_then(|users| {
+            users.lines().find_map(|line| {
+                let mut fields = line.split(':');
+                let name = fields.next()?;
+                (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+            })
+        });
     named.unwrap_or_else(|| format!("uid:{uid}"))
 }

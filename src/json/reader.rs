@@ -14,6 +14,25 @@ const LINEAR_KEYS: usize = 16;
 /// A number without exponent and of at most this many bytes cannot overflow a double (its largest has 309 digits).
 const SAFE_NUMBER: usize = 300;
 
+/// The keys of one object so far.
+struct Seen<'a> {
+    /// Where they start in [`Reader::keys`].
+    base: usize,
+    /// The [`mark`]s of all of them: a key whose mark is missing needs no comparing.
+    marks: u64,
+    large: Option<HashSet<Cow<'a, str>>>,
+}
+
+/// One bit that equal keys share.
+fn mark(key: &str) -> u64 {
+    let bytes = key.as_bytes();
+    let (first, last) = (
+        bytes.first().copied().unwrap_or(0),
+        bytes.last().copied().unwrap_or(0),
+    );
+    1 << ((usize::from(first) + usize::from(last) * 5 + bytes.len() * 11) & 63)
+}
+
 /// One member of an object: its key unescaped, its value as it stands in the text, without surrounding white space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member<'a> {
@@ -153,9 +172,13 @@ impl<'a> Reader<'a> {
         &mut self,
         mut each: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.open(b'{', Kind::Object)?;
-        let base = self.keys.len();
-        let mut large = None;
+        self.expect(Kind::Object)?;
+        self.open()?;
+        let mut seen = Seen {
+            base: self.keys.len(),
+            marks: 0,
+            large: None,
+        };
         if !self.close(b'}') {
             loop {
                 self.space();
@@ -168,7 +191,7 @@ impl<'a> Reader<'a> {
                     })?;
                 }
                 let key = self.string()?;
-                if !self.note(base, &mut large, key.clone()) {
+                if !self.note(&mut seen, key.clone()) {
                     self.at = start;
                     return self.fail(ErrorKind::Duplicate)?;
                 }
@@ -188,7 +211,7 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        self.keys.truncate(base);
+        self.keys.truncate(seen.base);
         self.depth -= 1;
         Ok(())
     }
@@ -198,7 +221,8 @@ impl<'a> Reader<'a> {
         &mut self,
         mut each: impl FnMut(&mut Self) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.open(b'[', Kind::Array)?;
+        self.expect(Kind::Array)?;
+        self.open()?;
         if !self.close(b']') {
             loop {
                 self.space();
@@ -302,32 +326,28 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Remembers a key of the object whose keys start at `base`; false if it has been seen.
-    fn note(
-        &mut self,
-        base: usize,
-        large: &mut Option<HashSet<Cow<'a, str>>>,
-        key: Cow<'a, str>,
-    ) -> bool {
-        if let Some(seen) = large {
-            return seen.insert(key);
+    /// Remembers a key of an open object; false if it has been seen.
+    fn note(&mut self, seen: &mut Seen<'a>, key: Cow<'a, str>) -> bool {
+        if let Some(large) = &mut seen.large {
+            return large.insert(key);
         }
-        if self.keys[base..].contains(&key) {
+        let mark = mark(&key);
+        if seen.marks & mark != 0 && self.keys[seen.base..].contains(&key) {
             return false;
         }
+        seen.marks |= mark;
         self.keys.push(key);
-        if self.keys.len() - base > LINEAR_KEYS {
-            *large = Some(self.keys.drain(base..).collect());
+        if self.keys.len() - seen.base > LINEAR_KEYS {
+            seen.large = Some(self.keys.drain(seen.base..).collect());
         }
         true
     }
 
-    fn open(&mut self, bracket: u8, kind: Kind) -> Result<(), Error> {
-        self.expect(kind)?;
+    /// Takes the opening bracket, at which the cursor stands.
+    fn open(&mut self) -> Result<(), Error> {
         if self.depth == MAX_DEPTH {
             return self.fail(ErrorKind::Depth);
         }
-        debug_assert_eq!(self.peek(), Some(bracket));
         self.depth += 1;
         self.at += 1;
         Ok(())
@@ -388,7 +408,7 @@ impl<'a> Reader<'a> {
         const HIGH: u64 = 0x8080_8080_8080_8080;
         let bytes = self.text.as_bytes();
         // Eight bytes at a time: the classic test for a zero byte, after XOR with the byte looked for, and for a byte
-        // below 0x20. It may report a byte too early in the block, never miss one; the loop below looks exactly.
+        // below 0x20. The test may mark bytes after the first one found, never before it or instead of it.
         while let Some(block) = bytes
             .get(self.at..self.at + 8)
             .and_then(|block| <[u8; 8]>::try_from(block).ok())
@@ -398,7 +418,9 @@ impl<'a> Reader<'a> {
             let slash = word ^ (ONES * u64::from(b'\\'));
             let zero = |word: u64| word.wrapping_sub(ONES) & !word;
             let control = word.wrapping_sub(ONES * 0x20) & !word;
-            if (zero(quote) | zero(slash) | control) & HIGH != 0 {
+            let found = (zero(quote) | zero(slash) | control) & HIGH;
+            if found != 0 {
+                self.at += (found.trailing_zeros() / 8) as usize;
                 break;
             }
             self.at += 8;

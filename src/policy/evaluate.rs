@@ -218,7 +218,7 @@ impl Bound {
 
     /// Whether some caller can list the tool: tried with a sample of every caller that a rule names, taking conditions to
     /// hold where they show it and not to where they hide it.
-    pub(super) fn visible_to_some(&self, tool: &Tool) -> bool {
+    pub fn visible_to_some(&self, tool: &Tool) -> bool {
         if self.program.audit {
             return true;
         }
@@ -448,10 +448,12 @@ impl Bound {
 
     /// Whether a template is in the caller's list: its text is matched as a URI is, with what it leaves open as it stands.
     pub fn template_visible(&self, template: &str, caller: &Caller) -> bool {
-        listed(
-            &self.by_name(&self.program.resources, template, caller),
-            &self.program,
-        )
+        listed(&self.template(template, caller), &self.program)
+    }
+
+    /// Decides what names a resource template, as completions do.
+    pub fn template(&self, template: &str, caller: &Caller) -> Decision {
+        self.by_name(&self.program.resources, template, caller)
     }
 
     fn by_name(&self, rules: &[NameRule], name: &str, caller: &Caller) -> Decision {

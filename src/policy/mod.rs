@@ -7,18 +7,25 @@
 pub mod approval;
 pub mod bundle;
 mod canonical;
+pub mod cases;
 pub mod check;
 pub mod compile;
 pub mod decision;
 pub mod diagnostic;
 pub mod evaluate;
+pub mod explain;
+pub mod import;
 pub mod inventory;
 pub mod limit;
 pub mod matcher;
 mod program;
 mod schema;
+pub mod target;
 
 pub use compile::compile;
 pub use decision::{Call, Caller, Decision, Outcome};
 pub use inventory::{Bound, Definition};
 pub use program::Program;
+
+#[cfg(test)]
+mod tests;

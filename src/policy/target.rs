@@ -12,18 +12,28 @@ use crate::api::server::McpServer;
 /// By name or label within one namespace; a policy in the operator's own namespace is a guardrail, and its `targetSelector`
 /// reaches every namespace.
 pub fn targets(policy: &McpPolicy, server: &McpServer, operator_namespace: &str) -> bool {
-    let (policy_namespace, server_namespace) = (namespace(&policy.metadata), namespace(&server.metadata));
+    let (policy_namespace, server_namespace) =
+        (namespace(&policy.metadata), namespace(&server.metadata));
     let name = server.metadata.name.as_deref().unwrap_or_default();
     let same = policy_namespace == server_namespace;
-    let named = same && policy.spec.target_refs.iter().any(|target| target.name == name);
+    let named = same
+        && policy
+            .spec
+            .target_refs
+            .iter()
+            .any(|target| target.name == name);
     let selected = (same || policy_namespace == operator_namespace)
-        && policy.spec.target_selector.as_ref().is_some_and(|selector| {
-            let labels = server.metadata.labels.as_ref();
-            selector
-                .match_labels
-                .iter()
-                .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
-        });
+        && policy
+            .spec
+            .target_selector
+            .as_ref()
+            .is_some_and(|selector| {
+                let labels = server.metadata.labels.as_ref();
+                selector
+                    .match_labels
+                    .iter()
+                    .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+            });
     named || selected
 }
 
@@ -100,7 +110,11 @@ mod tests {
         let everything = json!({"targetSelector": {}});
         let mlflow = server("ml", "mlflow", "ml");
         let reaches = |namespace: &str, target: &serde_json::Value, server: &McpServer| {
-            targets(&policy(namespace, target.clone()), server, "portcullis-system")
+            targets(
+                &policy(namespace, target.clone()),
+                server,
+                "portcullis-system",
+            )
         };
         assert!(reaches("ml", &by_name, &mlflow));
         assert!(reaches("ml", &by_label, &mlflow));
@@ -122,6 +136,9 @@ mod tests {
         let one = bundle(&server, [&a, &b], Vec::new(), 1).unwrap();
         let two = bundle(&server, [&b, &a], Vec::new(), 2).unwrap();
         assert_eq!(one.revision, two.revision);
-        assert_ne!(one.revision, bundle(&server, [&a], Vec::new(), 1).unwrap().revision);
+        assert_ne!(
+            one.revision,
+            bundle(&server, [&a], Vec::new(), 1).unwrap().revision
+        );
     }
 }

@@ -107,10 +107,17 @@ impl<'a> Object<'a> {
     /// Reads a raw slice that must be an object, with strict keys.
     pub fn from_raw(raw: &'a str, known: &[&str]) -> Result<Object<'a>, Fault> {
         let mut reader = Reader::over(raw);
-        let object = Object::read(&mut reader).map_err(Fault::Json)??;
+        let object = Object::read_strict(&mut reader, known).map_err(Fault::Json)??;
         reader.finish().map_err(Fault::Json)?;
-        object.check_keys(known)?;
         Ok(object)
+    }
+
+    /// Reads the next value, with strict keys; the inner error is one that has been read past.
+    pub(super) fn read_strict(
+        reader: &mut Reader<'a>,
+        known: &[&str],
+    ) -> Result<Result<Object<'a>, Fault>, json::Error> {
+        Ok(Object::read(reader)?.and_then(|object| object.check_keys(known).map(|()| object)))
     }
 
     /// Reads the next value; the inner error is a value of the wrong shape, which has been read past.

@@ -137,10 +137,12 @@ pub fn suspect<'k>(
     keys: impl Iterator<Item = &'k str> + Clone,
     known: &[&str],
 ) -> Option<(&'k str, Suspicion)> {
-    for key in keys.clone() {
-        if known.contains(&key) {
-            continue;
-        }
+    // Nearly every object has only known keys, and the reader has refused duplicates.
+    let unknown = |key: &&str| !known.contains(key);
+    if !keys.clone().any(|key| unknown(&key)) {
+        return None;
+    }
+    for key in keys.clone().filter(unknown) {
         if key.chars().any(char::is_control) {
             return Some((key, Suspicion::Control));
         }
@@ -159,13 +161,6 @@ pub fn suspect_member<'m>(
     members: &'m [Member<'_>],
     known: &[&str],
 ) -> Option<(&'m str, Suspicion)> {
-    // Nearly every object has only known keys, and the reader has refused duplicates.
-    if members
-        .iter()
-        .all(|member| known.contains(&member.key.as_ref()))
-    {
-        return None;
-    }
     suspect(members.iter().map(|member| member.key.as_ref()), known)
 }
 

@@ -211,7 +211,7 @@ fn entries_of(kind: ListKind, found: Kind, raw: &str) -> Result<(Vec<Entry<'_>>,
     let mut reader = Reader::over(raw);
     reader
         .array(|reader| {
-            match entry(kind, reader.raw()?) {
+            match entry(kind, reader)? {
                 Some(entry) => entries.push(entry),
                 None => unreadable = true,
             }
@@ -221,11 +221,16 @@ fn entries_of(kind: ListKind, found: Kind, raw: &str) -> Result<(Vec<Entry<'_>>,
     Ok((entries, unreadable))
 }
 
-/// An entry whose name is a string and whose keys nobody can read differently.
-fn entry(kind: ListKind, raw: &str) -> Option<Entry<'_>> {
-    let object = Object::from_raw(raw, keys::ENTRY).ok()?;
-    let name = object.string(kind.identity()).ok()??;
-    Some(Entry { name, raw })
+/// Reads the next entry; none if its name is no string, or its keys could be read differently.
+fn entry<'a>(kind: ListKind, reader: &mut Reader<'a>) -> Result<Option<Entry<'a>>, json::Error> {
+    let Ok(object) = Object::read_strict(reader, keys::ENTRY)? else {
+        return Ok(None);
+    };
+    let name = object.string(kind.identity()).ok().flatten();
+    Ok(name.map(|name| Entry {
+        name,
+        raw: object.raw,
+    }))
 }
 
 #[cfg(test)]

@@ -5,4 +5,5 @@ mod listener;
 mod lives;
 mod mlflow;
 mod per_session;
+mod process;
 mod shared;

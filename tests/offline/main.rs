@@ -6,3 +6,4 @@
 
 mod crds;
 mod generated;
+mod layering;

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::gateway::bridge::wire::{self, Id, code};
+use super::stream::{self, Accepts, Body, Event};
+use super::wire::{self, Id, code};
 use crate::gateway::upstream::stdio::{Piece, printable};
-use crate::json::Reader;
+use crate::json::{self, Reader};
+use crate::protocol::envelope::{ErrorObject, Refusal};
 
 /// Why the bridge answers a call in the child's place.
 ///
@@ -38,6 +41,13 @@ impl Unanswered {
         }
     }
 
+    /// Whether an error is one of these.
+    pub(super) fn made(error: &ErrorObject<'_>) -> bool {
+        let data = error.data.and_then(|raw| json::parse(raw.as_bytes()).ok());
+        let source = data.as_ref().and_then(|data| data.get("source"));
+        source.and_then(json::Value::as_str) == Some("bridge")
+    }
+
     pub(super) fn message(&self, id: &Id) -> Bytes {
         let mut data = format!(r#"{{"source":"bridge","delivered":{}"#, self.delivered);
         if let Some(after) = self.retry_after {
@@ -48,6 +58,35 @@ impl Unanswered {
     }
 }
 
+/// An answer that is known already.
+pub(super) fn at_once(text: Bytes, accepts: Accepts, keep_alive: Duration) -> Response<Body> {
+    if accepts.json {
+        return stream::json(StatusCode::OK, text);
+    }
+    let (_, receiver) = stream::channel(stream::StreamLimits {
+        messages: 1,
+        bytes: 0,
+    });
+    stream::sse(Some(Event::Answer(text)), receiver, keep_alive)
+}
+
+/// No session could be opened because the child does not run.
+pub(super) fn unavailable(id: &Id, error: &Unanswered) -> Response<Body> {
+    let mut response = stream::json(StatusCode::SERVICE_UNAVAILABLE, error.message(id));
+    let seconds = error.retry_after.unwrap_or_default().as_secs().max(1);
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
+/// No session could be opened because there are too many.
+pub(super) fn full(id: &Id, most: usize) -> Response<Body> {
+    let why =
+        format!("All {most} sessions of this server are in use; end one (DELETE) or retry later.");
+    unavailable(id, &Unanswered::down(why, Duration::from_secs(10)))
+}
+
 /// A line that is no message: what to log, and the call that it was perhaps meant to answer.
 pub(super) struct Unreadable {
     pub(super) why: String,
@@ -55,23 +94,19 @@ pub(super) struct Unreadable {
     pub(super) answers: Option<Id>,
 }
 
-/// Looks at what a strict reader refused, just far enough to see whether a call waits for it.
-pub(super) fn unreadable(piece: &Piece, fault: Option<&wire::Fault>, cap: usize) -> Unreadable {
+/// Looks at what the strict parser refused, just far enough to see whether a call waits for it.
+pub(super) fn unreadable(piece: &Piece, refusal: Option<&Refusal>, cap: usize) -> Unreadable {
     let (bytes, why) = match piece {
-        Piece::Line(line) => (line, fault.map_or_else(String::new, ToString::to_string)),
+        Piece::Line(line) => (line, refusal.map_or_else(String::new, ToString::to_string)),
         Piece::TooLong { start, length } => (
             start,
             format!("{length} bytes long, more than a line may have"),
         ),
     };
-    let answers = match fault {
-        Some(wire::Fault::Invalid { answers, .. }) => answers.clone(),
-        _ => answered(bytes),
-    };
     Unreadable {
         why,
         excerpt: printable(bytes, cap),
-        answers,
+        answers: answered(bytes),
     }
 }
 
@@ -89,7 +124,7 @@ fn answered(bytes: &[u8]) -> Option<Id> {
         method |= key == "method";
         let raw = reader.raw()?;
         if key == "id" {
-            id = Id::read(raw);
+            id = wire::id(raw);
         }
         Ok::<(), crate::json::Error>(())
     });
@@ -111,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_broken_answer_still_names_its_call() {
-        let number = Some(Id::Number(5));
+        let number = Some(Id::Integer(5));
         assert_eq!(
             answered(br#"{"jsonrpc":"2.0","id":5,"result":{"x":NaN}}"#),
             number

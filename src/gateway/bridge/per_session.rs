@@ -15,13 +15,14 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::calls::Unanswered;
+use super::calls::{Unanswered, at_once, full, unavailable};
 use super::session::{Session, lock};
-use super::shared::{at_once, full, unavailable};
 use super::stream::{self, Accepts, Body, Event, Receiver, Sender, bare};
-use super::wire::{self, Id, Message, code};
+use super::wire::{self, Id, code};
 use super::{Context, SESSION};
 use crate::gateway::upstream::stdio::{Input, spawn};
+use crate::protocol::emit::Edits;
+use crate::protocol::envelope::{self, Message, Object, Outcome, Request};
 
 /// Requests of a child that its client has not answered; more are refused.
 const ASKED: usize = 256;
@@ -84,16 +85,16 @@ impl PerSession {
 
     pub(super) async fn initialize(
         self: &Arc<Self>,
-        id: &Id,
-        params: Option<&str>,
+        request: &Request<'_>,
         accepts: Accepts,
     ) -> Response<Body> {
+        let id = &request.id.clone().into_owned();
         let limits = &self.context.limits;
         let (own, starting) = match self.open(id).await {
             Ok(opened) => opened,
             Err(response) => return response,
         };
-        let receiver = match self.call(&own, id, "initialize", params, accepts).await {
+        let receiver = match self.call(&own, request, accepts).await {
             Ok(receiver) => receiver,
             Err(text) => return at_once(text, accepts, limits.keep_alive),
         };
@@ -109,20 +110,15 @@ impl PerSession {
                 return unavailable(id, &Unanswered::lost(why, None));
             }
         };
-        let accepted = match wire::read(&answer) {
-            Ok(Message::Response {
-                outcome: wire::Outcome::Result(_),
-                ..
-            }) => true,
-            Ok(Message::Response {
-                outcome: wire::Outcome::Error(raw),
-                ..
-            }) if wire::text(wire::member(Some(raw), "data"), "source").as_deref()
-                == Some("bridge") =>
-            {
-                // The child went away: a session could not be opened.
-                return stream::json(StatusCode::SERVICE_UNAVAILABLE, answer);
-            }
+        let accepted = match envelope::parse(&answer) {
+            Ok(Message::Response(response)) => match response.outcome {
+                Outcome::Result(_) => true,
+                Outcome::Error(error) if Unanswered::made(&error) => {
+                    // The child went away: a session could not be opened.
+                    return stream::json(StatusCode::SERVICE_UNAVAILABLE, answer);
+                }
+                Outcome::Error(_) => false,
+            },
             _ => false,
         };
         let mut response = at_once(answer, accepts, limits.keep_alive);
@@ -184,12 +180,13 @@ impl PerSession {
         let own = self.session(session)?;
         let keep_alive = self.context.limits.keep_alive;
         match message {
-            Message::Request { id, method, params } => {
-                let called = self.call(&own, &id, &method, params, accepts).await;
+            Message::Request(request) => {
+                let called = self.call(&own, &request, accepts).await;
                 Some(match called {
                     Ok(receiver) => {
                         let lost = || {
                             let why = "The answer was lost: this connection was read too slowly.";
+                            let id = request.id.clone().into_owned();
                             let text = Unanswered::lost(why, None).message(&id);
                             stream::json(StatusCode::OK, text)
                         };
@@ -198,19 +195,21 @@ impl PerSession {
                     Err(text) => at_once(text, accepts, keep_alive),
                 })
             }
-            Message::Notification { method, params } => {
-                if method == "notifications/cancelled" {
-                    own.cancelled(params);
+            Message::Notification(notification) => {
+                if notification.method == "notifications/cancelled" {
+                    own.cancelled(notification.params.as_ref());
                 }
-                let sent = own.input.send(wire::notification(&method, params)).await;
+                let line = notification.emit(&Edits::new()).into();
+                let sent = own.input.send(line).await;
                 sent.is_ok().then(|| bare(StatusCode::ACCEPTED))
             }
-            Message::Response { id, outcome } => {
+            Message::Response(response) => {
                 // Only what the child has asked, and once.
-                if let Some(id) = id
-                    && lock(&own.table).asked.remove(&id)
-                {
-                    let sent = own.input.send(wire::response(Some(&id), outcome)).await;
+                let id = response.id.clone().map(envelope::Id::into_owned);
+                let asked = id.is_some_and(|id| lock(&own.table).asked.remove(&id));
+                if asked {
+                    let line = response.emit(&Edits::new()).into();
+                    let sent = own.input.send(line).await;
                     return sent.is_ok().then(|| bare(StatusCode::ACCEPTED));
                 }
                 Some(bare(StatusCode::ACCEPTED))
@@ -222,29 +221,25 @@ impl PerSession {
     async fn call(
         &self,
         own: &Arc<Own>,
-        id: &Id,
-        method: &str,
-        params: Option<&str>,
+        request: &Request<'_>,
         accepts: Accepts,
     ) -> Result<Receiver, bytes::Bytes> {
         let limits = &self.context.limits;
+        let id = &request.id.clone().into_owned();
         let (reply, receiver) = stream::channel(limits.stream());
-        let token = wire::member(wire::member(params, "_meta"), "progressToken");
+        let params = request.params.as_ref();
+        let token = params.and_then(|params| params.meta("progressToken"));
         let call = Call {
             id: id.clone(),
-            token: token.and_then(Id::read),
+            token: token.and_then(|token| wire::id(token.raw)),
             reply,
             streams: accepts.sse,
         };
         own.register(call, limits.calls_per_session)?;
         // Until it is queued, a client that goes away takes its call with it.
         let mut unsent = Unsent { own, id: Some(id) };
-        if own
-            .input
-            .send(wire::request(id, method, params))
-            .await
-            .is_err()
-        {
+        let line = request.emit(&Edits::new()).into();
+        if own.input.send(line).await.is_err() {
             return Err(ended().message(id));
         }
         unsent.id = None;
@@ -311,8 +306,8 @@ impl Own {
     }
 
     /// The child may still answer, but the client no longer cares (MCP, "Cancellation").
-    fn cancelled(&self, params: Option<&str>) {
-        let id = wire::member(params, "requestId").and_then(Id::read);
+    fn cancelled(&self, params: Option<&Object<'_>>) {
+        let id = wire::id_member(params, "requestId");
         if let Some(call) = id.and_then(|id| self.take(&id)) {
             let text = Unanswered::lost("Cancelled by the client.", None).message(&call.id);
             call.reply.push(Event::Answer(text));

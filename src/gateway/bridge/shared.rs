@@ -13,17 +13,25 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::calls::Unanswered;
+use super::calls::{Unanswered, at_once, full, unavailable};
 use super::session::{Session, lock};
 use super::stream::{self, Accepts, Body, Event, Receiver, bare};
-use super::wire::{self, Id, Message, Outcome, code};
+use super::wire::{self, Id, code};
 use super::{Context, SESSION, StartError, version};
 use crate::gateway::upstream::stdio::{Input, spawn};
+use crate::json;
+use crate::protocol::emit::Edits;
+use crate::protocol::envelope::{Message, Notification, Request};
+use crate::protocol::version::Version;
 use pending::{Origin, Pending, Refused};
+
+/// Stands for the protocol version in the cached result of `initialize`; no server can write it there, as JSON has no
+/// such string.
+const VERSION_HERE: &str = "\u{0}version\u{0}";
 
 /// A child that has been initialized.
 #[derive(Debug)]
@@ -33,7 +41,9 @@ struct Live {
     generation: u64,
     /// The raw result of `initialize`, as clients get it but for the version.
     result: String,
-    version: &'static str,
+    /// Those of tools, prompts and resources that it has.
+    lists: Vec<&'static str>,
+    version: Version,
 }
 
 #[derive(Debug, Clone)]
@@ -124,11 +134,11 @@ impl Shared {
 
     pub(super) async fn initialize(
         &self,
-        id: &Id,
-        params: Option<&str>,
+        request: &Request<'_>,
         accepts: Accepts,
     ) -> Response<Body> {
-        let Some(asked) = version::asked(params) else {
+        let id = &request.id.clone().into_owned();
+        let Some(asked) = wire::text(request.params.as_ref(), "protocolVersion") else {
             let why = "`initialize` needs a `protocolVersion`";
             let text = wire::error(Some(id), code::PARAMS, why, None);
             return at_once(text, accepts, self.context.limits.keep_alive);
@@ -147,9 +157,8 @@ impl Shared {
             sessions.insert(session.id.clone(), Arc::clone(&session));
             session
         };
-        let version = json_text(version::negotiate(&asked, live.version));
-        let result = wire::with(Some(&live.result), "protocolVersion", Some(&version));
-        let text = wire::response(Some(id), Outcome::Result(&result));
+        let version = version::negotiate(&asked, live.version);
+        let text = wire::result(id, &live.result.replacen(VERSION_HERE, version.as_str(), 1));
         let mut response = at_once(text, accepts, self.context.limits.keep_alive);
         if let Ok(value) = HeaderValue::from_str(&session.id) {
             response.headers_mut().insert(SESSION, value);
@@ -166,61 +175,59 @@ impl Shared {
     ) -> Option<Response<Body>> {
         let session = self.session(session)?;
         match message {
-            Message::Request { id, method, params } => {
-                Some(self.request(&session, id, &method, params, accepts).await)
-            }
-            Message::Notification { method, params } => {
-                if method == "notifications/cancelled" {
-                    self.cancel(&session, params).await;
+            Message::Request(request) => Some(self.request(&session, &request, accepts).await),
+            Message::Notification(notification) => {
+                if notification.method == "notifications/cancelled" {
+                    self.cancel(&session, &notification).await;
                 }
                 // The others speak for a client that the child does not know of.
                 Some(bare(StatusCode::ACCEPTED))
             }
             // No request of the child ever reached a client.
-            Message::Response { .. } => Some(bare(StatusCode::ACCEPTED)),
+            Message::Response(_) => Some(bare(StatusCode::ACCEPTED)),
         }
     }
 
     async fn request(
         &self,
         session: &Arc<Session>,
-        id: Id,
-        method: &str,
-        params: Option<&str>,
+        request: &Request<'_>,
         accepts: Accepts,
     ) -> Response<Body> {
         let keep_alive = self.context.limits.keep_alive;
-        let empty = || {
-            let text = wire::response(Some(&id), Outcome::Result("{}"));
-            at_once(text, accepts, keep_alive)
-        };
-        match method {
+        let id = request.id.clone().into_owned();
+        let empty = || at_once(wire::result(&id, "{}"), accepts, keep_alive);
+        let answered = match &*request.method {
             // One client's choice must not change what the others' child does.
             "ping" | "logging/setLevel" => return empty(),
-            _ if method.starts_with("tasks/") => {
+            method if method.starts_with("tasks/") => {
                 let why = "Method not found: tasks are not offered by a shared server";
                 let text = wire::error(Some(&id), code::METHOD, why, None);
                 return at_once(text, accepts, keep_alive);
             }
-            _ => {}
-        }
-        let answered = match method {
-            "resources/subscribe" | "resources/unsubscribe" => {
-                let Some(uri) = wire::text(params, "uri") else {
+            method @ ("resources/subscribe" | "resources/unsubscribe") => {
+                let Some(uri) = wire::text(request.params.as_ref(), "uri") else {
                     let text = wire::error(Some(&id), code::PARAMS, "`uri` is missing", None);
                     return at_once(text, accepts, keep_alive);
                 };
                 let order = self.subscribing.lock().await;
-                if method == "resources/subscribe" {
-                    self.subscribe(&session.id, &uri);
-                } else if !self.unsubscribe(&session.id, &uri) {
-                    return empty();
+                let mut fresh = None;
+                if method == "resources/unsubscribe" {
+                    if !self.unsubscribe(&session.id, &uri) {
+                        return empty();
+                    }
+                } else if self.subscribe(&session.id, &uri) {
+                    fresh = Some(uri.clone());
                 }
-                let call = self.call(session, &id, method, params).await;
+                let undo = fresh.is_some();
+                let call = self.call(session, request, fresh).await;
+                if undo && call.is_err() {
+                    self.unsubscribe(&session.id, &uri);
+                }
                 drop(order);
                 call
             }
-            _ => self.call(session, &id, method, params).await,
+            _ => self.call(session, request, None).await,
         };
         match answered {
             Ok(receiver) => {
@@ -239,23 +246,27 @@ impl Shared {
     async fn call(
         &self,
         session: &Arc<Session>,
-        id: &Id,
-        method: &str,
-        params: Option<&str>,
+        request: &Request<'_>,
+        subscribes: Option<String>,
     ) -> Result<Receiver, bytes::Bytes> {
+        let id = &request.id.clone().into_owned();
         let live = self.live().await.map_err(|error| error.message(id))?;
         let ours = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = stream::channel(self.context.limits.stream());
-        let (params, token) = remap(params, ours);
-        let subscribes = (method == "resources/subscribe")
-            .then(|| wire::text(params.as_deref(), "uri"))
-            .flatten();
+        // The bridge declares no tasks: whoever does not must process such a call as an ordinary one (MCP 2025-11-25,
+        // "Tasks").
+        let mut edits = Edits::new().id(Id::Integer(ours)).remove("task");
+        let params = request.params.as_ref();
+        let token = params.and_then(|params| params.meta("progressToken"));
+        if token.is_some() {
+            edits = edits.set_meta("progressToken", ours.to_string());
+        }
         let origin = Origin::Client {
             session: Arc::clone(session),
             id: id.clone(),
-            token,
+            token: token.map(|token| token.raw.to_owned()),
             reply: sender,
-            subscribes: subscribes.map(std::borrow::Cow::into_owned),
+            subscribes,
         };
         let most = self.context.limits.calls_per_session;
         lock(&self.pending)
@@ -276,7 +287,7 @@ impl Shared {
             shared: self,
             ours: Some(ours),
         };
-        let line = wire::request(&Id::Number(ours), method, params.as_deref());
+        let line = bytes::Bytes::from(request.emit(&edits));
         if live.input.send(line).await.is_err() {
             return Err(gone(&self.state).message(id));
         }
@@ -284,8 +295,8 @@ impl Shared {
         Ok(receiver)
     }
 
-    async fn cancel(&self, session: &Session, params: Option<&str>) {
-        let Some(id) = wire::member(params, "requestId").and_then(Id::read) else {
+    async fn cancel(&self, session: &Session, notification: &Notification<'_>) {
+        let Some(id) = wire::id_member(notification.params.as_ref(), "requestId") else {
             return;
         };
         let Some((ours, origin)) = lock(&self.pending).take_of(&session.id, &id) else {
@@ -298,8 +309,9 @@ impl Shared {
         let State::Ready(live) = self.state.borrow().clone() else {
             return;
         };
-        let params = wire::with(params, "requestId", Some(&ours.to_string()));
-        let line = wire::notification("notifications/cancelled", Some(&params));
+        let line = notification
+            .emit(&Edits::new().set("requestId", ours.to_string()))
+            .into();
         let _ = live.input.send(line).await;
     }
 
@@ -322,11 +334,11 @@ impl Shared {
         }
     }
 
-    fn subscribe(&self, session: &str, uri: &str) {
+    /// Whether that is new for the session.
+    fn subscribe(&self, session: &str, uri: &str) -> bool {
         let mut all = lock(&self.subscribers);
-        all.entry(uri.to_owned())
-            .or_default()
-            .insert(session.to_owned());
+        let sessions = all.entry(uri.to_owned()).or_default();
+        sessions.insert(session.to_owned())
     }
 
     /// Whether that was the last one: only then the child is told.
@@ -358,12 +370,19 @@ impl Shared {
         matches!(&*self.state.borrow(), State::Ready(_))
     }
 
-    /// Ends a session. Its calls go on, as nobody has cancelled them, but their answers go nowhere.
+    /// Ends a session. The child goes on with its calls, as nobody has cancelled them, but they are answered now.
     pub(super) fn delete(self: &Arc<Self>, session: &str) -> bool {
         let Some(session) = lock(&self.sessions).remove(session) else {
             return false;
         };
         session.close();
+        // Kept, they would pile up where a child never answers.
+        let unanswered = lock(&self.pending).take_all_of(&session.id);
+        for origin in unanswered {
+            self.answer(&origin, |id| {
+                Unanswered::lost("The session was ended before the answer.", None).message(id)
+            });
+        }
         let uris: Vec<String> = {
             let all = lock(&self.subscribers);
             let of_it = all.iter().filter(|(_, who)| who.contains(&session.id));
@@ -389,10 +408,10 @@ impl Shared {
             return;
         };
         let ours = self.next.fetch_add(1, Ordering::Relaxed);
-        let params = format!(r#"{{"uri":{}}}"#, json_text(uri));
+        let params = format!(r#"{{"uri":{}}}"#, json::quoted(uri));
         let noted = lock(&self.pending).insert(ours, live.generation, Origin::Bridge, usize::MAX);
         if noted.is_ok() {
-            let line = wire::request(&Id::Number(ours), method, Some(&params));
+            let line = wire::request(&Id::Integer(ours), method, &params);
             let _ = live.input.send(line).await;
         }
     }
@@ -406,38 +425,18 @@ struct Unsent<'a> {
 
 impl Drop for Unsent<'_> {
     fn drop(&mut self) {
-        if let Some(ours) = self.ours {
-            lock(&self.shared.pending).take(ours);
+        let taken = self
+            .ours
+            .and_then(|ours| lock(&self.shared.pending).take(ours));
+        if let Some(Origin::Client {
+            session,
+            subscribes: Some(uri),
+            ..
+        }) = taken
+        {
+            self.shared.unsubscribe(&session.id, &uri);
         }
     }
-}
-
-/// Params with our progress token in place of the client's, and without `task`: the bridge declares no tasks, and a
-/// receiver that does not must process such a call as if it were an ordinary one (MCP 2025-11-25, "Tasks").
-fn remap(params: Option<&str>, ours: i64) -> (Option<String>, Option<String>) {
-    let Some(raw) = params else {
-        return (None, None);
-    };
-    // Neither key can be there unless its text is, or an escape.
-    let suspects = ["\"_meta\"", "\"task\"", "\\u"];
-    if !suspects.iter().any(|suspect| raw.contains(suspect)) {
-        return (Some(raw.to_owned()), None);
-    }
-    let meta = wire::member(params, "_meta");
-    let token = wire::member(meta, "progressToken").map(str::to_owned);
-    let mut out = raw.to_owned();
-    if wire::member(params, "task").is_some() {
-        out = wire::with(Some(&out), "task", None);
-    }
-    if token.is_some() {
-        let meta = wire::with(meta, "progressToken", Some(&ours.to_string()));
-        out = wire::with(Some(&out), "_meta", Some(&meta));
-    }
-    (Some(out), token)
-}
-
-fn json_text(text: &str) -> String {
-    crate::json::quoted(text)
 }
 
 fn stopping() -> Unanswered {
@@ -452,39 +451,6 @@ fn gone(state: &watch::Sender<State>) -> Unanswered {
             Duration::from_secs(1),
         ),
     }
-}
-
-/// An answer that is known already.
-pub(super) fn at_once(
-    text: bytes::Bytes,
-    accepts: Accepts,
-    keep_alive: Duration,
-) -> Response<Body> {
-    if accepts.json {
-        return stream::json(StatusCode::OK, text);
-    }
-    let (_, receiver) = stream::channel(stream::StreamLimits {
-        messages: 1,
-        bytes: 0,
-    });
-    stream::sse(Some(Event::Answer(text)), receiver, keep_alive)
-}
-
-/// No session could be opened because the child does not run.
-pub(super) fn unavailable(id: &Id, error: &Unanswered) -> Response<Body> {
-    let mut response = stream::json(StatusCode::SERVICE_UNAVAILABLE, error.message(id));
-    let seconds = error.retry_after.unwrap_or_default().as_secs().max(1);
-    response
-        .headers_mut()
-        .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    response
-}
-
-/// No session could be opened because there are too many.
-pub(super) fn full(id: &Id, most: usize) -> Response<Body> {
-    let why =
-        format!("All {most} sessions of this server are in use; end one (DELETE) or retry later.");
-    unavailable(id, &Unanswered::down(why, Duration::from_secs(10)))
 }
 
 /// Ends sessions that nobody uses any more.

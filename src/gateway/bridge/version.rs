@@ -1,24 +1,22 @@
-//! Protocol versions of the bridge. To be told apart from those of the gateway, which has more.
+//! Protocol versions of the bridge: those that open a session. To be told apart from the gateway's, which has more.
 
-use crate::gateway::bridge::wire;
+use crate::protocol::version::Version;
 
-/// Those that speak Streamable HTTP with sessions, oldest first.
-pub(super) const SUPPORTED: [&str; 3] = ["2025-03-26", "2025-06-18", "2025-11-25"];
-/// What the bridge asks of a shared child.
-pub(super) const NEWEST: &str = "2025-11-25";
 /// Spoken by older stdio servers. Its messages are a subset of those of 2025-03-26, so they are served as that.
 const OLDEST_CHILD: &str = "2024-11-05";
 
 pub(super) fn is_supported(version: &str) -> bool {
-    SUPPORTED.contains(&version)
+    Version::SESSION
+        .iter()
+        .any(|known| known.as_str() == version)
 }
 
 /// What a child that answered with `version` is served as; `None` if the bridge cannot serve it.
-pub(super) fn of_child(version: &str) -> Option<&'static str> {
+pub(super) fn of_child(version: &str) -> Option<Version> {
     if version == OLDEST_CHILD {
-        return Some(SUPPORTED[0]);
+        return Some(Version::V2025_03_26);
     }
-    SUPPORTED.into_iter().find(|known| *known == version)
+    Version::parse(version).filter(|version| !version.is_stateless())
 }
 
 /// What a client is answered that asks for `asked`, in front of a child that speaks `child`.
@@ -26,17 +24,15 @@ pub(super) fn of_child(version: &str) -> Option<&'static str> {
 /// A server that supports the version asked for must answer with it, otherwise with one that it does support (MCP,
 /// "Lifecycle", version negotiation). Each of these versions only adds to the messages that a server sends, and a
 /// client ignores members that it does not know, so a child also serves every older version.
-pub(super) fn negotiate(asked: &str, child: &'static str) -> &'static str {
-    match SUPPORTED.into_iter().find(|known| *known == asked) {
-        // They are dates: they compare as text.
+pub(super) fn negotiate(asked: &str, child: Version) -> Version {
+    match of_client(asked) {
         Some(asked) if asked <= child => asked,
         _ => child,
     }
 }
 
-/// The version that a client's `initialize` asks for.
-pub(super) fn asked(params: Option<&str>) -> Option<String> {
-    wire::text(params, "protocolVersion").map(std::borrow::Cow::into_owned)
+fn of_client(asked: &str) -> Option<Version> {
+    Version::parse(asked).filter(|version| !version.is_stateless())
 }
 
 #[cfg(test)]
@@ -45,17 +41,26 @@ mod tests {
 
     #[test]
     fn a_client_gets_its_own_version_unless_the_child_is_older() {
-        assert_eq!(negotiate("2025-06-18", "2025-11-25"), "2025-06-18");
-        assert_eq!(negotiate("2025-11-25", "2025-11-25"), "2025-11-25");
-        assert_eq!(negotiate("2025-11-25", "2025-03-26"), "2025-03-26");
-        assert_eq!(negotiate("2026-07-28", "2025-11-25"), "2025-11-25");
-        assert_eq!(negotiate("2024-11-05", "2025-06-18"), "2025-06-18");
+        let newest = Version::LATEST_SESSION;
+        assert_eq!(negotiate("2025-06-18", newest), Version::V2025_06_18);
+        assert_eq!(negotiate("2025-11-25", newest), newest);
+        assert_eq!(
+            negotiate("2025-11-25", Version::V2025_03_26),
+            Version::V2025_03_26
+        );
+        assert_eq!(negotiate("2026-07-28", newest), newest);
+        assert_eq!(
+            negotiate("2024-11-05", Version::V2025_06_18),
+            Version::V2025_06_18
+        );
     }
 
     #[test]
     fn an_old_child_is_served_as_the_oldest_http_version_and_an_unknown_one_not_at_all() {
-        assert_eq!(of_child("2024-11-05"), Some("2025-03-26"));
-        assert_eq!(of_child("2025-11-25"), Some("2025-11-25"));
+        assert_eq!(of_child("2024-11-05"), Some(Version::V2025_03_26));
+        assert_eq!(of_child("2025-11-25"), Some(Version::V2025_11_25));
+        assert_eq!(of_child("2026-07-28"), None);
         assert_eq!(of_child("2099-01-01"), None);
+        assert!(!is_supported("2026-07-28") && is_supported("2025-03-26"));
     }
 }

@@ -1,4 +1,147 @@
-//! The servers that are protected, and how they are reached.
+//! The protected MCP server: one request in, one response out, over HTTP or straight into the bridge of a child process.
+//!
+//! Only a [`Permit`](super::enforce::Permit) opens the way here, and only `enforce` makes one. Nothing of the client's
+//! request passes except what the permit holds; headers are made here, from an allow-list.
 
-/// Child processes that speak MCP over stdin and stdout.
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
+
+use super::body::{Body, BoxError};
+use super::bridge::Bridge;
+use super::enforce::Permit;
+
+pub mod http_client;
 pub mod stdio;
+
+pub use http_client::HttpUpstream;
+
+const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// The server behind the gateway.
+pub enum Upstream {
+    /// A Streamable HTTP endpoint.
+    Http(Box<HttpUpstream>),
+    /// A stdio server that runs as a child of this process.
+    Bridge(Arc<Bridge>),
+}
+
+/// What a request to the upstream is made of, beside the method-specific permit.
+#[derive(Clone, Debug, Default)]
+pub struct Envelope {
+    /// The upstream's own session id, unsealed.
+    pub session: Option<HeaderValue>,
+    /// The negotiated protocol version, from the request after `initialize` on.
+    pub version: Option<HeaderValue>,
+    /// The upstream's own id of the last event seen, unsealed.
+    pub last_event_id: Option<HeaderValue>,
+    /// W3C trace context headers of the caller, checked.
+    pub trace: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Why the upstream gave no usable response.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// No byte of the request left: units that were reserved for it can be returned.
+    #[error("the upstream cannot be reached")]
+    NotSent(#[source] BoxError),
+    /// The request may have arrived and may have been carried out.
+    #[error("the upstream's answer broke off")]
+    Broken(#[source] BoxError),
+    /// Nothing came within the time allowed.
+    #[error("the upstream did not answer within {0:?}")]
+    Timeout(Duration),
+    /// Something came that a client must not be given.
+    #[error("the upstream's answer is not acceptable: {0}")]
+    Unacceptable(String),
+}
+
+impl UpstreamError {
+    /// True only when it is certain that no byte of the request was written.
+    pub fn not_sent(&self) -> bool {
+        matches!(self, UpstreamError::NotSent(_))
+    }
+}
+
+impl Upstream {
+    /// Sends what the permit allows and returns the response once its head is there.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; a redirect or an encoded body is `Unacceptable`, as policy could not read it.
+    pub async fn call(
+        &self,
+        permit: Permit,
+        within: Duration,
+    ) -> Result<Response<Body>, UpstreamError> {
+        let (method, envelope, body) = permit.into_parts();
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        head(&mut request, envelope);
+        let sent = async {
+            match self {
+                Upstream::Http(upstream) => upstream.send(request).await,
+                Upstream::Bridge(bridge) => Ok(bridge.handle(request).await),
+            }
+        };
+        let response = tokio::time::timeout(within, sent)
+            .await
+            .map_err(|_| UpstreamError::Timeout(within))??;
+        if response.status().is_redirection() {
+            return Err(UpstreamError::Unacceptable(format!(
+                "it redirects ({}); write the final address into upstream.http.url",
+                response.status()
+            )));
+        }
+        let encoded = response
+            .headers()
+            .get_all(CONTENT_ENCODING)
+            .iter()
+            .any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"));
+        if encoded {
+            return Err(UpstreamError::Unacceptable(
+                "its body is content-encoded although only identity was accepted".to_owned(),
+            ));
+        }
+        Ok(response)
+    }
+}
+
+fn head(request: &mut Request<Bytes>, envelope: Envelope) {
+    let post = request.method() == Method::POST;
+    let accept = match *request.method() {
+        Method::POST => Some("application/json, text/event-stream"),
+        Method::GET => Some("text/event-stream"),
+        _ => None,
+    };
+    let headers = request.headers_mut();
+    if post {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    if let Some(accept) = accept {
+        headers.insert(ACCEPT, HeaderValue::from_static(accept));
+    }
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let Envelope {
+        session,
+        version,
+        last_event_id,
+        trace,
+    } = envelope;
+    for (name, value) in [
+        (SESSION_ID, session),
+        (PROTOCOL_VERSION, version),
+        (LAST_EVENT_ID, last_event_id),
+    ] {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    }
+    for (name, value) in trace {
+        headers.insert(name, value);
+    }
+}

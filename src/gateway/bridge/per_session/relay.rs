@@ -9,8 +9,10 @@ use tokio::time::timeout;
 use super::{ASKED, Own, PerSession, lock};
 use crate::gateway::bridge::calls::{Unanswered, unreadable};
 use crate::gateway::bridge::stream::Event;
-use crate::gateway::bridge::wire::{self, Id, Message, code};
+use crate::gateway::bridge::wire::{self, code};
 use crate::gateway::upstream::stdio::{Child, Piece};
+use crate::protocol::emit::Edits;
+use crate::protocol::envelope::{self, Message, Notification, Request};
 
 /// How long the exit status of a child that fell silent is waited for, for the sake of a better message.
 const EXIT_WAIT: Duration = Duration::from_millis(200);
@@ -69,30 +71,27 @@ pub(super) async fn relay(
 /// Handles one line of the child. Never waits.
 fn take(mode: &PerSession, own: &Own, piece: &Piece) {
     let name = &mode.context.child.name;
-    let fault = match piece {
+    let refusal = match piece {
         Piece::Line(line) if line.iter().all(u8::is_ascii_whitespace) => return,
-        Piece::Line(line) => match wire::read(line) {
-            Ok(Message::Response { id, outcome }) => {
+        Piece::Line(line) => match envelope::parse(line) {
+            Ok(Message::Response(response)) => {
+                let id = response.id.clone().map(envelope::Id::into_owned);
                 // One that is not there was cancelled, or its client has gone.
                 if let Some(call) = id.and_then(|id| own.take(&id)) {
                     own.session.touch();
-                    let text = wire::response(Some(&call.id), outcome);
-                    call.reply.push(Event::Answer(text));
+                    let text = response.emit(&Edits::new());
+                    call.reply.push(Event::Answer(text.into()));
                 }
                 return;
             }
-            Ok(Message::Notification { method, params }) => {
-                return notification(own, &method, params);
-            }
-            Ok(Message::Request { id, method, params }) => {
-                return request(own, id, &method, params);
-            }
-            Err(fault) => Some(fault),
+            Ok(Message::Notification(told)) => return notification(own, &told),
+            Ok(Message::Request(request)) => return ask(own, &request),
+            Err(refusal) => Some(refusal),
         },
         Piece::TooLong { .. } => None,
     };
-    let broken = unreadable(piece, fault.as_ref(), 200);
-    if fault.is_some() {
+    let broken = unreadable(piece, refusal.as_ref(), 200);
+    if refusal.is_some() {
         tracing::warn!(server = %name, line = broken.excerpt, "server wrote what is no message: {}", broken.why);
     }
     if let Some(call) = broken.answers.and_then(|id| own.take(&id)) {
@@ -102,16 +101,14 @@ fn take(mode: &PerSession, own: &Own, piece: &Piece) {
     }
 }
 
-fn notification(own: &Own, method: &str, params: Option<&str>) {
-    let text = wire::notification(method, params);
-    match method {
+fn notification(own: &Own, told: &Notification<'_>) {
+    let text = bytes::Bytes::from(told.emit(&Edits::new()));
+    match &*told.method {
         "notifications/progress" => {
-            let token = wire::member(params, "progressToken").and_then(Id::read);
+            let token = wire::id_member(told.params.as_ref(), "progressToken");
             let table = lock(&own.table);
-            let call = table
-                .calls
-                .iter()
-                .find(|call| token.is_some() && call.token == token);
+            let mut calls = table.calls.iter();
+            let call = calls.find(|call| token.is_some() && call.token == token);
             if let Some(call) = call {
                 own.session.touch();
                 if call.streams {
@@ -131,20 +128,23 @@ fn notification(own: &Own, method: &str, params: Option<&str>) {
     }
 }
 
-fn request(own: &Own, id: Id, method: &str, params: Option<&str>) {
-    {
+fn ask(own: &Own, request: &Request<'_>) {
+    let id = request.id.clone().into_owned();
+    let noted = {
         let mut table = lock(&own.table);
-        if table.asked.len() >= ASKED && !table.asked.contains(&id) {
-            drop(table);
-            let why = "the client has not answered the requests before this one";
-            let text = wire::error(Some(&id), code::INTERNAL, why, None);
-            // A child that does not read either learns nothing, and needs nothing.
-            let _ = own.input.try_send(text);
-            return;
+        let room = table.asked.len() < ASKED || table.asked.contains(&id);
+        room && {
+            table.asked.insert(id.clone());
+            true
         }
-        table.asked.insert(id.clone());
+    };
+    if noted {
+        return beside_a_call(own, request.emit(&Edits::new()).into());
     }
-    beside_a_call(own, wire::request(&id, method, params));
+    let why = "the client has not answered the requests before this one";
+    let text = wire::error(Some(&id), code::INTERNAL, why, None);
+    // A child that does not read either learns nothing, and needs nothing.
+    let _ = own.input.try_send(text);
 }
 
 /// Over stdio nothing tells which call a message belongs to: the newest that streams is the best guess, and it is read

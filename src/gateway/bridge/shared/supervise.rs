@@ -3,15 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
 use super::pending::Origin;
-use super::{Live, Shared, State, version};
+use super::{Live, Shared, State, VERSION_HERE, version};
 use crate::gateway::bridge::calls::{Unanswered, backoff, unreadable};
 use crate::gateway::bridge::session::lock;
 use crate::gateway::bridge::stream::Event;
-use crate::gateway::bridge::wire::{self, Id, Message, Outcome, code};
+use crate::gateway::bridge::wire::{self, Id, code};
 use crate::gateway::upstream::stdio::{Child, Input, Piece, printable, spawn};
+use crate::protocol::emit::Edits;
+use crate::protocol::envelope::{self, Message, Notification, Object, Outcome};
+use crate::protocol::keys;
+use crate::protocol::version::Version;
 
 /// How long the exit status of a child that fell silent is waited for, for the sake of a better message.
 const EXIT_WAIT: Duration = Duration::from_millis(200);
@@ -116,7 +121,8 @@ async fn life(shared: &Shared, mut child: Child, generation: u64, failures: u32)
             until: Instant::now() + delay,
         });
     }
-    for origin in lock(&shared.pending).end(generation) {
+    let unanswered = lock(&shared.pending).end(generation);
+    for origin in unanswered {
         let text = format!(
             "The server ended before it answered ({why}). It is not known whether the call took effect."
         );
@@ -133,54 +139,59 @@ async fn greet(shared: &Shared, child: &mut Child, generation: u64) -> Result<Li
     let closed = |_| "it does not read its input".to_owned();
     let params = format!(
         r#"{{"protocolVersion":"{}","capabilities":{{}},"clientInfo":{{"name":"portcullis","version":"{}"}}}}"#,
-        version::NEWEST,
+        Version::LATEST_SESSION,
         env!("CARGO_PKG_VERSION")
     );
-    let ours = Id::Number(0);
-    let line = wire::request(&ours, "initialize", Some(&params));
+    let ours = Id::Integer(0);
+    let line = wire::request(&ours, "initialize", &params);
     child.input.send(line).await.map_err(closed)?;
     while let Some(piece) = child.lines.recv().await {
-        let result = match &piece {
-            Piece::Line(line) => match wire::read(line) {
-                Ok(Message::Response {
-                    id: Some(id),
-                    outcome,
-                }) if id == ours => match outcome {
-                    Outcome::Result(raw) => raw,
-                    Outcome::Error(raw) => {
-                        let said = printable(raw.as_bytes(), 200);
-                        return Err(format!("it refused `initialize`: {said}"));
-                    }
-                },
-                Err(fault) => {
-                    let broken = unreadable(&piece, Some(&fault), 200);
-                    if broken.answers == Some(ours.clone()) {
-                        return Err(format!("its answer to `initialize` is unreadable: {fault}"));
-                    }
-                    take(shared, &child.input, &piece);
-                    continue;
+        let parsed = match &piece {
+            Piece::Line(line) => Some(envelope::parse(line)),
+            Piece::TooLong { .. } => None,
+        };
+        let outcome = match parsed {
+            Some(Ok(Message::Response(response))) if response.id.as_ref() == Some(&ours) => {
+                response.outcome
+            }
+            Some(Ok(_)) => {
+                take(shared, &child.input, &piece);
+                continue;
+            }
+            refused => {
+                let refusal = refused.and_then(Result::err);
+                let broken = unreadable(&piece, refusal.as_ref(), 200);
+                if broken.answers.as_ref() == Some(&ours) {
+                    return Err(format!(
+                        "its answer to `initialize` is unreadable: {}",
+                        broken.why
+                    ));
                 }
-                Ok(_) => {
-                    take(shared, &child.input, &piece);
-                    continue;
-                }
-            },
-            Piece::TooLong { .. } => {
                 take(shared, &child.input, &piece);
                 continue;
             }
         };
-        let spoken = wire::text(Some(result), "protocolVersion").unwrap_or_default();
+        let result = match outcome {
+            Outcome::Result(result) => result,
+            Outcome::Error(error) => {
+                let said = printable(error.message.as_bytes(), 200);
+                return Err(format!("it refused `initialize`: {said} ({})", error.code));
+            }
+        };
+        let spoken = wire::text(Some(&result), "protocolVersion").unwrap_or_default();
         let Some(version) = version::of_child(&spoken) else {
             let spoken = printable(spoken.as_bytes(), 40);
             return Err(format!(
                 "it speaks protocol version `{spoken}`, which the bridge does not know"
             ));
         };
+        let (result, lists) = as_served(&result)
+            .map_err(|fault| format!("its answer to `initialize` is not valid: {fault}"))?;
         let live = Live {
             input: child.input.clone(),
             generation,
-            result: as_served(result),
+            result,
+            lists,
             version,
         };
         let line = wire::notification("notifications/initialized", None);
@@ -194,24 +205,24 @@ async fn greet(shared: &Shared, child: &mut Child, generation: u64) -> Result<Li
     })
 }
 
-/// The child's capabilities as the bridge offers them: lists can change whenever the child is restarted, whatever it
-/// says itself, and tasks would be seen across sessions.
-fn as_served(result: &str) -> String {
-    let mut capabilities = wire::member(Some(result), "capabilities")
-        .unwrap_or("{}")
-        .to_owned();
+/// The child's result as the bridge offers it, and the lists that it has. Lists can change whenever the child is
+/// restarted, whatever it says itself, and tasks would be seen across sessions.
+fn as_served(result: &Object<'_>) -> Result<(String, Vec<&'static str>), envelope::Fault> {
+    let offered = result.object("capabilities", keys::CAPABILITIES)?;
+    let offered = offered.unwrap_or_default();
+    let mut edits = Edits::new().remove("tasks");
+    let mut lists = Vec::new();
     for list in ["tools", "prompts", "resources"] {
-        let Some(offered) = wire::member(Some(&capabilities), list) else {
-            continue;
-        };
-        if !offered.starts_with('{') {
-            continue;
+        if let Some(capability) = offered.object(list, &["listChanged", "subscribe"])? {
+            let changing = Edits::new().set("listChanged", "true");
+            edits = edits.set(list, capability.to_text(&changing));
+            lists.push(list);
         }
-        let offered = wire::with(Some(offered), "listChanged", Some("true"));
-        capabilities = wire::with(Some(&capabilities), list, Some(&offered));
     }
-    let capabilities = wire::with(Some(&capabilities), "tasks", None);
-    wire::with(Some(result), "capabilities", Some(&capabilities))
+    let edits = Edits::new()
+        .set("protocolVersion", format!("\"{VERSION_HERE}\""))
+        .set("capabilities", offered.to_text(&edits));
+    Ok((result.to_text(&edits), lists))
 }
 
 /// After a restart: the child knows nothing of the subscriptions, and its lists may differ.
@@ -220,16 +231,15 @@ async fn renew(shared: &Shared, live: &Live) {
     for uri in uris {
         shared.tell("resources/subscribe", &uri).await;
     }
-    let capabilities = wire::member(Some(&live.result), "capabilities");
-    for list in ["tools", "prompts", "resources"] {
-        if wire::member(capabilities, list).is_some() {
-            spread(shared, &format!("notifications/{list}/list_changed"), None);
-        }
+    for list in &live.lists {
+        spread(
+            shared,
+            wire::notification(&format!("notifications/{list}/list_changed"), None),
+        );
     }
 }
 
-fn spread(shared: &Shared, method: &str, params: Option<&str>) {
-    let text = wire::notification(method, params);
+fn spread(shared: &Shared, text: Bytes) {
     for session in lock(&shared.sessions).values() {
         session.deliver(text.clone());
     }
@@ -238,18 +248,15 @@ fn spread(shared: &Shared, method: &str, params: Option<&str>) {
 /// Handles one line of the child. Never waits: whoever reads too slowly is left behind.
 fn take(shared: &Shared, input: &Input, piece: &Piece) {
     let name = &shared.context.child.name;
-    let fault = match piece {
+    let refusal = match piece {
         Piece::Line(line) if line.iter().all(u8::is_ascii_whitespace) => return,
-        Piece::Line(line) => match wire::read(line) {
-            Ok(Message::Response { id, outcome }) => {
-                return response(shared, id.as_ref(), outcome);
-            }
-            Ok(Message::Notification { method, params }) => {
-                return notification(shared, &method, params);
-            }
-            Ok(Message::Request { id, method, .. }) => {
-                let answer = if method == "ping" {
-                    wire::response(Some(&id), Outcome::Result("{}"))
+        Piece::Line(line) => match envelope::parse(line) {
+            Ok(Message::Response(answer)) => return response(shared, &answer),
+            Ok(Message::Notification(told)) => return notification(shared, &told),
+            Ok(Message::Request(request)) => {
+                let id = request.id.into_owned();
+                let answer = if request.method == "ping" {
+                    wire::result(&id, "{}")
                 } else {
                     let why = "Method not found: the bridge has no client capabilities";
                     wire::error(Some(&id), code::METHOD, why, None)
@@ -259,55 +266,55 @@ fn take(shared: &Shared, input: &Input, piece: &Piece) {
                 }
                 return;
             }
-            Err(fault) => Some(fault),
+            Err(refusal) => Some(refusal),
         },
         Piece::TooLong { .. } => None,
     };
-    let broken = unreadable(piece, fault.as_ref(), 200);
-    if fault.is_some() {
+    let broken = unreadable(piece, refusal.as_ref(), 200);
+    if refusal.is_some() {
         tracing::warn!(server = %name, line = broken.excerpt, "server wrote what is no message: {}", broken.why);
     }
-    if let Some(Id::Number(ours)) = broken.answers
-        && let Some(origin) = lock(&shared.pending).take(ours)
-    {
+    let Some(Id::Integer(ours)) = broken.answers else {
+        return;
+    };
+    let waiting = lock(&shared.pending).take(ours);
+    if let Some(origin) = waiting {
         let text = format!("The server's answer cannot be passed on: {}.", broken.why);
         shared.answer(&origin, |id| Unanswered::lost(text, None).message(id));
     }
 }
 
-fn response(shared: &Shared, id: Option<&Id>, outcome: Outcome<'_>) {
-    let Some(Id::Number(ours)) = id else {
+fn response(shared: &Shared, answer: &envelope::Response<'_>) {
+    let Some(envelope::Id::Integer(ours)) = answer.id else {
         let name = &shared.context.child.name;
         tracing::debug!(server = %name, "server answered nothing that was asked");
         return;
     };
     // One that is not there was cancelled, or its client has gone.
-    let Some(origin) = lock(&shared.pending).take(*ours) else {
-        return;
-    };
-    let Origin::Client {
+    let waiting = lock(&shared.pending).take(ours);
+    let Some(Origin::Client {
         session,
         id,
         reply,
         subscribes,
         ..
-    } = origin
+    }) = waiting
     else {
         return;
     };
-    if let (Outcome::Error(_), Some(uri)) = (outcome, subscribes) {
+    if let (Outcome::Error(_), Some(uri)) = (&answer.outcome, subscribes) {
         shared.unsubscribe(&session.id, &uri);
     }
     session.touch();
-    reply.push(Event::Answer(wire::response(Some(&id), outcome)));
+    reply.push(Event::Answer(answer.emit(&Edits::new().id(id)).into()));
 }
 
-fn notification(shared: &Shared, method: &str, params: Option<&str>) {
+fn notification(shared: &Shared, told: &Notification<'_>) {
     let name = &shared.context.child.name;
-    match method {
+    let params = told.params.as_ref();
+    match &*told.method {
         "notifications/progress" => {
-            let token = wire::member(params, "progressToken").and_then(Id::read);
-            let Some(Id::Number(ours)) = token else {
+            let Some(Id::Integer(ours)) = wire::id_member(params, "progressToken") else {
                 return;
             };
             let pending = lock(&shared.pending);
@@ -318,14 +325,15 @@ fn notification(shared: &Shared, method: &str, params: Option<&str>) {
                 ..
             }) = pending.get(ours)
             {
-                let params = wire::with(params, "progressToken", Some(token));
                 session.touch();
-                reply.push(Event::Message(wire::notification(method, Some(&params))));
+                let text = told.emit(&Edits::new().set("progressToken", token.as_str()));
+                reply.push(Event::Message(text.into()));
             }
         }
         "notifications/message" => {
             let level = wire::text(params, "level").unwrap_or_default();
-            let data = wire::member(params, "data").unwrap_or_default();
+            let data = params.and_then(|params| params.get("data"));
+            let data = data.map_or("", |data| data.raw);
             let cap = shared.context.limits.child.log_line_bytes;
             let (level, data) = (
                 printable(level.as_bytes(), 20),
@@ -335,23 +343,23 @@ fn notification(shared: &Shared, method: &str, params: Option<&str>) {
         }
         "notifications/tools/list_changed"
         | "notifications/prompts/list_changed"
-        | "notifications/resources/list_changed" => spread(shared, method, params),
+        | "notifications/resources/list_changed" => spread(shared, told.emit(&Edits::new()).into()),
         "notifications/resources/updated" => {
             let Some(uri) = wire::text(params, "uri") else {
                 return;
             };
-            let text = wire::notification(method, params);
-            let subscribers = lock(&shared.subscribers)
-                .get(&*uri)
-                .cloned()
-                .unwrap_or_default();
+            let text = Bytes::from(told.emit(&Edits::new()));
+            let subscribers = lock(&shared.subscribers).get(&uri).cloned();
             let sessions = lock(&shared.sessions);
-            for session in subscribers.iter().filter_map(|id| sessions.get(id)) {
-                session.deliver(text.clone());
+            for id in subscribers.unwrap_or_default() {
+                if let Some(session) = sessions.get(&id) {
+                    session.deliver(text.clone());
+                }
             }
         }
-        _ => {
-            tracing::debug!(server = %name, method = printable(method.as_bytes(), 80), "notification dropped")
+        other => {
+            let method = printable(other.as_bytes(), 80);
+            tracing::debug!(server = %name, method, "notification dropped");
         }
     }
 }

@@ -5,6 +5,8 @@
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use crate::protocol::text;
+
 /// Read at once, and kept of a line that is too long.
 const CHUNK: usize = 64 << 10;
 const EXCERPT: usize = 256;
@@ -116,21 +118,9 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 }
 
-/// Text of a child for the log: lossy, cut, without control characters that could forge lines or move a cursor.
+/// Text of a child for the log: lossy, cut, and such that it cannot forge lines or reorder what is read.
 pub(crate) fn printable(bytes: &[u8], cap: usize) -> String {
-    let cut = &bytes[..bytes.len().min(cap)];
-    let mut text = String::with_capacity(cut.len());
-    for character in String::from_utf8_lossy(cut).chars() {
-        match character {
-            '\t' => text.push(' '),
-            other if other.is_control() => text.extend(other.escape_default()),
-            other => text.push(other),
-        }
-    }
-    if cut.len() < bytes.len() {
-        text.push('…');
-    }
-    text
+    text::printable(&String::from_utf8_lossy(bytes), cap)
 }
 
 #[cfg(test)]
@@ -192,7 +182,7 @@ mod tests {
     fn log_text_cannot_forge_lines_or_move_the_cursor() {
         assert_eq!(
             printable(b"a\x1b[2Jb\nc\xff", 100),
-            "a\\u{1b}[2Jb\\nc\u{fffd}"
+            "a\\u{1b}[2Jb\\u{a}c\u{fffd}"
         );
         assert_eq!(printable(b"abcdef", 3), "abc…");
     }

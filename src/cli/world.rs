@@ -1,0 +1,531 @@
+//! What a set of files says, taken together: servers, the policies over each, Secrets, and everything that is wrong.
+//!
+//! In: paths. Out: the bundle of each server, made of what is accepted, and findings with file, line and column. The rules
+//! are those of the API server and the operator; `serve`, `validate`, `explain` and `test` share them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::output::Failure;
+use crate::api::policy::McpPolicy;
+use crate::api::server::McpServer;
+use crate::gateway::snapshot::secrets::Secrets;
+use crate::manifest::{self, Located, ManifestError, Object, Position};
+use crate::policy::bundle::{Blocked, Bundle};
+use crate::policy::compile::{diagnose_policy, diagnose_server, unsupported};
+use crate::policy::diagnostic::{Diagnostic, Level};
+use crate::policy::target;
+
+/// Namespace and name.
+pub type Name = (String, String);
+
+/// The files' objects.
+#[derive(Default)]
+pub struct World {
+    /// Servers, in the order of the files.
+    pub servers: Vec<Located<McpServer>>,
+    /// Policies, in the order of the files.
+    pub policies: Vec<Located<McpPolicy>>,
+    /// Secrets by namespace and name.
+    pub secrets: BTreeMap<Name, BTreeMap<String, Vec<u8>>>,
+    /// Documents of other kinds, as they are told.
+    pub ignored: Vec<String>,
+    /// Where guardrails live.
+    pub operator_namespace: String,
+}
+
+/// Something that is wrong, or looks wrong.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// Error or warning.
+    pub level: Level,
+    /// The file.
+    pub file: String,
+    /// Line, from 1; 0 where the whole file is meant.
+    pub line: u64,
+    /// Column, from 1.
+    pub column: u64,
+    /// Kind and name of the object.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub object: String,
+    /// The rule, inside a policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Path of the field.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// Line and column inside a CEL expression.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expression: Option<crate::policy::diagnostic::Position>,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = match self.level {
+            Level::Error => "error",
+            Level::Warning => "warning",
+        };
+        write!(f, "{}", self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        write!(f, ": {level}: ")?;
+        if !self.object.is_empty() {
+            write!(f, "{}", self.object)?;
+            if let Some(rule) = &self.rule {
+                write!(f, ", rule {rule}")?;
+            }
+            write!(f, ": ")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, "{}", self.path)?;
+            if let Some(at) = self.expression {
+                write!(
+                    f,
+                    " (line {} column {} of the expression)",
+                    at.line, at.column
+                )?;
+            }
+            write!(f, ": ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl From<ManifestError> for Finding {
+    fn from(error: ManifestError) -> Self {
+        Finding {
+            level: Level::Error,
+            file: error.file,
+            line: error.at.line,
+            column: error.at.column,
+            object: String::new(),
+            rule: None,
+            path: error.path,
+            expression: None,
+            message: error.message,
+        }
+    }
+}
+
+impl World {
+    /// Reads files and directories.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the files in themselves.
+    pub fn load(paths: &[PathBuf], operator_namespace: &str) -> Result<World, Vec<Finding>> {
+        let manifests = manifest::load(paths)
+            .map_err(|errors| errors.into_iter().map(Finding::from).collect::<Vec<_>>())?;
+        Ok(World::of(manifests, operator_namespace))
+    }
+
+    fn of(manifests: manifest::Manifests, operator_namespace: &str) -> World {
+        let mut world = World {
+            operator_namespace: operator_namespace.to_owned(),
+            ..World::default()
+        };
+        for located in manifests.objects {
+            match located.object.clone() {
+                Object::Server(mut server) => {
+                    server.metadata.uid = Some(uid(&server.metadata));
+                    world.servers.push(located.map(|_| *server));
+                }
+                Object::Policy(mut policy) => {
+                    policy.metadata.uid = Some(uid(&policy.metadata));
+                    world.policies.push(located.map(|_| *policy));
+                }
+                Object::Secret(secret) => {
+                    world
+                        .secrets
+                        .insert((secret.namespace, secret.name), secret.data);
+                }
+            }
+        }
+        world.ignored = manifests
+            .ignored
+            .iter()
+            // Policy test cases lie beside what they test and are for `portcullis test`.
+            .filter(|ignored| !ignored.what.ends_with(crate::policy::cases::KIND))
+            .map(ToString::to_string)
+            .collect();
+        world
+    }
+
+    /// Everything that is wrong with the objects, errors and warnings, in the order of the files.
+    pub fn findings(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for server in &self.servers {
+            let mut found = diagnose_server(&server.object.spec);
+            found.extend(unsupported(&server.object.spec));
+            findings.extend(
+                found
+                    .into_iter()
+                    .map(|diagnostic| of_server(server, diagnostic)),
+            );
+            let targeted = self
+                .policies
+                .iter()
+                .any(|policy| self.targets(&policy.object, &server.object));
+            if !targeted {
+                findings.push(Finding {
+                    level: Level::Warning,
+                    ..finding(
+                        server,
+                        "McpServer",
+                        &server.object.metadata,
+                        "",
+                        "no policy here targets this server, so it would deny every call"
+                            .to_owned(),
+                    )
+                });
+            }
+        }
+        for policy in &self.policies {
+            findings.extend(self.policy_findings(policy));
+        }
+        findings
+    }
+
+    /// What is wrong with one policy.
+    pub fn policy_findings(&self, policy: &Located<McpPolicy>) -> Vec<Finding> {
+        let (namespace, name) = name_of(&policy.object.metadata);
+        let mut findings: Vec<Finding> =
+            diagnose_policy(&namespace, &name, &namespace, &policy.object.spec)
+                .into_iter()
+                .map(|diagnostic| of_policy(policy, diagnostic))
+                .collect();
+        let targets = self
+            .servers
+            .iter()
+            .any(|server| self.targets(&policy.object, &server.object));
+        let missing = |name: &str| {
+            !self.servers.iter().any(|server| {
+                name_of(&server.object.metadata) == (namespace.clone(), name.to_owned())
+            })
+        };
+        for (at, target) in policy.object.spec.target_refs.iter().enumerate() {
+            if missing(&target.name) {
+                let message = format!(
+                    "there is no McpServer {namespace}/{} in these files; add it or correct the name",
+                    target.name
+                );
+                let path = format!("spec.targetRefs[{at}].name");
+                findings.push(Finding {
+                    // It may be applied before its server, so the policy itself is not wrong.
+                    level: Level::Warning,
+                    ..finding(policy, "McpPolicy", &policy.object.metadata, &path, message)
+                });
+            }
+        }
+        if policy.object.spec.target_refs.is_empty() && !targets && !self.servers.is_empty() {
+            let message = "its selector matches no McpServer in these files".to_owned();
+            findings.push(Finding {
+                level: Level::Warning,
+                ..finding(
+                    policy,
+                    "McpPolicy",
+                    &policy.object.metadata,
+                    "spec.targetSelector",
+                    message,
+                )
+            });
+        }
+        findings
+    }
+
+    /// Whether a policy applies to a server.
+    pub fn targets(&self, policy: &McpPolicy, server: &McpServer) -> bool {
+        target::targets(policy, server, &self.operator_namespace)
+    }
+
+    /// The bundle of a server under those of the given policies that target it.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub fn bundle<'a>(
+        &self,
+        server: &McpServer,
+        accepted: impl IntoIterator<Item = &'a McpPolicy>,
+        blocked: Vec<Blocked>,
+        sequence: u64,
+    ) -> Result<Bundle, Failure> {
+        let policies = accepted
+            .into_iter()
+            .filter(|policy| self.targets(policy, server));
+        target::bundle(server, policies, blocked, sequence)
+            .map_err(|error| Failure::new(error.to_string()))
+    }
+
+    /// The bundle of a server under all policies here, for commands that look at files without enforcing them.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub fn whole_bundle(&self, server: &McpServer) -> Result<Bundle, Failure> {
+        self.bundle(
+            server,
+            self.policies.iter().map(|policy| &policy.object),
+            Vec::new(),
+            1,
+        )
+    }
+
+    /// The server of that name (`NAME` or `NAMESPACE/NAME`), or the only one.
+    ///
+    /// # Errors
+    /// Says which there are.
+    pub fn server(&self, name: Option<&str>) -> Result<&Located<McpServer>, Failure> {
+        let known = || {
+            let names: Vec<String> = self
+                .servers
+                .iter()
+                .map(|server| shown(&server.object.metadata))
+                .collect();
+            if names.is_empty() {
+                "these files hold no McpServer".to_owned()
+            } else {
+                format!("there are: {}", names.join(", "))
+            }
+        };
+        let matching: Vec<_> = self
+            .servers
+            .iter()
+            .filter(
+                |server| match name.map(|name| (name, name.split_once('/'))) {
+                    None => true,
+                    Some((_, Some((namespace, name)))) => {
+                        name_of(&server.object.metadata) == (namespace.to_owned(), name.to_owned())
+                    }
+                    Some((name, None)) => server.object.metadata.name.as_deref() == Some(name),
+                },
+            )
+            .collect();
+        match (matching.as_slice(), name) {
+            ([one], _) => Ok(one),
+            ([], Some(name)) => Err(Failure::new(format!(
+                "there is no McpServer `{name}`; {}",
+                known()
+            ))),
+            ([], None) => Err(Failure::new(known())),
+            (_, Some(name)) => Err(Failure::new(format!(
+                "`{name}` is in several namespaces; write NAMESPACE/NAME; {}",
+                known()
+            ))),
+            (_, None) => Err(Failure::new(format!(
+                "name the server with --server; {}",
+                known()
+            ))),
+        }
+    }
+
+    /// The Secrets of one namespace, those of the environment included.
+    pub fn secrets_of(&self, namespace: &str) -> FileSecrets {
+        let secrets = self
+            .secrets
+            .iter()
+            .filter(|((of, _), _)| of == namespace)
+            .map(|((_, name), data)| (name.clone(), data.clone()))
+            .collect();
+        FileSecrets { secrets }
+    }
+}
+
+/// Secrets of `kind: Secret` documents, and of variables named `PORTCULLIS_SECRET_<NAME>_<KEY>`, which win.
+///
+/// In a variable's name every character of the Secret's and the key's name that is no letter or digit is `_`, and letters are
+/// upper case. Where all keys of a Secret are wanted, what follows `<NAME>_` is a key, in lower case with `-` for `_`.
+#[derive(Clone, PartialEq)]
+pub struct FileSecrets {
+    secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+}
+
+impl Secrets for FileSecrets {
+    fn all(&self, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
+        let mut keys = self.secrets.get(name).cloned();
+        let prefix = format!("PORTCULLIS_SECRET_{}_", variable(name));
+        for (variable, value) in std::env::vars_os() {
+            let Some(rest) = variable
+                .to_str()
+                .and_then(|variable| variable.strip_prefix(&prefix))
+            else {
+                continue;
+            };
+            if rest.is_empty() {
+                continue;
+            }
+            let keys = keys.get_or_insert_default();
+            // A key of a document that the variable stands for keeps its own spelling.
+            let key = keys.keys().find(|key| self::variable(key) == rest).cloned();
+            keys.insert(
+                key.unwrap_or_else(|| rest.to_lowercase().replace('_', "-")),
+                bytes(value),
+            );
+        }
+        keys
+    }
+
+    fn key(&self, name: &str, key: &str) -> Option<Vec<u8>> {
+        let named = format!("PORTCULLIS_SECRET_{}_{}", variable(name), variable(key));
+        match std::env::var_os(named) {
+            Some(value) => Some(bytes(value)),
+            None => self.secrets.get(name)?.get(key).cloned(),
+        }
+    }
+}
+
+fn bytes(value: std::ffi::OsString) -> Vec<u8> {
+    use std::os::unix::ffi::OsStringExt as _;
+    value.into_vec()
+}
+
+fn variable(name: &str) -> String {
+    name.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_uppercase()
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
+/// Namespace and name of an object.
+pub fn name_of(metadata: &kube::core::ObjectMeta) -> Name {
+    (
+        metadata
+            .namespace
+            .clone()
+            .unwrap_or_else(|| "default".to_owned()),
+        metadata.name.clone().unwrap_or_default(),
+    )
+}
+
+fn shown(metadata: &kube::core::ObjectMeta) -> String {
+    let (namespace, name) = name_of(metadata);
+    format!("{namespace}/{name}")
+}
+
+/// Without a cluster a UID is the UUIDv5 of namespace and name, so that it survives restarts.
+fn uid(metadata: &kube::core::ObjectMeta) -> String {
+    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, shown(metadata).as_bytes()).to_string()
+}
+
+fn finding<T>(
+    located: &Located<T>,
+    kind: &str,
+    metadata: &kube::core::ObjectMeta,
+    path: &str,
+    message: String,
+) -> Finding {
+    let Position { line, column } = if path.is_empty() {
+        located.at
+    } else {
+        located.position(path)
+    };
+    Finding {
+        level: Level::Error,
+        file: located.file.clone(),
+        line,
+        column,
+        object: format!("{kind} {}", shown(metadata)),
+        rule: None,
+        path: path.to_owned(),
+        expression: None,
+        message,
+    }
+}
+
+fn of_server(server: &Located<McpServer>, diagnostic: Diagnostic) -> Finding {
+    let Diagnostic {
+        level,
+        policy: _,
+        rule,
+        path,
+        position,
+        message,
+    } = diagnostic;
+    Finding {
+        level,
+        rule,
+        expression: position,
+        ..finding(server, "McpServer", &server.object.metadata, &path, message)
+    }
+}
+
+fn of_policy(policy: &Located<McpPolicy>, diagnostic: Diagnostic) -> Finding {
+    let Diagnostic {
+        level,
+        policy: _,
+        rule,
+        path,
+        position,
+        message,
+    } = diagnostic;
+    Finding {
+        level,
+        rule,
+        expression: position,
+        ..finding(policy, "McpPolicy", &policy.object.metadata, &path, message)
+    }
+}
+
+/// Accepted policies, as they were last accepted.
+#[derive(Default)]
+pub struct Accepted {
+    policies: BTreeMap<Name, McpPolicy>,
+    generations: BTreeMap<Name, i64>,
+}
+
+impl Accepted {
+    /// Takes the policies that are right; of one that is wrong the last form that was right stays. Returns what is wrong, and
+    /// the policies that have never been right.
+    pub fn update(&mut self, world: &World) -> (Vec<Finding>, Vec<(McpPolicy, String)>) {
+        let (mut findings, mut blocked) = (Vec::new(), Vec::new());
+        let mut present = BTreeSet::new();
+        for policy in &world.policies {
+            let name = name_of(&policy.object.metadata);
+            present.insert(name.clone());
+            let errors: Vec<Finding> = world
+                .policy_findings(policy)
+                .into_iter()
+                .filter(|finding| finding.level == Level::Error)
+                .collect();
+            match errors.first() {
+                None => self.accept(name, &policy.object),
+                Some(first) => {
+                    if !self.policies.contains_key(&name) {
+                        blocked.push((policy.object.clone(), first.message.clone()));
+                    }
+                    findings.extend(errors);
+                }
+            }
+        }
+        self.policies.retain(|name, _| present.contains(name));
+        (findings, blocked)
+    }
+
+    fn accept(&mut self, name: Name, policy: &McpPolicy) {
+        let generation = self.generations.entry(name.clone()).or_insert(0);
+        let mut policy = policy.clone();
+        if self
+            .policies
+            .get(&name)
+            .is_none_or(|before| before.spec != policy.spec)
+        {
+            *generation += 1;
+        }
+        policy.metadata.generation = Some(*generation);
+        self.policies.insert(name, policy);
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &McpPolicy> {
+        self.policies.values()
+    }
+}

@@ -1,0 +1,86 @@
+//! The body and error types that every part of the data plane speaks, and how a body is read within bounds.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+
+/// Any error that can end a stream.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A response body, streamed or whole.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// A body that is all there.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+/// A body without a byte.
+pub fn empty() -> Body {
+    full(Bytes::new())
+}
+
+/// Why a body could not be read whole.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// More bytes than allowed were announced or sent.
+    #[error("the body is larger than the {limit} bytes allowed")]
+    TooLarge {
+        /// The bound that was passed.
+        limit: usize,
+    },
+    /// The sender stopped sending.
+    #[error("the body stopped arriving")]
+    Stalled,
+    /// The connection broke.
+    #[error("the body broke off")]
+    Broken(#[source] BoxError),
+}
+
+/// Reads a body whole: at most `limit` bytes, at most `idle` between two frames.
+///
+/// A body that came in one frame, as nearly all do, is returned as it is, without a copy.
+pub async fn read<B>(mut body: B, limit: usize, idle: Duration) -> Result<Bytes, ReadError>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    if body.size_hint().lower() > limit as u64 {
+        return Err(ReadError::TooLarge { limit });
+    }
+    let mut first = Bytes::new();
+    let mut rest: Option<BytesMut> = None;
+    loop {
+        let frame = match tokio::time::timeout(idle, body.frame()).await {
+            Err(_) => return Err(ReadError::Stalled),
+            Ok(None) => break,
+            Ok(Some(Err(error))) => return Err(ReadError::Broken(error.into())),
+            Ok(Some(Ok(frame))) => frame,
+        };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        let have = rest.as_ref().map_or(first.len(), BytesMut::len);
+        if have + data.len() > limit {
+            return Err(ReadError::TooLarge { limit });
+        }
+        match &mut rest {
+            Some(rest) => rest.extend_from_slice(&data),
+            None if first.is_empty() => first = data,
+            None => {
+                let mut buffer = BytesMut::with_capacity(first.len() + data.len());
+                buffer.extend_from_slice(&first);
+                buffer.extend_from_slice(&data);
+                rest = Some(buffer);
+            }
+        }
+        if body.is_end_stream() {
+            break;
+        }
+    }
+    Ok(rest.map_or(first, BytesMut::freeze))
+}

@@ -1,0 +1,188 @@
+//! Who is calling: the `Authorization` header against the keys of this server, to a grant or a refusal.
+//!
+//! Keys are held and compared as SHA-256 digests, every one on each request, so that neither the time taken nor a
+//! memory dump tells a key. A credential that is presented and fails is refused, never taken for anonymous.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+
+use crate::policy::Caller;
+
+/// The credentials that this server accepts, as read at one moment.
+#[derive(Debug, Default)]
+pub struct Grants {
+    keys: Vec<Key>,
+    anonymous: Option<Arc<Caller>>,
+}
+
+#[derive(Debug)]
+struct Key {
+    digest: [u8; SHA256_OUTPUT_LEN],
+    caller: Arc<Caller>,
+}
+
+/// A caller and, if it presented one, the digest of its credential: long streams ask with it whether it still holds.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// The name under which the engine decides.
+    pub caller: Arc<Caller>,
+    credential: Option<[u8; SHA256_OUTPUT_LEN]>,
+}
+
+/// No credential, or none that is accepted. Deliberately without a reason: it would help only a guesser.
+#[derive(Debug, thiserror::Error)]
+#[error("no accepted credential")]
+pub struct Unauthorized;
+
+impl Grants {
+    /// Builds the table. Each entry of `keys` is a grant's name and its key; white space around a key is not part of it
+    /// (Secrets made from files end in a newline), and an empty key admits nobody.
+    pub fn new(keys: &BTreeMap<String, Vec<u8>>, anonymous: bool) -> Self {
+        let keys = keys
+            .iter()
+            .filter_map(|(name, key)| {
+                let key = key.trim_ascii();
+                (!key.is_empty()).then(|| Key {
+                    digest: sha256(key),
+                    caller: Arc::new(Caller::key(name)),
+                })
+            })
+            .collect();
+        Grants {
+            keys,
+            anonymous: anonymous.then(|| Arc::new(Caller::anonymous())),
+        }
+    }
+
+    /// The grant that a request's headers prove.
+    ///
+    /// # Errors
+    /// [`Unauthorized`] when there is no credential and anonymous callers are not admitted, or when what is there is
+    /// not one accepted Bearer credential (RFC 6750 section 2.1).
+    pub fn authenticate(&self, headers: &HeaderMap) -> Result<Grant, Unauthorized> {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let Some(value) = values.next() else {
+            let caller = self.anonymous.clone().ok_or(Unauthorized)?;
+            return Ok(Grant {
+                caller,
+                credential: None,
+            });
+        };
+        if values.next().is_some() {
+            return Err(Unauthorized);
+        }
+        let (scheme, token) = value.as_bytes().split_at_checked(7).ok_or(Unauthorized)?;
+        if !scheme.eq_ignore_ascii_case(b"bearer ") {
+            return Err(Unauthorized);
+        }
+        self.find(sha256(token.trim_ascii()))
+    }
+
+    /// Whether a grant given earlier would still be given.
+    pub fn still_holds(&self, grant: &Grant) -> bool {
+        match grant.credential {
+            None => self.anonymous.is_some(),
+            Some(credential) => self
+                .find(credential)
+                .is_ok_and(|now| now.caller.grant == grant.caller.grant),
+        }
+    }
+
+    fn find(&self, presented: [u8; SHA256_OUTPUT_LEN]) -> Result<Grant, Unauthorized> {
+        let mut found = None;
+        for key in &self.keys {
+            if same(&key.digest, &presented) && found.is_none() {
+                found = Some(&key.caller);
+            }
+        }
+        let caller = Arc::clone(found.ok_or(Unauthorized)?);
+        Ok(Grant {
+            caller,
+            credential: Some(presented),
+        })
+    }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
+    let mut out = [0; SHA256_OUTPUT_LEN];
+    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    out
+}
+
+/// Compares without an early exit.
+fn same(a: &[u8; SHA256_OUTPUT_LEN], b: &[u8; SHA256_OUTPUT_LEN]) -> bool {
+    a.iter()
+        .zip(b)
+        .fold(0, |difference, (a, b)| difference | (a ^ b))
+        == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grants(anonymous: bool) -> Grants {
+        let keys = BTreeMap::from([
+            ("trainer".to_owned(), b"s3cret-one\n".to_vec()),
+            ("empty".to_owned(), b" \n".to_vec()),
+        ]);
+        Grants::new(&keys, anonymous)
+    }
+
+    fn name(grants: &Grants, values: &[&str]) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(AUTHORIZATION, value.parse().unwrap());
+        }
+        grants
+            .authenticate(&headers)
+            .ok()
+            .map(|grant| grant.caller.grant.to_owned())
+    }
+
+    #[test]
+    fn a_key_names_its_grant_and_nothing_else_does() {
+        let keyed = grants(false);
+        assert_eq!(
+            name(&keyed, &["Bearer s3cret-one"]).as_deref(),
+            Some("key:trainer")
+        );
+        assert_eq!(
+            name(&keyed, &["bearer s3cret-one"]).as_deref(),
+            Some("key:trainer")
+        );
+        for bad in [
+            &[][..],
+            &["Bearer"],
+            &["Bearer "],
+            &["Bearer s3cret-two"],
+            &["Basic s3cret-one"],
+            &["Bearer s3cret-one", "Bearer s3cret-one"],
+        ] {
+            assert_eq!(name(&keyed, bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_bad_credential_is_never_anonymous() {
+        let open = grants(true);
+        assert_eq!(name(&open, &[]).as_deref(), Some("anonymous"));
+        assert_eq!(name(&open, &["Bearer nonsense"]), None);
+        assert_eq!(name(&open, &[""]), None);
+    }
+
+    #[test]
+    fn a_revoked_key_no_longer_holds() {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, "Bearer s3cret-one".parse().unwrap());
+        let grant = grants(false).authenticate(&headers).unwrap();
+        assert!(grants(false).still_holds(&grant));
+        assert!(!Grants::new(&BTreeMap::new(), true).still_holds(&grant));
+        let renamed = BTreeMap::from([("other".to_owned(), b"s3cret-one".to_vec())]);
+        assert!(!Grants::new(&renamed, false).still_holds(&grant));
+    }
+}

@@ -1,0 +1,254 @@
+//! What became of each call: counted for the report, counted for metrics, written to the audit log.
+//!
+//! The violations of api.md are disjoint: a call adds to one of hidden, denied, limited and unapproved, or, when it was
+//! forwarded although the shadow decision refuses it, to audited.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+
+use super::audit::{AuditLog, Record};
+use super::metrics::{BundleLabels, DecisionLabels, Metrics, ServerLabels};
+use crate::policy::decision::RuleId;
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// Forwarded, and no rule would have had it otherwise.
+    Allowed,
+    /// Forwarded, although Audit rules would have refused it.
+    Audited,
+    /// Answered as unknown although it exists.
+    Hidden,
+    /// Refused by a rule or because the decision could not be made.
+    Denied,
+    /// A counter was exhausted, full or unavailable.
+    Limited,
+    /// Not, not yet, or no longer approved.
+    Unapproved,
+    /// The arguments are not as the tool's schema says. Not a violation.
+    BadArguments,
+    /// There is no such tool. Not a violation.
+    Unknown,
+    /// Neither forwarded nor refused: the upstream was known to be down.
+    Unavailable,
+}
+
+impl Outcome {
+    /// The name in the audit log and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Allowed => "allowed",
+            Outcome::Audited => "audited",
+            Outcome::Hidden => "hidden",
+            Outcome::Denied => "denied",
+            Outcome::Limited => "limited",
+            Outcome::Unapproved => "unapproved",
+            Outcome::BadArguments => "badArguments",
+            Outcome::Unknown => "unknown",
+            Outcome::Unavailable => "unavailable",
+        }
+    }
+
+    /// Whether api.md counts it among the violations (audited ones apart).
+    pub const fn is_violation(self) -> bool {
+        matches!(
+            self,
+            Outcome::Hidden | Outcome::Denied | Outcome::Limited | Outcome::Unapproved
+        )
+    }
+}
+
+/// One of the newest violations.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recent {
+    /// When.
+    pub time: Timestamp,
+    /// The tool, prompt or resource.
+    pub tool: String,
+    /// Who.
+    pub grant: String,
+    /// By which rule.
+    pub by: Arc<RuleId>,
+    /// As what.
+    pub outcome: Outcome,
+}
+
+/// Names come from callers: no more of one than this is kept.
+const NAME_SHOWN: usize = 128;
+
+/// How many recent violations are kept.
+pub const RECENT: usize = 20;
+
+/// Cumulative since start: by rule and outcome, and when last.
+pub type Counts = HashMap<(Arc<RuleId>, Outcome), (u64, Timestamp)>;
+
+/// Records for one server.
+pub struct Recorder {
+    server: String,
+    audit: AuditLog,
+    metrics: Metrics,
+    /// Families with this server's labels, looked up once.
+    pub request_duration: Histogram,
+    /// The engine alone.
+    pub evaluation: Histogram,
+    /// The upstream's part.
+    pub upstream_duration: Histogram,
+    /// Streams open to clients.
+    pub streams: Gauge,
+    calls: AtomicU64,
+    ids: AtomicU64,
+    instance: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    counts: Counts,
+    counters: HashMap<(Arc<RuleId>, Outcome), Counter>,
+    recent: VecDeque<Recent>,
+    revision: String,
+}
+
+impl Recorder {
+    /// `server` is `namespace/name`; `instance` names this run of this gateway.
+    pub fn new(server: String, instance: String, audit: AuditLog, metrics: Metrics) -> Self {
+        let labels = ServerLabels {
+            server: server.clone(),
+        };
+        let request_duration = metrics.request_duration.get_or_create(&labels).clone();
+        let evaluation = metrics.evaluation.get_or_create(&labels).clone();
+        let upstream_duration = metrics.upstream_duration.get_or_create(&labels).clone();
+        let streams = metrics.active_streams.get_or_create(&labels).clone();
+        Recorder {
+            request_duration,
+            evaluation,
+            upstream_duration,
+            streams,
+            server,
+            audit,
+            metrics,
+            calls: AtomicU64::new(0),
+            ids: AtomicU64::new(0),
+            instance,
+            state: Mutex::default(),
+        }
+    }
+
+    /// `namespace/name` of the server.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// Names this run of this gateway.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// A new decision's id.
+    pub fn decision_id(&self) -> String {
+        format!(
+            "{}-{}",
+            self.instance,
+            self.ids.fetch_add(1, Ordering::Relaxed)
+        )
+    }
+
+    /// Counts and writes down what became of a call. `by` is the rule that decided.
+    pub fn record(&self, outcome: Outcome, by: &Arc<RuleId>, record: &Record<'_>) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut state = self.lock();
+            self.count(&mut state, outcome, by);
+            let counted = outcome.is_violation() || outcome == Outcome::Audited;
+            if counted {
+                let entry = state
+                    .counts
+                    .entry((Arc::clone(by), outcome))
+                    .or_insert((0, record.time));
+                entry.0 += 1;
+                entry.1 = record.time;
+                if state.recent.len() == RECENT {
+                    state.recent.pop_front();
+                }
+                state.recent.push_back(Recent {
+                    time: record.time,
+                    tool: record
+                        .tool
+                        .unwrap_or(record.method)
+                        .chars()
+                        .take(NAME_SHOWN)
+                        .collect(),
+                    grant: record.grant.to_owned(),
+                    by: Arc::clone(by),
+                    outcome,
+                });
+            }
+        }
+        self.audit.record(record);
+    }
+
+    fn count(&self, state: &mut State, outcome: Outcome, by: &Arc<RuleId>) {
+        let counter = state
+            .counters
+            .entry((Arc::clone(by), outcome))
+            .or_insert_with_key(|(by, outcome)| {
+                let policy = format!("{}/{}", by.namespace, by.policy);
+                let labels = DecisionLabels {
+                    server: self.server.clone(),
+                    outcome: *outcome,
+                    policy,
+                    rule: by.rule.clone(),
+                };
+                self.metrics.decisions.get_or_create(&labels).clone()
+            });
+        counter.inc();
+    }
+
+    /// Calls since start.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Violations since start and the newest of them, oldest first.
+    pub fn violations(&self) -> (Counts, Vec<Recent>) {
+        let state = self.lock();
+        (state.counts.clone(), state.recent.iter().cloned().collect())
+    }
+
+    /// Shows the revision in force.
+    pub fn in_force(&self, revision: &str) {
+        let mut state = self.lock();
+        let labels = |revision: &str| BundleLabels {
+            server: self.server.clone(),
+            revision: revision.to_owned(),
+        };
+        if state.revision != revision {
+            self.metrics.bundle_info.remove(&labels(&state.revision));
+            state.revision = revision.to_owned();
+        }
+        self.metrics
+            .bundle_info
+            .get_or_create(&labels(revision))
+            .set(1);
+    }
+
+    /// Counts a bundle that was refused.
+    pub fn bundle_refused(&self) {
+        self.metrics
+            .bundle_errors
+            .get_or_create(&ServerLabels {
+                server: self.server.clone(),
+            })
+            .inc();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,178 @@
+//! How the upstream of a bundle is reached, with every reference resolved: two equal plans are the same upstream, so that a
+//! policy change never restarts a server or drops a connection.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use k8s_openapi::api::core::v1::EnvVar;
+
+use super::secrets::Lookup;
+use crate::api::server::{HttpUpstream, Sessions, StdioUpstream, Upstream};
+
+/// A resolved upstream. Holds secret values: never to be shown, so it has no `Debug`.
+#[derive(Clone, PartialEq)]
+pub enum Plan {
+    /// Streamable HTTP.
+    Http {
+        /// The endpoint.
+        url: String,
+        /// Headers with their values.
+        headers: Vec<(String, Vec<u8>)>,
+        /// PEM certificates that alone are trusted.
+        ca: Option<Vec<u8>>,
+    },
+    /// A child process.
+    Stdio {
+        /// The program.
+        command: OsString,
+        /// Its arguments.
+        args: Vec<OsString>,
+        /// Its environment beside PATH, HOME and LANG.
+        env: Vec<(OsString, OsString)>,
+        /// One child for all sessions, or one for each.
+        sessions: Sessions,
+    },
+}
+
+impl Plan {
+    /// Resolves the references of a spec. `env` overrides the environment of a stdio server, by name.
+    ///
+    /// What is missing is left to `lookup` to tell; the plan is then None.
+    ///
+    /// # Errors
+    /// What cannot work outside a cluster, with the field that asks for it.
+    pub fn resolve(
+        upstream: &Upstream,
+        env: &BTreeMap<String, String>,
+        lookup: &mut Lookup<'_>,
+    ) -> Result<Option<Plan>, String> {
+        match (&upstream.http, &upstream.stdio) {
+            (Some(http), None) => Ok(Self::http(http, lookup)),
+            (None, Some(stdio)) => Self::stdio(stdio, env, lookup),
+            _ => Err("spec.upstream: write exactly one of http and stdio".to_owned()),
+        }
+    }
+
+    fn http(http: &HttpUpstream, lookup: &mut Lookup<'_>) -> Option<Plan> {
+        let mut headers = Some(Vec::new());
+        for header in &http.headers {
+            let value = match (&header.value, &header.value_from) {
+                (Some(value), _) => Some(value.clone().into_bytes()),
+                (None, Some(source)) => lookup.reference(&source.secret_key_ref),
+                (None, None) => Some(Vec::new()),
+            };
+            match value {
+                Some(value) => headers
+                    .iter_mut()
+                    .for_each(|headers| headers.push((header.name.clone(), value.clone()))),
+                None => headers = None,
+            }
+        }
+        let ca = match http.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref()) {
+            Some(reference) => Some(lookup.reference(reference)?),
+            None => None,
+        };
+        Some(Plan::Http {
+            url: http.url.clone(),
+            headers: headers?,
+            ca,
+        })
+    }
+
+    fn stdio(
+        stdio: &StdioUpstream,
+        overrides: &BTreeMap<String, String>,
+        lookup: &mut Lookup<'_>,
+    ) -> Result<Option<Plan>, String> {
+        let (command, leading) = stdio
+            .command
+            .split_first()
+            .ok_or_else(|| "spec.upstream.stdio.command: name the program to run".to_owned())?;
+        // Later entries win, as in a pod: envFrom, then env, then what the command line says.
+        let mut values: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        let mut complete = true;
+        for (at, source) in stdio.env_from.iter().enumerate() {
+            let prefix = source.prefix.as_deref().unwrap_or_default();
+            let Some(secret) = &source.secret_ref else {
+                return Err(format!(
+                    "spec.upstream.stdio.envFrom[{at}]: outside a cluster only a secretRef can be read; give the values with --env"
+                ));
+            };
+            let optional = secret.optional == Some(true);
+            match lookup.all(&secret.name, optional) {
+                Some(keys) => {
+                    values.extend(
+                        keys.into_iter()
+                            .map(|(key, value)| (format!("{prefix}{key}"), value)),
+                    );
+                }
+                None if optional => {}
+                None => complete = false,
+            }
+        }
+        for (at, variable) in stdio.env.iter().enumerate() {
+            if overrides.contains_key(&variable.name) {
+                continue;
+            }
+            match env_value(variable, at, lookup)? {
+                Value::Is(value) => {
+                    values.insert(variable.name.clone(), value);
+                }
+                Value::Unset => {}
+                Value::Missing => complete = false,
+            }
+        }
+        values.extend(
+            overrides
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone().into_bytes())),
+        );
+        if !complete {
+            return Ok(None);
+        }
+        let mut env = Vec::with_capacity(values.len());
+        for (name, value) in values {
+            let value = String::from_utf8(value)
+                .ok()
+                .filter(|value| !value.contains('\0'))
+                .ok_or_else(|| {
+                    format!("the environment variable {name} of spec.upstream.stdio is not text")
+                })?;
+            env.push((name.into(), value.into()));
+        }
+        Ok(Some(Plan::Stdio {
+            command: command.into(),
+            args: leading.iter().chain(&stdio.args).map(Into::into).collect(),
+            env,
+            sessions: stdio.sessions(),
+        }))
+    }
+}
+
+enum Value {
+    Is(Vec<u8>),
+    /// Optional and not there: the variable is left out, as in a pod.
+    Unset,
+    /// Required and not there: told by the lookup.
+    Missing,
+}
+
+fn env_value(variable: &EnvVar, at: usize, lookup: &mut Lookup<'_>) -> Result<Value, String> {
+    let Some(source) = &variable.value_from else {
+        return Ok(Value::Is(
+            variable.value.clone().unwrap_or_default().into_bytes(),
+        ));
+    };
+    let Some(secret) = &source.secret_key_ref else {
+        return Err(format!(
+            "spec.upstream.stdio.env[{at}] ({}): outside a cluster only a secretKeyRef can be read; give the value with --env {}=VALUE",
+            variable.name, variable.name
+        ));
+    };
+    let optional = secret.optional == Some(true);
+    Ok(match lookup.key(&secret.name, &secret.key, optional) {
+        Some(value) => Value::Is(value),
+        None if optional => Value::Unset,
+        None => Value::Missing,
+    })
+}

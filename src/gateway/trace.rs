@@ -1,0 +1,68 @@
+//! W3C Trace Context of the caller: passed upstream as it is, its trace id recorded.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// The headers to send on: none without a valid `traceparent`.
+pub fn context(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+    if id(headers).is_none() {
+        return Vec::new();
+    }
+    [TRACEPARENT, TRACESTATE]
+        .into_iter()
+        .filter_map(|name| headers.get(&name).cloned().map(|value| (name, value)))
+        .collect()
+}
+
+/// The trace id of a valid `traceparent` (version-trace-parent-flags, lower-case hexadecimal, not all zero).
+pub fn id(headers: &HeaderMap) -> Option<String> {
+    let mut values = headers.get_all(&TRACEPARENT).iter();
+    let (value, None) = (values.next()?.to_str().ok()?, values.next()) else {
+        return None;
+    };
+    let mut parts = value.split('-');
+    let (version, trace, parent, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex = |text: &str, length| {
+        text.len() == length
+            && text
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let some = |text: &str| text.bytes().any(|byte| byte != b'0');
+    let valid = hex(version, 2) && version != "ff" && (version != "00" || parts.next().is_none());
+    (valid && hex(trace, 32) && some(trace) && hex(parent, 16) && some(parent) && hex(flags, 2))
+        .then(|| trace.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trace(value: &str) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(TRACEPARENT, value.parse().unwrap());
+        id(&headers)
+    }
+
+    #[test]
+    fn only_a_valid_traceparent_is_continued() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(
+            trace(good).as_deref(),
+            Some("4bf92f3577b34da6a3ce929d0e0e4736")
+        );
+        for bad in [
+            "",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(trace(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A Streamable HTTP upstream: a pool of connections and the headers that the McpServer gives it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
+use http_body_util::{BodyExt as _, Full};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+
+use super::UpstreamError;
+use crate::gateway::body::Body;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const POOL_IDLE: Duration = Duration::from_secs(60);
+
+/// One upstream URL with its connections.
+pub struct HttpUpstream {
+    uri: Uri,
+    headers: HeaderMap,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+/// Why an upstream's settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The URL is not one that can be called.
+    #[error("upstream.http.url `{url}` cannot be used: {why}")]
+    Url {
+        /// As written.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A header cannot be sent. Its value is never shown.
+    #[error("upstream.http.headers `{name}` cannot be sent: {why}")]
+    Header {
+        /// As written.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The certificates cannot be read.
+    #[error("upstream.http.tls: {0}")]
+    Tls(String),
+}
+
+/// Headers that belong to the gateway or to the connection: an McpServer must not set them.
+const RESERVED: [&str; 14] = [
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "host",
+    "keep-alive",
+    "last-event-id",
+    "mcp-protocol-version",
+    "mcp-session-id",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+impl HttpUpstream {
+    /// Takes the URL, the McpServer's headers with their values resolved, and, if given, the PEM bundle that alone is
+    /// trusted for this upstream.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says which field cannot be used and why.
+    pub fn new(
+        url: &str,
+        headers: &[(String, Vec<u8>)],
+        ca_pem: Option<&[u8]>,
+    ) -> Result<Self, ConfigError> {
+        let bad_url = |why: &str| ConfigError::Url {
+            url: redact_userinfo(url),
+            why: why.to_owned(),
+        };
+        let uri: Uri = url
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| bad_url(&error.to_string()))?;
+        let scheme = uri
+            .scheme()
+            .ok_or_else(|| bad_url("it has no scheme; write http:// or https://"))?;
+        if *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS {
+            return Err(bad_url("only http and https are spoken"));
+        }
+        let authority = uri.authority().ok_or_else(|| bad_url("it names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(bad_url(
+                "it holds credentials; put them into upstream.http.headers from a Secret",
+            ));
+        }
+        let mut map = HeaderMap::with_capacity(headers.len());
+        for (name, value) in headers {
+            let bad = |why| ConfigError::Header {
+                name: name.clone(),
+                why,
+            };
+            let parsed: HeaderName = name.parse().map_err(|_| bad("it is not a header name"))?;
+            if RESERVED.contains(&parsed.as_str()) {
+                return Err(bad("the gateway sets this header itself"));
+            }
+            let mut value = HeaderValue::from_bytes(value.trim_ascii())
+                .map_err(|_| bad("its value has characters that a header cannot carry"))?;
+            value.set_sensitive(true);
+            map.append(parsed, value);
+        }
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        http.set_keepalive(Some(Duration::from_secs(30)));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls(scheme == &Scheme::HTTPS, ca_pem)?)
+            .https_or_http()
+            .enable_http1()
+            .enable_http2()
+            .wrap_connector(http);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_timer(TokioTimer::new())
+            .build(connector);
+        Ok(HttpUpstream {
+            uri,
+            headers: map,
+            client,
+        })
+    }
+
+    /// Sends one request to the URL. A request is sent again by the pool only when a kept connection turned out closed
+    /// before its first byte was written.
+    pub(super) async fn send(
+        &self,
+        mut request: Request<Bytes>,
+    ) -> Result<Response<Body>, UpstreamError> {
+        *request.uri_mut() = self.uri.clone();
+        for (name, value) in &self.headers {
+            request.headers_mut().append(name.clone(), value.clone());
+        }
+        match self.client.request(request.map(Full::new)).await {
+            Ok(response) => Ok(response.map(|body| body.map_err(Into::into).boxed_unsync())),
+            Err(error) if error.is_connect() => Err(UpstreamError::NotSent(error.into())),
+            Err(error) => Err(UpstreamError::Broken(error.into())),
+        }
+    }
+}
+
+fn tls(needed: bool, ca_pem: Option<&[u8]>) -> Result<rustls::ClientConfig, ConfigError> {
+    let mut roots = RootCertStore::empty();
+    if let Some(pem) = ca_pem {
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate
+                .map_err(|error| ConfigError::Tls(format!("the CA bundle is not PEM: {error}")))?;
+            roots.add(certificate).map_err(|error| {
+                ConfigError::Tls(format!(
+                    "a certificate of the CA bundle is not usable: {error}"
+                ))
+            })?;
+        }
+        if roots.is_empty() {
+            return Err(ConfigError::Tls(
+                "the CA bundle holds no certificate".to_owned(),
+            ));
+        }
+    } else if needed {
+        let native = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(native.certs);
+        if roots.is_empty() {
+            return Err(ConfigError::Tls(
+                "this system has no trusted certificates; give the upstream's in tls.caSecretRef"
+                    .to_owned(),
+            ));
+        }
+    }
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| ConfigError::Tls(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+/// A URL as it may be shown: without what stands before an `@`.
+fn redact_userinfo(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => {
+            format!("{}***{}", &url[..scheme + 3], &url[at..])
+        }
+        _ => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(url: &str, headers: &[(&str, &str)]) -> String {
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec()))
+            .collect();
+        HttpUpstream::new(url, &headers, None)
+            .err()
+            .map_or_else(String::new, |error| error.to_string())
+    }
+
+    #[test]
+    fn a_bad_setting_is_named_and_no_secret_is_shown() {
+        assert_eq!(
+            refusal(
+                "http://mlflow.ml.svc:8080/mcp",
+                &[("Authorization", "Bearer x")]
+            ),
+            ""
+        );
+        for (url, says) in [
+            ("mlflow:8080", "scheme"),
+            ("ftp://mlflow/mcp", "only http and https"),
+            ("http://joe:hunter2@mlflow/mcp", "holds credentials"),
+        ] {
+            let text = refusal(url, &[]);
+            assert!(text.contains(says) && !text.contains("hunter2"), "{text}");
+        }
+        let text = refusal("http://mlflow/mcp", &[("X-Token", "se\ncret")]);
+        assert!(
+            text.contains("X-Token") && !text.contains("cret`"),
+            "{text}"
+        );
+        assert!(refusal("http://mlflow/mcp", &[("Mcp-Session-Id", "x")]).contains("itself"));
+    }
+
+    #[test]
+    fn an_empty_ca_bundle_is_not_a_silent_trust_in_all() {
+        assert!(HttpUpstream::new("https://mlflow/mcp", &[], Some(b"")).is_err());
+    }
+}

@@ -1,0 +1,352 @@
+//! One document to one object.
+//!
+//! In: a tree. Out: a typed object, a document that is none of our business, or everything that is wrong with it. Must not
+//! do: accept what the API server would refuse.
+
+use super::{
+    schema::{self, Fault},
+    tree::{Content, Node, Position, join},
+};
+use crate::api::{self, policy::McpPolicy, server::McpServer};
+use base64::Engine as _;
+use kube::core::cel::Validator;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, fmt, sync::LazyLock};
+
+/// An object from a file. Its namespace is always set.
+#[derive(Clone, Debug)]
+pub enum Object {
+    /// A server.
+    Server(Box<McpServer>),
+    /// A policy.
+    Policy(Box<McpPolicy>),
+    /// A Secret, which `serve` resolves references to.
+    Secret(Secret),
+}
+
+/// A core/v1 Secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its values by key, decoded; `stringData` wins over `data`, as on the API server.
+    pub data: BTreeMap<String, Vec<u8>>,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secret")
+            .field("namespace", &self.namespace)
+            .field("name", &self.name)
+            .field("keys", &self.data.keys().collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+impl Object {
+    /// Kind, namespace and name.
+    pub fn identity(&self) -> (&'static str, &str, &str) {
+        match self {
+            Object::Server(server) => (
+                "McpServer",
+                named(&server.metadata.namespace),
+                named(&server.metadata.name),
+            ),
+            Object::Policy(policy) => (
+                "McpPolicy",
+                named(&policy.metadata.namespace),
+                named(&policy.metadata.name),
+            ),
+            Object::Secret(secret) => ("Secret", &secret.namespace, &secret.name),
+        }
+    }
+}
+
+fn named(name: &Option<String>) -> &str {
+    name.as_deref().unwrap_or_default()
+}
+
+/// What a document is.
+pub(super) enum Read {
+    Object(Box<Object>),
+    /// Something else, by apiVersion and kind.
+    Ignored(String),
+    /// An empty document.
+    Nothing,
+}
+
+static SERVER: LazyLock<Value> = LazyLock::new(|| crd_schema("McpServer"));
+static POLICY: LazyLock<Value> = LazyLock::new(|| crd_schema("McpPolicy"));
+
+fn crd_schema(kind: &str) -> Value {
+    api::crds()
+        .into_iter()
+        .find(|crd| crd.spec.names.kind == kind)
+        .and_then(|crd| crd.spec.versions.into_iter().next())
+        .and_then(|version| version.schema?.open_api_v3_schema)
+        .and_then(|schema| serde_json::to_value(schema).ok())
+        .unwrap_or_default()
+}
+
+/// `ObjectMeta`, as far as people write it. Everything else is set by the API server, and passed over here.
+static METADATA: LazyLock<Value> = LazyLock::new(|| {
+    let words = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+    let text = json!({ "type": "string" });
+    let any_list = json!({ "type": "array", "items": { "type": "object" } });
+    json!({
+        "type": "object", "required": ["name"],
+        "properties": {
+            "name": { "type": "string", "maxLength": 253, "pattern": "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$" },
+            "namespace": { "type": "string", "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" },
+            "labels": words, "annotations": words, "uid": text, "resourceVersion": text, "generateName": text,
+            "selfLink": text, "creationTimestamp": { "type": "string", "nullable": true, "format": "date-time" },
+            "generation": { "type": "integer" }, "managedFields": any_list, "ownerReferences": any_list,
+            "finalizers": { "type": "array", "items": text }
+        }
+    })
+});
+
+static SECRET: LazyLock<Value> = LazyLock::new(|| {
+    let words = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+    json!({
+        "type": "object",
+        "properties": {
+            "data": words, "stringData": words, "type": { "type": "string" }, "immutable": { "type": "boolean" }
+        }
+    })
+});
+
+/// Reads one document.
+pub(super) fn read(document: &Node) -> Result<Read, Vec<Fault>> {
+    let fault = |at: Position, path: &str, message: String| {
+        vec![Fault {
+            at,
+            path: path.to_owned(),
+            message,
+        }]
+    };
+    match &document.content {
+        Content::Null => return Ok(Read::Nothing),
+        Content::Map(_) => {}
+        _ => {
+            let message = format!(
+                "a document must be an object with apiVersion and kind, and is {}",
+                document.kind()
+            );
+            return Err(fault(document.at, "", message));
+        }
+    }
+    let word = |key: &str, example: &str| match document.get(key) {
+        None => Err(fault(
+            document.at,
+            "",
+            format!("`{key}` is missing; write for example {key}: {example}"),
+        )),
+        Some(node) => node.text().ok_or_else(|| {
+            fault(
+                node.at,
+                key,
+                format!("must be a string such as {example}, and is {}", node.kind()),
+            )
+        }),
+    };
+    let (version, kind) = (
+        word("apiVersion", api::API_VERSION)?,
+        word("kind", "McpPolicy")?,
+    );
+    let place = |key: &str| document.get(key).map_or(document.at, |node| node.at);
+    match (version, kind) {
+        (api::API_VERSION, "McpServer") => {
+            let server: McpServer = resource(document, &SERVER)?;
+            Ok(Read::Object(Box::new(Object::Server(Box::new(server)))))
+        }
+        (api::API_VERSION, "McpPolicy") => {
+            let policy: McpPolicy = resource(document, &POLICY)?;
+            Ok(Read::Object(Box::new(Object::Policy(Box::new(policy)))))
+        }
+        ("v1", "Secret") => Ok(Read::Object(Box::new(Object::Secret(secret(document)?)))),
+        // Approvals are made by gateways and tests are read by `portcullis test`.
+        (api::API_VERSION, "McpApproval") => Ok(Read::Ignored(format!("{version} {kind}"))),
+        (api::API_VERSION, kind) if kind.ends_with("Test") => {
+            Ok(Read::Ignored(format!("{version} {kind}")))
+        }
+        (api::API_VERSION, other) => Err(fault(
+            place("kind"),
+            "kind",
+            format!(
+                "{version} has no kind `{}`; write McpServer or McpPolicy",
+                shorten(other)
+            ),
+        )),
+        (other, _) if other == api::GROUP || other.starts_with("portcullis.dev/") => Err(fault(
+            place("apiVersion"),
+            "apiVersion",
+            format!(
+                "`{}` is not known to this version of Portcullis; write {}",
+                shorten(other),
+                api::API_VERSION
+            ),
+        )),
+        (version, kind) => Ok(Read::Ignored(format!(
+            "{} {}",
+            shorten(version),
+            shorten(kind)
+        ))),
+    }
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(80).collect()
+}
+
+/// A custom resource: its schema, then its rules, then its type.
+fn resource<T: DeserializeOwned>(document: &Node, schema: &Value) -> Result<T, Vec<Fault>> {
+    let mut faults = Vec::new();
+    envelope(document, schema, &mut faults);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let mut json = document.json();
+    // Status is written by the operator; `kubectl apply` drops it too.
+    if let Some(object) = json.as_object_mut() {
+        object.remove("status");
+    }
+    rules(document, &json, schema)?;
+    if let Some(metadata) = json.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata
+            .entry("namespace")
+            .or_insert_with(|| json!("default"));
+    }
+    serde_json::from_value(json).map_err(|error| {
+        vec![Fault {
+            at: document.at,
+            path: String::new(),
+            message: format!("cannot be read: {error}"),
+        }]
+    })
+}
+
+/// Checks the top level, where `apiVersion`, `kind` and `metadata` are every object's own.
+fn envelope(document: &Node, schema: &Value, faults: &mut Vec<Fault>) {
+    let properties = &schema["properties"];
+    let known = ["apiVersion", "kind", "metadata"];
+    for entry in document.entries() {
+        match entry.key.as_str() {
+            "apiVersion" | "kind" | "status" => {}
+            "metadata" => schema::check(&entry.value, "metadata", &METADATA, faults),
+            key => match properties.get(key) {
+                Some(property) => schema::check(&entry.value, key, property, faults),
+                None => faults.push(Fault {
+                    at: entry.at,
+                    path: key.to_owned(),
+                    message: schema::unknown(
+                        key,
+                        known.into_iter().chain(
+                            properties
+                                .as_object()
+                                .into_iter()
+                                .flatten()
+                                .map(|(k, _)| k.as_str()),
+                        ),
+                    ),
+                }),
+            },
+        }
+    }
+    if document.get("metadata").is_none() {
+        faults.push(Fault {
+            at: document.at,
+            path: String::new(),
+            message: "`metadata` is missing; write metadata: { name: … }".to_owned(),
+        });
+    }
+    for required in schema["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
+        if document.get(required).is_none() {
+            faults.push(Fault {
+                at: document.at,
+                path: String::new(),
+                message: format!("`{required}` is missing"),
+            });
+        }
+    }
+}
+
+/// The CEL rules of the definition, over the object with its defaults, as the API server evaluates them.
+fn rules(document: &Node, json: &Value, schema: &Value) -> Result<(), Vec<Fault>> {
+    let Err(errors) = Validator::new().validate_with_defaults(schema, json, None) else {
+        return Ok(());
+    };
+    let positions = document.positions();
+    let faults = errors.into_vec().into_iter().map(|error| {
+        let mut at = positions.get(&error.field_path).copied();
+        let mut around = error.field_path.as_str();
+        while let (None, Some(end)) = (at, around.rfind(['.', '['])) {
+            around = around.get(..end).unwrap_or_default();
+            at = positions.get(around).copied();
+        }
+        Fault {
+            at: at.unwrap_or(document.at),
+            path: error.field_path,
+            message: error.message,
+        }
+    });
+    Err(faults.collect())
+}
+
+fn secret(document: &Node) -> Result<Secret, Vec<Fault>> {
+    let mut faults = Vec::new();
+    envelope(document, &SECRET, &mut faults);
+    let mut data = BTreeMap::new();
+    for entry in document.get("data").map(Node::entries).unwrap_or_default() {
+        // Base64 is often wrapped over lines.
+        let packed: String = entry
+            .value
+            .text()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
+        match base64::engine::general_purpose::STANDARD.decode(packed) {
+            Ok(bytes) => {
+                data.insert(entry.key.clone(), bytes);
+            }
+            Err(_) => faults.push(Fault {
+                at: entry.at,
+                path: join("data", &entry.key),
+                message: "is not base64; encode it, or write the plain value under stringData"
+                    .to_owned(),
+            }),
+        }
+    }
+    for entry in document
+        .get("stringData")
+        .map(Node::entries)
+        .unwrap_or_default()
+    {
+        if let Some(text) = entry.value.text() {
+            data.insert(entry.key.clone(), text.as_bytes().to_vec());
+        }
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let word = |key: &str| {
+        document
+            .get("metadata")
+            .and_then(|m| m.get(key))
+            .and_then(Node::text)
+            .map(str::to_owned)
+    };
+    Ok(Secret {
+        namespace: word("namespace").unwrap_or_else(|| "default".to_owned()),
+        name: word("name").unwrap_or_default(),
+        data,
+    })
+}
