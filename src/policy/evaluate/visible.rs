@@ -40,7 +40,7 @@ impl Bound {
 
     /// Whether some caller can list the tool: tried with a sample of every caller that a rule names, taking conditions to
     /// hold where they show it and not to where they hide it.
-    pub(in crate::policy) fn visible_to_some(&self, tool: &Tool) -> bool {
+    pub fn visible_to_some(&self, tool: &Tool) -> bool {
         if self.program.audit {
             return true;
         }
