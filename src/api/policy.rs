@@ -168,7 +168,7 @@ pub struct TargetRef {
 pub struct TargetSelector {
     /// Labels that a server must have with these values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32), inner(length(max = 63)))]
+    #[schemars(extend("maxProperties" = 32))]
     pub match_labels: BTreeMap<String, String>,
     /// Keys that this version does not know.
     #[serde(flatten)]

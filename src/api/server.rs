@@ -224,6 +224,7 @@ pub struct HttpUpstream {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.name.lowerAscii() == a.name.lowerAscii()))").message("the same header is there twice: the case of its name does not matter; write it once"))]
     pub headers: Vec<UpstreamHeader>,
     /// How the server's certificate is checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]

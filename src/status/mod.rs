@@ -5,6 +5,7 @@
 //! anything, or look at the clock.
 
 pub mod accounting;
+pub mod columns;
 pub mod policy;
 pub mod report;
 pub mod server;
