@@ -5,7 +5,6 @@
 //! anything, or look at the clock.
 
 pub mod accounting;
-pub mod columns;
 pub mod policy;
 pub mod report;
 pub mod server;
