@@ -3,7 +3,8 @@
 //! In: the gateway's state. Out: JSON that the operator and `portcullis status` read. Must not do: hold Secret values or
 //! arguments of calls. Unknown fields are passed over, so that an older reader takes a newer report.
 
-use crate::{api::ViolationOutcome, policy::Bound};
+pub use crate::api::ViolationOutcome;
+use crate::policy::Bound;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
