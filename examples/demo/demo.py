@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import textwrap
 import time
 import traceback
 from importlib.metadata import version
@@ -48,7 +49,10 @@ class Account:
     def check(self, happened: bool, text: str, otherwise: object = "") -> None:
         if happened:
             self.held += 1
-            self.line(f"{self.paint('32', '✓')} {text}")
+            first, *rest = textwrap.wrap(text, 104, break_long_words=False, break_on_hyphens=False)
+            self.line(f"{self.paint('32', '✓')} {first}")
+            for line in rest:
+                self.line(f"  {line}")
         else:
             self.failed += 1
             detail = f"\n      instead: {otherwise}" if otherwise != "" else ""
@@ -276,7 +280,7 @@ async def promotes(world: World, account: Account, agent: Any, mlflow: Any, seed
     now = await asyncio.to_thread(champion)
     account.check(
         answer.ok and now == seed.challenger and executions() == 1,
-        f"the call goes through; MLflow says version {now} and was asked {executions()} time",
+        f"the call goes through; MLflow says version {now} and was asked once",
         (answer, now, executions()),
     )
 
@@ -316,7 +320,8 @@ async def counts(world: World, account: Account) -> None:
         if record.get("method") == "tools/call":
             outcomes[record["outcome"]] = outcomes.get(record["outcome"], 0) + 1
     account.check(
-        outcomes.get("hidden") == 3 and outcomes.get("limited") == 1,
+        (outcomes.get("allowed"), outcomes.get("hidden"), outcomes.get("limited")) == (ALLOWED_PER_MINUTE + 2, 3, 1)
+        and outcomes.get("unapproved", 0) >= 1,
         "the audit log has a line for each call: "
         + ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())),
         outcomes,
