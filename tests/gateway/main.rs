@@ -2,3 +2,9 @@
 
 #[cfg(test)]
 mod bridge;
+#[cfg(test)]
+mod sdk;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod wire;
