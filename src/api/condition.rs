@@ -107,7 +107,7 @@ named! {
         /// Counters are kept in the gateway's memory.
         LocalCounters,
         /// Every ready replica runs the revision.
-        Delivered,
+        Programmed,
         /// Not every ready replica runs the revision yet.
         Delivering,
         /// No replica is ready.
@@ -118,8 +118,6 @@ named! {
         Pending,
         /// All that is needed is there.
         Ready,
-        /// The policy applies nowhere yet.
-        NotProgrammed,
     }
 }
 

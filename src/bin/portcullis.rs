@@ -1,3 +1,16 @@
-//! Arguments to telemetry to run.
+//! `portcullis`: policies checked, explained, tested and served on this machine.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use portcullis::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    match cli::run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}

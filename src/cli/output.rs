@@ -1,6 +1,4 @@
-//! How commands print: tables for people, YAML and JSON for programs. Colour only on a terminal, never in data.
-
-use std::io::IsTerminal as _;
+//! How commands print: tables for people, YAML and JSON for programs. Nothing is coloured.
 
 use serde::Serialize;
 
@@ -109,9 +107,9 @@ pub fn visible(text: &str) -> String {
         .collect()
 }
 
-/// Whether standard output is a terminal that shows colour.
-pub fn colour() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+/// [`visible`] for text of several lines.
+pub fn visible_lines(text: &str) -> String {
+    text.lines().map(visible).collect::<Vec<_>>().join("\n")
 }
 
 /// A duration as `kubectl get` prints ages: `45s`, `12m`, `5h3m`, `3d`.

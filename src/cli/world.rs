@@ -524,6 +524,11 @@ impl Accepted {
         self.policies.insert(name, policy);
     }
 
+    /// The generation of an accepted policy.
+    pub fn generation(&self, name: &Name) -> Option<i64> {
+        self.policies.get(name)?.metadata.generation
+    }
+
     /// All of them.
     pub fn all(&self) -> impl Iterator<Item = &McpPolicy> {
         self.policies.values()

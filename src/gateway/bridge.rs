@@ -6,6 +6,7 @@
 //!
 //! Source: MCP 2025-03-26, 2025-06-18 and 2025-11-25, "Transports" and "Lifecycle".
 
+mod bearer;
 mod calls;
 pub mod command;
 mod per_session;
@@ -28,7 +29,8 @@ use tokio_util::task::TaskTracker;
 use crate::gateway::upstream::stdio::{ChildConfig, ChildLimits, SpawnError, check_command};
 use crate::json;
 use crate::protocol::envelope::{self, Message};
-use crate::protocol::version::Version;
+use crate::protocol::version::{self as version_of, Era, Version};
+pub use bearer::{Bearer, BearerError};
 use stream::{Accepts, StreamLimits, bare};
 pub use stream::{Body, BoxError};
 use wire::code;
@@ -134,55 +136,6 @@ impl Limits {
             messages: self.stream_messages,
             bytes: self.stream_bytes,
         }
-    }
-}
-
-/// A secret that requests must present as `Authorization: Bearer …`.
-#[derive(Clone)]
-pub struct Bearer {
-    key: ring::hmac::Key,
-    tag: ring::hmac::Tag,
-}
-
-impl std::fmt::Debug for Bearer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Bearer(…)")
-    }
-}
-
-/// A bearer that is no bearer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BearerError {
-    #[error("the bearer must be at least 16 characters of visible ASCII")]
-    Weak,
-    #[error("the system has no random numbers to offer")]
-    Random,
-}
-
-impl Bearer {
-    pub fn new(secret: &str) -> Result<Self, BearerError> {
-        if secret.len() < 16 || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(BearerError::Weak);
-        }
-        let random = ring::rand::SystemRandom::new();
-        let key = ring::hmac::Key::generate(ring::hmac::HMAC_SHA256, &random)
-            .map_err(|_| BearerError::Random)?;
-        let tag = ring::hmac::sign(&key, secret.as_bytes());
-        Ok(Self { key, tag })
-    }
-
-    /// In constant time: both sides are compared as MACs under a key that nobody outside knows.
-    fn admits(&self, headers: &HeaderMap) -> bool {
-        let mut values = headers.get_all(header::AUTHORIZATION).iter();
-        let (Some(value), None) = (values.next(), values.next()) else {
-            return false;
-        };
-        let presented = value.as_bytes();
-        let Some((scheme, secret)) = presented.split_at_checked(7) else {
-            return false;
-        };
-        scheme.eq_ignore_ascii_case(b"bearer ")
-            && ring::hmac::verify(&self.key, secret, self.tag.as_ref()).is_ok()
     }
 }
 
@@ -375,6 +328,10 @@ impl Bridge {
             let fault = refusal.fault;
             refuse(StatusCode::BAD_REQUEST, fault.code(), &fault.to_string())
         })?;
+        // The header was checked already; this is about the body's own word.
+        if let Era::Stateless(asked) = version_of::era(None, &message) {
+            return Err(unsupported(&asked));
+        }
         if let Message::Request(request) = &message
             && request.method == "initialize"
         {
@@ -421,23 +378,22 @@ fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
     match asked {
         None => Ok(()),
         Some(Ok(asked)) if more.is_none() && version::is_supported(asked) => Ok(()),
-        Some(asked) => {
-            let supported = Version::SESSION.iter().rev();
-            let supported: Vec<_> = supported.map(|one| json::quoted(one.as_str())).collect();
-            let data = format!(
-                r#"{{"supported":[{}],"requested":{}}}"#,
-                supported.join(","),
-                json::quoted(asked.unwrap_or_default())
-            );
-            let text = wire::error(
-                None,
-                code::VERSION,
-                "Unsupported protocol version",
-                Some(&data),
-            );
-            Err(Box::new(stream::json(StatusCode::BAD_REQUEST, text)))
-        }
+        Some(asked) => Err(unsupported(asked.unwrap_or_default())),
     }
+}
+
+/// What tells a client of 2026-07-28 to fall back to `initialize`.
+fn unsupported(asked: &str) -> Refusal {
+    let supported = Version::SESSION.iter().rev();
+    let supported: Vec<_> = supported.map(|one| json::quoted(one.as_str())).collect();
+    let data = format!(
+        r#"{{"supported":[{}],"requested":{}}}"#,
+        supported.join(","),
+        json::quoted(asked)
+    );
+    let why = "Unsupported protocol version";
+    let text = wire::error(None, code::VERSION, why, Some(&data));
+    Box::new(stream::json(StatusCode::BAD_REQUEST, text))
 }
 
 fn unknown_session() -> Refusal {

@@ -23,6 +23,7 @@ pub mod inventory;
 pub mod metrics;
 pub mod record;
 mod relay;
+pub mod report;
 
 pub mod server;
 mod session;

@@ -4,7 +4,6 @@
 //! that cannot be compiled, or that is older than the one in force, changes nothing.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -191,8 +190,6 @@ pub struct Environment {
     pub secrets: Box<dyn Secrets>,
     /// Overrides for the environment of a stdio server.
     pub env: BTreeMap<String, String>,
-    /// Where a relative command of a stdio server is looked for, if not in PATH; the folder of the file that names it.
-    pub folder: Option<PathBuf>,
 }
 
 /// Builds snapshots, one after the other.

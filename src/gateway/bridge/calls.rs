@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
 
+use super::stream::{self, Accepts, Body, Event};
 use super::wire::{self, Id, code};
 use crate::gateway::upstream::stdio::{Piece, printable};
 use crate::json::{self, Reader};
@@ -54,6 +56,35 @@ impl Unanswered {
         data.push('}');
         wire::error(Some(id), code::INTERNAL, &self.why, Some(&data))
     }
+}
+
+/// An answer that is known already.
+pub(super) fn at_once(text: Bytes, accepts: Accepts, keep_alive: Duration) -> Response<Body> {
+    if accepts.json {
+        return stream::json(StatusCode::OK, text);
+    }
+    let (_, receiver) = stream::channel(stream::StreamLimits {
+        messages: 1,
+        bytes: 0,
+    });
+    stream::sse(Some(Event::Answer(text)), receiver, keep_alive)
+}
+
+/// No session could be opened because the child does not run.
+pub(super) fn unavailable(id: &Id, error: &Unanswered) -> Response<Body> {
+    let mut response = stream::json(StatusCode::SERVICE_UNAVAILABLE, error.message(id));
+    let seconds = error.retry_after.unwrap_or_default().as_secs().max(1);
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
+/// No session could be opened because there are too many.
+pub(super) fn full(id: &Id, most: usize) -> Response<Body> {
+    let why =
+        format!("All {most} sessions of this server are in use; end one (DELETE) or retry later.");
+    unavailable(id, &Unanswered::down(why, Duration::from_secs(10)))
 }
 
 /// A line that is no message: what to log, and the call that it was perhaps meant to answer.

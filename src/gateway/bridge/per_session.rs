@@ -15,9 +15,8 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::calls::Unanswered;
+use super::calls::{Unanswered, at_once, full, unavailable};
 use super::session::{Session, lock};
-use super::shared::{at_once, full, unavailable};
 use super::stream::{self, Accepts, Body, Event, Receiver, Sender, bare};
 use super::wire::{self, Id, code};
 use super::{Context, SESSION};

@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::calls::Unanswered;
+use super::calls::{Unanswered, at_once, full, unavailable};
 use super::session::{Session, lock};
 use super::stream::{self, Accepts, Body, Event, Receiver, bare};
 use super::wire::{self, Id, code};
@@ -211,13 +211,19 @@ impl Shared {
                     return at_once(text, accepts, keep_alive);
                 };
                 let order = self.subscribing.lock().await;
-                let subscribes = method == "resources/subscribe";
-                if subscribes {
-                    self.subscribe(&session.id, &uri);
-                } else if !self.unsubscribe(&session.id, &uri) {
-                    return empty();
+                let mut fresh = None;
+                if method == "resources/unsubscribe" {
+                    if !self.unsubscribe(&session.id, &uri) {
+                        return empty();
+                    }
+                } else if self.subscribe(&session.id, &uri) {
+                    fresh = Some(uri.clone());
                 }
-                let call = self.call(session, request, subscribes.then_some(uri)).await;
+                let undo = fresh.is_some();
+                let call = self.call(session, request, fresh).await;
+                if undo && call.is_err() {
+                    self.unsubscribe(&session.id, &uri);
+                }
                 drop(order);
                 call
             }
@@ -244,15 +250,7 @@ impl Shared {
         subscribes: Option<String>,
     ) -> Result<Receiver, bytes::Bytes> {
         let id = &request.id.clone().into_owned();
-        let live = match self.live().await {
-            Ok(live) => live,
-            Err(error) => {
-                if let Some(uri) = subscribes {
-                    self.unsubscribe(&session.id, &uri);
-                }
-                return Err(error.message(id));
-            }
-        };
+        let live = self.live().await.map_err(|error| error.message(id))?;
         let ours = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = stream::channel(self.context.limits.stream());
         // The bridge declares no tasks: whoever does not must process such a call as an ordinary one (MCP 2025-11-25,
@@ -336,11 +334,11 @@ impl Shared {
         }
     }
 
-    fn subscribe(&self, session: &str, uri: &str) {
+    /// Whether that is new for the session.
+    fn subscribe(&self, session: &str, uri: &str) -> bool {
         let mut all = lock(&self.subscribers);
-        all.entry(uri.to_owned())
-            .or_default()
-            .insert(session.to_owned());
+        let sessions = all.entry(uri.to_owned()).or_default();
+        sessions.insert(session.to_owned())
     }
 
     /// Whether that was the last one: only then the child is told.
@@ -372,12 +370,19 @@ impl Shared {
         matches!(&*self.state.borrow(), State::Ready(_))
     }
 
-    /// Ends a session. Its calls go on, as nobody has cancelled them, but their answers go nowhere.
+    /// Ends a session. The child goes on with its calls, as nobody has cancelled them, but they are answered now.
     pub(super) fn delete(self: &Arc<Self>, session: &str) -> bool {
         let Some(session) = lock(&self.sessions).remove(session) else {
             return false;
         };
         session.close();
+        // Kept, they would pile up where a child never answers.
+        let unanswered = lock(&self.pending).take_all_of(&session.id);
+        for origin in unanswered {
+            self.answer(&origin, |id| {
+                Unanswered::lost("The session was ended before the answer.", None).message(id)
+            });
+        }
         let uris: Vec<String> = {
             let all = lock(&self.subscribers);
             let of_it = all.iter().filter(|(_, who)| who.contains(&session.id));
@@ -420,8 +425,16 @@ struct Unsent<'a> {
 
 impl Drop for Unsent<'_> {
     fn drop(&mut self) {
-        if let Some(ours) = self.ours {
-            lock(&self.shared.pending).take(ours);
+        let taken = self
+            .ours
+            .and_then(|ours| lock(&self.shared.pending).take(ours));
+        if let Some(Origin::Client {
+            session,
+            subscribes: Some(uri),
+            ..
+        }) = taken
+        {
+            self.shared.unsubscribe(&session.id, &uri);
         }
     }
 }
@@ -438,39 +451,6 @@ fn gone(state: &watch::Sender<State>) -> Unanswered {
             Duration::from_secs(1),
         ),
     }
-}
-
-/// An answer that is known already.
-pub(super) fn at_once(
-    text: bytes::Bytes,
-    accepts: Accepts,
-    keep_alive: Duration,
-) -> Response<Body> {
-    if accepts.json {
-        return stream::json(StatusCode::OK, text);
-    }
-    let (_, receiver) = stream::channel(stream::StreamLimits {
-        messages: 1,
-        bytes: 0,
-    });
-    stream::sse(Some(Event::Answer(text)), receiver, keep_alive)
-}
-
-/// No session could be opened because the child does not run.
-pub(super) fn unavailable(id: &Id, error: &Unanswered) -> Response<Body> {
-    let mut response = stream::json(StatusCode::SERVICE_UNAVAILABLE, error.message(id));
-    let seconds = error.retry_after.unwrap_or_default().as_secs().max(1);
-    response
-        .headers_mut()
-        .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    response
-}
-
-/// No session could be opened because there are too many.
-pub(super) fn full(id: &Id, most: usize) -> Response<Body> {
-    let why =
-        format!("All {most} sessions of this server are in use; end one (DELETE) or retry later.");
-    unavailable(id, &Unanswered::down(why, Duration::from_secs(10)))
 }
 
 /// Ends sessions that nobody uses any more.

@@ -29,6 +29,9 @@ use tokio_util::task::TaskTracker;
 /// What a child inherits of the environment of this process, if it is set.
 pub const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
 
+/// What a queued line takes besides its bytes, roughly.
+const QUEUED: usize = 128;
+
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct ChildConfig {
@@ -165,7 +168,7 @@ impl Input {
     /// Queues one line, which must hold no line break. Waits while too many bytes are queued.
     pub async fn send(&self, line: Bytes) -> Result<(), Closed> {
         // One line may be larger than the whole budget; then it takes all of it and goes alone.
-        let cost = line.len().clamp(1, self.budget_bytes);
+        let cost = line.len().saturating_add(QUEUED).min(self.budget_bytes);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.budget)
             .acquire_many_owned(cost)
@@ -181,7 +184,7 @@ impl Input {
 
     /// Queues one line if there is room for it now, else drops it.
     pub fn try_send(&self, line: Bytes) -> Result<(), Closed> {
-        let cost = line.len().clamp(1, self.budget_bytes);
+        let cost = line.len().saturating_add(QUEUED).min(self.budget_bytes);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.budget)
             .try_acquire_many_owned(cost)

@@ -107,6 +107,12 @@ async fn requests_that_are_no_mcp_get_the_status_that_says_so_and_never_reach_th
             StatusCode::BAD_REQUEST,
             -32022,
         ),
+        (
+            &[],
+            r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#,
+            StatusCode::BAD_REQUEST,
+            -32022,
+        ),
         (&[], &long, StatusCode::PAYLOAD_TOO_LARGE, -32600),
         (&[], "", StatusCode::BAD_REQUEST, -32700),
         (&[], "{", StatusCode::BAD_REQUEST, -32700),

@@ -260,10 +260,11 @@ async fn idle_shared_sessions_end_but_not_those_with_a_reader_or_a_call() {
     let mut stream = rig.listen(&listening).await;
     assert!(stream.piece().await.starts_with(':'));
     let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
-    let listen_start = Instant::now();
-    while listen_start.elapsed() < Duration::from_millis(300) {
-        tokio::task::yield_now().await;
-    }
+    let start = Instant::now();
+    eventually("six idle times", || {
+        start.elapsed() > Duration::from_millis(300)
+    })
+    .await;
     let reply = rig.post(&idle, &ping).await;
     assert_eq!(reply.status, StatusCode::NOT_FOUND);
     assert_eq!(rig.post(&listening, &ping).await.status, StatusCode::OK);

@@ -414,3 +414,49 @@ async fn what_the_child_writes_that_is_no_message_stays_in_the_log() {
     assert_eq!(rig.pids().len(), 1);
     rig.bridge.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_ends_answers_its_calls_and_late_answers_harm_nobody() {
+    let rig = Rig::shared().await;
+    let (one, two) = (rig.open().await, rig.open().await);
+    let gate = rig.path("gate");
+    let held = call(1, "wait_for", json!({"file": gate}));
+    let ender = async {
+        eventually("called", || rig.got("tools/call").len() == 1).await;
+        rig.send(Method::DELETE, Some(&one), &[], "").await
+    };
+    let (held, _) = tokio::join!(rig.post(&one, &held), ender);
+    let held = held.json().await;
+    assert_eq!(held["id"], 1);
+    assert_eq!(
+        held["error"]["message"],
+        "The session was ended before the answer."
+    );
+    std::fs::write(&gate, "").unwrap();
+    assert_eq!(rig.text(&two, "echo", json!({"text": "x"})).await, "x");
+    assert!(rig.got("notifications/cancelled").is_empty());
+    rig.bridge.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_the_child_refuses_is_none() {
+    let rig = Rig::shared().await;
+    let session = rig.open().await;
+    let mut stream = rig.listen(&session).await;
+    let about = |uri: &str| json!({"jsonrpc": "2.0", "id": 1, "method": "resources/subscribe", "params": {"uri": uri}});
+    let refused = rig.post(&session, &about("refuse:it")).await.json().await;
+    assert_eq!(
+        refused["error"],
+        json!({"code": -32002, "message": "Resource not found"})
+    );
+    let agreed = rig.post(&session, &about("a:b")).await.json().await;
+    assert_eq!(agreed["result"], json!({}));
+    for uri in ["refuse:it", "a:b"] {
+        rig.text(&session, "update", json!({"uri": uri})).await;
+    }
+    assert_eq!(
+        stream.next().await.unwrap().unwrap()["params"]["uri"],
+        "a:b"
+    );
+    rig.bridge.shutdown().await;
+}

@@ -110,6 +110,15 @@ impl Pending {
         Some((ours, self.take(ours)?))
     }
 
+    /// All calls of a session that ends.
+    pub(super) fn take_all_of(&mut self, session: &str) -> Vec<Origin> {
+        let ids = self.by_session.get(session);
+        let ours: Vec<i64> = ids.map_or_else(Vec::new, |ids| ids.values().copied().collect());
+        ours.into_iter()
+            .filter_map(|ours| self.take(ours))
+            .collect()
+    }
+
     /// Whether a client of the session waits for an answer and still reads.
     pub(super) fn awaited(&self, session: &str) -> bool {
         let Some(ids) = self.by_session.get(session) else {

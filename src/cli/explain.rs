@@ -1,0 +1,231 @@
+//! `portcullis explain`: what would become of a call, and why, rule by rule.
+//!
+//! In: files, a tool, arguments, a caller. Out: the decision of the very engine that the gateway uses, with its trace. Exit
+//! code 0 whatever the decision is.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::output::{Failure, Output, columns, print, print_data};
+use super::tools;
+use super::world::World;
+use crate::policy::bundle::Bundle;
+use crate::policy::cases::{self, Verdict};
+use crate::policy::explain::Step;
+use crate::policy::{Bound, Call, compile};
+
+/// Print the decision on a call and how it came about
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A file or a directory of YAML files; may be given several times
+    #[arg(short, long = "filename", required = true, value_name = "FILE|DIR")]
+    filename: Vec<PathBuf>,
+    /// The tool that is called
+    #[arg(long)]
+    tool: String,
+    /// The call's arguments, a JSON object
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    args: String,
+    /// Who calls: key:NAME, serviceaccount:NAMESPACE/NAME, jwt:PROVIDER/CLAIM or anonymous
+    #[arg(long, value_name = "GRANT", default_value = "anonymous")]
+    caller: String,
+    /// The server, where the files hold several
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    server: Option<String>,
+    /// A saved tools/list result of the server; without it tools are known by name only
+    #[arg(long, value_name = "FILE")]
+    listing: Option<PathBuf>,
+    /// Policies in this namespace are guardrails over all servers
+    #[arg(long, default_value = "portcullis-system", value_name = "NAMESPACE")]
+    operator_namespace: String,
+    /// Show rules that do not select the tool too
+    #[arg(long)]
+    all: bool,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Explanation<'a> {
+    server: String,
+    tool: &'a str,
+    caller: &'a str,
+    decision: Verdict,
+    policy: String,
+    rule: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    visible: bool,
+    risk: &'a str,
+    severity: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    withheld: Option<&'a str>,
+    limits: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shadow: Option<String>,
+    trace: Vec<&'a Step>,
+}
+
+/// Compiles a bundle for a command, or says all that is wrong with it.
+pub(super) fn bound(
+    bundle: &Bundle,
+    listing: &[crate::policy::Definition],
+) -> Result<Bound, Failure> {
+    let program = compile(bundle).map_err(|diagnostics| {
+        let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
+        Failure {
+            message: format!(
+                "these policies would not be accepted:\n{}",
+                lines.join("\n")
+            ),
+            code: 1,
+        }
+    })?;
+    Ok(Bound::new(&Arc::new(program), listing))
+}
+
+/// Reads files for a command that needs them right.
+pub(super) fn world(paths: &[PathBuf], operator_namespace: &str) -> Result<World, Failure> {
+    World::load(paths, operator_namespace).map_err(|findings| {
+        let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        Failure {
+            message: format!("the files have errors:\n{}", lines.join("\n")),
+            code: 1,
+        }
+    })
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Failure`] when the files or arguments cannot be used.
+pub fn run(args: Args) -> Result<(), Failure> {
+    let world = world(&args.filename, &args.operator_namespace)?;
+    let server = &world.server(args.server.as_deref())?.object;
+    let listing = match &args.listing {
+        Some(path) => tools::listing(path)?,
+        None => tools::assumed(std::slice::from_ref(&args.tool)),
+    };
+    let bound = bound(&world.whole_bundle(server)?, &listing)?;
+    let caller =
+        cases::caller(&args.caller).map_err(|why| Failure::new(format!("--caller: {why}")))?;
+    match crate::json::parse(args.args.as_bytes()) {
+        Ok(crate::json::Value::Object(_)) => {}
+        Ok(_) => {
+            return Err(Failure::new(
+                "--args: write a JSON object, such as '{\"run_id\": \"1\"}'",
+            ));
+        }
+        Err(error) => return Err(Failure::new(format!("--args is not strict JSON: {error}"))),
+    }
+    let call = Call {
+        tool: &args.tool,
+        arguments: args.args.as_bytes(),
+        caller: &caller,
+        session: "",
+    };
+    let trace = bound.explain(&call, Timestamp::now());
+    let decision = &trace.decision;
+    let steps: Vec<&Step> = trace
+        .steps
+        .iter()
+        .filter(|step| args.all || step.result != crate::policy::explain::StepResult::OtherTool)
+        .collect();
+    let (namespace, name) = super::world::name_of(&server.metadata);
+    let explanation = Explanation {
+        server: format!("{namespace}/{name}"),
+        tool: &args.tool,
+        caller: &args.caller,
+        decision: decision.outcome.into(),
+        policy: decision.by.policy_label().into_owned(),
+        rule: &decision.by.rule,
+        reason: decision.reason.as_deref(),
+        visible: trace.visible,
+        risk: trace.risk,
+        severity: trace.severity,
+        withheld: trace.withheld.as_deref(),
+        limits: decision
+            .charges
+            .iter()
+            .filter(|charge| charge.enforced())
+            .map(|charge| {
+                let counter = &charge.counter;
+                format!(
+                    "{} of {} per {} ({:?}, counter {})",
+                    charge.cost, counter.max, counter.window_text, charge.scope, counter.name
+                )
+            })
+            .collect(),
+        shadow: decision
+            .shadow
+            .as_ref()
+            .map(|shadow| format!("{:?} by {}", Verdict::from(shadow.outcome), shadow.by)),
+        trace: steps,
+    };
+    match args.output {
+        Output::Yaml | Output::Json => print_data(&explanation, args.output),
+        Output::Table | Output::Wide => show(&explanation),
+    }
+}
+
+fn show(explanation: &Explanation<'_>) -> Result<(), Failure> {
+    let mut text = format!(
+        "{:?}  {} for {} at {}\n  by policy {}, rule {}",
+        explanation.decision,
+        explanation.tool,
+        explanation.caller,
+        explanation.server,
+        explanation.policy,
+        explanation.rule
+    );
+    if let Some(reason) = explanation.reason {
+        text.push_str(&format!(": {}", super::output::visible(reason)));
+    }
+    let class = if explanation.risk.is_empty() {
+        "no such tool".to_owned()
+    } else {
+        format!("{} {}", explanation.risk, explanation.severity)
+    };
+    let listed = if explanation.visible {
+        "in the caller's list"
+    } else {
+        "not in the caller's list"
+    };
+    text.push_str(&format!("\n  tool: {}, {listed}\n", class.trim_end()));
+    if let Some(withheld) = explanation.withheld {
+        text.push_str(&format!("  hidden from everybody: {withheld}\n"));
+    }
+    for limit in &explanation.limits {
+        text.push_str(&format!("  limit: {limit}\n"));
+    }
+    if let Some(shadow) = &explanation.shadow {
+        text.push_str(&format!("  in audit: {shadow}\n"));
+    }
+    text.push('\n');
+    let rows: Vec<Vec<String>> = explanation
+        .trace
+        .iter()
+        .map(|step| {
+            let mode = if step.audit { " (audit)" } else { "" };
+            vec![
+                format!("{}{mode}", step.policy),
+                step.rule.clone(),
+                format!("{:?}", step.action),
+                step.detail.clone(),
+            ]
+        })
+        .collect();
+    text.push_str(&columns(
+        &["Policy", "Rule", "Action", "What it said"],
+        &rows,
+    ));
+    if rows.is_empty() {
+        text.push_str("No rule selects this tool.\n");
+    }
+    print(&text)
+}

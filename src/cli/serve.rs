@@ -1,0 +1,636 @@
+//! `portcullis serve`: the gateways of some files, on this machine, without a cluster.
+//!
+//! In: files, an address. Out: a gateway for each McpServer at `/NAME/mcp`, stdio servers as child processes, approvals and
+//! status over a Unix socket. Files are read again when they change; what is wrong then is told and changes nothing. Nothing
+//! is half-started: either all that the files ask for runs, or the command ends and leaves nothing behind.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::OpenOptions;
+use std::io::{IsTerminal as _, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::output::{Failure, columns};
+use super::socket;
+use super::world::{Accepted, Finding, Name, World, name_of};
+use crate::api::condition::Reason;
+use crate::api::policy::McpPolicyStatus;
+use crate::api::server::McpServer;
+use crate::gateway::approvals::{Approvals, Memory};
+use crate::gateway::audit::{AuditLog, AuditWriter};
+use crate::gateway::metrics::Metrics;
+use crate::gateway::server::Routes;
+use crate::gateway::snapshot::Environment;
+use crate::gateway::{Gateway, Shared};
+use crate::policy::bundle::{Blocked, Bundle};
+use crate::policy::diagnostic::Level;
+use crate::protocol::seal::Sealer;
+use crate::status::server::Refusal;
+use crate::telemetry::{admin, logging, process};
+
+mod control;
+mod files;
+mod state;
+mod table;
+
+use self::files::Watched;
+
+/// How long servers may take to list their tools before the table is shown without them.
+const FIRST_LISTING: Duration = Duration::from_secs(45);
+/// Calls under way are waited for this long when it ends.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Guard MCP servers on this machine, from the same YAML that a cluster uses
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A file or a directory of YAML files; may be given several times
+    #[arg(short, long = "filename", required = true, value_name = "FILE|DIR")]
+    filename: Vec<PathBuf>,
+    /// Where MCP clients connect; each server is at /NAME/mcp
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// Set a variable of stdio servers over what their YAML says; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// Policies in this namespace are guardrails over all servers
+    #[arg(long, default_value = "portcullis-system", value_name = "NAMESPACE")]
+    operator_namespace: String,
+    /// Also write the audit log here; standard output then stays quiet on a terminal
+    #[arg(long, value_name = "FILE")]
+    audit_file: Option<PathBuf>,
+    /// Serve /metrics, /report, /livez and /readyz here
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    admin_listen: Option<SocketAddr>,
+    /// The socket for `status` and `approvals` [default: $PORTCULLIS_SOCKET or $XDG_RUNTIME_DIR/portcullis/serve.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// How the log on standard error is written
+    #[arg(long, value_enum, default_value_t)]
+    log_format: logging::Format,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+/// Runs until Ctrl-C or SIGTERM.
+///
+/// # Errors
+/// [`Failure`] when it could not start; nothing is left running then.
+pub fn run(args: Args) -> Result<(), Failure> {
+    logging::start(args.log_format, "warn,portcullis=info");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("the runtime cannot be started: {error}")))?;
+    let result = runtime.block_on(serve(args));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
+}
+
+/// One McpServer that is being served.
+struct Served {
+    gateway: Arc<Gateway>,
+    server: McpServer,
+    sequence: u64,
+    environment: EnvironmentKey,
+    created: Timestamp,
+    /// What should be in force; differs from what is only while a change is refused.
+    wanted: Bundle,
+}
+
+type EnvironmentKey = (super::world::FileSecrets, BTreeMap<String, String>);
+
+/// What changes while serving.
+struct State {
+    world: World,
+    accepted: Accepted,
+    served: BTreeMap<Name, Served>,
+    /// What is wrong with the files as they are now; shown by `status` too.
+    findings: Vec<Finding>,
+    policies_created: HashMap<Name, Timestamp>,
+    policy_statuses: HashMap<Name, McpPolicyStatus>,
+    /// Servers whose newest form is not in force, and why.
+    refusals: HashMap<Name, Refusal>,
+}
+
+struct Serving {
+    args: Args,
+    env: BTreeMap<String, String>,
+    shared: Shared,
+    memory: Arc<Memory>,
+    routes: Arc<Routes>,
+    state: Mutex<State>,
+    started: Timestamp,
+    address: SocketAddr,
+}
+
+async fn serve(args: Args) -> Result<(), Failure> {
+    let mut watched = Watched::new(&args.filename);
+    let world = World::load(&args.filename, &args.operator_namespace)
+        .map_err(|findings| failed(&findings))?;
+    for ignored in &world.ignored {
+        eprintln!("note: {ignored}");
+    }
+    let findings = world.findings();
+    for warning in findings
+        .iter()
+        .filter(|finding| finding.level == Level::Warning)
+    {
+        eprintln!("{warning}");
+    }
+    if findings.iter().any(|finding| finding.level == Level::Error) {
+        return Err(failed(&findings));
+    }
+    if world.servers.is_empty() {
+        return Err(Failure::new(
+            "these files hold no McpServer; add one, as examples/quickstart/server.yaml shows",
+        ));
+    }
+    paths(&world)?;
+
+    // Everything that can be in use by others is taken before any child process is started.
+    let listener = bind(args.listen, "--listen").await?;
+    let admin_listener = match args.admin_listen {
+        Some(address) => Some(bind(address, "--admin-listen").await?),
+        None => None,
+    };
+    let socket_path = args.socket.clone().unwrap_or_else(socket::default_path);
+    let control = socket::Listener::bind(&socket_path).map_err(Failure::new)?;
+    let (audit, audit_writer) = audit(args.audit_file.as_ref())?;
+
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(process::ProcessCollector));
+    let metrics = Metrics::register(&mut registry);
+    let memory = Arc::new(Memory::default());
+    let sealer = Sealer::ephemeral()
+        .map_err(|error| Failure::new(format!("no sealing key could be made: {error}")))?;
+    let serving = Arc::new(Serving {
+        env: args.env.iter().cloned().collect(),
+        shared: Shared {
+            instance: uuid::Uuid::new_v4().simple().to_string()[..12].to_owned(),
+            audit,
+            metrics,
+            sealer: Arc::new(sealer),
+            approvals: Approvals::Memory(Arc::clone(&memory)),
+        },
+        memory,
+        routes: Arc::new(Routes::default()),
+        state: Mutex::new(State {
+            world: World::default(),
+            accepted: Accepted::default(),
+            served: BTreeMap::new(),
+            findings: Vec::new(),
+            policies_created: HashMap::new(),
+            policy_statuses: HashMap::new(),
+            refusals: HashMap::new(),
+        }),
+        started: Timestamp::now(),
+        address: listener.local_addr().unwrap_or(args.listen),
+        args,
+    });
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    let result = start(&serving, world).await;
+    if let Err(failure) = result {
+        serving.shutdown().await;
+        return Err(failure);
+    }
+
+    let registry = Arc::new(registry);
+    if let Some(listener) = admin_listener {
+        tokio::spawn(admin::serve(
+            listener,
+            Arc::clone(&serving) as Arc<dyn admin::Admin>,
+            registry,
+            stop.clone(),
+        ));
+    }
+    tokio::spawn(control.serve(
+        Arc::clone(&serving) as Arc<dyn socket::Handler>,
+        stop.clone(),
+    ));
+    let http = tokio::spawn(crate::gateway::server::serve(
+        listener,
+        Arc::clone(&serving.routes),
+        stop.clone(),
+        GRACE,
+    ));
+
+    let reload = async {
+        let mut every = tokio::time::interval(files::EVERY);
+        loop {
+            every.tick().await;
+            if watched.changed() {
+                serving.reload().await;
+            }
+        }
+    };
+    tokio::select! {
+        () = signalled() => {}
+        () = reload => {}
+    }
+    eprintln!(
+        "\nStopping; waiting for calls under way (at most {} s) …",
+        GRACE.as_secs()
+    );
+    stopping.cancel();
+    if let Err(error) = http.await {
+        tracing::error!(%error, "the listener failed");
+    }
+    let summary = serving.summary();
+    serving.shutdown().await;
+    drop(audit_writer);
+    eprint!("{summary}");
+    Ok(())
+}
+
+/// Starts every gateway and waits for their tools, then shows the table.
+async fn start(serving: &Arc<Serving>, world: World) -> Result<(), Failure> {
+    let findings = serving.put(world).await;
+    if findings.iter().any(|finding| finding.level == Level::Error) {
+        return Err(failed(&findings));
+    }
+    let gateways = serving.gateways();
+    eprintln!("Starting {} …", plural(gateways.len(), "MCP server"));
+    let listed = async {
+        for gateway in &gateways {
+            gateway.inventory.first().await;
+        }
+    };
+    let in_time = tokio::select! {
+        () = signalled() => return Err(Failure { message: "stopped before the servers had started".to_owned(), code: 130 }),
+        in_time = tokio::time::timeout(FIRST_LISTING, listed) => in_time.is_ok(),
+    };
+    for gateway in &gateways {
+        let latest = gateway.inventory.latest();
+        let problem = match (&latest.error, in_time || latest.time.is_some()) {
+            (Some(error), _) => error.clone(),
+            (None, false) => format!(
+                "it did not list its tools within {} s",
+                FIRST_LISTING.as_secs()
+            ),
+            (None, true) => continue,
+        };
+        let server = gateway.recorder.server();
+        if gateway
+            .snapshot()
+            .is_some_and(|snapshot| snapshot.server.spec.upstream.stdio.is_some())
+        {
+            return Err(Failure::new(format!(
+                "McpServer {server}: its command did not start to speak MCP: {problem}\n  The log above has what it wrote; try the command of spec.upstream.stdio by hand."
+            )));
+        }
+        eprintln!(
+            "warning: McpServer {server}: {problem}\n  It is tried again until it answers; calls are answered with an error until then."
+        );
+    }
+    eprint!("{}", serving.table(serving.address));
+    Ok(())
+}
+
+impl Serving {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gateways(&self) -> Vec<Arc<Gateway>> {
+        self.lock()
+            .served
+            .values()
+            .map(|served| Arc::clone(&served.gateway))
+            .collect()
+    }
+
+    /// Reads the files again and puts what is right of them into force.
+    async fn reload(self: &Arc<Self>) {
+        let (paths_given, namespace) = (
+            self.args.filename.clone(),
+            self.args.operator_namespace.clone(),
+        );
+        let loaded =
+            tokio::task::spawn_blocking(move || World::load(&paths_given, &namespace)).await;
+        let world = match loaded {
+            Ok(Ok(world)) => world,
+            Ok(Err(findings)) => return self.refuse(findings),
+            Err(error) => return tracing::error!(%error, "the files could not be read again"),
+        };
+        if let Err(failure) = paths(&world) {
+            return tracing::error!("{}; what was in force stays", failure.message);
+        }
+        let findings = self.put(world).await;
+        if findings.iter().any(|finding| finding.level == Level::Error) {
+            self.refuse(findings);
+        } else {
+            let count = self.lock().accepted.all().count();
+            tracing::info!(
+                "the files changed: {} and {} are in force",
+                plural(self.gateways().len(), "server"),
+                policies(count)
+            );
+        }
+    }
+
+    fn refuse(&self, findings: Vec<Finding>) {
+        for finding in &findings {
+            eprintln!("{finding}");
+        }
+        tracing::error!("the files have errors; what they concern stays as it was");
+        self.lock().findings = findings;
+    }
+
+    /// Puts objects into force; what is wrong is returned and leaves what it concerns as it was.
+    async fn put(self: &Arc<Self>, world: World) -> Vec<Finding> {
+        let mut gone = Vec::new();
+        let findings = {
+            let mut state = self.lock();
+            let (mut findings, blocked) = state.accepted.update(&world);
+            let now = Timestamp::now();
+            for policy in &world.policies {
+                state
+                    .policies_created
+                    .entry(name_of(&policy.object.metadata))
+                    .or_insert(now);
+            }
+            let present: Vec<Name> = world
+                .servers
+                .iter()
+                .map(|server| name_of(&server.object.metadata))
+                .collect();
+            let removed: Vec<Name> = state
+                .served
+                .keys()
+                .filter(|name| !present.contains(name))
+                .cloned()
+                .collect();
+            gone.extend(removed.iter().filter_map(|name| state.served.remove(name)));
+            for located in &world.servers {
+                let name = name_of(&located.object.metadata);
+                state.refusals.remove(&name);
+                if let Err(message) = self.put_server(&mut state, &world, &located.object, &blocked)
+                {
+                    state.refusals.insert(
+                        name,
+                        Refusal {
+                            reason: Reason::Invalid,
+                            message: message.clone(),
+                        },
+                    );
+                    findings.push(Finding {
+                        level: Level::Error,
+                        file: located.file.clone(),
+                        line: located.at.line,
+                        column: located.at.column,
+                        object: format!("McpServer {}", name_of(&located.object.metadata).1),
+                        rule: None,
+                        path: String::new(),
+                        expression: None,
+                        message,
+                    });
+                }
+            }
+            let routes = state
+                .served
+                .values()
+                .map(|served| (path_of(&served.server), Arc::clone(&served.gateway)))
+                .collect();
+            self.routes.set(routes);
+            state.world = world;
+            state.findings.clone_from(&findings);
+            findings
+        };
+        for served in gone {
+            served.gateway.shutdown().await;
+        }
+        findings
+    }
+
+    fn put_server(
+        &self,
+        state: &mut State,
+        world: &World,
+        server: &McpServer,
+        blocked: &[(crate::api::policy::McpPolicy, String)],
+    ) -> Result<(), String> {
+        let name = name_of(&server.metadata);
+        let secrets = world.secrets_of(&name.0);
+        let environment: EnvironmentKey = (secrets.clone(), self.env.clone());
+        let blocked = blocked
+            .iter()
+            .filter(|(policy, _)| world.targets(policy, server))
+            .map(|(policy, message)| {
+                let (namespace, name) = name_of(&policy.metadata);
+                Blocked {
+                    policy: format!("{namespace}/{name}"),
+                    message: message.clone(),
+                }
+            })
+            .collect();
+        let sequence = state
+            .served
+            .get(&name)
+            .map_or(1, |served| served.sequence + 1);
+        let bundle = world
+            .bundle(server, state.accepted.all(), blocked, sequence)
+            .map_err(|failure| failure.message)?;
+        let make = || Environment {
+            secrets: Box::new(secrets.clone()),
+            env: self.env.clone(),
+        };
+        match state.served.get_mut(&name) {
+            None => {
+                let wanted = bundle.clone();
+                let gateway = Gateway::start(&self.shared, make(), bundle)
+                    .map_err(|error| error.to_string())?;
+                missing(&gateway)?;
+                let (server, created) = (server.clone(), Timestamp::now());
+                state.served.insert(
+                    name,
+                    Served {
+                        gateway,
+                        server,
+                        sequence,
+                        environment,
+                        created,
+                        wanted,
+                    },
+                );
+            }
+            Some(served) => {
+                if served.environment != environment {
+                    served
+                        .gateway
+                        .refresh(Some(make()))
+                        .map_err(|error| error.to_string())?;
+                    served.environment = environment;
+                }
+                served.wanted = bundle.clone();
+                if changed(&served.gateway, &bundle) {
+                    served
+                        .gateway
+                        .apply(bundle)
+                        .map_err(|error| error.to_string())?;
+                    served.sequence = sequence;
+                }
+                served.server.spec = server.spec.clone();
+                served.server.metadata = server.metadata.clone();
+                missing(&served.gateway)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn shutdown(&self) {
+        let gateways = self.gateways();
+        let all = gateways.iter().map(|gateway| gateway.shutdown());
+        futures_util::future::join_all(all).await;
+    }
+
+    fn table(&self, address: SocketAddr) -> String {
+        let state = self.lock();
+        let rows: Vec<_> = state
+            .served
+            .values()
+            .map(|served| table::row(served, address))
+            .collect();
+        let mut text = format!(
+            "\n{}",
+            columns(
+                &["Server", "URL", "Tools visible", "Policies", "Callers"],
+                &rows
+            )
+        );
+        text.push_str("\nPoint an MCP client at a URL. `portcullis status` shows more, `portcullis approvals list` what waits for you; Ctrl-C ends it.\n");
+        if let Some(open) = table::open_warning(&state, address) {
+            text.push_str(&open);
+        }
+        text.push('\n');
+        text
+    }
+
+    fn summary(&self) -> String {
+        let state = self.lock();
+        table::summary(&state, self.started)
+    }
+}
+
+/// Whether the bundle says anything else than what is in force.
+fn changed(gateway: &Gateway, bundle: &Bundle) -> bool {
+    gateway
+        .in_force()
+        .is_none_or(|(_, revision)| revision != bundle.revision)
+}
+
+fn missing(gateway: &Gateway) -> Result<(), String> {
+    match gateway.missing_secrets().as_slice() {
+        [] => Ok(()),
+        missing => Err(format!(
+            "Secrets are referred to and missing: {}; add `kind: Secret` documents, or set PORTCULLIS_SECRET_<NAME>_<KEY>",
+            missing.join(", ")
+        )),
+    }
+}
+
+/// Where a server is served.
+fn path_of(server: &McpServer) -> String {
+    format!(
+        "/{}/mcp",
+        server.metadata.name.as_deref().unwrap_or_default()
+    )
+}
+
+/// Servers of one name in two namespaces would be at one path.
+fn paths(world: &World) -> Result<(), Failure> {
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    for server in &world.servers {
+        let (namespace, name) = name_of(&server.object.metadata);
+        if let Some(other) = seen.insert(name.clone(), namespace.clone()) {
+            return Err(Failure::new(format!(
+                "the McpServers {other}/{name} and {namespace}/{name} would both be at /{name}/mcp; serve them apart, or rename one"
+            )));
+        }
+    }
+    Ok(())
+}
+
+async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let why = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "another program uses this port".to_owned(),
+            std::io::ErrorKind::PermissionDenied => "this user may not use this port".to_owned(),
+            _ => error.to_string(),
+        };
+        Failure::new(format!(
+            "cannot listen at {address}: {why}; choose another with {flag}"
+        ))
+    })
+}
+
+/// Records go to standard output, and to the file if one is named. With a file, a terminal is not filled with them.
+fn audit(file: Option<&PathBuf>) -> Result<(AuditLog, AuditWriter), Failure> {
+    let mut sinks: Vec<Box<dyn Write + Send>> = Vec::new();
+    if file.is_none() || !std::io::stdout().is_terminal() {
+        sinks.push(Box::new(std::io::stdout()));
+    }
+    if let Some(path) = file {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let opened = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path);
+        let opened = opened.map_err(|error| {
+            Failure::new(format!(
+                "the audit file {} cannot be opened: {error}; choose another with --audit-file",
+                path.display()
+            ))
+        })?;
+        sinks.push(Box::new(opened));
+    }
+    AuditLog::start(sinks)
+        .map_err(|error| Failure::new(format!("the audit log cannot be started: {error}")))
+}
+
+async fn signalled() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn failed(findings: &[Finding]) -> Failure {
+    let errors: Vec<String> = findings
+        .iter()
+        .filter(|finding| finding.level == Level::Error)
+        .map(ToString::to_string)
+        .collect();
+    Failure::new(format!(
+        "nothing was started; correct this first:\n{}",
+        errors.join("\n")
+    ))
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+fn policies(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "policy" } else { "policies" })
+}

@@ -1,0 +1,105 @@
+//! What `serve` answers on its socket and its admin port.
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use jiff::Timestamp;
+
+use super::super::socket::{self, DecisionRequest, problem};
+use super::Serving;
+use crate::gateway::approvals::DecideError;
+use crate::telemetry::admin::Admin;
+
+impl socket::Handler for Serving {
+    fn handle(
+        &self,
+        method: &Method,
+        path: &str,
+        body: &[u8],
+        user: &str,
+    ) -> (StatusCode, Vec<u8>) {
+        let now = Timestamp::now();
+        match (method, path, path.strip_prefix("/approvals/")) {
+            (&Method::GET, "/status", _) => json(&self.status(now)),
+            (&Method::GET, "/approvals", _) => json(&self.memory.list(now)),
+            (&Method::POST, _, Some(name)) => {
+                let request: DecisionRequest = match serde_json::from_slice(body) {
+                    Ok(request) => request,
+                    Err(error) => {
+                        return problem(
+                            StatusCode::BAD_REQUEST,
+                            &format!("not a decision: {error}"),
+                        );
+                    }
+                };
+                match self
+                    .memory
+                    .decide(name, request.verdict, user, request.reason, now)
+                {
+                    Ok(approval) => json(&approval),
+                    Err(error) => {
+                        let status = match error {
+                            DecideError::NotFound(_) => StatusCode::NOT_FOUND,
+                            DecideError::Ambiguous(_) => StatusCode::BAD_REQUEST,
+                            DecideError::Decided { .. } | DecideError::Expired(_) => {
+                                StatusCode::CONFLICT
+                            }
+                        };
+                        problem(status, &error.to_string())
+                    }
+                }
+            }
+            _ => problem(
+                StatusCode::NOT_FOUND,
+                "there is GET /status, GET /approvals and POST /approvals/NAME",
+            ),
+        }
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> (StatusCode, Vec<u8>) {
+    match serde_json::to_vec(value) {
+        Ok(body) => (StatusCode::OK, body),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+impl Admin for Serving {
+    fn ready(&self) -> Result<(), String> {
+        let unready: Vec<String> = self
+            .gateways()
+            .iter()
+            .filter_map(|gateway| {
+                Some(format!(
+                    "{}: {}",
+                    gateway.recorder.server(),
+                    gateway.unready()?
+                ))
+            })
+            .collect();
+        if unready.is_empty() {
+            Ok(())
+        } else {
+            Err(unready.join("; "))
+        }
+    }
+
+    fn get(&self, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
+        (request.uri().path() == "/report").then(|| {
+            let reports: Vec<_> = self
+                .gateways()
+                .iter()
+                .map(|gateway| gateway.report())
+                .collect();
+            let (status, body) = json(&reports);
+            let mut response = Response::new(Full::new(Bytes::from(body)));
+            *response.status_mut() = status;
+            let kind = http::HeaderValue::from_static("application/json");
+            response
+                .headers_mut()
+                .insert(http::header::CONTENT_TYPE, kind);
+            response
+        })
+    }
+}

@@ -1,0 +1,157 @@
+//! What `serve` says to the person who started it: the table at the start, the summary at the end.
+
+use std::net::SocketAddr;
+
+use jiff::Timestamp;
+
+use super::super::output::{age, columns};
+use super::{Served, State};
+use crate::api::Switch;
+use crate::gateway::record::Outcome;
+
+/// One server of the start-up table.
+pub fn row(served: &Served, address: SocketAddr) -> Vec<String> {
+    let gateway = &served.gateway;
+    let url = url(served, address);
+    let Some(snapshot) = gateway.snapshot() else {
+        return vec![
+            gateway.recorder.server().to_owned(),
+            url,
+            "not ready".to_owned(),
+            String::new(),
+            String::new(),
+        ];
+    };
+    let counts = snapshot.bound.counts();
+    let tools = match gateway.inventory.latest().error {
+        Some(_) => "not reachable".to_owned(),
+        None => format!("{} of {}", counts.visible, counts.discovered),
+    };
+    let (all, audit) = snapshot.bound.program().policy_count();
+    let policies = match audit {
+        0 => all.to_string(),
+        audit => format!("{all} ({audit} audit)"),
+    };
+    vec![
+        gateway.recorder.server().to_owned(),
+        url,
+        tools,
+        policies,
+        callers(served).to_owned(),
+    ]
+}
+
+/// Where a server is to be reached, as a person would write it.
+pub fn url(served: &Served, address: SocketAddr) -> String {
+    if let Some(public) = served
+        .server
+        .spec
+        .gateway
+        .as_ref()
+        .and_then(|gateway| gateway.public_url.clone())
+    {
+        return public;
+    }
+    let host = if address.ip().is_unspecified() {
+        "localhost".to_owned()
+    } else {
+        bracketed(address)
+    };
+    format!(
+        "http://{host}:{}{}",
+        address.port(),
+        super::path_of(&served.server)
+    )
+}
+
+fn bracketed(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(v4) => v4.ip().to_string(),
+        SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+    }
+}
+
+fn callers(served: &Served) -> &'static str {
+    match &served.server.spec.authentication {
+        None => "nobody",
+        Some(authentication) => match (
+            authentication.api_keys.is_some(),
+            authentication.anonymous(),
+        ) {
+            (true, Switch::Allow) => "API keys, anonymous",
+            (true, Switch::Deny) => "API keys",
+            (false, Switch::Allow) => "anyone",
+            (false, Switch::Deny) => "nobody",
+        },
+    }
+}
+
+/// What to say of servers that admit anyone or nobody.
+pub fn open_warning(state: &State, address: SocketAddr) -> Option<String> {
+    let named = |wanted: &str| -> Vec<&str> {
+        state
+            .served
+            .iter()
+            .filter(|(_, served)| callers(served) == wanted)
+            .map(|((_, name), _)| name.as_str())
+            .collect()
+    };
+    let (open, closed) = (named("anyone"), named("nobody"));
+    let mut text = String::new();
+    if !closed.is_empty() {
+        text.push_str(&format!(
+            "warning: nobody may call {}: spec.authentication admits no caller\n",
+            closed.join(", ")
+        ));
+    }
+    if !open.is_empty() && !address.ip().is_loopback() {
+        text.push_str(&format!(
+            "warning: anyone who reaches {address} may call {}; give it API keys, or listen on 127.0.0.1\n",
+            open.join(", ")
+        ));
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+/// What happened, for each server.
+pub fn summary(state: &State, started: Timestamp) -> String {
+    let rows: Vec<Vec<String>> = state
+        .served
+        .values()
+        .map(|served| {
+            let recorder = &served.gateway.recorder;
+            let (counts, _) = recorder.violations();
+            let of = |outcome: Outcome| {
+                let sum: u64 = counts
+                    .iter()
+                    .filter(|((_, found), _)| *found == outcome)
+                    .map(|(_, (count, _))| count)
+                    .sum();
+                sum.to_string()
+            };
+            vec![
+                recorder.server().to_owned(),
+                recorder.calls().to_string(),
+                of(Outcome::Hidden),
+                of(Outcome::Denied),
+                of(Outcome::Limited),
+                of(Outcome::Unapproved),
+                of(Outcome::Audited),
+            ]
+        })
+        .collect();
+    let lived = age(Timestamp::now().duration_since(started).as_secs());
+    let table = columns(
+        &[
+            "Server",
+            "Decisions",
+            "Hidden",
+            "Denied",
+            "Limited",
+            "Unapproved",
+            "Audited",
+        ],
+        &rows,
+    );
+    format!("Served for {lived}.\n\n{table}")
+}

@@ -1,0 +1,193 @@
+//! `portcullis status`: what `kubectl get` would show, of what `portcullis serve` is serving.
+//!
+//! In: the status document of the socket. Out: the printer columns of the CRDs, read from the CRDs themselves, or the whole
+//! resources as YAML or JSON.
+
+use std::path::PathBuf;
+
+use http::Method;
+use jiff::Timestamp;
+use kube::CustomResourceExt;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::output::{Failure, Output, age, columns, print, print_data, visible};
+use super::socket;
+use crate::api::policy::McpPolicy;
+use crate::api::server::McpServer;
+
+/// Show the servers and policies that `portcullis serve` serves
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The socket of `portcullis serve` [default: $PORTCULLIS_SOCKET or $XDG_RUNTIME_DIR/portcullis/serve.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// wide: more columns; yaml, json: each resource whole
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// What `GET /status` answers.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Document {
+    /// McpServers with their status.
+    pub servers: Vec<McpServer>,
+    /// McpPolicies with their status.
+    pub policies: Vec<McpPolicy>,
+    /// What is wrong with the files as they are now.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When no `serve` answers.
+pub fn run(args: Args) -> Result<(), Failure> {
+    let path = args.socket.unwrap_or_else(socket::default_path);
+    let document: Document = socket::request(&path, Method::GET, "/status", None)
+        .map_err(|error| Failure::new(error.to_string()))?;
+    for problem in &document.problems {
+        eprintln!("warning: {}", visible(problem));
+    }
+    match args.output {
+        Output::Yaml | Output::Json => {
+            let items = list(&document)?;
+            print_data(
+                &serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items}),
+                args.output,
+            )
+        }
+        Output::Table | Output::Wide => {
+            let now = Timestamp::now();
+            let servers = table(&document.servers, args.output == Output::Wide, now)?;
+            let policies = table(&document.policies, args.output == Output::Wide, now)?;
+            print(&if policies.is_empty() {
+                servers
+            } else {
+                format!("{servers}\n{policies}")
+            })
+        }
+    }
+}
+
+fn list(document: &Document) -> Result<Vec<Value>, Failure> {
+    let failed = |error: serde_json::Error| Failure::new(error.to_string());
+    let servers = document.servers.iter().map(serde_json::to_value);
+    servers
+        .chain(document.policies.iter().map(serde_json::to_value))
+        .collect::<Result<_, _>>()
+        .map_err(failed)
+}
+
+/// The printer columns of a kind. As `kubectl get`, columns of a priority above 0 are for `wide`.
+fn table<T: CustomResourceExt + Serialize>(
+    objects: &[T],
+    wide: bool,
+    now: Timestamp,
+) -> Result<String, Failure> {
+    let definitions: Vec<_> = T::crd()
+        .spec
+        .versions
+        .into_iter()
+        .next()
+        .and_then(|version| version.additional_printer_columns)
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|column| wide || column.priority.unwrap_or(0) == 0)
+        .collect();
+    let kind = T::crd().spec.names.kind;
+    let mut headings = vec!["Namespace".to_owned(), kind];
+    headings.extend(definitions.iter().map(|column| column.name.clone()));
+    let mut rows = Vec::new();
+    for object in objects {
+        let object =
+            serde_json::to_value(object).map_err(|error| Failure::new(error.to_string()))?;
+        let mut row = vec![
+            cell(&object, ".metadata.namespace", "string", now),
+            cell(&object, ".metadata.name", "string", now),
+        ];
+        row.extend(
+            definitions
+                .iter()
+                .map(|column| cell(&object, &column.json_path, &column.type_, now)),
+        );
+        rows.push(row);
+    }
+    let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
+    Ok(columns(&headings, &rows))
+}
+
+fn cell(object: &Value, path: &str, kind: &str, now: Timestamp) -> String {
+    match (at(object, path), kind) {
+        (None | Some(Value::Null), _) => String::new(),
+        (Some(Value::String(text)), "date") => text.parse::<Timestamp>().map_or_else(
+            |_| visible(text),
+            |then| age(now.duration_since(then).as_secs()),
+        ),
+        (Some(Value::String(text)), _) => visible(text),
+        (Some(other), _) => other.to_string(),
+    }
+}
+
+/// The value at one of the plain paths that printer columns have: names, and `[?(@.type=="X")]` to pick from a list.
+fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
+    let mut value = object;
+    let mut rest = path;
+    while !rest.is_empty() {
+        if let Some(filter) = rest.strip_prefix("[?(@.") {
+            let (condition, after) = filter.split_once(")]")?;
+            let (field, wanted) = condition.split_once("==")?;
+            let wanted = wanted.trim_matches(['"', '\'']);
+            value = value
+                .as_array()?
+                .iter()
+                .find(|item| item.get(field).and_then(Value::as_str) == Some(wanted))?;
+            rest = after;
+        } else {
+            let name = rest.strip_prefix('.')?;
+            let end = name.find(['.', '[']).unwrap_or(name.len());
+            value = value.get(&name[..end])?;
+            rest = &name[end..];
+        }
+    }
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_printer_column_has_a_path_that_is_understood() {
+        let object = serde_json::json!({"metadata": {"name": "m"}, "status": {"conditions": [
+            {"type": "Ready", "status": "True"}, {"type": "Accepted", "status": "False"}]}});
+        assert_eq!(
+            at(&object, ".status.conditions[?(@.type==\"Ready\")].status"),
+            Some(&Value::from("True"))
+        );
+        assert_eq!(
+            at(&object, ".status.conditions[?(@.type=='Accepted')].status"),
+            Some(&Value::from("False"))
+        );
+        assert_eq!(at(&object, ".metadata.name"), Some(&Value::from("m")));
+        assert_eq!(at(&object, ".status.nothing.there"), None);
+        for crd in crate::api::crds() {
+            for column in crd
+                .spec
+                .versions
+                .into_iter()
+                .flat_map(|version| version.additional_printer_columns.unwrap_or_default())
+            {
+                let path = column.json_path;
+                let plain = path
+                    .split_once("[?(@.type==")
+                    .map_or(path.as_str(), |(before, _)| before);
+                assert!(
+                    plain.starts_with('.') && !plain.contains(['[', '*', '(']),
+                    "{path}"
+                );
+            }
+        }
+    }
+}

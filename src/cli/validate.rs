@@ -1,0 +1,114 @@
+//! `portcullis validate`: everything that is wrong with some files, without a cluster.
+//!
+//! In: files. Out: findings with file, line and column; exit code 1 if one is an error. The checks are those of the API server
+//! (schema, CEL rules) and of the operator (the policy compiler).
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::output::{Failure, Output, columns, print, print_data};
+use super::world::{Finding, World};
+use crate::policy::diagnostic::Level;
+
+/// Check files as the API server and the operator would
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A file or a directory of YAML files; may be given several times
+    #[arg(short, long = "filename", value_name = "FILE|DIR")]
+    filename: Vec<PathBuf>,
+    /// The same, without -f
+    #[arg(value_name = "FILE|DIR", required_unless_present = "filename")]
+    files: Vec<PathBuf>,
+    /// Policies in this namespace are guardrails over all servers
+    #[arg(long, default_value = "portcullis-system", value_name = "NAMESPACE")]
+    operator_namespace: String,
+    /// Warnings fail too
+    #[arg(long)]
+    strict: bool,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Report {
+    valid: bool,
+    servers: usize,
+    policies: usize,
+    findings: Vec<Finding>,
+    ignored: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Code 1 if something is wrong with the files.
+pub fn run(args: Args) -> Result<(), Failure> {
+    let paths: Vec<PathBuf> = args.filename.into_iter().chain(args.files).collect();
+    let report = match World::load(&paths, &args.operator_namespace) {
+        Err(findings) => Report {
+            valid: false,
+            servers: 0,
+            policies: 0,
+            findings,
+            ignored: Vec::new(),
+        },
+        Ok(world) => {
+            let findings = world.findings();
+            let fails = |finding: &Finding| finding.level == Level::Error || args.strict;
+            Report {
+                valid: !findings.iter().any(fails),
+                servers: world.servers.len(),
+                policies: world.policies.len(),
+                findings,
+                ignored: world.ignored,
+            }
+        }
+    };
+    match args.output {
+        Output::Yaml | Output::Json => print_data(&report, args.output)?,
+        Output::Table | Output::Wide => show(&report)?,
+    }
+    if report.valid {
+        return Ok(());
+    }
+    let errors = report
+        .findings
+        .iter()
+        .filter(|finding| finding.level == Level::Error)
+        .count();
+    let warnings = report.findings.len() - errors;
+    Err(Failure {
+        message: format!("{errors} errors, {warnings} warnings"),
+        code: 1,
+    })
+}
+
+fn show(report: &Report) -> Result<(), Failure> {
+    for finding in &report.findings {
+        print(&format!(
+            "{}\n",
+            super::output::visible_lines(&finding.to_string())
+        ))?;
+    }
+    for ignored in &report.ignored {
+        print(&format!("{ignored}\n"))?;
+    }
+    if report.valid {
+        let rows = [vec![
+            report.servers.to_string(),
+            report.policies.to_string(),
+            report.findings.len().to_string(),
+        ]];
+        print(&columns(&["McpServers", "McpPolicies", "Warnings"], &rows))?;
+        if report.servers + report.policies == 0 {
+            return Err(Failure {
+                message: "there is no McpServer and no McpPolicy in these files".to_owned(),
+                code: 1,
+            });
+        }
+        print("valid\n")?;
+    }
+    Ok(())
+}

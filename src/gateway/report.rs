@@ -1,0 +1,97 @@
+//! What the gateway says of itself: the report that the operator and `portcullis status` read.
+
+use std::collections::HashMap;
+
+use super::Gateway;
+use super::record::{Outcome, Recent};
+use crate::policy::decision::RuleId;
+use crate::status::report::{
+    self, Report, ReportedCount, ReportedListing, ReportedViolation, ViolationOutcome,
+};
+
+impl Gateway {
+    /// The report of this moment. Counts are cumulative since the gateway started.
+    pub fn report(&self) -> Report {
+        let (counts, recent) = self.recorder.violations();
+        let uids = self.policy_uids();
+        let uid_of = |by: &RuleId| {
+            uids.get(&(by.namespace.clone(), by.policy.clone()))
+                .cloned()
+                .unwrap_or_default()
+        };
+        let mut violations: Vec<ReportedCount> = counts
+            .into_iter()
+            .filter_map(|((by, outcome), (count, last_time))| {
+                Some(ReportedCount {
+                    namespace: by.namespace.clone(),
+                    policy: by.policy.clone(),
+                    policy_uid: uid_of(&by),
+                    rule: by.rule.clone(),
+                    outcome: violation(outcome)?,
+                    count,
+                    last_time,
+                })
+            })
+            .collect();
+        violations.sort();
+        let snapshot = self.snapshot();
+        let listing = self.inventory.latest();
+        Report {
+            instance: self.recorder.instance().to_owned(),
+            revision: snapshot.as_ref().map(|snapshot| snapshot.revision.clone()),
+            calls: self.recorder.calls(),
+            violations,
+            recent: recent.iter().filter_map(reported).collect(),
+            tools: snapshot
+                .as_ref()
+                .map_or_else(Vec::new, |snapshot| report::tools(&snapshot.bound)),
+            missing_secret_keys: self.missing_secrets(),
+            bundle_error: self.last_error(),
+            listing: listing.time.map(|time| ReportedListing {
+                time,
+                error: listing.error,
+            }),
+        }
+    }
+
+    fn policy_uids(&self) -> HashMap<(String, String), String> {
+        let builder = self.builder();
+        let policies = builder
+            .in_force()
+            .map_or(&[][..], |bundle| &bundle.policies);
+        policies
+            .iter()
+            .map(|policy| {
+                (
+                    (policy.namespace.clone(), policy.name.clone()),
+                    policy.uid.clone(),
+                )
+            })
+            .collect()
+    }
+}
+
+fn violation(outcome: Outcome) -> Option<ViolationOutcome> {
+    Some(match outcome {
+        Outcome::Hidden => ViolationOutcome::Hidden,
+        Outcome::Denied => ViolationOutcome::Denied,
+        Outcome::Limited => ViolationOutcome::Limited,
+        Outcome::Unapproved => ViolationOutcome::Unapproved,
+        Outcome::Audited => ViolationOutcome::Audited,
+        Outcome::Allowed | Outcome::BadArguments | Outcome::Unknown | Outcome::Unavailable => {
+            return None;
+        }
+    })
+}
+
+fn reported(recent: &Recent) -> Option<ReportedViolation> {
+    Some(ReportedViolation {
+        time: recent.time,
+        tool: recent.tool.clone(),
+        grant: recent.grant.clone(),
+        namespace: recent.by.namespace.clone(),
+        policy: recent.by.policy.clone(),
+        rule: recent.by.rule.clone(),
+        outcome: violation(recent.outcome)?,
+    })
+}

@@ -1,0 +1,322 @@
+//! Sums of violations over gateways that come and go.
+//!
+//! In: the cumulative counts of reports. Out: sums that neither lose nor double a violation that was reported, however often
+//! a report is read and whichever gateways restart. Must not do: count anything that no gateway reported.
+
+use super::{
+    report::{Report, ReportedViolation},
+    whole,
+};
+use crate::api::{
+    RecentViolation, ViolationCounts, ViolationOutcome,
+    policy::{PolicyViolations, RuleViolations},
+    server::ServerViolations,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How many recent violations a status shows.
+pub const RECENT: usize = 20;
+
+/// What is counted apart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Key {
+    /// Namespace of the policy.
+    pub namespace: String,
+    /// Name of the policy.
+    pub policy: String,
+    /// UID of the policy; empty if not known.
+    pub policy_uid: String,
+    /// Name of the rule.
+    pub rule: String,
+    /// What became of the calls.
+    pub outcome: ViolationOutcome,
+}
+
+/// How often, and when last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tally {
+    /// How many.
+    pub count: u64,
+    /// When the last one was.
+    pub last_time: Timestamp,
+}
+
+/// The violations of one run of one gateway, or of several together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Account {
+    /// Counts. A list in JSON, as its keys are no strings.
+    #[serde(with = "as_list")]
+    pub counts: BTreeMap<Key, Tally>,
+    /// The newest ones, newest first.
+    pub recent: Vec<ReportedViolation>,
+}
+
+impl Account {
+    /// What a report says.
+    pub fn of(report: &Report) -> Self {
+        let mut account = Account::default();
+        for reported in &report.violations {
+            let key = Key {
+                namespace: reported.namespace.clone(),
+                policy: reported.policy.clone(),
+                policy_uid: reported.policy_uid.clone(),
+                rule: reported.rule.clone(),
+                outcome: reported.outcome,
+            };
+            account.add(
+                key,
+                Tally {
+                    count: reported.count,
+                    last_time: reported.last_time,
+                },
+            );
+        }
+        account.recent.clone_from(&report.recent);
+        newest(&mut account.recent);
+        account
+    }
+
+    fn add(&mut self, key: Key, tally: Tally) {
+        let sum = self.counts.entry(key).or_insert(Tally {
+            count: 0,
+            last_time: tally.last_time,
+        });
+        sum.count = sum.count.saturating_add(tally.count);
+        sum.last_time = sum.last_time.max(tally.last_time);
+    }
+
+    /// Adds another run's account.
+    pub fn fold(&mut self, other: &Account) {
+        for (key, tally) in &other.counts {
+            self.add(key.clone(), *tally);
+        }
+        self.recent.extend(other.recent.iter().cloned());
+        newest(&mut self.recent);
+    }
+
+    /// Takes a later account of the same run. Counts never go back, so a report that comes late changes nothing.
+    fn advance(&mut self, later: Account) {
+        let mut advanced = false;
+        for (key, tally) in later.counts {
+            match self.counts.get_mut(&key) {
+                Some(sum) if sum.count >= tally.count => {}
+                Some(sum) => {
+                    *sum = tally;
+                    advanced = true;
+                }
+                None => {
+                    self.counts.insert(key, tally);
+                    advanced = true;
+                }
+            }
+        }
+        if advanced {
+            self.recent = later.recent;
+        }
+    }
+}
+
+fn newest(recent: &mut Vec<ReportedViolation>) {
+    // By everything after the time, so that the order does not depend on which gateway was read first.
+    recent.sort_by(|a, b| {
+        let rest = |v: &ReportedViolation| {
+            (
+                v.tool.clone(),
+                v.grant.clone(),
+                v.namespace.clone(),
+                v.policy.clone(),
+                v.rule.clone(),
+                v.outcome,
+            )
+        };
+        b.time.cmp(&a.time).then_with(|| rest(a).cmp(&rest(b)))
+    });
+    recent.truncate(RECENT);
+}
+
+/// All violations at one server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ledger {
+    /// Runs that have ended, folded together.
+    pub retired: Account,
+    /// Runs that may still count, by instance.
+    pub running: BTreeMap<String, Account>,
+}
+
+impl Ledger {
+    /// Takes a report. The same report twice, or an older one later, changes nothing.
+    pub fn observe(&mut self, report: &Report) {
+        self.running
+            .entry(report.instance.clone())
+            .or_default()
+            .advance(Account::of(report));
+    }
+
+    /// Ends a run: its counts stay. A report of it that comes later still would count anew, so only end runs that are gone.
+    pub fn retire(&mut self, instance: &str) {
+        if let Some(account) = self.running.remove(instance) {
+            self.retired.fold(&account);
+        }
+    }
+
+    /// Everything together.
+    pub fn sum(&self) -> Account {
+        let mut sum = self.retired.clone();
+        for account in self.running.values() {
+            sum.fold(account);
+        }
+        sum
+    }
+}
+
+fn counted(counts: &mut ViolationCounts, outcome: ViolationOutcome, count: u64) {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let field = match outcome {
+        ViolationOutcome::Hidden => &mut counts.hidden,
+        ViolationOutcome::Denied => &mut counts.denied,
+        ViolationOutcome::Limited => &mut counts.limited,
+        ViolationOutcome::Unapproved => &mut counts.unapproved,
+        ViolationOutcome::Audited => &mut counts.audited,
+    };
+    *field = field.saturating_add(count);
+    if outcome != ViolationOutcome::Audited {
+        counts.total = counts.total.saturating_add(count);
+    }
+}
+
+fn shown(violation: &ReportedViolation) -> RecentViolation {
+    let policy = if violation.namespace.is_empty() {
+        violation.policy.clone()
+    } else {
+        format!("{}/{}", violation.namespace, violation.policy)
+    };
+    RecentViolation {
+        time: whole(violation.time),
+        tool: violation.tool.clone(),
+        grant: violation.grant.clone(),
+        policy,
+        rule: violation.rule.clone(),
+        outcome: violation.outcome,
+    }
+}
+
+/// The violations of a server's status.
+pub fn of_server(ledger: &Ledger) -> ServerViolations {
+    let sum = ledger.sum();
+    let mut status = ServerViolations::default();
+    let mut last: Option<Timestamp> = None;
+    for (key, tally) in &sum.counts {
+        counted(&mut status.counts, key.outcome, tally.count);
+        last = last.max(Some(tally.last_time));
+    }
+    status.last_time = last.map(whole);
+    status.recent = sum.recent.iter().map(shown).collect();
+    status
+}
+
+/// The violations of a policy's status, over the ledgers of its targets. An earlier policy of the same name, known by
+/// another UID, does not count.
+pub fn of_policy<'a>(
+    namespace: &str,
+    name: &str,
+    uid: Option<&str>,
+    ledgers: impl IntoIterator<Item = &'a Ledger>,
+) -> PolicyViolations {
+    let mut all = Account::default();
+    for ledger in ledgers {
+        all.fold(&ledger.sum_of(namespace, name));
+    }
+    let mut status = PolicyViolations::default();
+    let mut last: Option<Timestamp> = None;
+    let mut rules: BTreeMap<&str, Tally> = BTreeMap::new();
+    for (key, tally) in &all.counts {
+        if uid.is_some_and(|uid| !key.policy_uid.is_empty() && key.policy_uid != uid) {
+            continue;
+        }
+        counted(&mut status.counts, key.outcome, tally.count);
+        last = last.max(Some(tally.last_time));
+        let rule = rules.entry(&key.rule).or_insert(Tally {
+            count: 0,
+            last_time: tally.last_time,
+        });
+        rule.count = rule.count.saturating_add(tally.count);
+        rule.last_time = rule.last_time.max(tally.last_time);
+    }
+    status.last_time = last.map(whole);
+    status.by_rule = rules
+        .into_iter()
+        .map(|(rule, tally)| RuleViolations {
+            rule: rule.to_owned(),
+            count: i64::try_from(tally.count).unwrap_or(i64::MAX),
+            last_time: Some(whole(tally.last_time)),
+        })
+        .collect();
+    status.recent = all.recent.iter().map(shown).collect();
+    status
+}
+
+impl Ledger {
+    /// Everything that one policy decided. Taken before the newest are cut off, so that another policy's violations do not
+    /// push this one's out.
+    fn sum_of(&self, namespace: &str, name: &str) -> Account {
+        let mut sum = Account::default();
+        for account in self.running.values().chain([&self.retired]) {
+            let own = Account {
+                counts: account
+                    .counts
+                    .iter()
+                    .filter(|(key, _)| key.namespace == namespace && key.policy == name)
+                    .map(|(key, tally)| (key.clone(), *tally))
+                    .collect(),
+                recent: account
+                    .recent
+                    .iter()
+                    .filter(|v| v.namespace == namespace && v.policy == name)
+                    .cloned()
+                    .collect(),
+            };
+            sum.fold(&own);
+        }
+        sum
+    }
+}
+
+/// A map whose keys are structs, as a list of entries.
+mod as_list {
+    use super::{BTreeMap, Key, Tally};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Entry {
+        #[serde(flatten)]
+        key: Key,
+        #[serde(flatten)]
+        tally: Tally,
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        counts: &BTreeMap<Key, Tally>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(counts.iter().map(|(key, tally)| Entry {
+            key: key.clone(),
+            tally: *tally,
+        }))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<Key, Tally>, D::Error> {
+        let entries = Vec::<Entry>::deserialize(deserializer)?;
+        Ok(entries
+            .into_iter()
+            .map(|entry| (entry.key, entry.tally))
+            .collect())
+    }
+}

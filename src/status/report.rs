@@ -1,0 +1,128 @@
+//! What one gateway says of itself, at `/report`.
+//!
+//! In: the gateway's state. Out: JSON that the operator and `portcullis status` read. Must not do: hold Secret values or
+//! arguments of calls. Unknown fields are passed over, so that an older reader takes a newer report.
+
+pub use crate::api::ViolationOutcome;
+use crate::policy::Bound;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The report of one run of one gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Names this run: a restarted gateway counts from zero under another name.
+    pub instance: String,
+    /// Revision of the bundle in force; none before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// Calls that were decided since start.
+    #[serde(default)]
+    pub calls: u64,
+    /// Violations since start, by policy, rule and outcome.
+    #[serde(default)]
+    pub violations: Vec<ReportedCount>,
+    /// The newest 20 violations.
+    #[serde(default)]
+    pub recent: Vec<ReportedViolation>,
+    /// The upstream's tools as last listed.
+    #[serde(default)]
+    pub tools: Vec<ReportedTool>,
+    /// Keys of Secrets that are referred to and not there, as `name/key`.
+    #[serde(default)]
+    pub missing_secret_keys: Vec<String>,
+    /// Why the newest bundle is not in force, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle_error: Option<String>,
+    /// The last listing of the upstream's tools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listing: Option<ReportedListing>,
+}
+
+/// Violations of one policy, rule and outcome.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportedCount {
+    /// Namespace of the policy; empty where no policy decided.
+    pub namespace: String,
+    /// Name of the policy.
+    pub policy: String,
+    /// UID of the policy, so that one of the same name that came later counts from zero; empty if not known.
+    #[serde(default)]
+    pub policy_uid: String,
+    /// Name of the rule, or `(default)` and the like.
+    pub rule: String,
+    /// What became of the calls.
+    pub outcome: ViolationOutcome,
+    /// How many.
+    pub count: u64,
+    /// When the last one was.
+    pub last_time: Timestamp,
+}
+
+/// One violation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportedViolation {
+    /// When the call was decided.
+    pub time: Timestamp,
+    /// The tool, prompt or resource.
+    pub tool: String,
+    /// The identity that called.
+    pub grant: String,
+    /// Namespace of the policy; empty where no policy decided.
+    pub namespace: String,
+    /// Name of the policy.
+    pub policy: String,
+    /// Name of the rule.
+    pub rule: String,
+    /// What became of the call.
+    pub outcome: ViolationOutcome,
+}
+
+/// One tool of the upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportedTool {
+    /// Its name.
+    pub name: String,
+    /// Digest of its definition, which a pin can be made of.
+    pub digest: String,
+    /// Whether some caller can list it.
+    pub visible: bool,
+    /// Whether nothing classifies it.
+    pub unclassified: bool,
+    /// Whether it differs from its pin or from every catalogued form.
+    pub drifted: bool,
+    /// Why it is hidden from everybody, if a rule is not the cause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<String>,
+}
+
+/// The last listing of the upstream's tools.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportedListing {
+    /// When it ended.
+    pub time: Timestamp,
+    /// Why it failed, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The tools of a report, from what calls are decided over.
+pub fn tools(bound: &Bound) -> Vec<ReportedTool> {
+    bound
+        .tools()
+        .iter()
+        .map(|tool| ReportedTool {
+            name: tool.name.clone(),
+            digest: tool.digest.clone(),
+            visible: bound.visible_to_some(tool),
+            unclassified: tool.class.is_none(),
+            drifted: tool.drifted,
+            withheld: tool.withheld.as_ref().map(|withheld| withheld.describe()),
+        })
+        .collect()
+}

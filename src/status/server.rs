@@ -1,0 +1,378 @@
+//! The status of an McpServer.
+//!
+//! In: the server, the bundle that should be in force, its gateway's replicas with their reports, and its ledger. Out: its
+//! [`McpServerStatus`]. Must not do: count or judge anything again that the bundle, the reports or the ledger already say.
+
+use super::{
+    Conditions, Verdict,
+    accounting::{self, Ledger},
+    count,
+    report::{Report, ReportedListing},
+};
+use crate::{
+    api::{
+        Switch,
+        condition::{ConditionStatus, ConditionType, Reason},
+        server::{
+            Enforcement, McpServer, McpServerSpec, McpServerStatus, ReplicaCounts, ServerPolicy,
+            ToolCounts,
+        },
+    },
+    policy::bundle::Bundle,
+};
+use jiff::Timestamp;
+
+/// Why a server cannot be carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// NameConflict, Invalid, SharedCountersNeeded, Unsupported or BundleTooLarge.
+    pub reason: Reason,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// One replica of a gateway.
+#[derive(Clone, Copy, Debug)]
+pub struct Replica<'a> {
+    /// Whether it takes calls.
+    pub ready: bool,
+    /// Its latest report, if there is one.
+    pub report: Option<&'a Report>,
+}
+
+/// All that a status follows from.
+#[derive(Clone, Debug)]
+pub struct Inputs<'a> {
+    /// The server.
+    pub server: &'a McpServer,
+    /// Why it is not accepted, if so.
+    pub refusal: Option<&'a Refusal>,
+    /// The bundle that should be in force.
+    pub bundle: Option<&'a Bundle>,
+    /// The URL to give to agents.
+    pub url: Option<&'a str>,
+    /// How many replicas there should be.
+    pub desired: usize,
+    /// The replicas that there are.
+    pub replicas: &'a [Replica<'a>],
+    /// Violations so far.
+    pub ledger: &'a Ledger,
+    /// The status before.
+    pub previous: Option<&'a McpServerStatus>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// The status now.
+pub fn status(inputs: &Inputs<'_>) -> McpServerStatus {
+    let generation = inputs.server.metadata.generation;
+    let revision = inputs.bundle.map(|bundle| bundle.revision.clone());
+    McpServerStatus {
+        observed_generation: generation,
+        conditions: conditions(inputs),
+        url: inputs.url.map(str::to_owned),
+        replicas: Some(replicas(inputs)),
+        policy_count: Some(count(
+            inputs.bundle.map_or(0, |bundle| bundle.policies.len()),
+        )),
+        policies: policies(inputs.bundle),
+        tools: tools(inputs.replicas),
+        violations: Some(accounting::of_server(inputs.ledger)),
+        revision,
+    }
+}
+
+fn conditions(inputs: &Inputs<'_>) -> Vec<crate::api::condition::Condition> {
+    let spec = &inputs.server.spec;
+    let previous = inputs
+        .previous
+        .map(|status| status.conditions.as_slice())
+        .unwrap_or_default();
+    let accepted = accepted(inputs.refusal);
+    let upstream = upstream_ready(inputs.replicas);
+    let programmed = programmed(inputs);
+    let ready = ready(inputs, &accepted, &upstream, &programmed);
+    let mut conditions = Conditions::new(inputs.server.metadata.generation, previous, inputs.now);
+    conditions.put(ConditionType::Accepted, &accepted);
+    conditions.put(ConditionType::UpstreamReady, &upstream);
+    conditions.put(ConditionType::Authenticated, &authenticated(spec));
+    conditions.put(ConditionType::Enforced, &enforced(spec));
+    conditions.put(
+        ConditionType::LimitsDurable,
+        &limits_durable(spec, inputs.bundle),
+    );
+    conditions.put(ConditionType::Programmed, &programmed);
+    conditions.put(ConditionType::Ready, &ready);
+    // kstatus reads these as "in progress" and "failed"; they are there only while True.
+    if !accepted.holds() || programmed.reason == Reason::BundleRejected {
+        let cause = if accepted.holds() {
+            &programmed
+        } else {
+            &accepted
+        };
+        conditions.put(
+            ConditionType::Stalled,
+            &Verdict {
+                status: ConditionStatus::True,
+                ..cause.clone()
+            },
+        );
+    } else if !programmed.holds() {
+        conditions.put(
+            ConditionType::Reconciling,
+            &Verdict {
+                status: ConditionStatus::True,
+                ..programmed.clone()
+            },
+        );
+    }
+    conditions.list
+}
+
+fn accepted(refusal: Option<&Refusal>) -> Verdict {
+    match refusal {
+        None => Verdict::new(true, Reason::Accepted, "The server is valid."),
+        Some(refusal) => Verdict::new(false, refusal.reason, refusal.message.clone()),
+    }
+}
+
+/// The newest listing that any replica reports; failures lose against a success of the same moment.
+fn newest_listing<'a>(replicas: &'a [Replica<'a>]) -> Option<(&'a Report, &'a ReportedListing)> {
+    replicas
+        .iter()
+        .filter_map(|replica| replica.report)
+        .filter_map(|report| Some((report, report.listing.as_ref()?)))
+        .max_by_key(|(_, listing)| (listing.time, listing.error.is_none()))
+}
+
+fn upstream_ready(replicas: &[Replica<'_>]) -> Verdict {
+    match newest_listing(replicas) {
+        None => Verdict::new(
+            ConditionStatus::Unknown,
+            Reason::Pending,
+            "No gateway has listed the server's tools yet.",
+        ),
+        Some((report, ReportedListing { error: None, .. })) => Verdict::new(
+            true,
+            Reason::Listed,
+            format!("The server lists {} tools.", report.tools.len()),
+        ),
+        Some((
+            _,
+            ReportedListing {
+                error: Some(error), ..
+            },
+        )) => Verdict::new(
+            false,
+            Reason::Unreachable,
+            format!("The server's tools cannot be listed: {error}"),
+        ),
+    }
+}
+
+fn authenticated(spec: &McpServerSpec) -> Verdict {
+    let Some(authentication) = &spec.authentication else {
+        return nobody();
+    };
+    let ways = authentication.service_accounts.is_some()
+        || !authentication.jwt.is_empty()
+        || authentication.api_keys.is_some();
+    match (authentication.anonymous(), ways) {
+        (Switch::Allow, _) => Verdict::new(
+            false,
+            Reason::Anonymous,
+            "Anyone who reaches the gateway may call, under the grant anonymous; set anonymous: Deny to end that.",
+        ),
+        (Switch::Deny, true) => Verdict::new(
+            true,
+            Reason::Configured,
+            "Callers must present a credential.",
+        ),
+        (Switch::Deny, false) => nobody(),
+    }
+}
+
+fn nobody() -> Verdict {
+    Verdict::new(
+        false,
+        Reason::NoAuthentication,
+        "No authentication is configured, so every call is answered with 401; write spec.authentication, or anonymous: Allow in it for an open gateway.",
+    )
+}
+
+fn enforced(spec: &McpServerSpec) -> Verdict {
+    match spec.enforcement() {
+        Enforcement::Enforce => Verdict::new(true, Reason::Enforcing, "Refusals are carried out."),
+        Enforcement::Audit => Verdict::new(
+            false,
+            Reason::AuditMode,
+            "Every call is forwarded, and what would be refused is only recorded; set enforcement: Enforce to end that.",
+        ),
+    }
+}
+
+fn limits_durable(spec: &McpServerSpec, bundle: Option<&Bundle>) -> Verdict {
+    let limited = bundle
+        .into_iter()
+        .flat_map(|bundle| &bundle.policies)
+        .flat_map(|policy| &policy.spec.rules)
+        .any(|rule| !rule.limits.is_empty());
+    let shared = spec
+        .counters
+        .as_ref()
+        .is_some_and(|counters| counters.redis.is_some());
+    match (limited, shared) {
+        (false, _) => Verdict::new(true, Reason::NoLimits, "No rule has a limit."),
+        (true, true) => Verdict::new(
+            true,
+            Reason::Shared,
+            "Limits are counted outside of the gateway.",
+        ),
+        (true, false) => Verdict::new(
+            false,
+            Reason::LocalCounters,
+            "Limits are counted in the gateway's memory, so a restart can admit up to max more calls in one window; write counters.redis to keep them.",
+        ),
+    }
+}
+
+fn programmed(inputs: &Inputs<'_>) -> Verdict {
+    let ready: Vec<&Replica<'_>> = inputs
+        .replicas
+        .iter()
+        .filter(|replica| replica.ready)
+        .collect();
+    let rejected = ready
+        .iter()
+        .filter_map(|replica| replica.report)
+        .filter(|report| !runs(report, inputs.bundle))
+        .find_map(|report| report.bundle_error.as_deref());
+    let behind = ready
+        .iter()
+        .filter(|replica| {
+            !replica
+                .report
+                .is_some_and(|report| runs(report, inputs.bundle))
+        })
+        .count();
+    match (inputs.bundle, ready.len(), rejected) {
+        (None, _, _) => Verdict::new(false, Reason::Pending, "There is no bundle to enforce yet."),
+        (Some(_), 0, _) => Verdict::new(
+            false,
+            Reason::NoReadyReplica,
+            "No replica of the gateway is ready.",
+        ),
+        (Some(_), _, Some(error)) => Verdict::new(
+            false,
+            Reason::BundleRejected,
+            format!("A gateway refused the bundle and keeps the one before: {error}"),
+        ),
+        (Some(_), all, None) if behind > 0 => Verdict::new(
+            false,
+            Reason::Delivering,
+            format!(
+                "{} of {all} ready replicas run the revision; the others have not reported it yet.",
+                all - behind
+            ),
+        ),
+        (Some(_), all, None) => Verdict::new(
+            true,
+            Reason::Programmed,
+            format!("All ready replicas ({all}) run the revision."),
+        ),
+    }
+}
+
+fn runs(report: &Report, bundle: Option<&Bundle>) -> bool {
+    bundle.is_some_and(|bundle| report.revision.as_deref() == Some(bundle.revision.as_str()))
+}
+
+fn ready(
+    inputs: &Inputs<'_>,
+    accepted: &Verdict,
+    upstream: &Verdict,
+    programmed: &Verdict,
+) -> Verdict {
+    let mut missing: Vec<&str> = inputs
+        .replicas
+        .iter()
+        .filter_map(|replica| replica.report)
+        .flat_map(|report| report.missing_secret_keys.iter().map(String::as_str))
+        .collect();
+    missing.sort_unstable();
+    missing.dedup();
+    let because = |verdict: &Verdict| Verdict::new(false, verdict.reason, verdict.message.clone());
+    if !accepted.holds() {
+        return because(accepted);
+    }
+    if !missing.is_empty() {
+        return Verdict::new(
+            false,
+            Reason::SecretMissing,
+            format!(
+                "The gateway does not find {}; create what is missing.",
+                missing.join(", ")
+            ),
+        );
+    }
+    for verdict in [programmed, upstream] {
+        if !verdict.holds() {
+            return because(verdict);
+        }
+    }
+    Verdict::new(true, Reason::Ready, "The gateway serves calls.")
+}
+
+fn replicas(inputs: &Inputs<'_>) -> ReplicaCounts {
+    let ready = inputs.replicas.iter().filter(|replica| replica.ready);
+    let programmed = ready
+        .clone()
+        .filter(|replica| {
+            replica
+                .report
+                .is_some_and(|report| runs(report, inputs.bundle))
+        })
+        .count();
+    ReplicaCounts {
+        desired: count(inputs.desired),
+        ready: count(ready.count()),
+        programmed: count(programmed),
+        summary: format!("{programmed}/{}", inputs.desired),
+    }
+}
+
+fn policies(bundle: Option<&Bundle>) -> Vec<ServerPolicy> {
+    let mut policies: Vec<ServerPolicy> = bundle
+        .into_iter()
+        .flat_map(|bundle| &bundle.policies)
+        .map(|policy| ServerPolicy {
+            namespace: policy.namespace.clone(),
+            name: policy.name.clone(),
+            mode: policy.spec.mode(),
+        })
+        .collect();
+    policies.sort();
+    policies
+}
+
+/// The tools as the newest successful listing has them; a gateway that cannot reach the server now still knows its last one.
+fn tools(replicas: &[Replica<'_>]) -> Option<ToolCounts> {
+    let (report, _) = replicas
+        .iter()
+        .filter_map(|replica| replica.report)
+        .filter_map(|report| Some((report, report.listing.as_ref()?)))
+        .filter(|(report, listing)| listing.error.is_none() || !report.tools.is_empty())
+        .max_by_key(|(_, listing)| (listing.error.is_none(), listing.time))?;
+    let number = |wanted: &dyn Fn(&super::report::ReportedTool) -> bool| {
+        count(report.tools.iter().filter(|tool| wanted(tool)).count())
+    };
+    let (discovered, visible) = (count(report.tools.len()), number(&|tool| tool.visible));
+    Some(ToolCounts {
+        discovered,
+        visible,
+        hidden: discovered - visible,
+        unclassified: number(&|tool| tool.unclassified),
+        drifted: number(&|tool| tool.drifted),
+        summary: format!("{visible}/{discovered}"),
+    })
+}
