@@ -21,6 +21,11 @@ impl Holds {
         held.inspect(CancellationToken::cancel).is_some()
     }
 
+    /// How many calls are held.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), CancellationToken>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }

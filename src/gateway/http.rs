@@ -16,7 +16,7 @@ use super::body::{Body, BoxError, ReadError, empty, read};
 use super::enforce::{self, Admission, End, Named, Permit, Refusal, ToolCall};
 use super::grants::Grant;
 use super::inventory::whole;
-use super::relay::{ContentType, RETRY_AFTER, Relay, content_type, json_response};
+use super::relay::{ContentType, RETRY_AFTER, Relay, content_type, json_response, tell_upstream};
 use super::session::Session;
 use super::snapshot::Snapshot;
 use super::trace;
@@ -34,6 +34,8 @@ use crate::protocol::version::{self, Era, Version};
 const PROTOCOL_VERSION: &str = "mcp-protocol-version";
 /// Between two pieces of a request's body.
 const BODY_IDLE: Duration = Duration::from_secs(30);
+/// For all of a request's body: one that trickles must not hold a connection for ever.
+const BODY_WITHIN: Duration = Duration::from_secs(120);
 /// For what is not a tool call and has no time-out of its own in the spec: notifications, DELETE, the head of a stream.
 const SHORT: Duration = Duration::from_secs(30);
 
@@ -163,8 +165,10 @@ impl Exchange<'_> {
         match self.head.method {
             Method::POST => {
                 self.check_post_headers()?;
-                let body = read(body, self.snapshot.settings.max_request_bytes, BODY_IDLE)
+                let read = read(body, self.snapshot.settings.max_request_bytes, BODY_IDLE);
+                let body = tokio::time::timeout(BODY_WITHIN, read)
                     .await
+                    .unwrap_or(Err(ReadError::Stalled))
                     .map_err(|error| {
                         let status = match error {
                             ReadError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -501,10 +505,7 @@ impl Exchange<'_> {
             "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{},\"reason\":\"timeout\"}}}}",
             id.to_json()
         );
-        let (gateway, session) = (Arc::clone(self.gateway), Arc::clone(session));
-        self.gateway
-            .tasks
-            .spawn(async move { gateway.answer_upstream(&session, body.into_bytes()).await });
+        tell_upstream(self.gateway, session, body.into_bytes());
     }
 
     fn decide_named(&self, session: &Session, method: &'static str, named: Named<'_>) -> bool {
@@ -536,8 +537,9 @@ impl Exchange<'_> {
                 let id = notification
                     .params
                     .as_ref()
-                    .and_then(|params| params.get("requestId"));
-                if id.is_some_and(|id| self.gateway.holds.cancel(&session.id, id.raw)) {
+                    .and_then(|params| params.get("requestId"))
+                    .and_then(|id| Id::from_json(id.raw));
+                if id.is_some_and(|id| self.gateway.holds.cancel(&session.id, &id.to_json())) {
                     return Ok(accepted());
                 }
                 true
@@ -546,11 +548,12 @@ impl Exchange<'_> {
             _ => false,
         };
         if !allowed {
-            let why = "this notification is not accepted here";
-            return Err(refuse(
-                StatusCode::BAD_REQUEST,
-                answer::invalid_request(None, why),
-            ));
+            // Nothing answers a notification, and an HTTP error would end the session of common clients.
+            tracing::debug!(
+                server = self.gateway.recorder.server(),
+                "a notification that is not for the server was dropped"
+            );
+            return Ok(accepted());
         }
         self.pass_on(session, notification.emit(&Edits::new()))
             .await
@@ -566,25 +569,29 @@ impl Exchange<'_> {
             .id
             .as_ref()
             .and_then(|id| session.open_request(self.gateway, &self.grant, id));
-        let allowed = opened.as_ref().is_some_and(|(method, _)| {
-            match method::lookup(method).map(|row| row.need) {
-                Some(Need::Feature(feature)) => self.snapshot.settings.allows(feature),
-                Some(Need::Nothing) => true,
-                _ => false,
-            }
-        });
-        match opened {
-            Some((_, id)) if allowed => {
-                self.pass_on(session, response.emit(&Edits::new().id(id)))
-                    .await
-            }
-            _ => {
-                let why = "this answers no request of the server";
-                Err(refuse(
-                    StatusCode::BAD_REQUEST,
-                    answer::invalid_request(None, why),
-                ))
-            }
+        let Some((method, id)) = opened else {
+            let why = "this answers no request of the server";
+            return Err(refuse(
+                StatusCode::BAD_REQUEST,
+                answer::invalid_request(None, why),
+            ));
+        };
+        let allowed = match method::lookup(&method).map(|row| row.need) {
+            Some(Need::Feature(feature)) => self.snapshot.settings.allows(feature),
+            Some(Need::Nothing) => true,
+            _ => false,
+        };
+        if allowed {
+            self.pass_on(session, response.emit(&Edits::new().id(id)))
+                .await
+        } else {
+            // Allowed when it was asked and not any more: the server must not wait for an answer that never comes.
+            tell_upstream(
+                self.gateway,
+                session,
+                answer::method_not_found(&id, &method),
+            );
+            Ok(accepted())
         }
     }
 

@@ -240,6 +240,11 @@ impl Gateway {
             .map(|bundle| (bundle.sequence, bundle.revision.clone()))
     }
 
+    /// How many calls wait for a person now.
+    pub fn held(&self) -> usize {
+        self.holds.count()
+    }
+
     /// Tells the upstream something in a client's session: a refusal of its own request.
     async fn answer_upstream(&self, session: &Session, body: Vec<u8>) {
         let Some(snapshot) = self.snapshot() else {

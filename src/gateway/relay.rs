@@ -26,7 +26,7 @@ use super::upstream::UpstreamError;
 use crate::json;
 use crate::protocol::answer;
 use crate::protocol::emit::Edits;
-use crate::protocol::envelope::{self, Id, Message, Notification, Outcome, Request};
+use crate::protocol::envelope::{self, Id, Message, Notification, Object, Outcome, Request};
 use crate::protocol::list::{self, ListKind};
 use crate::protocol::method::{self, Feature, Need};
 use crate::protocol::sse::{self, Decoder, Event, Item};
@@ -79,7 +79,7 @@ impl Relay {
                 self.filtered(message)
             }
             Message::Notification(notification) => self.notification(message, notification),
-            Message::Request(request) => self.request(request).await,
+            Message::Request(request) => self.request(request),
         }
     }
 
@@ -167,7 +167,7 @@ impl Relay {
     }
 
     /// A request of the upstream to the client: as `clientFeatures` says, under a sealed id; else refused right here.
-    async fn request(&self, request: &Request<'_>) -> Passed {
+    fn request(&self, request: &Request<'_>) -> Passed {
         let row = method::lookup(&request.method)
             .filter(|row| row.to_client() && row.in_version(self.session.version));
         let allowed = match row.map(|row| row.need) {
@@ -177,7 +177,7 @@ impl Relay {
         };
         if !allowed {
             let refusal = answer::method_not_found(&request.id, &request.method);
-            self.gateway.answer_upstream(&self.session, refusal).await;
+            tell_upstream(&self.gateway, &self.session, refusal);
             return Passed::Drop;
         }
         let raw = request.id.to_json();
@@ -255,6 +255,7 @@ impl Relay {
             Some(ContentType::EventStream) if status.is_success() => {
                 let mut events = Events::new(self, response.into_body());
                 events.idle = Some(within);
+                events.silent_until = Some(Instant::now() + within);
                 events.expected = Some(id);
                 events.in_flight = in_flight;
                 events.into_response()
@@ -302,15 +303,33 @@ impl Relay {
     }
 }
 
+/// Tells the upstream something in a client's session, beside the stream that brought the reason: a server may read the
+/// answer only once it has written what it is writing.
+pub fn tell_upstream(gateway: &Arc<Gateway>, session: &Arc<Session>, body: Vec<u8>) {
+    let (teller, session) = (Arc::clone(gateway), Arc::clone(session));
+    gateway
+        .tasks
+        .spawn(async move { teller.answer_upstream(&session, body).await });
+}
+
 /// How a call ended, by the message that answers it.
 fn end_of(message: &Message<'_>) -> End {
     let Message::Response(response) = message else {
         return End::Broken;
     };
     match &response.outcome {
-        // The bridge says so where it is not the server that speaks.
+        // The bridge says so where it is not the server that speaks, and whether the server got the call.
         Outcome::Error(error) if error.data.is_some_and(|data| data.contains("retryAfterMs")) => {
-            End::Broken
+            match error.data.and_then(|data| Object::from_raw(data, &[]).ok()) {
+                Some(data)
+                    if data
+                        .get("delivered")
+                        .is_some_and(|said| said.raw == "false") =>
+                {
+                    End::Unreachable
+                }
+                _ => End::Broken,
+            }
         }
         Outcome::Error(_) => End::Error,
         Outcome::Result(result)
@@ -370,7 +389,9 @@ struct Events {
     in_flight: Option<Box<InFlight>>,
     /// A GET stream: policy changes are told on it, and it may be quiet for ever.
     unsolicited: bool,
+    /// How long the upstream may be silent while an answer is due. Keep-alives to the client do not count.
     idle: Option<Duration>,
+    silent_until: Option<Instant>,
     /// The client can come back with the id of the last event.
     resumable: bool,
     ended: bool,
@@ -408,6 +429,7 @@ impl Events {
             in_flight: None,
             unsolicited: false,
             idle: None,
+            silent_until: None,
             resumable: false,
             ended: false,
             changes,
@@ -446,12 +468,12 @@ impl Events {
                 return None;
             }
             let stop = self.relay.gateway.closing.clone();
-            let idle = self.idle;
+            let silent_until = self.silent_until;
             let wake = tokio::select! {
                 frame = self.body.frame() => Wake::Frame(frame),
                 _ = self.keep_alive.tick() => Wake::KeepAlive,
                 changed = self.changes.changed() => if changed.is_ok() { Wake::Changed } else { Wake::Stop },
-                () = async { match idle { Some(idle) => tokio::time::sleep(idle).await, None => std::future::pending().await } } => Wake::Idle,
+                () = async { match silent_until { Some(until) => tokio::time::sleep_until(until).await, None => std::future::pending().await } } => Wake::Idle,
                 () = stop.cancelled(), if self.unsolicited => Wake::Stop,
             };
             match wake {
@@ -472,6 +494,9 @@ impl Events {
                     self.ended = true;
                 }
                 Wake::Frame(Some(Ok(frame))) => {
+                    if let Some(idle) = self.idle {
+                        self.silent_until = Some(Instant::now() + idle);
+                    }
                     if let Ok(data) = frame.into_data() {
                         self.decode(&data).await;
                     }
@@ -550,13 +575,21 @@ impl Events {
         if expected && let Some(in_flight) = self.in_flight.take() {
             in_flight.finish(end_of(&message));
         }
-        if let Passed::Send(bytes) = self.relay.pass(&message).await
-            && let Ok(data) = String::from_utf8(bytes)
-        {
-            out.data = Some(data);
-            self.send(out);
+        match self.relay.pass(&message).await {
+            Passed::Send(bytes) => match String::from_utf8(bytes) {
+                Ok(data) => {
+                    out.data = Some(data);
+                    self.send(out);
+                }
+                Err(_) => return self.fail(End::Broken, "its answer cannot be shown"),
+            },
+            Passed::Drop if expected => {
+                return self.fail(End::Broken, "its answer cannot be shown");
+            }
+            Passed::Drop => {}
         }
         if expected {
+            self.expected = None;
             self.ended = true;
         }
     }

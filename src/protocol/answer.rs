@@ -205,7 +205,7 @@ pub fn approval(version: Version, id: &Id<'_>, name: &str, state: Approval<'_>) 
         },
         Approval::Expired => {
             format!(
-                "Approval expired: nobody decided McpApproval {name} in time. Repeat the call unchanged to ask again."
+                "Approval expired: McpApproval {name} ran out, or another call used it. Repeat the call unchanged to ask again."
             )
         }
     };

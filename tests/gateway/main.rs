@@ -4,3 +4,8 @@
 mod bridge;
 #[cfg(test)]
 mod serve;
+mod sdk;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod wire;

@@ -4,11 +4,12 @@ use portcullis::gateway::bridge::{Bridge, BridgeConfig, Sessions};
 use serde_json::json;
 
 use super::harness::Rig;
+use crate::support::installed;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_real_server_is_initialized_and_lists_its_40_tools() {
-    let Some(executable) = std::env::var_os("PORTCULLIS_TEST_MLFLOW_MCP") else {
-        println!("skipped: set PORTCULLIS_TEST_MLFLOW_MCP to the mlflow-mcp executable");
+    let Some(executable) = installed("PORTCULLIS_TEST_MLFLOW_MCP", "mlflow-mcp under the bridge")
+    else {
         return;
     };
     for sessions in [Sessions::Shared, Sessions::PerSession] {

@@ -1,0 +1,217 @@
+//! The SDKs' own clients through the gateway, as an agent uses them, against the real MLflow servers.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::support::rig::{Held, Rig};
+use crate::support::upstream::Fake;
+use crate::support::{installed, soon};
+
+/// The four clients: how to start each, and the variable that says where it is.
+const CLIENTS: [(&str, &str); 4] = [
+    ("Python SDK 1.x", "PORTCULLIS_TEST_PYTHON_1"),
+    ("Python SDK 2.x", "PORTCULLIS_TEST_PYTHON_2"),
+    ("TypeScript SDK 1.x", "PORTCULLIS_TEST_NODE_MODULES"),
+    ("TypeScript SDK 2.x", "PORTCULLIS_TEST_NODE_MODULES"),
+];
+
+/// Runs a client; None if it is not installed.
+async fn run(client: usize, url: &str, steps: &Value) -> Option<Value> {
+    let (what, variable) = CLIENTS[client];
+    let place = installed(variable, what)?;
+    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway/clients");
+    let mut command = if client < 2 {
+        let mut command = tokio::process::Command::new(place);
+        command.arg(clients.join("python.py"));
+        command
+    } else {
+        let mut command = tokio::process::Command::new("node");
+        command.arg(clients.join("node.mjs")).arg(place);
+        command.arg(if client == 2 { "sdk" } else { "client" });
+        command
+    };
+    command.arg(url).arg(steps.to_string());
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = soon(what, command.output()).await.unwrap();
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{what}: {err}");
+    Some(
+        serde_json::from_str(out.trim())
+            .unwrap_or_else(|error| panic!("{what}: {error}: {out} {err}")),
+    )
+}
+
+/// Reads are free, one kind of write is limited, the deletions are hidden, one is told to be denied.
+fn policy() -> Value {
+    json!({"defaultAction": "Hide", "rules": [
+        {"name": "read", "tools": {"risks": ["Read"]}, "action": "Allow"},
+        {"name": "limited", "tools": {"names": ["get_experiment*", "list_experiments", "search_experiments"]}, "action": "Allow",
+            "limits": [{"counter": "c", "max": 1, "window": "1h"}]},
+        {"name": "no-tags", "tools": {"names": ["set_experiment_tag", "set_trace_tag"]}, "action": "Deny", "reason": "Tags are for people."},
+    ]})
+}
+
+/// The texts of a step that is a tool's result.
+fn result(step: &Value) -> (bool, &str) {
+    match (step[0].as_bool(), step[1].as_str()) {
+        (Some(error), Some(text)) => (error, text),
+        _ => panic!("no result: {step}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_client_lives_through_every_kind_of_refusal() {
+    for (client, (what, _)) in CLIENTS.into_iter().enumerate() {
+        let fake = Fake::start(&["echo", "other", "secret_tool", "held"]).await;
+        let policy = json!({"defaultAction": "Hide", "rules": [
+            {"name": "echo", "tools": {"names": ["echo"]}, "action": "Allow", "limits": [{"counter": "c", "max": 1, "window": "1h"}]},
+            {"name": "other", "tools": {"names": ["other"]}, "action": "Deny", "reason": "Not for agents."},
+            {"name": "held", "tools": {"names": ["held"]}, "action": "RequireApproval", "approval": {"waitUpTo": "0s"}},
+        ]});
+        let rig = Rig::new(&fake, &[policy]).await;
+        let steps = json!([
+            ["list"],
+            ["call", "echo", {"text": "hello"}],
+            ["call", "other", {}],
+            ["call", "secret_tool", {}],
+            ["call", "echo", {"text": "again"}],
+            ["call", "no_such_tool", {}],
+            ["call", "held", {}],
+            ["list"],
+        ]);
+        let Some(got) = run(client, &rig.url(), &steps).await else {
+            continue;
+        };
+        // 2.x asks as 2026-07-28 and falls back.
+        assert_eq!(got["version"], "2025-11-25", "{what}");
+        let steps = got["steps"].as_array().unwrap();
+        assert_eq!(steps[0], json!(["echo", "held", "other"]), "{what}");
+        assert_eq!(result(&steps[1]), (false, r#"{"text":"hello"}"#), "{what}");
+        assert_eq!(
+            result(&steps[2]),
+            (
+                true,
+                "Denied by policy p0, rule other: Not for agents. Do not retry."
+            ),
+            "{what}"
+        );
+        assert_eq!(steps[3]["code"], -32602, "{what}: {}", steps[3]);
+        assert!(
+            steps[3]["message"]
+                .as_str()
+                .unwrap()
+                .contains("Unknown tool: secret_tool"),
+            "{what}"
+        );
+        let (error, text) = result(&steps[4]);
+        assert!(
+            error && text.starts_with("Limit of 1 per 1h reached"),
+            "{what}: {text}"
+        );
+        assert_eq!(steps[5]["code"], -32602, "{what}");
+        let (error, text) = result(&steps[6]);
+        assert!(
+            error && text.starts_with("Approval pending"),
+            "{what}: {text}"
+        );
+        assert_eq!(steps[7], steps[0], "{what}: the session goes on");
+        assert_eq!(fake.calls(), 1, "{what}");
+        let discovered = fake.all().iter().any(|got| got.what() == "server/discover");
+        assert!(!discovered, "{what}");
+    }
+}
+
+/// A stdio server behind the gateway.
+async fn stdio(command: &[OsString], sessions: &str, env: Value) -> Rig {
+    let command: Vec<&str> = command.iter().map(|part| part.to_str().unwrap()).collect();
+    let spec = json!({
+        "upstream": {"stdio": {"image": "unused:1", "command": command, "sessions": sessions, "env": env}},
+        "authentication": {"anonymous": "Allow"},
+    });
+    Rig::with(spec, Held::default(), &[policy()]).await
+}
+
+/// What every client must get from a server with the catalogue's tools.
+async fn check(rig: &Rig, server: &str, visible: usize, found: usize, tag: &str, read: &str) {
+    let counts = rig.gateway.snapshot().unwrap().bound.counts();
+    assert_eq!(
+        (counts.discovered, counts.visible),
+        (found, visible),
+        "{server}: {:?}",
+        rig.gateway.inventory.latest()
+    );
+    for (client, (name, _)) in CLIENTS.into_iter().enumerate() {
+        let what = format!("{name} with {server}");
+        let steps = json!([["list"], ["call", "delete_experiment", {"experiment_id": "1"}], ["call", tag, {}], ["call", read, {}], ["list"]]);
+        let Some(got) = run(client, &rig.url(), &steps).await else {
+            continue;
+        };
+        let steps = got["steps"].as_array().unwrap();
+        assert_eq!(steps[0].as_array().unwrap().len(), visible, "{what}");
+        assert_eq!(steps[1]["code"], -32602, "{what}: {}", steps[1]);
+        assert!(result(&steps[2]).0, "{what}");
+        // Forwarded: MLflow is not there, which only the server can say. Or the limit, which all clients share.
+        assert!(
+            !steps[3].to_string().contains("Denied by policy"),
+            "{what}: {}",
+            steps[3]
+        );
+        assert_eq!(steps[4], steps[0], "{what}: the session goes on");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_mlflow_mcp_serves_every_client_through_the_gateway() {
+    let Some(server) = installed(
+        "PORTCULLIS_TEST_MLFLOW_MCP",
+        "mlflow-mcp behind the gateway",
+    ) else {
+        return;
+    };
+    for sessions in ["Shared", "PerSession"] {
+        // Nobody listens there: listing tools needs no MLflow.
+        let env = json!([{"name": "MLFLOW_TRACKING_URI", "value": "http://127.0.0.1:9"}, {"name": "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "value": "0"}]);
+        let rig = stdio(std::slice::from_ref(&server), sessions, env).await;
+        check(
+            &rig,
+            &format!("mlflow-mcp, {sessions}"),
+            28,
+            40,
+            "set_experiment_tag",
+            "get_experiments",
+        )
+        .await;
+        rig.gateway.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_mlflow_server_serves_every_client_through_the_gateway() {
+    let Some(server) = installed(
+        "PORTCULLIS_TEST_MLFLOW_OFFICIAL",
+        "`mlflow mcp run` behind the gateway",
+    ) else {
+        return;
+    };
+    let env = json!([{"name": "MLFLOW_TRACKING_URI", "value": "http://127.0.0.1:9"}, {"name": "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "value": "0"}, {"name": "MLFLOW_MCP_TOOLS", "value": "all"}]);
+    let command = [server, "mcp".into(), "run".into()];
+    let rig = stdio(&command, "Shared", env).await;
+    let found = rig.gateway.snapshot().unwrap().bound.counts();
+    check(
+        &rig,
+        "mlflow mcp run",
+        found.visible,
+        found.discovered,
+        "set_trace_tag",
+        "get_experiment",
+    )
+    .await;
+    assert!(found.discovered > 20, "{found:?}");
+    rig.gateway.shutdown().await;
+}

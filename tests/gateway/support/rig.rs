@@ -1,0 +1,237 @@
+//! A gateway with what is behind it.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use portcullis::gateway::approvals::{Approvals, Memory};
+use portcullis::gateway::audit::{AuditLog, AuditWriter};
+use portcullis::gateway::metrics::Metrics;
+use portcullis::gateway::server::{Routes, serve};
+use portcullis::gateway::snapshot::secrets::Secrets;
+use portcullis::gateway::snapshot::{Environment, Rejected};
+use portcullis::gateway::{Gateway, Shared};
+use portcullis::policy::bundle::{Bundle, BundlePolicy, BundleServer, FORMAT};
+use portcullis::protocol::seal::Sealer;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::client::Client;
+use super::soon;
+use super::upstream::Fake;
+
+/// What the audit log got.
+#[derive(Clone, Default)]
+pub struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    pub fn all(&self) -> Vec<Value> {
+        let bytes = self.0.lock().unwrap();
+        let lines = bytes.split(|byte| *byte == b'\n');
+        let whole = lines.filter_map(|line| serde_json::from_slice(line).ok());
+        whole.collect()
+    }
+
+    pub fn outcomes(&self) -> Vec<String> {
+        let lines = self.all();
+        let outcomes = lines
+            .iter()
+            .map(|line| line["outcome"].as_str().unwrap().to_owned());
+        outcomes.collect()
+    }
+}
+
+/// Secrets that a test holds.
+#[derive(Clone, Default)]
+pub struct Held(Arc<Mutex<BTreeMap<String, Keys>>>);
+
+type Keys = BTreeMap<String, Vec<u8>>;
+
+impl Secrets for Held {
+    fn all(&self, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
+        self.0.lock().unwrap().get(name).cloned()
+    }
+}
+
+impl Held {
+    pub fn set(&self, name: &str, key: &str, value: &str) {
+        let mut held = self.0.lock().unwrap();
+        held.entry(name.to_owned())
+            .or_default()
+            .insert(key.to_owned(), value.into());
+    }
+
+    pub fn environment(&self) -> Environment {
+        Environment {
+            secrets: Box::new(self.clone()),
+            env: BTreeMap::new(),
+            folder: None,
+        }
+    }
+}
+
+/// A gateway on a port of its own.
+pub struct Rig {
+    pub gateway: Arc<Gateway>,
+    pub client: Client,
+    pub approvals: Arc<Memory>,
+    pub audit: Lines,
+    pub secrets: Held,
+    pub addr: SocketAddr,
+    pub stop: CancellationToken,
+    pub serving: tokio::task::JoinHandle<()>,
+    spec: Value,
+    sequence: AtomicU64,
+    _writer: AuditWriter,
+}
+
+/// The spec of a server behind HTTP that everybody may call.
+pub fn open_to_all(fake: &Fake) -> Value {
+    json!({"upstream": {"http": {"url": format!("http://{}/mcp", fake.addr)}}, "authentication": {"anonymous": "Allow"}})
+}
+
+/// A policy that is for the server, from the rest of its spec.
+pub fn policy(spec: &Value) -> Value {
+    let mut policy =
+        json!({"targetRefs": [{"group": "portcullis.dev", "kind": "McpServer", "name": "fake"}]});
+    for (key, value) in spec.as_object().unwrap() {
+        policy[key] = value.clone();
+    }
+    policy
+}
+
+/// A policy that allows every tool, prompt and resource.
+pub fn allow_all() -> Value {
+    json!({
+        "rules": [{"name": "all", "tools": {"names": ["*"]}, "action": "Allow"}],
+        "prompts": [{"name": "all", "names": ["*"], "action": "Allow"}],
+        "resources": [{"name": "all", "uris": ["*", "*/**", "**"], "action": "Allow"}],
+    })
+}
+
+pub fn bundle(sequence: u64, server: &Value, policies: &[Value]) -> Bundle {
+    let policies = policies.iter().enumerate().map(|(at, spec)| BundlePolicy {
+        namespace: "ml".to_owned(),
+        name: format!("p{at}"),
+        uid: format!("policy-{at}"),
+        generation: 1,
+        spec: serde_json::from_value(policy(spec)).unwrap(),
+    });
+    let bundle = Bundle {
+        format: FORMAT,
+        sequence,
+        revision: String::new(),
+        server: BundleServer {
+            namespace: "ml".to_owned(),
+            name: "fake".to_owned(),
+            uid: "5a7b1f0e-3b1e-4bb2-9a6c-2f3a3a0f0d11".to_owned(),
+            spec: serde_json::from_value(server.clone()).unwrap(),
+        },
+        policies: policies.collect(),
+        blocked: Vec::new(),
+        issuers: Vec::new(),
+        report_token_sha256: None,
+    };
+    bundle.sealed().unwrap()
+}
+
+impl Rig {
+    /// In front of the fake server, open to all, with these policies.
+    pub async fn new(fake: &Fake, policies: &[Value]) -> Self {
+        Self::with(open_to_all(fake), Held::default(), policies).await
+    }
+
+    /// With a whole server spec.
+    pub async fn with(spec: Value, secrets: Held, policies: &[Value]) -> Self {
+        let rig = Self::unlisted(spec, secrets, policies).await;
+        soon("the first listing", rig.gateway.inventory.first()).await;
+        rig
+    }
+
+    /// Does not wait for the first listing.
+    pub async fn unlisted(spec: Value, secrets: Held, policies: &[Value]) -> Self {
+        let audit = Lines::default();
+        let (log, writer) = AuditLog::start(vec![Box::new(audit.clone())]).unwrap();
+        let approvals = Arc::new(Memory::default());
+        let mut registry = prometheus_client::registry::Registry::default();
+        let shared = Shared {
+            instance: "test".to_owned(),
+            audit: log,
+            metrics: Metrics::register(&mut registry),
+            sealer: Arc::new(Sealer::ephemeral().unwrap()),
+            approvals: Approvals::Memory(Arc::clone(&approvals)),
+        };
+        let gateway =
+            Gateway::start(&shared, secrets.environment(), bundle(1, &spec, policies)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let routes = Arc::new(Routes::default());
+        routes.set(BTreeMap::from([(
+            "/fake/mcp".to_owned(),
+            Arc::clone(&gateway),
+        )]));
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(
+            listener,
+            routes,
+            stop.clone(),
+            Duration::from_secs(20),
+        ));
+        Rig {
+            gateway,
+            client: Client::new(addr, "/fake/mcp"),
+            approvals,
+            audit,
+            secrets,
+            addr,
+            stop,
+            serving,
+            spec,
+            sequence: AtomicU64::new(1),
+            _writer: writer,
+        }
+    }
+
+    /// Puts other policies into force.
+    pub fn apply(&self, policies: &[Value]) -> Result<(), Rejected> {
+        let sequence = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
+        self.gateway.apply(bundle(sequence, &self.spec, policies))
+    }
+
+    /// Puts another server spec and policies into force.
+    pub fn apply_spec(&mut self, spec: Value, policies: &[Value]) -> Result<(), Rejected> {
+        self.spec = spec;
+        self.apply(policies)
+    }
+
+    pub fn bundle(&self, sequence: u64, policies: &[Value]) -> Bundle {
+        bundle(sequence, &self.spec, policies)
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}/fake/mcp", self.addr)
+    }
+}
+
+impl Rig {
+    /// The outcomes in the audit log, once there are so many.
+    pub async fn audit_outcomes(&self, count: usize) -> Vec<String> {
+        super::eventually("the audit log has them", || self.audit.all().len() >= count).await;
+        self.audit.outcomes()
+    }
+}

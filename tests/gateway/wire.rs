@@ -1,0 +1,10 @@
+//! The gateway over real sockets: what gets through to the server behind it, what does not, and what the client is told.
+
+mod answers;
+mod approvals;
+mod forwarding;
+mod limits;
+mod parsing;
+mod reload;
+mod sessions;
+mod streams;

@@ -1,0 +1,587 @@
+//! The table of answers: what the client is told, word for word, and whether the server was asked.
+
+use serde_json::{Value, json};
+
+use crate::support::client::names;
+use crate::support::rig::{Held, Rig, allow_all, open_to_all};
+use crate::support::upstream::{Answer, Fake};
+
+fn rules(rules: Value) -> Value {
+    json!({"rules": rules, "defaultAction": "Hide"})
+}
+
+#[tokio::test]
+async fn a_hidden_tool_and_one_that_does_not_exist_get_the_same_bytes() {
+    let fake = Fake::start(&["echo", "secret_tool"]).await;
+    let policy = rules(json!([{"name": "echo", "tools": {"names": ["echo"]}, "action": "Allow"}]));
+    let rig = Rig::new(&fake, &[policy]).await;
+    let client = rig.client.session().await;
+    assert_eq!(client.tools().await, ["echo"]);
+    let hidden = client.call("secret_tool", json!({})).await;
+    let absent = client.call("absent_tool", json!({})).await;
+    assert_eq!(hidden.status, 200);
+    assert_eq!(
+        hidden.text(),
+        r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32602,"message":"Unknown tool: secret_tool"}}"#
+    );
+    assert_eq!(hidden.text().replace("secret", "absent"), absent.text());
+    let shape = |reply: &crate::support::client::Reply| {
+        let headers = reply.headers.iter().filter(|(name, _)| name != "date");
+        headers.cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(shape(&hidden), shape(&absent));
+    assert_eq!(fake.calls(), 0);
+    assert_eq!(rig.audit_outcomes(2).await, ["hidden", "unknown"]);
+    // Neither is a variant of a name: names are compared byte for byte.
+    for name in ["Echo", "echo ", "echo\0", "ECHO", "ec\u{200b}ho"] {
+        assert_eq!(
+            client.call(name, json!({})).await.error().0,
+            -32602,
+            "{name:?}"
+        );
+    }
+    assert_eq!(fake.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_denied_call_is_told_why_as_a_result_that_the_model_reads() {
+    let fake = Fake::start(&["echo", "other"]).await;
+    let policy = rules(json!([
+        {"name": "no-other", "tools": {"names": ["other"]}, "action": "Deny", "reason": "Other is for people."},
+        {"name": "short", "tools": {"names": ["echo"]}, "action": "Allow", "when": "size(args.text) < 4"},
+    ]));
+    let rig = Rig::new(&fake, &[policy]).await;
+    let client = rig.client.session().await;
+    assert_eq!(client.tools().await, ["echo", "other"]);
+    let reply = client.call("other", json!({})).await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(
+        reply.text(),
+        r#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"Denied by policy p0, rule no-other: Other is for people. Do not retry."}],"isError":true}}"#
+    );
+    let (error, text) = client
+        .call("echo", json!({"text": "long text"}))
+        .await
+        .tool();
+    assert!(
+        error && text.starts_with("Denied by policy p0, rule (default): "),
+        "{text}"
+    );
+    // A rule reads the text, so it must be one.
+    let (error, text) = client.call("echo", json!({"text": 7})).await.tool();
+    assert!(
+        error && text.contains("text") && text.contains("string"),
+        "{text}"
+    );
+    let (error, text) = client.call("echo", json!({"Text": "abc"})).await.tool();
+    assert!(error && text.contains("Text"), "{text}");
+    // The condition cannot be read without the text.
+    let (error, _) = client.call("echo", json!({})).await.tool();
+    assert!(error);
+    assert_eq!(fake.calls(), 0);
+    assert_eq!(
+        client.call("echo", json!({"text": "abc"})).await.tool(),
+        (false, r#"{"text":"abc"}"#.to_owned())
+    );
+    assert_eq!(fake.calls(), 1);
+}
+
+#[tokio::test]
+async fn prompts_resources_and_completions_are_under_policy() {
+    let fake = Fake::start(&["echo"]).await;
+    fake.on("prompts/list", |got| {
+        Answer::result(
+            got,
+            json!({"prompts": [{"name": "good"}, {"name": "bad"}], "nextCursor": "c"}),
+        )
+    });
+    fake.on("resources/list", |got| {
+        Answer::result(got, json!({"resources": [{"uri": "file:///good/a", "name": "a"}, {"uri": "file:///bad/a", "name": "b"}]}))
+    });
+    fake.on("resources/templates/list", |got| {
+        Answer::result(got, json!({"resourceTemplates": [{"uriTemplate": "file:///good/{x}", "name": "a"}, {"uriTemplate": "file:///{x}", "name": "b"}]}))
+    });
+    let policy = json!({
+        "prompts": [{"name": "good", "names": ["good"], "action": "Allow"}],
+        "resources": [{"name": "good", "uris": ["file:///good/*"], "action": "Allow"}],
+    });
+    let rig = Rig::new(&fake, &[policy]).await;
+    let client = rig.client.session().await;
+    let list = |method: &'static str, key: &'static str| {
+        let client = client.clone();
+        async move {
+            let answer = client.request(method, json!({})).await.json();
+            (
+                names(&answer["result"][key]),
+                answer["result"]["nextCursor"].clone(),
+            )
+        }
+    };
+    assert_eq!(
+        list("prompts/list", "prompts").await,
+        (vec!["good".to_owned()], json!("c"))
+    );
+    assert_eq!(
+        list("resources/list", "resources").await.0,
+        ["file:///good/a"]
+    );
+    assert_eq!(
+        list("resources/templates/list", "resourceTemplates")
+            .await
+            .0,
+        ["file:///good/{x}"]
+    );
+
+    let allowed = [
+        ("prompts/get", json!({"name": "good"})),
+        ("resources/read", json!({"uri": "file:///good/a"})),
+        ("resources/subscribe", json!({"uri": "file:///good/a"})),
+        ("resources/unsubscribe", json!({"uri": "file:///good/a"})),
+        (
+            "completion/complete",
+            json!({"ref": {"type": "ref/prompt", "name": "good"}, "argument": {"name": "a", "value": ""}}),
+        ),
+        (
+            "completion/complete",
+            json!({"ref": {"type": "ref/resource", "uri": "file:///good/{x}"}, "argument": {"name": "a", "value": ""}}),
+        ),
+    ];
+    for (method, params) in allowed {
+        let reply = client.request(method, params.clone()).await;
+        assert_eq!(reply.json()["result"], json!({}), "{method} {params}");
+        assert_eq!(fake.got(method).pop().unwrap().json()["params"], params);
+    }
+    let before = fake.all().len();
+    let refused = [
+        ("prompts/get", json!({"name": "bad"}), "Unknown prompt: bad"),
+        (
+            "resources/read",
+            json!({"uri": "file:///bad/a"}),
+            "Unknown resource: file:///bad/a",
+        ),
+        (
+            "resources/read",
+            json!({"uri": "file:///good/../bad/a"}),
+            "Unknown resource: file:///good/../bad/a",
+        ),
+        (
+            "resources/read",
+            json!({"uri": "file:///good/%2e%2e/bad"}),
+            "Unknown resource: file:///good/%2e%2e/bad",
+        ),
+        (
+            "resources/read",
+            json!({"uri": "file:///good/..%2fbad"}),
+            "Unknown resource: file:///good/..%2fbad",
+        ),
+        (
+            "resources/subscribe",
+            json!({"uri": "file:///bad/a"}),
+            "Unknown resource: file:///bad/a",
+        ),
+        (
+            "completion/complete",
+            json!({"ref": {"type": "ref/prompt", "name": "bad"}, "argument": {"name": "a", "value": ""}}),
+            "Unknown prompt: bad",
+        ),
+        (
+            "completion/complete",
+            json!({"ref": {"type": "ref/resource", "uri": "file:///{x}"}, "argument": {"name": "a", "value": ""}}),
+            "Unknown resource: file:///{x}",
+        ),
+    ];
+    for (method, params, says) in refused {
+        let reply = client.request(method, params).await;
+        assert_eq!(
+            (reply.status, reply.error()),
+            (200, (-32602, says.to_owned())),
+            "{method}"
+        );
+    }
+    for (method, params) in [
+        (
+            "completion/complete",
+            json!({"ref": {"type": "ref/tool", "name": "good"}}),
+        ),
+        ("completion/complete", json!({"ref": "good"})),
+        ("resources/read", json!({"uri": 7})),
+        ("prompts/get", json!({})),
+    ] {
+        assert_eq!(
+            client.request(method, params).await.error().0,
+            -32602,
+            "{method}"
+        );
+    }
+    assert_eq!(fake.all().len(), before);
+}
+
+#[tokio::test]
+async fn methods_that_nobody_thought_about_are_refused() {
+    let fake = Fake::start(&["echo"]).await;
+    let rig = Rig::new(&fake, &[allow_all()]).await;
+    let client = rig.client.session().await;
+    let before = fake.all().len();
+    for method in [
+        "tools/delete",
+        "Tools/call",
+        "tools/call ",
+        "tools/call\0",
+        "",
+        "resources/write",
+        "sampling/createMessage",
+        "roots/list",
+        "elicitation/create",
+        "tasks/list",
+        "tasks/get",
+        "tasks/result",
+        "tasks/cancel",
+        "server/discover",
+        "subscriptions/listen",
+        "rpc.discover",
+    ] {
+        let reply = client.request(method, json!({"taskId": "x"})).await;
+        assert_eq!((reply.status, reply.error().0), (200, -32601), "{method:?}");
+    }
+    // A second handshake inside of a session is a new session, and unknown notifications are dropped.
+    for method in [
+        "notifications/tools/list_changed",
+        "notifications/message",
+        "notifications/unheard_of",
+    ] {
+        let reply = client
+            .post(&json!({"jsonrpc": "2.0", "method": method}))
+            .await;
+        assert_eq!(reply.status, 202, "{method}");
+    }
+    assert_eq!(fake.all().len(), before);
+    assert_eq!(
+        client.request("ping", json!({})).await.json()["result"],
+        json!({})
+    );
+    assert_eq!(
+        client
+            .request("logging/setLevel", json!({"level": "info"}))
+            .await
+            .json()["result"],
+        json!({})
+    );
+}
+
+#[tokio::test]
+async fn without_authentication_nobody_is_let_in() {
+    let fake = Fake::start(&["echo"]).await;
+    let mut spec = open_to_all(&fake);
+    spec.as_object_mut().unwrap().remove("authentication");
+    let rig = Rig::with(spec, Held::default(), &[allow_all()]).await;
+    let before = fake.all().len();
+    for client in [
+        rig.client.clone(),
+        rig.client.with("Authorization", "Bearer x"),
+    ] {
+        let reply = client.initialize("2025-11-25", json!({})).await;
+        assert_eq!(reply.status, 401);
+        assert!(
+            reply
+                .header("www-authenticate")
+                .unwrap()
+                .starts_with("Bearer"),
+            "{reply:?}"
+        );
+        for method in ["GET", "DELETE"] {
+            assert_eq!(client.send(method, None).await.status, 401);
+        }
+    }
+    assert_eq!(fake.all().len(), before);
+}
+
+#[tokio::test]
+async fn keys_name_grants_and_a_wrong_one_is_never_anonymous() {
+    let fake = Fake::start(&["echo", "trainer_tool"]).await;
+    let secrets = Held::default();
+    secrets.set("keys", "trainer", "key-of-trainer");
+    let mut spec = open_to_all(&fake);
+    spec["authentication"] =
+        json!({"apiKeys": {"secretRef": {"name": "keys"}}, "anonymous": "Allow"});
+    let policy = rules(json!([
+        {"name": "all", "tools": {"names": ["echo"]}, "action": "Allow"},
+        {"name": "trainer", "tools": {"names": ["trainer_tool"]}, "action": "Allow", "callers": ["key:trainer"]},
+    ]));
+    let rig = Rig::with(spec, secrets.clone(), &[policy]).await;
+    let anonymous = rig.client.session().await;
+    let trainer = rig
+        .client
+        .with("Authorization", "Bearer key-of-trainer")
+        .session()
+        .await;
+    assert_eq!(anonymous.tools().await, ["echo"]);
+    assert_eq!(trainer.tools().await, ["echo", "trainer_tool"]);
+    assert_eq!(
+        anonymous.call("trainer_tool", json!({})).await.error().0,
+        -32602
+    );
+    assert!(!trainer.call("trainer_tool", json!({})).await.tool().0);
+    for bad in [
+        "Bearer key-of-traine",
+        "Bearer ",
+        "Basic key-of-trainer",
+        "key-of-trainer",
+        "Bearer key-of-trainer x",
+    ] {
+        let reply = rig
+            .client
+            .with("Authorization", bad)
+            .initialize("2025-11-25", json!({}))
+            .await;
+        assert_eq!(reply.status, 401, "{bad}");
+    }
+    // One grant's session is nobody else's.
+    let id = &trainer
+        .headers
+        .iter()
+        .find(|(name, _)| name == "Mcp-Session-Id")
+        .unwrap()
+        .1;
+    let before = fake.all().len();
+    assert_eq!(
+        anonymous
+            .with("Mcp-Session-Id", id)
+            .call("echo", json!({}))
+            .await
+            .status,
+        404
+    );
+    assert_eq!(fake.all().len(), before);
+    // A key that is taken away ends its streams and its sessions.
+    let mut stream = trainer.listen().await;
+    secrets.set("keys", "trainer", "another-key");
+    rig.gateway.refresh(None).unwrap();
+    assert_eq!(stream.event().await, None);
+    assert_eq!(trainer.call("echo", json!({})).await.status, 401);
+    assert!(!anonymous.call("echo", json!({})).await.tool().0);
+}
+
+#[tokio::test]
+async fn a_missing_secret_keeps_the_gateway_closed_until_it_is_there() {
+    let fake = Fake::start(&["echo"]).await;
+    let secrets = Held::default();
+    let mut spec = open_to_all(&fake);
+    spec["upstream"]["http"]["headers"] = json!([{"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "upstream", "key": "token"}}}]);
+    let rig = Rig::unlisted(spec, secrets.clone(), &[allow_all()]).await;
+    assert_eq!(rig.gateway.missing_secrets(), ["upstream/token"]);
+    assert!(rig.gateway.unready().is_some());
+    assert_eq!(
+        rig.client.initialize("2025-11-25", json!({})).await.status,
+        503
+    );
+    assert!(fake.all().is_empty());
+    secrets.set("upstream", "token", "t");
+    rig.gateway.refresh(None).unwrap();
+    crate::support::soon("a listing", rig.gateway.inventory.first()).await;
+    assert_eq!(rig.gateway.unready(), None);
+    assert_eq!(rig.client.session().await.tools().await, ["echo"]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_told_in_the_way_of_each_moment() {
+    let fake = Fake::start(&["echo"]).await;
+    let rig = Rig::new(&fake, &[allow_all()]).await;
+    let client = rig.client.session().await;
+    // Nobody listens there.
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let mut spec = open_to_all(&fake);
+    spec["upstream"]["http"]["url"] = json!(format!("http://{gone}/mcp"));
+    let down = Rig::with(spec, Held::default(), &[allow_all()]).await;
+    assert_eq!(
+        down.client.initialize("2025-11-25", json!({})).await.status,
+        502
+    );
+
+    for (what, answer) in hostile() {
+        fake.on("tools/call", move |_| answer());
+        let reply = client.call("echo", json!({})).await;
+        assert_eq!(reply.status, 200, "{what}");
+        let message = reply.messages().pop().unwrap();
+        assert_eq!(message["error"]["code"], -32603, "{what}: {message}");
+        assert_eq!(
+            message["error"]["data"],
+            json!({"retryAfterMs": 2000}),
+            "{what}"
+        );
+        assert_eq!(message["id"], 7, "{what}");
+        assert!(!message.to_string().contains("boo"), "{what}: {message}");
+    }
+    fake.as_usual("tools/call");
+    assert!(!client.call("echo", json!({})).await.tool().0);
+    // The server has forgotten the session: the client has to start anew.
+    fake.on("tools/call", |_| {
+        Answer::Status(404, "text/plain", Vec::new())
+    });
+    assert_eq!(client.call("echo", json!({})).await.status, 404);
+}
+
+/// Answers that must not be passed on.
+type Hostile = fn() -> Answer;
+
+fn hostile() -> Vec<(&'static str, Hostile)> {
+    fn result(extra: &str) -> String {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":7,"result":{{"content":[{{"type":"text","text":"boo"}}]}}{extra}}}"#
+        )
+    }
+    fn json(text: impl Into<Vec<u8>>) -> Answer {
+        Answer::Status(200, "application/json", text.into())
+    }
+    fn raw(head: &str, body: &str) -> Answer {
+        let length = body.len();
+        Answer::Raw(
+            format!("HTTP/1.1 {head}\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes(),
+        )
+    }
+    vec![
+        ("no JSON", || json("boo")),
+        ("duplicate keys", || {
+            json(result(r#","result":{"content":[]}"#))
+        }),
+        ("case variant", || {
+            json(result(r#","Result":{"content":[]}"#))
+        }),
+        ("trailing bytes", || json(result("") + "boo")),
+        ("NaN", || {
+            json(r#"{"jsonrpc":"2.0","id":7,"result":{"boo":NaN}}"#)
+        }),
+        ("byte order mark", || {
+            json(format!("\u{feff}{}", result("")))
+        }),
+        ("another id", || {
+            json(r#"{"jsonrpc":"2.0","id":8,"result":{"boo":1}}"#)
+        }),
+        ("the id as a string", || {
+            json(r#"{"jsonrpc":"2.0","id":"7","result":{"boo":1}}"#)
+        }),
+        ("batch", || json(format!("[{}]", result("")))),
+        ("a request instead", || {
+            json(r#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#)
+        }),
+        ("empty", || json("")),
+        ("text", || {
+            Answer::Status(200, "text/plain", result("").into())
+        }),
+        ("HTML", || {
+            Answer::Status(502, "text/html", b"<p>boo</p>".to_vec())
+        }),
+        ("accepted only", || {
+            Answer::Status(202, "text/plain", Vec::new())
+        }),
+        ("gzip", || {
+            raw(
+                "200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip",
+                &result(""),
+            )
+        }),
+        ("redirect", || {
+            raw(
+                "307 X\r\nLocation: http://127.0.0.1:1/boo\r\nContent-Type: application/json",
+                &result(""),
+            )
+        }),
+        ("two content types", || {
+            raw(
+                "200 OK\r\nContent-Type: application/json\r\nContent-Type: text/event-stream",
+                &result(""),
+            )
+        }),
+        ("no content type", || raw("200 OK", &result(""))),
+        ("broken off", || {
+            Answer::Raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{\"boo\"".to_vec())
+        }),
+        ("no HTTP", || Answer::Raw(b"boo\r\n\r\n".to_vec())),
+        ("closed", || Answer::Raw(Vec::new())),
+        ("stream without an answer", || {
+            Answer::pieces(Vec::<String>::new())
+        }),
+        ("stream with no JSON", || Answer::pieces(["data: boo\n\n"])),
+        ("stream that splits a message", || {
+            Answer::pieces([
+                "data: {\"jsonrpc\":\"2.0\",\"id\":7,\ndata: \"result\":{},\"result\":{\"boo\":1}}\n\n",
+            ])
+        }),
+        ("stream that ends within an event", || {
+            Answer::pieces([format!("data: {}\n", result(""))])
+        }),
+        ("stream with another answer only", || {
+            Answer::pieces(["data: {\"jsonrpc\":\"2.0\",\"id\":8,\"result\":{\"boo\":1}}\n\n"])
+        }),
+    ]
+}
+
+#[tokio::test]
+async fn a_call_that_takes_too_long_is_ended_and_the_server_is_told() {
+    let fake = Fake::start(&["echo"]).await;
+    let mut spec = open_to_all(&fake);
+    spec["upstream"]["timeout"] = json!("1s");
+    let rig = Rig::with(spec, Held::default(), &[allow_all()]).await;
+    let client = rig.client.session().await;
+    fake.on("tools/call", |_| Answer::Silence);
+    let (code, message) = client.call("echo", json!({})).await.error();
+    assert!(
+        code == -32603 && message.contains("did not answer"),
+        "{message}"
+    );
+    crate::support::eventually("the server is told", || {
+        fake.got("notifications/cancelled")
+            .iter()
+            .any(|got| got.json()["params"]["requestId"] == 7)
+    })
+    .await;
+    // A stream that goes silent before its answer ends too, keep-alives notwithstanding.
+    let (keep, pieces) = tokio::sync::mpsc::unbounded_channel();
+    let pieces = std::sync::Mutex::new(Some(pieces));
+    fake.on("tools/call", move |_| {
+        Answer::Stream(pieces.lock().unwrap().take().unwrap())
+    });
+    let reply = client.call("echo", json!({})).await;
+    assert_eq!(reply.error().0, -32603, "{}", reply.text());
+    drop(keep);
+}
+
+#[tokio::test]
+async fn audit_mode_forwards_everything_and_records_what_it_would_refuse() {
+    let fake = Fake::start(&["echo", "secret_tool"]).await;
+    let policy = rules(json!([
+        {"name": "echo", "tools": {"names": ["echo"]}, "action": "Allow", "limits": [{"counter": "c", "max": 1, "window": "1h"}]},
+    ]));
+    let mut spec = open_to_all(&fake);
+    spec["enforcement"] = json!("Audit");
+    let rig = Rig::with(spec, Held::default(), &[policy]).await;
+    let client = rig.client.session().await;
+    assert_eq!(client.tools().await, ["echo", "secret_tool"]);
+    for tool in ["echo", "echo", "secret_tool"] {
+        assert!(!client.call(tool, json!({})).await.tool().0);
+    }
+    assert_eq!(fake.calls(), 3);
+    assert_eq!(
+        rig.audit_outcomes(3).await,
+        ["allowed", "audited", "audited"]
+    );
+    assert!(
+        rig.audit
+            .all()
+            .iter()
+            .all(|line| line["enforced"] == (line["outcome"] == "allowed"))
+    );
+
+    // The same as an Audit policy beside one that allows all.
+    let mut audit =
+        rules(json!([{"name": "hide", "tools": {"names": ["secret_tool"]}, "action": "Hide"}]));
+    audit["mode"] = json!("Audit");
+    let rig = Rig::new(&fake, &[allow_all(), audit]).await;
+    let client = rig.client.session().await;
+    assert_eq!(client.tools().await, ["echo", "secret_tool"]);
+    assert!(!client.call("secret_tool", json!({})).await.tool().0);
+    assert_eq!(rig.audit_outcomes(1).await, ["audited"]);
+}

@@ -1,0 +1,214 @@
+//! What the server gets: the message written anew, and no header of the client's that is not on the list.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::support::rig::{Held, Rig, allow_all, open_to_all};
+use crate::support::upstream::Fake;
+
+#[tokio::test]
+async fn only_listed_headers_reach_the_server_and_the_servers_own_are_added() {
+    let fake = Fake::start(&["echo"]).await;
+    let secrets = Held::default();
+    secrets.set("upstream", "token", "Bearer up-stream-secret\n");
+    secrets.set("keys", "agent", "the-agents-key");
+    let mut spec = open_to_all(&fake);
+    spec["authentication"] = json!({"apiKeys": {"secretRef": {"name": "keys"}}});
+    spec["upstream"]["http"]["headers"] = json!([
+        {"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "upstream", "key": "token"}}},
+        {"name": "X-Team", "value": "ml"},
+    ]);
+    let rig = Rig::with(spec, secrets, &[allow_all()]).await;
+    let client = rig
+        .client
+        .with("Authorization", "Bearer the-agents-key")
+        .with("Cookie", "session=1")
+        .with("X-Forwarded-For", "10.0.0.1")
+        .with("X-Team", "evil")
+        .with("Mcp-Param-Region", "eu")
+        .with("User-Agent", "agent/1")
+        .with("Origin", "http://localhost")
+        .with(
+            "traceparent",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        )
+        .with("tracestate", "a=b")
+        .session()
+        .await;
+    client.call("echo", json!({})).await.tool();
+    let got = fake.got("tools/call").pop().unwrap();
+    let mut names: Vec<(&str, &str)> = got
+        .headers
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    names.sort_unstable();
+    let (host, length) = (fake.addr.to_string(), got.body.len().to_string());
+    assert_eq!(
+        names,
+        [
+            ("accept", "application/json, text/event-stream"),
+            ("accept-encoding", "identity"),
+            ("authorization", "Bearer up-stream-secret"),
+            ("content-length", &length),
+            ("content-type", "application/json"),
+            ("host", &host),
+            ("mcp-protocol-version", "2025-11-25"),
+            ("mcp-session-id", "upstream-1"),
+            (
+                "traceparent",
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+            ),
+            ("tracestate", "a=b"),
+            ("x-team", "ml"),
+        ]
+    );
+    // Neither secret shows in what is recorded.
+    let recorded = format!("{:?}", rig.audit.all());
+    assert!(
+        !recorded.contains("the-agents-key") && !recorded.contains("up-stream"),
+        "{recorded}"
+    );
+    // A trace context that is none is dropped.
+    client
+        .with("traceparent", "nonsense")
+        .call("echo", json!({}))
+        .await
+        .tool();
+    let got = fake.got("tools/call").pop().unwrap();
+    assert_eq!(
+        (got.header("traceparent"), got.header("tracestate")),
+        (None, None)
+    );
+}
+
+#[tokio::test]
+async fn a_message_is_written_anew_with_its_arguments_as_they_were() {
+    let fake = Fake::start(&["echo"]).await;
+    let rig = Rig::new(&fake, &[allow_all()]).await;
+    let client = rig.client.session().await;
+    let body = "  {\"params\" : {\"arguments\": {\"count\": 1.50e2, \"text\":\"\\u0041\\/\"} , \"na\\u006de\":\"ech\\u006f\", \"task\":{\"ttl\":5}, \"_meta\":{\"progressToken\":\"p\"}},\n\"method\":\"tools/c\\u0061ll\",\"extra\":[1], \"id\":\"\\u0061\",\"jsonrpc\":\"2.0\"}  ";
+    let reply = client.post_raw(body).await;
+    assert_eq!(reply.json()["id"], "a");
+    let got = fake.got("tools/call").pop().unwrap();
+    let text = String::from_utf8(got.body.clone()).unwrap();
+    assert!(
+        text.contains(r#"{"count": 1.50e2, "text":"\u0041\/"}"#),
+        "{text}"
+    );
+    assert!(!text.contains("task") && !text.contains("extra"), "{text}");
+    assert_eq!(
+        got.json()["params"],
+        json!({"name": "echo", "arguments": {"count": 150.0, "text": "A/"}, "_meta": {"progressToken": "p"}})
+    );
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>()
+            .prop_filter("finite", |f| f.is_finite())
+            .prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 24, 5, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            proptest::collection::vec((any::<String>(), inner), 0..5)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+/// JSON text of a value with random spaces and escapes, so that it is not what a writer would write.
+fn loosely(value: &Value, noise: &mut impl Iterator<Item = u8>, out: &mut String) {
+    let space = |out: &mut String, byte: Option<u8>| {
+        out.push_str(["", "", " ", "\n\t", "\r\n"][usize::from(byte.unwrap_or(0)) % 5]);
+    };
+    match value {
+        Value::String(text) => string(text, noise, out),
+        Value::Array(items) => {
+            out.push('[');
+            for (at, item) in items.iter().enumerate() {
+                if at > 0 {
+                    out.push(',');
+                }
+                space(out, noise.next());
+                loosely(item, noise, out);
+                space(out, noise.next());
+            }
+            out.push(']');
+        }
+        Value::Object(members) => {
+            out.push('{');
+            for (at, (key, item)) in members.iter().enumerate() {
+                if at > 0 {
+                    out.push(',');
+                }
+                space(out, noise.next());
+                string(key, noise, out);
+                space(out, noise.next());
+                out.push(':');
+                loosely(item, noise, out);
+            }
+            out.push('}');
+        }
+        other => out.push_str(&other.to_string()),
+    }
+}
+
+fn string(text: &str, noise: &mut impl Iterator<Item = u8>, out: &mut String) {
+    out.push('"');
+    for c in text.chars() {
+        let escape = noise.next().unwrap_or(0).is_multiple_of(3);
+        if escape || c < ' ' || c == '"' || c == '\\' {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out.push('"');
+}
+
+#[test]
+fn what_is_forwarded_reads_with_another_parser_as_what_was_decided_on() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (fake, rig, client) = runtime.block_on(async {
+        let fake = Fake::start(&["echo"]).await;
+        let mut spec = open_to_all(&fake);
+        // The audit log tells what was decided on.
+        spec["audit"] = json!({"arguments": "Full"});
+        let rig = Rig::with(spec, Held::default(), &[allow_all()]).await;
+        let client = rig.client.session().await;
+        (fake, rig, client)
+    });
+    let arguments = proptest::collection::vec((any::<String>(), value()), 0..6)
+        .prop_map(|members| Value::Object(members.into_iter().collect()));
+    let config = ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(arguments in arguments, noise in proptest::collection::vec(any::<u8>(), 64))| {
+        let mut noise = noise.into_iter().cycle();
+        let mut text = String::new();
+        loosely(&arguments, &mut noise, &mut text);
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"arguments":{text},"name":"echo"}}}}"#);
+        let before = fake.calls();
+        let reply = runtime.block_on(client.post_raw(&body));
+        prop_assert_eq!(reply.status, 200, "{}", reply.text());
+        prop_assert_eq!(fake.calls(), before + 1, "{}", reply.text());
+        let got = fake.got("tools/call").pop().unwrap();
+        // Parsed once more by serde_json, from the text of the client and from what the server got.
+        let meant: Value = serde_json::from_str(&text).unwrap();
+        let got: Value = serde_json::from_slice(&got.body).unwrap();
+        prop_assert_eq!(&got["params"]["name"], "echo");
+        prop_assert_eq!(&got["params"]["arguments"], &meant);
+    });
+    drop(rig);
+}
