@@ -332,8 +332,8 @@ def keep_running(world: World, account: Account, url: str) -> None:
     stop = world.folder / "stop.sh"
     groups = " ".join(f"-{pid}" for pid in reversed(world.pids()))
     stop.write_text(
-        f"#!/bin/sh\n# Stops the demo, by the process groups that it started.\nkill -TERM -- {groups}\nsleep 2\n"
-        f"kill -KILL -- {groups} 2>/dev/null\nrm -rf '{world.folder}'\n"
+        f"#!/bin/sh\n# Stops the demo, by the process groups that it started.\nkill -s TERM -- {groups}\nsleep 3\n"
+        f"kill -s KILL -- {groups} 2>/dev/null\nrm -rf '{world.folder}'\n"
     )
     print(f"\n{account.paint('1', 'Still running')}, for your own agent:\n")
     account.line(f"URL           {url}")
