@@ -6,6 +6,7 @@
 //! not do: decide what an error means for a rule.
 
 mod eval;
+mod functions;
 mod ir;
 mod lex;
 mod lower;

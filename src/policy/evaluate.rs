@@ -4,14 +4,17 @@
 //! strictest that matches wins, and the smallest name among equally strict ones is told. Must not do: let anything through
 //! that could not be evaluated.
 
+mod charge;
+mod names;
+mod visible;
+
 use super::check::{Args, Env, EvalError};
-use super::decision::{
-    ApprovalDemand, Call, Caller, Charge, Decision, Denial, Outcome, RuleId, Shadow,
-};
+use super::decision::{Call, Caller, Decision, Denial, Outcome, RuleId, Shadow};
 use super::inventory::{Bound, Tool, shows};
-use super::program::{Default as DefaultRule, NameRule, Program, Rule};
-use crate::api::policy::{Action, DefaultAction, Scope};
+use super::program::{Default as DefaultRule, Rule};
+use crate::api::policy::{Action, DefaultAction};
 use crate::json;
+use charge::{charges, demand};
 use jiff::Timestamp;
 use std::sync::Arc;
 
@@ -186,67 +189,6 @@ impl Bound {
         }
     }
 
-    /// Whether the tool is in the caller's list.
-    pub fn visible(&self, tool: &str, caller: &Caller, session: &str, now: Timestamp) -> bool {
-        if self.program.audit {
-            return true;
-        }
-        if self.program.closed.is_some() {
-            return false;
-        }
-        let Some(tool) = self.tool(tool).filter(|tool| tool.withheld.is_none()) else {
-            return false;
-        };
-        let env = env(tool, caller, session, now, Args::default());
-        let mut side = Side::default();
-        for (_, rule) in self
-            .applicable(tool, caller)
-            .filter(|(_, rule)| !rule.audit)
-        {
-            if rule.when_reads_args() {
-                side.may_show |= shows(rule.action);
-                continue;
-            }
-            match verdict(rule, &env) {
-                Verdict::DoesNot => {}
-                Verdict::Matches if rule.action == Action::Hide => return false,
-                Verdict::Matches | Verdict::Failed(_) => side.may_show = true,
-            }
-        }
-        !side.hides(&self.program.default)
-    }
-
-    /// Whether some caller can list the tool: tried with a sample of every caller that a rule names, taking conditions to
-    /// hold where they show it and not to where they hide it.
-    pub fn visible_to_some(&self, tool: &Tool) -> bool {
-        if self.program.audit {
-            return true;
-        }
-        if self.program.closed.is_some() || tool.withheld.is_some() {
-            return false;
-        }
-        let enforced = || {
-            tool.rules
-                .iter()
-                .filter_map(|at| self.program.rules.get(*at as usize))
-                .filter(|rule| !rule.audit)
-        };
-        let named = enforced()
-            .flat_map(|rule| rule.callers.any_of.iter().chain(&rule.callers.except))
-            .map(|g| g.sample());
-        let usual = ["key:x", "serviceaccount:x/x", "jwt:x/x", "anonymous"].map(str::to_owned);
-        usual.into_iter().chain(named).take(256).any(|grant| {
-            let mut shown = self.program.default.action != DefaultAction::Hide;
-            for rule in enforced().filter(|rule| rule.callers.matches(&grant)) {
-                if rule.action == Action::Hide && rule.when.is_none() {
-                    return false;
-                }
-                shown |= shows(rule.action);
-            }
-            shown
-        })
-    }
-
     /// The rules that select the tool and are for the caller, with their place among the tool's rules.
     fn applicable<'s>(
         &'s self,
@@ -410,112 +352,6 @@ impl Bound {
         }
         decision
     }
-
-    /// Decides a request for a prompt.
-    pub fn prompt(&self, name: &str, caller: &Caller) -> Decision {
-        self.by_name(&self.program.prompts, name, caller)
-    }
-
-    /// Whether the prompt is in the caller's list.
-    pub fn prompt_visible(&self, name: &str, caller: &Caller) -> bool {
-        listed(&self.prompt(name, caller), &self.program)
-    }
-
-    /// Decides a request for a resource.
-    pub fn resource(&self, uri: &str, caller: &Caller) -> Decision {
-        let decision = match super::matcher::uri_fault(uri) {
-            Some(fault) => {
-                let reason = format!("the URI is refused, as {fault}; write it in its plain form");
-                plain(
-                    Outcome::BadArguments,
-                    &self.program.inventory,
-                    Some(reason.into()),
-                )
-            }
-            None => return self.by_name(&self.program.resources, uri, caller),
-        };
-        if self.program.audit {
-            forwarded(decision)
-        } else {
-            decision
-        }
-    }
-
-    /// Whether the resource is in the caller's list.
-    pub fn resource_visible(&self, uri: &str, caller: &Caller) -> bool {
-        listed(&self.resource(uri, caller), &self.program)
-    }
-
-    /// Whether a template is in the caller's list: its text is matched as a URI is, with what it leaves open as it stands.
-    pub fn template_visible(&self, template: &str, caller: &Caller) -> bool {
-        listed(&self.template(template, caller), &self.program)
-    }
-
-    /// Decides what names a resource template, as completions do.
-    pub fn template(&self, template: &str, caller: &Caller) -> Decision {
-        self.by_name(&self.program.resources, template, caller)
-    }
-
-    fn by_name(&self, rules: &[NameRule], name: &str, caller: &Caller) -> Decision {
-        let program = &*self.program;
-        if let Some(closed) = &program.closed {
-            let denial = if closed.blocked {
-                Denial::Blocked
-            } else {
-                Denial::NoPolicy
-            };
-            let decision = plain(
-                Outcome::Deny(denial),
-                &closed.by,
-                Some(Arc::clone(&closed.reason)),
-            );
-            return if program.audit {
-                forwarded(decision)
-            } else {
-                decision
-            };
-        }
-        let (mut enforced, mut both) = (Side::default(), Side::default());
-        for rule in rules
-            .iter()
-            .filter(|rule| rule.names.matches(name) && rule.callers.matches(&caller.grant))
-        {
-            let outcome = outcome_of(rule.action);
-            both.record(outcome, &rule.id, rule.reason.as_ref());
-            if !rule.audit {
-                enforced.record(outcome, &rule.id, rule.reason.as_ref());
-            }
-        }
-        // What no rule of any policy matches is hidden, whatever the default for tools.
-        let hide = |by: &Arc<RuleId>| DefaultRule {
-            action: DefaultAction::Hide,
-            by: Arc::clone(by),
-        };
-        let (default, shadow_default) =
-            (hide(&program.default.by), hide(&program.shadow_default.by));
-        let found = enforced.finish(&default);
-        let mut decision = plain(found.outcome, found.by, found.reason);
-        let found = both.finish(&shadow_default);
-        if found.outcome.strictness() > decision.outcome.strictness() {
-            decision.shadow = Some(Box::new(Shadow {
-                outcome: found.outcome,
-                by: Arc::clone(found.by),
-                reason: found.reason,
-            }));
-        }
-        if program.audit {
-            forwarded(decision)
-        } else {
-            decision
-        }
-    }
-}
-
-fn listed(decision: &Decision, program: &Program) -> bool {
-    program.audit
-        || (program.closed.is_none()
-            && decision.outcome.strictness() < Outcome::Hide.strictness()
-            && decision.outcome != Outcome::BadArguments)
 }
 
 fn plain(outcome: Outcome, by: &Arc<RuleId>, reason: Option<Arc<str>>) -> Decision {
@@ -576,74 +412,4 @@ pub(super) fn env<'a>(
         session,
         now,
     }
-}
-
-/// The units that matching rules ask for: a counter is charged once, at the highest cost.
-fn charges<'p>(
-    rules: impl Iterator<Item = &'p Rule>,
-    call: &Call<'_>,
-    env: &Env<'_>,
-) -> Result<Vec<Charge>, Decision> {
-    let mut charges: Vec<Charge> = Vec::new();
-    for rule in rules {
-        for limit in &rule.limits {
-            let cost = match limit.cost.as_ref().map(|cost| cost.units(env)) {
-                None => 1,
-                Some(Ok(0)) => continue,
-                Some(Ok(units)) => units,
-                Some(Err(error)) => {
-                    let reason = format!(
-                        "the cost for the counter {} could not be evaluated: {error}",
-                        limit.counter.name
-                    );
-                    return Err(plain(
-                        Outcome::Deny(Denial::CostError),
-                        &rule.id,
-                        Some(reason.into()),
-                    ));
-                }
-            };
-            if let Some(charge) = charges
-                .iter_mut()
-                .find(|charge| Arc::ptr_eq(&charge.counter, &limit.counter))
-            {
-                charge.cost = charge.cost.max(cost);
-                continue;
-            }
-            let (scope, value) = match limit.counter.scope {
-                Scope::Session if !call.session.is_empty() => (Scope::Session, call.session),
-                Scope::Session | Scope::Grant => (Scope::Grant, call.caller.grant.as_str()),
-                Scope::Server => (Scope::Server, ""),
-            };
-            charges.push(Charge {
-                counter: Arc::clone(&limit.counter),
-                scope,
-                value: value.to_owned(),
-                cost,
-                by: Arc::clone(&rule.id),
-            });
-        }
-    }
-    Ok(charges)
-}
-
-fn demand<'p>(rules: impl Iterator<Item = &'p Rule>) -> Option<ApprovalDemand> {
-    let mut demand: Option<ApprovalDemand> = None;
-    for rule in rules {
-        match &mut demand {
-            None => {
-                demand = Some(ApprovalDemand {
-                    rules: vec![Arc::clone(&rule.id)],
-                    expires_after: rule.expires_after,
-                    wait_up_to: rule.wait_up_to,
-                });
-            }
-            Some(demand) => {
-                demand.rules.push(Arc::clone(&rule.id));
-                demand.expires_after = demand.expires_after.min(rule.expires_after);
-                demand.wait_up_to = demand.wait_up_to.min(rule.wait_up_to);
-            }
-        }
-    }
-    demand
 }

@@ -538,6 +538,14 @@ fn cases() -> Vec<Case> {
             header(json!({ "name": "X-Team", "value": "x" })),
         ),
         now(
+            "the same header is there twice",
+            "McpServer",
+            http(json!({ "upstream": { "http": { "headers": [
+                { "name": "X-Team", "value": "a" }, { "name": "x-team", "value": "b" }] } } })),
+            http(json!({ "upstream": { "http": { "headers": [
+                { "name": "X-Team", "value": "a" }, { "name": "x-teams", "value": "b" }] } } })),
+        ),
+        now(
             "exactly one of value and valueFrom",
             "McpServer",
             header(json!({ "name": "a" })),

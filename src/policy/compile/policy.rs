@@ -1,28 +1,21 @@
 //! One policy to compiled rules.
 
 use super::Owner;
-use crate::api::policy::{
-    Action, McpPolicySpec, Mode, PromptRule, ResourceRule, Rule as Written, Scope,
-};
+use super::limits::{approval, limits};
+use crate::api::policy::{Action, McpPolicySpec, Mode, PromptRule, ResourceRule, Rule as Written};
 use crate::policy::check::{Condition, Cost, Fault};
 use crate::policy::decision::Counter;
 use crate::policy::diagnostic::{Diagnostic, Level};
 use crate::policy::matcher::{Glob, Globs, grant_glob, uri_fault};
-use crate::policy::program::{Limit, NameRule, Rule, Selector};
+use crate::policy::program::{NameRule, Rule, Selector};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
 
 const MAX_RULES: usize = 256;
-const MAX_LIMITS: usize = 16;
-const MAX_NAME: usize = 63;
+pub(super) const MAX_NAME: usize = 63;
 const MAX_REASON: usize = 1_024;
-const MAX_UNITS: i64 = 1_000_000_000;
-const SECOND: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(31 * 86_400);
-const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 #[derive(Default)]
 pub(super) struct Compiled {
@@ -47,19 +40,19 @@ impl Compiled {
 }
 
 /// Collects the findings about one rule.
-struct Scribe<'a> {
-    owner: &'a Owner<'a>,
+pub(super) struct Scribe<'a> {
+    pub owner: &'a Owner<'a>,
     rule: Option<String>,
     base: String,
     findings: &'a mut Vec<Diagnostic>,
 }
 
 impl Scribe<'_> {
-    fn error(&mut self, field: &str, message: impl Into<String>) {
+    pub fn error(&mut self, field: &str, message: impl Into<String>) {
         self.push(Level::Error, field, message);
     }
 
-    fn warn(&mut self, field: &str, message: impl Into<String>) {
+    pub fn warn(&mut self, field: &str, message: impl Into<String>) {
         self.push(Level::Warning, field, message);
     }
 
@@ -75,7 +68,7 @@ impl Scribe<'_> {
         );
     }
 
-    fn fault(&mut self, field: &str, source: &str, fault: Fault) {
+    pub fn fault(&mut self, field: &str, source: &str, fault: Fault) {
         let path = format!("{}.{field}", self.base);
         let position = Some(fault.position(source));
         self.findings.push(self.owner.finding(
@@ -270,10 +263,10 @@ fn reason(text: Option<&String>, scribe: &mut Scribe<'_>) -> Option<Arc<str>> {
     (!text.is_empty()).then(|| text.into())
 }
 
-struct Context<'a> {
-    server: &'a Arc<str>,
+pub(super) struct Context<'a> {
+    pub server: &'a Arc<str>,
     /// Counters count in the shadow only.
-    shadow: bool,
+    pub shadow: bool,
     audit: bool,
 }
 
@@ -348,171 +341,6 @@ fn tool_rule(
         reason: reason(rule.reason.as_ref(), scribe),
         reads_args,
     })
-}
-
-fn approval(rule: &Written, scribe: &mut Scribe<'_>) -> (Duration, Duration) {
-    if rule.approval.is_some() && rule.action != Action::RequireApproval {
-        scribe.error(
-            "approval",
-            "only a rule with action: RequireApproval has approval settings; remove them",
-        );
-    }
-    let settings = rule.approval.clone().unwrap_or_default();
-    let mut read = |field: &str,
-                    text: crate::api::DurationString,
-                    range: std::ops::RangeInclusive<Duration>,
-                    hint: &str| {
-        match text.parse() {
-            Ok(duration) if range.contains(&duration) => duration,
-            Ok(_) => {
-                scribe.error(field, format!("{text} is out of range; write {hint}"));
-                Duration::ZERO
-            }
-            Err(error) => {
-                scribe.error(field, error.to_string());
-                Duration::ZERO
-            }
-        }
-    };
-    let expires = read(
-        "approval.expiresAfter",
-        settings.expires_after(),
-        SECOND..=LONGEST,
-        "1s to 31d",
-    );
-    let wait = read(
-        "approval.waitUpTo",
-        settings.wait_up_to(),
-        Duration::ZERO..=LONGEST_WAIT,
-        "0s to 10m",
-    );
-    (expires, wait)
-}
-
-fn limits(
-    rule: &Written,
-    context: &Context<'_>,
-    counters: &mut BTreeMap<String, Arc<Counter>>,
-    scribe: &mut Scribe<'_>,
-) -> Vec<Limit> {
-    if !rule.limits.is_empty() && !matches!(rule.action, Action::Allow | Action::RequireApproval) {
-        scribe.error(
-            "limits",
-            format!("a rule with action: {} lets nothing through that could be counted; remove the limits", rule.action),
-        );
-    }
-    if rule.limits.len() > MAX_LIMITS {
-        scribe.error(
-            "limits",
-            format!(
-                "there are {} limits and there may be {MAX_LIMITS}",
-                rule.limits.len()
-            ),
-        );
-    }
-    let mut seen = BTreeSet::new();
-    let mut compiled = Vec::new();
-    for (j, limit) in rule.limits.iter().enumerate() {
-        let at = |field: &str| format!("limits[{j}].{field}");
-        if limit.counter.is_empty()
-            || limit.counter.len() > MAX_NAME
-            || limit.counter.chars().any(char::is_control)
-        {
-            scribe.error(
-                &at("counter"),
-                format!("a counter's name has 1 to {MAX_NAME} characters"),
-            );
-        }
-        if !seen.insert(&limit.counter) {
-            scribe.error(
-                &at("counter"),
-                format!("this rule names the counter {:?} twice", limit.counter),
-            );
-        }
-        if !(1..=MAX_UNITS).contains(&limit.max) {
-            scribe.error(
-                &at("max"),
-                format!("{} is out of range; write 1 to {MAX_UNITS}", limit.max),
-            );
-        }
-        let window = match limit.window.parse() {
-            Ok(window) if (SECOND..=LONGEST).contains(&window) => window,
-            Ok(_) => {
-                scribe.error(
-                    &at("window"),
-                    format!("{} is out of range; write 1s to 31d", limit.window),
-                );
-                continue;
-            }
-            Err(error) => {
-                scribe.error(&at("window"), error.to_string());
-                continue;
-            }
-        };
-        let counter = Counter {
-            server: Arc::clone(context.server),
-            namespace: scribe.owner.namespace.to_owned(),
-            policy: scribe.owner.name.to_owned(),
-            name: limit.counter.clone(),
-            max: u64::try_from(limit.max).unwrap_or_default(),
-            window,
-            window_text: limit.window.to_string(),
-            scope: limit.scope(),
-            shadow: context.shadow,
-        };
-        let counter = match counters.get(&limit.counter) {
-            None => {
-                let counter = Arc::new(counter);
-                counters.insert(limit.counter.clone(), Arc::clone(&counter));
-                counter
-            }
-            Some(other) => {
-                if (other.max, other.window, other.scope)
-                    != (counter.max, counter.window, counter.scope)
-                {
-                    scribe.error(
-                        &at("counter"),
-                        format!(
-                            "the counter {:?} is {} per {} and {:?} in one rule, {} per {} and {:?} here; rules that share a \
-                             counter must agree, or name two counters",
-                            limit.counter, other.max, other.window_text, other.scope, counter.max, counter.window_text,
-                            counter.scope
-                        ),
-                    );
-                }
-                Arc::clone(other)
-            }
-        };
-        let cost = match limit
-            .cost
-            .as_deref()
-            .map(|source| (source, Cost::compile(source)))
-        {
-            None => None,
-            Some((_, Ok(cost))) => Some(cost),
-            Some((source, Err(fault))) => {
-                scribe.fault(&at("cost"), source, fault);
-                continue;
-            }
-        };
-        compiled.push(Limit { counter, cost });
-    }
-    let session = rule
-        .limits
-        .iter()
-        .any(|limit| limit.scope() == Scope::Session);
-    if session
-        && rule
-            .limits
-            .iter()
-            .all(|limit| limit.scope() == Scope::Session)
-    {
-        scribe.warn(
-            "limits",
-            "a client can open another session and start anew; add a limit with scope: Grant",
-        );
-    }
-    compiled
 }
 
 fn only_plain(action: Action, scribe: &mut Scribe<'_>) {

@@ -183,4 +183,13 @@ proptest! {
         let _ = bound.prompt(&tool, &caller);
         let _ = bound.resource(&tool, &caller);
     }
+
+    #[test]
+    fn no_document_panics(bytes in prop::collection::vec(any::<u8>(), 0..80), text in "\\PC{0,60}") {
+        let _ = Bundle::parse(&bytes);
+        let _ = Definition::parse(&bytes);
+        let _ = import::import(&text, "mlflow");
+        let _ = import::import(&format!("{{\"version\":\"1\",\"default\":\"allow\",\"tools\":{{\"a\":{text}}}}}"), "mlflow");
+        let _ = import::import(&format!("version: '1'\ntools: {{a: {{deny_if: [{{path: 'args.{text}', op: eq, value: 1}}]}}}}"), "mlflow");
+    }
 }

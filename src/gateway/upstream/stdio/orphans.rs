@@ -1,7 +1,7 @@
 //! Orphans: processes that a child left behind and that the kernel hands to this process.
 //!
 //! For a process that runs servers and nothing else: PID 1 of a container, or one that declares itself a subreaper.
-//! Linux only. It must not take the exit status of a child that somebody here waits for.
+//! Elsewhere than on Linux it finds none. It must not take the exit status of a child that somebody here waits for.
 
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::care::{REAPED, leaders};
 /// Call it before the first child is started, in a process whose every child is started by [`super::spawn`].
 pub async fn care_for(stop: CancellationToken) {
     // As PID 1 this changes nothing; elsewhere it may be forbidden, and then orphans go to init as usual.
+    #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
         tracing::debug!(%error, "cannot adopt orphans");
     }

@@ -1,0 +1,310 @@
+//! Functions, methods and macros: the only ones there are.
+
+use super::super::Fault;
+use super::super::ir::{Const, Expr, Function, Kind, Macro, Part};
+use super::super::parse::{self, Node};
+use super::super::time;
+use super::{Lowering, Typed};
+
+/// Memory that one compiled pattern may take.
+const PATTERN_SIZE: usize = 256 * 1024;
+
+impl Lowering {
+    pub(super) fn call(
+        &mut self,
+        at: usize,
+        name: &str,
+        target: Option<&Node>,
+        args: &[Node],
+    ) -> Result<Typed, Fault> {
+        if name == "has" {
+            return self.has(at, target, args);
+        }
+        let kind = match name {
+            "all" => Some(Macro::All),
+            "exists" => Some(Macro::Exists),
+            "exists_one" => Some(Macro::ExistsOne),
+            "filter" => Some(Macro::Filter),
+            _ => None,
+        };
+        if let (Some(kind), Some(target)) = (kind, target) {
+            return self.comprehension(at, name, kind, target, args);
+        }
+        if name == "matches" {
+            return self.matches(at, target, args);
+        }
+        if let (Some(part), Some(target)) = (part(name), target) {
+            return self.part(at, name, part, target, args);
+        }
+        let (function, method, count, result) = match name {
+            "size" => (Function::Size, None, 1, Kind::Int),
+            "startsWith" => (Function::StartsWith, Some(true), 2, Kind::Bool),
+            "endsWith" => (Function::EndsWith, Some(true), 2, Kind::Bool),
+            "contains" => (Function::Contains, Some(true), 2, Kind::Bool),
+            "lowerAscii" => (Function::LowerAscii, Some(true), 1, Kind::String),
+            "upperAscii" => (Function::UpperAscii, Some(true), 1, Kind::String),
+            "int" => (Function::Int, Some(false), 1, Kind::Int),
+            "uint" => (Function::Uint, Some(false), 1, Kind::Uint),
+            "double" => (Function::Double, Some(false), 1, Kind::Double),
+            "string" => (Function::String, Some(false), 1, Kind::String),
+            "timestamp" => (Function::Timestamp, Some(false), 1, Kind::Timestamp),
+            "duration" => (Function::Duration, Some(false), 1, Kind::Duration),
+            _ => return Err(Fault::new(at, unknown_function(name))),
+        };
+        let form = if method == Some(true) {
+            format!("x.{name}(…)")
+        } else {
+            format!("{name}(x)")
+        };
+        if method.is_some_and(|method| method != target.is_some())
+            || args.len() + usize::from(target.is_some()) != count
+        {
+            return Err(Fault::new(
+                at,
+                format!(
+                    "`{name}` is written {form} with {} argument(s)",
+                    count - usize::from(method == Some(true))
+                ),
+            ));
+        }
+        let mut lowered = Vec::with_capacity(count);
+        for node in target.into_iter().chain(args) {
+            let (expr, kind) = self.lower(node)?;
+            if let Some(kind) = kind.filter(|kind| !accepts(function, *kind)) {
+                return Err(Fault::new(
+                    node.at,
+                    format!("`{name}` does not take {}", kind.name()),
+                ));
+            }
+            lowered.push(expr);
+        }
+        // Times that are written out are read now: a wrong one is refused, a right one costs nothing later.
+        if let [Expr::Const(Const::Str(text))] = lowered.as_slice() {
+            let node_at = args.first().map_or(at, |node| node.at);
+            if function == Function::Timestamp {
+                let time = time::timestamp(text).map_err(|message| Fault::new(node_at, message))?;
+                return Ok((Expr::Const(Const::Time(time)), Some(Kind::Timestamp)));
+            }
+            if function == Function::Duration {
+                let span = time::duration(text).map_err(|message| Fault::new(node_at, message))?;
+                return Ok((Expr::Const(Const::Span(span)), Some(Kind::Duration)));
+            }
+        }
+        Ok((Expr::Call(function, lowered), Some(result)))
+    }
+
+    fn has(&mut self, at: usize, target: Option<&Node>, args: &[Node]) -> Result<Typed, Fault> {
+        let written = Fault::new(at, "write has(args.name): it asks whether a map has a key");
+        let (
+            None,
+            [
+                Node {
+                    kind: parse::Kind::Select(operand, field),
+                    ..
+                },
+            ],
+        ) = (target, args)
+        else {
+            return Err(written);
+        };
+        if Self::field_of_context(operand, field).is_some() {
+            return Err(Fault::new(
+                at,
+                "this variable is always there; has() is for optional keys",
+            ));
+        }
+        let (operand, kind) = self.lower(operand)?;
+        if kind.is_some_and(|kind| kind != Kind::Map) {
+            return Err(written);
+        }
+        Ok((
+            Expr::Has(Box::new(operand), field.as_str().into()),
+            Some(Kind::Bool),
+        ))
+    }
+
+    fn comprehension(
+        &mut self,
+        at: usize,
+        name: &str,
+        kind: Macro,
+        target: &Node,
+        args: &[Node],
+    ) -> Result<Typed, Fault> {
+        if self.in_macro {
+            return Err(Fault::new(
+                at,
+                format!(
+                    "`{name}` cannot stand inside another all, exists, exists_one or filter; write two conditions"
+                ),
+            ));
+        }
+        let [
+            Node {
+                kind: parse::Kind::Ident(local),
+                ..
+            },
+            body,
+        ] = args
+        else {
+            return Err(Fault::new(
+                at,
+                format!("`{name}` is written list.{name}(x, condition on x)"),
+            ));
+        };
+        if matches!(
+            local.as_str(),
+            "args" | "tool" | "caller" | "session" | "now"
+        ) {
+            return Err(Fault::new(
+                at,
+                format!("`{local}` is taken; name the element otherwise, for example `x`"),
+            ));
+        }
+        let (range, found) = self.lower(target)?;
+        if let Some(found) = found.filter(|k| !matches!(k, Kind::List | Kind::Map)) {
+            return Err(Fault::new(
+                target.at,
+                format!("`{name}` goes over a list or a map, not {}", found.name()),
+            ));
+        }
+        self.local = Some(local.clone());
+        self.in_macro = true;
+        let body = self.boolean(body, name);
+        self.local = None;
+        self.in_macro = false;
+        let result = if kind == Macro::Filter {
+            Kind::List
+        } else {
+            Kind::Bool
+        };
+        Ok((Expr::Macro(kind, Box::new((range, body?))), Some(result)))
+    }
+
+    fn matches(&mut self, at: usize, target: Option<&Node>, args: &[Node]) -> Result<Typed, Fault> {
+        let (subject, pattern) = match (target, args) {
+            (Some(subject), [pattern]) | (None, [subject, pattern]) => (subject, pattern),
+            _ => {
+                return Err(Fault::new(
+                    at,
+                    "`matches` is written text.matches(\"pattern\")",
+                ));
+            }
+        };
+        let parse::Kind::Str(text) = &pattern.kind else {
+            return Err(Fault::new(
+                pattern.at,
+                "the pattern of `matches` must be a literal string",
+            ));
+        };
+        let (subject, kind) = self.lower(subject)?;
+        if let Some(kind) = kind.filter(|k| *k != Kind::String) {
+            return Err(Fault::new(
+                at,
+                format!("`matches` does not take {}", kind.name()),
+            ));
+        }
+        let regex = regex::RegexBuilder::new(text)
+            .size_limit(PATTERN_SIZE)
+            .dfa_size_limit(PATTERN_SIZE)
+            .nest_limit(50)
+            .build()
+            .map_err(|error| {
+                // The last line of the crate's message says what is wrong; those before draw it.
+                let text = error.to_string();
+                let last = text
+                    .lines()
+                    .last()
+                    .unwrap_or_default()
+                    .trim_start_matches("error: ")
+                    .to_owned();
+                Fault::new(pattern.at, format!("the pattern cannot be used: {last}"))
+            })?;
+        Ok((Expr::Matches(Box::new(subject), regex), Some(Kind::Bool)))
+    }
+
+    fn part(
+        &mut self,
+        at: usize,
+        name: &str,
+        part: Part,
+        target: &Node,
+        args: &[Node],
+    ) -> Result<Typed, Fault> {
+        let zone = match args {
+            [] => 0,
+            [
+                Node {
+                    kind: parse::Kind::Str(zone),
+                    at,
+                    ..
+                },
+            ] => time::offset(zone).map_err(|message| Fault::new(*at, message))?,
+            _ => {
+                return Err(Fault::new(
+                    at,
+                    format!("`{name}` is written now.{name}() or now.{name}(\"+02:00\")"),
+                ));
+            }
+        };
+        let (target, kind) = self.lower(target)?;
+        if let Some(kind) = kind.filter(|k| *k != Kind::Timestamp) {
+            return Err(Fault::new(
+                at,
+                format!("`{name}` needs a timestamp, not {}", kind.name()),
+            ));
+        }
+        Ok((Expr::Part(part, Box::new(target), zone), Some(Kind::Int)))
+    }
+}
+
+fn part(name: &str) -> Option<Part> {
+    Some(match name {
+        "getFullYear" => Part::FullYear,
+        "getMonth" => Part::Month,
+        "getDate" => Part::Date,
+        "getDayOfMonth" => Part::DayOfMonth,
+        "getDayOfWeek" => Part::DayOfWeek,
+        "getDayOfYear" => Part::DayOfYear,
+        "getHours" => Part::Hours,
+        "getMinutes" => Part::Minutes,
+        "getSeconds" => Part::Seconds,
+        "getMilliseconds" => Part::Milliseconds,
+        _ => return None,
+    })
+}
+
+fn unknown_function(name: &str) -> String {
+    match name {
+        "map" => "`map` is not supported, as it can grow its result without bound; use all, exists or filter".to_owned(),
+        "lower" | "toLowerCase" | "toLower" => format!("unknown function `{name}`; write lowerAscii()"),
+        "upper" | "toUpperCase" | "toUpper" => format!("unknown function `{name}`; write upperAscii()"),
+        _ => format!(
+            "unknown function `{name}`; there are has, size, startsWith, endsWith, contains, matches, lowerAscii, \
+             upperAscii, all, exists, exists_one, filter, int, uint, double, string, timestamp, duration and getHours and \
+             its kin"
+        ),
+    }
+}
+
+fn accepts(function: Function, kind: Kind) -> bool {
+    match function {
+        Function::Size => matches!(kind, Kind::String | Kind::List | Kind::Map),
+        Function::StartsWith
+        | Function::EndsWith
+        | Function::Contains
+        | Function::LowerAscii
+        | Function::UpperAscii => kind == Kind::String,
+        Function::Int => kind.is_number() || matches!(kind, Kind::String | Kind::Timestamp),
+        Function::Uint | Function::Double => kind.is_number() || kind == Kind::String,
+        Function::String => {
+            kind.is_number()
+                || matches!(
+                    kind,
+                    Kind::String | Kind::Bool | Kind::Timestamp | Kind::Duration
+                )
+        }
+        Function::Timestamp => matches!(kind, Kind::String | Kind::Int | Kind::Timestamp),
+        Function::Duration => matches!(kind, Kind::String | Kind::Duration),
+    }
+}

@@ -1,0 +1,183 @@
+//! Limits and approval settings of a rule.
+
+use super::policy::{Context, MAX_NAME, Scribe};
+use crate::api::policy::{Action, Rule as Written, Scope};
+use crate::policy::check::Cost;
+use crate::policy::decision::Counter;
+use crate::policy::program::Limit;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+const MAX_LIMITS: usize = 16;
+const MAX_UNITS: i64 = 1_000_000_000;
+const SECOND: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(31 * 86_400);
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+pub(super) fn approval(rule: &Written, scribe: &mut Scribe<'_>) -> (Duration, Duration) {
+    if rule.approval.is_some() && rule.action != Action::RequireApproval {
+        scribe.error(
+            "approval",
+            "only a rule with action: RequireApproval has approval settings; remove them",
+        );
+    }
+    let settings = rule.approval.clone().unwrap_or_default();
+    let mut read = |field: &str,
+                    text: crate::api::DurationString,
+                    range: std::ops::RangeInclusive<Duration>,
+                    hint: &str| {
+        match text.parse() {
+            Ok(duration) if range.contains(&duration) => duration,
+            Ok(_) => {
+                scribe.error(field, format!("{text} is out of range; write {hint}"));
+                Duration::ZERO
+            }
+            Err(error) => {
+                scribe.error(field, error.to_string());
+                Duration::ZERO
+            }
+        }
+    };
+    let expires = read(
+        "approval.expiresAfter",
+        settings.expires_after(),
+        SECOND..=LONGEST,
+        "1s to 31d",
+    );
+    let wait = read(
+        "approval.waitUpTo",
+        settings.wait_up_to(),
+        Duration::ZERO..=LONGEST_WAIT,
+        "0s to 10m",
+    );
+    (expires, wait)
+}
+
+pub(super) fn limits(
+    rule: &Written,
+    context: &Context<'_>,
+    counters: &mut BTreeMap<String, Arc<Counter>>,
+    scribe: &mut Scribe<'_>,
+) -> Vec<Limit> {
+    if !rule.limits.is_empty() && !matches!(rule.action, Action::Allow | Action::RequireApproval) {
+        scribe.error(
+            "limits",
+            format!("a rule with action: {} lets nothing through that could be counted; remove the limits", rule.action),
+        );
+    }
+    if rule.limits.len() > MAX_LIMITS {
+        scribe.error(
+            "limits",
+            format!(
+                "there are {} limits and there may be {MAX_LIMITS}",
+                rule.limits.len()
+            ),
+        );
+    }
+    let mut seen = BTreeSet::new();
+    let mut compiled = Vec::new();
+    for (j, limit) in rule.limits.iter().enumerate() {
+        let at = |field: &str| format!("limits[{j}].{field}");
+        if limit.counter.is_empty()
+            || limit.counter.len() > MAX_NAME
+            || limit.counter.chars().any(char::is_control)
+        {
+            scribe.error(
+                &at("counter"),
+                format!("a counter's name has 1 to {MAX_NAME} characters"),
+            );
+        }
+        if !seen.insert(&limit.counter) {
+            scribe.error(
+                &at("counter"),
+                format!("this rule names the counter {:?} twice", limit.counter),
+            );
+        }
+        if !(1..=MAX_UNITS).contains(&limit.max) {
+            scribe.error(
+                &at("max"),
+                format!("{} is out of range; write 1 to {MAX_UNITS}", limit.max),
+            );
+        }
+        let window = match limit.window.parse() {
+            Ok(window) if (SECOND..=LONGEST).contains(&window) => window,
+            Ok(_) => {
+                scribe.error(
+                    &at("window"),
+                    format!("{} is out of range; write 1s to 31d", limit.window),
+                );
+                continue;
+            }
+            Err(error) => {
+                scribe.error(&at("window"), error.to_string());
+                continue;
+            }
+        };
+        let counter = Counter {
+            server: Arc::clone(context.server),
+            namespace: scribe.owner.namespace.to_owned(),
+            policy: scribe.owner.name.to_owned(),
+            name: limit.counter.clone(),
+            max: u64::try_from(limit.max).unwrap_or_default(),
+            window,
+            window_text: limit.window.to_string(),
+            scope: limit.scope(),
+            shadow: context.shadow,
+        };
+        let counter = match counters.get(&limit.counter) {
+            None => {
+                let counter = Arc::new(counter);
+                counters.insert(limit.counter.clone(), Arc::clone(&counter));
+                counter
+            }
+            Some(other) => {
+                if (other.max, other.window, other.scope)
+                    != (counter.max, counter.window, counter.scope)
+                {
+                    scribe.error(
+                        &at("counter"),
+                        format!(
+                            "the counter {:?} is {} per {} and {:?} in one rule, {} per {} and {:?} here; rules that share a \
+                             counter must agree, or name two counters",
+                            limit.counter, other.max, other.window_text, other.scope, counter.max, counter.window_text,
+                            counter.scope
+                        ),
+                    );
+                }
+                Arc::clone(other)
+            }
+        };
+        let cost = match limit
+            .cost
+            .as_deref()
+            .map(|source| (source, Cost::compile(source)))
+        {
+            None => None,
+            Some((_, Ok(cost))) => Some(cost),
+            Some((source, Err(fault))) => {
+                scribe.fault(&at("cost"), source, fault);
+                continue;
+            }
+        };
+        compiled.push(Limit { counter, cost });
+    }
+    let session = rule
+        .limits
+        .iter()
+        .any(|limit| limit.scope() == Scope::Session);
+    if session
+        && rule
+            .limits
+            .iter()
+            .all(|limit| limit.scope() == Scope::Session)
+    {
+        scribe.warn(
+            "limits",
+            "a client can open another session and start anew; add a limit with scope: Grant",
+        );
+    }
+    compiled
+}

@@ -1,0 +1,117 @@
+//! Prompts and resources: rules by name, without limits, conditions or approval.
+
+use super::{DefaultRule, Side, forwarded, outcome_of, plain};
+use crate::api::policy::DefaultAction;
+use crate::policy::decision::{Caller, Decision, Denial, Outcome, RuleId, Shadow};
+use crate::policy::inventory::Bound;
+use crate::policy::matcher::uri_fault;
+use crate::policy::program::{NameRule, Program};
+use std::sync::Arc;
+
+impl Bound {
+    /// Decides a request for a prompt.
+    pub fn prompt(&self, name: &str, caller: &Caller) -> Decision {
+        self.by_name(&self.program.prompts, name, caller)
+    }
+
+    /// Whether the prompt is in the caller's list.
+    pub fn prompt_visible(&self, name: &str, caller: &Caller) -> bool {
+        listed(&self.prompt(name, caller), &self.program)
+    }
+
+    /// Decides a request for a resource.
+    pub fn resource(&self, uri: &str, caller: &Caller) -> Decision {
+        let decision = match uri_fault(uri) {
+            Some(fault) => {
+                let reason = format!("the URI is refused, as {fault}; write it in its plain form");
+                plain(
+                    Outcome::BadArguments,
+                    &self.program.inventory,
+                    Some(reason.into()),
+                )
+            }
+            None => return self.by_name(&self.program.resources, uri, caller),
+        };
+        if self.program.audit {
+            forwarded(decision)
+        } else {
+            decision
+        }
+    }
+
+    /// Whether the resource is in the caller's list.
+    pub fn resource_visible(&self, uri: &str, caller: &Caller) -> bool {
+        listed(&self.resource(uri, caller), &self.program)
+    }
+
+    /// Whether a template is in the caller's list: its text is matched as a URI is, with what it leaves open as it stands.
+    pub fn template_visible(&self, template: &str, caller: &Caller) -> bool {
+        listed(&self.template(template, caller), &self.program)
+    }
+
+    /// Decides what names a resource template, as completions do.
+    pub fn template(&self, template: &str, caller: &Caller) -> Decision {
+        self.by_name(&self.program.resources, template, caller)
+    }
+
+    fn by_name(&self, rules: &[NameRule], name: &str, caller: &Caller) -> Decision {
+        let program = &*self.program;
+        if let Some(closed) = &program.closed {
+            let denial = if closed.blocked {
+                Denial::Blocked
+            } else {
+                Denial::NoPolicy
+            };
+            let decision = plain(
+                Outcome::Deny(denial),
+                &closed.by,
+                Some(Arc::clone(&closed.reason)),
+            );
+            return if program.audit {
+                forwarded(decision)
+            } else {
+                decision
+            };
+        }
+        let (mut enforced, mut both) = (Side::default(), Side::default());
+        for rule in rules
+            .iter()
+            .filter(|rule| rule.names.matches(name) && rule.callers.matches(&caller.grant))
+        {
+            let outcome = outcome_of(rule.action);
+            both.record(outcome, &rule.id, rule.reason.as_ref());
+            if !rule.audit {
+                enforced.record(outcome, &rule.id, rule.reason.as_ref());
+            }
+        }
+        // What no rule of any policy matches is hidden, whatever the default for tools.
+        let hide = |by: &Arc<RuleId>| DefaultRule {
+            action: DefaultAction::Hide,
+            by: Arc::clone(by),
+        };
+        let (default, shadow_default) =
+            (hide(&program.default.by), hide(&program.shadow_default.by));
+        let found = enforced.finish(&default);
+        let mut decision = plain(found.outcome, found.by, found.reason);
+        let found = both.finish(&shadow_default);
+        if found.outcome.strictness() > decision.outcome.strictness() {
+            decision.shadow = Some(Box::new(Shadow {
+                outcome: found.outcome,
+                by: Arc::clone(found.by),
+                reason: found.reason,
+            }));
+        }
+        if program.audit {
+            forwarded(decision)
+        } else {
+            decision
+        }
+    }
+}
+
+fn listed(decision: &Decision, program: &Program) -> bool {
+    program.audit
+        || (program.closed.is_none()
+            && decision.outcome.strictness() < Outcome::Hide.strictness()
+            && decision.outcome != Outcome::BadArguments)
+}
