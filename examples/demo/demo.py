@@ -274,7 +274,7 @@ async def promotes(world: World, account: Account, agent: Any, mlflow: Any, seed
     said = await asyncio.to_thread(world.command, "approvals", "approve", name, "--reason", "lower loss")
     account.dim(said)
     answer = await call
-    if not answer.ok and "repeat the call unchanged" in answer.text:
+    if not answer.ok and answer.text.startswith("Approval pending"):
         # The machine was slower than the hold; what the agent is told to do then.
         answer = await promotion()
     now = await asyncio.to_thread(champion)
