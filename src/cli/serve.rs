@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::output::{Failure, columns};
+use super::output::{Failure, columns, plural};
 use super::socket;
 use super::world::{Accepted, Finding, Name, World, name_of};
 use crate::api::condition::Reason;
@@ -625,10 +625,6 @@ fn failed(findings: &[Finding]) -> Failure {
         "nothing was started; correct this first:\n{}",
         errors.join("\n")
     ))
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn policies(count: usize) -> String {

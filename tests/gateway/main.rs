@@ -2,3 +2,5 @@
 
 #[cfg(test)]
 mod bridge;
+#[cfg(test)]
+mod serve;
