@@ -2,9 +2,9 @@
 
 #[cfg(test)]
 mod bridge;
+mod sdk;
 #[cfg(test)]
 mod serve;
-mod sdk;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
