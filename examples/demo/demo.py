@@ -274,7 +274,7 @@ async def promotes(world: World, account: Account, agent: Any, mlflow: Any, seed
     said = await asyncio.to_thread(world.command, "approvals", "approve", name, "--reason", "lower loss")
     account.dim(said)
     answer = await call
-    if not answer.ok and "repeat the call unchanged" in answer.text:
+    if not answer.ok and answer.text.startswith("Approval pending"):
         # The machine was slower than the hold; what the agent is told to do then.
         answer = await promotion()
     now = await asyncio.to_thread(champion)
@@ -332,8 +332,8 @@ def keep_running(world: World, account: Account, url: str) -> None:
     stop = world.folder / "stop.sh"
     groups = " ".join(f"-{pid}" for pid in reversed(world.pids()))
     stop.write_text(
-        f"#!/bin/sh\n# Stops the demo, by the process groups that it started.\nkill -TERM -- {groups}\nsleep 2\n"
-        f"kill -KILL -- {groups} 2>/dev/null\nrm -rf '{world.folder}'\n"
+        f"#!/bin/sh\n# Stops the demo, by the process groups that it started.\nkill -s TERM -- {groups}\nsleep 3\n"
+        f"kill -s KILL -- {groups} 2>/dev/null\nrm -rf '{world.folder}'\n"
     )
     print(f"\n{account.paint('1', 'Still running')}, for your own agent:\n")
     account.line(f"URL           {url}")

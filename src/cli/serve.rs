@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::output::{Failure, columns};
+use super::output::{Failure, columns, plural};
 use super::socket;
 use super::world::{Accepted, Finding, Name, World, name_of};
 use crate::api::condition::Reason;
@@ -26,6 +26,7 @@ use crate::api::policy::McpPolicyStatus;
 use crate::api::server::McpServer;
 use crate::gateway::approvals::{Approvals, Memory};
 use crate::gateway::audit::{AuditLog, AuditWriter};
+use crate::gateway::grants::Grants;
 use crate::gateway::metrics::Metrics;
 use crate::gateway::server::Routes;
 use crate::gateway::snapshot::Environment;
@@ -69,6 +70,9 @@ pub struct Args {
     /// Serve /metrics, /report, /livez and /readyz here
     #[arg(long, value_name = "ADDRESS:PORT")]
     admin_listen: Option<SocketAddr>,
+    /// A file with the bearer token that may read /report; without it nobody may
+    #[arg(long, value_name = "FILE", requires = "admin_listen")]
+    report_token_file: Option<PathBuf>,
     /// The socket for `status` and `approvals` [default: $PORTCULLIS_SOCKET or $XDG_RUNTIME_DIR/portcullis/serve.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -134,6 +138,7 @@ struct Serving {
     state: Mutex<State>,
     started: Timestamp,
     address: SocketAddr,
+    report_readers: Grants,
 }
 
 async fn serve(args: Args) -> Result<(), Failure> {
@@ -168,6 +173,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
     };
     let socket_path = args.socket.clone().unwrap_or_else(socket::default_path);
     let control = socket::Listener::bind(&socket_path).map_err(Failure::new)?;
+    let report_readers = report_readers(args.report_token_file.as_ref())?;
     let (audit, audit_writer) = audit(args.audit_file.as_ref())?;
 
     let mut registry = Registry::default();
@@ -196,6 +202,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
             policy_statuses: HashMap::new(),
             refusals: HashMap::new(),
         }),
+        report_readers,
         started: Timestamp::now(),
         address: listener.local_addr().unwrap_or(args.listen),
         args,
@@ -577,6 +584,27 @@ async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
     })
 }
 
+/// Who may read the report: a bearer, compared as API keys are.
+fn report_readers(file: Option<&PathBuf>) -> Result<Grants, Failure> {
+    let mut keys = BTreeMap::new();
+    if let Some(path) = file {
+        let unusable = |why: String| {
+            Failure::new(format!(
+                "the report token {} cannot be used: {why}",
+                path.display()
+            ))
+        };
+        let token = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+        if token.trim_ascii().len() < 16 {
+            return Err(unusable(
+                "it has less than 16 characters; make one with: openssl rand -hex 32".to_owned(),
+            ));
+        }
+        keys.insert("report".to_owned(), token);
+    }
+    Ok(Grants::new(&keys, false))
+}
+
 /// Records go to standard output, and to the file if one is named. With a file, a terminal is not filled with them.
 fn audit(file: Option<&PathBuf>) -> Result<(AuditLog, AuditWriter), Failure> {
     let mut sinks: Vec<Box<dyn Write + Send>> = Vec::new();
@@ -625,10 +653,6 @@ fn failed(findings: &[Finding]) -> Failure {
         "nothing was started; correct this first:\n{}",
         errors.join("\n")
     ))
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn policies(count: usize) -> String {

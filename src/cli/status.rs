@@ -72,12 +72,27 @@ pub fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn list(document: &Document) -> Result<Vec<Value>, Failure> {
+    let mut items = defaulted(&document.servers)?;
+    items.extend(defaulted(&document.policies)?);
+    Ok(items)
+}
+
+/// Resources as an API server would give them back: with the schema's defaults where nothing is written.
+fn defaulted<T: CustomResourceExt + Serialize>(objects: &[T]) -> Result<Vec<Value>, Failure> {
+    let schema = T::crd()
+        .spec
+        .versions
+        .into_iter()
+        .next()
+        .and_then(|version| version.schema?.open_api_v3_schema);
     let failed = |error: serde_json::Error| Failure::new(error.to_string());
-    let servers = document.servers.iter().map(serde_json::to_value);
-    servers
-        .chain(document.policies.iter().map(serde_json::to_value))
-        .collect::<Result<_, _>>()
-        .map_err(failed)
+    let schema = serde_json::to_value(schema).map_err(failed)?;
+    let mut values = Vec::new();
+    for object in objects {
+        let value = serde_json::to_value(object).map_err(failed)?;
+        values.push(kube::core::cel::apply_defaults(&schema, &value));
+    }
+    Ok(values)
 }
 
 /// The printer columns of a kind. As `kubectl get`, columns of a priority above 0 are for `wide`.
@@ -100,9 +115,7 @@ fn table<T: CustomResourceExt + Serialize>(
     let mut headings = vec!["Namespace".to_owned(), kind];
     headings.extend(definitions.iter().map(|column| column.name.clone()));
     let mut rows = Vec::new();
-    for object in objects {
-        let object =
-            serde_json::to_value(object).map_err(|error| Failure::new(error.to_string()))?;
+    for object in defaulted(objects)? {
         let mut row = vec![
             cell(&object, ".metadata.namespace", "string", now),
             cell(&object, ".metadata.name", "string", now),

@@ -13,13 +13,16 @@ use super::output::{Failure, Output, print, print_data};
 use super::tools;
 use crate::policy::cases::{CaseResult, KIND, PolicyTest};
 
+/// The directory beside manifests that holds what is not for the API server.
+const TESTS: &str = "tests";
+
 /// Run policy test cases
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Files with documents of kind McpPolicyTest, or directories that hold some
     #[arg(required = true, value_name = "FILE|DIR")]
     files: Vec<PathBuf>,
-    /// The servers and policies to test; by default those in the directory of the test file
+    /// The servers and policies to test; by default those in the directory of the test file, or above it if that is named `tests`
     #[arg(short, long = "filename", value_name = "FILE|DIR")]
     filename: Vec<PathBuf>,
     /// Policies in this namespace are guardrails over all servers
@@ -50,7 +53,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 .unwrap_or(Path::new("."))
                 .to_owned();
             let paths = if args.filename.is_empty() {
-                vec![folder.clone()]
+                vec![tested(&folder)]
             } else {
                 args.filename.clone()
             };
@@ -110,7 +113,8 @@ fn show(results: &[FileResult]) -> Result<(), Failure> {
     print(&text)
 }
 
-/// The YAML files that are given, and those of the directories that hold test documents.
+/// The YAML files that are given, and those with test documents in the directories that are given and in their `tests`.
+/// (`kubectl apply -f DIR` does not look into `tests`, and an API server does not know the kind.)
 fn test_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     for path in paths {
@@ -118,16 +122,26 @@ fn test_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             files.push(path.clone());
             continue;
         }
-        let entries = std::fs::read_dir(path)
-            .map_err(|error| Failure::new(format!("{} cannot be read: {error}", path.display())))?;
-        let mut found: Vec<PathBuf> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|file| {
-                file.extension()
-                    .is_some_and(|extension| extension == "yaml" || extension == "yml")
-            })
-            .filter(|file| std::fs::read_to_string(file).is_ok_and(|text| text.contains(KIND)))
-            .collect();
+        let mut found = Vec::new();
+        for folder in [path.clone(), path.join(TESTS)]
+            .into_iter()
+            .filter(|folder| folder.is_dir())
+        {
+            let entries = std::fs::read_dir(&folder).map_err(|error| {
+                Failure::new(format!("{} cannot be read: {error}", folder.display()))
+            })?;
+            found.extend(
+                entries
+                    .filter_map(|entry| Some(entry.ok()?.path()))
+                    .filter(|file| {
+                        file.extension()
+                            .is_some_and(|extension| extension == "yaml" || extension == "yml")
+                    })
+                    .filter(|file| {
+                        std::fs::read_to_string(file).is_ok_and(|text| text.contains(KIND))
+                    }),
+            );
+        }
         found.sort();
         if found.is_empty() {
             return Err(Failure::new(format!(
@@ -138,6 +152,17 @@ fn test_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         files.extend(found);
     }
     Ok(files)
+}
+
+/// The directory that a test file tests: its own, or the one above a directory named `tests`.
+fn tested(folder: &Path) -> PathBuf {
+    match folder.file_name() {
+        Some(name) if name == TESTS => match folder.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        },
+        _ => folder.to_owned(),
+    }
 }
 
 fn read(file: &Path) -> Result<Vec<PolicyTest>, Failure> {

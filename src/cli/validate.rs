@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::output::{Failure, Output, columns, print, print_data};
+use super::output::{Failure, Output, columns, plural, print, print_data};
 use super::world::{Finding, World};
 use crate::policy::diagnostic::Level;
 
@@ -80,7 +80,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
         .count();
     let warnings = report.findings.len() - errors;
     Err(Failure {
-        message: format!("{errors} errors, {warnings} warnings"),
+        message: format!(
+            "{}, {}",
+            plural(errors, "error"),
+            plural(warnings, "warning")
+        ),
         code: 1,
     })
 }

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::audit::{AuditLog, Record};
-use super::metrics::{BundleLabels, DecisionLabels, Metrics, ServerLabels};
+use super::metrics::{BundleLabels, DecisionLabels, LimitLabels, Metrics, ServerLabels};
 use crate::policy::decision::RuleId;
 
 /// What became of a call.
@@ -113,6 +113,7 @@ struct State {
     counters: HashMap<(Arc<RuleId>, Outcome), Counter>,
     recent: VecDeque<Recent>,
     revision: String,
+    limits: Vec<LimitLabels>,
 }
 
 impl Recorder {
@@ -236,6 +237,28 @@ impl Recorder {
             .bundle_info
             .get_or_create(&labels(revision))
             .set(1);
+    }
+
+    /// Shows the use of the fullest key of each counter, by policy and counter.
+    pub fn limits(&self, ratios: HashMap<(String, String), f64>) {
+        let mut state = self.lock();
+        let shown: Vec<LimitLabels> = ratios
+            .iter()
+            .map(|((policy, counter), ratio)| {
+                let labels = LimitLabels {
+                    server: self.server.clone(),
+                    policy: policy.clone(),
+                    counter: counter.clone(),
+                };
+                self.metrics.limit_used.get_or_create(&labels).set(*ratio);
+                labels
+            })
+            .collect();
+        // A counter that nobody uses any more is not shown with its last figure.
+        for gone in state.limits.iter().filter(|labels| !shown.contains(labels)) {
+            self.metrics.limit_used.remove(gone);
+        }
+        state.limits = shown;
     }
 
     /// Counts a bundle that was refused.

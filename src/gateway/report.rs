@@ -10,6 +10,11 @@ use crate::status::report::{
 };
 
 impl Gateway {
+    /// Brings `portcullis_limit_used_ratio` up to date.
+    pub fn show_limits(&self) {
+        self.recorder.limits(self.counters.ratios());
+    }
+
     /// The report of this moment. Counts are cumulative since the gateway started.
     pub fn report(&self) -> Report {
         let (counts, recent) = self.recorder.violations();

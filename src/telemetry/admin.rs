@@ -23,6 +23,9 @@ pub trait Admin: Send + Sync + 'static {
     /// The reason, one sentence, without secrets.
     fn ready(&self) -> Result<(), String>;
 
+    /// Brings metrics up to date that are read, not counted; called before each scrape.
+    fn before_scrape(&self) {}
+
     /// Paths beyond the common three; None is 404.
     fn get(&self, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>>;
 }
@@ -83,7 +86,10 @@ fn answer(
             Ok(()) => text(StatusCode::OK, "ok\n"),
             Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         },
-        "/metrics" => metrics(registry),
+        "/metrics" => {
+            admin.before_scrape();
+            metrics(registry)
+        }
         _ => admin
             .get(request)
             .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "no such page\n")),

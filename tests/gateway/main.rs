@@ -2,8 +2,9 @@
 
 #[cfg(test)]
 mod bridge;
-#[cfg(test)]
 mod sdk;
+#[cfg(test)]
+mod serve;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

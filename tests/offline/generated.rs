@@ -41,3 +41,33 @@ fn the_command_prints_all_three_as_one_stream() {
 fn the_page_about_tools_is_that_of_the_catalogue() {
     file_holds("docs/tools.md", &cli::catalog::markdown());
 }
+
+#[test]
+fn the_page_about_the_command_line_is_that_of_the_commands() {
+    use clap::CommandFactory as _;
+    let mut page = String::from("# Command line\n\nGenerated from `portcullis --help`.\n");
+    let mut command = cli::Cli::command();
+    command.build();
+    describe(&mut command, "portcullis", &mut page);
+    file_holds("docs/cli.md", &page);
+}
+
+fn describe(command: &mut clap::Command, path: &str, page: &mut String) {
+    let help = command
+        .clone()
+        .term_width(100)
+        .bin_name(path)
+        .render_long_help()
+        .to_string();
+    let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+    page.push_str(&format!(
+        "\n## {path}\n\n```text\n{}\n```\n",
+        lines.join("\n").trim_end()
+    ));
+    for inner in command.get_subcommands_mut() {
+        if inner.get_name() != "help" {
+            let path = format!("{path} {}", inner.get_name());
+            describe(inner, &path, page);
+        }
+    }
+}

@@ -85,21 +85,37 @@ impl Admin for Serving {
         }
     }
 
+    fn before_scrape(&self) {
+        for gateway in self.gateways() {
+            gateway.show_limits();
+        }
+    }
+
     fn get(&self, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
-        (request.uri().path() == "/report").then(|| {
-            let reports: Vec<_> = self
-                .gateways()
-                .iter()
-                .map(|gateway| gateway.report())
-                .collect();
-            let (status, body) = json(&reports);
-            let mut response = Response::new(Full::new(Bytes::from(body)));
-            *response.status_mut() = status;
-            let kind = http::HeaderValue::from_static("application/json");
+        if request.uri().path() != "/report" {
+            return None;
+        }
+        if self.report_readers.authenticate(request.headers()).is_err() {
+            let why = "a bearer token is needed: the one of --report-token-file\n";
+            let mut response = crate::telemetry::admin::text(StatusCode::UNAUTHORIZED, why);
+            let challenge = http::HeaderValue::from_static("Bearer realm=\"portcullis\"");
             response
                 .headers_mut()
-                .insert(http::header::CONTENT_TYPE, kind);
-            response
-        })
+                .insert(http::header::WWW_AUTHENTICATE, challenge);
+            return Some(response);
+        }
+        let reports: Vec<_> = self
+            .gateways()
+            .iter()
+            .map(|gateway| gateway.report())
+            .collect();
+        let (status, body) = json(&reports);
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() = status;
+        let kind = http::HeaderValue::from_static("application/json");
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, kind);
+        Some(response)
     }
 }

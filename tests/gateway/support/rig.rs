@@ -80,7 +80,6 @@ impl Held {
         Environment {
             secrets: Box::new(self.clone()),
             env: BTreeMap::new(),
-            folder: None,
         }
     }
 }

@@ -1,0 +1,424 @@
+//! `portcullis serve` as a person runs it: the real program, a stdio server as its child, the commands beside it.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A `serve` over files of its own.
+struct Serve {
+    child: Child,
+    folder: TempDir,
+    address: String,
+    messages: mpsc::Receiver<String>,
+    seen: String,
+}
+
+fn portcullis() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.env_remove("RUST_LOG");
+    command
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+fn server_yaml() -> String {
+    let script =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway/fixtures/scripted_server.py");
+    format!(
+        "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: scripted, namespace: ml }}\nspec:\n  upstream:\n    stdio:\n      image: scripted:1\n      command: [python3, {}]\n  authentication: {{ anonymous: Allow }}\n",
+        script.display()
+    )
+}
+
+fn policy_yaml(rules: &str) -> String {
+    format!(
+        "apiVersion: portcullis.dev/v1alpha1\nkind: McpPolicy\nmetadata: {{ name: rules, namespace: ml }}\nspec:\n  targetRefs: [{{ group: portcullis.dev, kind: McpServer, name: scripted }}]\n  rules:\n{rules}"
+    )
+}
+
+const ALLOW: &str = "    - { name: echo, tools: { names: [echo] }, action: Allow }\n";
+const DENY: &str =
+    "    - { name: echo, tools: { names: [echo] }, action: Deny, reason: Not today. }\n";
+const APPROVE: &str = "    - { name: echo, tools: { names: [echo] }, action: RequireApproval, approval: { expiresAfter: 10m, waitUpTo: 0s } }\n";
+
+impl Serve {
+    fn start(rules: &str) -> Serve {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("files")).unwrap();
+        std::fs::write(folder.path().join("files/server.yaml"), server_yaml()).unwrap();
+        std::fs::write(folder.path().join("files/policy.yaml"), policy_yaml(rules)).unwrap();
+        let address = format!("127.0.0.1:{}", free_port());
+        let mut child = portcullis()
+            .args(["serve", "-f"])
+            .arg(folder.path().join("files"))
+            .args(["--listen", &address, "--socket"])
+            .arg(folder.path().join("run/serve.sock"))
+            .arg("--audit-file")
+            .arg(folder.path().join("audit.jsonl"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, messages) = mpsc::channel();
+        let stderr = child.stderr.take().unwrap();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut serve = Serve {
+            child,
+            folder,
+            address,
+            messages,
+            seen: String::new(),
+        };
+        serve.says("Point an MCP client at a URL");
+        serve
+    }
+
+    /// Waits for a line on standard error.
+    fn says(&mut self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self
+                .messages
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
+                Ok(line) => {
+                    self.seen.push_str(&line);
+                    self.seen.push('\n');
+                    if line.contains(text) {
+                        return;
+                    }
+                }
+                Err(_) => panic!("`{text}` was not said; what was said:\n{}", self.seen),
+            }
+        }
+    }
+
+    fn write_policy(&self, text: &str) {
+        // As editors and kubectl do it: a new file takes the old one's place.
+        let folder = self.folder.path();
+        std::fs::write(folder.join("new"), text).unwrap();
+        std::fs::rename(folder.join("new"), folder.join("files/policy.yaml")).unwrap();
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/serve.sock")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Output {
+        portcullis()
+            .args(arguments)
+            .arg("--socket")
+            .arg(self.socket())
+            .output()
+            .unwrap()
+    }
+
+    /// One POST; status, session id, body.
+    fn post(&self, session: Option<&str>, body: &Value) -> (u16, Option<String>, Value) {
+        let body = body.to_string();
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let session = session.map_or_else(String::new, |id| format!("Mcp-Session-Id: {id}\r\n"));
+        write!(
+            stream,
+            "POST /scripted/mcp HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nConnection: close\r\n{session}Content-Length: {}\r\n\r\n{body}",
+            self.address,
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let id = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            name.eq_ignore_ascii_case("mcp-session-id")
+                .then(|| value.to_owned())
+        });
+        // A streamed answer is chunked: the message is the one line of it that is JSON.
+        let message = body.lines().find_map(|line| {
+            serde_json::from_str::<Value>(line.strip_prefix("data: ").unwrap_or(line))
+                .ok()
+                .filter(Value::is_object)
+        });
+        (status, id, message.unwrap_or(Value::Null))
+    }
+
+    fn session(&self) -> String {
+        let initialize = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}});
+        let (status, id, _) = self.post(None, &initialize);
+        assert_eq!(status, 200);
+        let id = id.unwrap();
+        let (status, _, _) = self.post(
+            Some(&id),
+            &json!({"jsonrpc": "2.0", "method": "notifications/initialized"}),
+        );
+        assert_eq!(status, 202);
+        id
+    }
+
+    fn echo(&self, session: &str, text: &str) -> Value {
+        let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "echo", "arguments": {"text": text}}});
+        let (status, _, message) = self.post(Some(session), &call);
+        assert_eq!(status, 200, "{message}");
+        message["result"].clone()
+    }
+
+    /// Calls until the answer is as wanted.
+    fn echo_until(&self, session: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let result = self.echo(session, "hello");
+            if wanted(&result) {
+                return result;
+            }
+            assert!(Instant::now() < deadline, "still {result}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Ctrl-C, and everything until the end.
+    fn interrupt(mut self) -> (i32, String, TempDir) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        let status = self.child.wait().unwrap();
+        while let Ok(line) = self.messages.recv_timeout(PATIENCE) {
+            self.seen.push_str(&line);
+            self.seen.push('\n');
+        }
+        (
+            status.code().unwrap_or(-1),
+            std::mem::take(&mut self.seen),
+            std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap()),
+        )
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn is_error(result: &Value) -> bool {
+    result["isError"] == true
+}
+
+fn text(result: &Value) -> &str {
+    result["content"][0]["text"].as_str().unwrap_or_default()
+}
+
+#[test]
+fn a_policy_change_is_in_force_without_a_restart_and_a_bad_one_keeps_the_last() {
+    let mut serve = Serve::start(ALLOW);
+    let session = serve.session();
+    assert!(!is_error(&serve.echo(&session, "hello")));
+    serve.write_policy(&policy_yaml(DENY));
+    let denied = serve.echo_until(&session, is_error);
+    assert_eq!(
+        text(&denied),
+        "Denied by policy rules, rule echo: Not today. Do not retry."
+    );
+
+    serve.write_policy(
+        "apiVersion: portcullis.dev/v1alpha1\nkind: McpPolicy\nmetadata: { name: rules\n",
+    );
+    serve.says("policy.yaml:");
+    serve.says("stays as it was");
+    assert!(
+        is_error(&serve.echo(&session, "hello")),
+        "a broken file must not loosen anything"
+    );
+
+    serve.write_policy(&policy_yaml(
+        "    - { name: echo, tools: { names: [echo] }, action: Allow, when: 'args.text ==' }\n",
+    ));
+    serve.says("policy.yaml:7:");
+    assert!(is_error(&serve.echo(&session, "hello")));
+    let status = serve.command(&["status"]);
+    assert!(status.status.success());
+    let shown = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(
+        shown.contains("False"),
+        "the policy is not accepted: {shown}"
+    );
+
+    serve.write_policy(&policy_yaml(ALLOW));
+    serve.echo_until(&session, |result| !is_error(result));
+}
+
+#[test]
+fn a_call_waits_for_a_person_and_is_made_once() {
+    let serve = Serve::start(APPROVE);
+    let session = serve.session();
+    let pending = serve.echo(&session, "promote");
+    assert!(
+        is_error(&pending) && text(&pending).contains("McpApproval scripted-"),
+        "{pending}"
+    );
+    let listed = serve.command(&["approvals", "list", "-o", "json"]);
+    let approvals: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let name = approvals[0]["metadata"]["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(approvals.as_array().unwrap().len(), 1);
+    assert_eq!(
+        approvals[0]["spec"]["argumentsPreview"],
+        "{\"text\":\"promote\"}"
+    );
+    let approved = serve.command(&["approvals", "approve", &name]);
+    assert!(
+        approved.status.success(),
+        "{}",
+        String::from_utf8_lossy(&approved.stderr)
+    );
+    let again = serve.command(&["approvals", "deny", &name]);
+    assert_eq!(again.status.code(), Some(1), "a decision is set once");
+    assert!(!is_error(&serve.echo(&session, "promote")));
+    assert!(
+        is_error(&serve.echo(&session, "promote")),
+        "an approval is used once"
+    );
+    assert!(is_error(&serve.echo(&session, "something else")));
+}
+
+#[test]
+fn status_is_what_kubectl_would_show_and_ctrl_c_sums_up() {
+    let serve = Serve::start(DENY);
+    let session = serve.session();
+    for _ in 0..3 {
+        assert!(is_error(&serve.echo(&session, "x")));
+    }
+    let wide = String::from_utf8(serve.command(&["status", "-o", "wide"]).stdout).unwrap();
+    let row: Vec<&str> = wide.lines().nth(1).unwrap().split_whitespace().collect();
+    let url = format!("http://{}/scripted/mcp", serve.address);
+    assert_eq!(
+        row[..7],
+        ["ml", "scripted", "True", url.as_str(), "1/1", "1", "3"]
+    );
+    assert_eq!(row[9], "1/1");
+    let policy: Vec<&str> = wide.lines().last().unwrap().split_whitespace().collect();
+    assert_eq!(
+        policy[..7],
+        ["ml", "rules", "Enforce", "True", "True", "1/1", "3"]
+    );
+    let whole: Value =
+        serde_json::from_slice(&serve.command(&["status", "-o", "json"]).stdout).unwrap();
+    let violations = &whole["items"][0]["status"]["violations"];
+    assert_eq!(
+        (&violations["total"], &violations["denied"]),
+        (&json!(3), &json!(3))
+    );
+    let socket = serve.socket();
+    let (code, said, folder) = serve.interrupt();
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.contains("DENIED") && said.contains("ml/scripted"),
+        "{said}"
+    );
+    assert!(!socket.exists(), "the socket is left behind");
+    let audit = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+    let records: Vec<Value> = audit
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(records.len(), 3);
+    for record in records {
+        assert_eq!(
+            (&record["outcome"], &record["tool"], &record["arguments"]),
+            (&json!("denied"), &json!("echo"), &json!(["text"]))
+        );
+    }
+}
+
+#[test]
+fn nothing_is_half_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let log = folder.path().join("started.log");
+    let good = server_yaml();
+    let cases: [(&str, String, &str); 5] = [
+        ("busy port", good.clone(), "another program uses this port"),
+        (
+            "no such program",
+            good.replace("python3", "no-such-program-here"),
+            "was not found",
+        ),
+        ("no server", policy_yaml(ALLOW), "hold no McpServer"),
+        (
+            "later releases",
+            good.replace("anonymous: Allow", "serviceAccounts: {}"),
+            "spec.authentication.serviceAccounts",
+        ),
+        (
+            "a missing Secret",
+            good.replace(
+                "anonymous: Allow",
+                "apiKeys: { secretRef: { name: agents } }",
+            ),
+            "agents",
+        ),
+    ];
+    for (what, yaml, says) in cases {
+        std::fs::write(
+            folder.path().join("all.yaml"),
+            format!(
+                "{yaml}---\n{}",
+                if yaml.contains("McpPolicy") {
+                    String::new()
+                } else {
+                    policy_yaml(ALLOW)
+                }
+            ),
+        )
+        .unwrap();
+        let port = if what == "busy port" {
+            busy.local_addr().unwrap().port()
+        } else {
+            free_port()
+        };
+        let output = portcullis()
+            .args(["serve", "-f"])
+            .arg(folder.path().join("all.yaml"))
+            .args(["--listen", &format!("127.0.0.1:{port}"), "--socket"])
+            .arg(folder.path().join("s.sock"))
+            .args(["--env", &format!("SCRIPT_FILE={}", log.display())])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{what}: {said}");
+        assert!(
+            said.contains("error: ") && said.contains(says),
+            "{what}: {said}"
+        );
+        assert!(!folder.path().join("s.sock").exists(), "{what}");
+    }
+    assert!(
+        !log.exists(),
+        "a server was started although something was wrong"
+    );
+}

@@ -1,0 +1,88 @@
+//! Every example loads, is valid without a warning, and its own policy test cases pass.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn examples() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("server.yaml").exists())
+        .collect();
+    found.sort();
+    found
+}
+
+fn portcullis(arguments: &[&str], path: &Path) -> (String, Output) {
+    let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(arguments)
+        .arg(path)
+        .output()
+        .unwrap();
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    (text, output)
+}
+
+#[test]
+fn all_five_examples_are_there() {
+    let names: Vec<String> = examples()
+        .iter()
+        .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "audit-first",
+            "official-mlflow",
+            "promotion-approval",
+            "quickstart",
+            "read-only"
+        ]
+    );
+}
+
+#[test]
+fn every_example_is_valid_without_a_warning() {
+    for example in examples() {
+        let (text, output) = portcullis(&["validate", "--strict"], &example);
+        assert!(output.status.success(), "{}: {text}", example.display());
+    }
+}
+
+#[test]
+fn the_test_cases_of_every_example_pass() {
+    for example in examples() {
+        let (text, output) = portcullis(&["test"], &example);
+        assert!(output.status.success(), "{}: {text}", example.display());
+        assert!(
+            text.contains(" passed, 0 failed"),
+            "{}: {text}",
+            example.display()
+        );
+    }
+}
+
+#[test]
+fn explain_gives_the_decision_that_the_test_cases_expect() {
+    let quickstart = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart");
+    for (tool, decision) in [
+        ("get_run_metric", "Allow"),
+        ("delete_experiment", "Hide"),
+        ("set_model_alias", "RequireApproval"),
+        ("no_such_tool", "Hide"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["explain", "--tool", tool, "-o", "json", "-f"])
+            .arg(&quickstart)
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        let explained: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(explained["decision"], decision, "{tool}");
+    }
+}
