@@ -246,7 +246,10 @@ struct Own {
 
 /// Resolves when the upstream says on the gateway's own stream that its tools changed.
 async fn told_of_change(own: &mut Option<Own>) {
-    let Some(stream) = own.as_mut().and_then(|own| own.stream.as_mut()) else {
+    let Some(own) = own else {
+        return std::future::pending().await;
+    };
+    let Some(stream) = own.stream.as_mut() else {
         return std::future::pending().await;
     };
     loop {
@@ -268,14 +271,18 @@ async fn told_of_change(own: &mut Option<Own>) {
                             }
                         }
                         Ok(Item::Comment(_)) => {}
-                        Err(_) => return std::future::pending().await,
+                        Err(_) => {
+                            own.stream = None;
+                            return;
+                        }
                     }
                 }
             }
-            // Listing again every minute goes on without the stream.
-            Some(Err(_)) | None => return std::future::pending().await,
+            // The server may have been replaced: list again now, and then every minute without the stream.
+            Some(Err(_)) | None => break,
         }
     }
+    own.stream = None;
 }
 
 async fn list(

@@ -141,7 +141,9 @@ impl Gateway {
     /// # Errors
     /// [`Rejected`]; what was in force stays, and the report says why.
     pub fn apply(&self, bundle: Bundle) -> Result<(), Rejected> {
-        let built = self.builder().bundle(bundle);
+        // Held until the swap: of two changes at once, the one that was built last must also be in force last.
+        let mut builder = self.builder();
+        let built = builder.bundle(bundle);
         self.took(built)
     }
 
@@ -155,7 +157,6 @@ impl Gateway {
             builder.environment(environment);
         }
         let built = builder.again();
-        drop(builder);
         self.took(built)
     }
 
@@ -165,7 +166,6 @@ impl Gateway {
         match builder.listing(listing) {
             Ok(None) => {}
             Ok(Some(snapshot)) => {
-                drop(builder);
                 self.current.send_replace(Some(snapshot));
             }
             Err(error) => {

@@ -26,6 +26,9 @@ const REQUEST_LIFE: Duration = Duration::from_secs(3_600);
 /// As many ended sessions, and open requests of servers, are remembered; the oldest are forgotten first.
 const REMEMBERED: usize = 10_000;
 
+/// Longer ids of requests of servers are not remembered.
+const LONGEST_ID: usize = 256;
+
 /// One client's session.
 #[derive(Debug)]
 pub struct Session {
@@ -258,6 +261,10 @@ pub struct ServerRequests(Remembered<String>);
 impl ServerRequests {
     /// Remembers what the client knows the request as. `raw` is the upstream's id as JSON.
     pub fn remember(&self, session: &str, raw: &str, sealed: &str) {
+        // Ids are chosen by the upstream, and many are remembered; one that is so long cannot be cancelled by it.
+        if raw.len() > LONGEST_ID {
+            return;
+        }
         self.0.insert(format!("{session} {raw}"), sealed.to_owned());
     }
 

@@ -7,4 +7,5 @@ mod limits;
 mod parsing;
 mod reload;
 mod sessions;
+mod stdio;
 mod streams;

@@ -455,6 +455,41 @@ async fn a_2026_client_is_told_which_versions_are_spoken() {
 }
 
 #[tokio::test]
+async fn the_head_of_a_request_is_bounded_and_names_one_host() {
+    let fake = Fake::start(&["echo"]).await;
+    let rig = Rig::new(&fake, &[allow_all()]).await;
+    let client = rig.client.session().await;
+    let before = fake.all().len();
+    let body = call("", "", "");
+    let huge = client.with("X-Large", &"x".repeat(100_000));
+    let mut exchange = huge.start("POST", Some(body.as_bytes())).await;
+    assert_eq!(exchange.head().await.status, 431);
+    // An absolute target overrules Host (RFC 9112, section 3.2.2).
+    let mut absolute = client.clone();
+    absolute.path = "http://evil.example/fake/mcp".to_owned();
+    assert_eq!(absolute.post_raw(&body).await.status, 403);
+    for line in [
+        "Host : localhost",
+        " folded: x",
+        "no-colon",
+        "Bad\u{7f}Name: x",
+    ] {
+        let mut bytes = client.bytes("POST", Some(body.as_bytes()));
+        let at = bytes.windows(2).position(|two| two == b"\r\n").unwrap() + 2;
+        bytes.splice(at..at, format!("{line}\r\n").into_bytes());
+        let mut exchange = Exchange::open(rig.addr).await;
+        exchange.write(&bytes).await;
+        assert_eq!(exchange.head().await.status, 400, "{line}");
+    }
+    assert_eq!(fake.all().len(), before);
+    // What a client appends to the address does not reach the server.
+    let mut query = client.clone();
+    query.path = "/fake/mcp?tool=other".to_owned();
+    assert!(!query.post_raw(&body).await.tool().0);
+    assert_eq!(fake.got("tools/call").pop().unwrap().path, "/mcp");
+}
+
+#[tokio::test]
 async fn a_path_that_nobody_serves_is_not_found() {
     let fake = Fake::start(&["echo"]).await;
     let rig = Rig::new(&fake, &[allow_all()]).await;
