@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::output::{Failure, columns, plural};
 use super::socket;
-use super::world::{Accepted, Finding, Name, World, name_of};
+use super::world::{Accepted, Finding, Name, World, name_of, variable_for};
 use crate::api::condition::Reason;
 use crate::api::policy::McpPolicyStatus;
 use crate::api::server::McpServer;
@@ -540,8 +540,13 @@ fn missing(gateway: &Gateway) -> Result<(), String> {
     match gateway.missing_secrets().as_slice() {
         [] => Ok(()),
         missing => Err(format!(
-            "Secrets are referred to and missing: {}; add `kind: Secret` documents, or set PORTCULLIS_SECRET_<NAME>_<KEY>",
-            missing.join(", ")
+            "Secrets are referred to and missing: {}; add a `kind: Secret` document to the files, or set {}",
+            missing.join(", "),
+            missing
+                .iter()
+                .map(|missing| variable_for(missing))
+                .collect::<Vec<_>>()
+                .join(", ")
         )),
     }
 }

@@ -21,7 +21,7 @@ mod secrets;
 
 pub use accepted::Accepted;
 pub use finding::Finding;
-pub use secrets::FileSecrets;
+pub use secrets::{FileSecrets, variable_for};
 
 /// Namespace and name.
 pub type Name = (String, String);

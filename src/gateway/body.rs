@@ -84,3 +84,26 @@ where
     }
     Ok(rest.map_or(first, BytesMut::freeze))
 }
+
+/// As much of a refused body is still taken off the wire, and for as long.
+const DISCARD: (usize, Duration) = (16 << 20, Duration::from_secs(2));
+
+/// Takes the rest of a body off the wire, within bounds, so that a client that writes all of its request before it reads
+/// sees the answer and not a broken connection.
+pub async fn discard<B>(body: &mut B)
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    let (bytes, within) = DISCARD;
+    let mut left = bytes;
+    let rest = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // What is still there after that is cut off with the connection.
+    let _ = tokio::time::timeout(within, rest).await;
+}

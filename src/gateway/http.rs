@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
 use super::Gateway;
-use super::body::{Body, BoxError, ReadError, empty, read};
+use super::body::{Body, BoxError, ReadError, discard, empty, read};
 use super::enforce::{self, Admission, End, Named, Permit, Refusal, ToolCall};
 use super::grants::Grant;
 use super::inventory::whole;
@@ -157,7 +157,7 @@ fn accepted() -> Answer {
 }
 
 impl Exchange<'_> {
-    async fn run<B>(&self, body: B) -> Result<Answer, Box<Answer>>
+    async fn run<B>(&self, mut body: B) -> Result<Answer, Box<Answer>>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
@@ -165,18 +165,21 @@ impl Exchange<'_> {
         match self.head.method {
             Method::POST => {
                 self.check_post_headers()?;
-                let read = read(body, self.snapshot.settings.max_request_bytes, BODY_IDLE);
-                let body = tokio::time::timeout(BODY_WITHIN, read)
+                let limit = self.snapshot.settings.max_request_bytes;
+                let read = tokio::time::timeout(BODY_WITHIN, read(&mut body, limit, BODY_IDLE))
                     .await
-                    .unwrap_or(Err(ReadError::Stalled))
-                    .map_err(|error| {
-                        let status = match error {
-                            ReadError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-                            ReadError::Stalled => StatusCode::REQUEST_TIMEOUT,
-                            ReadError::Broken(_) => StatusCode::BAD_REQUEST,
-                        };
-                        refuse(status, answer::invalid_request(None, &error.to_string()))
-                    })?;
+                    .unwrap_or(Err(ReadError::Stalled));
+                if matches!(read, Err(ReadError::TooLarge { .. })) {
+                    discard(&mut body).await;
+                }
+                let body = read.map_err(|error| {
+                    let status = match error {
+                        ReadError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+                        ReadError::Stalled => StatusCode::REQUEST_TIMEOUT,
+                        ReadError::Broken(_) => StatusCode::BAD_REQUEST,
+                    };
+                    refuse(status, answer::invalid_request(None, &error.to_string()))
+                })?;
                 self.post(&body).await
             }
             Method::GET => self.get().await,

@@ -199,7 +199,11 @@ impl Recorder {
             .counters
             .entry((Arc::clone(by), outcome))
             .or_insert_with_key(|(by, outcome)| {
-                let policy = format!("{}/{}", by.namespace, by.policy);
+                let policy = if by.namespace.is_empty() {
+                    by.policy.clone()
+                } else {
+                    format!("{}/{}", by.namespace, by.policy)
+                };
                 let labels = DecisionLabels {
                     server: self.server.clone(),
                     outcome: *outcome,

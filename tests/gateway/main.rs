@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod bridge;
+#[cfg(test)]
+mod examples;
 mod sdk;
 #[cfg(test)]
 mod serve;

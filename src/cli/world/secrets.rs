@@ -63,3 +63,11 @@ fn variable(name: &str) -> String {
         })
         .collect()
 }
+
+/// The variable that stands for a missing Secret (`NAME`) or key (`NAME/KEY`), as people are told.
+pub fn variable_for(missing: &str) -> String {
+    match missing.split_once('/') {
+        Some((name, key)) => format!("PORTCULLIS_SECRET_{}_{}", variable(name), variable(key)),
+        None => format!("PORTCULLIS_SECRET_{}_<KEY>", variable(missing)),
+    }
+}

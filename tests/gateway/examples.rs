@@ -1,0 +1,234 @@
+//! Each example, served as its README says, in front of the real server that it names.
+//!
+//! The MLflow behind it is a port where nobody listens: what is looked at here never gets that far. `make demo` goes all
+//! the way.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::json;
+
+use crate::support::client::Client;
+use crate::support::installed;
+
+struct Served {
+    child: Child,
+    client: Client,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // SIGTERM, so that the server's own processes end too.
+        if let Some(pid) = i32::try_from(self.child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+        {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// Serves an example with the program that `variable` names first on PATH; None where that is not installed.
+fn serve(example: &str, name: &str, variable: &str) -> Option<Served> {
+    let program = installed(
+        variable,
+        &format!("examples/{example} with its real server"),
+    )?;
+    let bin = Path::new(&program).parent().unwrap().to_owned();
+    let path = std::env::join_paths(
+        std::iter::once(bin).chain(std::env::split_paths(&std::env::var_os("PATH")?)),
+    )
+    .unwrap();
+    let address: SocketAddr = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args([
+            "serve",
+            "--listen",
+            &address.to_string(),
+            "--env",
+            "MLFLOW_TRACKING_URI=http://127.0.0.1:9",
+            "-f",
+        ])
+        .arg(
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("examples")
+                .join(example),
+        )
+        .arg("--socket")
+        .arg(folder.path().join("serve.sock"))
+        .env("PATH", path)
+        .env(
+            "PORTCULLIS_SECRET_MLFLOW_AGENTS_TRAINER",
+            "a-key-of-this-test-only",
+        )
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    let mut said = String::new();
+    let started = lines.by_ref().any(|line| {
+        said.push_str(&line);
+        said.push('\n');
+        line.contains("Point an MCP client at a URL")
+    });
+    assert!(started, "examples/{example} did not start:\n{said}");
+    // Read on, or the program blocks when the pipe is full.
+    std::thread::spawn(move || lines.for_each(drop));
+    let client = Client::new(address, &format!("/{name}/mcp"));
+    Some(Served {
+        child,
+        client,
+        _folder: folder,
+    })
+}
+
+#[tokio::test]
+async fn quickstart_shows_35_of_40_tools_and_hides_the_destructive_ones() {
+    let Some(served) = serve("quickstart", "mlflow", "PORTCULLIS_TEST_MLFLOW_MCP") else {
+        return;
+    };
+    let session = served.client.session().await;
+    let tools = session.tools().await;
+    assert_eq!(tools.len(), 35);
+    assert!(!tools.iter().any(|tool| tool.starts_with("delete_")));
+    for tool in [
+        "delete_experiment",
+        "delete_run",
+        "delete_model_alias",
+        "no_such_tool",
+    ] {
+        let (code, message) = session.call(tool, json!({})).await.error();
+        assert_eq!((code, message), (-32602, format!("Unknown tool: {tool}")));
+    }
+    let (refused, text) = session
+        .call(
+            "set_model_alias",
+            json!({"name": "churn", "alias": "champion", "version": "7"}),
+        )
+        .await
+        .tool();
+    assert!(refused && text.contains("McpApproval mlflow-"), "{text}");
+}
+
+#[tokio::test]
+async fn read_only_shows_what_reads_and_nothing_else() {
+    let Some(served) = serve("read-only", "mlflow-readonly", "PORTCULLIS_TEST_MLFLOW_MCP") else {
+        return;
+    };
+    let session = served.client.session().await;
+    let tools = session.tools().await;
+    // All that read but get_artifact_content, which returns whole files.
+    assert_eq!(tools.len(), 26);
+    let prefixes = ["get_", "search_", "query_", "compare_", "health"];
+    assert!(
+        tools
+            .iter()
+            .all(|tool| prefixes.iter().any(|prefix| tool.starts_with(prefix))),
+        "{tools:?}"
+    );
+    let (code, _) = session
+        .call(
+            "set_experiment_tag",
+            json!({"experiment_id": "1", "key": "k", "value": "v"}),
+        )
+        .await
+        .error();
+    assert_eq!(code, -32602);
+}
+
+#[tokio::test]
+async fn official_mlflow_shows_21_of_26_tools() {
+    let Some(served) = serve(
+        "official-mlflow",
+        "mlflow-official",
+        "PORTCULLIS_TEST_MLFLOW_OFFICIAL",
+    ) else {
+        return;
+    };
+    let session = served.client.session().await;
+    let tools = session.tools().await;
+    assert_eq!(tools.len(), 21, "{tools:?}");
+    for tool in [
+        "delete_traces",
+        "delete_trace_assessment",
+        "delete_experiment",
+        "delete_run",
+        "evaluate_traces",
+    ] {
+        let (code, message) = session.call(tool, json!({})).await.error();
+        assert_eq!((code, message), (-32602, format!("Unknown tool: {tool}")));
+    }
+}
+
+#[tokio::test]
+async fn promotion_approval_admits_key_holders_and_holds_promotions() {
+    let Some(served) = serve(
+        "promotion-approval",
+        "mlflow-registry",
+        "PORTCULLIS_TEST_MLFLOW_MCP",
+    ) else {
+        return;
+    };
+    assert_eq!(
+        served
+            .client
+            .initialize("2025-11-25", json!({}))
+            .await
+            .status,
+        401
+    );
+    let wrong = served
+        .client
+        .with("Authorization", "Bearer another-key-altogether");
+    assert_eq!(wrong.initialize("2025-11-25", json!({})).await.status, 401);
+    let keyed = served
+        .client
+        .with("Authorization", "Bearer a-key-of-this-test-only");
+    let session = keyed.session().await;
+    assert!(
+        session
+            .tools()
+            .await
+            .iter()
+            .any(|tool| tool == "set_model_alias")
+    );
+    let promote = json!({"name": "churn", "alias": "champion", "version": "7"});
+    let (refused, text) = session.call("set_model_alias", promote).await.tool();
+    assert!(
+        refused && text.contains("McpApproval mlflow-registry-"),
+        "{text}"
+    );
+    // A number where the schema says text is not a way around a condition on text.
+    let (refused, text) = session
+        .call(
+            "set_model_alias",
+            json!({"name": "churn", "alias": ["champion"], "version": "7"}),
+        )
+        .await
+        .tool();
+    assert!(refused && text.starts_with("Invalid arguments: "), "{text}");
+}
+
+#[tokio::test]
+async fn audit_first_shows_everything() {
+    let Some(served) = serve(
+        "audit-first",
+        "mlflow-watched",
+        "PORTCULLIS_TEST_MLFLOW_MCP",
+    ) else {
+        return;
+    };
+    let session = served.client.session().await;
+    assert_eq!(session.tools().await.len(), 40);
+}
