@@ -258,18 +258,16 @@ async fn told_of_change(own: &mut Option<Own>) {
         };
         stream.1.push(&data);
         while let Some(item) = stream.1.next_item() {
-            match item {
-                Ok(Item::Event(event)) => {
-                    let data = event.data.unwrap_or_default();
-                    let changed = envelope::parse(data.as_bytes()).is_ok_and(|message| {
-                        message.method() == Some("notifications/tools/list_changed")
-                    });
-                    if changed {
-                        return;
-                    }
-                }
-                Ok(Item::Comment(_)) => {}
+            let event = match item {
+                Ok(Item::Event(event)) => event,
+                Ok(Item::Comment(_)) => continue,
                 Err(_) => break 'stream,
+            };
+            let data = event.data.unwrap_or_default();
+            let changed = envelope::parse(data.as_bytes())
+                .is_ok_and(|message| message.method() == Some("notifications/tools/list_changed"));
+            if changed {
+                return;
             }
         }
     }
