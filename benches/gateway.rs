@@ -240,7 +240,6 @@ async fn gateway(target: SocketAddr) -> Done<()> {
     let environment = Environment {
         secrets: Box::new(NoSecrets),
         env: Default::default(),
-        folder: None,
     };
     let gateway = Gateway::start(
         &shared,

@@ -36,4 +36,7 @@ print([path for path in found if path][-1])')
 fi
 [[ -x $program ]] || die "there is no program at $program"
 
-exec "$venv/bin/python" -u "$here/demo.py" --portcullis "$program" ${KEEP:+--keep}
+keep=()
+if [[ ${KEEP:-0} != 0 ]]; then keep=(--keep); fi
+# The odd form of the last word: an empty array is an unset variable for the bash of macOS.
+exec "$venv/bin/python" -u "$here/demo.py" --portcullis "$program" ${keep[@]+"${keep[@]}"}

@@ -5,8 +5,6 @@
 //! is half-started: either all that the files ask for runs, or the command ends and leaves nothing behind.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::OpenOptions;
-use std::io::{IsTerminal as _, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +12,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::output::{Failure, columns, plural};
@@ -25,7 +21,6 @@ use crate::api::condition::Reason;
 use crate::api::policy::McpPolicyStatus;
 use crate::api::server::McpServer;
 use crate::gateway::approvals::{Approvals, Memory};
-use crate::gateway::audit::{AuditLog, AuditWriter};
 use crate::gateway::grants::Grants;
 use crate::gateway::metrics::Metrics;
 use crate::gateway::server::Routes;
@@ -39,10 +34,12 @@ use crate::telemetry::{admin, logging, process};
 
 mod control;
 mod files;
+mod setup;
 mod state;
 mod table;
 
 use self::files::Watched;
+use self::setup::{audit, bind, report_readers, signalled};
 
 /// How long servers may take to list their tools before the table is shown without them.
 const FIRST_LISTING: Duration = Duration::from_secs(45);
@@ -569,78 +566,6 @@ fn paths(world: &World) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let why = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "another program uses this port".to_owned(),
-            std::io::ErrorKind::PermissionDenied => "this user may not use this port".to_owned(),
-            _ => error.to_string(),
-        };
-        Failure::new(format!(
-            "cannot listen at {address}: {why}; choose another with {flag}"
-        ))
-    })
-}
-
-/// Who may read the report: a bearer, compared as API keys are.
-fn report_readers(file: Option<&PathBuf>) -> Result<Grants, Failure> {
-    let mut keys = BTreeMap::new();
-    if let Some(path) = file {
-        let unusable = |why: String| {
-            Failure::new(format!(
-                "the report token {} cannot be used: {why}",
-                path.display()
-            ))
-        };
-        let token = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
-        if token.trim_ascii().len() < 16 {
-            return Err(unusable(
-                "it has less than 16 characters; make one with: openssl rand -hex 32".to_owned(),
-            ));
-        }
-        keys.insert("report".to_owned(), token);
-    }
-    Ok(Grants::new(&keys, false))
-}
-
-/// Records go to standard output, and to the file if one is named. With a file, a terminal is not filled with them.
-fn audit(file: Option<&PathBuf>) -> Result<(AuditLog, AuditWriter), Failure> {
-    let mut sinks: Vec<Box<dyn Write + Send>> = Vec::new();
-    if file.is_none() || !std::io::stdout().is_terminal() {
-        sinks.push(Box::new(std::io::stdout()));
-    }
-    if let Some(path) = file {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let opened = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(path);
-        let opened = opened.map_err(|error| {
-            Failure::new(format!(
-                "the audit file {} cannot be opened: {error}; choose another with --audit-file",
-                path.display()
-            ))
-        })?;
-        sinks.push(Box::new(opened));
-    }
-    AuditLog::start(sinks)
-        .map_err(|error| Failure::new(format!("the audit log cannot be started: {error}")))
-}
-
-async fn signalled() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 fn failed(findings: &[Finding]) -> Failure {

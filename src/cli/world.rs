@@ -3,21 +3,25 @@
 //! In: paths. Out: the bundle of each server, made of what is accepted, and findings with file, line and column. The rules
 //! are those of the API server and the operator; `serve`, `validate`, `explain` and `test` share them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-
-use serde::Serialize;
 
 use super::output::Failure;
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
-use crate::gateway::snapshot::secrets::Secrets;
-use crate::manifest::{self, Located, ManifestError, Object, Position};
+use crate::manifest::{self, Located, Object, Position};
 use crate::policy::bundle::{Blocked, Bundle};
 use crate::policy::compile::{diagnose_policy, diagnose_server, unsupported};
 use crate::policy::diagnostic::{Diagnostic, Level};
 use crate::policy::target;
+
+mod accepted;
+mod finding;
+mod secrets;
+
+pub use accepted::Accepted;
+pub use finding::Finding;
+pub use secrets::FileSecrets;
 
 /// Namespace and name.
 pub type Name = (String, String);
@@ -35,83 +39,6 @@ pub struct World {
     pub ignored: Vec<String>,
     /// Where guardrails live.
     pub operator_namespace: String,
-}
-
-/// Something that is wrong, or looks wrong.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Finding {
-    /// Error or warning.
-    pub level: Level,
-    /// The file.
-    pub file: String,
-    /// Line, from 1; 0 where the whole file is meant.
-    pub line: u64,
-    /// Column, from 1.
-    pub column: u64,
-    /// Kind and name of the object.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub object: String,
-    /// The rule, inside a policy.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<String>,
-    /// Path of the field.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub path: String,
-    /// Line and column inside a CEL expression.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expression: Option<crate::policy::diagnostic::Position>,
-    /// What is wrong and what to do.
-    pub message: String,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let level = match self.level {
-            Level::Error => "error",
-            Level::Warning => "warning",
-        };
-        write!(f, "{}", self.file)?;
-        if self.line > 0 {
-            write!(f, ":{}:{}", self.line, self.column)?;
-        }
-        write!(f, ": {level}: ")?;
-        if !self.object.is_empty() {
-            write!(f, "{}", self.object)?;
-            if let Some(rule) = &self.rule {
-                write!(f, ", rule {rule}")?;
-            }
-            write!(f, ": ")?;
-        }
-        if !self.path.is_empty() {
-            write!(f, "{}", self.path)?;
-            if let Some(at) = self.expression {
-                write!(
-                    f,
-                    " (line {} column {} of the expression)",
-                    at.line, at.column
-                )?;
-            }
-            write!(f, ": ")?;
-        }
-        f.write_str(&self.message)
-    }
-}
-
-impl From<ManifestError> for Finding {
-    fn from(error: ManifestError) -> Self {
-        Finding {
-            level: Level::Error,
-            file: error.file,
-            line: error.at.line,
-            column: error.at.column,
-            object: String::new(),
-            rule: None,
-            path: error.path,
-            expression: None,
-            message: error.message,
-        }
-    }
 }
 
 impl World {
@@ -335,66 +262,6 @@ impl World {
     }
 }
 
-/// Secrets of `kind: Secret` documents, and of variables named `PORTCULLIS_SECRET_<NAME>_<KEY>`, which win.
-///
-/// In a variable's name every character of the Secret's and the key's name that is no letter or digit is `_`, and letters are
-/// upper case. Where all keys of a Secret are wanted, what follows `<NAME>_` is a key, in lower case with `-` for `_`.
-#[derive(Clone, PartialEq)]
-pub struct FileSecrets {
-    secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
-}
-
-impl Secrets for FileSecrets {
-    fn all(&self, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
-        let mut keys = self.secrets.get(name).cloned();
-        let prefix = format!("PORTCULLIS_SECRET_{}_", variable(name));
-        for (variable, value) in std::env::vars_os() {
-            let Some(rest) = variable
-                .to_str()
-                .and_then(|variable| variable.strip_prefix(&prefix))
-            else {
-                continue;
-            };
-            if rest.is_empty() {
-                continue;
-            }
-            let keys = keys.get_or_insert_default();
-            // A key of a document that the variable stands for keeps its own spelling.
-            let key = keys.keys().find(|key| self::variable(key) == rest).cloned();
-            keys.insert(
-                key.unwrap_or_else(|| rest.to_lowercase().replace('_', "-")),
-                bytes(value),
-            );
-        }
-        keys
-    }
-
-    fn key(&self, name: &str, key: &str) -> Option<Vec<u8>> {
-        let named = format!("PORTCULLIS_SECRET_{}_{}", variable(name), variable(key));
-        match std::env::var_os(named) {
-            Some(value) => Some(bytes(value)),
-            None => self.secrets.get(name)?.get(key).cloned(),
-        }
-    }
-}
-
-fn bytes(value: std::ffi::OsString) -> Vec<u8> {
-    use std::os::unix::ffi::OsStringExt as _;
-    value.into_vec()
-}
-
-fn variable(name: &str) -> String {
-    name.chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_uppercase()
-            } else {
-                '_'
-            }
-        })
-        .collect()
-}
-
 /// Namespace and name of an object.
 pub fn name_of(metadata: &kube::core::ObjectMeta) -> Name {
     (
@@ -472,65 +339,5 @@ fn of_policy(policy: &Located<McpPolicy>, diagnostic: Diagnostic) -> Finding {
         rule,
         expression: position,
         ..finding(policy, "McpPolicy", &policy.object.metadata, &path, message)
-    }
-}
-
-/// Accepted policies, as they were last accepted.
-#[derive(Default)]
-pub struct Accepted {
-    policies: BTreeMap<Name, McpPolicy>,
-    generations: BTreeMap<Name, i64>,
-}
-
-impl Accepted {
-    /// Takes the policies that are right; of one that is wrong the last form that was right stays. Returns what is wrong, and
-    /// the policies that have never been right.
-    pub fn update(&mut self, world: &World) -> (Vec<Finding>, Vec<(McpPolicy, String)>) {
-        let (mut findings, mut blocked) = (Vec::new(), Vec::new());
-        let mut present = BTreeSet::new();
-        for policy in &world.policies {
-            let name = name_of(&policy.object.metadata);
-            present.insert(name.clone());
-            let errors: Vec<Finding> = world
-                .policy_findings(policy)
-                .into_iter()
-                .filter(|finding| finding.level == Level::Error)
-                .collect();
-            match errors.first() {
-                None => self.accept(name, &policy.object),
-                Some(first) => {
-                    if !self.policies.contains_key(&name) {
-                        blocked.push((policy.object.clone(), first.message.clone()));
-                    }
-                    findings.extend(errors);
-                }
-            }
-        }
-        self.policies.retain(|name, _| present.contains(name));
-        (findings, blocked)
-    }
-
-    fn accept(&mut self, name: Name, policy: &McpPolicy) {
-        let generation = self.generations.entry(name.clone()).or_insert(0);
-        let mut policy = policy.clone();
-        if self
-            .policies
-            .get(&name)
-            .is_none_or(|before| before.spec != policy.spec)
-        {
-            *generation += 1;
-        }
-        policy.metadata.generation = Some(*generation);
-        self.policies.insert(name, policy);
-    }
-
-    /// The generation of an accepted policy.
-    pub fn generation(&self, name: &Name) -> Option<i64> {
-        self.policies.get(name)?.metadata.generation
-    }
-
-    /// All of them.
-    pub fn all(&self) -> impl Iterator<Item = &McpPolicy> {
-        self.policies.values()
     }
 }

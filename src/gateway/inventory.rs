@@ -252,36 +252,26 @@ async fn told_of_change(own: &mut Option<Own>) {
     let Some(stream) = own.stream.as_mut() else {
         return std::future::pending().await;
     };
-    loop {
-        match stream.0.frame().await {
-            Some(Ok(frame)) => {
-                let Ok(data) = frame.into_data() else {
-                    continue;
-                };
-                stream.1.push(&data);
-                while let Some(item) = stream.1.next_item() {
-                    match item {
-                        Ok(Item::Event(event)) => {
-                            let data = event.data.unwrap_or_default();
-                            let changed = envelope::parse(data.as_bytes()).is_ok_and(|message| {
-                                message.method() == Some("notifications/tools/list_changed")
-                            });
-                            if changed {
-                                return;
-                            }
-                        }
-                        Ok(Item::Comment(_)) => {}
-                        Err(_) => {
-                            own.stream = None;
-                            return;
-                        }
-                    }
-                }
+    'stream: while let Some(Ok(frame)) = stream.0.frame().await {
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        stream.1.push(&data);
+        while let Some(item) = stream.1.next_item() {
+            let event = match item {
+                Ok(Item::Event(event)) => event,
+                Ok(Item::Comment(_)) => continue,
+                Err(_) => break 'stream,
+            };
+            let data = event.data.unwrap_or_default();
+            let changed = envelope::parse(data.as_bytes())
+                .is_ok_and(|message| message.method() == Some("notifications/tools/list_changed"));
+            if changed {
+                return;
             }
-            // The server may have been replaced: list again now, and then every minute without the stream.
-            Some(Err(_)) | None => break,
         }
     }
+    // The server may have been replaced: list again now, and then every minute without the stream.
     own.stream = None;
 }
 

@@ -16,7 +16,7 @@ use crate::api::policy::{
 use crate::api::{DurationString, GROUP};
 use condition::Polarity;
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A policy and what a person should know about how it came about.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,6 +87,8 @@ struct Importer {
     rules: Vec<Rule>,
     notes: Vec<String>,
     names: BTreeSet<String>,
+    /// Counters as they were called there, with their names here: two never become one.
+    counters: BTreeMap<String, String>,
     /// Tools that the document lists, which is what allows them where the default is deny.
     listed: Vec<String>,
 }
@@ -129,6 +131,7 @@ impl Importer {
             rules: Vec::new(),
             notes,
             names: BTreeSet::new(),
+            counters: BTreeMap::new(),
             listed: Vec::new(),
         })
     }
@@ -212,26 +215,7 @@ impl Importer {
         action: Action,
         fill: impl FnOnce(&mut Rule),
     ) {
-        let mut plain: String = name
-            .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || "-_.".contains(c) {
-                    c
-                } else {
-                    '-'
-                }
-            })
-            .take(56)
-            .collect();
-        if plain.is_empty() {
-            plain = "rule".to_owned();
-        }
-        let mut unique = plain.clone();
-        let mut count = 2;
-        while !self.names.insert(unique.clone()) {
-            unique = format!("{plain}-{count}");
-            count += 1;
-        }
+        let unique = distinct(&label(name), |taken| !self.names.insert(taken.to_owned()));
         let mut rule = Rule {
             name: unique,
             tools: ToolSelector {
@@ -608,6 +592,18 @@ impl Importer {
         }
     }
 
+    /// The name here of a counter there.
+    fn counter(&mut self, there: &str) -> String {
+        if let Some(here) = self.counters.get(there) {
+            return here.clone();
+        }
+        let here = distinct(&label(there), |name| {
+            self.counters.values().any(|taken| taken == name)
+        });
+        self.counters.insert(there.to_owned(), here.clone());
+        here
+    }
+
     fn limits(&mut self, tool: &str, at: &str, limits: Option<&Value>) -> Vec<Limit> {
         let entries = match limits {
             None | Some(Value::Null) => return Vec::new(),
@@ -698,7 +694,7 @@ impl Importer {
             return Ok(None);
         }
         Ok(Some(Limit {
-            counter: counter.chars().take(63).collect(),
+            counter: self.counter(counter),
             max,
             window: DurationString::from(window),
             scope: Some(scope),
@@ -706,6 +702,36 @@ impl Importer {
             unknown: Default::default(),
         }))
     }
+}
+
+/// A name as the API takes it: lower-case letters, digits and `-`, with room left for a number.
+fn label(text: &str) -> String {
+    let plain: String = text
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_lowercase()
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    let short: String = plain.trim_matches('-').chars().take(56).collect();
+    match short.trim_end_matches('-') {
+        "" => "imported".to_owned(),
+        label => label.to_owned(),
+    }
+}
+
+/// The label, with a number if it is taken.
+fn distinct(label: &str, mut taken: impl FnMut(&str) -> bool) -> String {
+    let mut unique = label.to_owned();
+    let mut count = 2;
+    while taken(&unique) {
+        unique = format!("{label}-{count}");
+        count += 1;
+    }
+    unique
 }
 
 fn window(window: Option<&Value>) -> Result<&'static str, String> {

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod bridge;
+#[cfg(test)]
 mod sdk;
 #[cfg(test)]
 mod serve;

@@ -18,10 +18,10 @@ const CLIENTS: [(&str, &str); 4] = [
     ("TypeScript SDK 2.x", "PORTCULLIS_TEST_NODE_MODULES"),
 ];
 
-/// Runs a client; None if it is not installed.
+/// Runs a client; None if it is not installed, which its own test below says.
 async fn run(client: usize, url: &str, steps: &Value) -> Option<Value> {
     let (what, variable) = CLIENTS[client];
-    let place = installed(variable, what)?;
+    let place = std::env::var_os(variable).filter(|place| !place.is_empty())?;
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway/clients");
     let mut command = if client < 2 {
         let mut command = tokio::process::Command::new(place);
@@ -65,66 +65,87 @@ fn result(step: &Value) -> (bool, &str) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_client_lives_through_every_kind_of_refusal() {
-    for (client, (what, _)) in CLIENTS.into_iter().enumerate() {
-        let fake = Fake::start(&["echo", "other", "secret_tool", "held"]).await;
-        let policy = json!({"defaultAction": "Hide", "rules": [
-            {"name": "echo", "tools": {"names": ["echo"]}, "action": "Allow", "limits": [{"counter": "c", "max": 1, "window": "1h"}]},
-            {"name": "other", "tools": {"names": ["other"]}, "action": "Deny", "reason": "Not for agents."},
-            {"name": "held", "tools": {"names": ["held"]}, "action": "RequireApproval", "approval": {"waitUpTo": "0s"}},
-        ]});
-        let rig = Rig::new(&fake, &[policy]).await;
-        let steps = json!([
-            ["list"],
-            ["call", "echo", {"text": "hello"}],
-            ["call", "other", {}],
-            ["call", "secret_tool", {}],
-            ["call", "echo", {"text": "again"}],
-            ["call", "no_such_tool", {}],
-            ["call", "held", {}],
-            ["list"],
-        ]);
-        let Some(got) = run(client, &rig.url(), &steps).await else {
-            continue;
-        };
-        // 2.x asks as 2026-07-28 and falls back.
-        assert_eq!(got["version"], "2025-11-25", "{what}");
-        let steps = got["steps"].as_array().unwrap();
-        assert_eq!(steps[0], json!(["echo", "held", "other"]), "{what}");
-        assert_eq!(result(&steps[1]), (false, r#"{"text":"hello"}"#), "{what}");
-        assert_eq!(
-            result(&steps[2]),
-            (
-                true,
-                "Denied by policy p0, rule other: Not for agents. Do not retry."
-            ),
-            "{what}"
-        );
-        assert_eq!(steps[3]["code"], -32602, "{what}: {}", steps[3]);
-        assert!(
-            steps[3]["message"]
-                .as_str()
-                .unwrap()
-                .contains("Unknown tool: secret_tool"),
-            "{what}"
-        );
-        let (error, text) = result(&steps[4]);
-        assert!(
-            error && text.starts_with("Limit of 1 per 1h reached"),
-            "{what}: {text}"
-        );
-        assert_eq!(steps[5]["code"], -32602, "{what}");
-        let (error, text) = result(&steps[6]);
-        assert!(
-            error && text.starts_with("Approval pending"),
-            "{what}: {text}"
-        );
-        assert_eq!(steps[7], steps[0], "{what}: the session goes on");
-        assert_eq!(fake.calls(), 1, "{what}");
-        let discovered = fake.all().iter().any(|got| got.what() == "server/discover");
-        assert!(!discovered, "{what}");
+/// The session lives through every kind of refusal.
+async fn lives_through_refusals(client: usize) {
+    let (what, variable) = CLIENTS[client];
+    if installed(variable, what).is_none() {
+        return;
     }
+
+    let fake = Fake::start(&["echo", "other", "secret_tool", "held"]).await;
+    let policy = json!({"defaultAction": "Hide", "rules": [
+        {"name": "echo", "tools": {"names": ["echo"]}, "action": "Allow", "limits": [{"counter": "c", "max": 1, "window": "1h"}]},
+        {"name": "other", "tools": {"names": ["other"]}, "action": "Deny", "reason": "Not for agents."},
+        {"name": "held", "tools": {"names": ["held"]}, "action": "RequireApproval", "approval": {"waitUpTo": "0s"}},
+    ]});
+    let rig = Rig::new(&fake, &[policy]).await;
+    let steps = json!([
+        ["list"],
+        ["call", "echo", {"text": "hello"}],
+        ["call", "other", {}],
+        ["call", "secret_tool", {}],
+        ["call", "echo", {"text": "again"}],
+        ["call", "no_such_tool", {}],
+        ["call", "held", {}],
+        ["list"],
+    ]);
+    let got = run(client, &rig.url(), &steps).await.unwrap();
+    // 2.x asks as 2026-07-28 and falls back.
+    assert_eq!(got["version"], "2025-11-25", "{what}");
+    let steps = got["steps"].as_array().unwrap();
+    assert_eq!(steps[0], json!(["echo", "held", "other"]), "{what}");
+    assert_eq!(result(&steps[1]), (false, r#"{"text":"hello"}"#), "{what}");
+    assert_eq!(
+        result(&steps[2]),
+        (
+            true,
+            "Denied by policy p0, rule other: Not for agents. Do not retry."
+        ),
+        "{what}"
+    );
+    assert_eq!(steps[3]["code"], -32602, "{what}: {}", steps[3]);
+    assert!(
+        steps[3]["message"]
+            .as_str()
+            .unwrap()
+            .contains("Unknown tool: secret_tool"),
+        "{what}"
+    );
+    let (error, text) = result(&steps[4]);
+    assert!(
+        error && text.starts_with("Limit of 1 per 1h reached"),
+        "{what}: {text}"
+    );
+    assert_eq!(steps[5]["code"], -32602, "{what}");
+    let (error, text) = result(&steps[6]);
+    assert!(
+        error && text.starts_with("Approval pending"),
+        "{what}: {text}"
+    );
+    assert_eq!(steps[7], steps[0], "{what}: the session goes on");
+    assert_eq!(fake.calls(), 1, "{what}");
+    let discovered = fake.all().iter().any(|got| got.what() == "server/discover");
+    assert!(!discovered, "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_1_client_lives_through_every_kind_of_refusal() {
+    lives_through_refusals(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_2_client_falls_back_and_lives_through_every_kind_of_refusal() {
+    lives_through_refusals(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_typescript_1_client_lives_through_every_kind_of_refusal() {
+    lives_through_refusals(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_typescript_2_client_falls_back_and_lives_through_every_kind_of_refusal() {
+    lives_through_refusals(3).await;
 }
 
 /// A stdio server behind the gateway.

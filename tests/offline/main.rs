@@ -7,4 +7,5 @@
 mod crds;
 mod examples;
 mod generated;
+mod import;
 mod layering;

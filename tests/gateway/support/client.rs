@@ -213,6 +213,11 @@ impl Exchange {
 
     /// The next event of a stream; None at its end. Call `head` first.
     pub async fn event(&mut self) -> Option<Event> {
+        // Keep-alives are no events.
+        soon("an event", self.next_event()).await
+    }
+
+    async fn next_event(&mut self) -> Option<Event> {
         loop {
             if let Some(end) = self.text.find("\n\n") {
                 let block: String = self.text.drain(..end + 2).collect();

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::support::eventually;
 use crate::support::rig::{Held, Rig, allow_all};
-use crate::support::{eventually, soon};
 
 async fn rig(sessions: &str, features: &str, policy: Value) -> Rig {
     let script = concat!(
@@ -86,18 +86,22 @@ async fn a_stdio_server_asks_the_client_only_where_the_spec_allows() {
         .session_of("2025-11-25", json!({"sampling": {}}))
         .await;
     let body = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "ask", "arguments": {"method": "sampling/createMessage"}}});
-    let mut stream = client.listen().await;
-    let caller = client.clone();
-    let call = tokio::spawn(async move { caller.post(&body).await });
-    let asked = stream.event().await.unwrap().json();
+    let mut call = client
+        .start("POST", Some(body.to_string().as_bytes()))
+        .await;
+    assert_eq!(call.head().await.status, 200);
+    let asked = call.event().await.unwrap().json();
     assert_eq!(asked["method"], "sampling/createMessage");
     assert_ne!(asked["id"], "server-1");
     let reply = client
         .post(&json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"role": "assistant"}}))
         .await;
     assert_eq!(reply.status, 202);
-    let (_, text) = soon("the answer", call).await.unwrap().tool();
-    assert_eq!(text, r#"{"result": {"role": "assistant"}}"#);
+    let answer = call.event().await.unwrap().json();
+    assert_eq!(
+        answer["result"]["content"][0]["text"],
+        r#"{"result": {"role": "assistant"}}"#
+    );
     // Denied: the server is told at once, and the client hears nothing.
     let denied = self::rig("PerSession", "Deny", allow_all()).await;
     let client = denied

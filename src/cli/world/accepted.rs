@@ -1,0 +1,67 @@
+//! The policies that are in force while files change: of one that is wrong, its last form that was right.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Finding, Name, World, name_of};
+use crate::api::policy::McpPolicy;
+use crate::policy::diagnostic::Level;
+
+/// Accepted policies, as they were last accepted.
+#[derive(Default)]
+pub struct Accepted {
+    policies: BTreeMap<Name, McpPolicy>,
+    generations: BTreeMap<Name, i64>,
+}
+
+impl Accepted {
+    /// Takes the policies that are right; of one that is wrong the last form that was right stays. Returns what is wrong, and
+    /// the policies that have never been right.
+    pub fn update(&mut self, world: &World) -> (Vec<Finding>, Vec<(McpPolicy, String)>) {
+        let (mut findings, mut blocked) = (Vec::new(), Vec::new());
+        let mut present = BTreeSet::new();
+        for policy in &world.policies {
+            let name = name_of(&policy.object.metadata);
+            present.insert(name.clone());
+            let errors: Vec<Finding> = world
+                .policy_findings(policy)
+                .into_iter()
+                .filter(|finding| finding.level == Level::Error)
+                .collect();
+            match errors.first() {
+                None => self.accept(name, &policy.object),
+                Some(first) => {
+                    if !self.policies.contains_key(&name) {
+                        blocked.push((policy.object.clone(), first.message.clone()));
+                    }
+                    findings.extend(errors);
+                }
+            }
+        }
+        self.policies.retain(|name, _| present.contains(name));
+        (findings, blocked)
+    }
+
+    fn accept(&mut self, name: Name, policy: &McpPolicy) {
+        let generation = self.generations.entry(name.clone()).or_insert(0);
+        let mut policy = policy.clone();
+        if self
+            .policies
+            .get(&name)
+            .is_none_or(|before| before.spec != policy.spec)
+        {
+            *generation += 1;
+        }
+        policy.metadata.generation = Some(*generation);
+        self.policies.insert(name, policy);
+    }
+
+    /// The generation of an accepted policy.
+    pub fn generation(&self, name: &Name) -> Option<i64> {
+        self.policies.get(name)?.metadata.generation
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &McpPolicy> {
+        self.policies.values()
+    }
+}
