@@ -257,7 +257,8 @@ fn unreadable(path: &Path, error: &io::Error) -> ManifestError {
     }
 }
 
-fn text(file: &Path) -> io::Result<String> {
+/// The text of one file, which is a regular file of a size that is read at all.
+pub(crate) fn text(file: &Path) -> io::Result<String> {
     // Checked before reading, so that a device or a huge file is never read into memory.
     let metadata = fs::metadata(file)?;
     if !metadata.is_file() || metadata.len() > tree::MAX_BYTES as u64 {
@@ -266,7 +267,8 @@ fn text(file: &Path) -> io::Result<String> {
     fs::read_to_string(file)
 }
 
-fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
+/// The files that a path stands for, sorted.
+pub(crate) fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !fs::metadata(path)?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use http::Method;
 use jiff::Timestamp;
 
-use super::output::{Failure, Output, age, columns, print, print_data};
+use super::output::{Failure, Output, age, columns, print, print_data, visible};
 use super::socket::{self, DecisionRequest};
 use crate::api::approval::{McpApproval, Phase, Verdict};
 
@@ -116,7 +116,7 @@ fn decide(
     {
         return Err(Failure::new(format!(
             "`{}` is not a name of an approval",
-            super::output::visible(name)
+            visible(name)
         )));
     }
     let target = format!("/approvals/{name}");
@@ -135,7 +135,8 @@ fn decide(
     let shown = decided.metadata.name.as_deref().unwrap_or_default();
     print(&format!(
         "{shown} {word} by {by}: {} for {}\n",
-        spec.tool, spec.grant
+        visible(&spec.tool),
+        visible(&spec.grant)
     ))
 }
 

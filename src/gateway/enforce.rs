@@ -17,6 +17,7 @@ use super::audit::{Arguments, Record, UpstreamOutcome};
 use super::counters::{Exhausted, Reservation};
 use super::grants::Grant;
 use super::hold::Hold;
+use super::in_use::Dispute;
 use super::record::Outcome;
 use super::snapshot::Snapshot;
 use super::upstream::Envelope;
@@ -266,6 +267,7 @@ impl Pending<'_> {
             approval: self.approval.clone(),
             decided: now,
             sent: Instant::now(),
+            dispute: None,
             done: false,
         })
     }
@@ -309,6 +311,11 @@ impl Pending<'_> {
             match standing {
                 Standing::Approved((_, name), version) => {
                     self.approval = Some(name.clone());
+                    // Cancelled, or its session ended, at the moment at which it was approved.
+                    if !hold.release() || self.gateway.ended.contains(self.call.session) {
+                        self.record(Outcome::Unapproved, &decision.by, now, None);
+                        return Err(Refusal::Cancelled);
+                    }
                     return self.use_up(&wanted, (wanted.namespace.clone(), name), version, now);
                 }
                 Standing::Denied((_, name), decided) => {
@@ -331,6 +338,7 @@ impl Pending<'_> {
                         .unwrap_or_default();
                     let until = deadline.min(tokio::time::Instant::now() + expiry);
                     let woken = tokio::select! {
+                        biased;
                         () = hold.cancelled() => {
                             self.record(Outcome::Unapproved, &decision.by, now, None);
                             return Err(Refusal::Cancelled);
@@ -498,6 +506,7 @@ pub struct InFlight {
     approval: Option<String>,
     decided: Timestamp,
     sent: Instant,
+    dispute: Option<Dispute>,
     done: bool,
 }
 
@@ -610,7 +619,7 @@ impl InFlight {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
-        if end.returns_units() {
+        if end.returns_units() && (end == End::Unreachable || !self.provoked()) {
             self.give_back();
         }
         let latency = self.sent.elapsed();
@@ -639,6 +648,18 @@ impl InFlight {
             None,
             Some(upstream),
         );
+    }
+
+    /// Takes note of what else uses the call's id.
+    pub(super) fn watch(&mut self, dispute: Dispute) {
+        self.dispute = Some(dispute);
+    }
+
+    /// Whether the client may have brought the upstream's error about, by a cancellation, by another request under the same
+    /// id, or by ending the session: then the call may have been made all the same.
+    fn provoked(&self) -> bool {
+        self.dispute.as_ref().is_some_and(Dispute::is_open)
+            || self.gateway.ended.contains(&self.session)
     }
 
     fn give_back(&mut self) {

@@ -1,32 +1,46 @@
 //! Calls that wait for a person: a client that cancels one must find it, so that it is never forwarded.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
+type Key = (String, String);
+
+#[derive(Default)]
+struct Calls {
+    /// A client may use one id for several calls, though it must not.
+    by_id: HashMap<Key, Vec<(u64, CancellationToken)>>,
+    next: u64,
+}
+
 /// Every held call of a gateway, by session and request id.
 #[derive(Clone, Default)]
 pub struct Holds {
-    calls: Arc<Mutex<HashMap<(String, String), CancellationToken>>>,
+    calls: Arc<Mutex<Calls>>,
 }
 
 impl Holds {
-    /// Cancels the call of that session and id (as JSON); false if it is not held.
+    /// Cancels the calls of that session and id (as JSON); false if none is held.
     pub fn cancel(&self, session: &str, id: &str) -> bool {
-        let held = self
-            .lock()
-            .get(&(session.to_owned(), id.to_owned()))
-            .cloned();
-        held.inspect(CancellationToken::cancel).is_some()
+        let calls = self.lock();
+        // Under the lock: a hold that ends at this moment either hears of it or is not found.
+        match calls.by_id.get(&(session.to_owned(), id.to_owned())) {
+            Some(held) => {
+                held.iter().for_each(|(_, token)| token.cancel());
+                true
+            }
+            None => false,
+        }
     }
 
     /// How many calls are held.
     pub fn count(&self) -> usize {
-        self.lock().len()
+        self.lock().by_id.values().map(Vec::len).sum()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), CancellationToken>> {
+    fn lock(&self) -> MutexGuard<'_, Calls> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -34,19 +48,26 @@ impl Holds {
 /// One held call; forgotten when dropped.
 pub struct Hold {
     holds: Holds,
-    key: (String, String),
+    key: Key,
+    number: u64,
     token: CancellationToken,
 }
 
 impl Hold {
-    /// Makes the call findable. A client that uses one id twice can cancel only the later of its calls.
+    /// Makes the call findable.
     pub fn start(holds: &Holds, session: &str, id: &str) -> Self {
         let key = (session.to_owned(), id.to_owned());
         let token = CancellationToken::new();
-        holds.lock().insert(key.clone(), token.clone());
+        let mut calls = holds.lock();
+        let number = calls.next;
+        calls.next += 1;
+        let held = calls.by_id.entry(key.clone()).or_default();
+        held.push((number, token.clone()));
+        drop(calls);
         Hold {
             holds: holds.clone(),
             key,
+            number,
             token,
         }
     }
@@ -55,10 +76,46 @@ impl Hold {
     pub fn cancelled(&self) -> WaitForCancellationFuture<'_> {
         self.token.cancelled()
     }
+
+    /// Ends the hold and says whether the call may still go. A cancellation that comes later does not find it, and is passed
+    /// on to the upstream.
+    pub fn release(&self) -> bool {
+        self.forget();
+        !self.token.is_cancelled()
+    }
+
+    fn forget(&self) {
+        let mut calls = self.holds.lock();
+        if let Entry::Occupied(mut held) = calls.by_id.entry(self.key.clone()) {
+            held.get_mut().retain(|(number, _)| *number != self.number);
+            if held.get().is_empty() {
+                held.remove();
+            }
+        }
+    }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.holds.lock().remove(&self.key);
+        self.forget();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cancellation_finds_every_call_of_its_id_until_it_is_released() {
+        let holds = Holds::default();
+        let (first, second) = (Hold::start(&holds, "s", "1"), Hold::start(&holds, "s", "1"));
+        let other = Hold::start(&holds, "t", "1");
+        assert_eq!(holds.count(), 3);
+        assert!(first.release());
+        drop(first);
+        assert!(holds.cancel("s", "1"), "the second is still held");
+        assert!(!second.release() && other.release());
+        assert!(!holds.cancel("s", "1") && !holds.cancel("t", "1"));
+        assert_eq!(holds.count(), 0);
     }
 }

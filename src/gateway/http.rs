@@ -52,7 +52,7 @@ where
     let answer = match admit(gateway, &head) {
         Err(refusal) => *refusal,
         Ok((snapshot, grant)) => {
-            let exchange = Exchange {
+            let mut exchange = Exchange {
                 gateway,
                 snapshot,
                 grant,
@@ -157,7 +157,7 @@ fn accepted() -> Answer {
 }
 
 impl Exchange<'_> {
-    async fn run<B>(&self, mut body: B) -> Result<Answer, Box<Answer>>
+    async fn run<B>(&mut self, mut body: B) -> Result<Answer, Box<Answer>>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
@@ -180,6 +180,15 @@ impl Exchange<'_> {
                     };
                     refuse(status, answer::invalid_request(None, &error.to_string()))
                 })?;
+                // While the body came, a policy or a credential may have been withdrawn: a client that takes its time over it
+                // must not be decided on by what was in force when it began.
+                let unchanged = self
+                    .gateway
+                    .snapshot()
+                    .is_some_and(|now| Arc::ptr_eq(&now, &self.snapshot));
+                if !unchanged {
+                    (self.snapshot, self.grant) = admit(self.gateway, self.head)?;
+                }
                 self.post(&body).await
             }
             Method::GET => self.get().await,
@@ -258,6 +267,7 @@ impl Exchange<'_> {
             gateway: Arc::clone(self.gateway),
             grant: self.grant.clone(),
             session,
+            id_use: None,
         }
     }
 
@@ -460,8 +470,15 @@ impl Exchange<'_> {
         session: Arc<Session>,
         id: &Id<'_>,
         permit: Permit,
-        in_flight: Option<Box<enforce::InFlight>>,
+        mut in_flight: Option<Box<enforce::InFlight>>,
     ) -> Result<Answer, Box<Answer>> {
+        let id_use = self
+            .gateway
+            .in_use
+            .enter(&session.envelope(), &id.to_json());
+        if let Some(in_flight) = &mut in_flight {
+            in_flight.watch(id_use.dispute());
+        }
         let timeout = self.snapshot.settings.timeout;
         let sent = Instant::now();
         let response = match self.snapshot.upstream.call(permit, timeout).await {
@@ -496,8 +513,9 @@ impl Exchange<'_> {
             ));
         }
         let within = timeout.saturating_sub(sent.elapsed());
-        Ok(self
-            .relay(session)
+        let mut relay = self.relay(session);
+        relay.id_use = Some(Arc::new(id_use));
+        Ok(relay
             .answer(id.clone().into_owned(), in_flight, response, within)
             .await)
     }
@@ -542,8 +560,16 @@ impl Exchange<'_> {
                     .as_ref()
                     .and_then(|params| params.get("requestId"))
                     .and_then(|id| Id::from_json(id.raw));
-                if id.is_some_and(|id| self.gateway.holds.cancel(&session.id, &id.to_json())) {
-                    return Ok(accepted());
+                if let Some(id) = id {
+                    let id = id.to_json();
+                    if self.gateway.holds.cancel(&session.id, &id) {
+                        return Ok(accepted());
+                    }
+                    // Whatever the upstream makes of it, a call that was made keeps its units.
+                    let _id_use = self.gateway.in_use.enter(&session.envelope(), &id);
+                    return self
+                        .pass_on(session, notification.emit(&Edits::new()))
+                        .await;
                 }
                 true
             }

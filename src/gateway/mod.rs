@@ -19,6 +19,7 @@ pub mod enforce;
 pub mod grants;
 mod hold;
 pub mod http;
+mod in_use;
 pub mod inventory;
 pub mod metrics;
 pub mod record;
@@ -36,6 +37,7 @@ use self::audit::AuditLog;
 use self::counters::Local;
 use self::enforce::Permit;
 use self::hold::Holds;
+use self::in_use::InUse;
 use self::inventory::Inventory;
 use self::metrics::Metrics;
 use self::record::Recorder;
@@ -56,6 +58,7 @@ pub struct Gateway {
     counters: Local,
     approvals: Approvals,
     holds: Holds,
+    in_use: InUse,
     requests: ServerRequests,
     ended: Remembered<()>,
     /// What is known of the upstream's tools.
@@ -109,6 +112,7 @@ impl Gateway {
             counters: Local::default(),
             approvals: shared.approvals.clone(),
             holds: Holds::default(),
+            in_use: InUse::default(),
             requests: ServerRequests::default(),
             ended: Remembered::default(),
             inventory: Inventory::default(),

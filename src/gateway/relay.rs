@@ -20,6 +20,7 @@ use super::Gateway;
 use super::body::{Body, BoxError, ReadError, full, read};
 use super::enforce::{End, InFlight};
 use super::grants::Grant;
+use super::in_use::Use;
 use super::session::Session;
 use super::snapshot::Snapshot;
 use super::upstream::UpstreamError;
@@ -47,6 +48,8 @@ pub struct Relay {
     pub grant: Grant,
     /// In which session.
     pub session: Arc<Session>,
+    /// The id of the request that is answered: in use until the answer has been relayed.
+    pub id_use: Option<Arc<Use>>,
 }
 
 /// What becomes of one message.
@@ -319,19 +322,20 @@ fn end_of(message: &Message<'_>) -> End {
     };
     match &response.outcome {
         // The bridge says so where it is not the server that speaks, and whether the server got the call.
-        Outcome::Error(error) if error.data.is_some_and(|data| data.contains("retryAfterMs")) => {
-            match error.data.and_then(|data| Object::from_raw(data, &[]).ok()) {
-                Some(data)
-                    if data
-                        .get("delivered")
-                        .is_some_and(|said| said.raw == "false") =>
-                {
-                    End::Unreachable
-                }
-                _ => End::Broken,
+        Outcome::Error(error) => {
+            let data = error
+                .data
+                .and_then(|data| Object::from_raw(data, &[]).ok())
+                .unwrap_or_default();
+            let says = |key: &str, raw: &str| data.get(key).is_some_and(|said| said.raw == raw);
+            if !says("source", "\"bridge\"") {
+                End::Error
+            } else if says("delivered", "false") {
+                End::Unreachable
+            } else {
+                End::Broken
             }
         }
-        Outcome::Error(_) => End::Error,
         Outcome::Result(result)
             if result
                 .get("isError")

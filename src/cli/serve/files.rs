@@ -6,46 +6,47 @@ use std::hash::{Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Between two looks.
-pub const EVERY: Duration = Duration::from_millis(400);
+use crate::manifest;
 
-/// Files, and what they held when last looked at.
+/// Between two looks; a change is taken at the second.
+pub const EVERY: Duration = Duration::from_millis(200);
+
+/// Files, what they held when they were last read, and what when they were last looked at.
 pub struct Watched {
     paths: Vec<PathBuf>,
+    read: u64,
     seen: u64,
 }
 
 impl Watched {
     /// Looks for the first time.
     pub fn new(paths: &[PathBuf]) -> Self {
+        let now = fingerprint(paths);
         Watched {
             paths: paths.to_vec(),
-            seen: fingerprint(paths),
+            read: now,
+            seen: now,
         }
     }
 
-    /// Whether anything differs from the last look.
+    /// Whether the files differ from what was last read and have not changed between two looks. A file that is being written
+    /// is often valid as far as it has come, but for the rules at its end.
     pub fn changed(&mut self) -> bool {
         let now = fingerprint(&self.paths);
-        std::mem::replace(&mut self.seen, now) != now
+        let still = std::mem::replace(&mut self.seen, now) == now;
+        still && std::mem::replace(&mut self.read, now) != now
     }
 }
 
 fn fingerprint(paths: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for path in paths {
-        let mut files = match std::fs::read_dir(path) {
-            Ok(entries) => entries
-                .filter_map(|entry| Some(entry.ok()?.path()))
-                .filter(|file| file.is_file())
-                .collect(),
-            Err(_) => vec![path.clone()],
-        };
-        files.sort();
+        // What is not a manifest, such as an audit log beside them, changes nothing.
+        let files = manifest::files(path).unwrap_or_else(|_| vec![path.clone()]);
         for file in files {
             file.hash(&mut hasher);
             // What cannot be read is told when it is loaded.
-            std::fs::read(&file).ok().hash(&mut hasher);
+            manifest::text(&file).ok().hash(&mut hasher);
         }
     }
     hasher.finish()
@@ -61,23 +62,47 @@ mod tests {
         let file = folder.path().join("a.yaml");
         std::fs::write(&file, "one").unwrap();
         let mut watched = Watched::new(&[folder.path().to_owned()]);
-        assert!(!watched.changed());
+        let looks =
+            |watched: &mut Watched| (watched.changed(), watched.changed(), watched.changed());
+        let taken = (false, true, false);
+        assert_eq!(looks(&mut watched), (false, false, false));
         std::fs::write(&file, "one").unwrap();
-        assert!(!watched.changed());
+        assert_eq!(looks(&mut watched), (false, false, false));
         std::fs::write(&file, "two").unwrap();
-        assert!(watched.changed());
+        assert_eq!(looks(&mut watched), taken);
         std::fs::write(folder.path().join("b.yaml"), "").unwrap();
-        assert!(watched.changed());
+        assert_eq!(looks(&mut watched), taken);
+        std::fs::write(folder.path().join("audit.log"), "not a manifest").unwrap();
+        assert_eq!(looks(&mut watched), (false, false, false));
         std::fs::remove_file(&file).unwrap();
-        assert!(watched.changed());
+        assert_eq!(looks(&mut watched), taken);
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::fs::write(one.path().join("c"), "1").unwrap();
         std::fs::write(two.path().join("c"), "2").unwrap();
         let link = folder.path().join("c.yaml");
         std::os::unix::fs::symlink(one.path().join("c"), &link).unwrap();
-        assert!(watched.changed());
+        assert_eq!(looks(&mut watched), taken);
         std::fs::remove_file(&link).unwrap();
         std::os::unix::fs::symlink(two.path().join("c"), &link).unwrap();
+        assert_eq!(looks(&mut watched), taken);
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_left_alone_until_it_rests() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.yaml");
+        std::fs::write(&file, "").unwrap();
+        let mut watched = Watched::new(&[folder.path().to_owned()]);
+        for written in ["a", "ab", "abc"] {
+            std::fs::write(&file, written).unwrap();
+            assert!(!watched.changed(), "{written}");
+        }
         assert!(watched.changed());
+        assert!(!watched.changed());
+        // What was there before comes back before it was read.
+        std::fs::write(&file, "ab").unwrap();
+        assert!(!watched.changed());
+        std::fs::write(&file, "abc").unwrap();
+        assert!(!watched.changed() && !watched.changed());
     }
 }

@@ -198,3 +198,65 @@ async fn a_cost_is_counted_in_full_or_not_at_all() {
     assert!(error);
     assert_eq!(fake.calls(), 3);
 }
+
+#[tokio::test]
+async fn a_client_cannot_get_the_unit_of_a_call_that_was_made_back_by_cancelling_it() {
+    let fake = Fake::start(&["echo"]).await;
+    let rig = Rig::new(&fake, &[limited(1)]).await;
+    let client = rig.client.session().await;
+    let (answer, answers) = tokio::sync::mpsc::unbounded_channel();
+    let answers = std::sync::Mutex::new(Some(answers));
+    fake.on("tools/call", move |_| {
+        Answer::Stream(answers.lock().unwrap().take().unwrap())
+    });
+    // As the Python SDK's server does: a cancelled call is answered with an error, whatever it has done by then.
+    fake.on("notifications/cancelled", move |got| {
+        let id = got.json()["params"]["requestId"].clone();
+        let error = json!({"jsonrpc": "2.0", "id": id, "error": {"code": 0, "message": "Request cancelled"}});
+        answer.send(Answer::event(&error)).unwrap();
+        Answer::Status(202, "text/plain", Vec::new())
+    });
+    let caller = client.clone();
+    let call = tokio::spawn(async move {
+        let call = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "echo", "arguments": {}}});
+        caller.post(&call).await
+    });
+    crate::support::eventually("the call is under way", || fake.calls() == 1).await;
+    let cancel =
+        json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}});
+    client.post(&cancel).await;
+    assert_eq!(call.await.unwrap().error().1, "Request cancelled");
+    fake.as_usual("tools/call");
+    assert!(!passes(&client).await, "the unit must stay used");
+}
+
+#[tokio::test]
+async fn an_error_that_may_be_another_requests_answer_keeps_the_unit() {
+    let fake = Fake::start(&["echo"]).await;
+    let rig = Rig::new(
+        &fake,
+        &[
+            limited(1),
+            json!({"prompts": [{"name": "p", "names": ["p"], "action": "Allow"}]}),
+        ],
+    )
+    .await;
+    let client = rig.client.session().await;
+    fake.on("prompts/get", |_| Answer::Silence);
+    fake.on("tools/call", |got| {
+        Answer::rpc_error(got, -32000, "of the prompt")
+    });
+    let prompt =
+        json!({"jsonrpc": "2.0", "id": 7, "method": "prompts/get", "params": {"name": "p"}});
+    let _waiting = client
+        .start("POST", Some(prompt.to_string().as_bytes()))
+        .await;
+    crate::support::eventually("the prompt is asked for", || {
+        fake.got("prompts/get").len() == 1
+    })
+    .await;
+    let call = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "echo", "arguments": {}}});
+    assert_eq!(client.post(&call).await.error().1, "of the prompt");
+    fake.as_usual("tools/call");
+    assert!(!passes(&client).await, "the unit must stay used");
+}

@@ -147,3 +147,24 @@ async fn a_gateway_that_stops_finishes_calls_and_ends_streams() {
     soon("the gateway's end", rig.gateway.shutdown()).await;
     assert!(tokio::net::TcpStream::connect(rig.addr).await.is_err());
 }
+
+#[tokio::test]
+async fn a_body_that_takes_its_time_is_decided_on_by_what_is_in_force_when_it_is_there() {
+    let fake = Fake::start(&["echo"]).await;
+    let rig = Rig::new(&fake, &[allow_all()]).await;
+    let client = rig.client.session().await;
+    let call = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "echo", "arguments": {}}});
+    let bytes = client.bytes("POST", Some(call.to_string().as_bytes()));
+    let (begin, rest) = bytes.split_at(bytes.len() - 10);
+    let mut exchange = crate::support::client::Exchange::open(rig.addr).await;
+    exchange.write(begin).await;
+    // The head has been answered to by then, as far as it can be.
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    rig.apply(&[hide("echo")]).unwrap();
+    exchange.write(rest).await;
+    assert_eq!(
+        exchange.reply().await.error(),
+        (-32602, "Unknown tool: echo".to_owned())
+    );
+    assert_eq!(fake.calls(), 0);
+}
