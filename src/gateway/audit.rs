@@ -159,7 +159,10 @@ impl AuditLog {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         state.buffer.extend_from_slice(&line);
-        if state.wanted.is_some_and(|bytes| state.buffer.len() >= bytes) {
+        if state
+            .wanted
+            .is_some_and(|bytes| state.buffer.len() >= bytes)
+        {
             state.wanted = None;
             drop(state);
             self.shared.filled.notify_one();
