@@ -1,11 +1,13 @@
 //! The audit log: one JSON line for each decision, on standard output or in a file.
 //!
 //! Callers only append to a buffer; a thread of its own writes. When the reader of the log falls so far behind that the
-//! buffer is full, callers wait: a call that cannot be recorded is not let through unrecorded.
+//! buffer is full, callers wait: a call that cannot be recorded is not let through unrecorded. Under load the thread takes
+//! many lines at once: waking it for each would cost more than all the rest of recording.
 
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -13,6 +15,12 @@ use serde_json::value::RawValue;
 
 /// Beyond this many unwritten bytes callers wait for the writer.
 const BUFFER: usize = 8 << 20;
+/// Beyond this many the writer does not wait for more.
+const PLENTY: usize = 64 << 10;
+/// After a write the writer lets lines gather for this long.
+const GATHER: Duration = Duration::from_millis(5);
+/// A line is seldom longer.
+const LINE: usize = 512;
 
 /// One decision as it is recorded. Times are RFC 3339 in UTC, durations milliseconds. Never holds a credential.
 #[derive(Debug, Serialize)]
@@ -105,6 +113,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     buffer: Vec<u8>,
+    /// The writer waits for the first line, or for plenty.
+    wanted: Option<usize>,
     closed: bool,
 }
 
@@ -133,6 +143,13 @@ impl AuditLog {
 
     /// Records one decision.
     pub fn record(&self, record: &Record<'_>) {
+        // Written aside, so that others wait for no more than a copy.
+        let mut line = Vec::with_capacity(LINE);
+        if let Err(error) = serde_json::to_writer(&mut line, record) {
+            tracing::error!(%error, decision = record.decision_id, "a decision could not be recorded");
+            return;
+        }
+        line.push(b'\n');
         let mut state = self.shared.lock();
         while state.buffer.len() > BUFFER && !state.closed {
             state = self
@@ -141,15 +158,13 @@ impl AuditLog {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let before = state.buffer.len();
-        match serde_json::to_writer(&mut state.buffer, record) {
-            Ok(()) => state.buffer.push(b'\n'),
-            Err(error) => {
-                state.buffer.truncate(before);
-                tracing::error!(%error, decision = record.decision_id, "a decision could not be recorded");
-            }
-        }
-        if before == 0 {
+        state.buffer.extend_from_slice(&line);
+        if state
+            .wanted
+            .is_some_and(|bytes| state.buffer.len() >= bytes)
+        {
+            state.wanted = None;
+            drop(state);
             self.shared.filled.notify_one();
         }
     }
@@ -165,6 +180,7 @@ impl Shared {
         loop {
             let mut state = self.lock();
             while state.buffer.is_empty() && !state.closed {
+                state.wanted = Some(1);
                 state = self
                     .filled
                     .wait(state)
@@ -182,8 +198,14 @@ impl Shared {
                 }
             });
             taken.clear();
-            if closed && self.lock().buffer.is_empty() {
+            let mut state = self.lock();
+            if closed && state.buffer.is_empty() {
                 return;
+            }
+            if !state.closed && state.buffer.len() < PLENTY {
+                state.wanted = Some(PLENTY);
+                let gathered = self.filled.wait_timeout(state, GATHER);
+                gathered.unwrap_or_else(PoisonError::into_inner).0.wanted = None;
             }
         }
     }

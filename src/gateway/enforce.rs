@@ -152,7 +152,7 @@ pub async fn tool_call(
     let decision = pending.evaluate(now);
     let admitted = match decision.outcome {
         policy::Outcome::Allow => pending.reserve(&decision, now),
-        policy::Outcome::RequireApproval => pending.approve(&decision, now).await,
+        policy::Outcome::RequireApproval => Box::pin(pending.approve(&decision, now)).await,
         _ => Err(pending.refuse(&decision, now)),
     };
     match admitted {

@@ -191,8 +191,9 @@ impl Exchange<'_> {
                 }
                 self.post(&body).await
             }
-            Method::GET => self.get().await,
-            Method::DELETE => self.delete().await,
+            // What is rare is boxed, so that calls do not carry room for it along.
+            Method::GET => Box::pin(self.get()).await,
+            Method::DELETE => Box::pin(self.delete()).await,
             _ => {
                 let body =
                     answer::invalid_request(None, "only POST, GET and DELETE are answered here");
@@ -230,13 +231,15 @@ impl Exchange<'_> {
         if let Message::Request(request) = &message
             && request.method == "initialize"
         {
-            return self.initialize(request).await;
+            return Box::pin(self.initialize(request)).await;
         }
         let session = Arc::new(self.session(message.id(), named)?);
         match &message {
             Message::Request(request) => self.request(session, request, body).await,
-            Message::Notification(notification) => self.notification(&session, notification).await,
-            Message::Response(response) => self.response(&session, response).await,
+            Message::Notification(notification) => {
+                Box::pin(self.notification(&session, notification)).await
+            }
+            Message::Response(response) => Box::pin(self.response(&session, response)).await,
         }
     }
 

@@ -62,44 +62,39 @@ impl Relay {
     /// The client's copy of a message, filtered for this caller.
     async fn pass(&self, message: &Message<'_>) -> Passed {
         match message {
-            Message::Response(response) => {
-                if let Outcome::Result(result) = &response.outcome
-                    && let Ok(Some(entries)) = list::entries(result, ListKind::Tools)
-                {
-                    let known = |snapshot: &Snapshot| {
-                        entries
-                            .iter()
-                            .all(|entry| snapshot.bound.tool(&entry.name).is_some())
-                    };
-                    if self
-                        .gateway
-                        .snapshot()
-                        .is_some_and(|snapshot| !known(&snapshot))
-                    {
-                        self.gateway.inventory.catch_up().await;
-                    }
+            Message::Response(_) => {
+                let (passed, unknown) = self.filtered(message);
+                if !unknown {
+                    return passed;
                 }
-                self.filtered(message)
+                // Rare, and kept out of the state that every call carries along.
+                Box::pin(self.gateway.inventory.catch_up()).await;
+                self.filtered(message).0
             }
             Message::Notification(notification) => self.notification(message, notification),
             Message::Request(request) => self.request(request),
         }
     }
 
-    fn filtered(&self, message: &Message<'_>) -> Passed {
+    /// The message without what the caller may not see, and whether it lists a tool that is not in the inventory.
+    fn filtered(&self, message: &Message<'_>) -> (Passed, bool) {
         let Some(snapshot) = self.gateway.snapshot() else {
-            return Passed::Drop;
+            return (Passed::Drop, false);
         };
+        let mut unknown = false;
         let caller = &self.grant.caller;
         let (bound, session, now) = (&snapshot.bound, &*self.session.id, Timestamp::now());
         let edits = Edits::new();
         let filtered = list::filter(message, &edits, |kind, name| match kind {
-            ListKind::Tools => bound.visible(name, caller, session, now),
+            ListKind::Tools => {
+                unknown |= bound.tool(name).is_none();
+                bound.visible(name, caller, session, now)
+            }
             ListKind::Prompts => bound.prompt_visible(name, caller),
             ListKind::Resources => bound.resource_visible(name, caller),
             ListKind::ResourceTemplates => bound.template_visible(name, caller),
         });
-        match filtered {
+        let passed = match filtered {
             Ok(Some(bytes)) => Passed::Send(bytes),
             Ok(None) => Passed::Send(message.emit(&edits)),
             Err(error) => {
@@ -110,7 +105,8 @@ impl Relay {
                     RETRY_AFTER,
                 ))
             }
-        }
+        };
+        (passed, unknown)
     }
 
     fn notification(&self, message: &Message<'_>, notification: &Notification<'_>) -> Passed {

@@ -132,6 +132,9 @@ pub const ENTRY: &[&str] = &[
     "annotations",
 ];
 
+/// Up to so many keys are compared one with the other.
+const FEW: usize = 16;
+
 /// The first key that readers could disagree about, and why.
 pub fn suspect<'k>(
     keys: impl Iterator<Item = &'k str> + Clone,
@@ -150,10 +153,18 @@ pub fn suspect<'k>(
             return Some((key, Suspicion::Variant));
         }
     }
-    let mut seen = HashSet::new();
-    keys.clone()
-        .find(|key| !seen.insert(fold(key)))
-        .map(|key| (key, Suspicion::Twice))
+    let twice = if keys.clone().nth(FEW).is_none() {
+        // Nearly every entry of a list comes here; comparing a few keys is cheaper than folding each of them.
+        let earlier = |at: usize| keys.clone().take(at);
+        let mut numbered = keys.clone().enumerate();
+        numbered
+            .find(|(at, key)| earlier(*at).any(|other| same_folded(key, other)))
+            .map(|(_, key)| key)
+    } else {
+        let mut seen = HashSet::new();
+        keys.clone().find(|key| !seen.insert(fold(key)))
+    };
+    twice.map(|key| (key, Suspicion::Twice))
 }
 
 /// [`suspect`] over members.

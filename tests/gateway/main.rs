@@ -1,4 +1,8 @@
 //! In-process gateway, real sockets, real and fake MCP servers.
+//!
+//! Helpers here may fail loudly: a broken fixture is a failed test.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bridge;
 mod examples;

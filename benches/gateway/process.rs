@@ -1,0 +1,64 @@
+//! This program in another role, as a process of its own, and what the system tells of it.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+
+use crate::Done;
+
+/// A running process; killed when dropped.
+pub struct Process {
+    child: Child,
+    /// Where it listens.
+    pub addr: SocketAddr,
+}
+
+impl Process {
+    /// Starts a role and waits until it listens.
+    pub fn start(role: &str, target: Option<SocketAddr>) -> Done<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(role).args(target.map(|addr| addr.to_string()));
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().ok_or("no output")?).read_line(&mut line)?;
+        match line.trim().parse() {
+            Ok(addr) => Ok(Process { child, addr }),
+            Err(_) => Err(format!("the {role} did not start: {}", child.wait()?).into()),
+        }
+    }
+
+    /// Resident memory in MiB.
+    pub fn memory(&self) -> Done<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib: f64 = line
+            .ok_or("no VmRSS")?
+            .trim()
+            .trim_end_matches("kB")
+            .trim()
+            .parse()?;
+        Ok(kib / 1024.0)
+    }
+
+    /// Processor time of all its threads so far, in nanoseconds.
+    pub fn processor_time(&self) -> Done<f64> {
+        let mut sum = 0.0;
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            // A thread may end meanwhile.
+            if let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) {
+                let first = text.split_ascii_whitespace().next().ok_or("no schedstat")?;
+                sum += first.parse::<f64>()?;
+            }
+        }
+        Ok(sum)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
