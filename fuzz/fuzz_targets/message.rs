@@ -31,11 +31,11 @@ fuzz_target!(|bytes: &[u8]| {
             two.tool_call().map(|call| call.name)
         );
     }
-    if let Ok(Some(filtered)) = list::filter(&message, &Edits::new(), |_, name| name.len() % 2 == 0)
+    if let Ok(Some(filtered)) = list::filter(&message, &Edits::new(), |_, entry| entry.name.len() % 2 == 0)
     {
         let kept = envelope::parse(&filtered).unwrap();
         assert_eq!(
-            list::filter(&kept, &Edits::new(), |_, name| name.len() % 2 == 0),
+            list::filter(&kept, &Edits::new(), |_, entry| entry.name.len() % 2 == 0),
             Ok(None)
         );
     }

@@ -85,14 +85,15 @@ impl Relay {
         let caller = &self.grant.caller;
         let (bound, session, now) = (&snapshot.bound, &*self.session.id, Timestamp::now());
         let edits = Edits::new();
-        let filtered = list::filter(message, &edits, |kind, name| match kind {
+        let filtered = list::filter(message, &edits, |kind, entry| match kind {
             ListKind::Tools => {
-                unknown |= bound.tool(name).is_none();
-                bound.visible(name, caller, session, now)
+                unknown |= bound.tool(&entry.name).is_none();
+                bound.visible(&entry.name, caller, session, now)
+                    && bound.as_pinned(&entry.name, entry.raw.as_bytes())
             }
-            ListKind::Prompts => bound.prompt_visible(name, caller),
-            ListKind::Resources => bound.resource_visible(name, caller),
-            ListKind::ResourceTemplates => bound.template_visible(name, caller),
+            ListKind::Prompts => bound.prompt_visible(&entry.name, caller),
+            ListKind::Resources => bound.resource_visible(&entry.name, caller),
+            ListKind::ResourceTemplates => bound.template_visible(&entry.name, caller),
         });
         let passed = match filtered {
             Ok(Some(bytes)) => Passed::Send(bytes),

@@ -119,6 +119,8 @@ pub struct Tool {
     pub withheld: Option<Withheld>,
     /// JSON pointers into its arguments, never logged or previewed.
     pub redact: Vec<String>,
+    /// Whether the server's spec pins its definition.
+    pub pinned: bool,
     /// Indexes of the rules that select it, in order of attribution.
     pub(super) rules: Vec<u32>,
     /// Whether a rule of an Audit policy selects it.
@@ -230,6 +232,17 @@ impl Bound {
         self.index.get(name).and_then(|at| self.tools.get(*at))
     }
 
+    /// Whether a definition that the upstream shows a caller is the pinned one, where there is a pin. A server may show the
+    /// gateway one definition and its clients another.
+    pub fn as_pinned(&self, name: &str, definition: &[u8]) -> bool {
+        match self.tool(name) {
+            Some(tool) if tool.pinned && !self.program.audit => {
+                Definition::parse(definition).is_ok_and(|shown| shown.digest == tool.digest)
+            }
+            _ => true,
+        }
+    }
+
     /// Figures for status.
     pub fn counts(&self) -> InventoryCounts {
         self.counts
@@ -267,6 +280,7 @@ fn bind(program: &Program, definition: &Definition) -> Tool {
     let entry = program.overrides.get(&definition.name);
     let class = classify(known, entry);
     let pinned = entry.and_then(|entry| entry.definition_digest.as_deref());
+    let is_pinned = pinned.is_some();
     let off_pin =
         pinned.is_some_and(|pin| pin != definition.digest && definition.properties.is_some());
     let off_catalog = matches!(known, Known::Drifted(_));
@@ -304,6 +318,7 @@ fn bind(program: &Program, definition: &Definition) -> Tool {
         class,
         drifted: off_pin || off_catalog,
         withheld,
+        pinned: is_pinned,
         redact: entry.map(|entry| entry.redact.clone()).unwrap_or_default(),
         has_audit_rules: selected().any(|rule| rule.audit),
         rules,

@@ -76,12 +76,12 @@ pub struct Entry<'a> {
 
 /// The message without the entries that `keep` refuses; `None` if nothing has to go, so that it can be emitted as it is.
 ///
-/// `keep` gets a tool's or prompt's name, a resource's URI, a template's URI template. Tools that one list names twice
+/// `keep` gets each entry, named by a tool's or prompt's name, a resource's URI, a template's URI template. Tools that one list names twice
 /// are dropped without asking: which of the two a caller means is not decidable.
 pub fn filter(
     message: &Message<'_>,
     edits: &Edits<'_>,
-    mut keep: impl FnMut(ListKind, &str) -> bool,
+    mut keep: impl FnMut(ListKind, &Entry<'_>) -> bool,
 ) -> Result<Option<Vec<u8>>, Malformed> {
     let object = match message {
         Message::Response(response) => match &response.outcome {
@@ -111,7 +111,7 @@ fn changes(
     object: &Object<'_>,
     lists: bool,
     nesting: usize,
-    keep: &mut impl FnMut(ListKind, &str) -> bool,
+    keep: &mut impl FnMut(ListKind, &Entry<'_>) -> bool,
 ) -> Result<Vec<(&'static str, String)>, Malformed> {
     let mut changes = Vec::new();
     for kind in ListKind::ALL {
@@ -147,7 +147,7 @@ fn filter_array(
     kind: ListKind,
     found: Kind,
     raw: &str,
-    keep: &mut impl FnMut(ListKind, &str) -> bool,
+    keep: &mut impl FnMut(ListKind, &Entry<'_>) -> bool,
 ) -> Result<Option<String>, Malformed> {
     let (entries, mut dropped) = entries_of(kind, found, raw)?;
     let twice = if kind == ListKind::Tools {
@@ -158,7 +158,7 @@ fn filter_array(
     let mut out = String::with_capacity(raw.len());
     out.push('[');
     for entry in &entries {
-        if twice.contains(entry.name.as_ref()) || !keep(kind, &entry.name) {
+        if twice.contains(entry.name.as_ref()) || !keep(kind, entry) {
             dropped = true;
             continue;
         }
@@ -240,8 +240,10 @@ mod tests {
 
     fn filtered(text: &str, hide: &[&str]) -> Result<Option<String>, Malformed> {
         let message = parse(text.as_bytes()).unwrap();
-        filter(&message, &Edits::new(), |_, name| !hide.contains(&name))
-            .map(|bytes| bytes.map(|bytes| String::from_utf8(bytes).unwrap()))
+        filter(&message, &Edits::new(), |_, entry| {
+            !hide.contains(&&*entry.name)
+        })
+        .map(|bytes| bytes.map(|bytes| String::from_utf8(bytes).unwrap()))
     }
 
     fn result(body: &str) -> String {
