@@ -177,6 +177,7 @@ impl Exchange<'_> {
                         };
                         refuse(status, answer::invalid_request(None, &error.to_string()))
                     })?;
+                self.gateway.recorder.room().await;
                 // While the body came, a policy or a credential may have been withdrawn: a client that takes its time over it
                 // must not be decided on by what was in force when it began.
                 let unchanged = self
