@@ -42,8 +42,9 @@ impl Failure {
 pub fn print_data<T: Serialize>(value: &T, output: Output) -> Result<(), Failure> {
     let text = match output {
         Output::Json => {
-            serde_json::to_string_pretty(value).map_err(|error| Failure::new(error.to_string()))?
-                + "\n"
+            let text = serde_json::to_string_pretty(value)
+                .map_err(|error| Failure::new(error.to_string()))?;
+            crate::protocol::text::plain_json(&text).into_owned() + "\n"
         }
         _ => {
             // By way of JSON, so that both have the same keys in the same order.

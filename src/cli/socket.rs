@@ -168,6 +168,14 @@ impl Listener {
             let Ok(peer) = stream.peer_cred() else {
                 continue;
             };
+            // The mode of the socket says so too, but only from a moment after it was opened.
+            if !trusted(peer.uid()) {
+                tracing::warn!(
+                    uid = peer.uid(),
+                    "another user was turned away from the local socket"
+                );
+                continue;
+            }
             let user = user_name(peer.uid());
             let handler = Arc::clone(&handler);
             let stop = stop.clone();
@@ -255,6 +263,12 @@ pub fn request<T: serde::de::DeserializeOwned>(
                 path: shown.clone(),
                 source,
             })?;
+        // Whoever made the folder first could listen there, and show approvals that nobody asked for.
+        if !stream.peer_cred().is_ok_and(|peer| trusted(peer.uid())) {
+            return Err(talk(
+                "it is another user's; name yours with --socket".to_owned(),
+            ));
+        }
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| talk(error.to_string()))?;
@@ -303,6 +317,11 @@ async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) ->
         out = &mut exchange => out,
         _ = &mut connection => exchange.await,
     }
+}
+
+/// This user, or root.
+fn trusted(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
 }
 
 /// The name that `/etc/passwd` gives a user, else `uid:N`.

@@ -28,6 +28,7 @@ use crate::protocol::envelope::{
     Response as RpcResponse,
 };
 use crate::protocol::header::{self, HeaderFault};
+use crate::protocol::list::ListKind;
 use crate::protocol::method::{self, Form, Need};
 use crate::protocol::version::{self, Era, Version};
 
@@ -180,6 +181,7 @@ impl Exchange<'_> {
                     };
                     refuse(status, answer::invalid_request(None, &error.to_string()))
                 })?;
+                self.gateway.recorder.room().await;
                 // While the body came, a policy or a credential may have been withdrawn: a client that takes its time over it
                 // must not be decided on by what was in force when it began.
                 let unchanged = self
@@ -342,7 +344,12 @@ impl Exchange<'_> {
             .map_err(|fault| down(&format!("its answer to initialize: {fault}")))?;
         let chosen =
             version::chosen(&answered_version).map_err(|error| down(&error.to_string()))?;
-        let mut edits = Edits::new();
+        // Lists are filtered in every answer; this one has none by rights.
+        let lists = ListKind::ALL.map(ListKind::key);
+        let mut edits = lists
+            .into_iter()
+            .chain(["result"])
+            .fold(Edits::new(), Edits::remove);
         if let Some(capabilities) = result.get("capabilities") {
             // What the gateway does not carry is not promised.
             let kept = emit::without(capabilities.raw, CAPABILITIES, &["tasks"])

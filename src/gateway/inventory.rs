@@ -175,7 +175,11 @@ pub async fn keep(gateway: Weak<Gateway>) {
                             .tells_changes
                             .store(own.tells_changes, Ordering::Relaxed);
                     }
-                    strong.set_listing(definitions);
+                    if !strong.set_listing(&upstream, definitions) {
+                        // The server was replaced while this one was listing.
+                        own = None;
+                        continue;
+                    }
                     strong.inventory.ended(None);
                 }
                 Err(error) => {
@@ -284,6 +288,7 @@ async fn list(
         None => own.insert(open(upstream).await?),
     };
     let mut definitions = Vec::new();
+    let mut size = 0;
     let mut cursor: Option<String> = None;
     for page in 0..MAX_PAGES {
         let params = match &cursor {
@@ -314,7 +319,8 @@ async fn list(
             }
             Ok(list::next_cursor(result).map(|cursor| cursor.into_owned()))
         })?;
-        if definitions.len() > MAX_TOOLS {
+        size += answer.body.len();
+        if definitions.len() > MAX_TOOLS || size > MAX_ANSWER {
             return Err(ListError::Endless);
         }
         match next {

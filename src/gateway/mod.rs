@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -49,6 +49,8 @@ use crate::protocol::seal::Sealer;
 
 /// How long an answer to an upstream's own request may take to be delivered.
 const ANSWER_UPSTREAM: Duration = Duration::from_secs(10);
+/// As many of them are under way at once.
+const TELLINGS: usize = 64;
 
 /// The gateway of one McpServer.
 pub struct Gateway {
@@ -64,6 +66,8 @@ pub struct Gateway {
     /// What is known of the upstream's tools.
     pub inventory: Inventory,
     sealer: Arc<Sealer>,
+    /// Bounds what is told to the upstream at once: it decides how much there is to refuse.
+    telling: Arc<Semaphore>,
     closing: CancellationToken,
     tasks: TaskTracker,
     current: watch::Sender<Option<Arc<Snapshot>>>,
@@ -117,6 +121,7 @@ impl Gateway {
             ended: Remembered::default(),
             inventory: Inventory::default(),
             sealer: Arc::clone(&shared.sealer),
+            telling: Arc::new(Semaphore::new(TELLINGS)),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
             current: watch::Sender::new(None),
@@ -165,8 +170,12 @@ impl Gateway {
     }
 
     /// Takes a listing of the upstream's tools.
-    fn set_listing(&self, listing: Vec<Definition>) {
+    /// False if they are another upstream's than the one in force: what that one lists says nothing of this one.
+    fn set_listing(&self, of: &Arc<upstream::Upstream>, listing: Vec<Definition>) -> bool {
         let mut builder = self.builder();
+        if !builder.is_upstream(of) {
+            return false;
+        }
         match builder.listing(listing) {
             Ok(None) => {}
             Ok(Some(snapshot)) => {
@@ -176,6 +185,7 @@ impl Gateway {
                 tracing::error!(server = self.recorder.server(), %error, "a listing could not be used")
             }
         }
+        true
     }
 
     fn took(&self, built: Result<Option<Arc<Snapshot>>, Rejected>) -> Result<(), Rejected> {

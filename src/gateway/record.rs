@@ -215,6 +215,11 @@ impl Recorder {
         counter.inc();
     }
 
+    /// Waits until what is decided next can be recorded.
+    pub async fn room(&self) {
+        self.audit.room().await;
+    }
+
     /// Calls since start.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)

@@ -306,10 +306,18 @@ impl Relay {
 /// Tells the upstream something in a client's session, beside the stream that brought the reason: a server may read the
 /// answer only once it has written what it is writing.
 pub fn tell_upstream(gateway: &Arc<Gateway>, session: &Arc<Session>, body: Vec<u8>) {
+    let Ok(place) = Arc::clone(&gateway.telling).try_acquire_owned() else {
+        tracing::warn!(
+            server = gateway.recorder.server(),
+            "the upstream asks faster than it takes answers; one was dropped"
+        );
+        return;
+    };
     let (teller, session) = (Arc::clone(gateway), Arc::clone(session));
-    gateway
-        .tasks
-        .spawn(async move { teller.answer_upstream(&session, body).await });
+    gateway.tasks.spawn(async move {
+        teller.answer_upstream(&session, body).await;
+        drop(place);
+    });
 }
 
 /// How a call ended, by the message that answers it.

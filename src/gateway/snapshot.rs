@@ -254,6 +254,11 @@ impl Builder {
         self.build()
     }
 
+    /// Whether this is the upstream of the snapshot that was built last.
+    pub fn is_upstream(&self, upstream: &Arc<Upstream>) -> bool {
+        matches!(&self.upstream, Some((_, own)) if Arc::ptr_eq(own, upstream))
+    }
+
     /// Reads the Secrets again.
     ///
     /// # Errors

@@ -155,6 +155,9 @@ pub fn uri_fault(uri: &str) -> Option<&'static str> {
     {
         return Some("its scheme is not in lower case");
     }
+    if let Some(fault) = web_fault(scheme, &uri[scheme.len()..]) {
+        return Some(fault);
+    }
     if uri
         .split(['/', '?', '#', ';', ':'])
         .any(|segment| segment == "." || segment == "..")
@@ -179,6 +182,34 @@ pub fn uri_fault(uri: &str) -> Option<&'static str> {
             0..=0x1f | 0x7f => return Some("it has encoded control characters"),
             _ => {}
         }
+    }
+    None
+}
+
+/// Why a URI of a scheme that the URL standard calls special is refused: parsers write those anew, with the slashes that are
+/// missing, the host in lower case, no default port, and a path (WHATWG URL, "basic URL parser").
+fn web_fault(scheme: &str, rest: &str) -> Option<&'static str> {
+    let default = match scheme {
+        "http" | "ws" => ":80",
+        "https" | "wss" => ":443",
+        "ftp" => ":21",
+        _ => return None,
+    };
+    let rest = rest.strip_prefix(':')?;
+    let Some(rest) = rest
+        .strip_prefix("//")
+        .filter(|rest| !rest.starts_with('/'))
+    else {
+        return Some("its host does not follow two slashes");
+    };
+    let Some((authority, _)) = rest.split_once('/') else {
+        return Some("it has no path");
+    };
+    let plain = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b':' | b'[' | b']' | b'{' | b'}' | b'*');
+    if !authority.bytes().all(plain) || authority.ends_with(default) || authority.ends_with(':') {
+        return Some(
+            "its host is not in lower case, or has a user, a default port or unusual characters",
+        );
     }
     None
 }
@@ -317,6 +348,35 @@ mod tests {
         #[test]
         fn no_uri_panics(uri in "\\PC{0,40}") {
             uri_fault(&uri);
+        }
+    }
+
+    #[test]
+    fn web_addresses_that_parsers_would_write_anew_are_refused() {
+        for uri in [
+            "http://runs/secret",
+            "https://runs:8443/secret?x=1",
+            "mlflow://Runs/1",
+            "file:///data/x",
+            "https",
+            "urn:x",
+        ] {
+            assert_eq!(uri_fault(uri), None, "{uri}");
+        }
+        for uri in [
+            "http://RUNS/secret",
+            "http:/runs/secret",
+            "http:runs/secret",
+            "http:///runs/secret",
+            "http://runs:80/secret",
+            "https://runs:443/secret",
+            "http://runs:/secret",
+            "http://me@runs/secret",
+            "http://r\u{fc}ns/secret",
+            "http://runs",
+            "http://runs?secret",
+        ] {
+            assert!(uri_fault(uri).is_some(), "{uri}");
         }
     }
 }

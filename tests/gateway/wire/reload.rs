@@ -168,3 +168,54 @@ async fn a_body_that_takes_its_time_is_decided_on_by_what_is_in_force_when_it_is
     );
     assert_eq!(fake.calls(), 0);
 }
+
+#[tokio::test]
+async fn what_a_replaced_server_lists_late_says_nothing_of_the_one_that_replaced_it() {
+    let (old, new) = (Fake::start(&[]).await, Fake::start(&["echo"]).await);
+    let (server, pieces) = mpsc::unbounded_channel();
+    let pieces = std::sync::Mutex::new(Some(pieces));
+    old.on("tools/list", move |_| {
+        let pieces = pieces.lock().unwrap().take();
+        pieces.map_or(Answer::Silence, Answer::Stream)
+    });
+    let held = crate::support::rig::Held::default();
+    let mut rig = Rig::unlisted(crate::support::rig::open_to_all(&old), held, &[allow_all()]).await;
+    eventually("the old server is asked", || {
+        old.got("tools/list").len() == 1
+    })
+    .await;
+    rig.apply_spec(crate::support::rig::open_to_all(&new), &[allow_all()])
+        .unwrap();
+    let id = old.got("tools/list")[0].json()["id"].clone();
+    let list = json!({"jsonrpc": "2.0", "id": id, "result": {"tools": [crate::support::upstream::tool("ghost")]}});
+    server.send(Answer::event(&list)).unwrap();
+    let names = || -> Vec<String> {
+        let snapshot = rig.gateway.snapshot().unwrap();
+        snapshot
+            .bound
+            .tools()
+            .iter()
+            .map(|tool| tool.name.clone())
+            .collect()
+    };
+    eventually("the new server's tools are known", || {
+        assert!(!names().contains(&"ghost".to_owned()));
+        names() == ["echo"]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_to_initialize_carries_no_lists() {
+    let fake = Fake::start(&["echo"]).await;
+    let rig = Rig::new(&fake, &[hide("secret")]).await;
+    fake.on("initialize", |got| {
+        Answer::result(got, json!({"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "f", "version": "1"},
+            "tools": [{"name": "secret"}], "result": {"tools": [{"name": "secret"}]}}))
+    });
+    let reply = rig.client.initialize("2025-06-18", json!({})).await;
+    assert_eq!(
+        reply.json()["result"],
+        json!({"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "f", "version": "1"}})
+    );
+}
