@@ -15,6 +15,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use super::UpstreamError;
+use super::pool::Pool;
 use crate::gateway::body::Body;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,9 +23,18 @@ const POOL_IDLE: Duration = Duration::from_secs(60);
 
 /// One upstream URL with its connections.
 pub struct HttpUpstream {
-    uri: Uri,
     headers: HeaderMap,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    transport: Transport,
+}
+
+enum Transport {
+    /// HTTP/1.1 on plain connections, as between containers: the common way, and the fast one.
+    Plain(Pool),
+    /// HTTP/2 or HTTP/1.1 over TLS.
+    Tls {
+        uri: Uri,
+        client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    },
 }
 
 /// Why an upstream's settings cannot be used.
@@ -119,20 +129,27 @@ impl HttpUpstream {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECT_TIMEOUT));
         http.set_keepalive(Some(Duration::from_secs(30)));
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls(scheme == &Scheme::HTTPS, ca_pem)?)
-            .https_or_http()
-            .enable_http1()
-            .enable_http2()
-            .wrap_connector(http);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_timer(TokioTimer::new())
-            .build(connector);
+        let transport = if *scheme == Scheme::HTTP {
+            // Not needed, but what is wrong with it is told.
+            ca_pem.map(|pem| tls(Some(pem))).transpose()?;
+            let pool = Pool::new(http, &uri, POOL_IDLE);
+            Transport::Plain(pool.map_err(|error| bad_url(&error.to_string()))?)
+        } else {
+            let connector = HttpsConnectorBuilder::new()
+                .with_tls_config(tls(ca_pem)?)
+                .https_only()
+                .enable_http1()
+                .enable_http2()
+                .wrap_connector(http);
+            let client = Client::builder(TokioExecutor::new())
+                .pool_idle_timeout(POOL_IDLE)
+                .pool_timer(TokioTimer::new())
+                .build(connector);
+            Transport::Tls { uri, client }
+        };
         Ok(HttpUpstream {
-            uri,
             headers: map,
-            client,
+            transport,
         })
     }
 
@@ -142,19 +159,27 @@ impl HttpUpstream {
         &self,
         mut request: Request<Bytes>,
     ) -> Result<Response<Body>, UpstreamError> {
-        *request.uri_mut() = self.uri.clone();
         for (name, value) in &self.headers {
             request.headers_mut().append(name.clone(), value.clone());
         }
-        match self.client.request(request.map(Full::new)).await {
-            Ok(response) => Ok(response.map(|body| body.map_err(Into::into).boxed_unsync())),
-            Err(error) if error.is_connect() => Err(UpstreamError::NotSent(error.into())),
-            Err(error) => Err(UpstreamError::Broken(error.into())),
+        let mut request = request.map(Full::new);
+        match &self.transport {
+            Transport::Plain(pool) => pool.send(request).await,
+            Transport::Tls { uri, client } => {
+                *request.uri_mut() = uri.clone();
+                match client.request(request).await {
+                    Ok(response) => {
+                        Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
+                    }
+                    Err(error) if error.is_connect() => Err(UpstreamError::NotSent(error.into())),
+                    Err(error) => Err(UpstreamError::Broken(error.into())),
+                }
+            }
         }
     }
 }
 
-fn tls(needed: bool, ca_pem: Option<&[u8]>) -> Result<rustls::ClientConfig, ConfigError> {
+fn tls(ca_pem: Option<&[u8]>) -> Result<rustls::ClientConfig, ConfigError> {
     let mut roots = RootCertStore::empty();
     if let Some(pem) = ca_pem {
         for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -171,7 +196,7 @@ fn tls(needed: bool, ca_pem: Option<&[u8]>) -> Result<rustls::ClientConfig, Conf
                 "the CA bundle holds no certificate".to_owned(),
             ));
         }
-    } else if needed {
+    } else {
         let native = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(native.certs);
         if roots.is_empty() {

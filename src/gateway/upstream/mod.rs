@@ -15,6 +15,7 @@ use super::bridge::Bridge;
 use super::enforce::Permit;
 
 pub mod http_client;
+mod pool;
 pub mod stdio;
 
 pub use http_client::HttpUpstream;

@@ -1,0 +1,289 @@
+//! Kept HTTP/1.1 connections to one upstream without TLS.
+//!
+//! In: requests. Out: responses whose bodies stream. A connection is driven by the very task that waits for its answer, so that
+//! no other task has to be woken for a call; between calls nobody drives it. A request is sent again, on another connection,
+//! only if not a byte of it was written. A body that is dropped before its end closes its connection.
+
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::{HeaderValue, Request, Response, Uri};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming, SizeHint};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
+use std::future::{Future as _, poll_fn};
+use tokio::net::TcpStream;
+use tower_service::Service as _;
+
+use super::UpstreamError;
+use crate::gateway::body::{Body, BoxError, empty};
+
+/// More connections than this are not kept between calls.
+const KEPT: usize = 256;
+
+/// The connections to one upstream.
+pub(super) struct Pool {
+    inner: Arc<Inner>,
+    connector: HttpConnector,
+    /// Where to connect to.
+    uri: Uri,
+    /// The request target (RFC 9112 section 3.2.1).
+    target: Uri,
+    host: HeaderValue,
+}
+
+struct Inner {
+    kept: Mutex<Kept>,
+    idle: Duration,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// The one used last stands last, and is taken first: those too many grow old.
+    lines: Vec<(Line, Instant)>,
+    swept: bool,
+}
+
+/// One connection.
+struct Line {
+    sender: SendRequest<Full<Bytes>>,
+    connection: Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>,
+}
+
+/// What became of a request on one connection.
+enum Sent {
+    Answered(Response<Incoming>),
+    /// Not a byte was written.
+    NotSent(Request<Full<Bytes>>, BoxError),
+    Broken(BoxError),
+}
+
+impl Pool {
+    /// Connections to the authority of `uri`; those unused for `idle` are closed.
+    pub(super) fn new(
+        connector: HttpConnector,
+        uri: &Uri,
+        idle: Duration,
+    ) -> Result<Self, BoxError> {
+        let target = uri.path_and_query().map_or("/", |path| path.as_str());
+        let authority = uri.authority().ok_or("no host")?;
+        Ok(Pool {
+            inner: Arc::new(Inner {
+                kept: Mutex::default(),
+                idle,
+            }),
+            connector,
+            uri: uri.clone(),
+            target: target.parse()?,
+            host: HeaderValue::from_str(authority.as_str())?,
+        })
+    }
+
+    /// Sends a request; its URI and Host are made here.
+    pub(super) async fn send(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Body>, UpstreamError> {
+        *request.uri_mut() = self.target.clone();
+        request.headers_mut().insert(HOST, self.host.clone());
+        loop {
+            let (mut line, kept) = match self.inner.take() {
+                Some(line) => (line, true),
+                None => (self.connect().await?, false),
+            };
+            match line.exchange(request).await {
+                Sent::Answered(response) => return Ok(self.leased(response, line)),
+                // The upstream closed it just now.
+                Sent::NotSent(unsent, _) if kept => request = unsent,
+                Sent::NotSent(_, error) => return Err(UpstreamError::NotSent(error)),
+                Sent::Broken(error) => return Err(UpstreamError::Broken(error)),
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Line, UpstreamError> {
+        let mut connector = self.connector.clone();
+        let stream = async {
+            poll_fn(|cx| connector.poll_ready(cx)).await?;
+            connector.call(self.uri.clone()).await
+        };
+        let stream = stream
+            .await
+            .map_err(|error| UpstreamError::NotSent(error.into()))?;
+        let (sender, connection) = http1::handshake(stream)
+            .await
+            .map_err(|error| UpstreamError::NotSent(error.into()))?;
+        let connection = Box::pin(connection);
+        Ok(Line { sender, connection })
+    }
+
+    fn leased(&self, response: Response<Incoming>, line: Line) -> Response<Body> {
+        let (head, body) = response.into_parts();
+        if body.is_end_stream() {
+            self.inner.keep(line);
+            return Response::from_parts(head, empty());
+        }
+        let body = Leased {
+            body,
+            line: Some(line),
+            pool: Arc::clone(&self.inner),
+        };
+        Response::from_parts(head, body.boxed_unsync())
+    }
+}
+
+impl Line {
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Sent {
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let connection = &mut self.connection;
+        poll_fn(|cx| {
+            // Only the connection can bring the answer, so the answer itself need not wake anybody.
+            let over = connection.as_mut().poll(cx);
+            match (answer.as_mut().poll(&mut quiet()), over) {
+                (Poll::Ready(Ok(response)), _) => Poll::Ready(Sent::Answered(response)),
+                (Poll::Ready(Err(mut error)), _) => Poll::Ready(match error.take_message() {
+                    Some(request) => Sent::NotSent(request, error.into_error().into()),
+                    None => Sent::Broken(error.into_error().into()),
+                }),
+                (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Sent::Broken(error.into())),
+                (Poll::Pending, Poll::Ready(Ok(()))) => {
+                    Poll::Ready(Sent::Broken("the connection ended".into()))
+                }
+                (Poll::Pending, Poll::Pending) => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Whether another request can be sent: the upstream has not closed the connection and owes nothing.
+    fn is_usable(&mut self) -> bool {
+        self.connection.as_mut().poll(&mut quiet()).is_pending() && self.sender.is_ready()
+    }
+}
+
+/// Wakes nobody.
+fn quiet() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Line> {
+        loop {
+            let (mut line, _) = self.lock().lines.pop()?;
+            if line.is_usable() {
+                return Some(line);
+            }
+        }
+    }
+
+    fn keep(self: &Arc<Self>, mut line: Line) {
+        if !line.sender.is_ready() && !line.is_usable() {
+            return;
+        }
+        let mut kept = self.lock();
+        if kept.lines.len() >= KEPT {
+            return;
+        }
+        kept.lines.push((line, Instant::now()));
+        if !std::mem::replace(&mut kept.swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(self), self.idle));
+        }
+    }
+}
+
+/// Closes connections that were long unused, or that the upstream has closed, until none is left.
+async fn sweep(pool: Weak<Inner>, idle: Duration) {
+    loop {
+        tokio::time::sleep(idle / 4).await;
+        let Some(pool) = pool.upgrade() else {
+            return;
+        };
+        let mut kept = pool.lock();
+        let lines = std::mem::take(&mut kept.lines);
+        let still = lines
+            .into_iter()
+            .filter_map(|(mut line, since)| {
+                (since.elapsed() < idle && line.is_usable()).then_some((line, since))
+            })
+            .collect::<Vec<_>>();
+        if still.is_empty() {
+            kept.swept = false;
+            return;
+        }
+        kept.lines = still;
+    }
+}
+
+/// A body that drives its connection, and gives it back at its end.
+struct Leased {
+    body: Incoming,
+    /// None once the connection has ended or was given back.
+    line: Option<Line>,
+    pool: Arc<Inner>,
+}
+
+impl Leased {
+    fn frame(&mut self) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(&mut quiet())
+    }
+}
+
+impl http_body::Body for Leased {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        // What came along with the head, or with the piece before, is there already.
+        let mut frame = this.frame();
+        if frame.is_pending()
+            && let Some(line) = &mut this.line
+        {
+            if line.connection.as_mut().poll(cx).is_ready() {
+                this.line = None;
+            }
+            frame = this.frame();
+        }
+        match frame {
+            Poll::Pending if this.line.is_some() => Poll::Pending,
+            Poll::Pending => Poll::Ready(Some(Err("the connection ended".into()))),
+            Poll::Ready(Some(Err(error))) => {
+                this.line = None;
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(frame) => {
+                if (frame.is_none() || this.body.is_end_stream())
+                    && let Some(line) = this.line.take()
+                {
+                    this.pool.keep(line);
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests;
