@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+mod again;
 pub mod approvals;
 pub mod audit;
 pub mod body;
@@ -25,7 +26,6 @@ pub mod metrics;
 pub mod record;
 mod relay;
 pub mod report;
-
 pub mod server;
 mod session;
 pub mod snapshot;

@@ -16,8 +16,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
+use super::again::Again;
 use super::body::Body;
 use super::relay::json_response;
+use super::session::LastSession;
 use crate::protocol::answer;
 
 /// A request's head must be there within this time (slow-header attacks).
@@ -44,10 +46,10 @@ impl Routes {
         Arc::clone(&self.paths.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, last: &LastSession, request: Request<Incoming>) -> Response<Body> {
         let gateway = self.all().get(request.uri().path()).cloned();
         match gateway {
-            Some(gateway) => super::http::handle(&gateway, request).await,
+            Some(gateway) => super::http::handle(&gateway, last, request).await,
             None => {
                 let body = answer::invalid_request(
                     None,
@@ -91,17 +93,20 @@ pub async fn serve(
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
-        let routes = Arc::clone(&routes);
+        let connection = Arc::new((Arc::clone(&routes), LastSession::default()));
         let service = service_fn(move |request| {
-            let routes = Arc::clone(&routes);
-            async move { Ok::<_, Infallible>(routes.answer(request).await) }
+            let connection = Arc::clone(&connection);
+            async move {
+                let (routes, last) = &*connection;
+                Ok::<_, Infallible>(routes.answer(last, request).await)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_WITHIN)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
+        let connection = Again::new(graceful.watch(connection));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended");
