@@ -25,6 +25,9 @@ use crate::api::approval::Verdict;
 
 /// A request body is a decision; this is more than any needs.
 const MAX_BODY: usize = 64 << 10;
+/// Between two pieces of a request, and for all of one.
+const IDLE: std::time::Duration = std::time::Duration::from_secs(5);
+const WITHIN: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// The body of `POST /approvals/NAME`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -210,11 +213,10 @@ async fn answer(
     user: String,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
-    let (status, body) =
-        match crate::gateway::body::read(body, MAX_BODY, std::time::Duration::from_secs(5)).await {
-            Ok(body) => handler.handle(&head.method, head.uri.path(), &body, &user),
-            Err(error) => problem(StatusCode::BAD_REQUEST, &error.to_string()),
-        };
+    let (status, body) = match crate::gateway::body::read(body, MAX_BODY, IDLE, WITHIN).await {
+        Ok(body) => handler.handle(&head.method, head.uri.path(), &body, &user),
+        Err(error) => problem(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(

@@ -6,6 +6,7 @@
 //! thread takes many lines at once: waking it for each would cost more than all the rest of recording.
 
 use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,10 +14,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
+use crate::json;
 use crate::protocol::text;
 
 /// Beyond this many unwritten bytes requests wait for the writer.
@@ -35,67 +36,70 @@ const NAME: usize = 1_024;
 const KEYS: usize = 256;
 
 /// One decision as it is recorded. Times are RFC 3339 in UTC, durations milliseconds. Never holds a credential.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 pub struct Record<'a> {
     /// When the decision was made.
     pub time: Timestamp,
     /// Names this decision; unique for this gateway.
-    pub decision_id: &'a str,
+    pub decision_id: DecisionId<'a>,
     /// `namespace/name` of the McpServer.
     pub server: &'a str,
     /// The caller's grant.
     pub grant: &'a str,
     /// The session's id inside the gateway (not the token that the client holds), if there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<&'a str>,
     /// The MCP method.
     pub method: &'a str,
     /// The tool, prompt or resource.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tool: Option<&'a str>,
     /// What became of it.
     pub outcome: &'static str,
     /// The policy whose rule decided.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<&'a str>,
     /// The rule that decided.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<&'a str>,
     /// False for a shadow decision: recorded, not carried out.
     pub enforced: bool,
     /// The approval that the call asked for or used.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub approval: Option<&'a str>,
     /// Milliseconds until the exhausted limit admits the call.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
     /// As `spec.audit.arguments` says: the argument names, or all of the redacted arguments.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub arguments: Option<Arguments<'a>>,
     /// What the upstream made of it, if it was asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<UpstreamOutcome>,
     /// The revision of the bundle that decided.
     pub revision: &'a str,
     /// The W3C trace id, when the caller sent one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<&'a str>,
 }
 
+/// Names one decision: the run of the gateway that made it, and a number.
+#[derive(Clone, Copy, Debug)]
+pub struct DecisionId<'a> {
+    /// Names the run.
+    pub instance: &'a str,
+    /// Counts within it.
+    pub number: u64,
+}
+
+impl fmt::Display for DecisionId<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.instance, self.number)
+    }
+}
+
 /// The arguments of a recorded call.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
+#[derive(Debug)]
 pub enum Arguments<'a> {
     /// Only their names.
-    Keys(Vec<&'a str>),
-    /// The redacted whole.
-    Full(&'a RawValue),
+    Keys(Vec<Cow<'a, str>>),
+    /// The redacted whole, as JSON.
+    Full(Box<RawValue>),
 }
 
 /// How the upstream's part of a call ended.
-#[derive(Clone, Copy, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Copy, Debug)]
 pub struct UpstreamOutcome {
     /// `result`, `toolError`, `error`, `timeout`, `unreachable`, `broken` or `abandoned`.
     pub status: &'static str,
@@ -156,17 +160,10 @@ impl AuditLog {
 
     /// Records one decision.
     pub fn record(&self, record: &Record<'_>) {
-        let record = &record.bounded();
         // Written aside, so that others wait for no more than a copy.
-        let mut line = Vec::with_capacity(LINE);
-        if let Err(error) = serde_json::to_writer(&mut line, record) {
-            tracing::error!(%error, decision = record.decision_id, "a decision could not be recorded");
-            return;
-        }
-        plain(&mut line, 0);
-        line.push(b'\n');
+        let line = Line::of(record);
         let mut state = self.shared.lock();
-        state.buffer.extend_from_slice(&line);
+        state.buffer.extend_from_slice(line.as_bytes());
         if state.buffer.len() > BUFFER {
             self.shared.full.store(true, Ordering::SeqCst);
         }
@@ -193,37 +190,105 @@ impl AuditLog {
     }
 }
 
-impl Record<'_> {
-    /// The record without the rest of endless names.
-    fn bounded(&self) -> Record<'_> {
-        let arguments = self.arguments.as_ref().map(|arguments| match arguments {
-            Arguments::Keys(keys) => {
-                let shown = keys.iter().take(KEYS);
-                Arguments::Keys(shown.map(|key| text::cut(key, NAME)).collect())
-            }
-            Arguments::Full(value) => Arguments::Full(value),
-        });
-        Record {
-            tool: self.tool.map(|tool| text::cut(tool, NAME)),
-            arguments,
-            ..*self
-        }
-    }
+/// A record as it is written: by hand, because every call pays for it.
+struct Line {
+    text: String,
+    /// Holds characters that a terminal would act on.
+    strange: bool,
 }
 
-/// Spells out the characters after `from` that a terminal would act on.
-fn plain(buffer: &mut Vec<u8>, from: usize) {
-    let Some(line) = buffer
-        .get(from..)
-        .filter(|line| !line.is_ascii() || line.contains(&0x7f))
-    else {
-        return;
-    };
-    if let Ok(line) = std::str::from_utf8(line)
-        && let Cow::Owned(line) = text::plain_json(line)
-    {
-        buffer.truncate(from);
-        buffer.extend_from_slice(line.as_bytes());
+impl Line {
+    fn of(record: &Record<'_>) -> String {
+        let mut line = Line {
+            text: String::with_capacity(LINE),
+            strange: false,
+        };
+        // Neither times nor numbers need escapes, and writing to a string cannot fail.
+        let _ = write!(line.text, "{{\"time\":\"{}\",\"decisionId\":", record.time);
+        let DecisionId { instance, number } = record.decision_id;
+        line.string(instance);
+        line.text.pop();
+        let _ = write!(line.text, "-{number}\"");
+        line.member("server", record.server);
+        line.member("grant", record.grant);
+        line.optional("session", record.session);
+        line.member("method", record.method);
+        line.optional("tool", record.tool.map(|tool| text::cut(tool, NAME)));
+        line.member("outcome", record.outcome);
+        line.optional("policy", record.policy);
+        line.optional("rule", record.rule);
+        line.text.push_str(if record.enforced {
+            ",\"enforced\":true"
+        } else {
+            ",\"enforced\":false"
+        });
+        line.optional("approval", record.approval);
+        if let Some(after) = record.retry_after_ms {
+            let _ = write!(line.text, ",\"retryAfterMs\":{after}");
+        }
+        match &record.arguments {
+            None => {}
+            Some(Arguments::Keys(keys)) => {
+                line.text.push_str(",\"arguments\":[");
+                for (index, key) in keys.iter().take(KEYS).enumerate() {
+                    if index > 0 {
+                        line.text.push(',');
+                    }
+                    line.string(text::cut(key, NAME));
+                }
+                line.text.push(']');
+            }
+            Some(Arguments::Full(json)) => {
+                line.text.push_str(",\"arguments\":");
+                line.text.push_str(json.get());
+                line.strange = true;
+            }
+        }
+        if let Some(upstream) = &record.upstream {
+            let UpstreamOutcome { status, latency_ms } = upstream;
+            let _ = write!(
+                line.text,
+                ",\"upstream\":{{\"status\":\"{status}\",\"latencyMs\":{latency_ms}}}"
+            );
+        }
+        line.member("revision", record.revision);
+        line.optional("traceId", record.trace_id);
+        line.text.push('}');
+        if line.strange
+            && let Cow::Owned(plain) = text::plain_json(&line.text)
+        {
+            line.text = plain;
+        }
+        line.text.push('\n');
+        line.text
+    }
+
+    fn member(&mut self, key: &str, value: &str) {
+        self.text.push_str(",\"");
+        self.text.push_str(key);
+        self.text.push_str("\":");
+        self.string(value);
+    }
+
+    fn optional(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.member(key, value);
+        }
+    }
+
+    fn string(&mut self, value: &str) {
+        // No branch for each byte: this is a few wide instructions.
+        let strange = value.bytes().fold(false, |strange, byte| {
+            strange | !matches!(byte, b' '..=b'~') | (byte == b'"') | (byte == b'\\')
+        });
+        if strange {
+            self.strange = true;
+            json::write_string(&mut self.text, value);
+        } else {
+            self.text.push('"');
+            self.text.push_str(value);
+            self.text.push('"');
+        }
     }
 }
 
@@ -309,56 +374,87 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_record_is_one_line_of_json_in_the_order_made() {
+    fn id(number: u64) -> DecisionId<'static> {
+        DecisionId {
+            instance: "i",
+            number,
+        }
+    }
+
+    fn written(records: &[Record<'_>]) -> String {
         let sink = Sink::default();
         let (log, writer) = AuditLog::start(vec![Box::new(sink.clone())]).unwrap();
-        for id in ["a", "b\n", "c"] {
-            log.record(&Record {
-                time: Timestamp::UNIX_EPOCH,
-                decision_id: id,
-                server: "ml/mlflow",
-                grant: "anonymous",
-                session: None,
-                method: "tools/call",
-                tool: Some("get_run"),
-                outcome: "allowed",
-                policy: None,
-                rule: None,
-                enforced: true,
-                approval: None,
-                retry_after_ms: None,
-                arguments: Some(Arguments::Keys(vec!["run_id"])),
-                upstream: Some(UpstreamOutcome {
-                    status: "result",
-                    latency_ms: 3,
-                }),
-                revision: "r",
-                trace_id: None,
-            });
+        for record in records {
+            log.record(record);
         }
         drop(writer);
-        let written = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-        let ids: Vec<String> = written
+        let written = sink.0.lock().unwrap().clone();
+        String::from_utf8(written).unwrap()
+    }
+
+    #[test]
+    fn every_record_is_one_line_of_json_in_the_order_made() {
+        let full = Record {
+            session: Some("s"),
+            policy: Some("p"),
+            rule: Some("r"),
+            enforced: false,
+            approval: Some("a"),
+            retry_after_ms: Some(1_500),
+            arguments: Some(Arguments::Full(
+                RawValue::from_string(r#"{"a":"\u202e"}"#.to_owned()).unwrap(),
+            )),
+            trace_id: Some("t"),
+            decision_id: id(u64::MAX),
+            ..named("x")
+        };
+        let keys = Record {
+            arguments: Some(Arguments::Keys(vec!["run_id".into(), "a\n\"b".into()])),
+            upstream: Some(UpstreamOutcome {
+                status: "result",
+                latency_ms: 3,
+            }),
+            ..named("get_run")
+        };
+        let written = written(&[keys, full]);
+        let lines: Vec<serde_json::Value> = written
             .lines()
-            .map(|line| {
-                serde_json::from_str::<serde_json::Value>(line).unwrap()["decisionId"]
-                    .as_str()
-                    .unwrap()
-                    .to_owned()
-            })
+            .map(|line| serde_json::from_str(line).unwrap())
             .collect();
-        assert_eq!(ids, ["a", "b\n", "c"]);
-        let first: serde_json::Value =
-            serde_json::from_str(written.lines().next().unwrap()).unwrap();
         assert_eq!(
-            first,
-            serde_json::json!({
-                "time": "1970-01-01T00:00:00Z", "decisionId": "a", "server": "ml/mlflow", "grant": "anonymous",
-                "method": "tools/call", "tool": "get_run", "outcome": "allowed", "enforced": true,
-                "arguments": ["run_id"], "upstream": {"status": "result", "latencyMs": 3}, "revision": "r",
-            })
+            lines,
+            [
+                serde_json::json!({
+                    "time": "1970-01-01T00:00:00Z", "decisionId": "i-7", "server": "ml/mlflow", "grant": "anonymous",
+                    "method": "tools/call", "tool": "get_run", "outcome": "unknown", "enforced": true,
+                    "arguments": ["run_id", "a\n\"b"], "upstream": {"status": "result", "latencyMs": 3}, "revision": "r",
+                }),
+                serde_json::json!({
+                    "time": "1970-01-01T00:00:00Z", "decisionId": "i-18446744073709551615", "server": "ml/mlflow",
+                    "grant": "anonymous", "session": "s", "method": "tools/call", "tool": "x", "outcome": "unknown",
+                    "policy": "p", "rule": "r", "enforced": false, "approval": "a", "retryAfterMs": 1_500,
+                    "arguments": {"a": "\u{202e}"}, "revision": "r", "traceId": "t",
+                })
+            ]
         );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_callers_call_things_comes_back_from_the_log_and_is_plain(tool in ".*", key in ".*", instance in ".*") {
+            let record = Record {
+                decision_id: DecisionId { instance: &instance, number: 1 },
+                arguments: Some(Arguments::Keys(vec![key.as_str().into()])),
+                ..named(&tool)
+            };
+            let written = written(&[record]);
+            proptest::prop_assert!(!written.trim_end_matches('\n').contains(char::is_control));
+            let read: serde_json::Value = serde_json::from_str(&written).unwrap();
+            proptest::prop_assert_eq!(read["tool"].as_str(), Some(text::cut(&tool, NAME)));
+            proptest::prop_assert_eq!(read["arguments"][0].as_str(), Some(text::cut(&key, NAME)));
+            let id = format!("{instance}-1");
+            proptest::prop_assert_eq!(read["decisionId"].as_str(), Some(id.as_str()));
+        }
     }
 
     struct Stuck;
@@ -377,7 +473,7 @@ mod tests {
     fn named(tool: &str) -> Record<'_> {
         Record {
             time: Timestamp::UNIX_EPOCH,
-            decision_id: "d",
+            decision_id: id(7),
             server: "ml/mlflow",
             grant: "anonymous",
             session: None,
@@ -426,12 +522,8 @@ mod tests {
 
     #[test]
     fn a_callers_text_is_cut_and_cannot_move_a_terminals_cursor() {
-        let sink = Sink::default();
-        let (log, writer) = AuditLog::start(vec![Box::new(sink.clone())]).unwrap();
         let name = format!("a\u{9b}2J\u{202e}{}", "é".repeat(5_000));
-        log.record(&named(&name));
-        drop(writer);
-        let written = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let written = written(&[named(&name)]);
         assert!(written.contains(r#""tool":"a\u009b2J\u202e"#), "{written}");
         let tool = serde_json::from_str::<serde_json::Value>(&written).unwrap()["tool"].clone();
         assert_eq!(tool, text::cut(&name, NAME));

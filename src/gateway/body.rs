@@ -1,10 +1,14 @@
 //! The body and error types that every part of the data plane speaks, and how a body is read within bounds.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
+use tokio::time::Instant;
 
 /// Any error that can end a stream.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -41,10 +45,16 @@ pub enum ReadError {
     Broken(#[source] BoxError),
 }
 
-/// Reads a body whole: at most `limit` bytes, at most `idle` between two frames.
+/// Reads a body whole: at most `limit` bytes, at most `idle` between two frames, at most `within` for all of it.
 ///
-/// A body that came in one frame, as nearly all do, is returned as it is, without a copy.
-pub async fn read<B>(mut body: B, limit: usize, idle: Duration) -> Result<Bytes, ReadError>
+/// A body that came in one frame, as nearly all do, is returned as it is, without a copy; and one that is there already sets
+/// no timer.
+pub async fn read<B>(
+    mut body: B,
+    limit: usize,
+    idle: Duration,
+    within: Duration,
+) -> Result<Bytes, ReadError>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -52,14 +62,24 @@ where
     if body.size_hint().lower() > limit as u64 {
         return Err(ReadError::TooLarge { limit });
     }
+    let mut until = None;
     let mut first = Bytes::new();
     let mut rest: Option<BytesMut> = None;
     loop {
-        let frame = match tokio::time::timeout(idle, body.frame()).await {
-            Err(_) => return Err(ReadError::Stalled),
-            Ok(None) => break,
-            Ok(Some(Err(error))) => return Err(ReadError::Broken(error.into())),
-            Ok(Some(Ok(frame))) => frame,
+        let there = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
+        let frame = match there {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let now = Instant::now();
+                let until = *until.get_or_insert(now + within);
+                let more = tokio::time::timeout_at(until.min(now + idle), body.frame());
+                more.await.map_err(|_| ReadError::Stalled)?
+            }
+        };
+        let frame = match frame {
+            None => break,
+            Some(Err(error)) => return Err(ReadError::Broken(error.into())),
+            Some(Ok(frame)) => frame,
         };
         let Ok(data) = frame.into_data() else {
             continue;

@@ -13,7 +13,7 @@ use tokio::time::timeout_at;
 
 use super::Gateway;
 use super::approvals::{Refused, Standing, Wanted};
-use super::audit::{Arguments, Record, UpstreamOutcome};
+use super::audit::{Record, UpstreamOutcome};
 use super::counters::{Exhausted, Reservation};
 use super::grants::Grant;
 use super::hold::Hold;
@@ -551,7 +551,7 @@ pub fn named(
     let label = by.policy_label();
     let record = Record {
         time: Timestamp::now(),
-        decision_id: &gateway.recorder.decision_id(),
+        decision_id: gateway.recorder.decision_id(),
         server: gateway.recorder.server(),
         grant: &caller.grant,
         session: Some(session),
@@ -697,10 +697,9 @@ impl Written<'_> {
         upstream: Option<UpstreamOutcome>,
     ) {
         let label = by.policy_label();
-        let full = self.snapshot.audited_arguments(self.tool, self.arguments);
         let record = Record {
             time,
-            decision_id: &gateway.recorder.decision_id(),
+            decision_id: gateway.recorder.decision_id(),
             server: gateway.recorder.server(),
             grant: self.grant,
             session: (!self.session.is_empty()).then_some(self.session),
@@ -713,12 +712,7 @@ impl Written<'_> {
             approval: self.approval,
             retry_after_ms: retry_after
                 .map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
-            arguments: full.as_ref().map(|arguments| match arguments {
-                super::snapshot::Audited::Keys(keys) => {
-                    Arguments::Keys(keys.iter().map(String::as_str).collect())
-                }
-                super::snapshot::Audited::Full(value) => Arguments::Full(value),
-            }),
+            arguments: self.snapshot.audited_arguments(self.tool, self.arguments),
             upstream,
             revision: &self.snapshot.revision,
             trace_id: self.trace_id,

@@ -17,7 +17,7 @@ use super::enforce::{self, Admission, End, Named, Permit, Refusal, ToolCall};
 use super::grants::Grant;
 use super::inventory::whole;
 use super::relay::{ContentType, RETRY_AFTER, Relay, content_type, json_response, tell_upstream};
-use super::session::Session;
+use super::session::{LastSession, Session};
 use super::snapshot::Snapshot;
 use super::trace;
 use super::upstream::{Envelope, UpstreamError};
@@ -42,8 +42,13 @@ const SHORT: Duration = Duration::from_secs(30);
 
 type Answer = Response<Body>;
 
-/// Answers one request to the MCP endpoint of a gateway. Never fails: every error is an answer.
-pub async fn handle<B>(gateway: &Arc<Gateway>, request: Request<B>) -> Answer
+/// Answers one request to the MCP endpoint of a gateway. Never fails: every error is an answer. `last_session` is that of
+/// the connection.
+pub async fn handle<B>(
+    gateway: &Arc<Gateway>,
+    last_session: &LastSession,
+    request: Request<B>,
+) -> Answer
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -58,6 +63,7 @@ where
                 snapshot,
                 grant,
                 head: &head,
+                last_session,
             };
             exchange.run(body).await.unwrap_or_else(|refusal| *refusal)
         }
@@ -134,6 +140,7 @@ struct Exchange<'a> {
     snapshot: Arc<Snapshot>,
     grant: Grant,
     head: &'a Parts,
+    last_session: &'a LastSession,
 }
 
 fn refuse(status: StatusCode, body: Vec<u8>) -> Box<Answer> {
@@ -167,9 +174,7 @@ impl Exchange<'_> {
             Method::POST => {
                 self.check_post_headers()?;
                 let limit = self.snapshot.settings.max_request_bytes;
-                let read = tokio::time::timeout(BODY_WITHIN, read(&mut body, limit, BODY_IDLE))
-                    .await
-                    .unwrap_or(Err(ReadError::Stalled));
+                let read = read(&mut body, limit, BODY_IDLE, BODY_WITHIN).await;
                 if matches!(read, Err(ReadError::TooLarge { .. })) {
                     discard(&mut body).await;
                 }
@@ -235,7 +240,7 @@ impl Exchange<'_> {
         {
             return Box::pin(self.initialize(request)).await;
         }
-        let session = Arc::new(self.session(message.id(), named)?);
+        let session = self.session(message.id(), named)?;
         match &message {
             Message::Request(request) => self.request(session, request, body).await,
             Message::Notification(notification) => {
@@ -246,7 +251,11 @@ impl Exchange<'_> {
     }
 
     /// The session that the request's headers name.
-    fn session(&self, id: Option<&Id<'_>>, named: Option<&str>) -> Result<Session, Box<Answer>> {
+    fn session(
+        &self,
+        id: Option<&Id<'_>>,
+        named: Option<&str>,
+    ) -> Result<Arc<Session>, Box<Answer>> {
         let unknown = || refuse(StatusCode::NOT_FOUND, answer::session_unknown(id));
         let token = header::session_id(&self.head.headers)
             .map_err(|_| unknown())?
@@ -254,7 +263,8 @@ impl Exchange<'_> {
                 let why = "the Mcp-Session-Id header is missing; send initialize first";
                 refuse(StatusCode::BAD_REQUEST, answer::invalid_request(id, why))
             })?;
-        let session = Session::open(self.gateway, &self.grant, token).map_err(|_| unknown())?;
+        let session = Session::reopen(self.gateway, &self.grant, token, self.last_session)
+            .map_err(|_| unknown())?;
         if named
             .is_some_and(|named| session.version.has_header() && named != session.version.as_str())
         {
@@ -653,7 +663,7 @@ impl Exchange<'_> {
 
     async fn get(&self) -> Result<Answer, Box<Answer>> {
         header::check_get_accept(&self.head.headers).map_err(header_refusal)?;
-        let session = Arc::new(self.session(None, self.named_version()?)?);
+        let session = self.session(None, self.named_version()?)?;
         let mut envelope = self.envelope(&session);
         if self.head.headers.contains_key("last-event-id") {
             let token = one(self.head, HeaderName::from_static("last-event-id"));

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::upstream::Envelope;
 
-/// The session as the upstream knows it, and the request's id.
-type Key = (Vec<u8>, String);
+/// The request's id, a line feed, which no id as JSON holds, and the session as the upstream knows it.
+type Key = Arc<[u8]>;
 
 /// Every id of a gateway that is in use.
 #[derive(Clone, Default)]
@@ -29,12 +29,11 @@ impl InUse {
     /// Uses an id (as JSON) until the guard is dropped. A cancellation of the id uses it too, for as long as it is on its way.
     pub fn enter(&self, envelope: &Envelope, id: &str) -> Use {
         let session = envelope.session.as_ref();
+        let session = session.map_or(&[][..], |session| session.as_bytes());
         // A server may take the string "7" and the number 7 for one id.
-        let key = (
-            session.map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
-            id.trim_matches('"').to_owned(),
-        );
-        let disputed = match self.lock().entry(key.clone()) {
+        let id = id.trim_matches('"').as_bytes();
+        let key: Key = [id, b"\n", session].concat().into();
+        let disputed = match self.lock().entry(Arc::clone(&key)) {
             Entry::Occupied(mut entry) => {
                 let users = entry.get_mut();
                 users.count += 1;
@@ -79,7 +78,7 @@ impl Use {
 impl Drop for Use {
     fn drop(&mut self) {
         let mut ids = self.of.lock();
-        if let Entry::Occupied(mut entry) = ids.entry(self.key.clone()) {
+        if let Entry::Occupied(mut entry) = ids.entry(Arc::clone(&self.key)) {
             entry.get_mut().count -= 1;
             if entry.get().count == 0 {
                 entry.remove();

@@ -430,7 +430,7 @@ pub(super) async fn whole(response: http::Response<Body>, id: &Id<'_>) -> Result
     };
     match content_type(&response) {
         Some(ContentType::Json) => {
-            let body = read(response.into_body(), MAX_ANSWER, EXCHANGE)
+            let body = read(response.into_body(), MAX_ANSWER, EXCHANGE, EXCHANGE)
                 .await
                 .map_err(|error| error.to_string())?;
             envelope::parse(&body).map_err(|refusal| refusal.to_string())?;

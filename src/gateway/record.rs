@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::audit::{AuditLog, Record};
+use super::audit::{AuditLog, DecisionId, Record};
 use super::metrics::{BundleLabels, DecisionLabels, LimitLabels, Metrics, ServerLabels};
 use crate::policy::decision::RuleId;
 
@@ -82,6 +82,9 @@ pub struct Recent {
 /// Names come from callers: no more of one than this is kept.
 const NAME_SHOWN: usize = 128;
 
+/// Policies come and go: no more counters than this are kept at hand.
+const COUNTERS: usize = 4_096;
+
 /// How many recent violations are kept.
 pub const RECENT: usize = 20;
 
@@ -110,7 +113,8 @@ pub struct Recorder {
 #[derive(Default)]
 struct State {
     counts: Counts,
-    counters: HashMap<(Arc<RuleId>, Outcome), Counter>,
+    /// The counters of rules, by their addresses.
+    counters: HashMap<(usize, Outcome), (Arc<RuleId>, Counter)>,
     recent: VecDeque<Recent>,
     revision: String,
     limits: Vec<LimitLabels>,
@@ -152,12 +156,11 @@ impl Recorder {
     }
 
     /// A new decision's id.
-    pub fn decision_id(&self) -> String {
-        format!(
-            "{}-{}",
-            self.instance,
-            self.ids.fetch_add(1, Ordering::Relaxed)
-        )
+    pub fn decision_id(&self) -> DecisionId<'_> {
+        DecisionId {
+            instance: &self.instance,
+            number: self.ids.fetch_add(1, Ordering::Relaxed),
+        }
     }
 
     /// Counts and writes down what became of a call. `by` is the rule that decided.
@@ -195,24 +198,30 @@ impl Recorder {
     }
 
     fn count(&self, state: &mut State, outcome: Outcome, by: &Arc<RuleId>) {
-        let counter = state
-            .counters
-            .entry((Arc::clone(by), outcome))
-            .or_insert_with_key(|(by, outcome)| {
-                let policy = if by.namespace.is_empty() {
-                    by.policy.clone()
-                } else {
-                    format!("{}/{}", by.namespace, by.policy)
-                };
-                let labels = DecisionLabels {
-                    server: self.server.clone(),
-                    outcome: *outcome,
-                    policy,
-                    rule: by.rule.clone(),
-                };
-                self.metrics.decisions.get_or_create(&labels).clone()
-            });
+        // Rules are known by where they are: to read and hash their names would cost every call. Each is kept here, so that
+        // no other can come to be in its place.
+        let key = (Arc::as_ptr(by).addr(), outcome);
+        if let Some((_, counter)) = state.counters.get(&key) {
+            counter.inc();
+            return;
+        }
+        if state.counters.len() >= COUNTERS {
+            state.counters.clear();
+        }
+        let policy = if by.namespace.is_empty() {
+            by.policy.clone()
+        } else {
+            format!("{}/{}", by.namespace, by.policy)
+        };
+        let labels = DecisionLabels {
+            server: self.server.clone(),
+            outcome,
+            policy,
+            rule: by.rule.clone(),
+        };
+        let counter = self.metrics.decisions.get_or_create(&labels).clone();
         counter.inc();
+        state.counters.insert(key, (Arc::clone(by), counter));
     }
 
     /// Waits until what is decided next can be recorded.

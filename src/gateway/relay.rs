@@ -1,6 +1,7 @@
 //! From the upstream back to the client: every message is read strictly, filtered by the policy in force at that moment, and
 //! written anew. Streams go event by event, at the client's pace.
 
+use std::cell::LazyCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,12 +84,13 @@ impl Relay {
         };
         let mut unknown = false;
         let caller = &self.grant.caller;
-        let (bound, session, now) = (&snapshot.bound, &*self.session.id, Timestamp::now());
+        let (bound, session) = (&snapshot.bound, &*self.session.id);
+        let now = LazyCell::new(Timestamp::now);
         let edits = Edits::new();
         let filtered = list::filter(message, &edits, |kind, entry| match kind {
             ListKind::Tools => {
                 unknown |= bound.tool(&entry.name).is_none();
-                bound.visible(&entry.name, caller, session, now)
+                bound.visible(&entry.name, caller, session, *now)
                     && bound.as_pinned(&entry.name, entry.raw.as_bytes())
             }
             ListKind::Prompts => bound.prompt_visible(&entry.name, caller),
@@ -219,21 +221,17 @@ impl Relay {
         let status = response.status();
         match content_type(&response) {
             Some(ContentType::Json) => {
-                let body = match tokio::time::timeout(
-                    within,
-                    read(response.into_body(), MAX_ANSWER, within),
-                )
-                .await
-                {
-                    Ok(Ok(body)) => body,
-                    Ok(Err(error @ (ReadError::TooLarge { .. } | ReadError::Broken(_)))) => {
+                let read = read(response.into_body(), MAX_ANSWER, within, within).await;
+                let body = match read {
+                    Ok(body) => body,
+                    Err(error @ (ReadError::TooLarge { .. } | ReadError::Broken(_))) => {
                         finish(in_flight, End::Broken);
                         return json_response(
                             StatusCode::OK,
                             answer::upstream_down(Some(&id), &error.to_string(), RETRY_AFTER),
                         );
                     }
-                    Ok(Err(ReadError::Stalled)) | Err(_) => {
+                    Err(ReadError::Stalled) => {
                         finish(in_flight, End::Timeout);
                         let why = UpstreamError::Timeout(within).to_string();
                         return json_response(

@@ -4,8 +4,8 @@
 //! tokens expire.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use jiff::Timestamp;
@@ -19,6 +19,8 @@ use crate::protocol::version::Version;
 
 /// A session's token opens for this long; then the client initializes again.
 const SESSION_LIFE: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// A connection's token is opened again after this long, so that it does not outlive its expiry by more.
+const OPEN_AGAIN: Duration = Duration::from_secs(30);
 /// An event can be resumed from for this long.
 const EVENT_LIFE: Duration = Duration::from_secs(24 * 3_600);
 /// A request of the server waits for the client's answer for this long.
@@ -65,6 +67,40 @@ impl Session {
             Err(NoSession)
         } else {
             Ok(session)
+        }
+    }
+
+    /// [`Session::open`] for a connection: the token that its last request named is not opened again for a while.
+    ///
+    /// # Errors
+    /// [`NoSession`].
+    pub fn reopen(
+        gateway: &Gateway,
+        grant: &Grant,
+        token: &str,
+        last: &LastSession,
+    ) -> Result<Arc<Session>, NoSession> {
+        let known = last.lock().as_ref().and_then(|last| {
+            let same = last.token == token
+                && last.server == gateway.uid
+                && last.grant == grant.caller.grant
+                && last.opened.elapsed() < OPEN_AGAIN;
+            same.then(|| Arc::clone(&last.session))
+        });
+        match known {
+            Some(session) if gateway.ended.contains(&session.id) => Err(NoSession),
+            Some(session) => Ok(session),
+            None => {
+                let session = Arc::new(Session::open(gateway, grant, token)?);
+                *last.lock() = Some(Last {
+                    token: token.to_owned(),
+                    server: gateway.uid.clone(),
+                    grant: grant.caller.grant.clone(),
+                    session: Arc::clone(&session),
+                    opened: Instant::now(),
+                });
+                Ok(session)
+            }
         }
     }
 
@@ -203,6 +239,24 @@ impl Session {
     }
 }
 
+/// The session that the last request of a connection named: most connections carry one session only.
+#[derive(Default)]
+pub struct LastSession(Mutex<Option<Last>>);
+
+struct Last {
+    token: String,
+    server: String,
+    grant: String,
+    session: Arc<Session>,
+    opened: Instant,
+}
+
+impl LastSession {
+    fn lock(&self) -> MutexGuard<'_, Option<Last>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 fn seconds(at: Timestamp) -> u64 {
     u64::try_from(at.as_second()).unwrap_or(0)
 }
@@ -245,7 +299,8 @@ impl<V: Clone> Remembered<V> {
 
     /// Whether the key is remembered.
     pub fn contains(&self, key: &str) -> bool {
-        self.lock().0.contains_key(key)
+        let inner = self.lock();
+        !inner.0.is_empty() && inner.0.contains_key(key)
     }
 
     /// What is remembered under the key.

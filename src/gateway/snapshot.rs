@@ -14,6 +14,7 @@ pub mod secrets;
 
 use self::plan::Plan;
 use self::secrets::{Lookup, Secrets};
+use super::audit::Arguments;
 use super::bridge::{self, Bridge, BridgeConfig};
 use super::grants::Grants;
 use super::upstream::{HttpUpstream, Upstream};
@@ -58,14 +59,6 @@ pub struct Settings {
     elicitation: bool,
     roots: bool,
     audit: AuditArguments,
-}
-
-/// The arguments of a call, as far as they are recorded.
-pub enum Audited {
-    /// Their names.
-    Keys(Vec<String>),
-    /// The redacted whole.
-    Full(Box<RawValue>),
 }
 
 /// Why a bundle is not put into force.
@@ -160,7 +153,7 @@ fn host_of(url: &str) -> Option<String> {
 
 impl Snapshot {
     /// The arguments of a call, as `spec.audit.arguments` says; None for nothing, or if they are not JSON.
-    pub fn audited_arguments(&self, tool: &str, arguments: &[u8]) -> Option<Audited> {
+    pub fn audited_arguments<'a>(&self, tool: &str, arguments: &'a [u8]) -> Option<Arguments<'a>> {
         if arguments.is_empty() {
             return None;
         }
@@ -168,17 +161,13 @@ impl Snapshot {
             AuditArguments::None => None,
             AuditArguments::Keys => {
                 let members = json::members(arguments).ok()?;
-                Some(Audited::Keys(
-                    members
-                        .into_iter()
-                        .map(|member| member.key.into_owned())
-                        .collect(),
-                ))
+                let keys = members.into_iter().map(|member| member.key);
+                Some(Arguments::Keys(keys.collect()))
             }
             AuditArguments::Full => {
                 let redact = self.bound.tool(tool).map_or(&[][..], |tool| &tool.redact);
                 let text = crate::policy::approval::redacted(arguments, redact).ok()?;
-                RawValue::from_string(text).ok().map(Audited::Full)
+                RawValue::from_string(text).ok().map(Arguments::Full)
             }
         }
     }

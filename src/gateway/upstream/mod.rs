@@ -24,6 +24,9 @@ const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
+/// Room for the headers that a request has; to make more while they come costs more.
+const HEADERS: usize = 12;
+
 /// The server behind the gateway.
 pub enum Upstream {
     /// A Streamable HTTP endpoint.
@@ -120,6 +123,7 @@ fn head(request: &mut Request<Bytes>, envelope: Envelope) {
         _ => None,
     };
     let headers = request.headers_mut();
+    headers.reserve(HEADERS);
     if post {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }

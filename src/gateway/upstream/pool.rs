@@ -61,7 +61,7 @@ struct Line {
 enum Sent {
     Answered(Response<Incoming>),
     /// Not a byte was written.
-    NotSent(Request<Full<Bytes>>, BoxError),
+    Unsent(Request<Full<Bytes>>, BoxError),
     Broken(BoxError),
 }
 
@@ -101,8 +101,8 @@ impl Pool {
             match line.exchange(request).await {
                 Sent::Answered(response) => return Ok(self.leased(response, line)),
                 // The upstream closed it just now.
-                Sent::NotSent(unsent, _) if kept => request = unsent,
-                Sent::NotSent(_, error) => return Err(UpstreamError::NotSent(error)),
+                Sent::Unsent(unsent, _) if kept => request = unsent,
+                Sent::Unsent(_, error) => return Err(UpstreamError::NotSent(error)),
                 Sent::Broken(error) => return Err(UpstreamError::Broken(error)),
             }
         }
@@ -149,7 +149,7 @@ impl Line {
             match (answer.as_mut().poll(&mut quiet()), over) {
                 (Poll::Ready(Ok(response)), _) => Poll::Ready(Sent::Answered(response)),
                 (Poll::Ready(Err(mut error)), _) => Poll::Ready(match error.take_message() {
-                    Some(request) => Sent::NotSent(request, error.into_error().into()),
+                    Some(request) => Sent::Unsent(request, error.into_error().into()),
                     None => Sent::Broken(error.into_error().into()),
                 }),
                 (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Sent::Broken(error.into())),
