@@ -195,6 +195,11 @@ impl Exchange {
 
     /// The whole response.
     pub async fn reply(mut self) -> Reply {
+        self.next_reply().await
+    }
+
+    /// The whole response; another request may follow.
+    pub async fn next_reply(&mut self) -> Reply {
         let Head { status, headers } = self.head().await;
         let mut body = Vec::new();
         if header(&headers, "transfer-encoding") == Some("chunked") {

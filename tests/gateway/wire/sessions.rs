@@ -110,6 +110,37 @@ async fn a_session_that_was_ended_is_gone_and_the_server_is_told() {
 }
 
 #[tokio::test]
+async fn every_request_of_a_connection_is_held_to_its_own_session() {
+    let fake = Fake::start(&["echo"]).await;
+    let rig = Rig::new(&fake, &[allow_all()]).await;
+    let (one, two) = (rig.client.session().await, rig.client.session().await);
+    let id = session_id(&one);
+    let longer = one.with("Mcp-Session-Id", &format!("{id}A"));
+    let body = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo"}}"#;
+    let mut connection = one.start("POST", Some(body)).await;
+    assert_eq!(connection.next_reply().await.status, 200);
+    let mut statuses = Vec::new();
+    for client in [&one, &two, &longer, &one] {
+        connection.write(&client.bytes("POST", Some(body))).await;
+        statuses.push(connection.next_reply().await.status);
+    }
+    assert_eq!(statuses, [200, 200, 404, 200]);
+    let ids: Vec<_> = fake
+        .got("tools/call")
+        .iter()
+        .map(|got| got.header("mcp-session-id").unwrap().to_owned())
+        .collect();
+    let (first, second) = ("upstream-1", "upstream-2");
+    assert_eq!(ids, [first, first, second, first]);
+    // Ended on another connection.
+    assert_eq!(one.send("DELETE", None).await.status, 204);
+    for (client, status) in [(&one, 404), (&two, 200)] {
+        connection.write(&client.bytes("POST", Some(body))).await;
+        assert_eq!(connection.next_reply().await.status, status);
+    }
+}
+
+#[tokio::test]
 async fn a_server_without_sessions_gets_none_and_its_clients_still_have_one() {
     let fake = Fake::start(&["echo"]).await;
     fake.on("initialize", |got| {
