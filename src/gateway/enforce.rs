@@ -133,14 +133,13 @@ pub enum Admission {
 
 /// Decides a call and does all that the decision asks for before the call may go.
 ///
-/// `envelope` and `body` are what is sent if it may. The decision is the snapshot's that the caller looked up; a call that
+/// `sent` makes what is sent if it may. The decision is the snapshot's that the caller looked up; a call that
 /// was held is decided again under the snapshot and the credentials of then.
 pub async fn tool_call(
     gateway: &Arc<Gateway>,
     snapshot: &Arc<Snapshot>,
     call: &ToolCall<'_>,
-    envelope: Envelope,
-    body: Bytes,
+    sent: impl FnOnce() -> (Envelope, Bytes),
 ) -> Admission {
     let now = Timestamp::now();
     let mut pending = Pending {
@@ -157,14 +156,15 @@ pub async fn tool_call(
     };
     match admitted {
         Err(refusal) => Admission::Refuse(refusal),
-        Ok(in_flight) => Admission::Forward(
-            Permit {
+        Ok(in_flight) => {
+            let (envelope, body) = sent();
+            let permit = Permit {
                 method: Method::POST,
                 envelope,
                 body,
-            },
-            Box::new(in_flight),
-        ),
+            };
+            Admission::Forward(permit, Box::new(in_flight))
+        }
     }
 }
 

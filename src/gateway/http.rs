@@ -464,15 +464,11 @@ impl Exchange<'_> {
         };
         // A call is never run as a task: the capability is not declared, and then the field is to be ignored
         // (2025-11-25, Tasks, "Task Support Is Optional").
-        let emitted = request.emit(&Edits::new().remove("task"));
-        let admission = enforce::tool_call(
-            self.gateway,
-            &self.snapshot,
-            &asked,
-            self.envelope(&session),
-            emitted.into(),
-        )
-        .await;
+        let sent = || {
+            let body = request.emit(&Edits::new().remove("task"));
+            (self.envelope(&session), body.into())
+        };
+        let admission = enforce::tool_call(self.gateway, &self.snapshot, &asked, sent).await;
         match admission {
             Admission::Forward(permit, in_flight) => {
                 self.forward(session, id, permit, Some(in_flight)).await
