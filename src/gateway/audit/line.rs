@@ -1,0 +1,110 @@
+//! A record as it is written: by hand, because every call pays for it.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use super::{Arguments, DecisionId, KEYS, LINE, NAME, Record, UpstreamOutcome};
+use crate::json;
+use crate::protocol::text;
+
+/// A record as it is written: by hand, because every call pays for it.
+pub(super) struct Line {
+    text: String,
+    /// Holds characters that a terminal would act on.
+    strange: bool,
+}
+
+impl Line {
+    pub(super) fn of(record: &Record<'_>) -> String {
+        let mut line = Line {
+            text: String::with_capacity(LINE),
+            strange: false,
+        };
+        // Neither times nor numbers need escapes, and writing to a string cannot fail.
+        let _ = write!(line.text, "{{\"time\":\"{}\",\"decisionId\":", record.time);
+        let DecisionId { instance, number } = record.decision_id;
+        line.string(instance);
+        line.text.pop();
+        let _ = write!(line.text, "-{number}\"");
+        line.member("server", record.server);
+        line.member("grant", record.grant);
+        line.optional("session", record.session);
+        line.member("method", record.method);
+        line.optional("tool", record.tool.map(|tool| text::cut(tool, NAME)));
+        line.member("outcome", record.outcome);
+        line.optional("policy", record.policy);
+        line.optional("rule", record.rule);
+        line.text.push_str(if record.enforced {
+            ",\"enforced\":true"
+        } else {
+            ",\"enforced\":false"
+        });
+        line.optional("approval", record.approval);
+        if let Some(after) = record.retry_after_ms {
+            let _ = write!(line.text, ",\"retryAfterMs\":{after}");
+        }
+        match &record.arguments {
+            None => {}
+            Some(Arguments::Keys(keys)) => {
+                line.text.push_str(",\"arguments\":[");
+                for (index, key) in keys.iter().take(KEYS).enumerate() {
+                    if index > 0 {
+                        line.text.push(',');
+                    }
+                    line.string(text::cut(key, NAME));
+                }
+                line.text.push(']');
+            }
+            Some(Arguments::Full(json)) => {
+                line.text.push_str(",\"arguments\":");
+                line.text.push_str(json.get());
+                line.strange = true;
+            }
+        }
+        if let Some(upstream) = &record.upstream {
+            let UpstreamOutcome { status, latency_ms } = upstream;
+            let _ = write!(
+                line.text,
+                ",\"upstream\":{{\"status\":\"{status}\",\"latencyMs\":{latency_ms}}}"
+            );
+        }
+        line.member("revision", record.revision);
+        line.optional("traceId", record.trace_id);
+        line.text.push('}');
+        if line.strange
+            && let Cow::Owned(plain) = text::plain_json(&line.text)
+        {
+            line.text = plain;
+        }
+        line.text.push('\n');
+        line.text
+    }
+
+    fn member(&mut self, key: &str, value: &str) {
+        self.text.push_str(",\"");
+        self.text.push_str(key);
+        self.text.push_str("\":");
+        self.string(value);
+    }
+
+    fn optional(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.member(key, value);
+        }
+    }
+
+    fn string(&mut self, value: &str) {
+        // No branch for each byte: this is a few wide instructions.
+        let strange = value.bytes().fold(false, |strange, byte| {
+            strange | !matches!(byte, b' '..=b'~') | (byte == b'"') | (byte == b'\\')
+        });
+        if strange {
+            self.strange = true;
+            json::write_string(&mut self.text, value);
+        } else {
+            self.text.push('"');
+            self.text.push_str(value);
+            self.text.push('"');
+        }
+    }
+}

@@ -1,0 +1,170 @@
+use super::*;
+use crate::protocol::text;
+
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn id(number: u64) -> DecisionId<'static> {
+    DecisionId {
+        instance: "i",
+        number,
+    }
+}
+
+fn written(records: &[Record<'_>]) -> String {
+    let sink = Sink::default();
+    let (log, writer) = AuditLog::start(vec![Box::new(sink.clone())]).unwrap();
+    for record in records {
+        log.record(record);
+    }
+    drop(writer);
+    let written = sink.0.lock().unwrap().clone();
+    String::from_utf8(written).unwrap()
+}
+
+#[test]
+fn every_record_is_one_line_of_json_in_the_order_made() {
+    let full = Record {
+        session: Some("s"),
+        policy: Some("p"),
+        rule: Some("r"),
+        enforced: false,
+        approval: Some("a"),
+        retry_after_ms: Some(1_500),
+        arguments: Some(Arguments::Full(
+            RawValue::from_string(r#"{"a":"\u202e"}"#.to_owned()).unwrap(),
+        )),
+        trace_id: Some("t"),
+        decision_id: id(u64::MAX),
+        ..named("x")
+    };
+    let keys = Record {
+        arguments: Some(Arguments::Keys(vec!["run_id".into(), "a\n\"b".into()])),
+        upstream: Some(UpstreamOutcome {
+            status: "result",
+            latency_ms: 3,
+        }),
+        ..named("get_run")
+    };
+    let written = written(&[keys, full]);
+    let lines: Vec<serde_json::Value> = written
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            serde_json::json!({
+                "time": "1970-01-01T00:00:00Z", "decisionId": "i-7", "server": "ml/mlflow", "grant": "anonymous",
+                "method": "tools/call", "tool": "get_run", "outcome": "unknown", "enforced": true,
+                "arguments": ["run_id", "a\n\"b"], "upstream": {"status": "result", "latencyMs": 3}, "revision": "r",
+            }),
+            serde_json::json!({
+                "time": "1970-01-01T00:00:00Z", "decisionId": "i-18446744073709551615", "server": "ml/mlflow",
+                "grant": "anonymous", "session": "s", "method": "tools/call", "tool": "x", "outcome": "unknown",
+                "policy": "p", "rule": "r", "enforced": false, "approval": "a", "retryAfterMs": 1_500,
+                "arguments": {"a": "\u{202e}"}, "revision": "r", "traceId": "t",
+            })
+        ]
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_callers_call_things_comes_back_from_the_log_and_is_plain(tool in ".*", key in ".*", instance in ".*") {
+        let record = Record {
+            decision_id: DecisionId { instance: &instance, number: 1 },
+            arguments: Some(Arguments::Keys(vec![key.as_str().into()])),
+            ..named(&tool)
+        };
+        let written = written(&[record]);
+        proptest::prop_assert!(!written.trim_end_matches('\n').contains(char::is_control));
+        let read: serde_json::Value = serde_json::from_str(&written).unwrap();
+        proptest::prop_assert_eq!(read["tool"].as_str(), Some(text::cut(&tool, NAME)));
+        proptest::prop_assert_eq!(read["arguments"][0].as_str(), Some(text::cut(&key, NAME)));
+        let id = format!("{instance}-1");
+        proptest::prop_assert_eq!(read["decisionId"].as_str(), Some(id.as_str()));
+    }
+}
+
+struct Stuck;
+
+impl Write for Stuck {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        loop {
+            std::thread::park();
+        }
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn named(tool: &str) -> Record<'_> {
+    Record {
+        time: Timestamp::UNIX_EPOCH,
+        decision_id: id(7),
+        server: "ml/mlflow",
+        grant: "anonymous",
+        session: None,
+        method: "tools/call",
+        tool: Some(tool),
+        outcome: "unknown",
+        policy: None,
+        rule: None,
+        enforced: true,
+        approval: None,
+        retry_after_ms: None,
+        arguments: None,
+        upstream: None,
+        revision: "r",
+        trace_id: None,
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_makes_requests_wait_and_holds_up_no_thread() {
+    let (log, writer) = AuditLog::start(vec![Box::new(Stuck)]).unwrap();
+    let name = "x".repeat(NAME);
+    while !log.shared.full.load(Ordering::SeqCst) {
+        log.record(&named(&name));
+    }
+    log.record(&named(&name));
+    let room = tokio::time::timeout(Duration::from_millis(50), log.room());
+    assert!(room.await.is_err());
+    let started = Instant::now();
+    drop(writer);
+    assert!(started.elapsed() < LAST_WORDS * 2);
+}
+
+#[tokio::test]
+async fn requests_go_on_once_the_log_has_been_read() {
+    let sink = Sink::default();
+    let held = sink.0.lock().unwrap();
+    let (log, _writer) = AuditLog::start(vec![Box::new(sink.clone())]).unwrap();
+    while !log.shared.full.load(Ordering::SeqCst) {
+        log.record(&named("x"));
+    }
+    drop(held);
+    let room = tokio::time::timeout(Duration::from_secs(20), log.room());
+    assert!(room.await.is_ok());
+}
+
+#[test]
+fn a_callers_text_is_cut_and_cannot_move_a_terminals_cursor() {
+    let name = format!("a\u{9b}2J\u{202e}{}", "é".repeat(5_000));
+    let written = written(&[named(&name)]);
+    assert!(written.contains(r#""tool":"a\u009b2J\u202e"#), "{written}");
+    let tool = serde_json::from_str::<serde_json::Value>(&written).unwrap()["tool"].clone();
+    assert_eq!(tool, text::cut(&name, NAME));
+}

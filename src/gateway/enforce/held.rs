@@ -1,0 +1,206 @@
+//! Calls that wait for a person: the approval is found or made, the call held, the approval used up by one call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::timeout_at;
+
+use super::in_flight::InFlight;
+use super::{Pending, Refusal, enforced};
+use crate::gateway::approvals::{Key, Refused, Standing, Wanted};
+use crate::gateway::hold::Hold;
+use crate::gateway::record::Outcome;
+use crate::policy::approval::{self, Subject};
+use crate::policy::decision::RuleId;
+use crate::policy::{self, Decision};
+
+impl Pending<'_> {
+    /// Finds or makes the approval, holds the call while a person may decide, and uses the approval up.
+    pub(super) async fn approve(
+        &mut self,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Result<InFlight, Refusal> {
+        if let Err(exhausted) = self.gateway.counters.look(enforced(&decision.charges)) {
+            return Err(self.limited(&exhausted, now));
+        }
+        let (Some(wanted), Some(demand)) =
+            (self.wanted(decision, now)?, decision.approval.as_deref())
+        else {
+            return Err(self.refuse(decision, now));
+        };
+        let hold = Hold::start(&self.gateway.holds, self.call.session, self.call.id);
+        let deadline = tokio::time::Instant::now() + demand.wait_up_to;
+        // Subscribed before the first look, so that no change is missed in between.
+        let mut changes = self.gateway.approvals.changes();
+        let mut standing = self
+            .gateway
+            .approvals
+            .request(&wanted, now)
+            .map_err(|refused| self.unmade(&refused, decision, now))?;
+        loop {
+            let now = Timestamp::now();
+            match standing {
+                Standing::Approved((_, name), version) => {
+                    self.approval = Some(name.clone());
+                    // Cancelled, or its session ended, at the moment at which it was approved.
+                    if !hold.release() || self.gateway.ended.contains(self.call.session) {
+                        self.record(Outcome::Unapproved, &decision.by, now, None);
+                        return Err(Refusal::Cancelled);
+                    }
+                    return self.use_up(&wanted, (wanted.namespace.clone(), name), version, now);
+                }
+                Standing::Denied((_, name), decided) => {
+                    self.approval = Some(name.clone());
+                    self.record(Outcome::Unapproved, &decision.by, now, None);
+                    return Err(Refusal::ApprovalDenied {
+                        name,
+                        reason: decided.reason,
+                    });
+                }
+                Standing::Pending(key) => {
+                    self.approval = Some(key.1.clone());
+                    let changed = async {
+                        match &mut changes {
+                            Some(changes) => changes.changed().await.is_ok(),
+                            None => std::future::pending().await,
+                        }
+                    };
+                    let expiry = Duration::try_from(wanted.spec.expires_at.0.duration_since(now))
+                        .unwrap_or_default();
+                    let until = deadline.min(tokio::time::Instant::now() + expiry);
+                    let woken = tokio::select! {
+                        biased;
+                        () = hold.cancelled() => {
+                            self.record(Outcome::Unapproved, &decision.by, now, None);
+                            return Err(Refusal::Cancelled);
+                        }
+                        woken = timeout_at(until, changed) => woken,
+                    };
+                    let now = Timestamp::now();
+                    match self.gateway.approvals.look(&wanted, &key, now) {
+                        Some(found @ (Standing::Approved(..) | Standing::Denied(..))) => {
+                            standing = found
+                        }
+                        Some(found) if matches!(woken, Ok(true)) => standing = found,
+                        Some(_) => {
+                            self.record(Outcome::Unapproved, &decision.by, now, None);
+                            return Err(Refusal::Pending { name: key.1 });
+                        }
+                        None => {
+                            self.record(Outcome::Unapproved, &decision.by, now, None);
+                            return Err(Refusal::ApprovalGone { name: key.1 });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Decides again under the bundle and the credential of now, reserves, and takes the approval; at most one call gets it.
+    pub(super) fn use_up(
+        &mut self,
+        wanted: &Wanted,
+        key: Key,
+        version: u64,
+        now: Timestamp,
+    ) -> Result<InFlight, Refusal> {
+        let gone = |this: &Self, by: &Arc<RuleId>| {
+            this.record(Outcome::Unapproved, by, now, None);
+            Refusal::ApprovalGone {
+                name: key.1.clone(),
+            }
+        };
+        if let Some(snapshot) = self.gateway.snapshot() {
+            self.snapshot = snapshot;
+        }
+        let decision = self.evaluate(now);
+        if !self.snapshot.grants.still_holds(self.call.grant) {
+            return Err(gone(self, &decision.by));
+        }
+        match decision.outcome {
+            policy::Outcome::RequireApproval => {}
+            policy::Outcome::Allow => return self.reserve(&decision, now),
+            _ => return Err(self.refuse(&decision, now)),
+        }
+        // Another definition of the tool, other rules or another preview make it another call.
+        match self.wanted(&decision, now)? {
+            Some(again) if again.name == wanted.name && same(&again, wanted) => {}
+            _ => return Err(gone(self, &decision.by)),
+        }
+        let mut in_flight = self.reserve(&decision, now)?;
+        if !self.gateway.approvals.consume(&key, version, now) {
+            in_flight.give_back();
+            in_flight.done = true;
+            return Err(gone(self, &decision.by));
+        }
+        Ok(in_flight)
+    }
+
+    pub(super) fn unmade(&self, refused: &Refused, decision: &Decision, now: Timestamp) -> Refusal {
+        self.record(Outcome::Unapproved, &decision.by, now, None);
+        Refusal::ApprovalRefused {
+            by: Arc::clone(&decision.by),
+            why: refused.to_string(),
+        }
+    }
+
+    /// The request for approval of this very call, or the refusal if it cannot be put before a person.
+    pub(super) fn wanted(
+        &self,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Result<Option<Wanted>, Refusal> {
+        let Some(demand) = decision.approval.as_deref() else {
+            return Ok(None);
+        };
+        let Some(tool) = self.snapshot.bound.tool(self.call.tool) else {
+            return Ok(None);
+        };
+        let subject = Subject {
+            grant: &self.call.grant.caller.grant,
+            server_uid: &self.snapshot.server.uid,
+            tool: self.call.tool,
+            definition_digest: &tool.digest,
+            rules: &demand.rules,
+            arguments: &self.call.arguments,
+        };
+        let bound = approval::digest(&subject)
+            .map_err(Into::into)
+            .and_then(|digest| {
+                Ok((
+                    digest,
+                    approval::preview(&self.call.arguments, &tool.redact)?,
+                ))
+            });
+        match bound {
+            Ok((digest, preview)) => Ok(Some(Wanted::new(
+                &self.snapshot.server.namespace,
+                &self.snapshot.server.name,
+                &subject,
+                &decision.by,
+                &digest,
+                preview,
+                now,
+                demand.expires_after,
+            ))),
+            Err(error) => {
+                let error: approval::PreviewError = error;
+                self.record(Outcome::Unapproved, &decision.by, now, None);
+                Err(Refusal::ApprovalRefused {
+                    by: Arc::clone(&decision.by),
+                    why: error.to_string(),
+                })
+            }
+        }
+    }
+}
+
+fn same(a: &Wanted, b: &Wanted) -> bool {
+    a.spec.arguments_digest == b.spec.arguments_digest
+        && a.spec.arguments_preview == b.spec.arguments_preview
+        && a.spec.grant == b.spec.grant
+        && a.spec.policy == b.spec.policy
+        && a.spec.rule == b.spec.rule
+}

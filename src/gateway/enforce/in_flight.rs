@@ -1,0 +1,184 @@
+//! A call that was let through, until it has ended: units go back where they must, and what became of it is recorded.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::gateway::Gateway;
+use crate::gateway::audit::{Record, UpstreamOutcome};
+use crate::gateway::counters::Reservation;
+use crate::gateway::grants::Grant;
+use crate::gateway::in_use::Dispute;
+use crate::gateway::record::Outcome;
+use crate::gateway::snapshot::Snapshot;
+use crate::policy::decision::RuleId;
+
+/// A call that was let through. Tell it how it ended; dropped without, it counts as abandoned and keeps its units.
+pub struct InFlight {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) reservation: Option<Reservation>,
+    pub(super) outcome: Outcome,
+    pub(super) by: Arc<RuleId>,
+    pub(super) tool: String,
+    pub(super) arguments: Bytes,
+    pub(super) grant: Grant,
+    pub(super) session: String,
+    pub(super) trace_id: Option<String>,
+    pub(super) approval: Option<String>,
+    pub(super) decided: Timestamp,
+    pub(super) sent: Instant,
+    pub(super) dispute: Option<Dispute>,
+    pub(super) done: bool,
+}
+
+/// How the upstream's part of a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A result.
+    Result,
+    /// A result that says `isError`: the tool ran, so units are kept.
+    ToolError,
+    /// A JSON-RPC error of the upstream itself: units go back.
+    Error,
+    /// No byte was written: units go back.
+    Unreachable,
+    /// Nothing in time.
+    Timeout,
+    /// The answer broke off or was not acceptable.
+    Broken,
+    /// The client went away.
+    Abandoned,
+}
+
+impl End {
+    const fn as_str(self) -> &'static str {
+        match self {
+            End::Result => "result",
+            End::ToolError => "toolError",
+            End::Error => "error",
+            End::Unreachable => "unreachable",
+            End::Timeout => "timeout",
+            End::Broken => "broken",
+            End::Abandoned => "abandoned",
+        }
+    }
+
+    const fn returns_units(self) -> bool {
+        matches!(self, End::Error | End::Unreachable)
+    }
+}
+
+impl InFlight {
+    /// Ends the call: returns its units where decisions.md says so, and records it.
+    pub fn finish(mut self: Box<Self>, end: End) {
+        self.end(end);
+    }
+
+    fn end(&mut self, end: End) {
+        if std::mem::replace(&mut self.done, true) {
+            return;
+        }
+        if end.returns_units() && (end == End::Unreachable || !self.provoked()) {
+            self.give_back();
+        }
+        let latency = self.sent.elapsed();
+        self.gateway
+            .recorder
+            .upstream_duration
+            .observe(latency.as_secs_f64());
+        let upstream = UpstreamOutcome {
+            status: end.as_str(),
+            latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
+        };
+        let written = Written {
+            snapshot: &self.snapshot,
+            tool: &self.tool,
+            arguments: &self.arguments,
+            grant: &self.grant.caller.grant,
+            session: &self.session,
+            trace_id: self.trace_id.as_deref(),
+            approval: self.approval.as_deref(),
+        };
+        written.record(
+            &self.gateway,
+            self.outcome,
+            &self.by,
+            self.decided,
+            None,
+            Some(upstream),
+        );
+    }
+
+    /// Takes note of what else uses the call's id.
+    pub(in crate::gateway) fn watch(&mut self, dispute: Dispute) {
+        self.dispute = Some(dispute);
+    }
+
+    /// Whether the client may have brought the upstream's error about, by a cancellation, by another request under the same
+    /// id, or by ending the session: then the call may have been made all the same.
+    fn provoked(&self) -> bool {
+        self.dispute.as_ref().is_some_and(Dispute::is_open)
+            || self.gateway.ended.contains(&self.session)
+    }
+
+    pub(super) fn give_back(&mut self) {
+        if let Some(reservation) = self.reservation.take() {
+            self.gateway.counters.give_back(reservation);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.end(End::Abandoned);
+    }
+}
+
+/// What the records of refused and forwarded calls have in common.
+pub(super) struct Written<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) tool: &'a str,
+    pub(super) arguments: &'a [u8],
+    pub(super) grant: &'a str,
+    pub(super) session: &'a str,
+    pub(super) trace_id: Option<&'a str>,
+    pub(super) approval: Option<&'a str>,
+}
+
+impl Written<'_> {
+    pub(super) fn record(
+        &self,
+        gateway: &Gateway,
+        outcome: Outcome,
+        by: &Arc<RuleId>,
+        time: Timestamp,
+        retry_after: Option<Duration>,
+        upstream: Option<UpstreamOutcome>,
+    ) {
+        let label = by.policy_label();
+        let record = Record {
+            time,
+            decision_id: gateway.recorder.decision_id(),
+            server: gateway.recorder.server(),
+            grant: self.grant,
+            session: (!self.session.is_empty()).then_some(self.session),
+            method: "tools/call",
+            tool: Some(self.tool),
+            outcome: outcome.as_str(),
+            policy: Some(&label),
+            rule: Some(&by.rule),
+            enforced: outcome != Outcome::Audited,
+            approval: self.approval,
+            retry_after_ms: retry_after
+                .map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+            arguments: self.snapshot.audited_arguments(self.tool, self.arguments),
+            upstream,
+            revision: &self.snapshot.revision,
+            trace_id: self.trace_id,
+        };
+        gateway.recorder.record(outcome, by, &record);
+    }
+}

@@ -1,0 +1,89 @@
+//! The words of refusals.
+
+use std::time::Duration;
+
+use crate::gateway::enforce::Refusal;
+use crate::gateway::relay::RETRY_AFTER;
+use crate::gateway::upstream::UpstreamError;
+use crate::protocol::answer;
+use crate::protocol::envelope::{self, Id};
+use crate::protocol::version::Version;
+
+/// A fault in `params` without its own prefix, which the answer adds.
+pub(super) fn fault_text(fault: &envelope::Fault) -> String {
+    let text = fault.to_string();
+    match text.strip_prefix("Invalid params: ") {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    }
+}
+
+/// An upstream error as an agent may know it: no address, no cause.
+pub(super) fn shown(error: &UpstreamError) -> String {
+    error.to_string()
+}
+
+pub(super) fn refusal_body(
+    version: Version,
+    id: &Id<'_>,
+    tool: &str,
+    refusal: &Refusal,
+) -> Vec<u8> {
+    match refusal {
+        Refusal::Unknown | Refusal::Cancelled => answer::unknown_tool(id, tool),
+        Refusal::Denied { by, reason } => answer::denied(
+            version,
+            id,
+            &by.policy_label(),
+            &by.rule,
+            reason.as_deref().unwrap_or(""),
+        ),
+        Refusal::BadArguments(why) => answer::tool_refused(
+            version,
+            id,
+            &format!("Invalid arguments: {why}. Correct it and call again."),
+            None,
+        ),
+        Refusal::Limited {
+            by,
+            max,
+            window,
+            retry_after: Some(wait),
+        } => answer::limited(version, id, *max, window, &by.rule, *wait),
+        Refusal::Limited {
+            by,
+            max,
+            window,
+            retry_after: None,
+        } => {
+            let text = format!(
+                "This call costs more than the limit of {max} per {window} (rule {}) ever allows. Do not retry.",
+                by.rule
+            );
+            answer::tool_refused(version, id, &text, None)
+        }
+        Refusal::CounterCapacity { by } => answer::limit_unavailable(
+            version,
+            id,
+            &by.rule,
+            "too many callers are being counted",
+            Duration::from_secs(60),
+        ),
+        Refusal::Pending { name } => answer::approval(version, id, name, answer::Approval::Pending),
+        Refusal::ApprovalDenied { name, reason } => answer::approval(
+            version,
+            id,
+            name,
+            answer::Approval::Denied(reason.as_deref().unwrap_or("")),
+        ),
+        Refusal::ApprovalGone { name } => {
+            answer::approval(version, id, name, answer::Approval::Expired)
+        }
+        Refusal::ApprovalRefused { by, why } => {
+            answer::denied(version, id, &by.policy_label(), &by.rule, why)
+        }
+        Refusal::Unavailable => {
+            answer::upstream_down(Some(id), "its tools have not been listed yet", RETRY_AFTER)
+        }
+    }
+}

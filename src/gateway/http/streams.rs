@@ -1,0 +1,109 @@
+//! GET and DELETE: the stream of a session, and its end.
+
+use bytes::Bytes;
+use http::header::ALLOW;
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+
+use super::refusals::shown;
+use super::{Answer, Exchange, PROTOCOL_VERSION, SHORT, header_refusal, one, refuse};
+use crate::gateway::body::empty;
+use crate::gateway::enforce::Permit;
+use crate::gateway::relay::{ContentType, RETRY_AFTER, content_type, json_response};
+use crate::protocol::version::Version;
+use crate::protocol::{answer, header};
+
+impl Exchange<'_> {
+    pub(super) async fn get(&self) -> Result<Answer, Box<Answer>> {
+        header::check_get_accept(&self.head.headers).map_err(header_refusal)?;
+        let session = self.session(None, self.named_version()?)?;
+        let mut envelope = self.envelope(&session);
+        if self.head.headers.contains_key("last-event-id") {
+            let token = one(self.head, HeaderName::from_static("last-event-id"));
+            let opened =
+                token.and_then(|token| session.open_event(self.gateway, &self.grant, token));
+            envelope.last_event_id = Some(opened.ok_or_else(|| {
+                let why = "Last-Event-ID was not issued by this gateway for this session";
+                refuse(StatusCode::BAD_REQUEST, answer::invalid_request(None, why))
+            })?);
+        }
+        if self.gateway.closing.is_cancelled() {
+            let body = answer::error(
+                None,
+                answer::code::INTERNAL_ERROR,
+                "The gateway is shutting down",
+                None,
+            );
+            return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, body));
+        }
+        let permit = Permit::undecided(Method::GET, envelope, Bytes::new());
+        let response = self
+            .snapshot
+            .upstream
+            .call(permit, SHORT)
+            .await
+            .map_err(|error| {
+                refuse(
+                    StatusCode::BAD_GATEWAY,
+                    answer::upstream_down(None, &shown(&error), RETRY_AFTER),
+                )
+            })?;
+        match response.status() {
+            status
+                if status.is_success()
+                    && content_type(&response) == Some(ContentType::EventStream) =>
+            {
+                Ok(self.relay(session).stream(response))
+            }
+            StatusCode::NOT_FOUND => {
+                Err(refuse(StatusCode::NOT_FOUND, answer::session_unknown(None)))
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                let body = answer::invalid_request(None, "the server offers no stream of its own");
+                let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, body);
+                response
+                    .headers_mut()
+                    .insert(ALLOW, HeaderValue::from_static("POST, DELETE"));
+                Err(Box::new(response))
+            }
+            status => {
+                let why = format!(
+                    "it answered HTTP {} to a request for its stream",
+                    status.as_u16()
+                );
+                Err(refuse(
+                    StatusCode::BAD_GATEWAY,
+                    answer::upstream_down(None, &why, RETRY_AFTER),
+                ))
+            }
+        }
+    }
+
+    pub(super) async fn delete(&self) -> Result<Answer, Box<Answer>> {
+        let session = self.session(None, self.named_version()?)?;
+        self.gateway.ended.insert(session.id.clone(), ());
+        let permit = Permit::undecided(Method::DELETE, session.envelope(), Bytes::new());
+        if let Err(error) = self.snapshot.upstream.call(permit, SHORT).await {
+            tracing::debug!(server = self.gateway.recorder.server(), %error, "the end of a session was not delivered");
+        }
+        let mut response = Response::new(empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        Ok(response)
+    }
+
+    pub(super) fn named_version(&self) -> Result<Option<&str>, Box<Answer>> {
+        let named = header::single(&self.head.headers, PROTOCOL_VERSION).map_err(|fault| {
+            refuse(
+                StatusCode::BAD_REQUEST,
+                answer::invalid_request(None, &fault.to_string()),
+            )
+        })?;
+        match named {
+            // Stateless versions have no streams and no sessions (2026-07-28, Streamable HTTP).
+            Some(name) if Version::parse(name).is_none_or(Version::is_stateless) => {
+                let body = answer::unsupported_version(None, &Version::SESSION, name);
+                Err(refuse(StatusCode::BAD_REQUEST, body))
+            }
+            named => Ok(named),
+        }
+    }
+}

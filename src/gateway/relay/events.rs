@@ -1,0 +1,306 @@
+//! A stream to a client, event by event, at the client's pace.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use jiff::Timestamp;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::{KEEP_ALIVE, MAX_ANSWER, Passed, RETRY_AFTER, Relay, end_of};
+use crate::gateway::body::{Body, BoxError};
+use crate::gateway::enforce::{End, InFlight};
+use crate::gateway::snapshot::Snapshot;
+use crate::protocol::answer;
+use crate::protocol::envelope::{self, Id, Message};
+use crate::protocol::sse::{self, Decoder, Event, Item};
+
+/// A stream to a client.
+pub(super) struct Events {
+    pub(super) relay: Relay,
+    pub(super) body: Body,
+    pub(super) decoder: Decoder,
+    pub(super) queue: VecDeque<Bytes>,
+    /// The request that the stream answers; it ends with that answer.
+    pub(super) expected: Option<Id<'static>>,
+    pub(super) in_flight: Option<Box<InFlight>>,
+    /// A GET stream: policy changes are told on it, and it may be quiet for ever.
+    pub(super) unsolicited: bool,
+    /// How long the upstream may be silent while an answer is due. Keep-alives to the client do not count.
+    pub(super) idle: Option<Duration>,
+    pub(super) silent_until: Option<Instant>,
+    /// The client can come back with the id of the last event.
+    pub(super) resumable: bool,
+    pub(super) ended: bool,
+    pub(super) changes: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub(super) listed: Vec<String>,
+    pub(super) keep_alive: tokio::time::Interval,
+    pub(super) streams: Gauge,
+}
+
+enum Wake {
+    Frame(Option<Result<Frame<Bytes>, BoxError>>),
+    KeepAlive,
+    Changed,
+    Idle,
+    Stop,
+}
+
+impl Events {
+    pub(super) fn new(relay: Relay, body: Body) -> Self {
+        let streams = relay.gateway.recorder.streams.clone();
+        streams.inc();
+        let mut keep_alive = tokio::time::interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
+        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let changes = relay.gateway.subscribe();
+        let listed = relay
+            .gateway
+            .snapshot()
+            .map_or_else(Vec::new, |snapshot| listed(&snapshot, &relay));
+        Events {
+            relay,
+            body,
+            decoder: Decoder::new(MAX_ANSWER),
+            queue: VecDeque::new(),
+            expected: None,
+            in_flight: None,
+            unsolicited: false,
+            idle: None,
+            silent_until: None,
+            resumable: false,
+            ended: false,
+            changes,
+            listed,
+            keep_alive,
+            streams,
+        }
+    }
+
+    pub(super) fn into_response(self) -> Response<Body> {
+        let frames = stream::unfold(self, |mut events| async move {
+            let bytes = events.next().await?;
+            Some((Ok::<_, BoxError>(Frame::data(bytes)), events))
+        });
+        let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(
+            http::header::CACHE_CONTROL,
+            HeaderValue::from_static("no-cache, no-transform"),
+        );
+        headers.insert(
+            HeaderName::from_static("x-accel-buffering"),
+            HeaderValue::from_static("no"),
+        );
+        response
+    }
+
+    /// The next bytes for the client, or None at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(bytes) = self.queue.pop_front() {
+                return Some(bytes);
+            }
+            if self.ended {
+                return None;
+            }
+            let stop = self.relay.gateway.closing.clone();
+            let silent_until = self.silent_until;
+            let wake = tokio::select! {
+                frame = self.body.frame() => Wake::Frame(frame),
+                _ = self.keep_alive.tick() => Wake::KeepAlive,
+                changed = self.changes.changed() => if changed.is_ok() { Wake::Changed } else { Wake::Stop },
+                () = async { match silent_until { Some(until) => tokio::time::sleep_until(until).await, None => std::future::pending().await } } => Wake::Idle,
+                () = stop.cancelled(), if self.unsolicited => Wake::Stop,
+            };
+            match wake {
+                Wake::KeepAlive => return Some(Bytes::from_static(b": keep-alive\n\n")),
+                Wake::Changed => self.changed(),
+                Wake::Stop => self.ended = true,
+                Wake::Idle => self.fail(End::Timeout, "it sent nothing for too long"),
+                Wake::Frame(None) => {
+                    if self.expected.is_some() && !self.resumable {
+                        self.fail(End::Broken, "its answer broke off");
+                    }
+                    self.ended = true;
+                }
+                Wake::Frame(Some(Err(_))) => {
+                    if self.expected.is_some() && !self.resumable {
+                        self.fail(End::Broken, "its answer broke off");
+                    }
+                    self.ended = true;
+                }
+                Wake::Frame(Some(Ok(frame))) => {
+                    if let Some(idle) = self.idle {
+                        self.silent_until = Some(Instant::now() + idle);
+                    }
+                    if let Ok(data) = frame.into_data() {
+                        self.decode(&data).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn decode(&mut self, data: &[u8]) {
+        let mut items = Vec::new();
+        self.decoder.push(data);
+        while let Some(item) = self.decoder.next_item() {
+            match item {
+                Ok(item) => items.push(item),
+                Err(error) => {
+                    self.fail(End::Broken, &error.to_string());
+                    return;
+                }
+            }
+        }
+        for item in items {
+            match item {
+                Item::Comment(_) => {}
+                Item::Event(event) => self.event(event).await,
+            }
+            if self.ended {
+                return;
+            }
+        }
+    }
+
+    async fn event(&mut self, event: Event) {
+        let mut out = Event {
+            event: event.event,
+            retry: event.retry,
+            ..Event::default()
+        };
+        if let Some(id) = &event.id {
+            self.resumable = true;
+            out.id = match self
+                .relay
+                .session
+                .seal_event(&self.relay.gateway, &self.relay.grant, id)
+            {
+                Some(sealed) => Some(sealed),
+                None => return self.fail(End::Broken, "an event id could not be sealed"),
+            };
+        }
+        let data = event.data.unwrap_or_default();
+        if data.is_empty() {
+            // A priming event carries only an id to resume from.
+            if out.id.is_some() {
+                out.data = Some(data);
+            }
+            return self.send(out);
+        }
+        let message = match envelope::parse(data.as_bytes()) {
+            Ok(message) => message,
+            Err(refusal) if self.expected.is_some() => {
+                return self.fail(End::Broken, &refusal.to_string());
+            }
+            Err(refusal) => {
+                tracing::warn!(server = self.relay.gateway.recorder.server(), %refusal, "an event of the upstream was dropped");
+                return;
+            }
+        };
+        let answers = matches!(message, Message::Response(_));
+        let expected = answers && message.id().is_some() && message.id() == self.expected.as_ref();
+        if answers && self.expected.is_some() && !expected {
+            tracing::warn!(
+                server = self.relay.gateway.recorder.server(),
+                "an answer to another request was dropped"
+            );
+            return;
+        }
+        if expected && let Some(in_flight) = self.in_flight.take() {
+            in_flight.finish(end_of(&message));
+        }
+        match self.relay.pass(&message).await {
+            Passed::Send(bytes) => match String::from_utf8(bytes) {
+                Ok(data) => {
+                    out.data = Some(data);
+                    self.send(out);
+                }
+                Err(_) => return self.fail(End::Broken, "its answer cannot be shown"),
+            },
+            Passed::Drop if expected => {
+                return self.fail(End::Broken, "its answer cannot be shown");
+            }
+            Passed::Drop => {}
+        }
+        if expected {
+            self.expected = None;
+            self.ended = true;
+        }
+    }
+
+    /// Queues an event; what cannot be written as one ends the stream.
+    fn send(&mut self, event: Event) {
+        if event == Event::default() {
+            return;
+        }
+        let mut bytes = Vec::new();
+        match sse::encode(&Item::Event(event), &mut bytes) {
+            Ok(()) => self.queue.push_back(bytes.into()),
+            Err(error) => {
+                tracing::warn!(server = self.relay.gateway.recorder.server(), %error, "a stream was ended");
+                self.ended = true;
+            }
+        }
+    }
+
+    /// The policy changed: the caller may have to go, and may see other tools.
+    fn changed(&mut self) {
+        let Some(snapshot) = self.changes.borrow_and_update().clone() else {
+            return;
+        };
+        if !snapshot.grants.still_holds(&self.relay.grant) {
+            self.ended = true;
+            return;
+        }
+        let listed = listed(&snapshot, &self.relay);
+        if listed == self.listed {
+            return;
+        }
+        self.listed = listed;
+        if self.unsolicited && self.relay.gateway.inventory.tells_changes() {
+            self.send(Event::message(
+                r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#,
+            ));
+        }
+    }
+
+    /// Ends the stream with an error for the request that it answers.
+    fn fail(&mut self, end: End, why: &str) {
+        if let Some(in_flight) = self.in_flight.take() {
+            in_flight.finish(end);
+        }
+        if let Some(id) = self.expected.take()
+            && let Ok(data) = String::from_utf8(answer::upstream_down(Some(&id), why, RETRY_AFTER))
+        {
+            self.send(Event::message(data));
+        }
+        self.ended = true;
+    }
+}
+
+/// The tools that a caller's list has now.
+fn listed(snapshot: &Snapshot, relay: &Relay) -> Vec<String> {
+    let (caller, session, now) = (&relay.grant.caller, &*relay.session.id, Timestamp::now());
+    let tools = snapshot.bound.tools().iter();
+    tools
+        .filter(|tool| snapshot.bound.visible(&tool.name, caller, session, now))
+        .map(|tool| tool.name.clone())
+        .collect()
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.streams.dec();
+    }
+}
