@@ -245,10 +245,7 @@ fn write_members(
 /// Appends raw JSON on one line. Line breaks in JSON stand only between tokens, where a space means the same; a server
 /// behind stdio reads lines, and an SSE `data:` field is one.
 pub fn push_line(out: &mut String, raw: &str) {
-    // Without an early end the compiler looks at many bytes at once.
-    if !raw.bytes().fold(false, |found, byte| {
-        found | (byte == b'\n') | (byte == b'\r')
-    }) {
+    if json::is_one_line(raw.as_bytes()) {
         return out.push_str(raw);
     }
     out.extend(raw.chars().map(|character| {
