@@ -5,6 +5,7 @@
 //! goes on is written anew from the message ([`super::emit`]); nobody may forward the bytes themselves.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 use crate::json::{self, Kind, Member, Reader};
 
@@ -30,7 +31,10 @@ impl Id<'_> {
     /// Appends the id as JSON.
     pub fn write(&self, out: &mut String) {
         match self {
-            Id::Integer(number) => out.push_str(&number.to_string()),
+            Id::Integer(number) => {
+                // Writing to a String does not fail.
+                let _ = write!(out, "{number}");
+            }
             Id::String(text) => json::write_string(out, text),
         }
     }
