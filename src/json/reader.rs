@@ -30,6 +30,13 @@ pub fn members(bytes: &[u8]) -> Result<Vec<Member<'_>>, Error> {
 
 /// The text of a raw slice that is a JSON string.
 pub fn decode_string(raw: &str) -> Result<Cow<'_, str>, Error> {
+    let bytes = raw.as_bytes();
+    if bytes.first() == Some(&b'"')
+        && let end = special(bytes, 1)
+        && bytes.get(end..) == Some(b"\"")
+    {
+        return Ok(Cow::Borrowed(&raw[1..end]));
+    }
     let mut reader = Reader::over(raw);
     let text = reader.string()?;
     reader.finish()?;
@@ -46,7 +53,7 @@ pub struct Reader<'a> {
     /// The text has been checked before.
     checked: bool,
     /// Keys of the small objects that are open right now, outermost first.
-    keys: Vec<&'a [u8]>,
+    keys: scan::Keys<'a>,
     /// What [`scan`] found.
     fault: Option<Error>,
 }
@@ -68,6 +75,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Starts before the first byte of text that is known to be UTF-8.
+    #[inline]
     pub fn over(text: &'a str) -> Self {
         Self {
             text,
@@ -75,7 +83,7 @@ impl<'a> Reader<'a> {
             depth: 0,
             failed: false,
             checked: false,
-            keys: Vec::new(),
+            keys: scan::Keys::new(),
             fault: None,
         }
     }

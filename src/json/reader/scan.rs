@@ -13,10 +13,53 @@ use super::{Error, Reader};
 const LINEAR_KEYS: usize = 16;
 
 /// Room for the keys of the small objects that are open at once in a usual message.
-const USUAL_KEYS: usize = 32;
+const USUAL_KEYS: usize = 16;
 
 /// A number without exponent and of at most this many bytes cannot overflow a double (its largest has 309 digits).
 const SAFE_NUMBER: usize = 300;
+
+/// A stack of keys, the first few of which need no allocation.
+#[derive(Debug)]
+pub(super) struct Keys<'a> {
+    few: [&'a [u8]; USUAL_KEYS],
+    many: Vec<&'a [u8]>,
+    len: usize,
+}
+
+impl<'a> Keys<'a> {
+    #[inline]
+    pub(super) fn new() -> Self {
+        Self {
+            few: [&[]; USUAL_KEYS],
+            many: Vec::new(),
+            len: 0,
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, key: &'a [u8]) {
+        match self.few.get_mut(self.len) {
+            Some(place) => *place = key,
+            None => self.many.push(key),
+        }
+        self.len += 1;
+    }
+
+    #[inline]
+    fn truncate(&mut self, len: usize) {
+        self.len = len;
+        if !self.many.is_empty() {
+            self.many.truncate(len.saturating_sub(USUAL_KEYS));
+        }
+    }
+
+    /// Those above the lowest `base`.
+    fn above(&self, base: usize) -> impl Iterator<Item = &'a [u8]> {
+        let few = self.few[..self.len.min(USUAL_KEYS)].iter().skip(base);
+        let many = self.many.iter().skip(base.saturating_sub(USUAL_KEYS));
+        few.chain(many).copied()
+    }
+}
 
 /// The keys of one object so far.
 pub(super) struct Seen<'a> {
@@ -406,7 +449,7 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(super) fn seen(&self) -> Seen<'a> {
         Seen {
-            base: self.keys.len(),
+            base: self.keys.len,
             marks: 0,
             large: None,
         }
@@ -426,9 +469,6 @@ impl<'a> Reader<'a> {
             return self.note_again(seen, key);
         }
         seen.marks |= mark;
-        if self.keys.len() == self.keys.capacity() {
-            self.keys.reserve(USUAL_KEYS);
-        }
         self.keys.push(key);
         true
     }
@@ -436,11 +476,10 @@ impl<'a> Reader<'a> {
     /// [`Self::note`] for a key whose mark has been seen, or any where all keys are in the set.
     #[inline(never)]
     fn note_again(&mut self, seen: &mut Seen<'a>, key: &'a [u8]) -> bool {
-        let before = &self.keys[seen.base..];
-        if seen.large.is_some() || before.len() >= LINEAR_KEYS {
+        if seen.large.is_some() || self.keys.len - seen.base >= LINEAR_KEYS {
             return self.note_large(seen, Cow::Borrowed(key));
         }
-        if before.contains(&key) {
+        if self.keys.above(seen.base).any(|before| before == key) {
             return false;
         }
         self.keys.push(key);
@@ -454,9 +493,12 @@ impl<'a> Reader<'a> {
 
     #[cold]
     fn note_large(&mut self, seen: &mut Seen<'a>, key: Cow<'a, [u8]>) -> bool {
-        seen.marks = u64::MAX;
-        let keys = self.keys.drain(seen.base..).map(Cow::Borrowed);
-        seen.large.get_or_insert_with(|| keys.collect()).insert(key)
+        if seen.large.is_none() {
+            seen.large = Some(self.keys.above(seen.base).map(Cow::Borrowed).collect());
+            seen.marks = u64::MAX;
+            self.keys.truncate(seen.base);
+        }
+        seen.large.get_or_insert_default().insert(key)
     }
 
     #[cold]
