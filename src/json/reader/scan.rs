@@ -202,7 +202,14 @@ impl<'a> Reader<'a> {
         let mut open = 0_usize;
         loop {
             match bytes.get(at) {
-                Some(b'"') => at = self.pass_string(at)?,
+                Some(b'"') => {
+                    let end = special(bytes, at + 1);
+                    at = if bytes.get(end) == Some(&b'"') {
+                        end + 1
+                    } else {
+                        self.pass_string(at)?
+                    };
+                }
                 Some(b'{' | b'[') => {
                     open += 1;
                     at += 1;
