@@ -17,6 +17,7 @@ mod write;
 use std::borrow::Cow;
 use std::fmt;
 
+pub(crate) use reader::is_one_line;
 pub use reader::{Member, Reader, decode_string, members};
 pub use write::{canonical, quoted, write_canonical, write_string};
 

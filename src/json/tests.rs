@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod plain;
+
 fn kind_of(bytes: &[u8]) -> ErrorKind {
     let error = parse(bytes).unwrap_err();
     assert_eq!(check(bytes), Err(error), "check and parse disagree");
@@ -65,6 +67,15 @@ fn duplicates_are_found_in_large_objects_without_comparing_every_pair() {
     many.push_str("\"key7\":0");
     let repeated = format!("{{{many}}}");
     assert_eq!(kind_of(repeated.as_bytes()), ErrorKind::Duplicate);
+    // Keys of the same marks, and a repeated one among those that were escaped.
+    let alike: String = (0..100_000)
+        .map(|index| format!("\"x{index:06}x\":0,"))
+        .collect();
+    assert_eq!(check(format!("{{{alike}\"y\":0}}").as_bytes()), Ok(()));
+    assert_eq!(
+        kind_of(format!("{{{alike}\"\\u0078000009x\":0}}").as_bytes()),
+        ErrorKind::Duplicate
+    );
     for size in 1..40 {
         let keys: String = (0..size).map(|index| format!("\"k{index}\":0,")).collect();
         assert_eq!(
@@ -284,7 +295,78 @@ fn agrees_with_serde_json(bytes: &[u8]) {
     }
 }
 
+/// Text around the sizes at which the reader looks at several bytes at once, and objects around the size at which it
+/// finds repeated keys in another way, whole or damaged at one place.
+fn long_json() -> impl Strategy<Value = Vec<u8>> {
+    let key = prop_oneof![
+        5 => "[a-c]{0,2}",
+        2 => "[a-z_]{1,40}",
+        1 => prop::sample::select(vec!["\\u0061", "\\n", "é", "\\ud83d\\ude00", "a\\/b"]).prop_map(String::from),
+    ];
+    let value = prop_oneof![
+        Just(String::from("{\"a\":[1,{}]}")),
+        "\"[ -!#-\\[\\]-~é]{0,90}\"",
+        "\"([a-z]{0,12}\\\\[nrt\"/]){0,9}\"",
+        "-?[0-9]{1,4}(\\.[0-9]{1,3})?(e[0-9]{1,3})?",
+    ];
+    let object = prop::collection::vec((key, value, "[ \\n]{0,2}"), 0..24);
+    let damage = (
+        any::<prop::sample::Index>(),
+        prop::sample::select(b"\"\\{}[],:\0\n\x1f\x7fa0 \xff".to_vec()),
+    );
+    (object, prop::option::of(damage)).prop_map(|(members, damage)| {
+        let members: Vec<String> = members
+            .into_iter()
+            .map(|(key, value, space)| format!("\"{key}\"{space}:{value}{space}"))
+            .collect();
+        let mut bytes = format!("{{{}}}", members.join(",")).into_bytes();
+        if let Some((at, byte)) = damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        bytes
+    })
+}
+
+/// Where the text is accepted, a walk over text known to be checked finds the same members.
+fn agrees_with_the_plain_rules(bytes: &[u8]) {
+    let said = plain::check(bytes);
+    assert_eq!(check(bytes), said);
+    assert_eq!(parse(bytes).map(drop), said);
+    let text = String::from_utf8_lossy(bytes);
+    let walk = |mut reader: Reader<'_>| {
+        let members = reader.members().map(|members| format!("{members:?}"));
+        (members, reader.finish())
+    };
+    let again = walk(Reader::over_checked(&text));
+    if said.is_ok() {
+        assert_eq!(again, walk(Reader::over(&text)));
+    }
+}
+
 proptest! {
+    #[test]
+    fn the_reader_says_of_long_text_what_the_plain_rules_say(bytes in long_json()) {
+        agrees_with_the_plain_rules(&bytes);
+    }
+
+    #[test]
+    fn the_reader_says_of_nearly_json_what_the_plain_rules_say(bytes in nearly_json()) {
+        agrees_with_the_plain_rules(&bytes);
+    }
+
+    #[test]
+    fn the_reader_says_of_any_text_what_the_plain_rules_say(text in any::<String>()) {
+        agrees_with_the_plain_rules(text.as_bytes());
+        agrees_with_the_plain_rules(format!("{{\"{text}\":\"{text}\"}}").as_bytes());
+    }
+
+    #[test]
+    fn line_breaks_are_found_wherever_they_stand(bytes in prop::collection::vec(prop::sample::select(b"\n\r\x0b\x0c\x8a\x8d\xff a".to_vec()), 0..3), before in 0..80_usize, after in 0..80_usize) {
+        let text = [&vec![b'x'; before][..], &bytes, &vec![0x89; after]].concat();
+        prop_assert_eq!(is_one_line(&text), !text.iter().any(|byte| b"\r\n".contains(byte)));
+    }
+
     #[test]
     fn arbitrary_bytes_never_panic_and_what_is_accepted_reads_the_same_elsewhere(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
         agrees_with_serde_json(&bytes);

@@ -1,13 +1,20 @@
 //! Writing JSON: strings, and values in the canonical form that approval digests and definition digests are taken over.
 
 use super::Value;
+use super::reader::special;
 
 /// Appends the text as a JSON string: only the quote, the backslash and control characters are escaped, the latter in
 /// their short form where there is one (as RFC 8785 section 3.2.2.2 has it).
 pub fn write_string(out: &mut String, text: &str) {
     out.push('"');
+    let bytes = text.as_bytes();
     let mut start = 0;
-    for (at, byte) in text.bytes().enumerate() {
+    loop {
+        let at = special(bytes, start);
+        out.push_str(&text[start..at]);
+        let Some(&byte) = bytes.get(at) else {
+            break;
+        };
         let short = match byte {
             b'"' => "\\\"",
             b'\\' => "\\\\",
@@ -16,20 +23,16 @@ pub fn write_string(out: &mut String, text: &str) {
             b'\n' => "\\n",
             0x0c => "\\f",
             b'\r' => "\\r",
-            0..=0x1f => "",
-            _ => continue,
+            _ => {
+                out.push_str("\\u00");
+                out.push(hex(byte >> 4));
+                out.push(hex(byte & 15));
+                ""
+            }
         };
-        out.push_str(&text[start..at]);
-        if short.is_empty() {
-            out.push_str("\\u00");
-            out.push(hex(byte >> 4));
-            out.push(hex(byte & 15));
-        } else {
-            out.push_str(short);
-        }
+        out.push_str(short);
         start = at + 1;
     }
-    out.push_str(&text[start..]);
     out.push('"');
 }
 

@@ -174,6 +174,13 @@ fn write_call(out: &mut String, method: &str, params: Option<&Object<'_>>, edits
 }
 
 fn write_object(out: &mut String, object: Option<&Object<'_>>, edits: &Edits<'_>) {
+    if let Some(object) = object
+        && edits.members.is_empty()
+        && edits.meta.is_empty()
+        && is_compact(object)
+    {
+        return push_line(out, object.raw);
+    }
     let members = object.map_or(&[][..], |object| &object.members);
     let meta = object.and_then(|object| object.meta.as_deref());
     let add_meta = edits.meta.iter().any(|(_, value)| value.is_some());
@@ -200,6 +207,21 @@ fn write_object(out: &mut String, object: Option<&Object<'_>>, edits: &Edits<'_>
         });
         out.push('}');
     }
+}
+
+/// Whether an object stands in its text as it would be written: nothing escaped in its keys, and no room for anything
+/// besides its members and what has to stand between them.
+fn is_compact(object: &Object<'_>) -> bool {
+    let members = &object.members;
+    let plain = members
+        .iter()
+        .all(|member| matches!(member.key, Cow::Borrowed(_)));
+    // A member has two quotes and a colon; the braces go with the commas, of which there is one fewer than members.
+    let length = members
+        .iter()
+        .map(|member| member.key.len() + member.raw.len() + 3)
+        .sum::<usize>();
+    plain && object.raw.len() == length + members.len().saturating_sub(1) + 2
 }
 
 fn write_members(
@@ -245,10 +267,7 @@ fn write_members(
 /// Appends raw JSON on one line. Line breaks in JSON stand only between tokens, where a space means the same; a server
 /// behind stdio reads lines, and an SSE `data:` field is one.
 pub fn push_line(out: &mut String, raw: &str) {
-    // Without an early end the compiler looks at many bytes at once.
-    if !raw.bytes().fold(false, |found, byte| {
-        found | (byte == b'\n') | (byte == b'\r')
-    }) {
+    if json::is_one_line(raw.as_bytes()) {
         return out.push_str(raw);
     }
     out.extend(raw.chars().map(|character| {

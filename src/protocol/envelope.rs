@@ -5,6 +5,7 @@
 //! goes on is written anew from the message ([`super::emit`]); nobody may forward the bytes themselves.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 use crate::json::{self, Kind, Member, Reader};
 
@@ -30,7 +31,10 @@ impl Id<'_> {
     /// Appends the id as JSON.
     pub fn write(&self, out: &mut String) {
         match self {
-            Id::Integer(number) => out.push_str(&number.to_string()),
+            Id::Integer(number) => {
+                // Writing to a String does not fail.
+                let _ = write!(out, "{number}");
+            }
             Id::String(text) => json::write_string(out, text),
         }
     }
@@ -49,7 +53,9 @@ impl Id<'_> {
             b'-' | b'0'..=b'9' => {
                 let number: i64 = raw.parse().ok()?;
                 // Two spellings of one number ("-0", "007") must not be two ids.
-                (number.to_string() == raw).then_some(Id::Integer(number))
+                let digits = raw.strip_prefix('-').unwrap_or(raw);
+                let plain = !digits.starts_with('0') || raw == "0";
+                plain.then_some(Id::Integer(number))
             }
             _ => None,
         }
@@ -374,7 +380,8 @@ impl From<json::Error> for Refusal {
 /// The members of a message while it is read; shape faults wait until the JSON has been checked to its end.
 #[derive(Default)]
 struct Parts<'a> {
-    keys: Vec<Cow<'a, str>>,
+    /// Those that are not in [`keys::ENVELOPE`].
+    unknown: Vec<Cow<'a, str>>,
     fault: Option<Fault>,
     jsonrpc: bool,
     id: Option<Option<Id<'a>>>,
@@ -406,12 +413,16 @@ pub fn parse(bytes: &[u8]) -> Result<Message<'_>, Refusal> {
         if let Err(fault) = read {
             parts.fault.get_or_insert(fault);
         }
-        parts.keys.push(key);
+        if !keys::is_known(&key, keys::ENVELOPE) {
+            parts.unknown.push(key);
+        }
         Ok::<(), json::Error>(())
     })?;
     reader.finish()?;
-    let id = parts.id.clone().flatten().map(Id::into_owned);
-    parts.message().map_err(|fault| Refusal { id, fault })
+    parts.message().map_err(|fault| Refusal {
+        id: parts.id.flatten().map(Id::into_owned),
+        fault,
+    })
 }
 
 impl<'a> Parts<'a> {
@@ -474,13 +485,15 @@ impl<'a> Parts<'a> {
         })
     }
 
-    fn message(self) -> Result<Message<'a>, Fault> {
+    /// The message, or its first fault, which leaves the id.
+    fn message(&mut self) -> Result<Message<'a>, Fault> {
+        // The keys that are not here are those of `keys::ENVELOPE`, once each, and no variants of one another.
         if let Some((key, suspicion)) =
-            keys::suspect(self.keys.iter().map(Cow::as_ref), keys::ENVELOPE)
+            keys::suspect(self.unknown.iter().map(Cow::as_ref), keys::ENVELOPE)
         {
             return Err(Fault::Key(key.to_owned(), suspicion));
         }
-        if let Some(fault) = self.fault {
+        if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
         if !self.jsonrpc {
@@ -492,35 +505,27 @@ impl<'a> Parts<'a> {
         {
             return Err(Fault::Mixture);
         }
-        if let Some(method) = self.method {
-            return match (self.id, method::is_notification(&method)) {
+        if let Some(method) = self.method.take() {
+            let params = self.params.take();
+            return match (&mut self.id, method::is_notification(&method)) {
                 (Some(None), _) => Err(Fault::Id),
                 (Some(Some(_)), true) => Err(Fault::IdUnwanted),
                 (None, false) => Err(Fault::IdMissing),
-                (Some(Some(id)), false) => Ok(Message::Request(Request {
-                    id,
-                    method,
-                    params: self.params,
-                })),
-                (None, true) => Ok(Message::Notification(Notification {
-                    method,
-                    params: self.params,
-                })),
+                (Some(id @ Some(_)), false) => {
+                    let id = id.take().ok_or(Fault::Id)?;
+                    Ok(Message::Request(Request { id, method, params }))
+                }
+                (None, true) => Ok(Message::Notification(Notification { method, params })),
             };
         }
-        let id = self.id.flatten();
-        match (self.result, self.error) {
-            (Some(_), _) if id.is_none() => Err(Fault::Id),
-            (Some(result), _) => Ok(Message::Response(Response {
-                id,
-                outcome: Outcome::Result(result),
-            })),
-            (None, Some(error)) => Ok(Message::Response(Response {
-                id,
-                outcome: Outcome::Error(error),
-            })),
-            (None, None) => Err(Fault::Mixture),
-        }
+        let outcome = match (self.result.take(), self.error.take()) {
+            (Some(_), _) if self.id.as_ref().is_none_or(Option::is_none) => return Err(Fault::Id),
+            (Some(result), _) => Outcome::Result(result),
+            (None, Some(error)) => Outcome::Error(error),
+            (None, None) => return Err(Fault::Mixture),
+        };
+        let id = self.id.take().flatten();
+        Ok(Message::Response(Response { id, outcome }))
     }
 }
 

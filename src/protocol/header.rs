@@ -69,23 +69,39 @@ pub fn single<'h>(
 
 /// `Mcp-Session-Id`, visible ASCII only (2025-11-25, Streamable HTTP, "Session Management").
 pub fn session_id(headers: &HeaderMap) -> Result<Option<&str>, HeaderFault> {
-    let id = single(headers, "mcp-session-id")?;
-    match id {
-        Some(id) if id.is_empty() || id.len() > MAX_SESSION_ID || !is_visible(id) => {
-            Err(HeaderFault::Unusable("mcp-session-id"))
-        }
-        id => Ok(id),
+    let mut values = headers.get_all(SESSION_ID).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let id = value.as_bytes();
+    if values.next().is_some() || id.is_empty() || id.len() > MAX_SESSION_ID || !is_visible(id) {
+        return Err(HeaderFault::Unusable("mcp-session-id"));
     }
+    std::str::from_utf8(id)
+        .map(Some)
+        .map_err(|_| HeaderFault::Unusable("mcp-session-id"))
 }
 
 /// Whether a POST lists both types of answer (every version: the client MUST). `*/*` counts for both, as in the Python
 /// SDK's server, since generic HTTP clients send that; a type with `q=0` is not listed.
 pub fn check_post_accept(headers: &HeaderMap) -> Result<(), HeaderFault> {
-    if accepts(headers, "application", "json") && accepts(headers, "text", "event-stream") {
+    if lists_both(headers)
+        || accepts(headers, "application", "json") && accepts(headers, "text", "event-stream")
+    {
         Ok(())
     } else {
         Err(HeaderFault::AcceptPost)
     }
+}
+
+/// Whether the first `Accept` is what nearly every client sends.
+fn lists_both(headers: &HeaderMap) -> bool {
+    headers.get(ACCEPT).is_some_and(|value| {
+        matches!(
+            value.as_bytes(),
+            b"application/json, text/event-stream" | b"text/event-stream, application/json"
+        )
+    })
 }
 
 /// Whether a GET lists `text/event-stream`.
@@ -136,11 +152,12 @@ pub fn check_post_content(headers: &HeaderMap) -> Result<(), HeaderFault> {
         return Err(HeaderFault::ContentEncoding);
     }
     let mut values = headers.get_all(CONTENT_TYPE).iter();
-    match (
-        values.next().and_then(|value| value.to_str().ok()),
-        values.next(),
-    ) {
-        (Some(value), None) if is_json(value) => Ok(()),
+    match (values.next(), values.next()) {
+        (Some(value), None)
+            if value.as_bytes() == b"application/json" || value.to_str().is_ok_and(is_json) =>
+        {
+            Ok(())
+        }
         _ => Err(HeaderFault::ContentType),
     }
 }
@@ -388,8 +405,18 @@ pub fn check_stateless(
     }
 }
 
-fn is_visible(text: &str) -> bool {
-    text.bytes().all(|byte| (0x21..=0x7e).contains(&byte))
+/// Whether all bytes are from `!` to `~`.
+fn is_visible(text: &[u8]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    // Eight at a time. Whatever a borrow or a carry could spoil lies above a byte that is found anyway.
+    let hidden =
+        |word: u64| (word.wrapping_sub(ONES * 0x21) | word.wrapping_add(ONES) | word) & HIGH;
+    let (words, rest) = text.as_chunks::<8>();
+    let found = words
+        .iter()
+        .fold(0, |found, word| found | hidden(u64::from_le_bytes(*word)));
+    found == 0 && rest.iter().all(|byte| matches!(byte, b'!'..=b'~'))
 }
 
 #[cfg(test)]

@@ -132,39 +132,63 @@ pub const ENTRY: &[&str] = &[
     "annotations",
 ];
 
-/// Up to so many keys are compared one with the other.
+/// Up to so many unknown keys are compared one with the other.
 const FEW: usize = 16;
 
-/// The first key that readers could disagree about, and why.
+/// Whether a key is one of `known`, byte for byte.
+#[inline]
+pub fn is_known(key: &str, known: &[&str]) -> bool {
+    known.iter().any(|name| {
+        key.len() == name.len() && key.bytes().next() == name.bytes().next() && key == *name
+    })
+}
+
+/// The first key that readers could disagree about, and why. The keys must not be repeated byte for byte, which the
+/// reader sees to, and those of `known` must be ASCII and no variants of one another.
 pub fn suspect<'k>(
     keys: impl Iterator<Item = &'k str> + Clone,
     known: &[&str],
 ) -> Option<(&'k str, Suspicion)> {
-    // Nearly every object has only known keys, and the reader has refused duplicates.
-    let unknown = |key: &&str| !known.contains(key);
-    if !keys.clone().any(|key| unknown(&key)) {
-        return None;
-    }
-    for key in keys.clone().filter(unknown) {
-        if key.chars().any(char::is_control) {
+    // Nearly every object has few keys besides the known ones. A known one can have no other variant than an unknown
+    // one, which is found by itself.
+    let mut few = [""; FEW];
+    let mut count = 0;
+    for key in keys.clone().filter(|key| !is_known(key, known)) {
+        if has_control(key) {
             return Some((key, Suspicion::Control));
         }
-        if known.iter().any(|name| same_folded(key, name)) {
+        if is_variant(key, known) {
             return Some((key, Suspicion::Variant));
         }
+        if let Some(place) = few.get_mut(count) {
+            *place = key;
+        }
+        count += 1;
     }
-    let twice = if keys.clone().nth(FEW).is_none() {
-        // Nearly every entry of a list comes here; comparing a few keys is cheaper than folding each of them.
-        let earlier = |at: usize| keys.clone().take(at);
-        let mut numbered = keys.clone().enumerate();
-        numbered
-            .find(|(at, key)| earlier(*at).any(|other| same_folded(key, other)))
-            .map(|(_, key)| key)
+    let twice = if let Some(few) = few.get(..count) {
+        // Comparing a few keys is cheaper than folding each of them.
+        (1..count)
+            .find(|&at| few[..at].iter().any(|other| same_folded(few[at], other)))
+            .map(|at| few[at])
     } else {
         let mut seen = HashSet::new();
-        keys.clone().find(|key| !seen.insert(fold(key)))
+        keys.into_iter().find(|key| !seen.insert(fold(key)))
     };
     twice.map(|key| (key, Suspicion::Twice))
+}
+
+fn has_control(key: &str) -> bool {
+    let control = |byte: u8| byte < 0x20 || byte == 0x7f;
+    // The control characters beyond ASCII are U+0080 to U+009F.
+    key.bytes().any(control) || (!key.is_ascii() && key.chars().any(char::is_control))
+}
+
+fn is_variant(key: &str, known: &[&str]) -> bool {
+    if key.is_ascii() {
+        known.iter().any(|name| key.eq_ignore_ascii_case(name))
+    } else {
+        known.iter().any(|name| same_folded(key, name))
+    }
 }
 
 /// [`suspect`] over members.
@@ -227,6 +251,8 @@ fn fold_char(character: char) -> char {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn check(keys: &[&str], known: &[&str]) -> Option<(String, Suspicion)> {
@@ -285,8 +311,43 @@ mod tests {
         }
     }
 
+    /// [`suspect`] by its rules alone: folding every key.
+    fn plainly(keys: &[String], known: &[&str]) -> Option<(String, Suspicion)> {
+        if keys.iter().all(|key| known.contains(&key.as_str())) {
+            return None;
+        }
+        for key in keys.iter().filter(|key| !known.contains(&key.as_str())) {
+            if key.chars().any(char::is_control) {
+                return Some((key.clone(), Suspicion::Control));
+            }
+            if known.iter().any(|name| fold(name) == fold(key)) {
+                return Some((key.clone(), Suspicion::Variant));
+            }
+        }
+        let mut seen = HashSet::new();
+        let twice = keys.iter().find(|key| !seen.insert(fold(key)));
+        twice.map(|key| (key.clone(), Suspicion::Twice))
+    }
+
+    proptest! {
+        #[test]
+        fn keys_are_suspected_as_the_plain_rules_have_it(
+            keys in prop::collection::hash_set(prop_oneof![
+                4 => "[a-z]{1,3}",
+                2 => prop::sample::select(ENTRY).prop_map(String::from),
+                1 => prop::sample::select(ENTRY).prop_map(str::to_uppercase),
+                1 => "[a-dA-DéÉſS\u{212a}\u{80}\u{0}\u{7f}]{1,2}",
+            ], 0..40),
+            size in 0..40_usize,
+        ) {
+            let keys: Vec<String> = keys.into_iter().take(size).collect();
+            let found = suspect(keys.iter().map(String::as_str), ENTRY);
+            prop_assert_eq!(found.map(|(key, why)| (key.to_owned(), why)), plainly(&keys, ENTRY));
+        }
+    }
+
     #[test]
-    fn lists_of_known_keys_have_no_variants_of_one_another() {
+    fn lists_of_known_keys_are_ascii_and_have_no_variants_of_one_another() {
         for known in [
             ENVELOPE,
             PARAMS,
@@ -298,6 +359,10 @@ mod tests {
             LISTEN,
             ENTRY,
         ] {
+            for (at, name) in known.iter().enumerate() {
+                assert!(name.is_ascii());
+                assert!(!known[..at].iter().any(|other| same_folded(name, other)));
+            }
             assert_eq!(check(known, known), None);
         }
     }

@@ -6,7 +6,7 @@
 //! entry whose name cannot be read is dropped, and a message whose list is no list is refused whole.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use crate::json::{self, Kind, Reader};
 
@@ -149,26 +149,32 @@ fn filter_array(
     raw: &str,
     keep: &mut impl FnMut(ListKind, &Entry<'_>) -> bool,
 ) -> Result<Option<String>, Malformed> {
-    let (entries, mut dropped) = entries_of(kind, found, raw)?;
+    let (mut entries, unreadable) = entries_of(kind, found, raw)?;
+    let readable = entries.len();
     let twice = if kind == ListKind::Tools {
-        named_twice(&entries)
+        repeated(&entries)
     } else {
-        HashSet::new()
+        Vec::new()
     };
+    let mut at = 0;
+    entries.retain(|entry| {
+        let repeated = !twice.is_empty() && twice[at];
+        at += 1;
+        !repeated && keep(kind, entry)
+    });
+    if entries.len() == readable && !unreadable {
+        return Ok(None);
+    }
     let mut out = String::with_capacity(raw.len());
     out.push('[');
-    for entry in &entries {
-        if twice.contains(entry.name.as_ref()) || !keep(kind, entry) {
-            dropped = true;
-            continue;
-        }
-        if out.len() > 1 {
+    for (index, entry) in entries.iter().enumerate() {
+        if index > 0 {
             out.push(',');
         }
         out.push_str(entry.raw);
     }
     out.push(']');
-    Ok(dropped.then_some(out))
+    Ok(Some(out))
 }
 
 /// The entries of a list in the result of a response, those whose name cannot be read left out. None if the result has
@@ -190,15 +196,47 @@ pub fn next_cursor<'a>(result: &Object<'a>) -> Option<Cow<'a, str>> {
 
 /// Names that stand more than once.
 pub fn named_twice<'e>(entries: &'e [Entry<'_>]) -> HashSet<&'e str> {
-    let mut counts: HashMap<&str, usize> = HashMap::with_capacity(entries.len());
-    for entry in entries {
-        *counts.entry(entry.name.as_ref()).or_default() += 1;
-    }
-    counts
-        .into_iter()
-        .filter(|(_, count)| *count > 1)
-        .map(|(name, _)| name)
+    let repeated = repeated(entries);
+    entries
+        .iter()
+        .zip(repeated)
+        .filter(|(_, repeated)| *repeated)
+        .map(|(entry, _)| entry.name.as_ref())
         .collect()
+}
+
+/// For each entry whether another one has its name; empty if no entry has that.
+fn repeated(entries: &[Entry<'_>]) -> Vec<bool> {
+    // Sorted by a number first, which equal names share, so that few names are compared byte for byte.
+    let mut order: Vec<(u64, &str, usize)> = entries
+        .iter()
+        .enumerate()
+        .map(|(at, entry)| (digest(entry.name.as_bytes()), entry.name.as_ref(), at))
+        .collect();
+    order.sort_unstable();
+    let mut found = Vec::new();
+    for pair in order.windows(2) {
+        if let [(left, left_name, left_at), (right, right_name, right_at)] = pair
+            && left == right
+            && left_name == right_name
+        {
+            found.resize(entries.len(), false);
+            found[*left_at] = true;
+            found[*right_at] = true;
+        }
+    }
+    found
+}
+
+/// The last bytes of a name and its length: names in one list often start alike.
+fn digest(name: &[u8]) -> u64 {
+    let last = match name.last_chunk::<8>() {
+        Some(last) => u64::from_le_bytes(*last),
+        None => name
+            .iter()
+            .fold(0, |number, byte| number << 8 | u64::from(*byte)),
+    };
+    last.rotate_left(7) ^ name.len() as u64
 }
 
 /// The readable entries, and whether there are others.
@@ -208,10 +246,11 @@ fn entries_of(kind: ListKind, found: Kind, raw: &str) -> Result<(Vec<Entry<'_>>,
     }
     let mut entries = Vec::new();
     let mut unreadable = false;
-    let mut reader = Reader::over(raw);
+    let mut unknown = Vec::new();
+    let mut reader = Reader::over_checked(raw);
     reader
         .array(|reader| {
-            match entry(kind, reader)? {
+            match entry(kind, reader, &mut unknown)? {
                 Some(entry) => entries.push(entry),
                 None => unreadable = true,
             }
@@ -221,20 +260,50 @@ fn entries_of(kind: ListKind, found: Kind, raw: &str) -> Result<(Vec<Entry<'_>>,
     Ok((entries, unreadable))
 }
 
-/// Reads the next entry; none if its name is no string, or its keys could be read differently.
-fn entry<'a>(kind: ListKind, reader: &mut Reader<'a>) -> Result<Option<Entry<'a>>, json::Error> {
-    let Ok(object) = Object::read_strict(reader, keys::ENTRY)? else {
+/// Reads the next entry; none if its name is no string, or its keys could be read differently. `unknown` is room for
+/// some of those.
+fn entry<'a>(
+    kind: ListKind,
+    reader: &mut Reader<'a>,
+    unknown: &mut Vec<Cow<'a, str>>,
+) -> Result<Option<Entry<'a>>, json::Error> {
+    if reader.kind()? != Kind::Object {
+        reader.raw()?;
         return Ok(None);
-    };
-    let name = object.string(kind.identity()).ok().flatten();
-    Ok(name.map(|name| Entry {
-        name,
-        raw: object.raw,
-    }))
+    }
+    unknown.clear();
+    let mut name = None;
+    let mut sound = true;
+    let (raw, read) = reader.span(|reader| {
+        reader.object(|reader, key| {
+            if key == kind.identity() {
+                name = json::decode_string(reader.raw()?).ok();
+            } else if key == "_meta" {
+                if reader.kind()? == Kind::Object {
+                    let meta = reader.members()?;
+                    sound &= keys::suspect_member(&meta, keys::META).is_none();
+                } else {
+                    reader.raw()?;
+                    sound = false;
+                }
+            } else {
+                reader.raw()?;
+                if !keys::is_known(&key, keys::ENTRY) {
+                    unknown.push(key);
+                }
+            }
+            Ok::<(), json::Error>(())
+        })
+    });
+    read?;
+    sound &= keys::suspect(unknown.iter().map(Cow::as_ref), keys::ENTRY).is_none();
+    Ok(name.filter(|_| sound).map(|name| Entry { name, raw }))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::envelope::parse;
     use super::*;
 
@@ -248,6 +317,111 @@ mod tests {
 
     fn result(body: &str) -> String {
         format!(r#"{{"jsonrpc":"2.0","id":1,"result":{body}}}"#)
+    }
+
+    /// One entry as [`entry`] must read it, by way of the strict object.
+    fn plainly(kind: ListKind, raw: &str) -> Option<Entry<'_>> {
+        let object = Object::from_raw(raw, keys::ENTRY).ok()?;
+        let name = object.string(kind.identity()).ok().flatten()?;
+        Some(Entry {
+            name,
+            raw: object.raw,
+        })
+    }
+
+    fn any_entry() -> impl Strategy<Value = String> {
+        let key = prop::sample::select(vec![
+            "name",
+            "uri",
+            "_meta",
+            "Name",
+            "title",
+            "TITLE",
+            "a",
+            "\\u006eame",
+            "x\\n",
+            "inputSchema",
+        ]);
+        let value = prop::sample::select(vec![
+            "\"n\"",
+            "\"m\"",
+            "\"\\u006e\"",
+            "1",
+            "null",
+            "{}",
+            "[]",
+            "{\"a\":\"]}\\\"{\"}",
+            "{\"a\":1,\"A\":2}",
+            "{\"x\\u0000\":1}",
+            "[1, {\"b\" : [ ]} ]",
+        ]);
+        let object = prop::collection::vec((key, value), 0..6).prop_map(|members| {
+            let members: Vec<_> = members
+                .iter()
+                .map(|(key, value)| format!("\"{key}\": {value}"))
+                .collect();
+            format!("{{ {} }}", members.join(" ,"))
+        });
+        prop_oneof![8 => object, 1 => prop::sample::select(vec!["1", "[{}]", "\"n\"", "null"]).prop_map(String::from)]
+            .prop_filter("checked", |text| json::check(text.as_bytes()).is_ok())
+    }
+
+    proptest! {
+        #[test]
+        fn entries_are_read_and_filtered_as_the_plain_rules_have_it(
+            entries in prop::collection::vec(any_entry(), 0..12),
+            hidden in prop::sample::select(vec!["n", "m", ""]),
+            kind in prop::sample::select(&ListKind::ALL),
+        ) {
+            let text = result(&format!("{{\"{}\":[ {} ]}}", kind.key(), entries.join(" , ")));
+            let read: Vec<_> = entries.iter().map(|raw| plainly(kind, raw)).collect();
+            let named = |name: &str| read.iter().flatten().filter(|entry| entry.name == name).count();
+            let kept: Vec<_> = read
+                .iter()
+                .flatten()
+                .filter(|entry| entry.name != hidden && (kind != ListKind::Tools || named(&entry.name) == 1))
+                .collect();
+            let expected = (kept.len() < entries.len()).then(|| {
+                let raws: Vec<_> = kept.iter().map(|entry| entry.raw).collect();
+                result(&format!("{{\"{}\":[{}]}}", kind.key(), raws.join(",")))
+            });
+            prop_assert_eq!(filtered(&text, &[hidden]), Ok(expected));
+            let readable: Vec<Entry<'_>> = read.iter().flatten().cloned().collect();
+            let twice: HashSet<&str> = readable
+                .iter()
+                .map(|entry| entry.name.as_ref())
+                .filter(|name| named(name) > 1)
+                .collect();
+            prop_assert_eq!(named_twice(&readable), twice);
+        }
+
+        #[test]
+        fn names_that_stand_more_than_once_are_found(names in prop::collection::vec("(x{0,3}[ab]{0,9}|é?c{0,2})", 0..40)) {
+            let entries: Vec<Entry<'_>> = names.iter().map(|name| Entry { name: name.into(), raw: "" }).collect();
+            let twice: HashSet<&str> = names
+                .iter()
+                .filter(|name| names.iter().filter(|other| other == name).count() > 1)
+                .map(String::as_str)
+                .collect();
+            prop_assert_eq!(named_twice(&entries), twice);
+        }
+    }
+
+    #[test]
+    fn a_list_of_very_many_entries_is_filtered_in_one_go() {
+        let entries: Vec<_> = (0..100_000)
+            .map(|index| format!(r#"{{"name":"tool_{index:09}_same_end"}}"#))
+            .collect();
+        let text = result(&format!(
+            "{{\"tools\":[{},{}]}}",
+            entries.join(","),
+            entries[7]
+        ));
+        let rest = [&entries[..7], &entries[8..]].concat().join(",");
+        assert_eq!(
+            filtered(&text, &[]),
+            Ok(Some(result(&format!("{{\"tools\":[{rest}]}}"))))
+        );
     }
 
     #[test]

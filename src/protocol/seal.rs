@@ -18,6 +18,9 @@ use super::version::Version;
 
 const FORMAT: u8 = 1;
 const KEY_LEN: usize = 32;
+const TAG_LEN: usize = 16;
+/// What is decoded from tokens of up to four thirds of this length needs no allocation.
+const USUAL: usize = 384;
 /// Longer values are not sealed: the token has to fit into a header.
 const MAX_VALUE: usize = 4096;
 /// Longer tokens are not looked at.
@@ -55,15 +58,18 @@ pub struct Binding<'a> {
 
 impl Binding<'_> {
     fn associated(&self, purpose: Purpose) -> Vec<u8> {
-        let mut out = vec![FORMAT, purpose as u8];
-        for part in [
+        let parts = [
             self.server_uid.as_bytes(),
             self.grant.as_bytes(),
             self.session,
             self.method.as_bytes(),
             self.tool.as_bytes(),
             self.arguments_digest,
-        ] {
+        ];
+        let length: usize = parts.iter().map(|part| 8 + part.len()).sum();
+        let mut out = Vec::with_capacity(2 + length);
+        out.extend_from_slice(&[FORMAT, purpose as u8]);
+        for part in parts {
             out.extend_from_slice(&(part.len() as u64).to_be_bytes());
             out.extend_from_slice(part);
         }
@@ -176,12 +182,14 @@ impl Sealer {
         self.random
             .fill(&mut nonce)
             .map_err(|_| SealError::Random)?;
-        let mut body = expires.to_be_bytes().to_vec();
+        let mut body = Vec::with_capacity(8 + value.len() + TAG_LEN);
+        body.extend_from_slice(&expires.to_be_bytes());
         body.extend_from_slice(value);
         let associated = Aad::from(binding.associated(purpose));
         key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), associated, &mut body)
             .map_err(|_| SealError::Crypto)?;
-        let mut token = vec![FORMAT];
+        let mut token = Vec::with_capacity(1 + NONCE_LEN + body.len());
+        token.push(FORMAT);
         token.extend_from_slice(&nonce);
         token.append(&mut body);
         Ok(URL_SAFE_NO_PAD.encode(token))
@@ -195,31 +203,62 @@ impl Sealer {
         token: &str,
         now: u64,
     ) -> Result<Vec<u8>, NotOurs> {
+        self.open_with(purpose, binding, token, now, |value| Ok(value.to_vec()))
+    }
+
+    /// [`Self::open`], with what `read` makes of the value.
+    fn open_with<T>(
+        &self,
+        purpose: Purpose,
+        binding: &Binding<'_>,
+        token: &str,
+        now: u64,
+        read: impl FnOnce(&[u8]) -> Result<T, NotOurs>,
+    ) -> Result<T, NotOurs> {
         if token.len() > MAX_TOKEN {
             return Err(NotOurs);
         }
-        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| NotOurs)?;
-        let (&format, rest) = bytes.split_first().ok_or(NotOurs)?;
-        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(NotOurs)?;
-        if format != FORMAT {
+        let (mut few, mut many) = ([0; USUAL], Vec::new());
+        let room = if token.len() <= USUAL / 3 * 4 {
+            &mut few[..]
+        } else {
+            many.resize(base64::decoded_len_estimate(token.len()), 0);
+            &mut many[..]
+        };
+        let length = URL_SAFE_NO_PAD
+            .decode_slice(token, room)
+            .map_err(|_| NotOurs)?;
+        let (format, rest) = room[..length].split_first_mut().ok_or(NotOurs)?;
+        let (nonce, sealed) = rest.split_first_chunk_mut::<NONCE_LEN>().ok_or(NotOurs)?;
+        if *format != FORMAT {
             return Err(NotOurs);
         }
         let associated = binding.associated(purpose);
-        let mut opened = None;
-        // Every key is tried every time, so that timing tells nothing about which key sealed.
-        for key in &self.keys {
-            let mut buffer = sealed.to_vec();
-            let nonce = Nonce::assume_unique_for_key(*nonce);
-            if let Ok(plain) = key.open_in_place(nonce, Aad::from(&associated), &mut buffer) {
-                opened = Some(plain.to_vec());
+        let nonce = || Nonce::assume_unique_for_key(*nonce);
+        let mut opened = Vec::new();
+        let plain: &[u8] = if let [key] = &self.keys[..] {
+            key.open_in_place(nonce(), Aad::from(&associated), sealed)
+                .map_err(|_| NotOurs)?
+        } else {
+            // Every key is tried every time, so that timing tells nothing about which key sealed.
+            let mut found = false;
+            for key in &self.keys {
+                let mut buffer = sealed.to_vec();
+                if let Ok(plain) = key.open_in_place(nonce(), Aad::from(&associated), &mut buffer) {
+                    opened = plain.to_vec();
+                    found = true;
+                }
             }
-        }
-        let plain = opened.ok_or(NotOurs)?;
+            if !found {
+                return Err(NotOurs);
+            }
+            &opened
+        };
         let (expires, value) = plain.split_first_chunk::<8>().ok_or(NotOurs)?;
         if now >= u64::from_be_bytes(*expires) {
             return Err(NotOurs);
         }
-        Ok(value.to_vec())
+        read(value)
     }
 
     /// [`Self::seal`] for text.
@@ -325,14 +364,20 @@ impl Sealer {
             grant,
             ..Binding::default()
         };
-        let value = self.open(Purpose::Session, &binding, token, now)?;
+        self.open_with(Purpose::Session, &binding, token, now, Session::read)
+    }
+}
+
+impl Session {
+    /// Reads what [`Sealer::seal_session`] sealed.
+    fn read(value: &[u8]) -> Result<Session, NotOurs> {
         let (uuid, rest) = value.split_first_chunk::<16>().ok_or(NotOurs)?;
         let (version, upstream) = match rest {
             [version, 0] => (*version, None),
-            [version, 1, id @ ..] => (
-                *version,
-                Some(String::from_utf8(id.to_vec()).map_err(|_| NotOurs)?),
-            ),
+            [version, 1, id @ ..] => {
+                let id = std::str::from_utf8(id).map_err(|_| NotOurs)?;
+                (*version, Some(id.to_owned()))
+            }
             _ => return Err(NotOurs),
         };
         let version = Version::SESSION
@@ -468,6 +513,21 @@ mod tests {
             sealer(OLD).open(Purpose::Event, &binding(), &token, 1),
             Err(NotOurs)
         );
+    }
+
+    #[test]
+    fn values_of_every_length_open_with_one_key_and_with_several() {
+        let (one, two) = (sealer(NEW), sealer(&format!("{OLD}\n{NEW}")));
+        for length in (0..400).chain(4090..=MAX_VALUE) {
+            let value = vec![7; length];
+            let token = one.seal(Purpose::Event, &binding(), &value, 100).unwrap();
+            for sealer in [&one, &two] {
+                let opened = sealer.open(Purpose::Event, &binding(), &token, 1);
+                assert_eq!(opened, Ok(value.clone()), "{length}");
+                let short = sealer.open(Purpose::Event, &binding(), &token[..token.len() - 1], 1);
+                assert_eq!(short, Err(NotOurs), "{length}");
+            }
+        }
     }
 
     #[test]

@@ -373,6 +373,43 @@ fn json_text() -> impl Strategy<Value = serde_json::Value> {
 
 proptest! {
     #[test]
+    fn an_integer_is_an_id_in_its_one_spelling_only(text in "-?[0-9]{0,3}([0-9]{17})?", number in any::<i64>()) {
+        for raw in [text, number.to_string(), format!("0{number}")] {
+            let plain = raw.parse().ok().filter(|read: &i64| read.to_string() == raw);
+            prop_assert_eq!(Id::from_json(&raw), plain.map(Id::Integer));
+        }
+        prop_assert_eq!(Id::Integer(number).to_json(), number.to_string());
+    }
+
+    #[test]
+    fn an_object_is_written_alike_whether_it_is_compact_or_not(
+        members in prop::collection::hash_map(
+            prop::sample::select(vec!["a", "b", "\\u0063", "é", "d\\/", "_meta"]),
+            prop::sample::select(vec!["1", "[1, 2]", "{\"x\" :\n1}", "{}", "\"x\\n\""]),
+            0..6,
+        ),
+        spaces in prop::collection::vec(prop::sample::select(vec!["", "", " ", "\r\n"]), 24),
+    ) {
+        let mut spaces = spaces.into_iter();
+        let mut raw = format!("{{{}", spaces.next().unwrap_or_default());
+        let mut separator = "";
+        for (key, value) in &members {
+            let value = if *key == "_meta" { "{ \"k\":[1\n] }" } else { value };
+            let (before, after) = (spaces.next().unwrap_or_default(), spaces.next().unwrap_or_default());
+            raw.push_str(&format!("{separator}\"{key}\"{before}:{value}{after}"));
+            separator = ",";
+        }
+        raw.push('}');
+        let object = Object::from_raw(&raw, &[]).unwrap();
+        let expected: Vec<_> = object
+            .members
+            .iter()
+            .map(|member| format!("{}:{}", json::quoted(&member.key), member.raw.replace(['\r', '\n'], " ")))
+            .collect();
+        prop_assert_eq!(object.to_text(&Edits::new()), format!("{{{}}}", expected.join(",")));
+    }
+
+    #[test]
     fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..128)) {
         if let Ok(message) = parse(&bytes) {
             prop_assert!(parse(&message.emit(&Edits::new())).is_ok());

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::super::envelope::{self, Message};
 use super::*;
 
@@ -330,4 +332,32 @@ fn a_stateless_requests_headers_must_agree_with_its_body() {
         check(&[("mcp-protocol-version", "2025-11-25"), method, name]),
         Err(HeaderFault::Mismatch("mcp-protocol-version"))
     );
+}
+
+proptest! {
+    #[test]
+    fn text_is_visible_where_each_byte_is(
+        before in prop::collection::vec(0x21..0x7f_u8, 0..20),
+        odd in prop::collection::vec(any::<u8>(), 0..3),
+        after in prop::collection::vec(prop::sample::select(b"!~\x21\x7e".to_vec()), 0..20),
+    ) {
+        let text = [before, odd, after].concat();
+        prop_assert_eq!(is_visible(&text), text.iter().all(|byte| (0x21..=0x7e).contains(byte)));
+    }
+
+    #[test]
+    fn usual_headers_are_judged_as_any_others(values in prop::collection::vec(prop::sample::select(vec![
+        "application/json, text/event-stream", "text/event-stream, application/json", "*/*", "application/json",
+        "application/json,text/event-stream", "Application/JSON, text/event-stream;q=0", "text/event-stream", "",
+    ]), 0..3)) {
+        let mut headers = HeaderMap::new();
+        for value in &values {
+            headers.append(ACCEPT, HeaderValue::from_static(value));
+            headers.append(CONTENT_TYPE, HeaderValue::from_static(value));
+        }
+        let both = accepts(&headers, "application", "json") && accepts(&headers, "text", "event-stream");
+        prop_assert_eq!(check_post_accept(&headers).is_ok(), both);
+        let json = matches!(values[..], [value] if is_json(value));
+        prop_assert_eq!(check_post_content(&headers).is_ok(), json);
+    }
 }
