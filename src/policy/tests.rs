@@ -831,5 +831,10 @@ fn a_revision_depends_on_what_a_bundle_says_and_on_nothing_else() {
         Bundle::parse(text.replace("\"format\": 1", "\"format\": 2").as_bytes()),
         Err(bundle::BundleError::Format(2))
     ));
+    let twice = text.replacen("\"format\": 1", "\"format\": 1, \"format\": 1", 1);
+    assert!(matches!(
+        Bundle::parse(twice.as_bytes()),
+        Err(bundle::BundleError::Strict(_))
+    ));
     assert!(Bundle::parse(b"{").is_err());
 }
