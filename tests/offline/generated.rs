@@ -1,5 +1,7 @@
 //! Files that are generated from the code: each test fails when its file differs, and `UPDATE=1` rewrites the files.
 
+use portcullis::cli::world::World;
+use portcullis::policy::bundle::Bundle;
 use portcullis::{api, cli};
 use std::{fs, path::PathBuf};
 
@@ -70,4 +72,25 @@ fn describe(command: &mut clap::Command, path: &str, page: &mut String) {
             describe(inner, &path, page);
         }
     }
+}
+
+#[test]
+fn the_fuzz_seeds_for_bundles_are_those_of_the_examples() {
+    let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut count = 0;
+    for entry in fs::read_dir(examples).unwrap() {
+        let folder = entry.unwrap().path();
+        if !folder.join("server.yaml").exists() {
+            continue;
+        }
+        let world = World::load(std::slice::from_ref(&folder), "portcullis-system").unwrap();
+        let server = world.server(None).unwrap();
+        let bundle = world.whole_bundle(&server.object).unwrap();
+        let text = format!("{}\n", serde_json::to_string(&bundle).unwrap());
+        assert_eq!(Bundle::parse(text.as_bytes()).unwrap(), bundle);
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        file_holds(&format!("fuzz/seeds/bundle/{name}.json"), &text);
+        count += 1;
+    }
+    assert_eq!(count, 5);
 }
