@@ -2,11 +2,12 @@
 
 use super::Owner;
 use super::limits::{approval, limits};
+use super::scribe::Scribe;
 use crate::api::policy::{Action, McpPolicySpec, Mode, PromptRule, ResourceRule, Rule as Written};
-use crate::policy::check::{Condition, Cost, Fault};
+use crate::policy::check::{Condition, Cost};
 use crate::policy::decision::Counter;
 use crate::policy::diagnostic::{Diagnostic, Level};
-use crate::policy::matcher::{Glob, Globs, grant_glob, uri_fault};
+use crate::policy::matcher::{Glob, Globs, uri_fault};
 use crate::policy::program::{NameRule, Rule, Selector};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,78 +37,6 @@ impl Compiled {
         self.rules.sort_by(|a, b| a.id.cmp(&b.id));
         self.prompts.sort_by(|a, b| a.id.cmp(&b.id));
         self.resources.sort_by(|a, b| a.id.cmp(&b.id));
-    }
-}
-
-/// Collects the findings about one rule.
-pub(super) struct Scribe<'a> {
-    pub owner: &'a Owner<'a>,
-    rule: Option<String>,
-    base: String,
-    findings: &'a mut Vec<Diagnostic>,
-}
-
-impl Scribe<'_> {
-    pub fn error(&mut self, field: &str, message: impl Into<String>) {
-        self.push(Level::Error, field, message);
-    }
-
-    pub fn warn(&mut self, field: &str, message: impl Into<String>) {
-        self.push(Level::Warning, field, message);
-    }
-
-    fn push(&mut self, level: Level, field: &str, message: impl Into<String>) {
-        let path = if field.is_empty() {
-            self.base.clone()
-        } else {
-            format!("{}.{field}", self.base)
-        };
-        self.findings.push(
-            self.owner
-                .finding(level, self.rule.as_deref(), path, None, message),
-        );
-    }
-
-    pub fn fault(&mut self, field: &str, source: &str, fault: Fault) {
-        let path = format!("{}.{field}", self.base);
-        let position = Some(fault.position(source));
-        self.findings.push(self.owner.finding(
-            Level::Error,
-            self.rule.as_deref(),
-            path,
-            position,
-            fault.message,
-        ));
-    }
-
-    fn globs(
-        &mut self,
-        field: &str,
-        patterns: &[String],
-        make: fn(&str) -> Result<Glob, String>,
-    ) -> Vec<Glob> {
-        let mut globs = Vec::with_capacity(patterns.len());
-        for (i, pattern) in patterns.iter().enumerate() {
-            match make(pattern) {
-                Ok(glob) => globs.push(glob),
-                Err(message) => self.error(&format!("{field}[{i}]"), message),
-            }
-        }
-        globs
-    }
-
-    fn callers(&mut self, callers: &[String], except: &[String]) -> Globs {
-        let globs = Globs {
-            any_of: self.globs("callers", callers, grant_glob),
-            except: self.globs("exceptCallers", except, grant_glob),
-        };
-        if globs.is_never() && (!callers.is_empty() || !except.is_empty()) {
-            self.warn(
-                "exceptCallers",
-                "every caller is excepted, so this rule can never match",
-            );
-        }
-        globs
     }
 }
 

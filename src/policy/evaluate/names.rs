@@ -1,11 +1,12 @@
 //! Prompts and resources: rules by name, without limits, conditions or approval.
 
-use super::{DefaultRule, Side, forwarded, outcome_of, plain};
+use super::side::Side;
+use super::{forwarded, outcome_of, plain};
 use crate::api::policy::DefaultAction;
 use crate::policy::decision::{Caller, Decision, Denial, Outcome, RuleId, Shadow};
 use crate::policy::inventory::Bound;
 use crate::policy::matcher::uri_fault;
-use crate::policy::program::{NameRule, Program};
+use crate::policy::program::{Default as DefaultRule, NameRule, Program};
 use std::sync::Arc;
 
 impl Bound {
