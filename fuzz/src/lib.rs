@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use portcullis::api::policy::{Action, DefaultAction, McpPolicySpec, Mode};
 use portcullis::api::server::Enforcement;
 use portcullis::policy::bundle::{Bundle, BundlePolicy};
+use portcullis::policy::decision::Denial;
 use portcullis::policy::diagnostic::Level;
 use portcullis::policy::{Bound, Call, Caller, Decision, Definition, Outcome, compile};
 use std::sync::Arc;
@@ -60,17 +61,7 @@ pub fn verdicts(bundle: &Bundle) -> Option<Vec<Decision>> {
     let bound = bind(bundle)?;
     let mut verdicts = Vec::new();
     for caller in &callers() {
-        for tool in TOOLS {
-            for arguments in ARGUMENTS {
-                let call = Call {
-                    tool,
-                    arguments,
-                    caller,
-                    session: "",
-                };
-                verdicts.push(bound.evaluate(&call, now()));
-            }
-        }
+        verdicts.extend(calls(caller).map(|call| bound.evaluate(&call, now())));
         for name in NAMES {
             verdicts.push(bound.prompt(name, caller));
             verdicts.push(bound.resource(name, caller));
@@ -139,35 +130,32 @@ pub fn judge(bundle: &Bundle) {
 fn seen(bundle: &Bundle) {
     let Some(bound) = bind(bundle) else { return };
     for caller in &callers() {
-        for tool in TOOLS {
-            for arguments in ARGUMENTS {
-                let call = Call {
-                    tool,
-                    arguments,
-                    caller,
-                    session: "",
-                };
-                let trace = bound.explain(&call, now());
-                let outcome = trace.outcome();
-                assert_eq!(
-                    trace.decision,
-                    bound.evaluate(&call, now()),
-                    "explain decides otherwise"
-                );
-                if bound.visible(tool, caller, "", now()) {
-                    assert!(
-                        !matches!(outcome, Outcome::Hide | Outcome::Unknown),
-                        "visible, but {trace:?}"
-                    );
-                } else {
-                    assert!(
-                        matches!(outcome, Outcome::Hide | Outcome::Unknown | Outcome::Deny(_)),
-                        "hidden, but {trace:?}"
-                    );
-                }
-            }
+        for call in calls(caller) {
+            let trace = bound.explain(&call, now());
+            let outcome = trace.outcome();
+            assert_eq!(
+                trace.decision,
+                bound.evaluate(&call, now()),
+                "explain decides otherwise"
+            );
+            let visible = bound.visible(call.tool, caller, "", now());
+            let hidden = matches!(outcome, Outcome::Hide | Outcome::Unknown);
+            // While nothing can be decided, lists are empty and calls are told why.
+            let closed = matches!(outcome, Outcome::Deny(Denial::Blocked | Denial::NoPolicy));
+            assert_eq!(visible, !hidden && !closed, "{trace:?}");
         }
     }
+}
+
+fn calls(caller: &Caller) -> impl Iterator<Item = Call<'_>> {
+    TOOLS.into_iter().flat_map(move |tool| {
+        ARGUMENTS.into_iter().map(move |arguments| Call {
+            tool,
+            arguments,
+            caller,
+            session: "",
+        })
+    })
 }
 
 fn bind(bundle: &Bundle) -> Option<Bound> {
