@@ -12,7 +12,7 @@ mod visible;
 use super::check::{Args, Env, EvalError};
 use super::decision::{Call, Caller, Decision, Denial, Outcome, RuleId, Shadow};
 use super::inventory::{Bound, Tool, shows};
-use super::program::Rule;
+use super::program::{Closed, Rule};
 use crate::api::policy::Action;
 use crate::json;
 use charge::{charges, demand};
@@ -112,16 +112,7 @@ impl Bound {
     fn decide(&self, call: &Call<'_>, now: Timestamp) -> Decision {
         let program = &*self.program;
         if let Some(closed) = &program.closed {
-            let denial = if closed.blocked {
-                Denial::Blocked
-            } else {
-                Denial::NoPolicy
-            };
-            return plain(
-                Outcome::Deny(denial),
-                &closed.by,
-                Some(Arc::clone(&closed.reason)),
-            );
+            return denied(closed);
         }
         let Some(tool) = self.tool(call.tool) else {
             return plain(Outcome::Unknown, &program.inventory, None);
@@ -270,6 +261,20 @@ fn plain(outcome: Outcome, by: &Arc<RuleId>, reason: Option<Arc<str>>) -> Decisi
         approval: None,
         shadow: None,
     }
+}
+
+/// Nothing can be decided, so all is denied.
+fn denied(closed: &Closed) -> Decision {
+    let denial = if closed.blocked {
+        Denial::Blocked
+    } else {
+        Denial::NoPolicy
+    };
+    plain(
+        Outcome::Deny(denial),
+        &closed.by,
+        Some(Arc::clone(&closed.reason)),
+    )
 }
 
 /// What `enforcement: Audit` makes of a decision: forwarded, with every refusal as a shadow.

@@ -47,12 +47,7 @@ pub(super) fn compile(
     spec: &McpPolicySpec,
     findings: &mut Vec<Diagnostic>,
 ) -> Compiled {
-    let mut top = Scribe {
-        owner,
-        rule: None,
-        base: "spec".to_owned(),
-        findings,
-    };
+    let mut top = Scribe::of_policy(owner, &mut *findings);
     targets(spec, &mut top);
     for unknown in spec.unknown_fields() {
         let rule = rule_of(spec, &unknown.path);
@@ -63,7 +58,7 @@ pub(super) fn compile(
             None,
             "there is no such field; correct its spelling or remove it, as a misspelt key must not loosen a rule",
         );
-        top.findings.push(finding);
+        top.add(finding);
     }
     for (field, count) in [
         ("rules", spec.rules.len()),
@@ -79,12 +74,8 @@ pub(super) fn compile(
     let mut names = BTreeSet::new();
     let mut compiled = Compiled::default();
     for (i, rule) in spec.rules.iter().enumerate() {
-        let mut scribe = Scribe {
-            owner,
-            rule: Some(rule.name.clone()),
-            base: format!("spec.rules[{i}]"),
-            findings: &mut *findings,
-        };
+        let base = format!("spec.rules[{i}]");
+        let mut scribe = Scribe::of_rule(owner, &rule.name, base, &mut *findings);
         name(&rule.name, &mut names, &mut scribe);
         let context = Context {
             server,
@@ -97,23 +88,15 @@ pub(super) fn compile(
     }
     names.clear();
     for (i, rule) in spec.prompts.iter().enumerate() {
-        let mut scribe = Scribe {
-            owner,
-            rule: Some(rule.name.clone()),
-            base: format!("spec.prompts[{i}]"),
-            findings: &mut *findings,
-        };
+        let base = format!("spec.prompts[{i}]");
+        let mut scribe = Scribe::of_rule(owner, &rule.name, base, &mut *findings);
         name(&rule.name, &mut names, &mut scribe);
         compiled.prompts.push(prompt_rule(rule, audit, &mut scribe));
     }
     names.clear();
     for (i, rule) in spec.resources.iter().enumerate() {
-        let mut scribe = Scribe {
-            owner,
-            rule: Some(rule.name.clone()),
-            base: format!("spec.resources[{i}]"),
-            findings: &mut *findings,
-        };
+        let base = format!("spec.resources[{i}]");
+        let mut scribe = Scribe::of_rule(owner, &rule.name, base, &mut *findings);
         name(&rule.name, &mut names, &mut scribe);
         compiled
             .resources

@@ -8,12 +8,41 @@ use crate::policy::matcher::{Glob, Globs, grant_glob};
 /// Collects the findings about one rule.
 pub(super) struct Scribe<'a> {
     pub owner: &'a Owner<'a>,
-    pub rule: Option<String>,
-    pub base: String,
-    pub findings: &'a mut Vec<Diagnostic>,
+    rule: Option<String>,
+    base: String,
+    findings: &'a mut Vec<Diagnostic>,
 }
 
-impl Scribe<'_> {
+impl<'a> Scribe<'a> {
+    /// For what is wrong with the policy as a whole.
+    pub fn of_policy(owner: &'a Owner<'a>, findings: &'a mut Vec<Diagnostic>) -> Self {
+        Self {
+            owner,
+            rule: None,
+            base: "spec".to_owned(),
+            findings,
+        }
+    }
+
+    /// For what is wrong with one rule, whose fields are below `base`.
+    pub fn of_rule(
+        owner: &'a Owner<'a>,
+        rule: &str,
+        base: String,
+        findings: &'a mut Vec<Diagnostic>,
+    ) -> Self {
+        Self {
+            owner,
+            rule: Some(rule.to_owned()),
+            base,
+            findings,
+        }
+    }
+
+    pub fn add(&mut self, finding: Diagnostic) {
+        self.findings.push(finding);
+    }
+
     pub fn error(&mut self, field: &str, message: impl Into<String>) {
         self.push(Level::Error, field, message);
     }
