@@ -3,7 +3,7 @@
 use portcullis::cli::world::World;
 use portcullis::policy::bundle::Bundle;
 use portcullis::{api, cli};
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
 /// Compares a file of the repository with what it should hold, or rewrites it.
 fn file_holds(path: &str, expected: &str) {
@@ -47,11 +47,25 @@ fn the_page_about_tools_is_that_of_the_catalogue() {
 #[test]
 fn the_page_about_the_command_line_is_that_of_the_commands() {
     use clap::CommandFactory as _;
-    let mut page = String::from("# Command line\n\nGenerated from `portcullis --help`.\n");
+    let mut page = String::from(
+        "# Command line\n\nGenerated from `portcullis --help` and `portcullis-gateway bridge --help`.\n",
+    );
     let mut command = cli::Cli::command();
     command.build();
     describe(&mut command, "portcullis", &mut page);
+    let bridge = Command::new(env!("CARGO_BIN_EXE_portcullis-gateway"))
+        .args(["bridge", "--help"])
+        .output()
+        .unwrap();
+    let help = String::from_utf8(bridge.stdout).unwrap();
+    page.push_str(&section("portcullis-gateway bridge", &help));
     file_holds("docs/cli.md", &page);
+}
+
+fn section(path: &str, help: &str) -> String {
+    let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+    let text = lines.join("\n");
+    format!("\n## {path}\n\n```text\n{}\n```\n", text.trim_end())
 }
 
 fn describe(command: &mut clap::Command, path: &str, page: &mut String) {
@@ -61,11 +75,7 @@ fn describe(command: &mut clap::Command, path: &str, page: &mut String) {
         .bin_name(path)
         .render_long_help()
         .to_string();
-    let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
-    page.push_str(&format!(
-        "\n## {path}\n\n```text\n{}\n```\n",
-        lines.join("\n").trim_end()
-    ));
+    page.push_str(&section(path, &help));
     for inner in command.get_subcommands_mut() {
         if inner.get_name() != "help" {
             let path = format!("{path} {}", inner.get_name());
