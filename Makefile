@@ -17,7 +17,7 @@ test: ## Run every check and test that this machine can run
 lint: ## Formatting, clippy and licences only
 	@bash tests/run.sh lint
 
-generate: ## Write crds/*.yaml and the generated pages under docs/ anew
+generate: ## Write crds/*.yaml, the generated pages under docs/ and the fuzz seeds anew
 	UPDATE=1 cargo test --locked --test offline generated
 
 bench: ## Measure the gateway against a bare proxy on this machine

@@ -82,6 +82,12 @@ else
   skip "the TypeScript SDK tests: npm is missing"
 fi
 
+if command -v c++ >/dev/null; then
+  # A workspace of their own, which the checks above do not see. fuzz/Cargo.toml says how to run them.
+  check "Fuzz targets build" cargo check --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
+else
+  skip "the build of the fuzz targets: there is no C++ compiler (c++), which libFuzzer needs"
+fi
 tests "Unit tests" cargo test --locked --lib --bins
 tests "Offline tests" cargo test --locked --test offline
 tests "Gateway tests, with real servers and clients" cargo test --locked --test gateway

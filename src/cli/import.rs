@@ -14,8 +14,8 @@ use crate::policy::import::import;
 pub struct Args {
     /// The file; `-` reads standard input
     file: PathBuf,
-    /// The McpServer that the policy is for
-    #[arg(long, default_value = "mlflow", value_name = "NAME")]
+    /// The McpServer that the policy is for; a policy reaches only servers in its own namespace
+    #[arg(long, default_value = "mlflow", value_name = "[NAMESPACE/]NAME")]
     server: String,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Output::Yaml)]
@@ -44,15 +44,30 @@ pub fn run(args: Args) -> Result<(), Failure> {
             .read_to_string(&mut text)
     };
     read.map_err(unreadable)?;
-    let imported = import(&text, &args.server).map_err(|error| Failure {
+    let (namespace, server) = match args.server.split_once('/') {
+        Some((namespace, server)) if namespace.is_empty() || server.is_empty() => {
+            return Err(Failure::new(format!(
+                "--server {:?} names no server; write NAME or NAMESPACE/NAME",
+                args.server
+            )));
+        }
+        Some((namespace, server)) => (Some(namespace), server),
+        None => (None, args.server.as_str()),
+    };
+    let imported = import(&text, server).map_err(|error| Failure {
         message: format!("{shown}: {error}"),
         code: 1,
     })?;
     for note in &imported.notes {
         eprintln!("note: {}", visible(note));
     }
-    let mut policy = McpPolicy::new(&format!("{}-imported", args.server), imported.spec);
-    // Left out, so that `kubectl apply -n` decides.
-    policy.metadata.namespace = None;
+    if namespace.is_none() {
+        eprintln!(
+            "note: the policy has no namespace; it must be in that of the McpServer, which --server NAMESPACE/{server} writes"
+        );
+    }
+    let mut policy = McpPolicy::new(&format!("{server}-imported"), imported.spec);
+    // Where it is not given, `kubectl apply -n` decides.
+    policy.metadata.namespace = namespace.map(str::to_owned);
     print_data(&policy, args.output)
 }

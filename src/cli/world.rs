@@ -309,23 +309,20 @@ fn finding<T>(
 }
 
 fn of_server(server: &Located<McpServer>, diagnostic: Diagnostic) -> Finding {
-    let Diagnostic {
-        level,
-        policy: _,
-        rule,
-        path,
-        position,
-        message,
-    } = diagnostic;
-    Finding {
-        level,
-        rule,
-        expression: position,
-        ..finding(server, "McpServer", &server.object.metadata, &path, message)
-    }
+    told(server, "McpServer", &server.object.metadata, diagnostic)
 }
 
 fn of_policy(policy: &Located<McpPolicy>, diagnostic: Diagnostic) -> Finding {
+    told(policy, "McpPolicy", &policy.object.metadata, diagnostic)
+}
+
+/// What the compiler says of an object, with the place in its file.
+fn told<T>(
+    located: &Located<T>,
+    kind: &str,
+    metadata: &kube::core::ObjectMeta,
+    diagnostic: Diagnostic,
+) -> Finding {
     let Diagnostic {
         level,
         policy: _,
@@ -338,6 +335,6 @@ fn of_policy(policy: &Located<McpPolicy>, diagnostic: Diagnostic) -> Finding {
         level,
         rule,
         expression: position,
-        ..finding(policy, "McpPolicy", &policy.object.metadata, &path, message)
+        ..finding(located, kind, metadata, &path, message)
     }
 }

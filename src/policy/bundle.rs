@@ -5,6 +5,7 @@
 
 use super::canonical;
 use crate::api::{policy::McpPolicySpec, server::McpServerSpec};
+use crate::json;
 use serde::{Deserialize, Serialize};
 
 /// The format that this release writes. It reads this one and none newer.
@@ -79,6 +80,9 @@ pub struct Blocked {
 /// Why a document is no bundle that can be enforced.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
+    /// Not strict JSON: a member twice, for example, of which readers might take either.
+    #[error("the bundle is not strict JSON: {0}; write it again")]
+    Strict(#[from] json::Error),
     /// Not the JSON of a bundle.
     #[error("the bundle cannot be read: {0}")]
     Json(#[from] serde_json::Error),
@@ -102,6 +106,7 @@ impl Bundle {
     ///
     /// The revision is taken over the text's own content, so that fields which this release does not know count too.
     pub fn parse(bytes: &[u8]) -> Result<Self, BundleError> {
+        json::check(bytes)?;
         let value: serde_json::Value = serde_json::from_slice(bytes)?;
         let found = revision(value.clone());
         let bundle: Bundle = serde_json::from_value(value)?;

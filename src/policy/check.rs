@@ -6,6 +6,7 @@
 //! not do: decide what an error means for a rule.
 
 mod eval;
+mod fuel;
 mod functions;
 mod ir;
 mod lex;
@@ -14,13 +15,16 @@ mod parse;
 #[cfg(test)]
 mod tests;
 mod time;
+mod tree;
 mod value;
 
-pub use eval::{Env, EvalError};
+pub use eval::Env;
+pub use fuel::EvalError;
 pub use value::Args;
 
 use super::diagnostic::Position;
-use eval::{Fuel, Run};
+use eval::Run;
+use fuel::Fuel;
 use ir::{Expr, Kind};
 use value::Val;
 

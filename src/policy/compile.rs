@@ -5,6 +5,7 @@
 
 mod limits;
 mod policy;
+mod scribe;
 mod server;
 
 pub use server::unsupported;

@@ -6,112 +6,19 @@
 
 mod charge;
 mod names;
+mod side;
 mod visible;
 
 use super::check::{Args, Env, EvalError};
 use super::decision::{Call, Caller, Decision, Denial, Outcome, RuleId, Shadow};
 use super::inventory::{Bound, Tool, shows};
-use super::program::{Default as DefaultRule, Rule};
-use crate::api::policy::{Action, DefaultAction};
+use super::program::{Closed, Rule};
+use crate::api::policy::Action;
 use crate::json;
 use charge::{charges, demand};
 use jiff::Timestamp;
+use side::{Bits, Side};
 use std::sync::Arc;
-
-/// The strictest that has been found for one set of policies.
-#[derive(Default)]
-struct Side<'p> {
-    found: Option<Found<'p>>,
-    /// A rule that could match with other arguments shows the tool.
-    may_show: bool,
-}
-
-struct Found<'p> {
-    outcome: Outcome,
-    by: &'p Arc<RuleId>,
-    reason: Option<Arc<str>>,
-}
-
-impl<'p> Side<'p> {
-    /// Rules come in order of attribution, so the first of equally strict ones stays; faults of the arguments may come out
-    /// of turn and are compared by name.
-    fn record(&mut self, outcome: Outcome, by: &'p Arc<RuleId>, reason: Option<&Arc<str>>) {
-        let better = match &self.found {
-            None => true,
-            Some(found) => {
-                let (old, new) = (found.outcome.strictness(), outcome.strictness());
-                new > old || (new == old && by < found.by)
-            }
-        };
-        if better {
-            self.found = Some(Found {
-                outcome,
-                by,
-                reason: reason.cloned(),
-            });
-        }
-    }
-
-    /// Whether the tool is hidden from the caller whatever the arguments.
-    fn hides(&self, default: &DefaultRule) -> bool {
-        match &self.found {
-            Some(found) => found.outcome == Outcome::Hide,
-            None => !self.may_show && default.action == DefaultAction::Hide,
-        }
-    }
-
-    fn finish(self, default: &'p DefaultRule) -> Found<'p> {
-        if let Some(found) = self.found {
-            return found;
-        }
-        let (outcome, reason) = match default.action {
-            DefaultAction::Allow => (Outcome::Allow, None),
-            DefaultAction::Deny => (Outcome::Deny(Denial::Rule), Some("no rule allows this")),
-            DefaultAction::Hide if self.may_show => (
-                Outcome::Deny(Denial::NotAllowed),
-                Some("no rule allows these arguments"),
-            ),
-            DefaultAction::Hide => (Outcome::Hide, None),
-        };
-        Found {
-            outcome,
-            by: &default.by,
-            reason: reason.map(Arc::from),
-        }
-    }
-}
-
-/// Which of a tool's rules match; on the stack for up to 256.
-#[derive(Default)]
-struct Bits {
-    first: [u64; 4],
-    more: Vec<u64>,
-}
-
-impl Bits {
-    fn set(&mut self, at: usize) {
-        let word = match at / 64 {
-            word @ 0..4 => self.first.get_mut(word),
-            word => {
-                if self.more.len() <= word - 4 {
-                    self.more.resize(word - 3, 0);
-                }
-                self.more.get_mut(word - 4)
-            }
-        };
-        if let Some(word) = word {
-            *word |= 1 << (at % 64);
-        }
-    }
-
-    fn get(&self, at: usize) -> bool {
-        let word = match at / 64 {
-            word @ 0..4 => self.first.get(word),
-            word => self.more.get(word - 4),
-        };
-        word.is_some_and(|word| word & (1 << (at % 64)) != 0)
-    }
-}
 
 /// What a rule says, once its selector and callers hold.
 pub(super) enum Verdict {
@@ -205,16 +112,7 @@ impl Bound {
     fn decide(&self, call: &Call<'_>, now: Timestamp) -> Decision {
         let program = &*self.program;
         if let Some(closed) = &program.closed {
-            let denial = if closed.blocked {
-                Denial::Blocked
-            } else {
-                Denial::NoPolicy
-            };
-            return plain(
-                Outcome::Deny(denial),
-                &closed.by,
-                Some(Arc::clone(&closed.reason)),
-            );
+            return denied(closed);
         }
         let Some(tool) = self.tool(call.tool) else {
             return plain(Outcome::Unknown, &program.inventory, None);
@@ -363,6 +261,20 @@ fn plain(outcome: Outcome, by: &Arc<RuleId>, reason: Option<Arc<str>>) -> Decisi
         approval: None,
         shadow: None,
     }
+}
+
+/// Nothing can be decided, so all is denied.
+fn denied(closed: &Closed) -> Decision {
+    let denial = if closed.blocked {
+        Denial::Blocked
+    } else {
+        Denial::NoPolicy
+    };
+    plain(
+        Outcome::Deny(denial),
+        &closed.by,
+        Some(Arc::clone(&closed.reason)),
+    )
 }
 
 /// What `enforcement: Audit` makes of a decision: forwarded, with every refusal as a shadow.

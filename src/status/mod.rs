@@ -57,6 +57,15 @@ impl<'a> Conditions<'a> {
             &self.now,
         ));
     }
+
+    /// A condition that is there only while True, for the reason why another does not hold.
+    fn put_because(&mut self, kind: ConditionType, cause: &Verdict) {
+        let verdict = Verdict {
+            status: ConditionStatus::True,
+            ..cause.clone()
+        };
+        self.put(kind, &verdict);
+    }
 }
 
 /// How a condition stands, and why.

@@ -118,21 +118,9 @@ fn conditions(inputs: &Inputs<'_>, accepted: &Verdict, programmed: &Verdict) -> 
     };
     conditions.put(ConditionType::Ready, &ready);
     if !accepted.holds() {
-        conditions.put(
-            ConditionType::Stalled,
-            &Verdict {
-                status: ConditionStatus::True,
-                ..accepted.clone()
-            },
-        );
+        conditions.put_because(ConditionType::Stalled, accepted);
     } else if !programmed.holds() {
-        conditions.put(
-            ConditionType::Reconciling,
-            &Verdict {
-                status: ConditionStatus::True,
-                ..programmed.clone()
-            },
-        );
+        conditions.put_because(ConditionType::Reconciling, programmed);
     }
     conditions.list
 }

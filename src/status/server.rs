@@ -110,21 +110,9 @@ fn conditions(inputs: &Inputs<'_>) -> Vec<crate::api::condition::Condition> {
         } else {
             &accepted
         };
-        conditions.put(
-            ConditionType::Stalled,
-            &Verdict {
-                status: ConditionStatus::True,
-                ..cause.clone()
-            },
-        );
+        conditions.put_because(ConditionType::Stalled, cause);
     } else if !programmed.holds() {
-        conditions.put(
-            ConditionType::Reconciling,
-            &Verdict {
-                status: ConditionStatus::True,
-                ..programmed.clone()
-            },
-        );
+        conditions.put_because(ConditionType::Reconciling, &programmed);
     }
     conditions.list
 }

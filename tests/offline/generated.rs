@@ -1,7 +1,9 @@
 //! Files that are generated from the code: each test fails when its file differs, and `UPDATE=1` rewrites the files.
 
+use portcullis::cli::world::World;
+use portcullis::policy::bundle::Bundle;
 use portcullis::{api, cli};
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
 /// Compares a file of the repository with what it should hold, or rewrites it.
 fn file_holds(path: &str, expected: &str) {
@@ -45,11 +47,25 @@ fn the_page_about_tools_is_that_of_the_catalogue() {
 #[test]
 fn the_page_about_the_command_line_is_that_of_the_commands() {
     use clap::CommandFactory as _;
-    let mut page = String::from("# Command line\n\nGenerated from `portcullis --help`.\n");
+    let mut page = String::from(
+        "# Command line\n\nGenerated from `portcullis --help` and `portcullis-gateway bridge --help`.\n",
+    );
     let mut command = cli::Cli::command();
     command.build();
     describe(&mut command, "portcullis", &mut page);
+    let bridge = Command::new(env!("CARGO_BIN_EXE_portcullis-gateway"))
+        .args(["bridge", "--help"])
+        .output()
+        .unwrap();
+    let help = String::from_utf8(bridge.stdout).unwrap();
+    page.push_str(&section("portcullis-gateway bridge", &help));
     file_holds("docs/cli.md", &page);
+}
+
+fn section(path: &str, help: &str) -> String {
+    let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+    let text = lines.join("\n");
+    format!("\n## {path}\n\n```text\n{}\n```\n", text.trim_end())
 }
 
 fn describe(command: &mut clap::Command, path: &str, page: &mut String) {
@@ -59,15 +75,32 @@ fn describe(command: &mut clap::Command, path: &str, page: &mut String) {
         .bin_name(path)
         .render_long_help()
         .to_string();
-    let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
-    page.push_str(&format!(
-        "\n## {path}\n\n```text\n{}\n```\n",
-        lines.join("\n").trim_end()
-    ));
+    page.push_str(&section(path, &help));
     for inner in command.get_subcommands_mut() {
         if inner.get_name() != "help" {
             let path = format!("{path} {}", inner.get_name());
             describe(inner, &path, page);
         }
     }
+}
+
+#[test]
+fn the_fuzz_seeds_for_bundles_are_those_of_the_examples() {
+    let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut count = 0;
+    for entry in fs::read_dir(examples).unwrap() {
+        let folder = entry.unwrap().path();
+        if !folder.join("server.yaml").exists() {
+            continue;
+        }
+        let world = World::load(std::slice::from_ref(&folder), "portcullis-system").unwrap();
+        let server = world.server(None).unwrap();
+        let bundle = world.whole_bundle(&server.object).unwrap();
+        let text = format!("{}\n", serde_json::to_string(&bundle).unwrap());
+        assert_eq!(Bundle::parse(text.as_bytes()).unwrap(), bundle);
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        file_holds(&format!("fuzz/seeds/bundle/{name}.json"), &text);
+        count += 1;
+    }
+    assert_eq!(count, 5);
 }

@@ -62,3 +62,43 @@ fn imported_policies_are_valid_and_no_two_counters_become_one() {
         assert_eq!(found, counters, "{yaml}");
     }
 }
+
+#[test]
+fn an_imported_policy_reaches_the_server_that_was_named_with_its_namespace() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("policy.txt");
+    std::fs::write(&source, POLICYLAYER).unwrap();
+    let import = |server: &str| {
+        Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["import", "--server", server])
+            .arg(&source)
+            .output()
+            .unwrap()
+    };
+    let imported = import("ml/mlflow");
+    assert!(imported.status.success());
+    std::fs::write(folder.path().join("imported.yaml"), &imported.stdout).unwrap();
+    let quickstart = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/examples/quickstart/server.yaml"
+    );
+    std::fs::copy(quickstart, folder.path().join("server.yaml")).unwrap();
+    let checked = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["validate", "--strict"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(
+        (
+            checked.status.code(),
+            String::from_utf8_lossy(&checked.stderr).as_ref()
+        ),
+        (Some(0), "")
+    );
+    let said = |server: &str| String::from_utf8(import(server).stderr).unwrap();
+    assert!(said("mlflow").contains("--server NAMESPACE/mlflow"));
+    assert!(!said("ml/mlflow").contains("--server"));
+    for wrong in ["/mlflow", "ml/"] {
+        assert!(said(wrong).contains("write NAME or NAMESPACE/NAME"));
+    }
+}

@@ -9,8 +9,30 @@ use super::{Served, State};
 use crate::api::Switch;
 use crate::gateway::record::Outcome;
 
+/// What is shown once all runs: where each server is, and what to do next.
+pub fn start(state: &State, address: SocketAddr) -> String {
+    let rows: Vec<_> = state
+        .served
+        .values()
+        .map(|served| row(served, address))
+        .collect();
+    let mut text = format!(
+        "\n{}",
+        columns(
+            &["Server", "URL", "Tools visible", "Policies", "Callers"],
+            &rows
+        )
+    );
+    text.push_str("\nPoint an MCP client at a URL. `portcullis status` shows more, `portcullis approvals list` what waits for you; Ctrl-C ends it.\n");
+    if let Some(open) = open_warning(state, address) {
+        text.push_str(&open);
+    }
+    text.push('\n');
+    text
+}
+
 /// One server of the start-up table.
-pub fn row(served: &Served, address: SocketAddr) -> Vec<String> {
+fn row(served: &Served, address: SocketAddr) -> Vec<String> {
     let gateway = &served.gateway;
     let url = url(served, address);
     let Some(snapshot) = gateway.snapshot() else {
@@ -60,7 +82,7 @@ pub fn url(served: &Served, address: SocketAddr) -> String {
     format!(
         "http://{host}:{}{}",
         address.port(),
-        super::path_of(&served.server)
+        super::force::path_of(&served.server)
     )
 }
 
@@ -87,7 +109,7 @@ fn callers(served: &Served) -> &'static str {
 }
 
 /// What to say of servers that admit anyone or nobody.
-pub fn open_warning(state: &State, address: SocketAddr) -> Option<String> {
+fn open_warning(state: &State, address: SocketAddr) -> Option<String> {
     let named = |wanted: &str| -> Vec<&str> {
         state
             .served

@@ -3,6 +3,7 @@
 //! In: an [`Expr`] and an [`Env`]. Out: a value, or why there is none. Work is bounded by fuel, recursion by the depth that
 //! the compiler admitted. Nothing is looked up by name, and nothing here panics.
 
+use super::fuel::{EvalError, Fuel};
 use super::functions::{component, convert};
 use super::ir::{Expr, Function, Macro, Operator, Variable};
 use super::lower::arithmetic;
@@ -15,8 +16,6 @@ use std::{borrow::Cow, cmp::Ordering};
 const MAX_ELEMENTS: usize = 1_000;
 /// Bytes of text that a pattern is run over.
 const MAX_SUBJECT: usize = 64 * 1024;
-/// Steps that one evaluation may take: some milliseconds at most, where usual ones take less than a microsecond.
-const FUEL: usize = 1_000_000;
 
 /// What an expression can see.
 #[derive(Clone, Copy, Debug)]
@@ -35,66 +34,6 @@ pub struct Env<'a> {
     pub session: &'a str,
     /// The time of the decision.
     pub now: Timestamp,
-}
-
-/// Why an expression has no value.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct EvalError {
-    message: Cow<'static, str>,
-    exhausted: bool,
-}
-
-impl EvalError {
-    pub(super) fn new(message: String) -> Self {
-        Self {
-            message: Cow::Owned(message),
-            exhausted: false,
-        }
-    }
-
-    pub(super) fn fixed(message: &'static str) -> Self {
-        Self {
-            message: Cow::Borrowed(message),
-            exhausted: false,
-        }
-    }
-
-    /// Whether the work ran out: then nothing else that the expression says counts.
-    pub(super) fn is_exhausted(&self) -> bool {
-        self.exhausted
-    }
-}
-
-/// Work that is left.
-#[derive(Debug)]
-pub(super) struct Fuel(usize);
-
-impl Fuel {
-    pub fn full() -> Self {
-        Fuel(FUEL)
-    }
-
-    pub fn burn(&mut self, steps: usize) -> Result<(), EvalError> {
-        match self.0.checked_sub(steps) {
-            Some(left) => {
-                self.0 = left;
-                Ok(())
-            }
-            None => {
-                self.0 = 0;
-                Err(EvalError {
-                    message: Cow::Borrowed("the condition takes too much work on these arguments"),
-                    exhausted: true,
-                })
-            }
-        }
-    }
-
-    /// Text is worked through many bytes a step.
-    pub fn burn_bytes(&mut self, bytes: usize) -> Result<(), EvalError> {
-        self.burn(bytes / 16)
-    }
 }
 
 pub(super) struct Run<'a> {

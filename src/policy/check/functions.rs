@@ -1,6 +1,7 @@
 //! Functions of one value, and the parts of a time.
 
-use super::eval::{EvalError, overflow, wrong};
+use super::eval::{overflow, wrong};
+use super::fuel::EvalError;
 use super::ir::{Function, Part};
 use super::time;
 use super::value::Val;

@@ -5,7 +5,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-pub(super) use super::parse::Operator;
+pub(super) use super::tree::Operator;
 
 #[derive(Clone, Debug)]
 pub(super) enum Expr {

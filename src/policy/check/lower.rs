@@ -7,7 +7,7 @@ mod calls;
 
 use super::Fault;
 use super::ir::{Const, Expr, Kind, Operator, Variable};
-use super::parse::{self, Node};
+use super::tree::{self, Node};
 
 type Typed = (Expr, Option<Kind>);
 
@@ -32,18 +32,18 @@ impl Lowering {
     pub fn lower(&mut self, node: &Node) -> Result<Typed, Fault> {
         let at = node.at;
         Ok(match &node.kind {
-            parse::Kind::Null => (Expr::Const(Const::Null), Some(Kind::Null)),
-            parse::Kind::Bool(value) => (Expr::Const(Const::Bool(*value)), Some(Kind::Bool)),
-            parse::Kind::Int(value) => (Expr::Const(Const::Int(*value)), Some(Kind::Int)),
-            parse::Kind::Uint(value) => (Expr::Const(Const::Uint(*value)), Some(Kind::Uint)),
-            parse::Kind::Double(value) => (Expr::Const(Const::Double(*value)), Some(Kind::Double)),
-            parse::Kind::Str(text) => (
+            tree::Kind::Null => (Expr::Const(Const::Null), Some(Kind::Null)),
+            tree::Kind::Bool(value) => (Expr::Const(Const::Bool(*value)), Some(Kind::Bool)),
+            tree::Kind::Int(value) => (Expr::Const(Const::Int(*value)), Some(Kind::Int)),
+            tree::Kind::Uint(value) => (Expr::Const(Const::Uint(*value)), Some(Kind::Uint)),
+            tree::Kind::Double(value) => (Expr::Const(Const::Double(*value)), Some(Kind::Double)),
+            tree::Kind::Str(text) => (
                 Expr::Const(Const::Str(text.as_str().into())),
                 Some(Kind::String),
             ),
-            parse::Kind::Ident(name) => self.variable(at, name)?,
-            parse::Kind::Select(operand, field) => self.select(at, operand, field)?,
-            parse::Kind::Index(operand, index) => {
+            tree::Kind::Ident(name) => self.variable(at, name)?,
+            tree::Kind::Select(operand, field) => self.select(at, operand, field)?,
+            tree::Kind::Index(operand, index) => {
                 let (operand, kind) = self.lower(operand)?;
                 if let Some(kind) = kind.filter(|k| !matches!(k, Kind::List | Kind::Map)) {
                     return Err(Fault::new(
@@ -68,13 +68,13 @@ impl Lowering {
                     _ => (Expr::Index(Box::new(operand), Box::new(index)), None),
                 }
             }
-            parse::Kind::List(items) => self.list(items)?,
-            parse::Kind::Map(entries) => self.map(entries)?,
-            parse::Kind::Not(operand) => (
+            tree::Kind::List(items) => self.list(items)?,
+            tree::Kind::Map(entries) => self.map(entries)?,
+            tree::Kind::Not(operand) => (
                 Expr::Not(Box::new(self.boolean(operand, "!")?)),
                 Some(Kind::Bool),
             ),
-            parse::Kind::Negate(operand) => {
+            tree::Kind::Negate(operand) => {
                 let (operand, kind) = self.lower(operand)?;
                 if let Some(kind) = kind.filter(|k| !matches!(k, Kind::Int | Kind::Double)) {
                     return Err(Fault::new(
@@ -84,21 +84,17 @@ impl Lowering {
                 }
                 (Expr::Negate(Box::new(operand)), kind)
             }
-            parse::Kind::And(terms) => (Expr::And(self.booleans(terms, "&&")?), Some(Kind::Bool)),
-            parse::Kind::Or(terms) => (Expr::Or(self.booleans(terms, "||")?), Some(Kind::Bool)),
-            parse::Kind::Binary(operator, left, right) => {
-                self.binary(at, *operator, left, right)?
-            }
-            parse::Kind::Ternary(condition, yes, no) => {
+            tree::Kind::And(terms) => (Expr::And(self.booleans(terms, "&&")?), Some(Kind::Bool)),
+            tree::Kind::Or(terms) => (Expr::Or(self.booleans(terms, "||")?), Some(Kind::Bool)),
+            tree::Kind::Binary(operator, left, right) => self.binary(at, *operator, left, right)?,
+            tree::Kind::Ternary(condition, yes, no) => {
                 let condition = self.boolean(condition, "? :")?;
                 let (yes, first) = self.lower(yes)?;
                 let (no, second) = self.lower(no)?;
                 let kind = first.filter(|_| first == second);
                 (Expr::Ternary(Box::new((condition, yes, no))), kind)
             }
-            parse::Kind::Call(name, target, args) => {
-                self.call(at, name, target.as_deref(), args)?
-            }
+            tree::Kind::Call(name, target, args) => self.call(at, name, target.as_deref(), args)?,
         })
     }
 
@@ -130,7 +126,7 @@ impl Lowering {
 
     /// `tool.name` and the like; these are resolved now, so that a misspelt one is found before it decides anything.
     fn field_of_context(operand: &Node, field: &str) -> Option<Result<(Variable, Kind), Fault>> {
-        let parse::Kind::Ident(base) = &operand.kind else {
+        let tree::Kind::Ident(base) = &operand.kind else {
             return None;
         };
         Some(Ok(match (base.as_str(), field) {
@@ -184,7 +180,7 @@ impl Lowering {
         let mut lowered = Vec::with_capacity(entries.len());
         let mut seen = std::collections::BTreeSet::new();
         for (key, value) in entries {
-            let parse::Kind::Str(name) = &key.kind else {
+            let tree::Kind::Str(name) = &key.kind else {
                 return Err(Fault::new(
                     key.at,
                     "the keys of a map must be literal strings",

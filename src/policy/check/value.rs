@@ -3,7 +3,7 @@
 //! In: the call's JSON, a caller's claims, constants. Out: values with the strict comparisons of this engine: `==` between
 //! different kinds is an error, numbers are one kind and compared exactly, null compares with anything.
 
-use super::eval::{EvalError, Fuel};
+use super::fuel::{EvalError, Fuel};
 use super::ir::{Const, Kind};
 use crate::json;
 use jiff::{SignedDuration, Timestamp};

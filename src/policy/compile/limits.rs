@@ -1,6 +1,7 @@
 //! Limits and approval settings of a rule.
 
-use super::policy::{Context, MAX_NAME, Scribe};
+use super::policy::{Context, MAX_NAME};
+use super::scribe::Scribe;
 use crate::api::policy::{Action, Rule as Written, Scope};
 use crate::policy::check::Cost;
 use crate::policy::decision::Counter;

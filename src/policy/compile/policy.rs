@@ -2,11 +2,12 @@
 
 use super::Owner;
 use super::limits::{approval, limits};
+use super::scribe::Scribe;
 use crate::api::policy::{Action, McpPolicySpec, Mode, PromptRule, ResourceRule, Rule as Written};
-use crate::policy::check::{Condition, Cost, Fault};
+use crate::policy::check::{Condition, Cost};
 use crate::policy::decision::Counter;
 use crate::policy::diagnostic::{Diagnostic, Level};
-use crate::policy::matcher::{Glob, Globs, grant_glob, uri_fault};
+use crate::policy::matcher::{Glob, Globs, uri_fault};
 use crate::policy::program::{NameRule, Rule, Selector};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,78 +40,6 @@ impl Compiled {
     }
 }
 
-/// Collects the findings about one rule.
-pub(super) struct Scribe<'a> {
-    pub owner: &'a Owner<'a>,
-    rule: Option<String>,
-    base: String,
-    findings: &'a mut Vec<Diagnostic>,
-}
-
-impl Scribe<'_> {
-    pub fn error(&mut self, field: &str, message: impl Into<String>) {
-        self.push(Level::Error, field, message);
-    }
-
-    pub fn warn(&mut self, field: &str, message: impl Into<String>) {
-        self.push(Level::Warning, field, message);
-    }
-
-    fn push(&mut self, level: Level, field: &str, message: impl Into<String>) {
-        let path = if field.is_empty() {
-            self.base.clone()
-        } else {
-            format!("{}.{field}", self.base)
-        };
-        self.findings.push(
-            self.owner
-                .finding(level, self.rule.as_deref(), path, None, message),
-        );
-    }
-
-    pub fn fault(&mut self, field: &str, source: &str, fault: Fault) {
-        let path = format!("{}.{field}", self.base);
-        let position = Some(fault.position(source));
-        self.findings.push(self.owner.finding(
-            Level::Error,
-            self.rule.as_deref(),
-            path,
-            position,
-            fault.message,
-        ));
-    }
-
-    fn globs(
-        &mut self,
-        field: &str,
-        patterns: &[String],
-        make: fn(&str) -> Result<Glob, String>,
-    ) -> Vec<Glob> {
-        let mut globs = Vec::with_capacity(patterns.len());
-        for (i, pattern) in patterns.iter().enumerate() {
-            match make(pattern) {
-                Ok(glob) => globs.push(glob),
-                Err(message) => self.error(&format!("{field}[{i}]"), message),
-            }
-        }
-        globs
-    }
-
-    fn callers(&mut self, callers: &[String], except: &[String]) -> Globs {
-        let globs = Globs {
-            any_of: self.globs("callers", callers, grant_glob),
-            except: self.globs("exceptCallers", except, grant_glob),
-        };
-        if globs.is_never() && (!callers.is_empty() || !except.is_empty()) {
-            self.warn(
-                "exceptCallers",
-                "every caller is excepted, so this rule can never match",
-            );
-        }
-        globs
-    }
-}
-
 pub(super) fn compile(
     owner: &Owner<'_>,
     server: &Arc<str>,
@@ -118,12 +47,7 @@ pub(super) fn compile(
     spec: &McpPolicySpec,
     findings: &mut Vec<Diagnostic>,
 ) -> Compiled {
-    let mut top = Scribe {
-        owner,
-        rule: None,
-        base: "spec".to_owned(),
-        findings,
-    };
+    let mut top = Scribe::of_policy(owner, &mut *findings);
     targets(spec, &mut top);
     for unknown in spec.unknown_fields() {
         let rule = rule_of(spec, &unknown.path);
@@ -134,7 +58,7 @@ pub(super) fn compile(
             None,
             "there is no such field; correct its spelling or remove it, as a misspelt key must not loosen a rule",
         );
-        top.findings.push(finding);
+        top.add(finding);
     }
     for (field, count) in [
         ("rules", spec.rules.len()),
@@ -150,12 +74,8 @@ pub(super) fn compile(
     let mut names = BTreeSet::new();
     let mut compiled = Compiled::default();
     for (i, rule) in spec.rules.iter().enumerate() {
-        let mut scribe = Scribe {
-            owner,
-            rule: Some(rule.name.clone()),
-            base: format!("spec.rules[{i}]"),
-            findings: &mut *findings,
-        };
+        let base = format!("spec.rules[{i}]");
+        let mut scribe = Scribe::of_rule(owner, &rule.name, base, &mut *findings);
         name(&rule.name, &mut names, &mut scribe);
         let context = Context {
             server,
@@ -168,23 +88,15 @@ pub(super) fn compile(
     }
     names.clear();
     for (i, rule) in spec.prompts.iter().enumerate() {
-        let mut scribe = Scribe {
-            owner,
-            rule: Some(rule.name.clone()),
-            base: format!("spec.prompts[{i}]"),
-            findings: &mut *findings,
-        };
+        let base = format!("spec.prompts[{i}]");
+        let mut scribe = Scribe::of_rule(owner, &rule.name, base, &mut *findings);
         name(&rule.name, &mut names, &mut scribe);
         compiled.prompts.push(prompt_rule(rule, audit, &mut scribe));
     }
     names.clear();
     for (i, rule) in spec.resources.iter().enumerate() {
-        let mut scribe = Scribe {
-            owner,
-            rule: Some(rule.name.clone()),
-            base: format!("spec.resources[{i}]"),
-            findings: &mut *findings,
-        };
+        let base = format!("spec.resources[{i}]");
+        let mut scribe = Scribe::of_rule(owner, &rule.name, base, &mut *findings);
         name(&rule.name, &mut names, &mut scribe);
         compiled
             .resources

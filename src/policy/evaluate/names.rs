@@ -1,11 +1,12 @@
 //! Prompts and resources: rules by name, without limits, conditions or approval.
 
-use super::{DefaultRule, Side, forwarded, outcome_of, plain};
+use super::side::Side;
+use super::{denied, forwarded, outcome_of, plain};
 use crate::api::policy::DefaultAction;
-use crate::policy::decision::{Caller, Decision, Denial, Outcome, RuleId, Shadow};
+use crate::policy::decision::{Caller, Decision, Outcome, RuleId, Shadow};
 use crate::policy::inventory::Bound;
 use crate::policy::matcher::uri_fault;
-use crate::policy::program::{NameRule, Program};
+use crate::policy::program::{Default as DefaultRule, NameRule, Program};
 use std::sync::Arc;
 
 impl Bound {
@@ -57,16 +58,7 @@ impl Bound {
     fn by_name(&self, rules: &[NameRule], name: &str, caller: &Caller) -> Decision {
         let program = &*self.program;
         if let Some(closed) = &program.closed {
-            let denial = if closed.blocked {
-                Denial::Blocked
-            } else {
-                Denial::NoPolicy
-            };
-            let decision = plain(
-                Outcome::Deny(denial),
-                &closed.by,
-                Some(Arc::clone(&closed.reason)),
-            );
+            let decision = denied(closed);
             return if program.audit {
                 forwarded(decision)
             } else {

@@ -1,6 +1,7 @@
 //! Who can see a tool in a list.
 
-use super::{Side, Verdict, env, verdict};
+use super::side::Side;
+use super::{Verdict, env, verdict};
 use crate::api::policy::{Action, DefaultAction};
 use crate::policy::check::Args;
 use crate::policy::decision::Caller;

@@ -51,7 +51,7 @@ pub(super) fn deny_when(
     };
     Condition::compile(&when)
         .map_err(|fault| format!("{op} on {path} cannot be written in CEL: {}", fault.message))?;
-    Ok((when, super::text(entry, &["on_deny", "reason"])))
+    Ok((when, super::names::text(entry, &["on_deny", "reason"])))
 }
 
 fn holds(path: &str, op: &str, value: &Value) -> Result<String, String> {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::api::policy::Scope;
 use crate::policy::compile::compile;
 use crate::policy::inventory::{Bound, Definition};
 use crate::policy::tests::{bundle, now};

@@ -2,8 +2,8 @@
 
 use super::super::Fault;
 use super::super::ir::{Const, Expr, Function, Kind, Macro, Part};
-use super::super::parse::{self, Node};
 use super::super::time;
+use super::super::tree::{self, Node};
 use super::{Lowering, Typed};
 
 /// Memory that one compiled pattern may take.
@@ -99,7 +99,7 @@ impl Lowering {
             None,
             [
                 Node {
-                    kind: parse::Kind::Select(operand, field),
+                    kind: tree::Kind::Select(operand, field),
                     ..
                 },
             ],
@@ -141,7 +141,7 @@ impl Lowering {
         }
         let [
             Node {
-                kind: parse::Kind::Ident(local),
+                kind: tree::Kind::Ident(local),
                 ..
             },
             body,
@@ -191,7 +191,7 @@ impl Lowering {
                 ));
             }
         };
-        let parse::Kind::Str(text) = &pattern.kind else {
+        let tree::Kind::Str(text) = &pattern.kind else {
             return Err(Fault::new(
                 pattern.at,
                 "the pattern of `matches` must be a literal string",
@@ -235,7 +235,7 @@ impl Lowering {
             [] => 0,
             [
                 Node {
-                    kind: parse::Kind::Str(zone),
+                    kind: tree::Kind::Str(zone),
                     at,
                     ..
                 },

@@ -1,0 +1,249 @@
+//! What the files say, put into force: at the start, and again whenever they change.
+//!
+//! In: the objects of the files. Out: a gateway for each server under what is accepted. Must not do: loosen anything because
+//! a file is wrong; what is wrong is told and leaves what it concerns as it was.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::super::output::{Failure, plural};
+use super::super::world::{Finding, Name, World, name_of, variable_for};
+use super::{EnvironmentKey, Served, Serving, State};
+use crate::api::condition::Reason;
+use crate::api::policy::McpPolicy;
+use crate::api::server::McpServer;
+use crate::gateway::Gateway;
+use crate::gateway::snapshot::Environment;
+use crate::policy::bundle::{Blocked, Bundle};
+use crate::policy::diagnostic::Level;
+use crate::status::server::Refusal;
+
+impl Serving {
+    /// Reads the files again and puts what is right of them into force.
+    pub(super) async fn reload(self: &Arc<Self>) {
+        let (paths_given, namespace) = (
+            self.args.filename.clone(),
+            self.args.operator_namespace.clone(),
+        );
+        let loaded =
+            tokio::task::spawn_blocking(move || World::load(&paths_given, &namespace)).await;
+        let world = match loaded {
+            Ok(Ok(world)) => world,
+            Ok(Err(findings)) => return self.refuse(findings),
+            Err(error) => return tracing::error!(%error, "the files could not be read again"),
+        };
+        if let Err(failure) = paths(&world) {
+            return tracing::error!("{}; what was in force stays", failure.message);
+        }
+        let findings = self.put(world).await;
+        if findings.iter().any(|finding| finding.level == Level::Error) {
+            self.refuse(findings);
+        } else {
+            let count = self.lock().accepted.all().count();
+            tracing::info!(
+                "the files changed: {} and {} are in force",
+                plural(self.gateways().len(), "server"),
+                policies(count)
+            );
+        }
+    }
+
+    fn refuse(&self, findings: Vec<Finding>) {
+        for finding in &findings {
+            eprintln!("{finding}");
+        }
+        tracing::error!("the files have errors; what they concern stays as it was");
+        self.lock().findings = findings;
+    }
+
+    /// Puts objects into force; what is wrong is returned and leaves what it concerns as it was.
+    pub(super) async fn put(self: &Arc<Self>, world: World) -> Vec<Finding> {
+        let mut gone = Vec::new();
+        let findings = {
+            let mut state = self.lock();
+            let (mut findings, blocked) = state.accepted.update(&world);
+            let now = Timestamp::now();
+            for policy in &world.policies {
+                state
+                    .policies_created
+                    .entry(name_of(&policy.object.metadata))
+                    .or_insert(now);
+            }
+            let present: Vec<Name> = world
+                .servers
+                .iter()
+                .map(|server| name_of(&server.object.metadata))
+                .collect();
+            let removed: Vec<Name> = state
+                .served
+                .keys()
+                .filter(|name| !present.contains(name))
+                .cloned()
+                .collect();
+            gone.extend(removed.iter().filter_map(|name| state.served.remove(name)));
+            for located in &world.servers {
+                let name = name_of(&located.object.metadata);
+                state.refusals.remove(&name);
+                if let Err(message) = self.put_server(&mut state, &world, &located.object, &blocked)
+                {
+                    state.refusals.insert(
+                        name,
+                        Refusal {
+                            reason: Reason::Invalid,
+                            message: message.clone(),
+                        },
+                    );
+                    findings.push(Finding {
+                        level: Level::Error,
+                        file: located.file.clone(),
+                        line: located.at.line,
+                        column: located.at.column,
+                        object: format!("McpServer {}", name_of(&located.object.metadata).1),
+                        rule: None,
+                        path: String::new(),
+                        expression: None,
+                        message,
+                    });
+                }
+            }
+            let routes = state
+                .served
+                .values()
+                .map(|served| (path_of(&served.server), Arc::clone(&served.gateway)))
+                .collect();
+            self.routes.set(routes);
+            state.world = world;
+            state.findings.clone_from(&findings);
+            findings
+        };
+        for served in gone {
+            served.gateway.shutdown().await;
+        }
+        findings
+    }
+
+    fn put_server(
+        &self,
+        state: &mut State,
+        world: &World,
+        server: &McpServer,
+        blocked: &[(McpPolicy, String)],
+    ) -> Result<(), String> {
+        let name = name_of(&server.metadata);
+        let secrets = world.secrets_of(&name.0);
+        let environment: EnvironmentKey = (secrets.clone(), self.env.clone());
+        let blocked = blocked
+            .iter()
+            .filter(|(policy, _)| world.targets(policy, server))
+            .map(|(policy, message)| {
+                let (namespace, name) = name_of(&policy.metadata);
+                Blocked {
+                    policy: format!("{namespace}/{name}"),
+                    message: message.clone(),
+                }
+            })
+            .collect();
+        let sequence = state
+            .served
+            .get(&name)
+            .map_or(1, |served| served.sequence + 1);
+        let bundle = world
+            .bundle(server, state.accepted.all(), blocked, sequence)
+            .map_err(|failure| failure.message)?;
+        let make = || Environment {
+            secrets: Box::new(secrets.clone()),
+            env: self.env.clone(),
+        };
+        match state.served.get_mut(&name) {
+            None => {
+                let wanted = bundle.clone();
+                let gateway = Gateway::start(&self.shared, make(), bundle)
+                    .map_err(|error| error.to_string())?;
+                missing(&gateway)?;
+                let (server, created) = (server.clone(), Timestamp::now());
+                state.served.insert(
+                    name,
+                    Served {
+                        gateway,
+                        server,
+                        sequence,
+                        environment,
+                        created,
+                        wanted,
+                    },
+                );
+            }
+            Some(served) => {
+                if served.environment != environment {
+                    served
+                        .gateway
+                        .refresh(Some(make()))
+                        .map_err(|error| error.to_string())?;
+                    served.environment = environment;
+                }
+                served.wanted = bundle.clone();
+                if changed(&served.gateway, &bundle) {
+                    served
+                        .gateway
+                        .apply(bundle)
+                        .map_err(|error| error.to_string())?;
+                    served.sequence = sequence;
+                }
+                served.server.spec = server.spec.clone();
+                served.server.metadata = server.metadata.clone();
+                missing(&served.gateway)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the bundle says anything else than what is in force.
+fn changed(gateway: &Gateway, bundle: &Bundle) -> bool {
+    gateway
+        .in_force()
+        .is_none_or(|(_, revision)| revision != bundle.revision)
+}
+
+fn missing(gateway: &Gateway) -> Result<(), String> {
+    match gateway.missing_secrets().as_slice() {
+        [] => Ok(()),
+        missing => Err(format!(
+            "Secrets are referred to and missing: {}; add a `kind: Secret` document to the files, or set {}",
+            missing.join(", "),
+            missing
+                .iter()
+                .map(|missing| variable_for(missing))
+                .collect::<Vec<_>>()
+                .join(", ")
+        )),
+    }
+}
+
+/// Where a server is served.
+pub(super) fn path_of(server: &McpServer) -> String {
+    format!(
+        "/{}/mcp",
+        server.metadata.name.as_deref().unwrap_or_default()
+    )
+}
+
+/// Servers of one name in two namespaces would be at one path.
+pub(super) fn paths(world: &World) -> Result<(), Failure> {
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    for server in &world.servers {
+        let (namespace, name) = name_of(&server.object.metadata);
+        if let Some(other) = seen.insert(name.clone(), namespace.clone()) {
+            return Err(Failure::new(format!(
+                "the McpServers {other}/{name} and {namespace}/{name} would both be at /{name}/mcp; serve them apart, or rename one"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn policies(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "policy" } else { "policies" })
+}

@@ -1,0 +1,157 @@
+//! Audit, guardrails, and policies that were never accepted.
+
+use super::*;
+
+#[test]
+fn audit_policies_never_change_the_verdict_and_record_where_they_are_stricter() {
+    let enforce = (
+        "p",
+        "rules: [{name: all, tools: {names: ['*']}, action: Allow}]",
+    );
+    let audit = ("w", "
+mode: Audit
+rules:
+- {name: no-deletes, tools: {names: ['delete_*']}, action: Hide}
+- {name: ask, tools: {names: [set_model_alias]}, when: args.alias == 'production', action: RequireApproval}
+- {name: count, tools: {names: [get_run]}, action: Allow, limits: [{counter: c, max: 1, window: 1m}]}
+");
+    let both = bound("", &[enforce, audit]);
+    let shadow = |decision: &Decision| {
+        decision
+            .shadow
+            .as_ref()
+            .map(|s| (s.outcome, s.by.rule.clone()))
+    };
+    let deleted = call(&both, "delete_experiment", "{}");
+    assert_eq!(
+        (deleted.outcome, shadow(&deleted)),
+        (Outcome::Allow, Some((Outcome::Hide, "no-deletes".into())))
+    );
+    assert!(both.visible("delete_experiment", &Caller::key("ci"), "", now()));
+    let asked = call(&both, "set_model_alias", r#"{"alias":"production"}"#);
+    assert_eq!(
+        (asked.outcome, shadow(&asked)),
+        (
+            Outcome::Allow,
+            Some((Outcome::RequireApproval, "ask".into()))
+        )
+    );
+    assert_eq!(asked.approval, None);
+    let bad = call(&both, "set_model_alias", r#"{"alias":7}"#);
+    assert_eq!(
+        (bad.outcome, shadow(&bad)),
+        (Outcome::Allow, Some((Outcome::BadArguments, "ask".into())))
+    );
+    let counted = call(&both, "get_run", "{}");
+    assert_eq!(
+        counted
+            .charges
+            .iter()
+            .map(|c| (c.enforced(), c.key().shadow))
+            .collect::<Vec<_>>(),
+        [(false, true)]
+    );
+    let alone = bound("", &[audit]);
+    let denied = call(&alone, "get_run", "{}");
+    assert_eq!(
+        (denied.outcome, &*denied.by.policy),
+        (Outcome::Deny(Denial::NoPolicy), NO_POLICY)
+    );
+    assert!(!alone.visible("get_run", &Caller::key("ci"), "", now()));
+    let allows = (
+        "w",
+        "mode: Audit\nrules: [{name: all, tools: {names: ['*']}, action: Allow}]",
+    );
+    assert_eq!(
+        said(&call(&bound("", &[("p", READS), allows]), "mystery", "{}")),
+        (Outcome::Hide, "(default)", None)
+    );
+}
+
+#[test]
+fn with_enforcement_audit_lists_are_whole_and_every_refusal_is_a_shadow() {
+    let bound = bound(
+        "{upstream: {}, enforcement: Audit}",
+        &[(
+            "p",
+            "
+rules:
+- {name: reads, tools: {risks: [Read]}, action: Allow, limits: [{counter: c, max: 1, window: 1m}]}
+- {name: ask, tools: {names: [set_model_alias]}, action: RequireApproval}
+",
+        )],
+    );
+    for (tool, expected) in [
+        ("get_run", None),
+        ("set_model_alias", Some((Outcome::RequireApproval, "ask"))),
+        ("delete_experiment", Some((Outcome::Hide, "(default)"))),
+        ("no_such_tool", Some((Outcome::Unknown, "(inventory)"))),
+    ] {
+        let decision = call(&bound, tool, "{}");
+        assert_eq!(decision.outcome, Outcome::Allow);
+        assert_eq!(
+            decision.shadow.as_ref().map(|s| (s.outcome, &*s.by.rule)),
+            expected
+        );
+        assert!(decision.charges.iter().all(|charge| !charge.enforced()));
+        assert!(bound.visible(tool, &Caller::key("ci"), "", now()));
+    }
+    assert_eq!(call(&bound, "get_run", "{}").charges.len(), 1);
+}
+
+#[test]
+fn a_policy_that_was_never_accepted_denies_everything_by_name() {
+    let mut bundle = bundle(
+        "",
+        &[(
+            "p",
+            "rules: [{name: all, tools: {names: ['*']}, action: Allow}]",
+        )],
+    );
+    bundle.blocked.push(Blocked {
+        policy: "portcullis-system/guard".into(),
+        message: "rule x: bad glob".into(),
+    });
+    let bound = Bound::new(&Arc::new(compile(&bundle).unwrap()), &listing());
+    for tool in ["get_run", "no_such_tool"] {
+        let decision = call(&bound, tool, "{}");
+        assert_eq!(decision.outcome, Outcome::Deny(Denial::Blocked));
+        assert_eq!(
+            decision.by.to_string(),
+            "policy portcullis-system/guard, rule (blocked)"
+        );
+        assert!(decision.reason.unwrap().ends_with("rule x: bad glob"));
+    }
+    assert!(!bound.visible("get_run", &Caller::key("ci"), "", now()));
+    assert_eq!(bound.counts().visible, 0);
+    assert_eq!(
+        bound.prompt("p", &Caller::key("ci")).outcome,
+        Outcome::Deny(Denial::Blocked)
+    );
+}
+
+#[test]
+fn guardrails_are_named_with_their_namespace_and_cannot_be_loosened() {
+    let bound = bound(
+        "",
+        &[
+            (
+                "p",
+                "defaultAction: Allow\nrules: [{name: all, tools: {names: ['*']}, action: Allow}]",
+            ),
+            (
+                "portcullis-system/guard",
+                "rules: [{name: no-deletes, tools: {risks: [Destructive]}, action: Deny}]",
+            ),
+        ],
+    );
+    let decision = call(&bound, "delete_experiment", "{}");
+    assert_eq!(
+        decision.by.to_string(),
+        "policy portcullis-system/guard, rule no-deletes"
+    );
+    assert_eq!(
+        call(&bound, "get_run", "{}").by.to_string(),
+        "policy p, rule all"
+    );
+}

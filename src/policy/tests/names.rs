@@ -1,0 +1,101 @@
+//! Prompts, resources, and tools that the server itself keeps back.
+
+use super::*;
+
+#[test]
+fn a_tool_off_its_pin_listed_twice_or_with_a_schema_that_cannot_be_checked_is_hidden_from_everybody()
+ {
+    let digest = listing()[0].digest.clone();
+    let server = format!(
+        "{{upstream: {{}}, tools: [{{name: get_run, definitionDigest: '{digest}'}}, {{name: mystery, risk: Read, definitionDigest: 'sha256:{}'}}]}}",
+        "0".repeat(64)
+    );
+    let policy =
+        "rules: [{name: all, tools: {names: ['*']}, when: size(args) < 100, action: Allow}]";
+    let program = Arc::new(compile(&bundle(&server, &[("p", policy)])).unwrap());
+    let mut listing = listing();
+    listing.push(listing[1].clone());
+    listing.push(tool("cyclic", r##"{"a":{"$ref":"#"}}"##));
+    let bound = Bound::new(&program, &listing);
+    let withheld: Vec<_> = bound
+        .tools()
+        .iter()
+        .map(|t| (&*t.name, t.withheld.clone(), t.drifted))
+        .collect();
+    use crate::policy::inventory::Withheld::*;
+    assert_eq!(
+        withheld,
+        [
+            ("get_run", None, bound.tool("get_run").unwrap().drifted),
+            ("set_model_alias", Some(Duplicate), true),
+            ("delete_experiment", None, false),
+            ("mystery", Some(Pin), true),
+            (
+                "cyclic",
+                Some(Schema(
+                    "its inputSchema refers to itself, which is not supported".into()
+                )),
+                false
+            ),
+        ]
+    );
+    for name in ["set_model_alias", "mystery", "cyclic"] {
+        assert_eq!(said(&call(&bound, name, "{}")).0, Outcome::Hide);
+        assert!(!bound.visible(name, &Caller::key("ci"), "", now()));
+    }
+}
+
+#[test]
+fn prompts_and_resources_that_no_rule_matches_are_hidden() {
+    let bound = bound(
+        "",
+        &[(
+            "p",
+            "
+defaultAction: Allow
+prompts:
+- {name: all, names: ['*'], exceptNames: [promote], action: Allow}
+- {name: none, names: [secret], action: Deny, reason: No.}
+resources:
+- {name: runs, uris: ['mlflow://runs/*'], action: Allow, callers: ['key:*']}
+- {name: private, uris: ['mlflow://runs/private/*'], action: Hide}
+",
+        )],
+    );
+    let caller = Caller::key("ci");
+    let prompts = ["hello", "promote", "secret"].map(|name| {
+        (
+            bound.prompt(name, &caller).outcome,
+            bound.prompt_visible(name, &caller),
+        )
+    });
+    assert_eq!(
+        prompts,
+        [
+            (Outcome::Allow, true),
+            (Outcome::Hide, false),
+            (Outcome::Deny(Denial::Rule), true)
+        ]
+    );
+    for (uri, outcome) in [
+        ("mlflow://runs/1", Outcome::Allow),
+        ("mlflow://runs/private/1", Outcome::Hide),
+        ("mlflow://models/1", Outcome::Hide),
+        ("mlflow://runs/x/../private/1", Outcome::BadArguments),
+        ("mlflow://runs/%70rivate/1", Outcome::BadArguments),
+        ("mlflow://runs/x%2f..", Outcome::BadArguments),
+    ] {
+        assert_eq!(bound.resource(uri, &caller).outcome, outcome, "{uri}");
+        assert_eq!(
+            bound.resource_visible(uri, &caller),
+            outcome == Outcome::Allow
+        );
+    }
+    assert_eq!(
+        bound
+            .resource("mlflow://runs/1", &Caller::anonymous())
+            .outcome,
+        Outcome::Hide
+    );
+    assert!(bound.template_visible("mlflow://runs/{id}", &caller));
+}
