@@ -84,7 +84,7 @@ fi
 
 if command -v c++ >/dev/null; then
   # A workspace of their own, which the checks above do not see. fuzz/Cargo.toml says how to run them.
-  check "Fuzz targets build" cargo check --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
+  check "Fuzz targets build" cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
 else
   skip "the build of the fuzz targets: there is no C++ compiler (c++), which libFuzzer needs"
 fi

@@ -12,6 +12,7 @@ use crate::gateway::trace;
 use crate::gateway::upstream::Envelope;
 use crate::protocol::emit::{self, Edits};
 use crate::protocol::envelope::{self, Message, Outcome, Request as Rpc};
+use crate::protocol::keys;
 use crate::protocol::list::ListKind;
 use crate::protocol::{answer, version};
 
@@ -30,7 +31,7 @@ impl Exchange<'_> {
         let stripped = self.snapshot.settings.stripped_capabilities();
         let mut edits = Edits::new().set_string("protocolVersion", offered.as_str());
         if let Some(capabilities) = params.get("capabilities") {
-            let kept = emit::without(capabilities.raw, CAPABILITIES, &stripped)
+            let kept = emit::without(capabilities.raw, keys::CAPABILITIES, &stripped)
                 .map_err(|fault| invalid(&format!("capabilities: {fault}")))?;
             edits = edits.set("capabilities", kept);
         }
@@ -83,7 +84,7 @@ impl Exchange<'_> {
             .fold(Edits::new(), Edits::remove);
         if let Some(capabilities) = result.get("capabilities") {
             // What the gateway does not carry is not promised.
-            let kept = emit::without(capabilities.raw, CAPABILITIES, &["tasks"])
+            let kept = emit::without(capabilities.raw, keys::CAPABILITIES, &["tasks"])
                 .map_err(|fault| down(&format!("its capabilities: {fault}")))?;
             edits = edits.set("capabilities", kept);
         }
@@ -97,17 +98,3 @@ impl Exchange<'_> {
         Ok(response)
     }
 }
-
-/// Keys of capability objects, so that no case variant of one is left in.
-const CAPABILITIES: &[&str] = &[
-    "completions",
-    "elicitation",
-    "experimental",
-    "logging",
-    "prompts",
-    "resources",
-    "roots",
-    "sampling",
-    "tasks",
-    "tools",
-];
