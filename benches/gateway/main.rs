@@ -20,7 +20,7 @@ mod upstream;
 mod wire;
 
 use load::{Client, ID, Work, compare};
-use process::Process;
+use process::{Awake, Process};
 use table::Table;
 use upstream::RESULT;
 
@@ -47,6 +47,9 @@ fn main() -> Done<()> {
         "proxy" => runtime.block_on(proxy::run(target()?)),
         "gateway" => runtime.block_on(guarded::run(target()?, false)),
         "gateway-full" => runtime.block_on(guarded::run(target()?, true)),
+        "awake" => loop {
+            std::hint::spin_loop();
+        },
         _ => runtime.block_on(measure()),
     }
 }
@@ -123,7 +126,14 @@ async fn measure() -> Done<()> {
         );
     }
     if wanted("latency") {
+        let awake = Awake::start()?;
+        if awake.is_none() {
+            eprintln!(
+                "chrt (util-linux) is missing: latency holds the time that halted processors take to wake"
+            );
+        }
         let found = compare(via(&proxy), via(&gateway), 1, rounds, length).await?;
+        drop(awake);
         table.row(
             "added latency p50, c=1, over that proxy",
             format!(
@@ -203,7 +213,8 @@ async fn measure() -> Done<()> {
     table.print()?;
     println!(
         "\n{rounds} rounds of {:.1} s each, interleaved; medians. A ratio of 1 meets the target. Load, server, proxy and gateway\n\
-         are processes of this machine and share its processors. Every body was compared. Not measured here: Redis, peers.",
+         are processes of this machine and share its processors. Every body was compared. For latency, processors are kept\n\
+         from halting. Not measured here: Redis, peers.",
         length.as_secs_f64()
     );
     Ok(())

@@ -56,6 +56,35 @@ impl Process {
     }
 }
 
+/// Keeps the processors from halting: waking one costs a virtual machine more than a request does, and more for the second
+/// in a chain than for the first. What keeps them awake is of the idle class and yields at once (sched(7), SCHED_IDLE).
+pub struct Awake(Vec<Child>);
+
+impl Awake {
+    /// One process for each processor; None where `chrt` of util-linux is missing.
+    pub fn start() -> Done<Option<Self>> {
+        let mut awake = Awake(Vec::new());
+        for _ in 0..std::thread::available_parallelism()?.get() {
+            let mut command = Command::new("chrt");
+            command.args(["--idle", "0"]).arg(std::env::current_exe()?);
+            match command.arg("awake").stdin(Stdio::null()).spawn() {
+                Ok(child) => awake.0.push(child),
+                Err(_) => return Ok(None),
+            }
+        }
+        Ok(Some(awake))
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
