@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds for release and prints the table of measurements (some four minutes). BENCH_SECONDS is the length of a round,
+# Builds for release and prints the table of measurements (some five minutes). BENCH_SECONDS is the length of a round,
 # BENCH_ROUNDS how many of each kind are taken, BENCH_MEMORY_SECONDS how long memory is watched under load, BENCH_ONLY
 # picks parts: call,latency,list,denied,evaluate,memory.
 set -euo pipefail

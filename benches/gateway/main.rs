@@ -29,8 +29,8 @@ type Done<T> = Result<T, Failure>;
 
 /// Streams that are open and silent while memory is read.
 const STREAMS: usize = 500;
-/// Calls before memory is first read, so that pools and buffers have their size.
-const FIRST_CALLS: f64 = 100_000.0;
+/// Calls before memory is first read, so that pools and buffers have their size, and the allocator's arenas theirs.
+const FIRST_CALLS: f64 = 1_000_000.0;
 
 fn main() -> Done<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
