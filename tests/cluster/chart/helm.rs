@@ -34,7 +34,18 @@ impl Helm {
     }
 
     pub fn try_template(&self, values: &str) -> Printed {
-        self.run(["template", "portcullis", CHART, "--namespace", "portcullis-system", "--values", "-"], values)
+        self.run(
+            [
+                "template",
+                "portcullis",
+                CHART,
+                "--namespace",
+                "portcullis-system",
+                "--values",
+                "-",
+            ],
+            values,
+        )
     }
 }
 
@@ -46,15 +57,25 @@ impl Objects {
     pub fn read(text: &str) -> Self {
         let mut objects = BTreeMap::new();
         for document in text.split("\n---") {
-            let value: Value = serde_saphyr::from_str(document).unwrap_or_else(|error| panic!("{error}:\n{document}"));
+            let value: Value = serde_saphyr::from_str(document)
+                .unwrap_or_else(|error| panic!("{error}:\n{document}"));
             if value.is_null() {
                 continue;
             }
             let metadata = &value["metadata"];
             let name = metadata["name"].as_str().unwrap();
-            let place = metadata["namespace"].as_str().map(|namespace| format!("{namespace}/"));
-            let key = format!("{} {}{name}", value["kind"].as_str().unwrap(), place.unwrap_or_default());
-            assert!(objects.insert(key.clone(), value).is_none(), "{key} is there twice");
+            let place = metadata["namespace"]
+                .as_str()
+                .map(|namespace| format!("{namespace}/"));
+            let key = format!(
+                "{} {}{name}",
+                value["kind"].as_str().unwrap(),
+                place.unwrap_or_default()
+            );
+            assert!(
+                objects.insert(key.clone(), value).is_none(),
+                "{key} is there twice"
+            );
         }
         Objects(objects)
     }
@@ -64,6 +85,8 @@ impl Objects {
     }
 
     pub fn get(&self, name: &str) -> &Value {
-        self.0.get(name).unwrap_or_else(|| panic!("no {name} among {:#?}", self.names()))
+        self.0
+            .get(name)
+            .unwrap_or_else(|| panic!("no {name} among {:#?}", self.names()))
     }
 }

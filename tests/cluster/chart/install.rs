@@ -22,11 +22,26 @@ metadata: { name: portcullis-system, labels: { pod-security.kubernetes.io/enforc
 ";
 
 fn helm<const N: usize>(cluster: &Cluster, arguments: [&str; N]) -> Printed {
-    tool::run(&cluster.program("helm"), cluster.admin_kubeconfig(), arguments, "")
+    tool::run(
+        &cluster.program("helm"),
+        cluster.admin_kubeconfig(),
+        arguments,
+        "",
+    )
 }
 
 fn get(cluster: &Cluster, what: &str, name: &str, namespace: &str) -> Value {
-    let printed = cluster.kubectl(["get", what, name, "--namespace", namespace, "--output", "json"]).ok();
+    let printed = cluster
+        .kubectl([
+            "get",
+            what,
+            name,
+            "--namespace",
+            namespace,
+            "--output",
+            "json",
+        ])
+        .ok();
     serde_json::from_str(&printed).unwrap()
 }
 
@@ -41,7 +56,7 @@ async fn operators(cluster: &Cluster) {
     .await;
 }
 
-/// The chart as an older release might have been: one printer column less.
+/// The chart as an older release might have been: without printer columns for policies.
 fn older_chart(folder: &Path) -> String {
     copy(Path::new(CHART), folder);
     let file = folder.join("templates/crds/mcppolicies.yaml");
@@ -67,72 +82,150 @@ fn copy(from: &Path, to: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_installs_upgrades_its_definitions_and_keeps_them_when_it_goes() {
-    let Some(cluster) = Cluster::start("installing the chart", &Options::default()) else { return };
-    cluster.kubectl_with(["apply", "--filename", "-"], RESTRICTED).ok();
+    let Some(cluster) = Cluster::start("installing the chart", &Options::default()) else {
+        return;
+    };
+    cluster
+        .kubectl_with(["apply", "--filename", "-"], RESTRICTED)
+        .ok();
     let folder = tempfile::tempdir().unwrap();
     let older = older_chart(&folder.path().join("portcullis"));
     let columns = |cluster: &Cluster| {
         let definition = get(cluster, "crd", "mcppolicies.portcullis.dev", "default");
-        definition["spec"]["versions"][0]["additionalPrinterColumns"].as_array().unwrap().len()
+        definition["spec"]["versions"][0]["additionalPrinterColumns"]
+            .as_array()
+            .map_or(0, Vec::len)
     };
-    helm(&cluster, ["install", "portcullis", &older, "--namespace", SYSTEM]).ok();
+    helm(
+        &cluster,
+        ["install", "portcullis", &older, "--namespace", SYSTEM],
+    )
+    .ok();
     operators(&cluster).await;
-    // What a definition has when it says nothing is the column Age.
-    assert_eq!(columns(&cluster), 1);
+    assert_eq!(columns(&cluster), 0);
 
     // `helm test` needs pods that run, but what it would start is taken.
-    let pod = helm(&cluster, ["template", "portcullis", CHART, "--namespace", SYSTEM, "--show-only", "templates/tests/ready.yaml"]).ok();
-    cluster.kubectl_with(["create", "--dry-run=server", "--filename", "-"], &pod).ok();
+    let pod = helm(
+        &cluster,
+        [
+            "template",
+            "portcullis",
+            CHART,
+            "--namespace",
+            SYSTEM,
+            "--show-only",
+            "templates/tests/ready.yaml",
+        ],
+    )
+    .ok();
+    cluster
+        .kubectl_with(["create", "--dry-run=server", "--filename", "-"], &pod)
+        .ok();
 
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/read-only/policy.yaml");
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/examples/read-only/policy.yaml"
+    );
     cluster.kubectl(["create", "namespace", "ml"]).ok();
     eventually("the definitions are served", || async {
         let printed = cluster.kubectl(["apply", "--filename", file]);
-        if printed.code == Some(0) { Ok(()) } else { Err(printed) }
+        if printed.code == Some(0) {
+            Ok(())
+        } else {
+            Err(printed)
+        }
     })
     .await;
-    let policies = |cluster: &Cluster| cluster.kubectl(["get", "mcppolicies.portcullis.dev", "--namespace", "ml", "--output", "name"]).ok();
+    let policies = |cluster: &Cluster| {
+        cluster
+            .kubectl([
+                "get",
+                "mcppolicies.portcullis.dev",
+                "--namespace",
+                "ml",
+                "--output",
+                "name",
+            ])
+            .ok()
+    };
     let before = policies(&cluster);
     assert!(before.contains("mcppolicy.portcullis.dev/"), "{before}");
 
-    helm(&cluster, ["upgrade", "portcullis", CHART, "--namespace", SYSTEM]).ok();
-    assert_eq!(columns(&cluster), 6, "Helm upgrades definitions that are templates");
+    helm(
+        &cluster,
+        ["upgrade", "portcullis", CHART, "--namespace", SYSTEM],
+    )
+    .ok();
+    assert_eq!(
+        columns(&cluster),
+        6,
+        "Helm upgrades definitions that are templates"
+    );
     assert_eq!(policies(&cluster), before);
 
     helm(&cluster, ["uninstall", "portcullis", "--namespace", SYSTEM]).ok();
     let left = cluster.kubectl(["get", "crd", "--output", "name"]).ok();
-    let kept = ["mcpapprovals", "mcppolicies", "mcpservers"]
-        .map(|name| format!("customresourcedefinition.apiextensions.k8s.io/{name}.portcullis.dev\n"));
+    let kept = ["mcpapprovals", "mcppolicies", "mcpservers"].map(|name| {
+        format!("customresourcedefinition.apiextensions.k8s.io/{name}.portcullis.dev\n")
+    });
     assert_eq!(left, kept.concat());
     assert_eq!(policies(&cluster), before);
-    let gone = cluster.kubectl(["get", "clusterroles,clusterrolebindings,validatingadmissionpolicies", "--output", "name",
-        "--selector", "app.kubernetes.io/instance=portcullis"]).ok();
+    let gone = cluster
+        .kubectl([
+            "get",
+            "clusterroles,clusterrolebindings,validatingadmissionpolicies",
+            "--output",
+            "name",
+            "--selector",
+            "app.kubernetes.io/instance=portcullis",
+        ])
+        .ok();
     assert_eq!(gone, "");
 
-    helm(&cluster, ["install", "portcullis", CHART, "--namespace", SYSTEM]).ok();
+    helm(
+        &cluster,
+        ["install", "portcullis", CHART, "--namespace", SYSTEM],
+    )
+    .ok();
     assert_eq!(policies(&cluster), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_bundle_is_installed_by_kubectl_alone() {
-    let Some(cluster) = Cluster::start("applying the bundle", &Options::default()) else { return };
+    let Some(cluster) = Cluster::start("applying the bundle", &Options::default()) else {
+        return;
+    };
     // As docs/install.md has it, but for the shell's own kubectl.
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/install.md")).unwrap();
-    let command = page.lines().find_map(|line| line.strip_suffix(" | kubectl apply --server-side -f -")).unwrap();
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/install.md")).unwrap();
+    let command = page
+        .lines()
+        .find_map(|line| line.strip_suffix(" | kubectl apply --server-side -f -"))
+        .unwrap();
     let rendered = std::process::Command::new("bash")
         .args(["-c", command])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
     let text = String::from_utf8(rendered.stdout).unwrap();
-    cluster.kubectl_with(["apply", "--server-side", "--filename", "-"], &text).ok();
+    cluster
+        .kubectl_with(["apply", "--server-side", "--filename", "-"], &text)
+        .ok();
     operators(&cluster).await;
     let deployment = get(&cluster, "deployment", "portcullis-operator", SYSTEM);
     let container = &deployment["spec"]["template"]["spec"]["containers"][0];
-    assert_eq!(container["image"], "registry.example/platform/portcullis-operator:0.1.0");
-    assert_eq!(container["args"][2], "--gateway-image=registry.example/platform/portcullis-gateway:0.1.0");
+    assert_eq!(
+        container["image"],
+        "registry.example/platform/portcullis-operator:0.1.0"
+    );
+    assert_eq!(
+        container["args"][2],
+        "--gateway-image=registry.example/platform/portcullis-gateway:0.1.0"
+    );
     // Again, as a pipeline does.
-    cluster.kubectl_with(["apply", "--server-side", "--filename", "-"], &text).ok();
+    cluster
+        .kubectl_with(["apply", "--server-side", "--filename", "-"], &text)
+        .ok();
 }
 
 /// Whether a service account may, by the API server's own word.
@@ -141,13 +234,24 @@ fn may(cluster: &Cluster, user: &str, verb: &str, resource: &str, namespace: &st
     // What follows a slash is a name, what follows a colon a subresource.
     let (resource, sub) = resource.split_once(':').unwrap_or((resource, ""));
     let sub = format!("--subresource={sub}");
-    let printed = cluster.kubectl(["auth", "can-i", verb, resource, &sub, "--namespace", namespace, &user]);
+    let printed = cluster.kubectl([
+        "auth",
+        "can-i",
+        verb,
+        resource,
+        &sub,
+        "--namespace",
+        namespace,
+        &user,
+    ]);
     printed.out.trim() == "yes"
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_may_do_what_it_needs_and_no_more() {
-    let Some(cluster) = guarded("the operator's rights").await else { return };
+    let Some(cluster) = guarded("the operator's rights").await else {
+        return;
+    };
     let namespace = cluster.namespace("rights").await;
     let place = namespace.name.as_str();
     let operator = "portcullis-system:portcullis-operator";
@@ -167,7 +271,12 @@ async fn the_operator_may_do_what_it_needs_and_no_more() {
         (place, "impersonate", "serviceaccounts", false),
         (place, "escalate", "roles.rbac.authorization.k8s.io", false),
         (place, "bind", "roles.rbac.authorization.k8s.io", false),
-        (place, "create", "clusterroles.rbac.authorization.k8s.io", false),
+        (
+            place,
+            "create",
+            "clusterroles.rbac.authorization.k8s.io",
+            false,
+        ),
         (place, "delete", "configmaps", false),
         (place, "update", "mcpservers.portcullis.dev", false),
         (place, "patch", "mcppolicies.portcullis.dev", false),
@@ -179,34 +288,54 @@ async fn the_operator_may_do_what_it_needs_and_no_more() {
         (place, "create", "deployments.apps", true),
         (place, "create", "leases.coordination.k8s.io", false),
         (SYSTEM, "create", "leases.coordination.k8s.io", true),
-        (SYSTEM, "patch", "leases.coordination.k8s.io/portcullis-operator", true),
+        (
+            SYSTEM,
+            "patch",
+            "leases.coordination.k8s.io/portcullis-operator",
+            true,
+        ),
         (SYSTEM, "patch", "leases.coordination.k8s.io/other", false),
-        (SYSTEM, "delete", "leases.coordination.k8s.io/portcullis-operator", false),
+        (
+            SYSTEM,
+            "delete",
+            "leases.coordination.k8s.io/portcullis-operator",
+            false,
+        ),
         (SYSTEM, "get", "secrets", false),
     ];
     let wrong: Vec<_> = expected
         .iter()
-        .filter(|(place, verb, resource, answer)| may(cluster, operator, verb, resource, place) != *answer)
+        .filter(|(place, verb, resource, answer)| {
+            may(cluster, operator, verb, resource, place) != *answer
+        })
         .collect();
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_can_make_a_gateways_role_and_no_wider_one() {
-    let Some(cluster) = guarded("escalation prevention").await else { return };
+    let Some(cluster) = guarded("escalation prevention").await else {
+        return;
+    };
     let namespace = cluster.namespace("roles").await;
     let place = namespace.name.as_str();
     let operator = cluster.impersonate_account(SYSTEM, "portcullis-operator");
     let rule = |group: &str, resource: &str, names: &[&str], verbs: &[&str]| PolicyRule {
         api_groups: Some(vec![group.to_owned()]),
         resources: Some(vec![resource.to_owned()]),
-        resource_names: (!names.is_empty()).then(|| names.iter().map(|&name| name.to_owned()).collect()),
+        resource_names: (!names.is_empty())
+            .then(|| names.iter().map(|&name| name.to_owned()).collect()),
         verbs: verbs.iter().map(|&verb| verb.to_owned()).collect(),
         ..PolicyRule::default()
     };
     let gateway = vec![
         rule("", "configmaps", &["mlflow-gateway"], &["get", "watch"]),
-        rule("portcullis.dev", "mcpapprovals", &[], &["get", "list", "watch", "create"]),
+        rule(
+            "portcullis.dev",
+            "mcpapprovals",
+            &[],
+            &["get", "list", "watch", "create"],
+        ),
         rule("portcullis.dev", "mcpapprovals/status", &[], &["update"]),
     ];
     let roles: Api<Role> = Api::namespaced(operator, place);
@@ -217,27 +346,62 @@ async fn the_operator_can_make_a_gateways_role_and_no_wider_one() {
         },
         rules: Some(rules),
     };
-    roles.create(&PostParams::default(), &role("mlflow-gateway", gateway.clone())).await.unwrap();
+    roles
+        .create(
+            &PostParams::default(),
+            &role("mlflow-gateway", gateway.clone()),
+        )
+        .await
+        .unwrap();
     for (name, more) in [
         ("secrets", rule("", "secrets", &[], &["get"])),
-        ("decides", rule("portcullis.dev", "mcpapprovals", &[], &["update"])),
+        (
+            "decides",
+            rule("portcullis.dev", "mcpapprovals", &[], &["update"]),
+        ),
         ("runs", rule("", "pods", &[], &["create"])),
     ] {
         let mut rules = gateway.clone();
         rules.push(more);
-        let refused = roles.create(&PostParams::default(), &role(name, rules)).await.unwrap_err().to_string();
-        assert!(refused.contains("attempting to grant RBAC permissions not currently held"), "{name}: {refused}");
+        let refused = roles
+            .create(&PostParams::default(), &role(name, rules))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("attempting to grant RBAC permissions not currently held"),
+            "{name}: {refused}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_watch_namespaces_it_may_work_there_and_read_its_own_guardrails() {
-    let Some(cluster) = guarded("the rights of an operator of some namespaces").await else { return };
-    let (watched, other) = (cluster.namespace("watched").await, cluster.namespace("unwatched").await);
+    let Some(cluster) = guarded("the rights of an operator of some namespaces").await else {
+        return;
+    };
+    let (watched, other) = (
+        cluster.namespace("watched").await,
+        cluster.namespace("unwatched").await,
+    );
     let names = format!("watchNamespaces={{{watched}}}");
     // A second release beside the first, as docs/install.md has it.
-    helm(cluster, ["install", "edge", CHART, "--namespace", "edge", "--create-namespace", "--set", &names, "--set",
-        "crds.enabled=false,admissionPolicies.enabled=false,rbac.userRoles=false"]).ok();
+    helm(
+        cluster,
+        [
+            "install",
+            "edge",
+            CHART,
+            "--namespace",
+            "edge",
+            "--create-namespace",
+            "--set",
+            &names,
+            "--set",
+            "crds.enabled=false,admissionPolicies.enabled=false,rbac.userRoles=false",
+        ],
+    )
+    .ok();
     let operator = "edge:edge-portcullis-operator";
     let expected = [
         (watched.name.as_str(), "create", "deployments.apps", true),
@@ -251,11 +415,18 @@ async fn with_watch_namespaces_it_may_work_there_and_read_its_own_guardrails() {
         ("edge", "list", "mcpservers.portcullis.dev", false),
         ("edge", "create", "deployments.apps", false),
         ("edge", "create", "secrets", true),
-        ("edge", "patch", "leases.coordination.k8s.io/edge-portcullis-operator", true),
+        (
+            "edge",
+            "patch",
+            "leases.coordination.k8s.io/edge-portcullis-operator",
+            true,
+        ),
     ];
     let wrong: Vec<_> = expected
         .iter()
-        .filter(|(place, verb, resource, answer)| may(cluster, operator, verb, resource, place) != *answer)
+        .filter(|(place, verb, resource, answer)| {
+            may(cluster, operator, verb, resource, place) != *answer
+        })
         .collect();
     assert!(wrong.is_empty(), "{wrong:?}");
     helm(cluster, ["uninstall", "edge", "--namespace", "edge"]).ok();
@@ -263,7 +434,9 @@ async fn with_watch_namespaces_it_may_work_there_and_read_its_own_guardrails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn people_get_what_their_role_in_the_namespace_implies() {
-    let Some(cluster) = guarded("the roles of people").await else { return };
+    let Some(cluster) = guarded("the roles of people").await else {
+        return;
+    };
     let namespace = cluster.namespace("people").await;
     let place = namespace.name.as_str();
     let resources = ["mcpservers", "mcppolicies", "mcpapprovals"];
@@ -274,7 +447,8 @@ async fn people_get_what_their_role_in_the_namespace_implies() {
         for resource in resources {
             let name = format!("{resource}.portcullis.dev");
             let may = |verb: &&str| {
-                let printed = cluster.kubectl(["auth", "can-i", verb, &name, "--namespace", place, &user]);
+                let printed =
+                    cluster.kubectl(["auth", "can-i", verb, &name, "--namespace", place, &user]);
                 printed.out.trim() == "yes"
             };
             found.insert(resource, verbs.into_iter().filter(may).collect::<Vec<_>>());
@@ -291,7 +465,11 @@ async fn people_get_what_their_role_in_the_namespace_implies() {
         if found == read { Ok(()) } else { Err(found) }
     })
     .await;
-    assert_eq!(rights("has-edit"), read, "who edits a server runs images and uses Secrets");
+    assert_eq!(
+        rights("has-edit"),
+        read,
+        "who edits a server runs images and uses Secrets"
+    );
     let mut writes = read.clone();
     writes.insert("mcpservers", verbs.to_vec());
     writes.insert("mcppolicies", verbs.to_vec());
@@ -310,8 +488,21 @@ async fn people_get_what_their_role_in_the_namespace_implies() {
 
 #[test]
 fn the_notes_name_commands_for_things_that_exist() {
-    let Some(cluster) = Cluster::start("the notes of the chart", &Options::default()) else { return };
-    let printed = helm(&cluster, ["install", "portcullis", CHART, "--namespace", SYSTEM, "--create-namespace"]).ok();
+    let Some(cluster) = Cluster::start("the notes of the chart", &Options::default()) else {
+        return;
+    };
+    let printed = helm(
+        &cluster,
+        [
+            "install",
+            "portcullis",
+            CHART,
+            "--namespace",
+            SYSTEM,
+            "--create-namespace",
+        ],
+    )
+    .ok();
     for word in [
         "kubectl -n portcullis-system rollout status deployment/portcullis-operator",
         "kubectl -n ml port-forward service/mlflow-gateway 8080:8080",
@@ -320,13 +511,36 @@ fn the_notes_name_commands_for_things_that_exist() {
         assert!(printed.contains(word), "{printed}");
     }
     assert!(!printed.contains("WARNING"), "{printed}");
-    for file in printed.split_whitespace().filter(|word| word.starts_with("examples/") && word.ends_with(".yaml")) {
-        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(file).is_file(), "{file}");
+    for file in printed
+        .split_whitespace()
+        .filter(|word| word.starts_with("examples/") && word.ends_with(".yaml"))
+    {
+        assert!(
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(file).is_file(),
+            "{file}"
+        );
     }
     get(&cluster, "deployment", "portcullis-operator", SYSTEM);
     get(&cluster, "clusterrole", "portcullis-approver", SYSTEM);
     let open = json!({ "admissionPolicies": { "enabled": false } }).to_string();
-    let arguments = ["upgrade", "portcullis", CHART, "--namespace", SYSTEM, "--values", "-"];
-    let printed = tool::run(&cluster.program("helm"), cluster.admin_kubeconfig(), arguments, &open).ok();
-    assert!(printed.contains("WARNING: admissionPolicies.enabled is false"), "{printed}");
+    let arguments = [
+        "upgrade",
+        "portcullis",
+        CHART,
+        "--namespace",
+        SYSTEM,
+        "--values",
+        "-",
+    ];
+    let printed = tool::run(
+        &cluster.program("helm"),
+        cluster.admin_kubeconfig(),
+        arguments,
+        &open,
+    )
+    .ok();
+    assert!(
+        printed.contains("WARNING: admissionPolicies.enabled is false"),
+        "{printed}"
+    );
 }
