@@ -190,11 +190,14 @@ fn the_list_of_fields_that_name_secrets_is_complete() {
 
 /// The operator's families, which the chart's alerts and dashboard use beside those of gateways.
 const OPERATOR_METRICS: &[&str] = &[
-    "portcullis_api_requests_total",
-    "portcullis_leader",
-    "portcullis_programmed_seconds",
-    "portcullis_reconcile_errors_total",
-    "portcullis_reconciles_total",
+    "portcullis_operator_api_requests_total",
+    "portcullis_operator_bundle_deliveries_total",
+    "portcullis_operator_leader",
+    "portcullis_operator_programmed_seconds",
+    "portcullis_operator_queue_depth",
+    "portcullis_operator_reconcile_duration_seconds",
+    "portcullis_operator_reconcile_errors_total",
+    "portcullis_operator_reconciles_total",
     "portcullis_resource_condition",
     "portcullis_resource_violations",
 ];

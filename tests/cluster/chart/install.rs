@@ -290,11 +290,18 @@ async fn the_operator_may_do_what_it_needs_and_no_more() {
         (SYSTEM, "create", "leases.coordination.k8s.io", true),
         (
             SYSTEM,
-            "patch",
+            "update",
             "leases.coordination.k8s.io/portcullis-operator",
             true,
         ),
-        (SYSTEM, "patch", "leases.coordination.k8s.io/other", false),
+        (
+            SYSTEM,
+            "watch",
+            "leases.coordination.k8s.io/portcullis-operator",
+            true,
+        ),
+        (SYSTEM, "update", "leases.coordination.k8s.io/other", false),
+        (SYSTEM, "list", "leases.coordination.k8s.io", false),
         (
             SYSTEM,
             "delete",
@@ -417,7 +424,7 @@ async fn with_watch_namespaces_it_may_work_there_and_read_its_own_guardrails() {
         ("edge", "create", "secrets", true),
         (
             "edge",
-            "patch",
+            "update",
             "leases.coordination.k8s.io/edge-portcullis-operator",
             true,
         ),
