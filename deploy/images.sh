@@ -30,6 +30,9 @@ esac
 find_engine() {
   if [[ -n ${ENGINE:-} ]]; then
     command -v "$ENGINE" >/dev/null || die "ENGINE=$ENGINE is not installed"
+    if [[ $ENGINE == docker ]] && ! docker info >/dev/null 2>&1; then
+      die "docker is here, but its engine does not answer (docker info): start it, or choose podman or buildah"
+    fi
     engine=$ENGINE
   # A docker client is often there without an engine to talk to.
   elif command -v docker >/dev/null && docker info >/dev/null 2>&1; then
@@ -75,10 +78,13 @@ build_on_host() {
 
 # Refuses programs that would not start in an image without libraries.
 check_static() {
-  local program
+  local program told
   for program in "${programs[@]}"; do
     [[ -x $folder/$program ]] || die "there is no program $program in $folder"
-    if command -v ldd >/dev/null && ! LC_ALL=C ldd "$folder/$program" 2>&1 | grep -qE 'statically linked|not a dynamic executable'; then
+    command -v ldd >/dev/null || continue
+    # It fails for a static one.
+    told=$(LC_ALL=C ldd "$folder/$program" 2>&1 || true)
+    if ! grep -qE 'statically linked|not a dynamic executable' <<<"$told"; then
       die "$folder/$program is not static and would not start in an image without libraries; build it for $target"
     fi
   done
