@@ -6,8 +6,10 @@ mod admission;
 mod bundle;
 mod helm;
 mod install;
+mod rights;
 mod schema;
 mod template;
+mod values;
 
 #[path = "../chart/secret_fields.rs"]
 mod secret_fields;
