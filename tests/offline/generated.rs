@@ -6,7 +6,7 @@ use portcullis::{api, cli};
 use std::{fs, path::PathBuf, process::Command};
 
 /// Compares a file of the repository with what it should hold, or rewrites it.
-fn file_holds(path: &str, expected: &str) {
+pub fn file_holds(path: &str, expected: &str) {
     let full = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("UPDATE").is_some() {
         fs::create_dir_all(full.parent().unwrap()).unwrap();
