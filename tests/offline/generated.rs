@@ -48,17 +48,19 @@ fn the_page_about_tools_is_that_of_the_catalogue() {
 fn the_page_about_the_command_line_is_that_of_the_commands() {
     use clap::CommandFactory as _;
     let mut page = String::from(
-        "# Command line\n\nGenerated from `portcullis --help` and `portcullis-gateway bridge --help`.\n",
+        "# Command line\n\nGenerated from `portcullis --help` and `portcullis-gateway --help`.\n",
     );
     let mut command = cli::Cli::command();
     command.build();
     describe(&mut command, "portcullis", &mut page);
-    let bridge = Command::new(env!("CARGO_BIN_EXE_portcullis-gateway"))
-        .args(["bridge", "--help"])
-        .output()
-        .unwrap();
-    let help = String::from_utf8(bridge.stdout).unwrap();
-    page.push_str(&section("portcullis-gateway bridge", &help));
+    for subcommand in ["run", "bridge", "install"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_portcullis-gateway"))
+            .args([subcommand, "--help"])
+            .output()
+            .unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        page.push_str(&section(&format!("portcullis-gateway {subcommand}"), &help));
+    }
     file_holds("docs/cli.md", &page);
 }
 
