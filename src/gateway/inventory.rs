@@ -411,7 +411,8 @@ async fn exchange(
     if status == StatusCode::NOT_FOUND {
         return Err(ListError::SessionGone);
     }
-    if content_type(&response).is_none() && !status.is_success() {
+    let credential = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    if credential || content_type(&response).is_none() && !status.is_success() {
         return Err(ListError::Status(status));
     }
     timeout(EXCHANGE, whole(response, &Id::Integer(id)))

@@ -54,8 +54,10 @@ async fn a_newer_bundle_is_swapped_in_without_dropping_sessions_and_an_older_one
     assert_eq!(client.tools().await, ["echo"]);
     for older in [9, 10] {
         volumes.bundle(&bundle(older, &spec, &[allow_all()]));
+        pod.looks(&volumes).await;
+        assert_eq!(pod.report().await["revision"], newer.revision.as_str());
+        assert_eq!(client.tools().await, ["echo"]);
     }
-    // What comes after the older ones is in force, and nothing of them was.
     let newest = bundle(11, &spec, &[hide("echo")]);
     volumes.bundle(&newest);
     let revision = newest.revision.clone();
@@ -170,7 +172,7 @@ async fn the_report_is_for_the_bearer_that_the_bundle_names_and_probes_and_metri
     assert_eq!(client.call("echo", json!({})).await.error().0, -32602);
     let report = pod.report().await;
     assert_eq!(report["violations"][0]["count"], 1);
-    assert_eq!(report["violations"][0]["outcome"], "hidden");
+    assert_eq!(report["violations"][0]["outcome"], "Hidden");
     assert_eq!(report["tools"][0]["name"], "echo");
     assert_eq!(report["calls"], 1);
     for path in ["/livez", "/readyz", "/metrics"] {
@@ -203,6 +205,6 @@ async fn a_call_that_needs_approval_is_denied_and_told_that_a_later_release_will
     let counted = &pod.report().await["violations"][0];
     assert_eq!(
         (&counted["outcome"], &counted["rule"]),
-        (&json!("denied"), &json!("ask"))
+        (&json!("Denied"), &json!("ask"))
     );
 }

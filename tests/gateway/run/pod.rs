@@ -26,7 +26,7 @@ const REPORT_SHA256: &str = "3eb1bd439947eb762998e566ccc2e099c791118b2f40579cc4f
 
 pub struct Pod {
     child: Child,
-    pub folder: Arc<TempDir>,
+    _volumes: Volumes,
     pub client: Client,
     pub admin: Client,
     log: Lines,
@@ -128,6 +128,9 @@ impl Pod {
         )
         .unwrap();
         let flag = |name: &str, inside: &str| format!("{name}={}", volumes.path(inside).display());
+        // Unless a test is about it, nobody here has to learn of an end by and by.
+        let quick =
+            (!more.iter().any(|flag| flag.starts_with("--lame-duck"))).then_some("--lame-duck=0");
         let mut child = gateway()
             .args([
                 "run",
@@ -139,11 +142,8 @@ impl Pod {
             .arg(flag("--bundle-file", "bundle/bundle.json"))
             .arg(flag("--secrets-dir", "secrets"))
             .arg(flag("--sealing-keys-file", "sealing/keys"))
-            .args([
-                "--listen=127.0.0.1:0",
-                "--admin-listen=127.0.0.1:0",
-                "--lame-duck=0",
-            ])
+            .args(["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"])
+            .args(quick)
             .args(more)
             .env("KUBECONFIG", kubeconfig)
             .stdout(Stdio::piped())
@@ -154,7 +154,7 @@ impl Pod {
         let audit = Lines::of(child.stdout.take().unwrap());
         let mut pod = Pod {
             child,
-            folder: Arc::clone(&volumes.0),
+            _volumes: volumes.clone(),
             client: Client::new("127.0.0.1:1".parse().unwrap(), "/mcp"),
             admin: Client::new("127.0.0.1:1".parse().unwrap(), "/"),
             log,
@@ -249,6 +249,21 @@ impl Pod {
         };
         self.until(text, async |pod| pod.log.all().iter().any(says))
             .await;
+    }
+
+    /// Waits until what is mounted now has been read. Secrets and the bundle are read together, so two changes of a Secret
+    /// that are told one after the other have what was mounted before between them.
+    pub async fn looks(&self, volumes: &Volumes) {
+        let told = |pod: &Pod| {
+            let read = |line: &&Value| line["message"] == "mounted Secrets were read again";
+            pod.log.all().iter().filter(read).count()
+        };
+        for _ in 0..2 {
+            let before = told(self);
+            volumes.secret("probe", "changes", before.to_string());
+            self.until("Secrets are read again", async |pod| told(pod) > before)
+                .await;
+        }
     }
 
     /// All that it logged.
