@@ -46,7 +46,8 @@ pub fn advance(
     ledger
 }
 
-fn run(pod: &str, instance: &str) -> String {
+/// What a run is called in the ledger.
+pub fn run(pod: &str, instance: &str) -> String {
     format!("{pod}/{instance}")
 }
 

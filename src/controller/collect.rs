@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::accounts;
 use super::context::{Context, Poll, ServerMemory, lock};
 use super::live::GatewayPod;
 use super::names::{Ident, Name};
@@ -94,6 +95,7 @@ pub async fn run(ctx: Arc<Context>) {
                 }
                 let (ctx, memory, readers) =
                     (Arc::clone(&ctx), Arc::clone(&memory), Arc::clone(&readers));
+                let stored = stored(&lock(&memory), pod.uid());
                 let Some(bearer) = ctx.key.get().map(|key| key.bearer(&ident.uid)) else {
                     continue;
                 };
@@ -101,7 +103,7 @@ pub async fn run(ctx: Arc<Context>) {
                 let address = SocketAddr::new(ip, ctx.args.report_port);
                 tokio::spawn(async move {
                     let _place = readers.acquire().await;
-                    let read = tokio::time::timeout(WITHIN, read(address, &bearer)).await;
+                    let read = tokio::time::timeout(WITHIN, read(address, &bearer, stored)).await;
                     let read = read.unwrap_or(Err(ReadError::Late));
                     if took(&mut lock(&memory), &pod, read, Instant::now()) {
                         ctx.queues.servers.add(name);
@@ -110,6 +112,18 @@ pub async fn run(ctx: Arc<Context>) {
             }
         }
     }
+}
+
+/// How many violations of a pod's present run are in the stored ledger: a gateway that ends waits until all are.
+fn stored(memory: &ServerMemory, pod: &str) -> u64 {
+    let run = memory
+        .newest
+        .get(pod)
+        .map(|instance| accounts::run(pod, instance));
+    let account = run.and_then(|run| memory.ledger.as_ref()?.1.running.get(&run));
+    account.map_or(0, |account| {
+        account.counts.values().map(|tally| tally.count).sum()
+    })
 }
 
 /// Whether it is this pod's turn to be asked; it then is being asked.
@@ -210,12 +224,12 @@ fn differs(before: &Report, now: &Report) -> bool {
         || error(before) != listing.as_ref().map(|listing| listing.error.clone())
 }
 
-async fn read(address: SocketAddr, bearer: &str) -> Result<Report, ReadError> {
+async fn read(address: SocketAddr, bearer: &str, stored: u64) -> Result<Report, ReadError> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
-    let request = Request::get("/report")
+    let request = Request::get(format!("/report?stored={stored}"))
         .header(header::HOST, address.to_string())
         .header(header::AUTHORIZATION, format!("Bearer {bearer}"))
         .body(Empty::<Bytes>::new());

@@ -10,7 +10,6 @@ use hyper::body::Incoming;
 use kube::Client;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -30,6 +29,7 @@ use super::server::build::Settings;
 use super::verdicts::Verdicts;
 use super::write::{self, WriteError};
 use super::{approval, collect, policy, server, watch as watches};
+use crate::telemetry::listen::{ListenError, bind};
 use crate::telemetry::{admin, process};
 
 /// Objects of one kind that are worked on at once.
@@ -46,8 +46,8 @@ pub enum RunError {
     Key(#[from] KeyError),
     #[error("the Secret for the operator's key cannot be made: {0}")]
     KeySecret(#[source] WriteError),
-    #[error("cannot listen at {0}: {1}; choose another address with --admin-listen")]
-    Listen(std::net::SocketAddr, #[source] std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error("signals cannot be awaited: {0}")]
     Signals(#[source] std::io::Error),
     #[error("another replica took the Lease over; this one ends, so that never two of them write")]
@@ -64,9 +64,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     let metrics = Metrics::register(&mut registry);
     let (listed, is_listed) = watch::channel(false);
     let stop = CancellationToken::new();
-    let listener = TcpListener::bind(args.admin_listen)
-        .await
-        .map_err(|error| RunError::Listen(args.admin_listen, error))?;
+    let listener = bind(args.admin_listen, "--admin-listen")?;
     let queues = Arc::new(Queues::default());
     let admin = Arc::new(AdminPort {
         listed: is_listed,

@@ -5,32 +5,21 @@
 
 use std::fs::OpenOptions;
 use std::io::{IsTerminal as _, Write};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::audit::{AuditLog, AuditWriter};
-
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 1_024;
+use crate::telemetry::listen::ListenError;
+pub use crate::telemetry::listen::bind;
 
 /// Why the process cannot have what it needs.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The port is not to be had.
-    #[error("cannot listen at {address}: {why}; choose another with {flag}")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// Why not.
-        why: String,
-        /// The option that names the address.
-        flag: &'static str,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The file cannot be written.
     #[error("the audit file {path} cannot be opened: {source}; choose another with --audit-file", path = path.display())]
     AuditFile {
@@ -45,50 +34,6 @@ pub enum SetupError {
     /// Signals cannot be received.
     #[error("cannot watch for signals: {0}")]
     Signals(std::io::Error),
-}
-
-/// Listens. Every address of both families (`[::]`) falls back to every IPv4 address where the machine has no IPv6.
-///
-/// # Errors
-/// [`SetupError::Listen`] says which flag to change.
-pub fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, SetupError> {
-    let bound = match listen(address) {
-        Err(error) if address.is_ipv6() && address.ip().is_unspecified() && no_ipv6(&error) => {
-            listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
-        }
-        bound => bound,
-    };
-    bound.map_err(|error| {
-        let why = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "another program uses this port".to_owned(),
-            std::io::ErrorKind::PermissionDenied => "this user may not use this port".to_owned(),
-            _ => error.to_string(),
-        };
-        SetupError::Listen { address, why, flag }
-    })
-}
-
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(v6) => {
-            let socket = TcpSocket::new_v6()?;
-            if v6.ip().is_unspecified() {
-                // Whatever the machine's default is: `[::]` stands for IPv4 too.
-                rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
-            }
-            socket
-        }
-    };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-fn no_ipv6(error: &std::io::Error) -> bool {
-    [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Records go to standard output, and to the file if one is named. With a file, a terminal is not filled with them.

@@ -80,7 +80,7 @@ pub struct RunArgs {
     /// After that, calls under way have so many seconds to end
     #[arg(long, value_name = "SECONDS", default_value_t = 25)]
     pub grace_period: u32,
-    /// After that, wait at most so many seconds until the operator has read of every violation
+    /// After that, wait at most so many seconds until the operator has stored every violation
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub report_wait: u32,
 }
@@ -176,8 +176,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
             tracing::error!(%error, "the listener failed");
         }
         let wait = Duration::from_secs(args.report_wait.into());
-        if tokio::time::timeout(wait, pod.all_read()).await.is_err() {
-            tracing::warn!("the last violations were not read by the operator within {wait:?}");
+        if tokio::time::timeout(wait, pod.all_stored()).await.is_err() {
+            tracing::warn!("the last violations were not stored by the operator within {wait:?}");
         }
         keeping.abort();
         gateway.shutdown().await;

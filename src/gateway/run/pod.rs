@@ -22,8 +22,8 @@ pub struct Pod {
     gateway: Arc<Gateway>,
     readers: Readers,
     terminating: AtomicBool,
-    /// How many violations the report held that was read last.
-    read: watch::Sender<u64>,
+    /// How many violations of this run the operator has stored.
+    stored: watch::Sender<u64>,
 }
 
 impl Pod {
@@ -33,7 +33,7 @@ impl Pod {
             gateway,
             readers,
             terminating: AtomicBool::new(false),
-            read: watch::Sender::new(0),
+            stored: watch::Sender::new(0),
         }
     }
 
@@ -42,12 +42,13 @@ impl Pod {
         self.terminating.store(true, Ordering::SeqCst);
     }
 
-    /// Waits until every violation that was recorded so far has been read.
-    pub async fn all_read(&self) {
+    /// Waits until every violation that was recorded so far has been stored. Read alone is not enough: the operator may end
+    /// between reading and writing.
+    pub async fn all_stored(&self) {
         let recorded = self.gateway.recorder.violation_count();
-        let mut read = self.read.subscribe();
+        let mut stored = self.stored.subscribe();
         // Fails only when the sender is gone, which is here.
-        let _ = read.wait_for(|read| *read >= recorded).await;
+        let _ = stored.wait_for(|stored| *stored >= recorded).await;
     }
 
     fn report(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -59,19 +60,28 @@ impl Pod {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             return response;
         }
+        if let Some(stored) = stored(request.uri().query().unwrap_or_default()) {
+            self.stored.send_replace(stored);
+        }
         let report = self.gateway.report();
-        let told: u64 = report.violations.iter().map(|counted| counted.count).sum();
         match serde_json::to_vec(&report) {
             Ok(body) => {
                 let mut response = text(StatusCode::OK, body);
                 let kind = HeaderValue::from_static("application/json");
                 response.headers_mut().insert(CONTENT_TYPE, kind);
-                self.read.send_replace(told);
                 response
             }
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
+}
+
+/// The reader says how many violations of this run it has stored: `?stored=17`.
+fn stored(query: &str) -> Option<u64> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs
+        .filter(|(key, _)| *key == "stored")
+        .find_map(|(_, value)| value.parse().ok())
 }
 
 impl Admin for Pod {

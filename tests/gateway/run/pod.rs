@@ -193,10 +193,19 @@ impl Pod {
 
     /// The report, as the operator reads it.
     pub async fn report(&self) -> Value {
+        self.reported("/report".to_owned()).await
+    }
+
+    /// The same, from an operator that has stored so many violations.
+    pub async fn report_stored(&self, stored: u64) -> Value {
+        self.reported(format!("/report?stored={stored}")).await
+    }
+
+    async fn reported(&self, path: String) -> Value {
         let mut admin = self
             .admin
             .with("Authorization", &format!("Bearer {REPORT}"));
-        admin.path = "/report".to_owned();
+        admin.path = path;
         let reply = admin.send("GET", None).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
         reply.json()

@@ -42,7 +42,7 @@ async fn on_sigterm_it_is_unready_at_once_takes_calls_for_a_while_and_finishes_t
 }
 
 #[tokio::test]
-async fn it_waits_until_the_report_was_read_after_the_last_violation() {
+async fn it_waits_until_the_operator_has_stored_the_last_violation() {
     let fake = Fake::start(&["echo"]).await;
     let deny = json!({"rules": [{"name": "no", "tools": {"names": ["*"]}, "action": "Deny"}]});
     let more = ["--report-wait=3600", "--grace-period=1"];
@@ -59,8 +59,11 @@ async fn it_waits_until_the_report_was_read_after_the_last_violation() {
     // Unauthorized, and metrics: neither is the report.
     assert_eq!(pod.get("/report").await.status, 401);
     assert_eq!(pod.get("/metrics").await.status, 200);
-    assert!(!pod.has_ended());
+    // Read, and not stored yet: the operator might end here.
     assert_eq!(pod.report().await["violations"][0]["count"], 2);
+    assert_eq!(pod.report_stored(1).await["violations"][0]["count"], 2);
+    assert!(!pod.has_ended());
+    pod.report_stored(2).await;
     assert_eq!(pod.ended().await, 0);
 }
 
@@ -76,7 +79,7 @@ async fn nobody_waits_for_a_report_without_violations_nor_for_ever_nor_after_a_s
     let client = unread.client.session().await;
     assert!(client.call("echo", json!({})).await.tool().0);
     unread.signal(Signal::TERM);
-    unread.says("the last violations were not read").await;
+    unread.says("the last violations were not stored").await;
     assert_eq!(unread.ended().await, 0);
     unread
         .until("the audit log has it all the same", async |pod| {
