@@ -9,6 +9,7 @@ mod applied;
 mod approval;
 mod args;
 mod cache;
+pub mod check;
 mod client;
 mod collect;
 mod context;

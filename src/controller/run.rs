@@ -180,15 +180,20 @@ async fn lead(
 async fn key(ctx: &Context) -> Result<OperatorKey, RunError> {
     let path = &ctx.args.key_file;
     if let (false, Some(name)) = (path.exists(), &ctx.args.key_secret) {
+        let key = key::random_text()?;
         let body = json!({
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": { "name": name, "namespace": ctx.args.namespace, "labels": { MANAGED_BY.0: MANAGED_BY.1 } },
-            "stringData": { "key": key::random_text()? },
+            "stringData": { "key": key },
         });
-        write::secret(&ctx.client, &body, &ctx.args.namespace)
+        let made = write::secret(&ctx.client, &body, &ctx.args.namespace)
             .await
             .map_err(RunError::KeySecret)?;
+        // The mount follows in a minute; what was made just now is known.
+        if made {
+            return Ok(OperatorKey::new(key.as_bytes()));
+        }
     }
     Ok(OperatorKey::wait(path).await?)
 }

@@ -302,8 +302,8 @@ fn kind_of<K: Resource<DynamicType = ()>>() -> &'static str {
     }
 }
 
-/// Creates a Secret that nobody reads back; one that is there is left as it is.
-pub async fn secret(client: &Client, body: &Value, namespace: &str) -> Result<(), WriteError> {
+/// Creates a Secret that nobody reads back; one that is there is left as it is, and the answer is false.
+pub async fn secret(client: &Client, body: &Value, namespace: &str) -> Result<bool, WriteError> {
     let name = body
         .pointer("/metadata/name")
         .and_then(Value::as_str)
@@ -316,8 +316,8 @@ pub async fn secret(client: &Client, body: &Value, namespace: &str) -> Result<()
         .map_err(|error| fail(kube::Error::BuildRequest(error)))?;
     // The answer holds the values: it is not read.
     match client.request_text(request).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(false),
         Err(error) => Err(fail(error)),
     }
 }

@@ -5,14 +5,15 @@
 
 use std::fs::OpenOptions;
 use std::io::{IsTerminal as _, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::audit::{AuditLog, AuditWriter};
-use crate::telemetry::listen::ListenError;
-pub use crate::telemetry::listen::bind;
+use crate::telemetry::listen::{self, ListenError};
 
 /// Why the process cannot have what it needs.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,14 @@ pub enum SetupError {
     /// Signals cannot be received.
     #[error("cannot watch for signals: {0}")]
     Signals(std::io::Error),
+}
+
+/// Listens; see [`listen::bind`].
+///
+/// # Errors
+/// [`SetupError::Listen`].
+pub fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, SetupError> {
+    Ok(listen::bind(address, flag)?)
 }
 
 /// Records go to standard output, and to the file if one is named. With a file, a terminal is not filled with them.
@@ -84,39 +93,5 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn every_address_of_both_families_takes_calls_over_ipv4() {
-        let listener = bind("[::]:0".parse().unwrap(), "--listen").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let client = tokio::net::TcpStream::connect(("127.0.0.1", port));
-        let (accepted, connected) = tokio::join!(listener.accept(), client);
-        accepted.unwrap();
-        connected.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_port_in_use_is_told_with_the_flag_to_change() {
-        let taken = bind("127.0.0.1:0".parse().unwrap(), "--listen").unwrap();
-        let address = taken.local_addr().unwrap();
-        assert_eq!(
-            bind(address, "--admin-listen").unwrap_err().to_string(),
-            format!(
-                "cannot listen at {address}: another program uses this port; choose another with --admin-listen"
-            )
-        );
-    }
-
-    #[test]
-    fn only_a_machine_without_ipv6_is_served_over_ipv4_alone() {
-        let refused = |errno: Errno| std::io::Error::from_raw_os_error(errno.raw_os_error());
-        assert!(no_ipv6(&refused(Errno::AFNOSUPPORT)) && no_ipv6(&refused(Errno::ADDRNOTAVAIL)));
-        assert!(!no_ipv6(&refused(Errno::ADDRINUSE)) && !no_ipv6(&refused(Errno::ACCESS)));
     }
 }

@@ -65,3 +65,37 @@ fn no_ipv6(error: &std::io::Error) -> bool {
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_address_of_both_families_takes_calls_over_ipv4() {
+        let listener = bind("[::]:0".parse().unwrap(), "--listen").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = tokio::net::TcpStream::connect(("127.0.0.1", port));
+        let (accepted, connected) = tokio::join!(listener.accept(), client);
+        accepted.unwrap();
+        connected.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_told_with_the_flag_to_change() {
+        let taken = bind("127.0.0.1:0".parse().unwrap(), "--listen").unwrap();
+        let address = taken.local_addr().unwrap();
+        assert_eq!(
+            bind(address, "--admin-listen").unwrap_err().to_string(),
+            format!(
+                "cannot listen at {address}: another program uses this port; choose another with --admin-listen"
+            )
+        );
+    }
+
+    #[test]
+    fn only_a_machine_without_ipv6_is_served_over_ipv4_alone() {
+        let refused = |errno: Errno| std::io::Error::from_raw_os_error(errno.raw_os_error());
+        assert!(no_ipv6(&refused(Errno::AFNOSUPPORT)) && no_ipv6(&refused(Errno::ADDRNOTAVAIL)));
+        assert!(!no_ipv6(&refused(Errno::ADDRINUSE)) && !no_ipv6(&refused(Errno::ACCESS)));
+    }
+}
