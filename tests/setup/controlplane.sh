@@ -123,9 +123,11 @@ command_of() {
         --enable-admission-plugins=NodeRestriction --allow-privileged=true --profiling=false
         "--audit-policy-file=$dir/audit-policy.yaml" "--audit-log-path=$dir/audit.log")
       ;;
+    # Pods have loopback addresses here, which endpoints may not have: the controllers would fail at every change.
     kube-controller-manager)
       command=("$bin/kube-controller-manager" "--kubeconfig=$dir/kube-controller-manager.kubeconfig" --secure-port=0
         "--root-ca-file=$dir/pki/ca.crt" "--service-account-private-key-file=$dir/pki/service-accounts.key"
+        "--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller"
         --use-service-account-credentials --leader-elect=false --kube-api-qps=200 --kube-api-burst=400 --profiling=false)
       ;;
     kube-scheduler)
@@ -211,6 +213,7 @@ stop_all() {
 begin() {
   umask 077
   dir=$(mkdir -p "$1" && cd "$1" && pwd)
+  chmod 700 "$dir"
   why=
   printf '%s\n' "$$" >"$dir/supervisor.pid"
   trap stop_all EXIT
