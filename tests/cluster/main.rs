@@ -4,7 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod chart;
 mod definitions;
 mod identities;
 mod node;
+mod operator;
 mod support;
