@@ -75,7 +75,8 @@ async fn nobody_waits_for_a_report_without_violations_nor_for_ever_nor_after_a_s
     quiet.signal(Signal::TERM);
     assert_eq!(quiet.ended().await, 0);
 
-    let (_volumes, mut unread) = Pod::ready(&fake, &[deny.clone()], &["--report-wait=1"]).await;
+    let (_volumes, mut unread) =
+        Pod::ready(&fake, std::slice::from_ref(&deny), &["--report-wait=1"]).await;
     let client = unread.client.session().await;
     assert!(client.call("echo", json!({})).await.tool().0);
     unread.signal(Signal::TERM);
