@@ -134,6 +134,7 @@ fn take_turn(memory: &mut ServerMemory, pod: &GatewayPod, now: Instant) -> bool 
         .or_insert_with(|| Poll {
             next: now,
             under_way: false,
+            asked: false,
             calls: 0,
             quiet_since: now,
             failures: 0,
@@ -160,6 +161,7 @@ fn took(
         return false;
     };
     poll.under_way = false;
+    let first = !std::mem::replace(&mut poll.asked, true);
     let report = match read {
         Ok(report) => report,
         Err(error) => {
@@ -169,7 +171,7 @@ fn took(
             if poll.failures == 1 {
                 tracing::debug!(pod = kube::Resource::meta(pod).name, %error, "a gateway's report could not be read");
             }
-            return false;
+            return first;
         }
     };
     poll.failures = 0;

@@ -158,6 +158,8 @@ pub struct ServerMemory {
 pub struct Poll {
     pub next: Instant,
     pub under_way: bool,
+    /// It was asked at least once, with whatever result.
+    pub asked: bool,
     /// Calls that the last report told of, and since when that has not changed.
     pub calls: u64,
     pub quiet_since: Instant,

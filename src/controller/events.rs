@@ -1,6 +1,6 @@
 //! Events: what happened, told where `kubectl describe` shows it.
 //!
-//! In: conditions before and now, violations. Out: events.k8s.io/v1 Events, like ones aggregated. Must not do: tell of every
+//! In: conditions before and now, violations. Out: events.k8s.io/v1 Events, each once. Must not do: tell of every
 //! violation; one for each rule and caller is enough to be noticed, the figures are in the status.
 
 use std::collections::{HashSet, VecDeque};
@@ -22,7 +22,8 @@ const NOTE: usize = 1_000;
 const KNOWN: usize = 10_000;
 
 pub struct Events {
-    recorder: Recorder,
+    client: Client,
+    reporter: Reporter,
     told: Mutex<Told>,
 }
 
@@ -39,7 +40,8 @@ impl Events {
             instance: Some(pod.into()),
         };
         Events {
-            recorder: Recorder::new(client, reporter),
+            client,
+            reporter,
             told: Mutex::default(),
         }
     }
@@ -156,7 +158,10 @@ impl Events {
             uid: of.uid.clone(),
             ..ObjectReference::default()
         };
-        if let Err(error) = self.recorder.publish(&event, &reference).await {
+        // A recorder takes events of one reason about one object for the same and keeps the first one's note; ours differ in
+        // just that, and are published once.
+        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        if let Err(error) = recorder.publish(&event, &reference).await {
             tracing::debug!(%error, "an Event could not be written");
         }
     }

@@ -25,6 +25,9 @@ mod validate;
 /// policy).
 const REFUSED_AGAIN: Duration = Duration::from_secs(300);
 
+/// A gateway that was not heard of yet: its report, or that there is none, makes the server be looked at anyhow.
+const UNHEARD_AGAIN: Duration = Duration::from_secs(1);
+
 /// Why a server could not be reconciled; it is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -84,8 +87,12 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
         (Err(error), _) => return Err(error),
     };
     let ledger_again = ledger::keep(ctx, &refs, &memory).await?;
-    status::write(ctx, &refs, verdict.as_ref().ok(), refusal.as_ref(), &memory).await?;
-    let again = [applied.again, ledger_again].into_iter().flatten().min();
+    let known = status::write(ctx, &refs, verdict.as_ref().ok(), refusal.as_ref(), &memory).await?;
+    let unknown = (!known).then_some(UNHEARD_AGAIN);
+    let again = [applied.again, ledger_again, unknown]
+        .into_iter()
+        .flatten()
+        .min();
     Ok(again.map_or(Done::Settled, Done::Later))
 }
 

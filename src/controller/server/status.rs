@@ -20,13 +20,25 @@ use crate::policy::bundle::Bundle;
 use crate::status::report::Report;
 use crate::status::server::{Inputs, Refusal, Replica, status};
 
+/// Writes the status. False if it is not known yet: a leader that is new must hear from the gateways before it says
+/// anything else of them than the leader before.
 pub async fn write(
     ctx: &Context,
     refs: &Refs,
     plan: Option<&Plan>,
     refusal: Option<&Refusal>,
     memory: &Remembered,
-) -> Result<(), ServerError> {
+) -> Result<bool, ServerError> {
+    let unheard = refs.pods.iter().any(|pod| {
+        let asked = lock(memory)
+            .polls
+            .get(pod.uid())
+            .is_some_and(|poll| poll.asked);
+        pod.ip.is_some() && !pod.terminating && !asked
+    });
+    if unheard {
+        return Ok(false);
+    }
     let cached = refs.object.status(|server| &server.status);
     let (metadata, previous) = lock(memory).written.newest(refs.object.metadata(), cached);
     let (now, changed) = compute(refs, plan, refusal, previous.as_ref(), memory);
@@ -82,7 +94,7 @@ pub async fn write(
             ));
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 fn is_programmed(status: &McpServerStatus, revision: &str) -> bool {

@@ -65,14 +65,19 @@ async fn an_applied_server_and_policy_become_a_gateway_that_decides_and_a_status
             .status
             .and_then(|status| status.violations)
             .unwrap_or_default();
-        if violations.counts.total == 1 {
+        if violations.counts.total == 2 {
             Ok(violations)
         } else {
             Err(violations)
         }
     })
     .await;
-    assert_eq!(of_policy.by_rule.len(), 1);
+    let rules: Vec<(&str, i64)> = of_policy
+        .by_rule
+        .iter()
+        .map(|one| (one.rule.as_str(), one.count))
+        .collect();
+    assert_eq!(rules, [("(default)", 1), ("writes", 1)]);
     room.policy_is("p", ConditionType::Ready, "True", "Ready")
         .await;
 
