@@ -1,6 +1,6 @@
 # The two commands of the README are `make demo` and `make test`; the rest is for working on Portcullis.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint generate bench clean
+.PHONY: help build demo test lint generate bundle images bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -17,8 +17,15 @@ test: ## Run every check and test that this machine can run
 lint: ## Formatting, clippy and licences only
 	@bash tests/run.sh lint
 
-generate: ## Write crds/*.yaml, the generated pages under docs/ and the fuzz seeds anew
+generate: ## Write what is generated anew: crds/, pages under docs/, the chart's definitions and tables, fuzz seeds
 	UPDATE=1 cargo test --locked --test offline generated
+	UPDATE=1 cargo test --locked --test offline chart
+
+bundle: ## Render deploy/portcullis.yaml from the chart (needs Helm 3)
+	@bash deploy/render.sh > deploy/.portcullis.yaml && mv deploy/.portcullis.yaml deploy/portcullis.yaml
+
+images: ## Build the images with docker, podman or buildah (REGISTRY=… PUSH=1; see deploy/images.sh)
+	@bash deploy/images.sh
 
 bench: ## Measure the gateway against a bare proxy on this machine
 	@bash benches/run.sh

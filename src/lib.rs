@@ -8,6 +8,8 @@ pub mod api;
 pub mod catalog;
 /// One file per subcommand of `portcullis`.
 pub mod cli;
+/// The operator: controllers, delivery of policy, accounting, the Lease.
+pub mod controller;
 /// The data plane: HTTP, sessions, enforcement, upstreams, the stdio bridge.
 pub mod gateway;
 /// The strict JSON reader for everything on the wire. Pure.

@@ -82,6 +82,12 @@ else
   skip "the TypeScript SDK tests: npm is missing"
 fi
 
+if command -v go >/dev/null && [[ $(uname) == Linux ]]; then
+  install PORTCULLIS_TEST_CONTROLPLANE controlplane .
+else
+  skip "the tests on a real API server: they need Linux and Go, of which Kubernetes is built"
+fi
+
 if command -v c++ >/dev/null; then
   # A workspace of their own, which the checks above do not see. fuzz/Cargo.toml says how to run them.
   check "Fuzz targets build" cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
@@ -91,4 +97,7 @@ fi
 tests "Unit tests" cargo test --locked --lib --bins
 tests "Offline tests" cargo test --locked --test offline
 tests "Gateway tests, with real servers and clients" cargo test --locked --test gateway
+if [[ -n ${PORTCULLIS_TEST_CONTROLPLANE:-} ]]; then
+  tests "Cluster tests, on a real API server" cargo test --locked --test cluster
+fi
 finish

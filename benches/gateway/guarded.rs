@@ -9,8 +9,8 @@ use portcullis::gateway::approvals::{Approvals, Memory};
 use portcullis::gateway::audit::AuditLog;
 use portcullis::gateway::metrics::Metrics;
 use portcullis::gateway::server::{Routes, serve};
-use portcullis::gateway::snapshot::Environment;
 use portcullis::gateway::snapshot::secrets::Secrets;
+use portcullis::gateway::snapshot::{Environment, Sealing};
 use portcullis::gateway::{Gateway, Shared};
 use portcullis::policy::bundle::{Bundle, BundlePolicy, BundleServer, FORMAT};
 use portcullis::protocol::seal::Sealer;
@@ -85,13 +85,10 @@ pub async fn run(target: SocketAddr, full: bool) -> Done<()> {
         instance: "0a1b2c3d4e5f".to_owned(),
         audit,
         metrics: Metrics::register(&mut prometheus_client::registry::Registry::default()),
-        sealer: Arc::new(Sealer::ephemeral()?),
+        sealing: Sealing::Own(Arc::new(Sealer::ephemeral()?)),
         approvals: Approvals::Memory(Arc::new(Memory::default())),
     };
-    let environment = Environment {
-        secrets: Box::new(NoSecrets),
-        env: BTreeMap::new(),
-    };
+    let environment = Environment::local(Box::new(NoSecrets), BTreeMap::new());
     let bundle = bundle(&format!("http://{target}/mcp"), rules(full))?;
     let gateway = Gateway::start(&shared, environment, bundle)?;
     gateway.inventory.first().await;

@@ -1,9 +1,11 @@
-//! `portcullis-gateway`: the programs that run in pods. Today the bridge of stdio servers.
+//! `portcullis-gateway`: the programs that run in pods: the gateway itself, and the bridge of a stdio server.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use portcullis::gateway::bridge::command::{self, BridgeArgs};
+use portcullis::gateway::run::install::{self, InstallArgs};
+use portcullis::gateway::run::{self, RunArgs};
 use portcullis::telemetry::logging;
 
 /// The data plane of Portcullis
@@ -19,29 +21,40 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Run the gateway of one McpServer in a cluster
+    Run(RunArgs),
     /// Serve a stdio MCP server over Streamable HTTP
     Bridge(BridgeArgs),
+    /// Copy this program into a directory, for the container of a stdio server
+    Install(InstallArgs),
 }
+
+/// What the API client has to say is said by the gateway itself, once and not with each try.
+const LOGGED: &str = "warn,kube_client=off,portcullis=info";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    logging::start(cli.log_format, "info");
-    let Command::Bridge(args) = cli.command;
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: the runtime cannot be started: {error}");
-            return ExitCode::from(2);
-        }
-    };
-    match runtime.block_on(command::run(args)) {
+    logging::start(cli.log_format, LOGGED);
+    match execute(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(2)
         }
     }
+}
+
+fn execute(command: Command) -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = || {
+        tokio::runtime::Runtime::new()
+            .map_err(|error| format!("the runtime cannot be started: {error}"))
+    };
+    match command {
+        Command::Run(args) => runtime()?.block_on(run::run(args))?,
+        Command::Bridge(args) => runtime()?.block_on(command::run(args))?,
+        Command::Install(args) => {
+            tracing::info!("installed as {}", install::run(&args)?.display());
+        }
+    }
+    Ok(())
 }

@@ -4,6 +4,7 @@
 
 pub mod approvals;
 pub mod catalog;
+pub mod cluster;
 pub mod crds;
 pub mod explain;
 pub mod import;

@@ -22,7 +22,9 @@ use crate::api::server::McpServer;
 use crate::gateway::approvals::{Approvals, Memory};
 use crate::gateway::grants::Grants;
 use crate::gateway::metrics::Metrics;
+use crate::gateway::process::{Signals, audit, bind};
 use crate::gateway::server::Routes;
+use crate::gateway::snapshot::Sealing;
 use crate::gateway::{Gateway, Shared};
 use crate::policy::bundle::Bundle;
 use crate::policy::diagnostic::Level;
@@ -39,7 +41,7 @@ mod table;
 
 use self::files::Watched;
 use self::force::paths;
-use self::setup::{audit, bind, report_readers, signalled};
+use self::setup::report_readers;
 
 /// How long servers may take to list their tools before the table is shown without them.
 const FIRST_LISTING: Duration = Duration::from_secs(45);
@@ -163,15 +165,16 @@ async fn serve(args: Args) -> Result<(), Failure> {
     paths(&world)?;
 
     // Everything that can be in use by others is taken before any child process is started.
-    let listener = bind(args.listen, "--listen").await?;
+    let mut signals = Signals::new()?;
+    let listener = bind(args.listen, "--listen")?;
     let admin_listener = match args.admin_listen {
-        Some(address) => Some(bind(address, "--admin-listen").await?),
+        Some(address) => Some(bind(address, "--admin-listen")?),
         None => None,
     };
     let socket_path = args.socket.clone().unwrap_or_else(socket::default_path);
     let control = socket::Listener::bind(&socket_path).map_err(Failure::new)?;
     let report_readers = report_readers(args.report_token_file.as_ref())?;
-    let (audit, audit_writer) = audit(args.audit_file.as_ref())?;
+    let (audit, audit_writer) = audit(args.audit_file.as_deref())?;
 
     let mut registry = Registry::default();
     registry.register_collector(Box::new(process::ProcessCollector));
@@ -185,7 +188,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
             instance: uuid::Uuid::new_v4().simple().to_string()[..12].to_owned(),
             audit,
             metrics,
-            sealer: Arc::new(sealer),
+            sealing: Sealing::Own(Arc::new(sealer)),
             approvals: Approvals::Memory(Arc::clone(&memory)),
         },
         memory,
@@ -206,7 +209,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
     });
     let stop = CancellationToken::new();
     let stopping = stop.clone();
-    let result = start(&serving, world).await;
+    let result = start(&serving, world, &mut signals).await;
     if let Err(failure) = result {
         serving.shutdown().await;
         return Err(failure);
@@ -242,7 +245,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
         }
     };
     tokio::select! {
-        () = signalled() => {}
+        () = signals.next() => {}
         () = reload => {}
     }
     eprintln!(
@@ -261,7 +264,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
 }
 
 /// Starts every gateway and waits for their tools, then shows the table.
-async fn start(serving: &Arc<Serving>, world: World) -> Result<(), Failure> {
+async fn start(serving: &Arc<Serving>, world: World, signals: &mut Signals) -> Result<(), Failure> {
     let findings = serving.put(world).await;
     if findings.iter().any(|finding| finding.level == Level::Error) {
         return Err(failed(&findings));
@@ -274,7 +277,7 @@ async fn start(serving: &Arc<Serving>, world: World) -> Result<(), Failure> {
         }
     };
     let in_time = tokio::select! {
-        () = signalled() => return Err(Failure { message: "stopped before the servers had started".to_owned(), code: 130 }),
+        () = signals.next() => return Err(Failure { message: "stopped before the servers had started".to_owned(), code: 130 }),
         in_time = tokio::time::timeout(FIRST_LISTING, listed) => in_time.is_ok(),
     };
     for gateway in &gateways {

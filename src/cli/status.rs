@@ -1,6 +1,6 @@
-//! `portcullis status`: what `kubectl get` would show, of what `portcullis serve` is serving.
+//! `portcullis status`: what `kubectl get` would show, of what `portcullis serve` is serving, or of a cluster.
 //!
-//! In: the status document of the socket. Out: the printer columns of the CRDs, read from the CRDs themselves, or the whole
+//! In: the status document of the socket, or the resources of a cluster. Out: the printer columns of the CRDs, read from the CRDs themselves, or the whole
 //! resources as YAML or JSON.
 
 use std::path::PathBuf;
@@ -11,17 +11,23 @@ use kube::CustomResourceExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::cluster::ClusterArgs;
 use super::output::{Failure, Output, age, columns, print, print_data, visible};
 use super::socket;
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 
-/// Show the servers and policies that `portcullis serve` serves
+/// Show the servers and policies that `portcullis serve` serves, or those of a cluster
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The socket of `portcullis serve` [default: $PORTCULLIS_SOCKET or $XDG_RUNTIME_DIR/portcullis/serve.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "context")]
     socket: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// All namespaces of the cluster
+    #[arg(short = 'A', long, requires = "context", conflicts_with = "namespace")]
+    all_namespaces: bool,
     /// wide: more columns; yaml, json: each resource whole
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -42,11 +48,23 @@ pub struct Document {
 /// Runs the command.
 ///
 /// # Errors
-/// When no `serve` answers.
+/// When no `serve` answers, or no cluster.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let path = args.socket.unwrap_or_else(socket::default_path);
-    let document: Document = socket::request(&path, Method::GET, "/status", None)
-        .map_err(|error| Failure::new(error.to_string()))?;
+    let document = match args.cluster.cluster()? {
+        Some(cluster) => {
+            let namespace = (!args.all_namespaces).then(|| cluster.namespace());
+            Document {
+                servers: cluster.list(namespace)?,
+                policies: cluster.list(namespace)?,
+                problems: Vec::new(),
+            }
+        }
+        None => {
+            let path = args.socket.unwrap_or_else(socket::default_path);
+            socket::request(&path, Method::GET, "/status", None)
+                .map_err(|error| Failure::new(error.to_string()))?
+        }
+    };
     for problem in &document.problems {
         eprintln!("warning: {}", visible(problem));
     }

@@ -1,14 +1,15 @@
-//! `portcullis validate`: everything that is wrong with some files, without a cluster.
+//! `portcullis validate`: everything that is wrong with some files, without a cluster or against one.
 //!
-//! In: files. Out: findings with file, line and column; exit code 1 if one is an error. The checks are those of the API server
-//! (schema, CEL rules) and of the operator (the policy compiler).
+//! In: files, and what a cluster holds if one is named. Out: findings with file, line and column; exit code 1 if one is an error. The checks are those of the API server
+//! (schema, CEL rules) and of the operator (the policy compiler); of a cluster, its own, by a dry run.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::cluster::{Cluster, ClusterArgs};
 use super::output::{Failure, Output, columns, plural, print, print_data};
-use super::world::{Finding, World};
+use super::world::{self, Finding, World};
 use crate::policy::diagnostic::Level;
 
 /// Check files as the API server and the operator would
@@ -23,6 +24,8 @@ pub struct Args {
     /// Policies in this namespace are guardrails over all servers
     #[arg(long, default_value = "portcullis-system", value_name = "NAMESPACE")]
     operator_namespace: String,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// Warnings fail too
     #[arg(long)]
     strict: bool,
@@ -54,8 +57,19 @@ pub fn run(args: Args) -> Result<(), Failure> {
             findings,
             ignored: Vec::new(),
         },
-        Ok(world) => {
-            let findings = world.findings();
+        Ok(mut world) => {
+            let cluster = args.cluster.cluster()?;
+            if let Some(cluster) = &cluster {
+                world.surround(
+                    cluster.namespace(),
+                    cluster.list(None)?,
+                    cluster.list(None)?,
+                );
+            }
+            let mut findings = world.findings();
+            if let Some(cluster) = &cluster {
+                findings.extend(refusals(cluster, &world)?);
+            }
             let fails = |finding: &Finding| finding.level == Level::Error || args.strict;
             Report {
                 valid: !findings.iter().any(fails),
@@ -87,6 +101,22 @@ pub fn run(args: Args) -> Result<(), Failure> {
         ),
         code: 1,
     })
+}
+
+/// What the API server says of each object.
+fn refusals(cluster: &Cluster, world: &World) -> Result<Vec<Finding>, Failure> {
+    let mut findings = Vec::new();
+    for server in &world.servers {
+        if let Err(message) = cluster.would_take(&server.object)? {
+            findings.push(world::refused(server, "McpServer", message));
+        }
+    }
+    for policy in &world.policies {
+        if let Err(message) = cluster.would_take(&policy.object)? {
+            findings.push(world::refused(policy, "McpPolicy", message));
+        }
+    }
+    Ok(findings)
 }
 
 fn show(report: &Report) -> Result<(), Failure> {

@@ -39,6 +39,15 @@ pub struct World {
     pub ignored: Vec<String>,
     /// Where guardrails live.
     pub operator_namespace: String,
+    /// What is around them: a cluster's objects that are not in the files.
+    around: Around,
+}
+
+#[derive(Default)]
+struct Around {
+    /// None without a cluster.
+    servers: Option<Vec<McpServer>>,
+    policies: Vec<McpPolicy>,
 }
 
 impl World {
@@ -84,6 +93,57 @@ impl World {
         world
     }
 
+    /// Puts the objects into a cluster: those that it holds already count, but for those that the files replace. Objects
+    /// without a namespace get that one.
+    pub fn surround(&mut self, namespace: &str, servers: Vec<McpServer>, policies: Vec<McpPolicy>) {
+        let place = |metadata: &mut kube::core::ObjectMeta| {
+            metadata
+                .namespace
+                .get_or_insert_with(|| namespace.to_owned());
+        };
+        self.servers
+            .iter_mut()
+            .for_each(|server| place(&mut server.object.metadata));
+        self.policies
+            .iter_mut()
+            .for_each(|policy| place(&mut policy.object.metadata));
+        let mut around = Around {
+            servers: Some(servers),
+            policies,
+        };
+        if let Some(servers) = &mut around.servers {
+            servers.retain(|other| {
+                let name = name_of(&other.metadata);
+                !self
+                    .servers
+                    .iter()
+                    .any(|server| name_of(&server.object.metadata) == name)
+            });
+        }
+        around.policies.retain(|other| {
+            let name = name_of(&other.metadata);
+            !self
+                .policies
+                .iter()
+                .any(|policy| name_of(&policy.object.metadata) == name)
+        });
+        self.around = around;
+    }
+
+    /// Servers of the files and around them.
+    fn every_server(&self) -> impl Iterator<Item = &McpServer> {
+        let files = self.servers.iter().map(|server| &server.object);
+        files.chain(self.around.servers.iter().flatten())
+    }
+
+    /// Where names were looked for.
+    fn here(&self) -> &'static str {
+        match self.around.servers {
+            None => "these files",
+            Some(_) => "these files or the cluster",
+        }
+    }
+
     /// Everything that is wrong with the objects, errors and warnings, in the order of the files.
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
@@ -98,7 +158,9 @@ impl World {
             let targeted = self
                 .policies
                 .iter()
-                .any(|policy| self.targets(&policy.object, &server.object));
+                .map(|policy| &policy.object)
+                .chain(&self.around.policies)
+                .any(|policy| self.targets(policy, &server.object));
             if !targeted {
                 findings.push(Finding {
                     level: Level::Warning,
@@ -107,8 +169,10 @@ impl World {
                         "McpServer",
                         &server.object.metadata,
                         "",
-                        "no policy here targets this server, so it would deny every call"
-                            .to_owned(),
+                        format!(
+                            "no policy in {} targets this server, so it would deny every call",
+                            self.here()
+                        ),
                     )
                 });
             }
@@ -128,19 +192,19 @@ impl World {
                 .map(|diagnostic| of_policy(policy, diagnostic))
                 .collect();
         let targets = self
-            .servers
-            .iter()
-            .any(|server| self.targets(&policy.object, &server.object));
+            .every_server()
+            .any(|server| self.targets(&policy.object, server));
         let missing = |name: &str| {
-            !self.servers.iter().any(|server| {
-                name_of(&server.object.metadata) == (namespace.clone(), name.to_owned())
-            })
+            !self
+                .every_server()
+                .any(|server| name_of(&server.metadata) == (namespace.clone(), name.to_owned()))
         };
         for (at, target) in policy.object.spec.target_refs.iter().enumerate() {
             if missing(&target.name) {
                 let message = format!(
-                    "there is no McpServer {namespace}/{} in these files; add it or correct the name",
-                    target.name
+                    "there is no McpServer {namespace}/{} in {}; add it or correct the name",
+                    target.name,
+                    self.here()
                 );
                 let path = format!("spec.targetRefs[{at}].name");
                 findings.push(Finding {
@@ -150,8 +214,9 @@ impl World {
                 });
             }
         }
-        if policy.object.spec.target_refs.is_empty() && !targets && !self.servers.is_empty() {
-            let message = "its selector matches no McpServer in these files".to_owned();
+        let any = self.every_server().next().is_some();
+        if policy.object.spec.target_refs.is_empty() && !targets && any {
+            let message = format!("its selector matches no McpServer in {}", self.here());
             findings.push(Finding {
                 level: Level::Warning,
                 ..finding(
@@ -306,6 +371,12 @@ fn finding<T>(
         expression: None,
         message,
     }
+}
+
+/// An object that an API server would refuse, in its words.
+pub fn refused<T: kube::Resource>(located: &Located<T>, kind: &str, message: String) -> Finding {
+    let message = format!("the API server refuses it: {message}");
+    finding(located, kind, located.object.meta(), "", message)
 }
 
 fn of_server(server: &Located<McpServer>, diagnostic: Diagnostic) -> Finding {

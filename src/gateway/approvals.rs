@@ -99,7 +99,9 @@ pub enum Refused {
     )]
     ServerFull,
     /// Requests cannot be kept here.
-    #[error("approvals are not available here, so calls that need one are denied")]
+    #[error(
+        "approvals in a cluster come with a later release; until then calls that need one are denied"
+    )]
     Unavailable,
 }
 
@@ -132,7 +134,7 @@ pub enum DecideError {
 pub enum Approvals {
     /// In this process, shared by all gateways of `serve`.
     Memory(Arc<Memory>),
-    /// Nowhere.
+    /// Nowhere: in a cluster, until a later release keeps them there.
     Unavailable,
 }
 

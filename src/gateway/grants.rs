@@ -38,6 +38,11 @@ pub struct Grant {
 #[error("no accepted credential")]
 pub struct Unauthorized;
 
+/// What is given is not the digest of a key.
+#[derive(Debug, thiserror::Error)]
+#[error("write the SHA-256 of the key as 64 hexadecimal digits")]
+pub struct NoDigest;
+
 impl Grants {
     /// Builds the table. Each entry of `keys` is a grant's name and its key; white space around a key is not part of it
     /// (Secrets made from files end in a newline), and an empty key admits nobody.
@@ -56,6 +61,25 @@ impl Grants {
             keys,
             anonymous: anonymous.then(|| Arc::new(Caller::anonymous())),
         }
+    }
+
+    /// Admits whoever presents the one key that has this SHA-256, given in hexadecimal.
+    ///
+    /// # Errors
+    /// [`NoDigest`].
+    pub fn of_digest(name: &str, hex: &str) -> Result<Self, NoDigest> {
+        let mut digest = [0; SHA256_OUTPUT_LEN];
+        if hex.len() != 2 * digest.len() || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(NoDigest);
+        }
+        for (byte, at) in digest.iter_mut().zip((0..hex.len()).step_by(2)) {
+            *byte = u8::from_str_radix(&hex[at..at + 2], 16).map_err(|_| NoDigest)?;
+        }
+        let caller = Arc::new(Caller::key(name));
+        Ok(Grants {
+            keys: vec![Key { digest, caller }],
+            anonymous: None,
+        })
     }
 
     /// The grant that a request's headers prove.
@@ -173,6 +197,29 @@ mod tests {
         assert_eq!(name(&open, &[]).as_deref(), Some("anonymous"));
         assert_eq!(name(&open, &["Bearer nonsense"]), None);
         assert_eq!(name(&open, &[""]), None);
+    }
+
+    #[test]
+    fn a_digest_admits_its_key_and_nobody_else() {
+        let hex: String = sha256(b"s3cret-one")
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let grants = Grants::of_digest("report", &hex).unwrap();
+        assert_eq!(
+            name(&grants, &["Bearer s3cret-one"]).as_deref(),
+            Some("key:report")
+        );
+        assert_eq!(name(&grants, &["Bearer s3cret-two"]), None);
+        assert_eq!(name(&grants, &[]), None);
+        for bad in [
+            "",
+            &hex[1..],
+            &hex.replace(|c: char| c.is_ascii_digit(), "g"),
+            &format!("{hex}00"),
+        ] {
+            assert!(Grants::of_digest("report", bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

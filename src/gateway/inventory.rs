@@ -154,6 +154,7 @@ pub async fn keep(gateway: Weak<Gateway>) {
         let upstream = strong
             .snapshot()
             .map(|snapshot| Arc::clone(&snapshot.upstream));
+        let asked = upstream.clone();
         let mut wait = EVERY;
         if let Some(upstream) = upstream {
             if own
@@ -201,9 +202,12 @@ pub async fn keep(gateway: Weak<Gateway>) {
                 () = tokio::time::sleep(wait) => {}
                 () = inventory_of.wanted.notified() => {}
                 () = told_of_change(&mut own) => {}
-                () = upstream_changed(&mut changes, &gateway) => {}
+                () = upstream_changed(&mut changes, asked.as_ref()) => {}
             }
-            tokio::time::sleep_until(listed_at + AT_MOST_EVERY.min(wait)).await;
+            // Who has asked nobody yet need not wait before it asks.
+            if asked.is_some() {
+                tokio::time::sleep_until(listed_at + AT_MOST_EVERY.min(wait)).await;
+            }
         };
         tokio::select! {
             () = closing.cancelled() => return,
@@ -212,30 +216,26 @@ pub async fn keep(gateway: Weak<Gateway>) {
     }
 }
 
-/// Resolves when a snapshot with another upstream is swapped in.
+/// Resolves when a snapshot with another upstream than this is in force.
 async fn upstream_changed(
     changes: &mut watch::Receiver<Option<Arc<super::snapshot::Snapshot>>>,
-    gateway: &Weak<Gateway>,
+    before: Option<&Arc<Upstream>>,
 ) {
-    let before = gateway
-        .upgrade()
-        .and_then(|gateway| gateway.snapshot())
-        .map(|snapshot| Arc::clone(&snapshot.upstream));
     loop {
-        if changes.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-        let now = changes
-            .borrow_and_update()
-            .as_ref()
-            .map(|snapshot| Arc::clone(&snapshot.upstream));
-        let same = match (&before, &now) {
-            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-            (None, None) => true,
-            _ => false,
+        // Looked at first: it may have been swapped in since the last one was asked.
+        let same = {
+            let now = changes.borrow_and_update();
+            match (before, now.as_ref().map(|snapshot| &snapshot.upstream)) {
+                (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+                (None, None) => true,
+                _ => false,
+            }
         };
         if !same {
             return;
+        }
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
         }
     }
 }
@@ -411,7 +411,8 @@ async fn exchange(
     if status == StatusCode::NOT_FOUND {
         return Err(ListError::SessionGone);
     }
-    if content_type(&response).is_none() && !status.is_success() {
+    let credential = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    if credential || content_type(&response).is_none() && !status.is_success() {
         return Err(ListError::Status(status));
     }
     timeout(EXCHANGE, whole(response, &Id::Integer(id)))

@@ -23,9 +23,11 @@ pub mod http;
 mod in_use;
 pub mod inventory;
 pub mod metrics;
+pub mod process;
 pub mod record;
 mod relay;
 pub mod report;
+pub mod run;
 pub mod server;
 mod session;
 pub mod snapshot;
@@ -42,8 +44,9 @@ use self::inventory::Inventory;
 use self::metrics::Metrics;
 use self::record::Recorder;
 use self::session::{Remembered, ServerRequests, Session};
-use self::snapshot::{Builder, Environment, Rejected, Snapshot};
-use crate::policy::bundle::Bundle;
+use self::snapshot::tls::Transport;
+use self::snapshot::{Builder, Environment, Rejected, Sealing, Snapshot};
+use crate::policy::bundle::{Bundle, BundleServer};
 use crate::policy::inventory::Definition;
 use crate::protocol::seal::Sealer;
 
@@ -65,14 +68,38 @@ pub struct Gateway {
     ended: Remembered<()>,
     /// What is known of the upstream's tools.
     pub inventory: Inventory,
-    sealer: Arc<Sealer>,
     /// Bounds what is told to the upstream at once: it decides how much there is to refuse.
     telling: Arc<Semaphore>,
     closing: CancellationToken,
     tasks: TaskTracker,
     current: watch::Sender<Option<Arc<Snapshot>>>,
+    transport: watch::Sender<Transport>,
     builder: Mutex<Builder>,
     last_error: Mutex<Option<String>>,
+}
+
+/// The server that a gateway is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// `namespace/name`.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+impl Served {
+    fn of(server: &BundleServer) -> Self {
+        Served {
+            name: format!("{}/{}", server.namespace, server.name),
+            uid: server.uid.clone(),
+        }
+    }
+}
+
+impl std::fmt::Display for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.name, self.uid)
+    }
 }
 
 /// What gateways of one process share.
@@ -84,8 +111,8 @@ pub struct Shared {
     pub audit: AuditLog,
     /// The metric families.
     pub metrics: Metrics,
-    /// Seals what clients hand back.
-    pub sealer: Arc<Sealer>,
+    /// What seals that which clients hand back.
+    pub sealing: Sealing,
     /// Where approvals are kept.
     pub approvals: Approvals,
 }
@@ -101,18 +128,32 @@ impl Gateway {
         environment: Environment,
         bundle: Bundle,
     ) -> Result<Arc<Gateway>, Rejected> {
-        let server = format!("{}/{}", bundle.server.namespace, bundle.server.name);
-        let uid = bundle.server.uid.clone();
-        let mut builder = Builder::new(environment);
+        let server = Served::of(&bundle.server);
+        let mut builder = Builder::new(environment, shared.sealing.clone());
         let first = builder.bundle(bundle)?;
-        let gateway = Arc::new(Gateway {
+        let gateway = Gateway::with(shared, builder, server);
+        gateway.swap(&gateway.builder(), first);
+        gateway.keep_inventory();
+        Ok(gateway)
+    }
+
+    /// Makes a gateway that waits for its first bundle and answers 503 until then. Must be called within a Tokio runtime.
+    pub fn waiting(shared: &Shared, environment: Environment, server: Served) -> Arc<Gateway> {
+        let builder = Builder::new(environment, shared.sealing.clone());
+        let gateway = Gateway::with(shared, builder, server);
+        gateway.keep_inventory();
+        gateway
+    }
+
+    fn with(shared: &Shared, builder: Builder, server: Served) -> Arc<Gateway> {
+        Arc::new(Gateway {
             recorder: Recorder::new(
-                server,
+                server.name,
                 shared.instance.clone(),
                 shared.audit.clone(),
                 shared.metrics.clone(),
             ),
-            uid,
+            uid: server.uid,
             counters: Local::default(),
             approvals: shared.approvals.clone(),
             holds: Holds::default(),
@@ -120,24 +161,44 @@ impl Gateway {
             requests: ServerRequests::default(),
             ended: Remembered::default(),
             inventory: Inventory::default(),
-            sealer: Arc::clone(&shared.sealer),
             telling: Arc::new(Semaphore::new(TELLINGS)),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
             current: watch::Sender::new(None),
+            transport: watch::Sender::new(builder.transport().clone()),
             builder: Mutex::new(builder),
             last_error: Mutex::new(None),
-        });
-        gateway.swap(first);
-        gateway
-            .tasks
-            .spawn(inventory::keep(Arc::downgrade(&gateway)));
-        Ok(gateway)
+        })
+    }
+
+    fn keep_inventory(self: &Arc<Self>) {
+        self.tasks.spawn(inventory::keep(Arc::downgrade(self)));
+    }
+
+    /// The server that this gateway is for.
+    pub fn served(&self) -> Served {
+        Served {
+            name: self.recorder.server().to_owned(),
+            uid: self.uid.clone(),
+        }
     }
 
     /// What is in force now; None before the first bundle, or while a Secret is missing.
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
         self.current.borrow().clone()
+    }
+
+    /// The sealer of what is in force.
+    fn sealer(&self) -> Option<Arc<Sealer>> {
+        let current = self.current.borrow();
+        current
+            .as_ref()
+            .map(|snapshot| Arc::clone(&snapshot.sealer))
+    }
+
+    /// Follows how agents are to be spoken to.
+    pub fn transport(&self) -> watch::Receiver<Transport> {
+        self.transport.subscribe()
     }
 
     /// Follows what is in force.
@@ -152,21 +213,45 @@ impl Gateway {
     pub fn apply(&self, bundle: Bundle) -> Result<(), Rejected> {
         // Held until the swap: of two changes at once, the one that was built last must also be in force last.
         let mut builder = self.builder();
-        let built = builder.bundle(bundle);
-        self.took(built)
+        let server = Served::of(&bundle.server);
+        let built = if server == self.served() {
+            builder.bundle(bundle)
+        } else {
+            Err(Rejected::Foreign {
+                offered: server.to_string(),
+                own: self.served().to_string(),
+            })
+        };
+        self.took(&builder, built)
+    }
+
+    /// Takes note of a bundle that cannot even be read: what is in force stays, and the report says why.
+    pub fn refuse(&self, why: String) {
+        *self
+            .last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(why);
+        self.recorder.bundle_refused();
     }
 
     /// Reads Secrets again, from another environment if one is given.
     ///
     /// # Errors
-    /// [`Rejected`]; what was in force stays.
+    /// [`Rejected`]; what was in force stays, but for callers whose keys are gone.
     pub fn refresh(&self, environment: Option<Environment>) -> Result<(), Rejected> {
         let mut builder = self.builder();
         if let Some(environment) = environment {
             builder.environment(environment);
         }
         let built = builder.again();
-        self.took(built)
+        let taken = self.took(&builder, built);
+        if taken.is_err()
+            && let Some(snapshot) = self.snapshot()
+            && let Some(regranted) = builder.with_callers_of_now(&snapshot)
+        {
+            self.current.send_replace(Some(regranted));
+        }
+        taken
     }
 
     /// Takes a listing of the upstream's tools.
@@ -188,31 +273,43 @@ impl Gateway {
         true
     }
 
-    fn took(&self, built: Result<Option<Arc<Snapshot>>, Rejected>) -> Result<(), Rejected> {
-        let mut last_error = self
-            .last_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+    fn took(
+        &self,
+        builder: &Builder,
+        built: Result<Option<Arc<Snapshot>>, Rejected>,
+    ) -> Result<(), Rejected> {
         match built {
             Ok(snapshot) => {
-                *last_error = None;
-                drop(last_error);
-                self.swap(snapshot);
+                *self
+                    .last_error
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = None;
+                self.swap(builder, snapshot);
                 Ok(())
             }
             Err(error) => {
-                *last_error = Some(error.to_string());
-                self.recorder.bundle_refused();
+                self.refuse(error.to_string());
+                self.speak_as(builder);
                 Err(error)
             }
         }
     }
 
-    fn swap(&self, snapshot: Option<Arc<Snapshot>>) {
+    fn swap(&self, builder: &Builder, snapshot: Option<Arc<Snapshot>>) {
         if let Some(snapshot) = &snapshot {
             self.recorder.in_force(&snapshot.revision);
         }
+        // The listener first: under a spec that asks for TLS nobody is to be let in without.
+        self.speak_as(builder);
         self.current.send_replace(snapshot);
+    }
+
+    fn speak_as(&self, builder: &Builder) {
+        self.transport.send_if_modified(|transport| {
+            let modified = !transport.same(builder.transport());
+            transport.clone_from(builder.transport());
+            modified
+        });
     }
 
     fn builder(&self) -> MutexGuard<'_, Builder> {
@@ -229,6 +326,9 @@ impl Gateway {
         }
         let missing = self.builder().missing().to_vec();
         Some(match missing.as_slice() {
+            [] if self.last_error().is_some() => {
+                "no bundle is in force; the newest was refused, and the log says why".to_owned()
+            }
             [] => "no bundle is in force".to_owned(),
             missing => format!("Secrets are missing: {}", missing.join(", ")),
         })

@@ -240,6 +240,12 @@ impl Recorder {
         (state.counts.clone(), state.recent.iter().cloned().collect())
     }
 
+    /// Violations since start, audited ones included.
+    pub fn violation_count(&self) -> u64 {
+        let state = self.lock();
+        state.counts.values().map(|(count, _)| count).sum()
+    }
+
     /// Shows the revision in force.
     pub fn in_force(&self, revision: &str) {
         let mut state = self.lock();

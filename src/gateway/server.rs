@@ -10,16 +10,19 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::Gateway;
 use super::again::Again;
 use super::body::Body;
 use super::relay::json_response;
 use super::session::LastSession;
+use super::snapshot::tls::Transport;
 use crate::protocol::answer;
 
 /// A request's head must be there within this time (slow-header attacks).
@@ -28,6 +31,9 @@ const HEAD_WITHIN: Duration = Duration::from_secs(15);
 const MAX_CONNECTIONS: usize = 4_096;
 /// The largest request head.
 const MAX_HEAD: usize = 64 << 10;
+
+/// The path where a process serves one gateway only.
+pub const ONLY: &str = "/mcp";
 
 /// Which gateway answers which path; changed while serving.
 #[derive(Default)]
@@ -51,24 +57,41 @@ impl Routes {
         match gateway {
             Some(gateway) => super::http::handle(&gateway, last, request).await,
             None => {
-                let body = answer::invalid_request(
-                    None,
-                    "no MCP server is served at this path; it is /NAME/mcp",
-                );
+                let why = if self.all().contains_key(ONLY) {
+                    "no MCP server is served at this path; it is /mcp"
+                } else {
+                    "no MCP server is served at this path; it is /NAME/mcp"
+                };
+                let body = answer::invalid_request(None, why);
                 json_response(StatusCode::NOT_FOUND, body)
             }
         }
     }
 }
 
-/// Accepts connections until `stop`; then finishes the requests under way, for at most `grace`.
+/// Accepts connections until `stop`; then finishes the requests under way, for at most `grace`. In plain text.
 pub async fn serve(
     listener: TcpListener,
     routes: Arc<Routes>,
     stop: CancellationToken,
     grace: Duration,
 ) {
-    let graceful = GracefulShutdown::new();
+    let (_plain, transport) = watch::channel(Transport::Plain);
+    serve_as(listener, routes, transport, stop, grace).await;
+}
+
+/// [`serve`], speaking as `transport` says: a new certificate is for new connections, and when plain text and TLS change
+/// places, the connections of before are ended once their requests under way are answered.
+pub async fn serve_as(
+    listener: TcpListener,
+    routes: Arc<Routes>,
+    mut transport: watch::Receiver<Transport>,
+    stop: CancellationToken,
+    grace: Duration,
+) {
+    let mut spoken = transport.borrow_and_update().clone();
+    let mut graceful = GracefulShutdown::new();
+    let before = TaskTracker::new();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let place = tokio::select! {
@@ -89,39 +112,83 @@ pub async fn serve(
                     continue;
                 }
             },
+            Ok(()) = transport.changed() => {
+                let now = transport.borrow_and_update().clone();
+                if !now.same_kind(&spoken) {
+                    before.spawn(std::mem::take(&mut graceful).shutdown());
+                }
+                spoken = now;
+                continue;
+            }
         };
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
-        let connection = Arc::new((Arc::clone(&routes), LastSession::default()));
-        let service = service_fn(move |request| {
-            let connection = Arc::clone(&connection);
-            async move {
-                let (routes, last) = &*connection;
-                Ok::<_, Infallible>(routes.answer(last, request).await)
+        // What was accepted while it changed is met by what is asked for now.
+        let (routes, watcher) = (Arc::clone(&routes), graceful.watcher());
+        match transport.borrow().clone() {
+            Transport::Plain => {
+                let connection = connection(TokioIo::new(stream), routes, watcher);
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
             }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_WITHIN)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(stream), service);
-        let connection = Again::new(graceful.watch(connection));
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended");
+            Transport::Tls(config) => {
+                let stop = stop.clone();
+                tokio::spawn(async move {
+                    let handshake = TlsAcceptor::from(config).accept(stream);
+                    let shaken = tokio::select! {
+                        () = stop.cancelled() => return,
+                        shaken = tokio::time::timeout(HEAD_WITHIN, handshake) => shaken,
+                    };
+                    match shaken {
+                        Ok(Ok(stream)) => connection(TokioIo::new(stream), routes, watcher).await,
+                        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                        Err(_) => tracing::debug!("a TLS handshake was not finished in time"),
+                    }
+                    drop(place);
+                });
             }
-            drop(place);
-        });
+            Transport::Closed => drop(stream),
+        }
     }
     drop(listener);
     for gateway in routes.all().values() {
         gateway.drain();
     }
-    if tokio::time::timeout(grace, graceful.shutdown())
-        .await
-        .is_err()
-    {
+    before.close();
+    let ended = async {
+        graceful.shutdown().await;
+        before.wait().await;
+    };
+    if tokio::time::timeout(grace, ended).await.is_err() {
         tracing::warn!("requests were still under way after {grace:?} and are cut off");
+    }
+}
+
+/// One connection, until it ends.
+fn connection<I>(io: I, routes: Arc<Routes>, watcher: Watcher) -> impl Future<Output = ()>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let last = Arc::new((routes, LastSession::default()));
+    let service = service_fn(move |request| {
+        let last = Arc::clone(&last);
+        async move {
+            let (routes, last) = &*last;
+            Ok::<_, Infallible>(routes.answer(last, request).await)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(io, service);
+    let connection = Again::new(watcher.watch(connection));
+    async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection ended");
+        }
     }
 }

@@ -54,7 +54,8 @@ impl Session {
     /// [`NoSession`].
     pub fn open(gateway: &Gateway, grant: &Grant, token: &str) -> Result<Session, NoSession> {
         let opened = gateway
-            .sealer
+            .sealer()
+            .ok_or(NoSession)?
             .open_session(
                 &gateway.uid,
                 &grant.caller.grant,
@@ -120,12 +121,13 @@ impl Session {
                     .map_err(|_| "the upstream's session id is not visible ASCII".to_owned())
             })
             .transpose()?;
-        let sealed = gateway
-            .sealer
+        let sealer = gateway
+            .sealer()
+            .ok_or("the gateway has no policy in force")?;
+        let sealed = sealer
             .new_session(version, upstream)
             .map_err(|error| error.to_string())?;
-        let token = gateway
-            .sealer
+        let token = sealer
             .seal_session(
                 &gateway.uid,
                 &grant.caller.grant,
@@ -177,7 +179,7 @@ impl Session {
     pub fn seal_event(&self, gateway: &Gateway, grant: &Grant, id: &str) -> Option<String> {
         let binding = self.binding(gateway, grant);
         gateway
-            .sealer
+            .sealer()?
             .seal_text(Purpose::Event, &binding, id, expiry(EVENT_LIFE))
             .ok()
     }
@@ -186,7 +188,7 @@ impl Session {
     pub fn open_event(&self, gateway: &Gateway, grant: &Grant, token: &str) -> Option<HeaderValue> {
         let binding = self.binding(gateway, grant);
         let id = gateway
-            .sealer
+            .sealer()?
             .open_text(Purpose::Event, &binding, token, seconds(Timestamp::now()))
             .ok()?;
         HeaderValue::from_str(&id).ok()
@@ -204,7 +206,7 @@ impl Session {
         let binding = self.binding(gateway, grant);
         let value = format!("{method} {id}");
         gateway
-            .sealer
+            .sealer()?
             .seal_text(
                 Purpose::ServerRequest,
                 &binding,
@@ -226,7 +228,7 @@ impl Session {
         };
         let binding = self.binding(gateway, grant);
         let value = gateway
-            .sealer
+            .sealer()?
             .open_text(
                 Purpose::ServerRequest,
                 &binding,

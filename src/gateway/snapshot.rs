@@ -5,28 +5,31 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::value::RawValue;
 
 pub mod plan;
 pub mod secrets;
+mod settings;
+pub mod tls;
 
-use self::plan::Plan;
+use self::plan::{Plan, Stdio};
 use self::secrets::{Lookup, Secrets};
+pub use self::settings::Settings;
+use self::tls::{Certificate, Transport};
 use super::audit::Arguments;
-use super::bridge::{self, Bridge, BridgeConfig};
 use super::grants::Grants;
-use super::upstream::{HttpUpstream, Upstream};
+use super::upstream::Upstream;
 use crate::api::Switch;
-use crate::api::server::{AuditArguments, McpServerSpec, Sessions};
+use crate::api::server::{AuditArguments, McpServerSpec};
 use crate::json;
 use crate::policy::bundle::{Bundle, BundleServer};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::{Bound, Definition, Program};
-use crate::protocol::method::Feature;
+use crate::protocol::seal::Sealer;
 
 /// Everything that requests are answered by.
+#[derive(Clone)]
 pub struct Snapshot {
     /// The bundle's revision.
     pub revision: String,
@@ -42,23 +45,10 @@ pub struct Snapshot {
     pub grants: Arc<Grants>,
     /// The upstream.
     pub upstream: Arc<Upstream>,
-}
-
-/// The spec's settings, parsed once.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// For a whole call.
-    pub timeout: Duration,
-    /// The largest request body.
-    pub max_request_bytes: usize,
-    /// Further values of `Origin` that are accepted.
-    pub allowed_origins: Vec<String>,
-    /// Further values of `Host` that are accepted.
-    pub allowed_hosts: Vec<String>,
-    sampling: bool,
-    elicitation: bool,
-    roots: bool,
-    audit: AuditArguments,
+    /// Seals what clients hand back.
+    pub sealer: Arc<Sealer>,
+    /// Whether agents are to be spoken to over TLS only.
+    pub secure: bool,
 }
 
 /// Why a bundle is not put into force.
@@ -77,78 +67,19 @@ pub enum Rejected {
         /// What is there.
         in_force: u64,
     },
+    /// It is for another server.
+    #[error(
+        "the bundle is for {offered} and this gateway is {own}'s; a bundle is only for the server that it names"
+    )]
+    Foreign {
+        /// Whom it is for.
+        offered: String,
+        /// Whose gateway this is.
+        own: String,
+    },
     /// A setting cannot be used here.
     #[error("{0}")]
     Setting(String),
-}
-
-impl Settings {
-    /// Reads a spec.
-    ///
-    /// # Errors
-    /// Names the field.
-    pub fn of(spec: &McpServerSpec) -> Result<Settings, Rejected> {
-        let setting = |field: &str, error: &dyn std::fmt::Display| {
-            Rejected::Setting(format!("{field}: {error}"))
-        };
-        let timeout = spec
-            .upstream
-            .timeout()
-            .parse()
-            .map_err(|error| setting("spec.upstream.timeout", &error))?;
-        let bytes = spec
-            .upstream
-            .max_request_bytes()
-            .parse()
-            .map_err(|error| setting("spec.upstream.maxRequestBytes", &error))?;
-        let features = spec.client_features();
-        let gateway = spec.gateway();
-        let mut allowed_hosts = gateway.allowed_hosts;
-        if let Some(host) = gateway.public_url.as_deref().and_then(host_of) {
-            allowed_hosts.push(host);
-        }
-        Ok(Settings {
-            timeout,
-            max_request_bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
-            allowed_origins: gateway.allowed_origins,
-            allowed_hosts,
-            sampling: features.sampling() == Switch::Allow,
-            elicitation: features.elicitation() == Switch::Allow,
-            roots: features.roots() == Switch::Allow,
-            audit: spec.audit_arguments(),
-        })
-    }
-
-    /// Whether the server may ask the client for it.
-    pub fn allows(&self, feature: Feature) -> bool {
-        match feature {
-            Feature::Sampling => self.sampling,
-            Feature::Elicitation => self.elicitation,
-            Feature::Roots => self.roots,
-        }
-    }
-
-    /// The capabilities that are taken out of a client's `initialize`.
-    pub fn stripped_capabilities(&self) -> Vec<&'static str> {
-        // Tasks from server to client are not carried, so they are not declared.
-        let all = [
-            ("sampling", self.sampling),
-            ("elicitation", self.elicitation),
-            ("roots", self.roots),
-            ("tasks", false),
-        ];
-        all.into_iter()
-            .filter(|(_, allowed)| !allowed)
-            .map(|(name, _)| name)
-            .collect()
-    }
-}
-
-/// The authority of a URL.
-fn host_of(url: &str) -> Option<String> {
-    let uri: http::Uri = url.parse().ok()?;
-    uri.authority()
-        .map(|authority| authority.as_str().to_owned())
 }
 
 impl Snapshot {
@@ -177,34 +108,69 @@ impl Snapshot {
 pub struct Environment {
     /// Where Secrets come from.
     pub secrets: Box<dyn Secrets>,
-    /// Overrides for the environment of a stdio server.
-    pub env: BTreeMap<String, String>,
+    /// Where stdio servers run.
+    pub stdio: Stdio,
+    /// Values of `Host` that are let in beside loopback and what the spec says.
+    pub hosts: Vec<String>,
+}
+
+impl Environment {
+    /// Outside a cluster: stdio servers are child processes, with these variables over what their spec says.
+    pub fn local(secrets: Box<dyn Secrets>, env: BTreeMap<String, String>) -> Self {
+        Environment {
+            secrets,
+            stdio: Stdio::Child { env },
+            hosts: Vec::new(),
+        }
+    }
+}
+
+/// Where the keys are from that seal what clients hand back.
+#[derive(Clone, Debug)]
+pub enum Sealing {
+    /// This process made its own: after it, nobody can open what it sealed.
+    Own(Arc<Sealer>),
+    /// A key of a Secret that all replicas share, in the form of [`Sealer::from_key_file`].
+    Secret {
+        /// The Secret.
+        name: String,
+        /// Its key.
+        key: String,
+    },
 }
 
 /// Builds snapshots, one after the other.
 pub struct Builder {
     environment: Environment,
+    sealing: Sealing,
     bundle: Option<Bundle>,
     program: Option<Arc<Program>>,
     listing: Option<Vec<Definition>>,
     upstream: Option<(Plan, Arc<Upstream>)>,
     missing: Vec<String>,
     keys: Option<KeysSeen>,
+    sealer: Option<(Vec<u8>, Arc<Sealer>)>,
+    certificate: Option<Certificate>,
+    transport: Transport,
 }
 
 type KeysSeen = (Option<BTreeMap<String, Vec<u8>>>, bool, Arc<Grants>);
 
 impl Builder {
     /// Nothing is in force yet.
-    pub fn new(environment: Environment) -> Self {
+    pub fn new(environment: Environment, sealing: Sealing) -> Self {
         Builder {
             environment,
+            sealing,
             bundle: None,
             program: None,
             listing: None,
             upstream: None,
             missing: Vec::new(),
             keys: None,
+            sealer: None,
+            certificate: None,
+            transport: Transport::Plain,
         }
     }
 
@@ -213,6 +179,16 @@ impl Builder {
     /// # Errors
     /// [`Rejected`]; what was in force stays. `Ok(None)` when a Secret is missing: see [`Self::missing`].
     pub fn bundle(&mut self, bundle: Bundle) -> Result<Option<Arc<Snapshot>>, Rejected> {
+        let secure = tls::wanted(&bundle.server.spec);
+        let built = self.take(bundle);
+        if built.is_err() && self.bundle.is_none() && secure {
+            // Nobody is spoken to in plain text who was promised TLS, not even to be told that nothing is in force.
+            self.transport = Transport::Closed;
+        }
+        built
+    }
+
+    fn take(&mut self, bundle: Bundle) -> Result<Option<Arc<Snapshot>>, Rejected> {
         if let Some(in_force) = &self.bundle
             && bundle.sequence < in_force.sequence
         {
@@ -256,6 +232,22 @@ impl Builder {
         self.build()
     }
 
+    /// The given snapshot with the callers of now; None if they are the same.
+    ///
+    /// For when the Secrets of now cannot be used as a whole: a key that was revoked must not live on because of another
+    /// Secret's mistake.
+    pub fn with_callers_of_now(&mut self, snapshot: &Snapshot) -> Option<Arc<Snapshot>> {
+        let spec = &self.bundle.as_ref()?.server.spec;
+        let mut lookup = Lookup::new(&*self.environment.secrets);
+        let grants = grants(spec, &mut self.keys, &mut lookup);
+        (!Arc::ptr_eq(&grants, &snapshot.grants)).then(|| {
+            Arc::new(Snapshot {
+                grants,
+                ..snapshot.clone()
+            })
+        })
+    }
+
     /// Secrets, or their keys, that are referred to and not there.
     pub fn missing(&self) -> &[String] {
         &self.missing
@@ -266,7 +258,12 @@ impl Builder {
         self.bundle.as_ref()
     }
 
-    /// Replaces the overrides for the environment of a stdio server.
+    /// How agents are to be spoken to.
+    pub fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// Replaces what bundles are resolved against.
     pub fn environment(&mut self, environment: Environment) {
         self.environment = environment;
     }
@@ -276,37 +273,26 @@ impl Builder {
             return Ok(None);
         };
         let spec = &bundle.server.spec;
-        let settings = Settings::of(spec)?;
+        let mut settings = Settings::of(spec)?;
+        settings
+            .allowed_hosts
+            .extend_from_slice(&self.environment.hosts);
         let mut lookup = Lookup::new(&*self.environment.secrets);
-        let plan = Plan::resolve(&spec.upstream, &self.environment.env, &mut lookup)
+        let plan = Plan::resolve(&spec.upstream, &self.environment.stdio, &mut lookup)
             .map_err(Rejected::Setting)?;
-        let authentication = spec.authentication.as_ref();
-        let anonymous = authentication
-            .is_some_and(|authentication| authentication.anonymous() == Switch::Allow);
-        let keys = authentication
-            .and_then(|authentication| authentication.api_keys.as_ref())
-            .and_then(|keys| lookup.all(&keys.secret_ref.name, false));
+        let sealer = sealer(&self.sealing, &mut self.sealer, &mut lookup)?;
+        let transport = tls::transport(spec, &mut self.certificate, &mut lookup)?;
+        let grants = grants(spec, &mut self.keys, &mut lookup);
         self.missing = lookup.into_missing();
-        let Some(plan) = plan.filter(|_| self.missing.is_empty()) else {
+        let (Some(plan), Some(sealer), []) = (plan, sealer, &self.missing[..]) else {
+            self.transport = transport;
             return Ok(None);
-        };
-        let grants = match &self.keys {
-            Some((seen, open, grants)) if *seen == keys && *open == anonymous => Arc::clone(grants),
-            _ => {
-                let grants = Arc::new(Grants::new(
-                    keys.as_ref().unwrap_or(&BTreeMap::new()),
-                    anonymous,
-                ));
-                self.keys = Some((keys, anonymous, Arc::clone(&grants)));
-                grants
-            }
         };
         let upstream = match &self.upstream {
             Some((same, upstream)) if *same == plan => Arc::clone(upstream),
             _ => {
                 let name = format!("{}/{}", bundle.server.namespace, bundle.server.name);
-                let upstream =
-                    Arc::new(connect(&name, &plan, &settings).map_err(Rejected::Setting)?);
+                let upstream = Arc::new(plan.connect(&name, &settings).map_err(Rejected::Setting)?);
                 if self.upstream.take().is_some() {
                     // Another server: nothing that the old one listed is known of it.
                     self.listing = None;
@@ -315,6 +301,7 @@ impl Builder {
                 upstream
             }
         };
+        self.transport = transport;
         let bound = Arc::new(Bound::new(
             program,
             self.listing.as_deref().unwrap_or_default(),
@@ -327,33 +314,60 @@ impl Builder {
             listed: self.listing.is_some(),
             grants,
             upstream,
+            sealer,
+            secure: tls::wanted(spec),
         })))
     }
 }
 
-fn connect(name: &str, plan: &Plan, settings: &Settings) -> Result<Upstream, String> {
-    match plan {
-        Plan::Http { url, headers, ca } => HttpUpstream::new(url, headers, ca.as_deref())
-            .map(|upstream| Upstream::Http(Box::new(upstream)))
-            .map_err(|error| format!("spec.{error}")),
-        Plan::Stdio {
-            command,
-            args,
-            env,
-            sessions,
-        } => {
-            let mut config = BridgeConfig::new(name, command.clone());
-            config.args.clone_from(args);
-            config.env.clone_from(env);
-            config.sessions = match sessions {
-                Sessions::Shared => bridge::Sessions::Shared,
-                Sessions::PerSession => bridge::Sessions::PerSession,
+/// Who may call now. `made` is what was made last, and of what.
+fn grants(
+    spec: &McpServerSpec,
+    made: &mut Option<KeysSeen>,
+    lookup: &mut Lookup<'_>,
+) -> Arc<Grants> {
+    let authentication = spec.authentication.as_ref();
+    let anonymous =
+        authentication.is_some_and(|authentication| authentication.anonymous() == Switch::Allow);
+    let keys = authentication
+        .and_then(|authentication| authentication.api_keys.as_ref())
+        .and_then(|keys| lookup.all(&keys.secret_ref.name, false));
+    match made {
+        Some((seen, open, grants)) if *seen == keys && *open == anonymous => Arc::clone(grants),
+        _ => {
+            let held = keys.as_ref().unwrap_or(const { &BTreeMap::new() });
+            let grants = Arc::new(Grants::new(held, anonymous));
+            *made = Some((keys, anonymous, Arc::clone(&grants)));
+            grants
+        }
+    }
+}
+
+/// The sealer of now; None when its keys are missing. `made` is the one that was made last, and of what.
+fn sealer(
+    sealing: &Sealing,
+    made: &mut Option<(Vec<u8>, Arc<Sealer>)>,
+    lookup: &mut Lookup<'_>,
+) -> Result<Option<Arc<Sealer>>, Rejected> {
+    let (name, key) = match sealing {
+        Sealing::Own(sealer) => return Ok(Some(Arc::clone(sealer))),
+        Sealing::Secret { name, key } => (name, key),
+    };
+    let Some(text) = lookup.key(name, key, false) else {
+        return Ok(None);
+    };
+    match made {
+        Some((same, sealer)) if *same == text => Ok(Some(Arc::clone(sealer))),
+        _ => {
+            let unusable = |why: &dyn std::fmt::Display| {
+                Rejected::Setting(format!(
+                    "the sealing keys in {name}/{key} cannot be used: {why}"
+                ))
             };
-            // What the gateway lets pass grows a little when it is written anew.
-            config.limits.request_bytes = settings.max_request_bytes.saturating_add(64 << 10);
-            Bridge::start(config)
-                .map(Upstream::Bridge)
-                .map_err(|error| format!("spec.upstream.stdio.command: {error}"))
+            let lines = std::str::from_utf8(&text).map_err(|_| unusable(&"they are not text"))?;
+            let sealer = Arc::new(Sealer::from_key_file(lines).map_err(|error| unusable(&error))?);
+            *made = Some((text, Arc::clone(&sealer)));
+            Ok(Some(sealer))
         }
     }
 }

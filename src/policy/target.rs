@@ -6,15 +6,20 @@
 use super::bundle::{Blocked, Bundle, BundleError, BundlePolicy, BundleServer, FORMAT};
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
+use kube::core::ObjectMeta;
 
 /// Whether a policy applies to a server.
 ///
 /// By name or label within one namespace; a policy in the operator's own namespace is a guardrail, and its `targetSelector`
 /// reaches every namespace.
 pub fn targets(policy: &McpPolicy, server: &McpServer, operator_namespace: &str) -> bool {
-    let (policy_namespace, server_namespace) =
-        (namespace(&policy.metadata), namespace(&server.metadata));
-    let name = server.metadata.name.as_deref().unwrap_or_default();
+    targets_metadata(policy, &server.metadata, operator_namespace)
+}
+
+/// As [`targets`], for a server of which only the metadata is known.
+pub fn targets_metadata(policy: &McpPolicy, server: &ObjectMeta, operator_namespace: &str) -> bool {
+    let (policy_namespace, server_namespace) = (namespace(&policy.metadata), namespace(server));
+    let name = server.name.as_deref().unwrap_or_default();
     let same = policy_namespace == server_namespace;
     let named = same
         && policy
@@ -28,7 +33,7 @@ pub fn targets(policy: &McpPolicy, server: &McpServer, operator_namespace: &str)
             .target_selector
             .as_ref()
             .is_some_and(|selector| {
-                let labels = server.metadata.labels.as_ref();
+                let labels = server.labels.as_ref();
                 selector
                     .match_labels
                     .iter()
@@ -77,7 +82,7 @@ pub fn bundle<'a>(
     bundle.sealed()
 }
 
-fn namespace(metadata: &kube::core::ObjectMeta) -> &str {
+fn namespace(metadata: &ObjectMeta) -> &str {
     metadata.namespace.as_deref().unwrap_or("default")
 }
 

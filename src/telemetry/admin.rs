@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -30,16 +31,20 @@ pub trait Admin: Send + Sync + 'static {
     fn get(&self, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>>;
 }
 
-/// Serves until `stop`; a connection that sends no complete request head within 10 s is closed.
+/// Answers under way when `stop` comes get this long.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Serves until `stop`, then finishes what is being answered; a connection that sends no complete request head within 10 s is closed.
 pub async fn serve(
     listener: TcpListener,
     admin: Arc<dyn Admin>,
     registry: Arc<Registry>,
     stop: CancellationToken,
 ) {
+    let graceful = GracefulShutdown::new();
     loop {
         let stream = tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -49,23 +54,28 @@ pub async fn serve(
                 }
             },
         };
-        let (admin, registry, stop) = (Arc::clone(&admin), Arc::clone(&registry), stop.clone());
+        let (admin, registry) = (Arc::clone(&admin), Arc::clone(&registry));
+        let service = service_fn(move |request| {
+            let response = answer(&*admin, &registry, &request);
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(std::time::Duration::from_secs(10))
+            .serve_connection(TokioIo::new(stream), service);
+        let connection = graceful.watch(connection);
         tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let response = answer(&*admin, &registry, &request);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(std::time::Duration::from_secs(10))
-                .serve_connection(TokioIo::new(stream), service);
-            tokio::select! {
-                () = stop.cancelled() => {}
-                result = connection => if let Err(error) = result {
-                    tracing::debug!(%error, "an admin connection ended");
-                }
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an admin connection ended");
             }
         });
+    }
+    drop(listener);
+    if tokio::time::timeout(GRACE, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::debug!("admin connections were cut off");
     }
 }
 

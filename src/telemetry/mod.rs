@@ -1,5 +1,6 @@
 //! Logging, the metrics registry and the small HTTP server of the admin port. Metric families live beside what they count.
 
 pub mod admin;
+pub mod listen;
 pub mod logging;
 pub mod process;

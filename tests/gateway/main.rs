@@ -6,6 +6,7 @@
 
 mod bridge;
 mod examples;
+mod run;
 mod sdk;
 mod serve;
 mod support;

@@ -361,7 +361,7 @@ fn nothing_is_half_started() {
     let busy = TcpListener::bind("127.0.0.1:0").unwrap();
     let log = folder.path().join("started.log");
     let good = server_yaml();
-    let cases: [(&str, String, &str); 5] = [
+    let cases: [(&str, String, &str); 6] = [
         ("busy port", good.clone(), "another program uses this port"),
         (
             "no such program",
@@ -373,6 +373,14 @@ fn nothing_is_half_started() {
             "later releases",
             good.replace("anonymous: Allow", "serviceAccounts: {}"),
             "spec.authentication.serviceAccounts",
+        ),
+        (
+            "HTTPS",
+            good.replace(
+                "  authentication:",
+                "  gateway: { tls: { secretRef: { name: tls } } }\n  authentication:",
+            ),
+            "spec.gateway.tls",
         ),
         (
             "a missing Secret",

@@ -1,6 +1,7 @@
 //! The custom resource definitions, as far as they can be tested without an API server: structure and bounds here,
 //! the CEL rules beside.
 
+mod cases;
 mod rules;
 
 use portcullis::api;
@@ -377,14 +378,4 @@ fn optional_scalars_show_their_defaults() {
             "McpServer.spec.upstream.timeout = \"60s\"",
         ]
     );
-}
-
-/// One rule: a part of its sentence, a document that it refuses (and, for transitions, what it was before), and what to put
-/// where so that the document is accepted.
-struct Case {
-    sentence: &'static str,
-    kind: &'static str,
-    before: Option<Value>,
-    refused: Value,
-    accepted: Value,
 }

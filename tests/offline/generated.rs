@@ -6,7 +6,7 @@ use portcullis::{api, cli};
 use std::{fs, path::PathBuf, process::Command};
 
 /// Compares a file of the repository with what it should hold, or rewrites it.
-fn file_holds(path: &str, expected: &str) {
+pub fn file_holds(path: &str, expected: &str) {
     let full = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("UPDATE").is_some() {
         fs::create_dir_all(full.parent().unwrap()).unwrap();
@@ -48,17 +48,28 @@ fn the_page_about_tools_is_that_of_the_catalogue() {
 fn the_page_about_the_command_line_is_that_of_the_commands() {
     use clap::CommandFactory as _;
     let mut page = String::from(
-        "# Command line\n\nGenerated from `portcullis --help` and `portcullis-gateway bridge --help`.\n",
+        "# Command line\n\nGenerated from the `--help` of `portcullis`, `portcullis-gateway` and `portcullis-operator`.\n",
     );
     let mut command = cli::Cli::command();
     command.build();
     describe(&mut command, "portcullis", &mut page);
-    let bridge = Command::new(env!("CARGO_BIN_EXE_portcullis-gateway"))
-        .args(["bridge", "--help"])
-        .output()
-        .unwrap();
-    let help = String::from_utf8(bridge.stdout).unwrap();
-    page.push_str(&section("portcullis-gateway bridge", &help));
+    let mut printed = |program: &str, path: &str, arguments: &[&str]| {
+        let output = Command::new(path)
+            .args(arguments)
+            .arg("--help")
+            .output()
+            .unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        let name = [&[program], arguments].concat().join(" ");
+        page.push_str(&section(&name, &help));
+    };
+    for subcommand in ["run", "bridge", "install"] {
+        let path = env!("CARGO_BIN_EXE_portcullis-gateway");
+        printed("portcullis-gateway", path, &[subcommand]);
+    }
+    let path = env!("CARGO_BIN_EXE_portcullis-operator");
+    printed("portcullis-operator", path, &[]);
+    printed("portcullis-operator", path, &["check"]);
     file_holds("docs/cli.md", &page);
 }
 

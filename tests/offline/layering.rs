@@ -26,6 +26,10 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "controller",
+        &["api", "policy", "status", "catalog", "telemetry"],
+    ),
+    (
         "cli",
         &[
             "api",

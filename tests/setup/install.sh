@@ -2,6 +2,10 @@
 # Installs the pinned third-party programs that the demo and the tests run against, once, outside the checkout.
 #
 #   tests/setup/install.sh NAME...     NAME: mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | node-sdk
+#                                            | controlplane | cluster-node
+#
+# controlplane: kube-apiserver, kube-controller-manager, kube-scheduler, etcd, kubectl and helm; cluster-node: kubelet,
+# kube-proxy and coredns. Both are built from the Go module tests/controlplane (about ten minutes on two cores).
 #
 # Prints, one a line, the folder of each on standard output; progress goes to standard error. The cache is
 # ${PORTCULLIS_CACHE:-~/.cache/portcullis}/NAME-<hash of its lock file>: another lock file is another folder, and one
@@ -10,6 +14,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${PORTCULLIS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/portcullis}
+module=$(cd "$here/../controlplane" && pwd)
 mkdir -p "$cache"
 
 say() { printf '%s\n' "$*" >&2; }
@@ -26,7 +31,7 @@ with_progress() {
     sleep 0.5
     if (( SECONDS - started >= shown + 10 )); then
       shown=$(( SECONDS - started ))
-      say "    still at it after ${shown} s"
+      say "    still at it after ${shown} s$(progress_of "$log")"
     fi
   done
   wait "$pid" || status=$?
@@ -35,6 +40,20 @@ with_progress() {
     die "$text failed; the whole log is $log"
   fi
   say "    done in $(( SECONDS - started )) s"
+}
+
+# What there is to tell about a command that still runs: for a Go build, which prints each package as it is compiled.
+progress_of() {
+  if [[ $1 == *.go.log ]]; then printf ', %d packages compiled' "$(grep -c / "$1")"; fi
+}
+
+need_go() {
+  command -v go >/dev/null \
+    || die "Go is missing; install Go 1.25 or newer (https://go.dev/dl), or have the cluster tests skipped"
+  local version
+  version=$(GOTOOLCHAIN=local go env GOVERSION)
+  printf 'go1.25\n%s\n' "$version" | sort -C -V \
+    || die "$version is too old to build Kubernetes; put Go 1.25 or newer first on PATH"
 }
 
 need_python() {
@@ -49,6 +68,7 @@ need_python() {
 key_of() {
   case $1 in
     node-sdk) cat "$here/node/package-lock.json" ;;
+    controlplane | cluster-node) cat "$module/go.mod" "$module/go.sum"; printf '%s %s' "$(ldflags)" "$(go env GOOS GOARCH)" ;;
     *) cat "$here/requirements/$1.txt"; python3 -c 'import sys; print(sys.version, sys.executable)' ;;
   esac | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-12
 }
@@ -71,11 +91,53 @@ make_node() {
     npm --prefix "$folder" ci --no-audit --no-fund --ignore-scripts
 }
 
-(( $# > 0 )) || { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+# The programs are told their versions, as the projects' own release builds do: without them an API server calls itself
+# v0.0.0 and clients misbehave, and helm takes itself for a client of Kubernetes 1.20.
+ldflags() {
+  local k8s helm minor flags='-s -w'
+  k8s=$(release k8s.io/kubernetes)
+  helm=$(release helm.sh/helm/v3)
+  minor=${k8s#v1.}
+  minor=${minor%%.*}
+  local base=k8s.io/component-base/version
+  flags+=" -X $base.gitVersion=$k8s -X $base.gitMajor=1 -X $base.gitMinor=$minor -X $base.gitTreeState=clean"
+  flags+=" -X helm.sh/helm/v3/internal/version.version=$helm"
+  for package in helm.sh/helm/v3/pkg/chartutil helm.sh/helm/v3/pkg/lint/rules; do
+    flags+=" -X $package.k8sVersionMajor=1 -X $package.k8sVersionMinor=$minor"
+  done
+  printf '%s' "$flags"
+}
+
+# release MODULE: its version in go.mod, read without Go, so that asking for the folder costs nothing.
+release() { awk -v module="$1" '$1 == module && $2 ~ /^v/ { print $2; exit }' "$module/go.mod"; }
+
+make_go() {
+  local name=$1 folder=$2 packages
+  case $name in
+    controlplane)
+      packages=(k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubectl}
+        helm.sh/helm/v3/cmd/helm go.etcd.io/etcd/server/v3)
+      ;;
+    cluster-node)
+      packages=(k8s.io/kubernetes/cmd/{kubelet,kube-proxy} github.com/coredns/coredns)
+      ;;
+  esac
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  with_progress "fetching the sources of $name (pinned, through the Go module proxy)" "$folder.log" \
+    go -C "$module" list -deps "${packages[@]}"
+  with_progress "building $name from source (about ten minutes the first time)" "$folder.go.log" \
+    env CGO_ENABLED=0 GOFLAGS= go -C "$module" build -v -trimpath -buildvcs=false -ldflags "$(ldflags)" -o "$folder/" "${packages[@]}"
+  # The package at the root of etcd's server module is named after its folder.
+  if [[ -e $folder/server ]]; then mv "$folder/server" "$folder/etcd"; fi
+}
+
+(( $# > 0 )) || { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 for name in "$@"; do
   case $name in
     mlflow-mcp | mlflow-official | mcp-1 | mcp-2) need_python ;;
     node-sdk) ;;
+    controlplane | cluster-node) need_go ;;
     *) die "unknown name '$name'" ;;
   esac
   folder=$cache/$name-$(key_of "$name")
@@ -84,6 +146,7 @@ for name in "$@"; do
     if [[ ! -e $folder/.complete ]]; then
       case $name in
         node-sdk) make_node "$folder" ;;
+        controlplane | cluster-node) make_go "$name" "$folder" ;;
         *) make_python "$name" "$folder" ;;
       esac
       touch "$folder/.complete"

@@ -15,7 +15,7 @@ use crate::api::condition::Reason;
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::gateway::Gateway;
-use crate::gateway::snapshot::Environment;
+use crate::gateway::snapshot::{Environment, tls};
 use crate::policy::bundle::{Blocked, Bundle};
 use crate::policy::diagnostic::Level;
 use crate::status::server::Refusal;
@@ -132,6 +132,12 @@ impl Serving {
         blocked: &[(McpPolicy, String)],
     ) -> Result<(), String> {
         let name = name_of(&server.metadata);
+        if tls::wanted(&server.spec) {
+            return Err(
+                "spec.gateway.tls: `serve` speaks plain HTTP to clients on this machine and will not pass it off as HTTPS; remove it from the files given here, or put a program that speaks TLS in front"
+                    .to_owned(),
+            );
+        }
         let secrets = world.secrets_of(&name.0);
         let environment: EnvironmentKey = (secrets.clone(), self.env.clone());
         let blocked = blocked
@@ -152,10 +158,7 @@ impl Serving {
         let bundle = world
             .bundle(server, state.accepted.all(), blocked, sequence)
             .map_err(|failure| failure.message)?;
-        let make = || Environment {
-            secrets: Box::new(secrets.clone()),
-            env: self.env.clone(),
-        };
+        let make = || Environment::local(Box::new(secrets.clone()), self.env.clone());
         match state.served.get_mut(&name) {
             None => {
                 let wanted = bundle.clone();

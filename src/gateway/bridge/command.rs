@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Bearer, BearerError, Bridge, BridgeConfig, Limits, Sessions, StartError};
 use crate::gateway::upstream::stdio::orphans;
+use crate::telemetry::listen::{ListenError, bind};
 
 /// Serve an MCP server that speaks stdio over Streamable HTTP, for its gateway.
 #[derive(Debug, clap::Args)]
@@ -80,11 +80,8 @@ pub enum CommandError {
     Exposed(SocketAddr),
     #[error("no command is given; write it after --")]
     NoCommand,
-    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
-    Listen {
-        address: SocketAddr,
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error(transparent)]
     Start(#[from] StartError),
     #[error("cannot watch for signals: {0}")]
@@ -100,12 +97,7 @@ pub async fn run(args: BridgeArgs) -> Result<(), CommandError> {
     };
     let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::Signals)?;
-    let listener = TcpListener::bind(args.listen)
-        .await
-        .map_err(|source| CommandError::Listen {
-            address: args.listen,
-            source,
-        })?;
+    let listener = bind(args.listen, "--listen")?;
     let address = listener.local_addr().unwrap_or(args.listen);
 
     let orphans_stop = CancellationToken::new();

@@ -139,7 +139,12 @@ impl Pending<'_> {
     }
 
     pub(super) fn unmade(&self, refused: &Refused, decision: &Decision, now: Timestamp) -> Refusal {
-        self.record(Outcome::Unapproved, &decision.by, now, None);
+        let outcome = match refused {
+            Refused::GrantFull | Refused::ServerFull => Outcome::Unapproved,
+            // Nobody was asked: a refusal of the fail-closed table.
+            Refused::Unavailable => Outcome::Denied,
+        };
+        self.record(outcome, &decision.by, now, None);
         Refusal::ApprovalRefused {
             by: Arc::clone(&decision.by),
             why: refused.to_string(),

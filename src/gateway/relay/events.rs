@@ -42,6 +42,8 @@ pub(super) struct Events {
     pub(super) ended: bool,
     pub(super) changes: watch::Receiver<Option<Arc<Snapshot>>>,
     pub(super) listed: Vec<String>,
+    /// Whether it goes out under a spec that asks for TLS.
+    pub(super) secure: Option<bool>,
     pub(super) keep_alive: tokio::time::Interval,
     pub(super) streams: Gauge,
 }
@@ -61,10 +63,11 @@ impl Events {
         let mut keep_alive = tokio::time::interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let changes = relay.gateway.subscribe();
-        let listed = relay
-            .gateway
-            .snapshot()
-            .map_or_else(Vec::new, |snapshot| listed(&snapshot, &relay));
+        let snapshot = relay.gateway.snapshot();
+        let listed = snapshot
+            .as_ref()
+            .map_or_else(Vec::new, |snapshot| listed(snapshot, &relay));
+        let secure = snapshot.as_ref().map(|snapshot| snapshot.secure);
         Events {
             relay,
             body,
@@ -79,6 +82,7 @@ impl Events {
             ended: false,
             changes,
             listed,
+            secure,
             keep_alive,
             streams,
         }
@@ -259,7 +263,9 @@ impl Events {
         let Some(snapshot) = self.changes.borrow_and_update().clone() else {
             return;
         };
-        if !snapshot.grants.still_holds(&self.relay.grant) {
+        // A stream of its own would go on in plain text for ever.
+        let secured = self.unsolicited && self.secure != Some(snapshot.secure);
+        if secured || !snapshot.grants.still_holds(&self.relay.grant) {
             self.ended = true;
             return;
         }

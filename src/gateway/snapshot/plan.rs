@@ -6,8 +6,11 @@ use std::ffi::OsString;
 
 use k8s_openapi::api::core::v1::EnvVar;
 
+use super::Settings;
 use super::secrets::Lookup;
 use crate::api::server::{HttpUpstream, Sessions, StdioUpstream, Upstream};
+use crate::gateway::bridge::{self, Bridge, BridgeConfig};
+use crate::gateway::upstream;
 
 /// A resolved upstream. Holds secret values: never to be shown, so it has no `Debug`.
 #[derive(Clone, PartialEq)]
@@ -34,21 +37,45 @@ pub enum Plan {
     },
 }
 
+/// Where stdio servers run.
+#[derive(Clone, Debug)]
+pub enum Stdio {
+    /// As children of this process.
+    Child {
+        /// Variables over what the spec says, by name.
+        env: BTreeMap<String, String>,
+    },
+    /// In a pod of their own, behind a bridge.
+    Bridge {
+        /// The bridge's endpoint.
+        url: String,
+        /// The Secret, and its key, that holds what the bridge wants to see as a bearer.
+        bearer: (String, String),
+    },
+    /// Nowhere: nobody has said where the bridge is, and a gateway in a cluster starts no servers itself.
+    Nowhere,
+}
+
 impl Plan {
-    /// Resolves the references of a spec. `env` overrides the environment of a stdio server, by name.
+    /// Resolves the references of a spec.
     ///
     /// What is missing is left to `lookup` to tell; the plan is then None.
     ///
     /// # Errors
-    /// What cannot work outside a cluster, with the field that asks for it.
+    /// What cannot work here, with the field that asks for it.
     pub fn resolve(
         upstream: &Upstream,
-        env: &BTreeMap<String, String>,
+        stdio: &Stdio,
         lookup: &mut Lookup<'_>,
     ) -> Result<Option<Plan>, String> {
-        match (&upstream.http, &upstream.stdio) {
-            (Some(http), None) => Ok(Self::http(http, lookup)),
-            (None, Some(stdio)) => Self::stdio(stdio, env, lookup),
+        match (&upstream.http, &upstream.stdio, stdio) {
+            (Some(http), None, _) => Ok(Self::http(http, lookup)),
+            (None, Some(spec), Stdio::Child { env }) => Self::child(spec, env, lookup),
+            (None, Some(_), Stdio::Bridge { url, bearer }) => Self::bridge(url, bearer, lookup),
+            (None, Some(_), Stdio::Nowhere) => Err(
+                "spec.upstream.stdio: this gateway was not told where the server's pod is; start it with --upstream-url and --upstream-bearer-file"
+                    .to_owned(),
+            ),
             _ => Err("spec.upstream: write exactly one of http and stdio".to_owned()),
         }
     }
@@ -79,7 +106,28 @@ impl Plan {
         })
     }
 
-    fn stdio(
+    fn bridge(
+        url: &str,
+        (name, key): &(String, String),
+        lookup: &mut Lookup<'_>,
+    ) -> Result<Option<Plan>, String> {
+        let Some(bearer) = lookup.key(name, key, false) else {
+            return Ok(None);
+        };
+        let bearer = bearer.trim_ascii();
+        if bearer.is_empty() || !bearer.iter().all(u8::is_ascii_graphic) {
+            return Err(format!(
+                "spec.upstream.stdio: the bearer for the server's pod in {name}/{key} is not visible ASCII; delete that Secret, and it is made anew"
+            ));
+        }
+        Ok(Some(Plan::Http {
+            url: url.to_owned(),
+            headers: vec![("Authorization".to_owned(), [b"Bearer ", bearer].concat())],
+            ca: None,
+        }))
+    }
+
+    fn child(
         stdio: &StdioUpstream,
         overrides: &BTreeMap<String, String>,
         lookup: &mut Lookup<'_>,
@@ -146,6 +194,43 @@ impl Plan {
             env,
             sessions: stdio.sessions(),
         }))
+    }
+
+    /// Starts or prepares the upstream.
+    ///
+    /// # Errors
+    /// Names the field that cannot be used.
+    pub(super) fn connect(
+        &self,
+        name: &str,
+        settings: &Settings,
+    ) -> Result<upstream::Upstream, String> {
+        match self {
+            Plan::Http { url, headers, ca } => {
+                upstream::HttpUpstream::new(url, headers, ca.as_deref())
+                    .map(|upstream| upstream::Upstream::Http(Box::new(upstream)))
+                    .map_err(|error| format!("spec.{error}"))
+            }
+            Plan::Stdio {
+                command,
+                args,
+                env,
+                sessions,
+            } => {
+                let mut config = BridgeConfig::new(name, command.clone());
+                config.args.clone_from(args);
+                config.env.clone_from(env);
+                config.sessions = match sessions {
+                    Sessions::Shared => bridge::Sessions::Shared,
+                    Sessions::PerSession => bridge::Sessions::PerSession,
+                };
+                // What the gateway lets pass grows a little when it is written anew.
+                config.limits.request_bytes = settings.max_request_bytes.saturating_add(64 << 10);
+                Bridge::start(config)
+                    .map(upstream::Upstream::Bridge)
+                    .map_err(|error| format!("spec.upstream.stdio.command: {error}"))
+            }
+        }
     }
 }
 

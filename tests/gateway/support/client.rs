@@ -216,6 +216,11 @@ impl Exchange {
         }
     }
 
+    /// Whether the gateway ends the connection without another byte.
+    pub async fn ends(&mut self) -> bool {
+        self.buffer.is_empty() && !self.more().await
+    }
+
     /// The next event of a stream; None at its end. Call `head` first.
     pub async fn event(&mut self) -> Option<Event> {
         // Keep-alives are no events.

@@ -12,7 +12,7 @@ use portcullis::gateway::audit::{AuditLog, AuditWriter};
 use portcullis::gateway::metrics::Metrics;
 use portcullis::gateway::server::{Routes, serve};
 use portcullis::gateway::snapshot::secrets::Secrets;
-use portcullis::gateway::snapshot::{Environment, Rejected};
+use portcullis::gateway::snapshot::{Environment, Rejected, Sealing};
 use portcullis::gateway::{Gateway, Shared};
 use portcullis::policy::bundle::{Bundle, BundlePolicy, BundleServer, FORMAT};
 use portcullis::protocol::seal::Sealer;
@@ -77,10 +77,7 @@ impl Held {
     }
 
     pub fn environment(&self) -> Environment {
-        Environment {
-            secrets: Box::new(self.clone()),
-            env: BTreeMap::new(),
-        }
+        Environment::local(Box::new(self.clone()), BTreeMap::new())
     }
 }
 
@@ -172,7 +169,7 @@ impl Rig {
             instance: "test".to_owned(),
             audit: log,
             metrics: Metrics::register(&mut registry),
-            sealer: Arc::new(Sealer::ephemeral().unwrap()),
+            sealing: Sealing::Own(Arc::new(Sealer::ephemeral().unwrap())),
             approvals: Approvals::Memory(Arc::clone(&approvals)),
         };
         let gateway =

@@ -1,0 +1,177 @@
+//! What commands read of a cluster, with the rights of whoever runs them.
+//!
+//! In: a context of the kubeconfig. Out: the resources that it holds. Must not do: write; what is checked is checked by a dry run.
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::NamespaceResourceScope;
+use kube::{Client, Config, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::output::Failure;
+
+/// Who checks fields in `managedFields` of a dry run.
+const MANAGER: &str = "portcullis-validate";
+
+/// Which cluster, and where in it
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ClusterArgs {
+    /// Ask the cluster of this context of the kubeconfig; an empty name is the current context
+    #[arg(long, value_name = "CONTEXT")]
+    pub context: Option<String>,
+    /// The kubeconfig [default: $KUBECONFIG or ~/.kube/config]
+    #[arg(long, value_name = "FILE", requires = "context")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The namespace [default: that of the context]
+    #[arg(short, long, value_name = "NAMESPACE", requires = "context")]
+    pub namespace: Option<String>,
+}
+
+/// A cluster and a place in it.
+pub struct Cluster {
+    client: Client,
+    namespace: String,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl ClusterArgs {
+    /// The cluster that was asked for; None if none was.
+    ///
+    /// # Errors
+    /// When there is no such context, or its credentials cannot be used.
+    pub fn cluster(&self) -> Result<Option<Cluster>, Failure> {
+        let Some(context) = &self.context else {
+            return Ok(None);
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(format!("the runtime cannot be started: {error}")))?;
+        let (client, namespace) = runtime.block_on(connect(self, context))?;
+        Ok(Some(Cluster {
+            client,
+            namespace,
+            runtime,
+        }))
+    }
+}
+
+async fn connect(args: &ClusterArgs, context: &str) -> Result<(Client, String), Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(format!(
+            "the kubeconfig cannot be used: {error}; see kubectl config get-contexts"
+        ))
+    };
+    let options = KubeConfigOptions {
+        context: (!context.is_empty()).then(|| context.to_owned()),
+        ..KubeConfigOptions::default()
+    };
+    let config = match &args.kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
+            Config::from_custom_kubeconfig(file, &options).await
+        }
+        None => Config::from_kubeconfig(&options).await,
+    }
+    .map_err(|error| failed(&error))?;
+    let namespace = args
+        .namespace
+        .clone()
+        .unwrap_or_else(|| config.default_namespace.clone());
+    let client = Client::try_from(config).map_err(|error| failed(&error))?;
+    Ok((client, namespace))
+}
+
+impl Cluster {
+    /// Where objects without a namespace belong.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Every object of a kind, in one namespace or all of them.
+    ///
+    /// # Errors
+    /// When the API server does not give them.
+    pub fn list<K>(&self, namespace: Option<&str>) -> Result<Vec<K>, Failure>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug,
+    {
+        let api: Api<K> = match namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let mut objects = Vec::new();
+        let mut params = ListParams::default().limit(500);
+        loop {
+            let page = self
+                .runtime
+                .block_on(api.list(&params))
+                .map_err(|error| told(&K::plural(&()), &error))?;
+            objects.extend(page.items);
+            match page.metadata.continue_.filter(|more| !more.is_empty()) {
+                Some(more) => params = params.continue_token(&more),
+                None => break,
+            }
+        }
+        // Listed by name, as kubectl does.
+        objects.sort_by_key(|object| (object.meta().namespace.clone(), object.meta().name.clone()));
+        Ok(objects)
+    }
+
+    /// Whether the API server would take an object: its schema, its rules and every admission policy, and nothing is stored.
+    /// The inner error is what it says.
+    ///
+    /// # Errors
+    /// When the API server cannot be asked.
+    pub fn would_take<K>(&self, object: &K) -> Result<Result<(), String>, Failure>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Serialize
+            + Debug,
+    {
+        let metadata = object.meta();
+        let namespace = metadata.namespace.as_deref().unwrap_or(&self.namespace);
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let params = PatchParams::apply(MANAGER)
+            .force()
+            .dry_run()
+            .validation_strict();
+        let name = metadata.name.clone().unwrap_or_default();
+        let mut document = object.clone();
+        // What this program made up for use without a cluster.
+        document.meta_mut().uid = None;
+        document.meta_mut().generation = None;
+        match self
+            .runtime
+            .block_on(api.patch(&name, &params, &Patch::Apply(&document)))
+        {
+            Ok(_) => Ok(Ok(())),
+            Err(kube::Error::Api(status)) => Ok(Err(status.message.clone())),
+            Err(error) => Err(told(&K::plural(&()), &error)),
+        }
+    }
+}
+
+fn told(plural: &str, error: &kube::Error) -> Failure {
+    let hint = match error {
+        kube::Error::Api(status) if status.code == 404 => {
+            "; are the definitions of Portcullis installed there?"
+        }
+        kube::Error::Api(status) if status.code == 403 => {
+            "; ask for the right, or choose a namespace with -n"
+        }
+        _ => "",
+    };
+    Failure::new(format!(
+        "{plural}.portcullis.dev cannot be read: {error}{hint}"
+    ))
+}

@@ -1,0 +1,329 @@
+//! What is to be done about one child.
+//!
+//! In: the child as it should be, as it is, and what was last written. Out: one step. Pure. Must not do: fight: what another
+//! manager changes back is put right again only after a wait that grows.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::live::Live;
+use super::server::kinds::Child;
+
+/// Annotation with the hash of what was applied: what is no longer wanted is known by it, also after a restart.
+pub const HASH: &str = "portcullis.dev/applied";
+/// The same drift is not put right again before this time; it doubles each time.
+const FIRST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
+/// What was written is in the caches after this time, or somebody has removed it.
+pub const WATCH_LAG: Duration = Duration::from_secs(2);
+
+/// What was last written of a child.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    hash: String,
+    /// What the API server made of it.
+    stamp: String,
+    /// When.
+    at: Instant,
+    repairs: u32,
+    repaired: Option<Instant>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    Create,
+    Apply {
+        /// Somebody changed what is ours.
+        drift: bool,
+    },
+    /// As it should be.
+    Nothing,
+    /// To be put right, but not so soon after the last time.
+    Wait(Duration),
+    /// Somebody else's.
+    Foreign,
+}
+
+/// Puts the hash of a child's content onto it.
+pub fn stamped(mut child: Child) -> Child {
+    let hash = hash(&child.body);
+    if let Some(metadata) = child
+        .body
+        .get_mut("metadata")
+        .and_then(Value::as_object_mut)
+    {
+        let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+        if let Some(annotations) = annotations.as_object_mut() {
+            annotations.insert(HASH.to_owned(), json!(hash));
+        }
+    }
+    child
+}
+
+fn hash(body: &Value) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, body.to_string().as_bytes());
+    digest
+        .as_ref()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn hash_of(body: &Value) -> Option<&str> {
+    body.pointer("/metadata/annotations")?.get(HASH)?.as_str()
+}
+
+/// The next step for a stamped child.
+pub fn step(
+    child: &Child,
+    live: Option<&Live>,
+    mark: Option<&Mark>,
+    owner: &str,
+    now: Instant,
+) -> Step {
+    let Some(live) = live else {
+        // The watch may not have brought what was made just now.
+        let young =
+            mark.and_then(|mark| WATCH_LAG.checked_sub(now.saturating_duration_since(mark.at)));
+        return young
+            .filter(|left| !left.is_zero())
+            .map_or(Step::Create, Step::Wait);
+    };
+    if live.controller() != Some(owner) {
+        return Step::Foreign;
+    }
+    let value = live.value();
+    let wanted = hash_of(&child.body);
+    let mark = mark.filter(|mark| Some(mark.hash.as_str()) == wanted);
+    if hash_of(&value) != wanted {
+        // The caches may be behind a write of ours.
+        let behind = mark.is_some_and(|mark| older(live, mark));
+        return if behind {
+            Step::Nothing
+        } else {
+            Step::Apply {
+                drift: mark.is_some(),
+            }
+        };
+    }
+    if covers(&value, &child.body) {
+        return Step::Nothing;
+    }
+    match mark {
+        // The API server writes some values otherwise (1000m as 1): what it made of ours is ours.
+        Some(mark) if mark.stamp == live.stamp() || older(live, mark) => Step::Nothing,
+        Some(Mark {
+            repairs,
+            repaired: Some(at),
+            ..
+        }) => {
+            let wait = FIRST_WAIT
+                .saturating_mul(
+                    1_u32
+                        .checked_shl(repairs.saturating_sub(1))
+                        .unwrap_or(u32::MAX),
+                )
+                .min(LONGEST_WAIT);
+            match wait.checked_sub(now.saturating_duration_since(*at)) {
+                Some(left) if !left.is_zero() => Step::Wait(left),
+                _ => Step::Apply { drift: true },
+            }
+        }
+        _ => Step::Apply { drift: true },
+    }
+}
+
+/// Whether what the caches hold is from before our last write.
+fn older(live: &Live, mark: &Mark) -> bool {
+    let number = |stamp: &str| stamp.get(1..).and_then(|number| number.parse::<u64>().ok());
+    match (number(&live.stamp()), number(&mark.stamp)) {
+        (Some(live), Some(mark)) => live < mark,
+        _ => false,
+    }
+}
+
+/// Remembers what a write came to.
+pub fn mark(child: &Child, live: &Live, before: Option<&Mark>, drift: bool, now: Instant) -> Mark {
+    let hash = hash_of(&child.body).unwrap_or_default().to_owned();
+    let before = before.filter(|before| before.hash == hash);
+    let repairs = before.map_or(0, |before| before.repairs);
+    Mark {
+        hash,
+        stamp: live.stamp(),
+        at: now,
+        repairs: repairs + u32::from(drift),
+        repaired: if drift {
+            Some(now)
+        } else {
+            before.and_then(|before| before.repaired)
+        },
+    }
+}
+
+/// Whether `live` has everything that `wanted` has; more does not matter, as defaults and other managers add to it.
+fn covers(live: &Value, wanted: &Value) -> bool {
+    match (live, wanted) {
+        (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| {
+            match live.get(key) {
+                Some(live) => covers(live, wanted),
+                // Empty values are left out on their way.
+                None => is_nothing(wanted),
+            }
+        }),
+        (Value::Array(live), Value::Array(wanted)) => {
+            live.len() == wanted.len()
+                && live
+                    .iter()
+                    .zip(wanted)
+                    .all(|(live, wanted)| covers(live, wanted))
+        }
+        (live, wanted) => live == wanted,
+    }
+}
+
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Object(map) => map.values().all(is_nothing),
+        Value::Array(list) => list.is_empty(),
+        Value::String(text) => text.is_empty(),
+        Value::Number(_) | Value::Bool(true) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::server::kinds::Kind;
+
+    fn child(spec: Value) -> Child {
+        let mut body = Kind::Deployment.object(json!({"name": "m-gateway", "namespace": "ml"}));
+        body["spec"] = spec;
+        stamped(Child {
+            kind: Kind::Deployment,
+            name: "m-gateway".to_owned(),
+            body,
+        })
+    }
+
+    /// The child as the API server has it, with changes of others.
+    fn live(child: &Child, generation: i64, change: impl FnOnce(&mut Value)) -> Live {
+        let mut body = child.body.clone();
+        body["metadata"]["generation"] = json!(generation);
+        body["metadata"]["ownerReferences"] = json!([{"apiVersion": "a", "kind": "McpServer", "name": "m", "uid": "owner", "controller": true}]);
+        body["spec"]["defaulted"] = json!(true);
+        change(&mut body);
+        serde_json::from_value(body).unwrap()
+    }
+
+    fn decide(child: &Child, live: &Live, mark: Option<&Mark>) -> Step {
+        step(child, Some(live), mark, "owner", Instant::now())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_as_it_should_be_is_left_alone_also_after_a_restart() {
+        let wanted = child(json!({"replicas": 2, "paused": false, "selector": null}));
+        assert_eq!(
+            step(&wanted, None, None, "owner", Instant::now()),
+            Step::Create
+        );
+        let there = live(&wanted, 1, |body| {
+            body["spec"].as_object_mut().unwrap().remove("paused");
+            body["spec"].as_object_mut().unwrap().remove("selector");
+        });
+        assert_eq!(decide(&wanted, &there, None), Step::Nothing);
+        assert_eq!(
+            step(&wanted, Some(&there), None, "another", Instant::now()),
+            Step::Foreign
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_longer_wanted_is_seen_by_the_hash() {
+        let before = child(json!({"replicas": 2, "nodeSelector": {"a": "b"}}));
+        let wanted = child(json!({"replicas": 2}));
+        let there = live(&before, 1, |_| {});
+        assert_eq!(decide(&wanted, &there, None), Step::Apply { drift: false });
+        // Until the watch brings what was written, it is not written again.
+        let again = step(
+            &wanted,
+            None,
+            Some(&mark(&wanted, &there, None, false, Instant::now())),
+            "owner",
+            Instant::now(),
+        );
+        assert_eq!(again, Step::Wait(WATCH_LAG));
+        let written = mark(
+            &wanted,
+            &live(&wanted, 2, |_| {}),
+            None,
+            false,
+            Instant::now(),
+        );
+        assert_eq!(decide(&wanted, &there, Some(&written)), Step::Nothing);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn drift_is_put_right_once_and_again_only_after_a_while() {
+        let wanted = child(json!({"replicas": 2}));
+        let first = mark(
+            &wanted,
+            &live(&wanted, 1, |_| {}),
+            None,
+            false,
+            Instant::now(),
+        );
+        let drifted = |generation| {
+            live(&wanted, generation, |body| {
+                body["spec"]["replicas"] = json!(5)
+            })
+        };
+        assert_eq!(
+            decide(&wanted, &drifted(2), Some(&first)),
+            Step::Apply { drift: true }
+        );
+        let second = mark(
+            &wanted,
+            &live(&wanted, 3, |_| {}),
+            Some(&first),
+            true,
+            Instant::now(),
+        );
+        assert_eq!(
+            decide(&wanted, &drifted(4), Some(&second)),
+            Step::Wait(FIRST_WAIT)
+        );
+        tokio::time::advance(FIRST_WAIT).await;
+        assert_eq!(
+            decide(&wanted, &drifted(4), Some(&second)),
+            Step::Apply { drift: true }
+        );
+        let third = mark(
+            &wanted,
+            &live(&wanted, 5, |_| {}),
+            Some(&second),
+            true,
+            Instant::now(),
+        );
+        assert_eq!(
+            decide(&wanted, &drifted(6), Some(&third)),
+            Step::Wait(FIRST_WAIT * 2)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_api_server_writes_otherwise_is_not_written_again_and_again() {
+        let wanted = child(json!({"cpu": "1000m"}));
+        let normal =
+            |generation| live(&wanted, generation, |body| body["spec"]["cpu"] = json!("1"));
+        assert_eq!(
+            decide(&wanted, &normal(1), None),
+            Step::Apply { drift: true }
+        );
+        let written = mark(&wanted, &normal(1), None, true, Instant::now());
+        assert_eq!(decide(&wanted, &normal(1), Some(&written)), Step::Nothing);
+    }
+}

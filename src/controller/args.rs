@@ -1,0 +1,132 @@
+//! The operator's command line. Each flag can be given as an environment variable too.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
+
+use super::names::ADMIN_PORT;
+use crate::api::DurationString;
+use crate::telemetry::logging;
+
+/// Reconcile McpServers, McpPolicies and McpApprovals on the cluster of KUBECONFIG, or the one this pod is in
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The operator's own namespace; policies in it are guardrails over all servers
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
+    pub namespace: String,
+    /// This replica's name, by which it holds the Lease
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub pod_name: String,
+    /// Image of the gateway
+    #[arg(long, env = "PORTCULLIS_GATEWAY_IMAGE", value_name = "IMAGE")]
+    pub gateway_image: String,
+    /// When nodes pull that image: Always, IfNotPresent or Never
+    #[arg(long, env = "PORTCULLIS_GATEWAY_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub gateway_image_pull_policy: String,
+    /// Look at this namespace only; may be given several times
+    #[arg(
+        long,
+        env = "PORTCULLIS_WATCH_NAMESPACE",
+        value_name = "NAMESPACE",
+        value_delimiter = ','
+    )]
+    pub watch_namespace: Vec<String>,
+    /// File with the operator's key, of which the bearers follow that read gateways' reports
+    #[arg(long, env = "PORTCULLIS_KEY_FILE", value_name = "FILE")]
+    pub key_file: PathBuf,
+    /// Make this Secret with a key in it if the file is not there; the operator never reads Secrets
+    #[arg(long, env = "PORTCULLIS_KEY_SECRET", value_name = "NAME")]
+    pub key_secret: Option<String>,
+    /// The Lease that the leader holds
+    #[arg(
+        long,
+        env = "PORTCULLIS_LEASE_NAME",
+        default_value = "portcullis-operator",
+        value_name = "NAME"
+    )]
+    pub lease_name: String,
+    /// How long a leader that has died keeps the Lease
+    #[arg(long, env = "PORTCULLIS_LEASE_DURATION", default_value = "15s", value_parser = seconds, value_name = "DURATION")]
+    pub lease_duration: Duration,
+    /// Serve /metrics, /livez and /readyz here
+    #[arg(
+        long,
+        env = "PORTCULLIS_ADMIN_LISTEN",
+        default_value = "[::]:8081",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub admin_listen: SocketAddr,
+    /// Remove approvals so long after they are finished
+    #[arg(long, env = "PORTCULLIS_APPROVAL_RETENTION", default_value = "168h", value_parser = seconds, value_name = "DURATION")]
+    pub approval_retention: Duration,
+    /// JSON list of NetworkPolicyPeers that may reach gateways' admin port: this operator's pods, and who scrapes metrics
+    #[arg(long, env = "PORTCULLIS_ADMIN_FROM", default_value = "[]", value_parser = peers, value_name = "JSON")]
+    pub admin_from: Peers,
+    /// Port of gateways' reports
+    #[arg(long, env = "PORTCULLIS_REPORT_PORT", default_value_t = ADMIN_PORT, value_name = "PORT")]
+    pub report_port: u16,
+    /// How the log on standard error is written
+    #[arg(long, env = "PORTCULLIS_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: logging::Format,
+}
+
+/// Who may reach the admin port; a struct, as clap takes lists for flags that are repeated.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Peers(pub Vec<NetworkPolicyPeer>);
+
+fn peers(text: &str) -> Result<Peers, String> {
+    serde_json::from_str(text)
+        .map(Peers)
+        .map_err(|error| format!("not a JSON list of NetworkPolicyPeers: {error}"))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    DurationString::from(text)
+        .parse()
+        .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn flags_are_read_and_bad_ones_are_told() {
+        let given = |more: &[&str]| {
+            let base = [
+                "operator",
+                "--namespace=ops",
+                "--pod-name=a",
+                "--gateway-image=i",
+                "--key-file=/k",
+            ];
+            Cli::try_parse_from(base.iter().chain(more)).map(|cli| cli.args)
+        };
+        let args = given(&[
+            "--admin-from",
+            r#"[{"podSelector":{}}]"#,
+            "--lease-duration",
+            "5s",
+        ])
+        .unwrap();
+        assert_eq!(args.admin_from.0.len(), 1);
+        assert_eq!(args.lease_duration, Duration::from_secs(5));
+        assert_eq!(args.approval_retention, Duration::from_secs(168 * 3600));
+        assert!(
+            given(&["--admin-from", "all"])
+                .unwrap_err()
+                .to_string()
+                .contains("NetworkPolicyPeers")
+        );
+        assert!(given(&["--lease-duration", "soon"]).is_err());
+    }
+}

@@ -1,0 +1,154 @@
+//! The client of the API server, counted.
+//!
+//! In: KUBECONFIG, or the pod's service account. Out: a client that counts its requests by verb and resource, and that writes
+//! nothing but the Lease while this replica is not the leader.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::{Either, Ready, ready};
+use http::{Method, Request, Response};
+use kube::client::{Body, ClientBuilder};
+use kube::{Client, Config};
+use tower::BoxError;
+use tower_service::Service;
+
+use super::lease::Fence;
+use super::metrics::{Metrics, RequestLabels};
+
+/// A watch that says nothing, no bookmark either, for longer than this is taken for dead.
+const SILENCE: Duration = Duration::from_secs(75);
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error(
+        "no cluster to work on: {0}; run in a pod with a service account, or name a cluster with KUBECONFIG"
+    )]
+    Config(#[from] kube::config::InferConfigError),
+    #[error("the client of the API server cannot be made: {0}")]
+    Client(#[from] kube::Error),
+}
+
+/// A write of a replica that is not, or no longer, the leader.
+#[derive(Debug, thiserror::Error)]
+#[error("this replica does not hold the Lease, so it does not write")]
+struct NotLeader;
+
+/// Makes the client.
+pub async fn connect(metrics: &Metrics, fence: &Fence) -> Result<Client, ClientError> {
+    let mut config = Config::infer().await?;
+    config.connect_timeout = Some(CONNECT);
+    config.read_timeout = Some(SILENCE);
+    let (metrics, fence) = (metrics.clone(), fence.clone());
+    let fenced = tower::layer::layer_fn(move |inner| Fenced {
+        inner,
+        metrics: metrics.clone(),
+        fence: fence.clone(),
+    });
+    Ok(ClientBuilder::try_from(config)?.with_layer(&fenced).build())
+}
+
+#[derive(Clone)]
+struct Fenced<S> {
+    inner: S,
+    metrics: Metrics,
+    fence: Fence,
+}
+
+impl<S, B> Service<Request<Body>> for Fenced<S>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = Either<S::Future, Ready<Result<Response<B>, BoxError>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if let Some(labels) = labels(request.method(), request.uri()) {
+            let writes = !matches!(labels.verb, "get" | "list" | "watch");
+            if writes && labels.resource != "leases" && !self.fence.is_open() {
+                return Either::Right(ready(Err(NotLeader.into())));
+            }
+            self.metrics.requests.get_or_create(&labels).inc();
+        }
+        Either::Left(self.inner.call(request))
+    }
+}
+
+/// What a request does, from its path; None for what is about no resource.
+fn labels(method: &Method, uri: &http::Uri) -> Option<RequestLabels> {
+    let mut parts = uri.path().trim_matches('/').split('/');
+    match parts.next()? {
+        "api" => parts.next()?,
+        "apis" => parts.nth(1)?,
+        _ => return None,
+    };
+    let mut rest: Vec<&str> = parts.collect();
+    if let ["namespaces", _, _, ..] = rest.as_slice() {
+        rest.drain(..2);
+    }
+    let resource = match rest.as_slice() {
+        [resource, _, sub] => format!("{resource}/{sub}"),
+        [resource, ..] => (*resource).to_owned(),
+        [] => return None,
+    };
+    let query = uri.query().unwrap_or_default();
+    let verb = match *method {
+        Method::GET if query.split('&').any(|one| one == "watch=true") => "watch",
+        Method::GET if rest.len() == 1 => "list",
+        Method::GET => "get",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => return None,
+    };
+    Some(RequestLabels { verb, resource })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_counted_by_what_they_do() {
+        let said = |method: Method, uri: &str| {
+            labels(&method, &uri.parse().unwrap())
+                .map(|labels| format!("{} {}", labels.verb, labels.resource))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            said(Method::GET, "/api/v1/pods?watch=true&x=1"),
+            some("watch pods")
+        );
+        assert_eq!(
+            said(
+                Method::GET,
+                "/apis/portcullis.dev/v1alpha1/mcpservers?limit=500"
+            ),
+            some("list mcpservers")
+        );
+        assert_eq!(
+            said(
+                Method::PUT,
+                "/apis/portcullis.dev/v1alpha1/namespaces/ml/mcpservers/a/status"
+            ),
+            some("update mcpservers/status")
+        );
+        assert_eq!(
+            said(Method::PATCH, "/apis/apps/v1/namespaces/ml/deployments/a"),
+            some("patch deployments")
+        );
+        assert_eq!(
+            said(Method::POST, "/api/v1/namespaces/ml/secrets"),
+            some("create secrets")
+        );
+        assert_eq!(said(Method::GET, "/version"), None);
+    }
+}

@@ -1,0 +1,259 @@
+//! Reading the reports of gateways.
+//!
+//! In: gateways' pods, by their own addresses. Out: their reports, kept for the reconciliation of their server. Must not do:
+//! talk to a pod that is not ours, follow a redirect, or read without end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::accounts;
+use super::context::{Context, Poll, ServerMemory, lock};
+use super::live::GatewayPod;
+use super::names::{Ident, Name};
+use super::server::kinds::Kind;
+use crate::status::report::Report;
+
+/// Pods are looked through so often for those that are due.
+const TICK: Duration = Duration::from_millis(100);
+/// Pods that carry calls.
+const BUSY: Duration = Duration::from_secs(10);
+/// Pods that have not for [`QUIET_AFTER`].
+const QUIET: Duration = Duration::from_secs(60);
+const QUIET_AFTER: Duration = Duration::from_secs(60);
+/// While a bundle is on its way, or a pod has not answered.
+const SOON: Duration = Duration::from_millis(100);
+/// A whole exchange.
+const WITHIN: Duration = Duration::from_secs(5);
+/// At once.
+const READERS: usize = 32;
+/// A report of 2,000 tools is a tenth of that.
+const LARGEST: usize = 8 << 20;
+
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error("connecting: {0}")]
+    Connect(#[from] std::io::Error),
+    #[error("asking: {0}")]
+    Http(#[from] hyper::Error),
+    #[error("reading: {0}")]
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("it answers {0}")]
+    Status(StatusCode),
+    #[error("it is no report: {0}")]
+    Report(#[from] serde_json::Error),
+    #[error("it did not answer within {} s", WITHIN.as_secs())]
+    Late,
+}
+
+/// Asks a server's pods again now.
+pub fn hurry(ctx: &Context, server: &Name) {
+    if let Some(memory) = ctx.memory.known_server(server) {
+        let now = Instant::now();
+        lock(&memory)
+            .polls
+            .values_mut()
+            .for_each(|poll| poll.next = poll.next.min(now));
+    }
+}
+
+/// Reads reports for as long as it runs.
+pub async fn run(ctx: Arc<Context>) {
+    let readers = Arc::new(Semaphore::new(READERS));
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        for (name, memory) in ctx.memory.servers() {
+            let ident = Ident {
+                namespace: name.0.clone(),
+                name: name.1.clone(),
+                uid: lock(&memory).uid.clone(),
+            };
+            let Some(deployment) = ctx
+                .caches
+                .children(Kind::Deployment)
+                .get(&(ident.namespace.clone(), ident.gateway()))
+                .filter(|live| live.controller() == Some(&ident.uid))
+            else {
+                continue;
+            };
+            for pod in ctx.caches.pods_of(&ident, deployment.uid()) {
+                let Some(ip) = pod.ip else {
+                    continue;
+                };
+                if !take_turn(&mut lock(&memory), &pod, Instant::now()) {
+                    continue;
+                }
+                let (ctx, memory, readers) =
+                    (Arc::clone(&ctx), Arc::clone(&memory), Arc::clone(&readers));
+                let stored = stored(&lock(&memory), pod.uid());
+                let Some(bearer) = ctx.key.get().map(|key| key.bearer(&ident.uid)) else {
+                    continue;
+                };
+                let name = name.clone();
+                let address = SocketAddr::new(ip, ctx.args.report_port);
+                tokio::spawn(async move {
+                    let _place = readers.acquire().await;
+                    let read = tokio::time::timeout(WITHIN, read(address, &bearer, stored)).await;
+                    let read = read.unwrap_or(Err(ReadError::Late));
+                    if took(&mut lock(&memory), &pod, read, Instant::now()) {
+                        ctx.queues.servers.add(name);
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// How many violations of a pod's present run are in the stored ledger: a gateway that ends waits until all are.
+fn stored(memory: &ServerMemory, pod: &str) -> u64 {
+    let run = memory
+        .newest
+        .get(pod)
+        .map(|instance| accounts::run(pod, instance));
+    let account = run.and_then(|run| memory.ledger.as_ref()?.1.running.get(&run));
+    account.map_or(0, |account| {
+        account.counts.values().map(|tally| tally.count).sum()
+    })
+}
+
+/// Whether it is this pod's turn to be asked; it then is being asked.
+fn take_turn(memory: &mut ServerMemory, pod: &GatewayPod, now: Instant) -> bool {
+    let poll = memory
+        .polls
+        .entry(pod.uid().to_owned())
+        .or_insert_with(|| Poll {
+            next: now,
+            under_way: false,
+            asked: false,
+            calls: 0,
+            quiet_since: now,
+            failures: 0,
+        });
+    if poll.under_way || poll.next > now {
+        return false;
+    }
+    poll.under_way = true;
+    true
+}
+
+/// Keeps a report. True if the server should be looked at because of it.
+fn took(
+    memory: &mut ServerMemory,
+    pod: &GatewayPod,
+    read: Result<Report, ReadError>,
+    now: Instant,
+) -> bool {
+    let delivering = memory
+        .delivering
+        .as_ref()
+        .map(|(revision, _)| revision.clone());
+    let Some(poll) = memory.polls.get_mut(pod.uid()) else {
+        return false;
+    };
+    poll.under_way = false;
+    let first = !std::mem::replace(&mut poll.asked, true);
+    let report = match read {
+        Ok(report) => report,
+        Err(error) => {
+            poll.failures = poll.failures.saturating_add(1);
+            let wait = SOON.saturating_mul(1 << poll.failures.min(10));
+            poll.next = now + wait.min(BUSY);
+            if poll.failures == 1 {
+                tracing::debug!(pod = kube::Resource::meta(pod).name, %error, "a gateway's report could not be read");
+            }
+            return first;
+        }
+    };
+    poll.failures = 0;
+    if report.calls != poll.calls {
+        poll.calls = report.calls;
+        poll.quiet_since = now;
+    }
+    let behind = delivering.is_some_and(|wanted| {
+        report.revision.as_deref() != Some(wanted.as_str()) && report.bundle_error.is_none()
+    });
+    let wait = if behind || pod.terminating {
+        SOON
+    } else if report.listing.is_none() {
+        // It has just started.
+        SOON * 5
+    } else if now.saturating_duration_since(poll.quiet_since) > QUIET_AFTER {
+        QUIET
+    } else {
+        BUSY
+    };
+    poll.next = now + wait;
+    let key = (pod.uid().to_owned(), report.instance.clone());
+    memory.newest.insert(key.0.clone(), key.1.clone());
+    let changed = memory
+        .reports
+        .get(&key)
+        .is_none_or(|before| differs(before, &report));
+    memory.reports.insert(key, report);
+    changed
+}
+
+/// Whether a report says anything that a status or a ledger shows.
+fn differs(before: &Report, now: &Report) -> bool {
+    let Report {
+        instance,
+        revision,
+        calls: _,
+        violations,
+        recent: _,
+        tools,
+        missing_secret_keys,
+        bundle_error,
+        listing,
+    } = now;
+    let error = |report: &Report| report.listing.as_ref().map(|listing| listing.error.clone());
+    before.instance != *instance
+        || before.revision != *revision
+        || before.violations != *violations
+        || before.tools != *tools
+        || before.missing_secret_keys != *missing_secret_keys
+        || before.bundle_error != *bundle_error
+        || error(before) != listing.as_ref().map(|listing| listing.error.clone())
+}
+
+async fn read(address: SocketAddr, bearer: &str, stored: u64) -> Result<Report, ReadError> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(connection);
+    let request = Request::get(format!("/report?stored={stored}"))
+        .header(header::HOST, address.to_string())
+        .header(header::AUTHORIZATION, format!("Bearer {bearer}"))
+        .body(Empty::<Bytes>::new());
+    let result = match request {
+        Ok(request) => answer(&mut sender, request).await,
+        Err(error) => Err(ReadError::Body(error.into())),
+    };
+    driver.abort();
+    result
+}
+
+async fn answer(
+    sender: &mut hyper::client::conn::http1::SendRequest<Empty<Bytes>>,
+    request: Request<Empty<Bytes>>,
+) -> Result<Report, ReadError> {
+    let response = sender.send_request(request).await?;
+    if response.status() != StatusCode::OK {
+        return Err(ReadError::Status(response.status()));
+    }
+    let body = Limited::new(response.into_body(), LARGEST)
+        .collect()
+        .await
+        .map_err(ReadError::Body)?;
+    Ok(serde_json::from_slice(&body.to_bytes())?)
+}

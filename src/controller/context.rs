@@ -1,0 +1,268 @@
+//! What all reconcilers share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use kube::Client;
+use kube::core::{ObjectMeta, PartialObjectMeta};
+use tokio::time::Instant;
+
+use super::accounts::Reports;
+use super::applied::Mark;
+use super::args::Args;
+use super::cache::Cache;
+use super::events::Events;
+use super::key::OperatorKey;
+use super::live::{GatewayPod, Live};
+use super::loose::Loose;
+use super::metrics::{Metrics, Shown};
+use super::names::{Ident, Name, SERVER};
+use super::queue::Queue;
+use super::server::build::Settings;
+use super::server::kinds::Kind;
+use super::verdicts::Verdicts;
+use crate::api::approval::McpApproval;
+use crate::api::policy::{McpPolicy, McpPolicyStatus};
+use crate::api::server::{McpServer, McpServerStatus};
+use crate::policy::bundle::Bundle;
+use crate::status::accounting::Ledger;
+
+pub struct Context {
+    pub client: Client,
+    pub args: Args,
+    pub settings: Settings,
+    /// There from when this replica leads.
+    pub key: OnceLock<OperatorKey>,
+    pub caches: Caches,
+    pub queues: Arc<Queues>,
+    pub verdicts: Verdicts,
+    pub memory: Memory,
+    pub metrics: Metrics,
+    pub events: Events,
+}
+
+/// What the watches bring.
+pub struct Caches {
+    pub servers: Cache<Loose<McpServer>>,
+    pub policies: Cache<Loose<McpPolicy>>,
+    pub approvals: Cache<Loose<McpApproval>>,
+    pub pods: Cache<GatewayPod>,
+    pub replica_sets: Cache<PartialObjectMeta<ReplicaSet>>,
+    children: BTreeMap<Kind, Cache<Live>>,
+}
+
+impl Caches {
+    /// Servers and what is around them are watched by so many watches each, policies by so many.
+    pub fn new(watches: usize, policy_watches: usize) -> Self {
+        Caches {
+            servers: Cache::new(watches),
+            policies: Cache::new(policy_watches),
+            approvals: Cache::new(watches),
+            pods: Cache::new(watches),
+            replica_sets: Cache::new(watches),
+            children: Kind::ALL
+                .into_iter()
+                .map(|kind| (kind, Cache::new(watches)))
+                .collect(),
+        }
+    }
+
+    pub fn children(&self, kind: Kind) -> &Cache<Live> {
+        // Every kind is put in by `new`.
+        #[allow(clippy::indexing_slicing)]
+        &self.children[&kind]
+    }
+
+    /// Waits until everything has been listed once.
+    pub async fn listed(&self) {
+        self.servers.listed().await;
+        self.policies.listed().await;
+        self.approvals.listed().await;
+        self.pods.listed().await;
+        self.replica_sets.listed().await;
+        for cache in self.children.values() {
+            cache.listed().await;
+        }
+    }
+
+    /// Pods of a server's gateway: only those whose ReplicaSet belongs to that Deployment. Anybody can put our labels on a pod.
+    pub fn pods_of(&self, ident: &Ident, deployment: &str) -> Vec<Arc<GatewayPod>> {
+        let named = |labels: Option<&BTreeMap<String, String>>| {
+            labels.and_then(|labels| labels.get(SERVER)) == Some(&ident.name)
+        };
+        let sets = self.replica_sets.filter(|set| {
+            set.metadata.namespace.as_deref() == Some(&ident.namespace)
+                && set
+                    .metadata
+                    .owner_references
+                    .iter()
+                    .flatten()
+                    .any(|owner| owner.controller == Some(true) && owner.uid == deployment)
+        });
+        let ours = |uid: &str| {
+            sets.iter()
+                .any(|set| set.metadata.uid.as_deref() == Some(uid))
+        };
+        self.pods.filter(|pod| {
+            let metadata = kube::Resource::meta(pod);
+            metadata.namespace.as_deref() == Some(&ident.namespace)
+                && named(metadata.labels.as_ref())
+                && pod.replica_set.as_deref().is_some_and(ours)
+        })
+    }
+}
+
+/// What is to be reconciled.
+#[derive(Default)]
+pub struct Queues {
+    pub servers: Queue<Name>,
+    pub policies: Queue<Name>,
+    pub approvals: Queue<Name>,
+}
+
+/// What is remembered of servers and policies between reconciliations. Nothing depends on it but speed and thrift.
+#[derive(Default)]
+pub struct Memory {
+    servers: Mutex<HashMap<Name, Arc<Mutex<ServerMemory>>>>,
+    policies: Mutex<HashMap<Name, Arc<Mutex<PolicyMemory>>>>,
+}
+
+#[derive(Default)]
+pub struct ServerMemory {
+    pub uid: String,
+    pub marks: HashMap<(Kind, String), Mark>,
+    /// The bundle of the ConfigMap, with that object's resource version.
+    pub bundle: Option<(String, Arc<Bundle>)>,
+    pub bundle_written: Option<Instant>,
+    /// The stored ledger, likewise.
+    pub ledger: Option<(String, Arc<Ledger>)>,
+    pub ledger_written: Option<Instant>,
+    pub reports: Reports,
+    /// The newest instance of each pod.
+    pub newest: BTreeMap<String, String>,
+    /// When each pod's report was read, and whether that worked.
+    pub polls: HashMap<String, Poll>,
+    /// The status as it was computed last: what policies are judged by.
+    pub status: Option<Arc<McpServerStatus>>,
+    /// The status that was written last.
+    pub written: Written<McpServerStatus>,
+    pub shown: Shown,
+    /// The revision that was written last, and when; until every ready replica runs it.
+    pub delivering: Option<(String, Instant)>,
+    pub secrets_made: bool,
+}
+
+/// What is known of reading one pod's report.
+#[derive(Clone, Debug)]
+pub struct Poll {
+    pub next: Instant,
+    pub under_way: bool,
+    /// It was asked at least once, with whatever result.
+    pub asked: bool,
+    /// Calls that the last report told of, and since when that has not changed.
+    pub calls: u64,
+    pub quiet_since: Instant,
+    pub failures: u32,
+}
+
+#[derive(Default)]
+pub struct PolicyMemory {
+    pub uid: String,
+    pub shown: Shown,
+    pub written: Written<McpPolicyStatus>,
+}
+
+/// A status that was written, with the resource version that this came to, and when. The caches may be behind it.
+pub struct Written<S> {
+    last: Option<(String, S)>,
+    pub at: Option<Instant>,
+}
+
+impl<S> Default for Written<S> {
+    fn default() -> Self {
+        Written {
+            last: None,
+            at: None,
+        }
+    }
+}
+
+impl<S: Clone> Written<S> {
+    /// The newest status that is known, with the metadata to write over it.
+    pub fn newest(&self, cached: &ObjectMeta, status: Option<S>) -> (ObjectMeta, Option<S>) {
+        let mut metadata = cached.clone();
+        match (&self.last, &cached.resource_version) {
+            (Some((version, written)), Some(seen)) if is_newer(version, seen) => {
+                metadata.resource_version = Some(version.clone());
+                (metadata, Some(written.clone()))
+            }
+            _ => (metadata, status),
+        }
+    }
+
+    pub fn set(&mut self, version: String, status: S) {
+        self.last = Some((version, status));
+        self.at = Some(Instant::now());
+    }
+}
+
+/// Resource versions grow (KEP-5504).
+pub fn is_newer(seen: &str, known: &str) -> bool {
+    match (seen.parse::<u64>(), known.parse::<u64>()) {
+        (Ok(seen), Ok(known)) => seen > known,
+        _ => seen != known,
+    }
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Memory {
+    /// What is remembered of a server; of an earlier one of the same name nothing is.
+    pub fn server(&self, name: &Name, uid: &str) -> Arc<Mutex<ServerMemory>> {
+        let mut servers = lock(&self.servers);
+        let entry = servers.entry(name.clone()).or_default();
+        let same = lock(entry).uid == uid;
+        if !same {
+            *entry = Arc::new(Mutex::new(ServerMemory {
+                uid: uid.to_owned(),
+                ..ServerMemory::default()
+            }));
+        }
+        Arc::clone(entry)
+    }
+
+    pub fn known_server(&self, name: &Name) -> Option<Arc<Mutex<ServerMemory>>> {
+        lock(&self.servers).get(name).cloned()
+    }
+
+    pub fn servers(&self) -> Vec<(Name, Arc<Mutex<ServerMemory>>)> {
+        lock(&self.servers)
+            .iter()
+            .map(|(name, memory)| (name.clone(), Arc::clone(memory)))
+            .collect()
+    }
+
+    pub fn forget_server(&self, name: &Name) -> Option<Arc<Mutex<ServerMemory>>> {
+        lock(&self.servers).remove(name)
+    }
+
+    pub fn policy(&self, name: &Name, uid: &str) -> Arc<Mutex<PolicyMemory>> {
+        let mut policies = lock(&self.policies);
+        let entry = policies.entry(name.clone()).or_default();
+        let same = lock(entry).uid == uid;
+        if !same {
+            *entry = Arc::new(Mutex::new(PolicyMemory {
+                uid: uid.to_owned(),
+                ..PolicyMemory::default()
+            }));
+        }
+        Arc::clone(entry)
+    }
+
+    pub fn forget_policy(&self, name: &Name) -> Option<Arc<Mutex<PolicyMemory>>> {
+        lock(&self.policies).remove(name)
+    }
+}

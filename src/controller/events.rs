@@ -1,0 +1,194 @@
+//! Events: what happened, told where `kubectl describe` shows it.
+//!
+//! In: conditions before and now, violations. Out: events.k8s.io/v1 Events, each once. Must not do: tell of every
+//! violation; one for each rule and caller is enough to be noticed, the figures are in the status.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Mutex;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::core::ObjectMeta;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+
+use super::context::lock;
+use super::metrics::Kind;
+use crate::api::condition::{Condition, ConditionStatus, ConditionType};
+use crate::status::report::ReportedViolation;
+
+/// A note must not be longer (events.k8s.io/v1).
+const NOTE: usize = 1_000;
+/// So many violations are known not to be new.
+const KNOWN: usize = 10_000;
+
+pub struct Events {
+    client: Client,
+    reporter: Reporter,
+    told: Mutex<Told>,
+}
+
+#[derive(Default)]
+struct Told {
+    known: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+impl Events {
+    pub fn new(client: Client, pod: &str) -> Self {
+        let reporter = Reporter {
+            controller: "portcullis.dev/operator".into(),
+            instance: Some(pod.into()),
+        };
+        Events {
+            client,
+            reporter,
+            told: Mutex::default(),
+        }
+    }
+
+    /// Tells when an object is accepted, or no longer, or for another reason.
+    pub async fn acceptance(
+        &self,
+        kind: Kind,
+        of: &ObjectMeta,
+        before: &[Condition],
+        now: &[Condition],
+    ) {
+        let accepted = |conditions: &[Condition]| {
+            conditions
+                .iter()
+                .find(|condition| condition.type_ == ConditionType::Accepted.as_str())
+                .cloned()
+        };
+        let (before, Some(now)) = (accepted(before), accepted(now)) else {
+            return;
+        };
+        let same = before.is_some_and(|before| {
+            before.status == now.status
+                && before.reason == now.reason
+                && before.message == now.message
+        });
+        if same {
+            return;
+        }
+        let holds = now.status == ConditionStatus::True.as_str();
+        self.publish(
+            kind,
+            of,
+            if holds {
+                EventType::Normal
+            } else {
+                EventType::Warning
+            },
+            &now.reason,
+            if holds { "Accept" } else { "Reject" },
+            &now.message,
+        )
+        .await;
+    }
+
+    /// Tells of violations by rules and callers that have not been told of yet.
+    pub async fn violations<'a>(
+        &self,
+        of: &ObjectMeta,
+        recent: impl IntoIterator<Item = &'a ReportedViolation>,
+    ) {
+        let new: Vec<&ReportedViolation> = {
+            let mut told = lock(&self.told);
+            recent
+                .into_iter()
+                .filter(|violation| told.is_new(of, violation))
+                .collect()
+        };
+        for violation in new {
+            let note = format!(
+                "{} called {}: {} by policy {}/{}, rule {}. Further ones are counted in the status.",
+                violation.grant,
+                violation.tool,
+                format!("{:?}", violation.outcome).to_lowercase(),
+                violation.namespace,
+                violation.policy,
+                violation.rule
+            );
+            self.publish(
+                Kind::McpServer,
+                of,
+                EventType::Warning,
+                "Violation",
+                "Enforce",
+                &note,
+            )
+            .await;
+        }
+    }
+
+    /// Violations that a status shows already were told of by whoever wrote it.
+    pub fn known<'a>(
+        &self,
+        of: &ObjectMeta,
+        recent: impl IntoIterator<Item = &'a ReportedViolation>,
+    ) {
+        let mut told = lock(&self.told);
+        for violation in recent {
+            told.is_new(of, violation);
+        }
+    }
+
+    pub async fn publish(
+        &self,
+        kind: Kind,
+        of: &ObjectMeta,
+        type_: EventType,
+        reason: &str,
+        action: &str,
+        note: &str,
+    ) {
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(note.chars().take(NOTE).collect()),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        let reference = ObjectReference {
+            api_version: Some(crate::api::API_VERSION.to_owned()),
+            kind: Some(kind.as_str().to_owned()),
+            namespace: of.namespace.clone(),
+            name: of.name.clone(),
+            uid: of.uid.clone(),
+            ..ObjectReference::default()
+        };
+        // A recorder takes events of one reason about one object for the same and keeps the first one's note; ours differ in
+        // just that, and are published once.
+        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        if let Err(error) = recorder.publish(&event, &reference).await {
+            tracing::debug!(%error, "an Event could not be written");
+        }
+    }
+}
+
+impl Told {
+    fn is_new(&mut self, of: &ObjectMeta, violation: &ReportedViolation) -> bool {
+        use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+        let mut hasher = DefaultHasher::new();
+        (
+            &of.uid,
+            &violation.namespace,
+            &violation.policy,
+            &violation.rule,
+            &violation.grant,
+        )
+            .hash(&mut hasher);
+        let hash = hasher.finish();
+        if !self.known.insert(hash) {
+            return false;
+        }
+        self.order.push_back(hash);
+        if self.order.len() > KNOWN
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+}

@@ -1,0 +1,246 @@
+//! Children as they are on the API server, kept small.
+//!
+//! In: any object of a child's kind. Out: its metadata and its text without what nobody compares. Must not do: drop anything
+//! that the operator writes.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::Resource;
+use kube::core::{ApiResource, DynamicResourceScope, NamespaceResourceScope, ObjectMeta};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::MANAGER;
+
+/// A child.
+#[derive(Clone, Debug)]
+pub struct Live {
+    metadata: ObjectMeta,
+    /// Everything but status and what the API server adds to metadata, as JSON.
+    body: Box<str>,
+    /// Whether somebody else decides on `spec.replicas` (an autoscaler, `kubectl scale`).
+    pub replicas_of_others: bool,
+}
+
+impl Live {
+    /// The text, parsed.
+    pub fn value(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+
+    /// The UID of the McpServer that controls it.
+    pub fn controller(&self) -> Option<&str> {
+        self.metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .find(|owner| owner.controller == Some(true))
+            .map(|owner| owner.uid.as_str())
+    }
+
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    pub fn resource_version(&self) -> &str {
+        self.metadata
+            .resource_version
+            .as_deref()
+            .unwrap_or_default()
+    }
+
+    /// What changes when somebody changes the object: its generation, or, where a kind has none, its resource version.
+    pub fn stamp(&self) -> String {
+        match self.metadata.generation {
+            Some(generation) => format!("g{generation}"),
+            None => format!("r{}", self.resource_version()),
+        }
+    }
+
+    /// The value of `data.KEY`, of a ConfigMap.
+    pub fn data(&self, key: &str) -> Option<String> {
+        let mut value = self.value();
+        match value.get_mut("data")?.get_mut(key)?.take() {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Live {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut value = Value::deserialize(deserializer)?;
+        let replicas_of_others = replicas_of_others(&value);
+        if let Some(object) = value.as_object_mut() {
+            object.remove("status");
+        }
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("managedFields");
+        }
+        let mut metadata: ObjectMeta =
+            serde_json::from_value(value.get("metadata").cloned().unwrap_or_default())
+                .map_err(D::Error::custom)?;
+        metadata.annotations = None;
+        let body = value.to_string().into_boxed_str();
+        Ok(Live {
+            metadata,
+            body,
+            replicas_of_others,
+        })
+    }
+}
+
+fn replicas_of_others(object: &Value) -> bool {
+    object
+        .pointer("/metadata/managedFields")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .any(|entry| {
+            entry.get("manager").and_then(Value::as_str) != Some(MANAGER)
+                && entry.pointer("/fieldsV1/f:spec/f:replicas").is_some()
+        })
+}
+
+impl Resource for Live {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(dt: &ApiResource) -> Cow<'_, str> {
+        dt.kind.as_str().into()
+    }
+    fn group(dt: &ApiResource) -> Cow<'_, str> {
+        dt.group.as_str().into()
+    }
+    fn version(dt: &ApiResource) -> Cow<'_, str> {
+        dt.version.as_str().into()
+    }
+    fn api_version(dt: &ApiResource) -> Cow<'_, str> {
+        dt.api_version.as_str().into()
+    }
+    fn plural(dt: &ApiResource) -> Cow<'_, str> {
+        dt.plural.as_str().into()
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// A gateway's pod: what is needed to find it and to ask it for its report.
+#[derive(Clone, Debug, Default)]
+pub struct GatewayPod {
+    metadata: ObjectMeta,
+    pub ip: Option<IpAddr>,
+    pub ready: bool,
+    /// It was told to stop.
+    pub terminating: bool,
+    /// UID of the ReplicaSet that controls it.
+    pub replica_set: Option<String>,
+}
+
+impl GatewayPod {
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+}
+
+impl<'de> Deserialize<'de> for GatewayPod {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let mut metadata: ObjectMeta =
+            serde_json::from_value(value.get("metadata").cloned().unwrap_or_default())
+                .map_err(D::Error::custom)?;
+        let owners = metadata.owner_references.take().unwrap_or_default();
+        let replica_set = owners
+            .into_iter()
+            .find(|owner| owner.controller == Some(true) && owner.kind == "ReplicaSet")
+            .map(|owner| owner.uid);
+        let terminating = metadata.deletion_timestamp.is_some();
+        metadata.managed_fields = None;
+        metadata.annotations = None;
+        let conditions = value
+            .pointer("/status/conditions")
+            .and_then(Value::as_array);
+        let ready = conditions.into_iter().flatten().any(|condition| {
+            condition.get("type").and_then(Value::as_str) == Some("Ready")
+                && condition.get("status").and_then(Value::as_str) == Some("True")
+        });
+        let ip = value
+            .pointer("/status/podIP")
+            .and_then(Value::as_str)
+            .and_then(|ip| ip.parse().ok());
+        Ok(GatewayPod {
+            metadata,
+            ip,
+            // One that stops gets no more calls.
+            ready: ready && !terminating,
+            terminating,
+            replica_set,
+        })
+    }
+}
+
+impl Resource for GatewayPod {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        Pod::kind(&())
+    }
+    fn group((): &()) -> Cow<'_, str> {
+        Pod::group(&())
+    }
+    fn version((): &()) -> Cow<'_, str> {
+        Pod::version(&())
+    }
+    fn plural((): &()) -> Cow<'_, str> {
+        Pod::plural(&())
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_child_keeps_what_is_compared_and_tells_who_scales_it() {
+        let by = |manager: &str, fields: Value| json!({"manager": manager, "fieldsV1": fields});
+        let object = |managers: Value| -> Live {
+            serde_json::from_str(
+                &json!({
+                    "apiVersion": "apps/v1", "kind": "Deployment",
+                    "metadata": {
+                        "name": "m-gateway", "namespace": "ml", "generation": 3, "resourceVersion": "7",
+                        "managedFields": managers,
+                        "ownerReferences": [{"apiVersion": "a", "kind": "McpServer", "name": "m", "uid": "u", "controller": true}],
+                    },
+                    "spec": {"replicas": 2}, "status": {"replicas": 2, "observedGeneration": 3},
+                })
+                .to_string(),
+            )
+            .unwrap()
+        };
+        let replicas = json!({"f:spec": {"f:replicas": {}}});
+        let own = object(json!([by(MANAGER, replicas.clone())]));
+        assert!(!own.replicas_of_others);
+        assert_eq!(own.controller(), Some("u"));
+        assert_eq!(own.stamp(), "g3");
+        assert_eq!(own.value().get("status"), None);
+        assert_eq!(own.value()["spec"]["replicas"], json!(2));
+        assert!(object(json!([by("kubectl", replicas)])).replicas_of_others);
+        assert!(!object(json!([by("kubectl", json!({"f:spec": {}}))])).replicas_of_others);
+    }
+}

@@ -1,0 +1,161 @@
+//! Reconciling an McpPolicy: its acceptance, its targets, and the violations that it caused. Its rules reach gateways through
+//! the servers that it targets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::context::{Context, lock};
+use super::metrics::{Kind as Reconciled, Shown};
+use super::names::Name;
+use super::queue::Done;
+use super::write::{self, WriteError};
+use crate::api::policy::{McpPolicy, McpPolicyStatus};
+use crate::api::server::McpServerStatus;
+use crate::policy::bundle::Bundle;
+use crate::policy::target;
+use crate::status::accounting::Ledger;
+use crate::status::policy::{Inputs, Target, status};
+
+/// Figures alone do not change a status more often.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// A server that a policy targets, as it was reconciled last.
+struct Seen {
+    name: Name,
+    bundle: Option<Arc<Bundle>>,
+    status: Arc<McpServerStatus>,
+    ledger: Arc<Ledger>,
+}
+
+/// Brings one policy's status up to date.
+pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
+    let Some(object) = ctx.caches.policies.get(name) else {
+        return Ok(Done::Settled);
+    };
+    let metadata = object.metadata();
+    let Some(uid) = metadata
+        .uid
+        .as_deref()
+        .filter(|_| metadata.deletion_timestamp.is_none())
+    else {
+        return Ok(Done::Settled);
+    };
+    let (policy, errors) = ctx.verdicts.of(&object);
+    let Some(seen) = targets(ctx, &policy) else {
+        // A server that has not been looked at yet looks at its policies when it has been.
+        return Ok(Done::Settled);
+    };
+    let targets: Vec<Target<'_>> = seen
+        .iter()
+        .map(|seen| Target {
+            namespace: &seen.name.0,
+            name: &seen.name.1,
+            bundle: seen.bundle.as_deref(),
+            status: &seen.status,
+            ledger: &seen.ledger,
+        })
+        .collect();
+    let missing: Vec<String> = policy
+        .spec
+        .target_refs
+        .iter()
+        .map(|target| &target.name)
+        .filter(|target| {
+            !seen
+                .iter()
+                .any(|seen| seen.name.0 == name.0 && seen.name.1 == **target)
+        })
+        .cloned()
+        .collect();
+    let memory = ctx.memory.policy(name, uid);
+    let cached = object.status(|policy| &policy.status);
+    let (metadata, previous, written) = {
+        let memory = lock(&memory);
+        let (metadata, previous) = memory.written.newest(metadata, cached);
+        (metadata, previous, memory.written.at)
+    };
+    let now = status(&Inputs {
+        policy: &policy,
+        findings: &errors,
+        missing: &missing,
+        targets: &targets,
+        previous: previous.as_ref(),
+        now: Timestamp::now(),
+    });
+    let before = previous.unwrap_or_default();
+    if now != before {
+        let only_figures = McpPolicyStatus {
+            violations: before.violations.clone(),
+            ..now.clone()
+        } == before;
+        if only_figures && let Some(left) = super::server::throttled(written, EVERY, Instant::now())
+        {
+            return Ok(Done::Later(left));
+        }
+        let version = write::status::<McpPolicy>(&ctx.client, &metadata, &now).await?;
+        lock(&memory).written.set(version, now.clone());
+        ctx.events
+            .acceptance(
+                Reconciled::McpPolicy,
+                &metadata,
+                &before.conditions,
+                &now.conditions,
+            )
+            .await;
+    }
+    let shown = Shown::of(
+        &now.conditions,
+        now.violations.as_ref().map(|violations| &violations.counts),
+    );
+    let mut memory = lock(&memory);
+    ctx.metrics.show(
+        Reconciled::McpPolicy,
+        &name.0,
+        &name.1,
+        &memory.shown,
+        &shown,
+    );
+    memory.shown = shown;
+    Ok(Done::Settled)
+}
+
+/// The servers that a policy targets; None while one of them has not been looked at.
+fn targets(ctx: &Context, policy: &McpPolicy) -> Option<Vec<Seen>> {
+    let own = &ctx.args.namespace;
+    let servers = ctx
+        .caches
+        .servers
+        .filter(|server| target::targets_metadata(policy, server.metadata(), own));
+    let mut seen = Vec::with_capacity(servers.len());
+    for server in servers {
+        let name = super::cache::name_of(&*server);
+        let memory = ctx.memory.known_server(&name)?;
+        let memory = lock(&memory);
+        if Some(memory.uid.as_str()) != server.metadata().uid.as_deref() {
+            return None;
+        }
+        seen.push(Seen {
+            bundle: memory.bundle.as_ref().map(|(_, bundle)| Arc::clone(bundle)),
+            status: Arc::clone(memory.status.as_ref()?),
+            ledger: memory
+                .ledger
+                .as_ref()
+                .map(|(_, ledger)| Arc::clone(ledger))
+                .unwrap_or_default(),
+            name,
+        });
+    }
+    Some(seen)
+}
+
+/// A policy is gone.
+pub fn forget(ctx: &Context, name: &Name) {
+    if let Some(memory) = ctx.memory.forget_policy(name) {
+        let shown = lock(&memory).shown.clone();
+        ctx.metrics
+            .forget(Reconciled::McpPolicy, &name.0, &name.1, &shown);
+    }
+}

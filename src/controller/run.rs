@@ -1,0 +1,301 @@
+//! The operator as a process: watches, the Lease, workers, the admin port.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use kube::Client;
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::args::Args;
+use super::client::{self, ClientError};
+use super::context::{Caches, Context, Memory, Queues};
+use super::events::Events;
+use super::key::{self, KeyError, OperatorKey};
+use super::lease::{Contender, Fence};
+use super::metrics::{Kind, KindLabels, Metrics};
+use super::names::MANAGED_BY;
+use super::queue::Done;
+use super::server::build::Settings;
+use super::verdicts::Verdicts;
+use super::write::{self, WriteError};
+use super::{approval, collect, policy, server, watch as watches};
+use crate::telemetry::listen::{ListenError, bind};
+use crate::telemetry::{admin, process};
+
+/// Objects of one kind that are worked on at once.
+const WORKERS: usize = 8;
+/// What is under way is waited for so long when it ends; writes of a moment.
+const GRACE: Duration = Duration::from_millis(800);
+
+/// Why the operator ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("the Secret for the operator's key cannot be made: {0}")]
+    KeySecret(#[source] WriteError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("signals cannot be awaited: {0}")]
+    Signals(#[source] std::io::Error),
+    #[error("another replica took the Lease over; this one ends, so that never two of them write")]
+    LeaseLost,
+    #[error("a part of the operator has stopped; it ends to be started anew")]
+    Stopped,
+}
+
+/// Runs until SIGTERM or SIGINT, or until another replica has taken over.
+pub async fn run(args: Args) -> Result<(), RunError> {
+    let mut signals = Signals::new()?;
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(process::ProcessCollector));
+    let metrics = Metrics::register(&mut registry);
+    let (listed, is_listed) = watch::channel(false);
+    let stop = CancellationToken::new();
+    let listener = bind(args.admin_listen, "--admin-listen")?;
+    let queues = Arc::new(Queues::default());
+    let admin = Arc::new(AdminPort {
+        listed: is_listed,
+        queues: Arc::clone(&queues),
+        metrics: metrics.clone(),
+    });
+    tokio::spawn(admin::serve(
+        listener,
+        admin,
+        Arc::new(registry),
+        stop.clone(),
+    ));
+    let fence = Fence::default();
+    let client = client::connect(&metrics, &fence).await?;
+    let mut contender = Contender::new(
+        client.clone(),
+        &args.namespace,
+        &args.lease_name,
+        &args.pod_name,
+        args.lease_duration,
+        fence.clone(),
+    );
+    let result = tokio::select! {
+        result = lead(args, client, metrics, queues, listed, &mut contender) => result,
+        () = signals.any() => Ok(()),
+    };
+    // Whoever waits for the Lease need not wait until it has ended.
+    if fence.is_open() {
+        let _ = tokio::time::timeout(GRACE, contender.release()).await;
+    }
+    stop.cancel();
+    result
+}
+
+struct Signals(Signal, Signal);
+
+impl Signals {
+    fn new() -> Result<Self, RunError> {
+        let on = |kind| signal(kind).map_err(RunError::Signals);
+        Ok(Signals(
+            on(SignalKind::terminate())?,
+            on(SignalKind::interrupt())?,
+        ))
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
+}
+
+/// Keeps the caches warm until the Lease is ours, then works until it is lost.
+async fn lead(
+    args: Args,
+    client: Client,
+    metrics: Metrics,
+    queues: Arc<Queues>,
+    listed: watch::Sender<bool>,
+    contender: &mut Contender,
+) -> Result<(), RunError> {
+    let (all, policies) = watches::counts(&args.watch_namespace, &args.namespace);
+    let ctx = Arc::new(Context {
+        settings: Settings {
+            gateway_image: args.gateway_image.clone(),
+            gateway_image_pull_policy: args.gateway_image_pull_policy.clone(),
+            admin_from: args.admin_from.clone(),
+        },
+        key: OnceLock::new(),
+        caches: Caches::new(all, policies),
+        queues,
+        verdicts: Verdicts::default(),
+        memory: Memory::default(),
+        metrics,
+        events: Events::new(client.clone(), &args.pod_name),
+        client,
+        args,
+    });
+    let mut tasks = watches::start(&ctx);
+    let work = async {
+        ctx.caches.listed().await;
+        listed.send_replace(true);
+        tracing::info!(
+            lease = ctx.args.lease_name,
+            "everything is listed; waiting for the Lease"
+        );
+        contender.acquire().await;
+        tracing::info!("this replica leads");
+        ctx.metrics.leader.set(1);
+        let working = async {
+            let key = key(&ctx).await?;
+            let _ = ctx.key.set(key);
+            watches::all(&ctx);
+            let mut workers = workers(&ctx);
+            // None of them ends.
+            workers.join_next().await;
+            Err(RunError::Stopped)
+        };
+        tokio::select! {
+            result = working => result,
+            () = contender.hold() => Err(RunError::LeaseLost),
+        }
+    };
+    tokio::select! {
+        result = work => result,
+        // A watch goes on for ever.
+        _ = tasks.join_next() => Err(RunError::Stopped),
+    }
+}
+
+/// The operator's key; the Secret for it is made if that was asked for.
+async fn key(ctx: &Context) -> Result<OperatorKey, RunError> {
+    let path = &ctx.args.key_file;
+    if let (false, Some(name)) = (path.exists(), &ctx.args.key_secret) {
+        let key = key::random_text()?;
+        let body = json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": { "name": name, "namespace": ctx.args.namespace, "labels": { MANAGED_BY.0: MANAGED_BY.1 } },
+            "stringData": { "key": key },
+        });
+        let made = write::secret(&ctx.client, &body, &ctx.args.namespace)
+            .await
+            .map_err(RunError::KeySecret)?;
+        // The mount follows in a minute; what was made just now is known.
+        if made {
+            return Ok(OperatorKey::new(key.as_bytes()));
+        }
+    }
+    Ok(OperatorKey::wait(path).await?)
+}
+
+fn workers(ctx: &Arc<Context>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for _ in 0..WORKERS {
+        tasks.spawn(worker(Arc::clone(ctx), Kind::McpServer));
+        tasks.spawn(worker(Arc::clone(ctx), Kind::McpPolicy));
+    }
+    tasks.spawn(worker(Arc::clone(ctx), Kind::McpApproval));
+    tasks.spawn(collect::run(Arc::clone(ctx)));
+    tasks
+}
+
+/// Why an object could not be reconciled.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Server(#[from] server::ServerError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl Failure {
+    /// Somebody wrote in between, or the caches were behind: nothing that anybody need know of.
+    fn is_usual(&self) -> bool {
+        let write = match self {
+            Failure::Server(error) => error.write(),
+            Failure::Write(error) => Some(error),
+        };
+        matches!(write, Some(WriteError::Conflict { .. }))
+    }
+}
+
+/// Takes one key after the other.
+async fn worker(ctx: Arc<Context>, kind: Kind) {
+    let queue = match kind {
+        Kind::McpServer => &ctx.queues.servers,
+        Kind::McpPolicy => &ctx.queues.policies,
+        Kind::McpApproval => &ctx.queues.approvals,
+    };
+    let labels = KindLabels { kind };
+    let count = ctx.metrics.reconciles.get_or_create(&labels).clone();
+    let errors = ctx.metrics.errors.get_or_create(&labels).clone();
+    let duration = ctx.metrics.duration.get_or_create(&labels).clone();
+    loop {
+        let name = queue.next().await;
+        let started = Instant::now();
+        let result: Result<Done, Failure> = match kind {
+            Kind::McpServer => server::reconcile(&ctx, &name).await.map_err(Failure::from),
+            Kind::McpPolicy => policy::reconcile(&ctx, &name).await.map_err(Failure::from),
+            Kind::McpApproval => approval::reconcile(&ctx, &name)
+                .await
+                .map_err(Failure::from),
+        };
+        count.inc();
+        duration.observe(started.elapsed().as_secs_f64());
+        let done = result.unwrap_or_else(|error| {
+            let (namespace, name) = (&name.0, &name.1);
+            if error.is_usual() {
+                tracing::debug!(kind = kind.as_str(), namespace, name, %error, "trying again");
+            } else {
+                errors.inc();
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(kind = kind.as_str(), namespace, name, %error, cause, "trying again");
+            }
+            Done::Failed
+        });
+        queue.done(&name, done);
+    }
+}
+
+struct AdminPort {
+    listed: watch::Receiver<bool>,
+    queues: Arc<Queues>,
+    metrics: Metrics,
+}
+
+impl admin::Admin for AdminPort {
+    fn ready(&self) -> Result<(), String> {
+        if *self.listed.borrow() {
+            Ok(())
+        } else {
+            Err("not everything has been listed yet; are the CRDs installed, and may the service account list them?".to_owned())
+        }
+    }
+
+    fn before_scrape(&self) {
+        let show = |kind: Kind, depth: usize| {
+            let depth = i64::try_from(depth).unwrap_or(i64::MAX);
+            self.metrics
+                .depth
+                .get_or_create(&KindLabels { kind })
+                .set(depth);
+        };
+        show(Kind::McpServer, self.queues.servers.depth());
+        show(Kind::McpPolicy, self.queues.policies.depth());
+        show(Kind::McpApproval, self.queues.approvals.depth());
+    }
+
+    fn get(&self, _: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
+        None
+    }
+}

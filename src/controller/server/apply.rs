@@ -1,0 +1,347 @@
+//! The writes that bring a plan about: Secrets, children, the bundle.
+//!
+//! In: a plan and what is there. Out: what is there afterwards. Must not do: write what is as it should be, or touch what is
+//! not ours.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::build::{self, Replicas, Wanted};
+use super::fetch::Refs;
+use super::kinds::{Child, Kind};
+use super::validate::Plan;
+use super::{Remembered, ServerError, throttled};
+use crate::controller::applied::{self, Step, WATCH_LAG};
+use crate::controller::context::{Context, is_newer, lock};
+use crate::controller::key;
+use crate::controller::live::Live;
+use crate::controller::names::{BUNDLE_KEY, GATEWAY, Ident, UPSTREAM};
+use crate::controller::write::{self, Children, Created, WriteError};
+use crate::policy::bundle::Bundle;
+
+/// What remains to be done later.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Applied {
+    pub again: Option<Duration>,
+}
+
+/// The bundle that the gateways have: of the newest version of the ConfigMap that is known.
+pub fn stored_bundle(refs: &Refs, memory: &Remembered) -> Option<Arc<Bundle>> {
+    let live = refs
+        .children
+        .get(&(Kind::ConfigMap, refs.ident.gateway()))
+        .filter(|live| live.controller() == Some(&refs.ident.uid));
+    let mut memory = lock(memory);
+    let seen = live.map(|live| live.resource_version());
+    match (seen, &memory.bundle) {
+        (Some(seen), Some((known, bundle))) if !is_newer(seen, known) => Some(Arc::clone(bundle)),
+        (Some(seen), _) => {
+            let bundle = live?
+                .data(BUNDLE_KEY)
+                .and_then(|text| Bundle::parse(text.as_bytes()).ok())
+                .map(Arc::new);
+            memory.bundle = bundle.clone().map(|bundle| (seen.to_owned(), bundle));
+            bundle
+        }
+        // Removed; or created just now, and the watch has not brought it yet.
+        (None, known) => known.as_ref().map(|(_, bundle)| Arc::clone(bundle)),
+    }
+}
+
+pub async fn apply(
+    ctx: &Context,
+    refs: &Refs,
+    plan: &Plan,
+    memory: &Remembered,
+) -> Result<Applied, ServerError> {
+    let ident = &refs.ident;
+    let writes = Children {
+        client: &ctx.client,
+        namespace: &ident.namespace,
+        owner: &ident.uid,
+    };
+    let deployment = refs.children.get(&(Kind::Deployment, ident.gateway()));
+    let wanted = Wanted {
+        ident,
+        spec: &plan.server.spec,
+        settings: &ctx.settings,
+        alone: plan.alone,
+        replicas: deployment.map(|live| Replicas {
+            now: live
+                .value()
+                .pointer("/spec/replicas")
+                .and_then(serde_json::Value::as_i64)
+                .unwrap_or(1),
+            others: live.replicas_of_others,
+        }),
+    };
+    let children = build::children(&wanted);
+    // Nothing is half-made under a name that is somebody else's.
+    for child in &children {
+        foreign(refs, child.kind, &child.name)?;
+    }
+    for name in [ident.gateway(), ident.ledger()] {
+        foreign(refs, Kind::ConfigMap, &name)?;
+    }
+    secrets(ctx, refs, plan, memory).await?;
+    let mut again: Option<Duration> = None;
+    let (before, after): (Vec<Child>, Vec<Child>) = children
+        .into_iter()
+        .partition(|child| child.kind < Kind::ConfigMap);
+    for child in before {
+        again = sooner(again, one(&writes, refs, child, memory).await?);
+    }
+    again = sooner(again, deliver(ctx, &writes, refs, plan, memory).await?);
+    let mut kept = Vec::new();
+    for child in after {
+        kept.push((child.kind, child.name.clone()));
+        again = sooner(again, one(&writes, refs, child, memory).await?);
+    }
+    for (kind, name) in build::possible(ident) {
+        if kept.contains(&(kind, name.clone())) {
+            continue;
+        }
+        if let Some(live) = refs
+            .children
+            .get(&(kind, name.clone()))
+            .filter(|live| live.controller() == Some(&ident.uid))
+        {
+            writes
+                .delete(kind, live, &name)
+                .await
+                .map_err(ServerError::Apply)?;
+        }
+    }
+    Ok(Applied { again })
+}
+
+fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+fn foreign(refs: &Refs, kind: Kind, name: &str) -> Result<(), ServerError> {
+    let live = refs.children.get(&(kind, name.to_owned()));
+    if live.is_some_and(|live| live.controller() != Some(&refs.ident.uid)) {
+        return Err(ServerError::Apply(WriteError::Foreign {
+            kind: kind.as_str(),
+            name: name.to_owned(),
+        }));
+    }
+    Ok(())
+}
+
+/// Brings one child about. Returns when to look again, if it waits.
+async fn one(
+    writes: &Children<'_>,
+    refs: &Refs,
+    child: Child,
+    memory: &Remembered,
+) -> Result<Option<Duration>, ServerError> {
+    let child = applied::stamped(child);
+    let key = (child.kind, child.name.clone());
+    let mark = lock(memory).marks.get(&key).cloned();
+    let live = refs.children.get(&key).map(Arc::as_ref);
+    let owner = writes.owner;
+    let mut step = applied::step(&child, live, mark.as_ref(), owner, Instant::now());
+    if step == Step::Create {
+        match writes.create(&child).await.map_err(ServerError::Apply)? {
+            Created::New(live) => {
+                remember(memory, &child, &live, false);
+                return Ok(None);
+            }
+            // The caches did not have it yet, or somebody has taken its labels off.
+            Created::Ours(live) => {
+                step = applied::step(&child, Some(&live), mark.as_ref(), owner, Instant::now());
+                if let Step::Apply { drift } = step {
+                    return write_over(writes, &child, &live, memory, drift).await;
+                }
+            }
+        }
+    }
+    match (step, live) {
+        (Step::Apply { drift }, Some(live)) => {
+            write_over(writes, &child, live, memory, drift).await
+        }
+        (Step::Wait(left), _) => Ok(Some(left)),
+        (Step::Foreign, _) => Err(ServerError::Apply(WriteError::Foreign {
+            kind: child.kind.as_str(),
+            name: child.name,
+        })),
+        (Step::Nothing | Step::Create | Step::Apply { .. }, _) => Ok(None),
+    }
+}
+
+async fn write_over(
+    writes: &Children<'_>,
+    child: &Child,
+    live: &Live,
+    memory: &Remembered,
+    drift: bool,
+) -> Result<Option<Duration>, ServerError> {
+    if drift {
+        tracing::info!(
+            kind = child.kind.as_str(),
+            namespace = writes.namespace,
+            name = child.name,
+            "putting right what somebody changed"
+        );
+    }
+    let written = writes
+        .apply(child, live.uid(), drift)
+        .await
+        .map_err(ServerError::Apply)?;
+    remember(memory, child, &written, drift);
+    Ok(None)
+}
+
+fn remember(memory: &Remembered, child: &Child, live: &Live, drift: bool) {
+    let key = (child.kind, child.name.clone());
+    let mut memory = lock(memory);
+    let mark = applied::mark(child, live, memory.marks.get(&key), drift, Instant::now());
+    memory.marks.insert(key, mark);
+}
+
+/// The keys that pods mount. They are made once and never read: of one that is there, nobody asks what is in it.
+async fn secrets(
+    ctx: &Context,
+    refs: &Refs,
+    plan: &Plan,
+    memory: &Remembered,
+) -> Result<(), ServerError> {
+    let ident = &refs.ident;
+    // A Deployment of ours that has ready pods has found them.
+    let running = refs
+        .children
+        .contains_key(&(Kind::Deployment, ident.gateway()))
+        && refs.pods.iter().any(|pod| pod.ready);
+    if running || lock(memory).secrets_made {
+        return Ok(());
+    }
+    let body = |name: &str, component: &str, key: &str, value: String| {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": build::metadata(ident, name, component),
+            "stringData": { key: value },
+        })
+    };
+    let sealing = body(
+        &ident.sealing_secret(),
+        GATEWAY,
+        "keys",
+        key::random_text()?,
+    );
+    write::secret(&ctx.client, &sealing, &ident.namespace)
+        .await
+        .map_err(ServerError::Apply)?;
+    if plan.server.spec.upstream.stdio.is_some() {
+        let bearer = body(
+            &ident.bearer_secret(),
+            UPSTREAM,
+            "bearer",
+            key::random_text()?,
+        );
+        write::secret(&ctx.client, &bearer, &ident.namespace)
+            .await
+            .map_err(ServerError::Apply)?;
+    }
+    lock(memory).secrets_made = true;
+    Ok(())
+}
+
+/// Writes the bundle if it says something else than the stored one: whole, and only over what was seen, so that a leader that
+/// was paused cannot put an old one back.
+async fn deliver(
+    ctx: &Context,
+    writes: &Children<'_>,
+    refs: &Refs,
+    plan: &Plan,
+    memory: &Remembered,
+) -> Result<Option<Duration>, ServerError> {
+    let ident = &refs.ident;
+    let there = refs
+        .children
+        .contains_key(&(Kind::ConfigMap, ident.gateway()));
+    let (stored, written) = {
+        let memory = lock(memory);
+        (memory.bundle.clone(), memory.bundle_written)
+    };
+    let (version, known) = stored.unzip();
+    if known
+        .as_ref()
+        .is_some_and(|known| known.revision == plan.bundle.revision)
+    {
+        if there {
+            return Ok(None);
+        }
+        // Removed, unless the watch has not brought it yet.
+        if let Some(left) = throttled(written, WATCH_LAG, Instant::now()) {
+            return Ok(Some(left));
+        }
+    }
+    let mut bundle = plan.bundle.clone();
+    let next = known.map_or(0, |known| known.sequence.saturating_add(1));
+    // One that is made anew must stand above whatever was there before it.
+    let floor = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(1);
+    bundle.sequence = if there && next > 0 {
+        next
+    } else {
+        floor.max(next)
+    };
+    let child = config_map(ident, &ident.gateway(), BUNDLE_KEY, &text(&bundle)?);
+    let seen = version.or_else(|| {
+        // Unreadable, but ours: it is written over.
+        let live = refs.children.get(&(Kind::ConfigMap, ident.gateway()))?;
+        Some(live.resource_version().to_owned())
+    });
+    let written = writes
+        .write(&child, seen.as_deref())
+        .await
+        .map_err(ServerError::Apply)?;
+    let revision = bundle.revision.clone();
+    tracing::info!(
+        namespace = ident.namespace,
+        server = ident.name,
+        revision,
+        sequence = bundle.sequence,
+        "delivered a bundle"
+    );
+    ctx.metrics.deliveries.inc();
+    let mut memory = lock(memory);
+    memory.bundle = Some((written.resource_version().to_owned(), Arc::new(bundle)));
+    memory.bundle_written = Some(Instant::now());
+    memory.delivering = Some((revision, Instant::now()));
+    // The pods are asked at once whether they have it.
+    let now = Instant::now();
+    memory.polls.values_mut().for_each(|poll| poll.next = now);
+    Ok(None)
+}
+
+fn text(bundle: &Bundle) -> Result<String, ServerError> {
+    serde_json::to_string(bundle).map_err(|error| {
+        ServerError::Apply(WriteError::Api {
+            kind: "ConfigMap",
+            name: bundle.server.name.clone(),
+            source: Box::new(kube::Error::SerdeError(error)),
+        })
+    })
+}
+
+/// A ConfigMap of the gateway's with one key.
+pub fn config_map(ident: &Ident, name: &str, key: &str, text: &str) -> Child {
+    let mut body = Kind::ConfigMap.object(build::metadata(ident, name, GATEWAY));
+    if let Some(body) = body.as_object_mut() {
+        body.insert("data".to_owned(), json!({ key: text }));
+    }
+    Child {
+        kind: Kind::ConfigMap,
+        name: name.to_owned(),
+        body,
+    }
+}

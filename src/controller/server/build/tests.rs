@@ -1,0 +1,395 @@
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::{apps, autoscaling, core, networking, policy, rbac};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::*;
+use crate::controller::names::GATEWAY;
+
+fn ident() -> Ident {
+    Ident {
+        namespace: "ml".to_owned(),
+        name: "mlflow".to_owned(),
+        uid: "u-1".to_owned(),
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        gateway_image: "portcullis/gateway:1".to_owned(),
+        gateway_image_pull_policy: "IfNotPresent".to_owned(),
+        admin_from: Peers(
+            serde_json::from_value(
+                json!([{ "namespaceSelector": { "matchLabels": { "name": "ops" } } }]),
+            )
+            .unwrap(),
+        ),
+    }
+}
+
+fn built(spec: Value, alone: bool, replicas: Option<Replicas>) -> BTreeMap<(Kind, String), Value> {
+    let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
+    let children = children(&Wanted {
+        ident: &ident(),
+        spec: &spec,
+        settings: &settings(),
+        alone,
+        replicas,
+    });
+    children
+        .into_iter()
+        .map(|child| ((child.kind, child.name), child.body))
+        .collect()
+}
+
+fn http() -> Value {
+    json!({ "upstream": { "http": { "url": "http://mlflow/mcp" } } })
+}
+
+fn stdio() -> Value {
+    json!({
+        "upstream": { "stdio": {
+            "image": "example/mlflow-mcp:1",
+            "command": ["mlflow-mcp"],
+            "args": ["--verbose"],
+            "env": [{ "name": "MLFLOW_TRACKING_URI", "value": "http://mlflow" }],
+            "sessions": "PerSession",
+            "volumeMounts": [{ "name": "mine", "mountPath": "/tmp/" }],
+            "volumes": [{ "name": "mine", "emptyDir": {} }],
+        }, "maxRequestBytes": "1Mi" },
+        "authentication": { "apiKeys": { "secretRef": { "name": "agents" } } },
+    })
+}
+
+fn deployment(children: &BTreeMap<(Kind, String), Value>, component: &str) -> Value {
+    children[&(Kind::Deployment, format!("mlflow-{component}"))].clone()
+}
+
+/// The body, read and written as its type: what the type does not know would be lost.
+fn as_typed<T: DeserializeOwned + Serialize>(body: &Value) -> Value {
+    serde_json::to_value(serde_json::from_value::<T>(body.clone()).unwrap()).unwrap()
+}
+
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key.clone(), without_nulls(value)))
+            .collect(),
+        Value::Array(list) => list.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
+}
+
+#[test]
+fn every_field_of_every_child_is_one_that_its_kind_has() {
+    let mut spec = stdio();
+    spec["gateway"] = json!({
+        "autoscaling": {}, "tls": { "secretRef": { "name": "tls" } },
+        "service": { "type": "LoadBalancer", "annotations": { "a": "b" } },
+        "imagePullSecrets": [{ "name": "pull" }],
+        "pod": { "labels": { "team": "ml" }, "annotations": { "x": "y" }, "nodeSelector": { "disk": "ssd" },
+                 "tolerations": [{ "key": "k", "operator": "Exists" }], "priorityClassName": "high",
+                 "affinity": { "nodeAffinity": {} } },
+    });
+    for (key, body) in built(spec, false, None) {
+        let typed = match key.0 {
+            Kind::ServiceAccount => as_typed::<core::v1::ServiceAccount>(&body),
+            Kind::Role => as_typed::<rbac::v1::Role>(&body),
+            Kind::RoleBinding => as_typed::<rbac::v1::RoleBinding>(&body),
+            Kind::ConfigMap => as_typed::<core::v1::ConfigMap>(&body),
+            Kind::Service => as_typed::<core::v1::Service>(&body),
+            Kind::NetworkPolicy => as_typed::<networking::v1::NetworkPolicy>(&body),
+            Kind::Deployment => as_typed::<apps::v1::Deployment>(&body),
+            Kind::PodDisruptionBudget => as_typed::<policy::v1::PodDisruptionBudget>(&body),
+            Kind::HorizontalPodAutoscaler => {
+                as_typed::<autoscaling::v2::HorizontalPodAutoscaler>(&body)
+            }
+        };
+        assert_eq!(typed, without_nulls(&body), "{key:?}");
+    }
+}
+
+#[test]
+fn every_child_belongs_to_its_server_and_says_so() {
+    for ((_, name), body) in built(stdio(), true, None) {
+        let component = if name.ends_with("upstream") {
+            "upstream"
+        } else {
+            "gateway"
+        };
+        assert_eq!(body["metadata"], metadata(&ident(), &name, component));
+        assert_eq!(body["metadata"]["ownerReferences"][0]["uid"], "u-1");
+    }
+}
+
+#[test]
+fn a_plain_server_has_what_its_gateway_needs_and_no_more() {
+    let kinds: Vec<(Kind, String)> = built(http(), false, None).into_keys().collect();
+    let gateway = || "mlflow-gateway".to_owned();
+    assert_eq!(
+        kinds,
+        [
+            (Kind::ServiceAccount, gateway()),
+            (Kind::Role, gateway()),
+            (Kind::RoleBinding, gateway()),
+            (Kind::Service, gateway()),
+            (Kind::NetworkPolicy, gateway()),
+            (Kind::Deployment, gateway()),
+        ]
+    );
+}
+
+#[test]
+fn a_gateway_may_read_its_own_bundle_and_ask_for_approvals_and_nothing_else() {
+    let children = built(http(), false, None);
+    assert_eq!(
+        children[&(Kind::Role, "mlflow-gateway".to_owned())]["rules"],
+        json!([
+            { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["mlflow-gateway"], "verbs": ["get", "watch"] },
+            { "apiGroups": ["portcullis.dev"], "resources": ["mcpapprovals"], "verbs": ["get", "list", "watch", "create"] },
+            { "apiGroups": ["portcullis.dev"], "resources": ["mcpapprovals/status"], "verbs": ["update"] },
+        ])
+    );
+}
+
+#[test]
+fn the_server_is_started_by_the_bridge_and_reached_only_with_its_bearer() {
+    let children = built(stdio(), false, None);
+    let upstream = deployment(&children, "upstream");
+    let pod = &upstream["spec"]["template"]["spec"];
+    assert_eq!(pod["initContainers"][0]["image"], "portcullis/gateway:1");
+    assert_eq!(
+        pod["initContainers"][0]["args"],
+        json!(["install", "/portcullis"])
+    );
+    let server = &pod["containers"][0];
+    assert_eq!(server["command"], json!(["/portcullis/portcullis-gateway"]));
+    assert_eq!(
+        server["args"],
+        json!([
+            "bridge",
+            "--listen=[::]:8000",
+            "--bearer-file=/etc/portcullis-bearer/bearer",
+            "--name=ml/mlflow",
+            "--sessions=per-session",
+            "--max-request-bytes=1114112",
+            "--pass-env=*",
+            "--",
+            "mlflow-mcp",
+            "--verbose"
+        ])
+    );
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    let secret = pod["volumes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|volume| volume["name"] == "portcullis-bearer")
+        .unwrap();
+    assert_eq!(
+        secret["secret"],
+        json!({ "secretName": "mlflow-upstream-bearer-u-1", "defaultMode": 0o440 })
+    );
+    let paths: Vec<&str> = server["volumeMounts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|mount| mount["mountPath"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        paths,
+        [
+            "/tmp/",
+            "/portcullis",
+            "/etc/portcullis-bearer",
+            "/home/portcullis"
+        ],
+        "the user's own /tmp is left alone"
+    );
+    let gateway = deployment(&children, "gateway");
+    let args = gateway["spec"]["template"]["spec"]["containers"][0]["args"]
+        .as_array()
+        .unwrap();
+    assert!(args.contains(&json!(
+        "--upstream-url=http://mlflow-upstream.ml.svc:8000/mcp"
+    )));
+    assert!(args.contains(&json!(
+        "--upstream-bearer-file=/etc/portcullis/upstream/bearer"
+    )));
+    let policy = &children[&(Kind::NetworkPolicy, "mlflow-upstream".to_owned())]["spec"];
+    assert_eq!(
+        policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"],
+        selector(&ident(), GATEWAY)
+    );
+}
+
+/// <https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted>
+#[test]
+fn pods_meet_the_restricted_standard() {
+    let children = built(stdio(), false, None);
+    for component in ["gateway", "upstream"] {
+        let deployment = deployment(&children, component);
+        let pod = &deployment["spec"]["template"]["spec"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_ne!(pod["securityContext"]["runAsUser"], 0);
+        assert_eq!(
+            pod["securityContext"]["seccompProfile"]["type"],
+            "RuntimeDefault"
+        );
+        let none = Vec::new();
+        let containers = pod["containers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .chain(pod["initContainers"].as_array().unwrap_or(&none));
+        for container in containers {
+            assert_eq!(container["securityContext"], container_security());
+        }
+    }
+}
+
+#[test]
+fn secrets_are_mounted_and_may_be_missing() {
+    let mut spec = http();
+    spec["upstream"]["http"] = json!({
+        "url": "https://mlflow/mcp",
+        "headers": [{ "name": "Authorization", "valueFrom": { "secretKeyRef": { "name": "token", "key": "t" } } }],
+        "tls": { "caSecretRef": { "name": "ca", "key": "ca.crt" } },
+    });
+    spec["authentication"] = json!({ "apiKeys": { "secretRef": { "name": "agents" } } });
+    let children = built(spec, false, None);
+    let pod = deployment(&children, "gateway")["spec"]["template"]["spec"].clone();
+    let mounted: Vec<(String, String)> = pod["volumes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|volume| volume.get("secret").is_some())
+        .map(|volume| {
+            assert_eq!(volume["secret"]["optional"], true);
+            let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+            let mount = mounts
+                .iter()
+                .find(|mount| mount["name"] == volume["name"])
+                .unwrap();
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            (
+                text(&volume["secret"]["secretName"]),
+                text(&mount["mountPath"]),
+            )
+        })
+        .collect();
+    let at = |name: &str, path: &str| (name.to_owned(), format!("/etc/portcullis/{path}"));
+    assert_eq!(
+        mounted,
+        [
+            at("mlflow-gateway-sealing-u-1", "sealing"),
+            at("agents", "secrets/agents"),
+            at("ca", "secrets/ca"),
+            at("token", "secrets/token"),
+        ]
+    );
+}
+
+#[test]
+fn nobody_reaches_the_admin_port_unless_the_operator_says_who() {
+    let children = built(http(), false, None);
+    let policy = &children[&(Kind::NetworkPolicy, "mlflow-gateway".to_owned())]["spec"];
+    assert_eq!(policy["ingress"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        policy["ingress"][0],
+        json!({ "ports": [{ "port": 8080, "protocol": "TCP" }] })
+    );
+    assert_eq!(
+        policy["ingress"][1]["from"][0]["namespaceSelector"]["matchLabels"]["name"],
+        "ops"
+    );
+    let spec: McpServerSpec = serde_json::from_value(http()).unwrap();
+    let closed = Settings {
+        admin_from: Peers::default(),
+        ..settings()
+    };
+    let children = super::children(&Wanted {
+        ident: &ident(),
+        spec: &spec,
+        settings: &closed,
+        alone: false,
+        replicas: None,
+    });
+    let policy = children
+        .iter()
+        .find(|child| child.kind == Kind::NetworkPolicy)
+        .unwrap();
+    assert_eq!(policy.body["spec"]["ingress"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn replicas_are_left_to_whoever_scales_but_limits_in_memory_allow_one_gateway_only() {
+    let now = |now, others| Some(Replicas { now, others });
+    let replicas = |gateway: Value, alone: bool, live: Option<Replicas>| {
+        let mut spec = http();
+        spec["gateway"] = gateway;
+        let deployment = deployment(&built(spec, alone, live), "gateway");
+        (
+            deployment["spec"].get("replicas").cloned(),
+            deployment["spec"]["strategy"]["type"].clone(),
+        )
+    };
+    let some = |replicas: i64| Some(json!(replicas));
+    assert_eq!(replicas(json!({}), false, None).0, some(1));
+    assert_eq!(
+        replicas(json!({ "replicas": 3 }), false, now(1, false)).0,
+        some(3)
+    );
+    assert_eq!(
+        replicas(json!({}), false, now(4, true)).0,
+        None,
+        "kubectl scale"
+    );
+    assert_eq!(
+        replicas(json!({}), false, now(4, false)).0,
+        some(1),
+        "replicas: 4 was taken out of the spec"
+    );
+    assert_eq!(
+        replicas(json!({ "autoscaling": {} }), false, None).0,
+        some(2)
+    );
+    assert_eq!(
+        replicas(json!({ "autoscaling": {} }), false, now(5, false)).0,
+        some(5),
+        "the autoscaler has not taken over yet"
+    );
+    assert_eq!(
+        replicas(json!({ "autoscaling": {} }), false, now(5, true)).0,
+        None
+    );
+    assert_eq!(
+        replicas(json!({}), true, now(4, true)),
+        (some(1), json!("Recreate"))
+    );
+    assert_eq!(replicas(json!({ "replicas": 0 }), true, None).0, some(0));
+}
+
+#[test]
+fn several_replicas_are_disrupted_one_at_a_time() {
+    let has = |gateway: Value| {
+        let mut spec = http();
+        spec["gateway"] = gateway;
+        let children = built(spec, false, None);
+        let name = "mlflow-gateway".to_owned();
+        (
+            children.contains_key(&(Kind::PodDisruptionBudget, name.clone())),
+            children.contains_key(&(Kind::HorizontalPodAutoscaler, name)),
+        )
+    };
+    assert_eq!(has(json!({ "replicas": 1 })), (false, false));
+    assert_eq!(has(json!({ "replicas": 2 })), (true, false));
+    assert_eq!(has(json!({ "autoscaling": {} })), (true, true));
+    assert_eq!(
+        has(json!({ "autoscaling": { "minReplicas": 1 } })),
+        (false, true)
+    );
+}

@@ -1,0 +1,122 @@
+//! Everything that one McpServer depends on, read from the caches at one moment.
+//!
+//! In: its name. Out: the server, the policies that target it, its children, its pods. No I/O: the caches are the watches'.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::kinds::Kind;
+use crate::api::policy::{McpPolicy, Mode};
+use crate::api::server::McpServer;
+use crate::controller::context::Context;
+use crate::controller::live::{GatewayPod, Live};
+use crate::controller::loose::Loose;
+use crate::controller::names::{Ident, Name};
+use crate::policy::diagnostic::Diagnostic;
+use crate::policy::target;
+
+/// A policy that targets the server, or that is not accepted and may have targeted it when it was.
+pub struct Targeting {
+    /// The policy; with nothing but its targets if it was not understood.
+    pub policy: Arc<McpPolicy>,
+    /// Whether it targets the server as it is now.
+    pub now: bool,
+    /// What is wrong with it; empty if it is accepted.
+    pub errors: Arc<Vec<Diagnostic>>,
+}
+
+impl Targeting {
+    /// Whether it would enforce anything; one that was not understood may.
+    pub fn enforces(&self) -> bool {
+        self.policy.spec.mode() == Mode::Enforce
+    }
+}
+
+/// What the reconciliation of one server reads.
+pub struct Refs {
+    pub ident: Ident,
+    /// The server, or why it is not understood.
+    pub server: Result<McpServer, String>,
+    pub object: Arc<Loose<McpServer>>,
+    pub policies: Vec<Targeting>,
+    pub children: BTreeMap<(Kind, String), Arc<Live>>,
+    pub pods: Vec<Arc<GatewayPod>>,
+}
+
+/// None if there is no such server.
+pub fn fetch(ctx: &Context, name: &Name) -> Option<Refs> {
+    let object = ctx.caches.servers.get(name)?;
+    let metadata = object.metadata();
+    let ident = Ident {
+        namespace: metadata.namespace.clone()?,
+        name: metadata.name.clone()?,
+        uid: metadata.uid.clone()?,
+    };
+    let server = object
+        .object()
+        .cloned()
+        .map_err(|undecoded| undecoded.error.clone());
+    let policies = policies(ctx, &object);
+    let children = children(ctx, &ident);
+    let pods = children
+        .get(&(Kind::Deployment, ident.gateway()))
+        .filter(|deployment| deployment.controller() == Some(&ident.uid))
+        .map(|deployment| ctx.caches.pods_of(&ident, deployment.uid()))
+        .unwrap_or_default();
+    Some(Refs {
+        ident,
+        server,
+        object,
+        policies,
+        children,
+        pods,
+    })
+}
+
+/// Policies that target a server, understood or not, and those that are not accepted now, in the order of their names.
+fn policies(ctx: &Context, server: &Loose<McpServer>) -> Vec<Targeting> {
+    let own = &ctx.args.namespace;
+    let namespace = server.metadata().namespace.as_deref().unwrap_or_default();
+    let near = |policy: &Loose<McpPolicy>| {
+        let of = policy.metadata().namespace.as_deref();
+        of == Some(namespace) || of == Some(own)
+    };
+    let mut found: Vec<Targeting> = ctx
+        .caches
+        .policies
+        .filter(near)
+        .into_iter()
+        .filter_map(|policy| {
+            let (policy, errors) = ctx.verdicts.of(&policy);
+            let now = target::targets_metadata(&policy, server.metadata(), own);
+            (now || !errors.is_empty()).then_some(Targeting {
+                policy,
+                now,
+                errors,
+            })
+        })
+        .collect();
+    found.sort_by(|a, b| {
+        let key = |one: &Targeting| {
+            (
+                one.policy.metadata.namespace.clone(),
+                one.policy.metadata.name.clone(),
+            )
+        };
+        key(a).cmp(&key(b))
+    });
+    found
+}
+
+fn children(ctx: &Context, ident: &Ident) -> BTreeMap<(Kind, String), Arc<Live>> {
+    let mut found = BTreeMap::new();
+    for kind in Kind::ALL {
+        for name in [ident.gateway(), ident.upstream(), ident.ledger()] {
+            let key = (ident.namespace.clone(), name.clone());
+            if let Some(live) = ctx.caches.children(kind).get(&key) {
+                found.insert((kind, name), live);
+            }
+        }
+    }
+    found
+}

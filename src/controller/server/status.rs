@@ -1,0 +1,221 @@
+//! The status of a server, written if it changed. This file only writes; what a status says is `crate::status`.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::fetch::Refs;
+use super::kinds::Kind;
+use super::ledger;
+use super::validate::Plan;
+use super::{Remembered, ServerError};
+use crate::api::condition::{ConditionStatus, ConditionType};
+use crate::api::server::{McpServer, McpServerSpec, McpServerStatus};
+use crate::controller::context::{Context, lock};
+use crate::controller::metrics::{Kind as Reconciled, Shown};
+use crate::controller::names::Ident;
+use crate::controller::write;
+use crate::policy::bundle::Bundle;
+use crate::status::report::Report;
+use crate::status::server::{Inputs, Refusal, Replica, status};
+
+/// Writes the status. False if it is not known yet: a leader that is new must hear from the gateways before it says
+/// anything else of them than the leader before.
+pub async fn write(
+    ctx: &Context,
+    refs: &Refs,
+    plan: Option<&Plan>,
+    refusal: Option<&Refusal>,
+    memory: &Remembered,
+) -> Result<bool, ServerError> {
+    let unheard = refs.pods.iter().any(|pod| {
+        let asked = lock(memory)
+            .polls
+            .get(pod.uid())
+            .is_some_and(|poll| poll.asked);
+        pod.ip.is_some() && !pod.terminating && !asked
+    });
+    if unheard {
+        return Ok(false);
+    }
+    let cached = refs.object.status(|server| &server.status);
+    let (metadata, previous) = lock(memory).written.newest(refs.object.metadata(), cached);
+    let (now, changed) = compute(refs, plan, refusal, previous.as_ref(), memory);
+    let before = previous.unwrap_or_default();
+    if now != before {
+        let version = write::status::<McpServer>(&ctx.client, &metadata, &now)
+            .await
+            .map_err(ServerError::Status)?;
+        lock(memory).written.set(version, now.clone());
+        ctx.events
+            .acceptance(
+                Reconciled::McpServer,
+                refs.object.metadata(),
+                &before.conditions,
+                &now.conditions,
+            )
+            .await;
+    }
+    let shown = Shown::of(
+        &now.conditions,
+        now.violations.as_ref().map(|violations| &violations.counts),
+    );
+    let delivered = {
+        let mut memory = lock(memory);
+        let Ident {
+            namespace, name, ..
+        } = &refs.ident;
+        ctx.metrics.show(
+            Reconciled::McpServer,
+            namespace,
+            name,
+            &memory.shown,
+            &shown,
+        );
+        memory.shown = shown;
+        let delivered = memory
+            .delivering
+            .take_if(|(revision, _)| is_programmed(&now, revision));
+        memory.status = Some(Arc::new(now));
+        delivered
+    };
+    if let Some((_, since)) = delivered {
+        ctx.metrics
+            .delivery
+            .observe(Instant::now().duration_since(since).as_secs_f64());
+    }
+    if changed {
+        for targeting in &refs.policies {
+            let metadata = &targeting.policy.metadata;
+            ctx.queues.policies.add((
+                metadata.namespace.clone().unwrap_or_default(),
+                metadata.name.clone().unwrap_or_default(),
+            ));
+        }
+    }
+    Ok(true)
+}
+
+fn is_programmed(status: &McpServerStatus, revision: &str) -> bool {
+    status.revision.as_deref() == Some(revision)
+        && status.conditions.iter().any(|condition| {
+            condition.type_ == ConditionType::Programmed.as_str()
+                && condition.status == ConditionStatus::True.as_str()
+        })
+}
+
+/// The status now, and whether it differs from the one that policies were judged by.
+fn compute(
+    refs: &Refs,
+    plan: Option<&Plan>,
+    refusal: Option<&Refusal>,
+    previous: Option<&McpServerStatus>,
+    memory: &Remembered,
+) -> (McpServerStatus, bool) {
+    let ident = &refs.ident;
+    let (stored, bundle, reports, judged) = {
+        let mut memory = lock(memory);
+        let live = refs.children.get(&(Kind::ConfigMap, ident.ledger()));
+        let live = live.filter(|live| live.controller() == Some(&ident.uid));
+        let ledger = ledger::stored(&mut memory, live.map(Arc::as_ref));
+        let reports: Vec<Option<Report>> = refs
+            .pods
+            .iter()
+            .map(|pod| {
+                let instance = memory.newest.get(pod.uid())?;
+                memory
+                    .reports
+                    .get(&(pod.uid().to_owned(), instance.clone()))
+                    .cloned()
+            })
+            .collect();
+        let bundle = memory.bundle.as_ref().map(|(_, bundle)| Arc::clone(bundle));
+        (ledger, bundle, reports, memory.status.clone())
+    };
+    let replicas: Vec<Replica<'_>> = refs
+        .pods
+        .iter()
+        .zip(&reports)
+        .filter(|(pod, _)| !pod.terminating)
+        .map(|(pod, report)| Replica {
+            ready: pod.ready,
+            report: report.as_ref(),
+        })
+        .collect();
+    let server = readable(refs, bundle.as_deref());
+    let desired = refs
+        .children
+        .get(&(Kind::Deployment, ident.gateway()))
+        .and_then(|live| {
+            live.value()
+                .pointer("/spec/replicas")
+                .and_then(serde_json::Value::as_u64)
+        })
+        .and_then(|replicas| usize::try_from(replicas).ok())
+        .unwrap_or_else(|| usize::try_from(server.spec.gateway().replicas()).unwrap_or(1));
+    let url = (plan.is_some() || bundle.is_some()).then(|| url(ident, &server.spec));
+    let now = status(&Inputs {
+        server: &server,
+        refusal,
+        bundle: bundle.as_deref(),
+        url: url.as_deref(),
+        desired,
+        replicas: &replicas,
+        ledger: &stored,
+        previous,
+        now: Timestamp::now(),
+    });
+    let changed = judged.is_none_or(|judged| *judged != now);
+    (now, changed)
+}
+
+/// The server; of one that is not understood, the form that is in force.
+fn readable(refs: &Refs, bundle: Option<&Bundle>) -> McpServer {
+    match &refs.server {
+        Ok(server) => server.clone(),
+        Err(_) => McpServer {
+            metadata: refs.object.metadata().clone(),
+            spec: bundle.map_or_else(nothing, |bundle| bundle.server.spec.clone()),
+            status: None,
+        },
+    }
+}
+
+fn nothing() -> McpServerSpec {
+    McpServerSpec {
+        upstream: crate::api::server::Upstream::default(),
+        enforcement: None,
+        catalog: None,
+        tools: Vec::new(),
+        client_features: None,
+        authentication: None,
+        counters: None,
+        audit: None,
+        gateway: None,
+    }
+}
+
+/// Where agents find the gateway.
+fn url(ident: &Ident, spec: &McpServerSpec) -> String {
+    let gateway = spec.gateway();
+    if let Some(public) = gateway.public_url {
+        return public;
+    }
+    let (scheme, usual) = if gateway.tls.is_some() {
+        ("https", 443)
+    } else {
+        ("http", 80)
+    };
+    let port = gateway.port.unwrap_or(8080);
+    let port = if port == usual {
+        String::new()
+    } else {
+        format!(":{port}")
+    };
+    format!(
+        "{scheme}://{}.{}.svc{port}/mcp",
+        ident.gateway(),
+        ident.namespace
+    )
+}

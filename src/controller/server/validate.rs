@@ -1,0 +1,198 @@
+//! Whether a server can be carried out, and the bundle that follows.
+//!
+//! In: what was fetched, and the bundle that is stored. Out: a [`Plan`], or why there is none; what is in force then stays.
+//! Pure. Must not do: half-accept anything.
+
+use std::time::Duration;
+
+use super::fetch::{Refs, Targeting};
+use crate::api::condition::Reason;
+use crate::api::policy::McpPolicy;
+use crate::api::server::{McpServer, McpServerSpec};
+use crate::controller::key::OperatorKey;
+use crate::policy::bundle::{Blocked, Bundle, BundlePolicy};
+use crate::policy::compile::{self, compile};
+use crate::policy::target;
+use crate::status::server::Refusal;
+
+/// A ConfigMap takes 1 MiB with all that is in it (`MaxSecretSize` of the API server); something is left for its metadata.
+pub const LARGEST_BUNDLE: usize = 1_000_000;
+/// A limit over a longer window must survive a restart of the gateway.
+const LONGEST_LOCAL: Duration = Duration::from_secs(3_600);
+
+/// What is to be brought about.
+pub struct Plan {
+    pub server: McpServer,
+    /// What should be in force; its sequence is given when it is written.
+    pub bundle: Bundle,
+    /// Limits are counted in the gateway's memory.
+    pub alone: bool,
+}
+
+/// Judges a server under its policies. `stored` is the bundle that its gateways have now.
+pub fn validate(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Result<Plan, Refusal> {
+    let refused = |reason: Reason, message: String| Refusal { reason, message };
+    let server = refs.server.clone().map_err(|error| {
+        refused(
+            Reason::Invalid,
+            format!("This is no McpServer that this release understands: {error}"),
+        )
+    })?;
+    if let Some(first) = compile::unsupported(&server.spec).first() {
+        return Err(refused(
+            Reason::Unsupported,
+            format!("{}: {}", first.path, first.message),
+        ));
+    }
+    let mut bundle = bundle(refs, &server, stored)
+        .map_err(|error| refused(Reason::Invalid, error.to_string()))?;
+    bundle.report_token_sha256 = Some(key.bearer_sha256(&refs.ident.uid));
+    bundle.sequence = 0;
+    let bundle = bundle
+        .sealed()
+        .map_err(|error| refused(Reason::Invalid, error.to_string()))?;
+    if let Err(findings) = compile(&bundle) {
+        let more = match findings.len().saturating_sub(1) {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        let first = findings
+            .first()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        return Err(refused(Reason::Invalid, format!("{first}{more}")));
+    }
+    let alone = shared_counters(&server.spec, &bundle)
+        .map_err(|message| refused(Reason::SharedCountersNeeded, message))?;
+    let text = serde_json::to_string(&bundle)
+        .map_err(|error| refused(Reason::Invalid, error.to_string()))?;
+    if text.len() > LARGEST_BUNDLE {
+        return Err(refused(
+            Reason::BundleTooLarge,
+            too_large(text.len(), &bundle),
+        ));
+    }
+    Ok(Plan {
+        server,
+        bundle,
+        alone,
+    })
+}
+
+/// The server under its accepted policies. Of one that is not accepted the form in the stored bundle stays; one that would
+/// enforce and was never accepted blocks everything, as what it would have said is unknown.
+fn bundle(
+    refs: &Refs,
+    server: &McpServer,
+    stored: Option<&Bundle>,
+) -> Result<Bundle, crate::policy::bundle::BundleError> {
+    let (mut accepted, mut carried, mut blocked) =
+        (Vec::<&McpPolicy>::new(), Vec::new(), Vec::new());
+    for targeting in &refs.policies {
+        if targeting.errors.is_empty() {
+            accepted.push(&targeting.policy);
+        } else if let Some(entry) = stored.and_then(|stored| last_accepted(stored, targeting)) {
+            // Even if what is wrong with it now targets something else: what was accepted did target this.
+            carried.push(entry.clone());
+        } else if targeting.now && targeting.enforces() {
+            blocked.push(block(targeting));
+        }
+    }
+    let mut bundle = target::bundle(server, accepted, blocked, 0)?;
+    bundle.policies.extend(carried);
+    bundle
+        .policies
+        .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    Ok(bundle)
+}
+
+fn last_accepted<'a>(stored: &'a Bundle, targeting: &Targeting) -> Option<&'a BundlePolicy> {
+    let uid = targeting.policy.metadata.uid.as_deref()?;
+    stored.policies.iter().find(|entry| entry.uid == uid)
+}
+
+fn block(targeting: &Targeting) -> Blocked {
+    let metadata = &targeting.policy.metadata;
+    let first = targeting.errors.first();
+    Blocked {
+        policy: format!(
+            "{}/{}",
+            metadata.namespace.as_deref().unwrap_or_default(),
+            metadata.name.as_deref().unwrap_or_default()
+        ),
+        // Agents are told this: not more than the first.
+        message: first
+            .map(|finding| finding.message.clone())
+            .unwrap_or_default(),
+    }
+}
+
+/// Whether limits are counted in the gateway's memory; refused where that cannot keep them.
+fn shared_counters(spec: &McpServerSpec, bundle: &Bundle) -> Result<bool, String> {
+    let gateway = spec.gateway();
+    let shared = spec
+        .counters
+        .as_ref()
+        .is_some_and(|counters| counters.redis.is_some());
+    let mut limits = bundle.policies.iter().flat_map(|policy| {
+        policy
+            .spec
+            .rules
+            .iter()
+            .flat_map(move |rule| rule.limits.iter().map(move |limit| (policy, rule, limit)))
+    });
+    if shared {
+        return Ok(false);
+    }
+    let mut any = false;
+    for (policy, rule, limit) in limits.by_ref() {
+        any = true;
+        let at = format!(
+            "Rule {} of policy {}/{} has the limit {}",
+            rule.name, policy.namespace, policy.name, limit.counter
+        );
+        let several = if gateway.autoscaling.is_some() {
+            Some("an autoscaler".to_owned())
+        } else {
+            (gateway.replicas() > 1).then(|| format!("{} replicas", gateway.replicas()))
+        };
+        if let Some(several) = several {
+            return Err(format!(
+                "{at}, and the gateway has {several}: each replica would admit that many. Write counters.redis, or run one replica."
+            ));
+        }
+        let window = limit.window.parse().unwrap_or(Duration::MAX);
+        if window > LONGEST_LOCAL {
+            return Err(format!(
+                "{at} over {}: counted in the gateway's memory, a window over 1h would not survive a restart. Write counters.redis, or a shorter window.",
+                limit.window
+            ));
+        }
+    }
+    Ok(any)
+}
+
+fn too_large(size: usize, bundle: &Bundle) -> String {
+    let largest = bundle
+        .policies
+        .iter()
+        .map(|policy| {
+            (
+                serde_json::to_string(policy).map_or(0, |text| text.len()),
+                policy,
+            )
+        })
+        .max_by_key(|(size, _)| *size);
+    let named = largest.map_or_else(String::new, |(size, policy)| {
+        format!(
+            " The largest policy is {}/{} with {size} bytes.",
+            policy.namespace, policy.name
+        )
+    });
+    format!(
+        "The server and its policies are {size} bytes together, and {LARGEST_BUNDLE} fit into one bundle.{named} Split the server, or shorten policies."
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::controller::loose::Loose;
+use crate::controller::names::Ident;
+use crate::controller::verdicts::Verdicts;
+
+fn key() -> OperatorKey {
+    OperatorKey::new(b"0123456789abcdef")
+}
+
+fn refs(spec: Value, policies: &[(&str, u64, Value)]) -> Refs {
+    let object: Loose<McpServer> = serde_json::from_value(json!({
+        "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer",
+        "metadata": { "namespace": "ml", "name": "mlflow", "uid": "u-1", "generation": 1 },
+        "spec": spec,
+    }))
+    .unwrap();
+    let verdicts = Verdicts::default();
+    let policies = policies
+        .iter()
+        .map(|(name, generation, spec)| {
+            let policy: Loose<McpPolicy> = serde_json::from_value(json!({
+                "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpPolicy",
+                "metadata": { "namespace": "ml", "name": name, "uid": format!("uid-{name}"), "generation": generation },
+                "spec": spec,
+            }))
+            .unwrap();
+            let (policy, errors) = verdicts.of(&policy);
+            let now = target::targets_metadata(&policy, object.metadata(), "ops");
+            Targeting { policy, now, errors }
+        })
+        .collect();
+    Refs {
+        ident: Ident {
+            namespace: "ml".to_owned(),
+            name: "mlflow".to_owned(),
+            uid: "u-1".to_owned(),
+        },
+        server: object
+            .object()
+            .cloned()
+            .map_err(|undecoded| undecoded.error.clone()),
+        object: Arc::new(object),
+        policies,
+        children: BTreeMap::new(),
+        pods: Vec::new(),
+    }
+}
+
+fn http() -> Value {
+    json!({ "upstream": { "http": { "url": "http://mlflow/mcp" } } })
+}
+
+fn policy(rules: Value) -> Value {
+    json!({ "targetRefs": [{ "group": "portcullis.dev", "kind": "McpServer", "name": "mlflow" }], "rules": rules })
+}
+
+fn reads() -> Value {
+    policy(json!([{ "name": "reads", "tools": { "risks": ["Read"] }, "action": "Allow" }]))
+}
+
+fn broken() -> Value {
+    policy(json!([{ "name": "reads", "tools": {}, "when": "args.", "action": "Allow" }]))
+}
+
+fn limited(window: &str) -> Value {
+    policy(
+        json!([{ "name": "w", "tools": {}, "action": "Allow", "limits": [{ "counter": "c", "max": 3, "window": window }] }]),
+    )
+}
+
+fn refused(spec: Value, policies: &[(&str, u64, Value)]) -> Refusal {
+    validate(&refs(spec, policies), None, &key()).err().unwrap()
+}
+
+#[test]
+fn a_server_and_its_policies_become_one_bundle() {
+    let plan = validate(
+        &refs(http(), &[("b", 2, reads()), ("a", 1, reads())]),
+        None,
+        &key(),
+    )
+    .unwrap();
+    let named: Vec<(&str, i64)> = plan
+        .bundle
+        .policies
+        .iter()
+        .map(|policy| (policy.name.as_str(), policy.generation))
+        .collect();
+    assert_eq!(named, [("a", 1), ("b", 2)]);
+    assert_eq!(
+        plan.bundle.report_token_sha256,
+        Some(key().bearer_sha256("u-1"))
+    );
+    assert!(plan.bundle.blocked.is_empty() && !plan.alone);
+    let text = serde_json::to_vec(&plan.bundle).unwrap();
+    assert_eq!(Bundle::parse(&text).unwrap(), plan.bundle);
+}
+
+#[test]
+fn of_a_policy_that_became_wrong_the_accepted_form_stays_in_force() {
+    let before = validate(&refs(http(), &[("a", 1, reads())]), None, &key())
+        .unwrap()
+        .bundle;
+    let after = validate(&refs(http(), &[("a", 2, broken())]), Some(&before), &key())
+        .unwrap()
+        .bundle;
+    assert_eq!(after.revision, before.revision);
+    let mut elsewhere = broken();
+    elsewhere["targetRefs"][0]["name"] = json!("another");
+    let after = validate(&refs(http(), &[("a", 2, elsewhere)]), Some(&before), &key())
+        .unwrap()
+        .bundle;
+    assert_eq!(
+        after.revision, before.revision,
+        "its wrong form does not take it off this server either"
+    );
+}
+
+#[test]
+fn a_policy_that_was_never_right_blocks_everything_unless_it_only_audits() {
+    let plan = validate(
+        &refs(http(), &[("a", 1, broken()), ("b", 1, reads())]),
+        None,
+        &key(),
+    )
+    .unwrap();
+    let blocked: Vec<&str> = plan
+        .bundle
+        .blocked
+        .iter()
+        .map(|blocked| blocked.policy.as_str())
+        .collect();
+    assert_eq!(blocked, ["ml/a"]);
+    let mut audit = broken();
+    audit["mode"] = json!("Audit");
+    let plan = validate(&refs(http(), &[("a", 1, audit)]), None, &key()).unwrap();
+    assert_eq!(
+        (plan.bundle.blocked.len(), plan.bundle.policies.len()),
+        (0, 0)
+    );
+    let undecodable = policy(json!([{ "name": "x", "tools": {}, "action": "Permit" }]));
+    let plan = validate(&refs(http(), &[("a", 1, undecodable)]), None, &key()).unwrap();
+    assert_eq!(plan.bundle.blocked.len(), 1);
+}
+
+#[test]
+fn a_namesake_that_came_later_does_not_inherit_what_was_accepted() {
+    let mut before = validate(&refs(http(), &[("a", 1, reads())]), None, &key())
+        .unwrap()
+        .bundle;
+    before.policies[0].uid = "of an earlier one".to_owned();
+    let plan = validate(&refs(http(), &[("a", 1, broken())]), Some(&before), &key()).unwrap();
+    assert_eq!(
+        (plan.bundle.blocked.len(), plan.bundle.policies.len()),
+        (1, 0)
+    );
+}
+
+#[test]
+fn what_this_release_cannot_do_is_refused() {
+    for extra in [
+        json!({ "counters": { "redis": { "urlSecretRef": { "name": "r", "key": "url" } } } }),
+        json!({ "authentication": { "serviceAccounts": {} } }),
+        json!({ "authentication": { "jwt": [{ "name": "c", "issuer": "https://i", "audiences": ["a"], "jwks": { "url": "https://i/j" } }] } }),
+    ] {
+        let mut spec = http();
+        spec.as_object_mut()
+            .unwrap()
+            .extend(extra.as_object().unwrap().clone());
+        assert_eq!(refused(spec, &[]).reason, Reason::Unsupported);
+    }
+}
+
+#[test]
+fn a_spec_that_cannot_be_read_or_compiled_is_invalid_and_says_where() {
+    let wrong_type = refused(json!({ "upstream": { "http": { "url": 7 } } }), &[]);
+    assert_eq!(wrong_type.reason, Reason::Invalid);
+    let mut spec = http();
+    spec["tools"] = json!([{ "name": "t", "rsik": "Write" }]);
+    let misspelt = refused(spec, &[]);
+    assert_eq!(misspelt.reason, Reason::Invalid);
+    assert!(
+        misspelt.message.contains("spec.tools[0].rsik"),
+        "{}",
+        misspelt.message
+    );
+}
+
+#[test]
+fn limits_in_memory_need_one_replica_and_a_short_window() {
+    assert!(
+        validate(&refs(http(), &[("a", 1, limited("1h"))]), None, &key())
+            .unwrap()
+            .alone
+    );
+    let with = |gateway: Value| {
+        let mut spec = http();
+        spec["gateway"] = gateway;
+        spec
+    };
+    let message = |refusal: Refusal| {
+        assert_eq!(refusal.reason, Reason::SharedCountersNeeded);
+        refusal.message
+    };
+    let two = message(refused(
+        with(json!({ "replicas": 2 })),
+        &[("a", 1, limited("1m"))],
+    ));
+    assert!(
+        two.contains("Rule w of policy ml/a") && two.contains("2 replicas"),
+        "{two}"
+    );
+    let scaled = message(refused(
+        with(json!({ "autoscaling": {} })),
+        &[("a", 1, limited("1m"))],
+    ));
+    assert!(scaled.contains("an autoscaler"), "{scaled}");
+    let long = message(refused(http(), &[("a", 1, limited("61m"))]));
+    assert!(long.contains("61m"), "{long}");
+    assert!(
+        !validate(
+            &refs(with(json!({ "replicas": 2 })), &[("a", 1, reads())]),
+            None,
+            &key()
+        )
+        .unwrap()
+        .alone
+    );
+}
+
+#[test]
+fn a_bundle_that_fits_into_no_config_map_names_the_largest_policy() {
+    let many: Vec<Value> = (0..200)
+        .map(|n| json!({ "name": format!("r{n}"), "tools": { "names": ["x".repeat(200)] }, "action": "Deny", "reason": "y".repeat(500) }))
+        .collect();
+    let policies: Vec<(String, Value)> = (0..10)
+        .map(|n| (format!("p{n}"), policy(json!(many))))
+        .collect();
+    let policies: Vec<(&str, u64, Value)> = policies
+        .iter()
+        .map(|(name, spec)| (name.as_str(), 1, spec.clone()))
+        .collect();
+    let refusal = refused(http(), &policies);
+    assert_eq!(refusal.reason, Reason::BundleTooLarge);
+    assert!(
+        refusal.message.contains("The largest policy is ml/p"),
+        "{}",
+        refusal.message
+    );
+}

@@ -1,0 +1,330 @@
+//! The watches: what they bring goes into the caches, and what it concerns into the queues.
+//!
+//! In: the API server's events. Out: keys of servers, policies and approvals to be looked at. Must not do: stop for an object
+//! that is not understood, or for an API server that is away.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use kube::api::Api;
+use kube::core::{DynamicResourceScope, NamespaceResourceScope, PartialObjectMeta};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+
+use super::cache::{Cache, Change, name_of};
+use super::context::Context;
+use super::live::{GatewayPod, Live};
+use super::loose::Loose;
+use super::names::{COMPONENT, GATEWAY, MANAGED_BY, SERVER};
+use super::server::kinds::Kind;
+use crate::api::approval::McpApproval;
+use crate::api::policy::McpPolicy;
+use crate::api::server::McpServer;
+use crate::policy::target;
+
+/// The API server ends a watch after so many seconds, and it is begun again: one that hangs is noticed soon.
+const WATCH_SECONDS: u32 = 60;
+
+/// The namespaces to watch; None is all of them.
+fn scopes(namespaces: &[String]) -> Vec<Option<String>> {
+    if namespaces.is_empty() {
+        return vec![None];
+    }
+    let mut scopes: Vec<_> = namespaces.iter().cloned().map(Some).collect();
+    scopes.sort();
+    scopes.dedup();
+    scopes
+}
+
+/// So many watches are begun for servers and what is around them, and for policies.
+pub fn counts(namespaces: &[String], own: &str) -> (usize, usize) {
+    (
+        scopes(namespaces).len(),
+        policy_scopes(namespaces, own).len(),
+    )
+}
+
+/// Guardrails are in the operator's own namespace, watched or not.
+fn policy_scopes(namespaces: &[String], own: &str) -> Vec<Option<String>> {
+    let mut namespaces = namespaces.to_vec();
+    if !namespaces.is_empty() {
+        namespaces.push(own.to_owned());
+    }
+    scopes(&namespaces)
+}
+
+/// Begins every watch.
+pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let client = &ctx.client;
+    let ours = format!("{}={}", MANAGED_BY.0, MANAGED_BY.1);
+    for scope in scopes(&ctx.args.watch_namespace) {
+        let plain = watcher::Config::default().timeout(WATCH_SECONDS);
+        let labelled = plain.clone().labels(&ours);
+        let pods = plain
+            .clone()
+            .labels(&format!("{ours},{COMPONENT}={GATEWAY}"));
+        tasks.spawn(follow(
+            Arc::clone(ctx),
+            static_api(client, &scope),
+            plain.clone(),
+            scope.clone(),
+            |ctx| &ctx.caches.servers,
+            server_changed,
+        ));
+        tasks.spawn(follow(
+            Arc::clone(ctx),
+            static_api(client, &scope),
+            plain,
+            scope.clone(),
+            |ctx| &ctx.caches.approvals,
+            approval_changed,
+        ));
+        tasks.spawn(follow(
+            Arc::clone(ctx),
+            static_api(client, &scope),
+            pods.clone(),
+            scope.clone(),
+            |ctx| &ctx.caches.pods,
+            pod_changed,
+        ));
+        tasks.spawn(follow(
+            Arc::clone(ctx),
+            static_api(client, &scope),
+            pods,
+            scope.clone(),
+            |ctx| &ctx.caches.replica_sets,
+            set_changed,
+        ));
+        for kind in Kind::ALL {
+            let api = dynamic_api(client, &scope, kind);
+            tasks.spawn(follow(
+                Arc::clone(ctx),
+                api,
+                labelled.clone(),
+                scope.clone(),
+                move |ctx| ctx.caches.children(kind),
+                child_changed,
+            ));
+        }
+    }
+    for scope in policy_scopes(&ctx.args.watch_namespace, &ctx.args.namespace) {
+        let plain = watcher::Config::default().timeout(WATCH_SECONDS);
+        tasks.spawn(follow(
+            Arc::clone(ctx),
+            static_api(client, &scope),
+            plain,
+            scope,
+            |ctx| &ctx.caches.policies,
+            policy_changed,
+        ));
+    }
+    tasks
+}
+
+fn static_api<K>(client: &Client, scope: &Option<String>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match scope {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+fn dynamic_api(client: &Client, scope: &Option<String>, kind: Kind) -> Api<Live>
+where
+    Live: Resource<Scope = DynamicResourceScope>,
+{
+    match scope {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind.resource()),
+        None => Api::all_with(client.clone(), &kind.resource()),
+    }
+}
+
+async fn follow<K, C>(
+    ctx: Arc<Context>,
+    api: Api<K>,
+    config: watcher::Config,
+    scope: Option<String>,
+    cache: C,
+    changed: fn(&Context, Change<'_, K>),
+) where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+    C: Fn(&Context) -> &Cache<K>,
+{
+    let stream = watcher(api, config).default_backoff();
+    feed(&ctx, stream, scope, &cache, changed).await;
+}
+
+async fn feed<K: Resource>(
+    ctx: &Context,
+    stream: impl futures_util::Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
+    scope: Option<String>,
+    cache: &impl Fn(&Context) -> &Cache<K>,
+    changed: fn(&Context, Change<'_, K>),
+) {
+    let (mut listing, mut first) = (None, true);
+    let mut stream = std::pin::pin!(stream);
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(event) => cache(ctx).take(
+                scope.as_deref(),
+                &mut listing,
+                &mut first,
+                event,
+                |change| {
+                    changed(ctx, change);
+                },
+            ),
+            Err(error) => tracing::warn!(%error, "a watch is interrupted and goes on"),
+        }
+    }
+}
+
+/// A server's own status does not matter to it.
+fn server_changed(ctx: &Context, change: Change<'_, Loose<McpServer>>) {
+    let said = |object: &Arc<Loose<McpServer>>| {
+        let metadata = object.metadata();
+        (
+            metadata.uid.clone(),
+            metadata.generation,
+            metadata.labels.clone(),
+        )
+    };
+    let (before, after) = (change.before.map(said), change.after.map(said));
+    if before == after {
+        return;
+    }
+    let Some(object) = change.after.or(change.before) else {
+        return;
+    };
+    let name = name_of(&**object);
+    ctx.queues.servers.add(name.clone());
+    let labels_same = matches!((&before, &after), (Some(before), Some(after)) if before.0 == after.0 && before.2 == after.2);
+    if !labels_same {
+        policies_of(ctx, change.before);
+        policies_of(ctx, change.after);
+    }
+    if change.after.is_none() {
+        super::server::forget(ctx, &name);
+    }
+}
+
+/// Policies that target a server that came, went, or has other labels.
+fn policies_of(ctx: &Context, server: Option<&Arc<Loose<McpServer>>>) {
+    let Some(server) = server else {
+        return;
+    };
+    for policy in ctx.caches.policies.filter(|_| true) {
+        let (readable, _) = ctx.verdicts.of(&policy);
+        if target::targets_metadata(&readable, server.metadata(), &ctx.args.namespace) {
+            ctx.queues.policies.add(name_of(&*policy));
+        }
+    }
+}
+
+fn policy_changed(ctx: &Context, change: Change<'_, Loose<McpPolicy>>) {
+    let said = |object: &Arc<Loose<McpPolicy>>| {
+        (object.metadata().uid.clone(), object.metadata().generation)
+    };
+    if change.before.map(said) == change.after.map(said) {
+        return;
+    }
+    for policy in [change.before, change.after].into_iter().flatten() {
+        let (readable, errors) = ctx.verdicts.of(policy);
+        let own = &ctx.args.namespace;
+        for server in ctx.caches.servers.filter(|_| true) {
+            // One that is not accepted may be in force in an earlier form.
+            let near = server.metadata().namespace == policy.metadata().namespace
+                || policy.metadata().namespace.as_ref() == Some(own);
+            if target::targets_metadata(&readable, server.metadata(), own)
+                || (near && !errors.is_empty())
+            {
+                ctx.queues.servers.add(name_of(&*server));
+            }
+        }
+    }
+    let Some(object) = change.after.or(change.before) else {
+        return;
+    };
+    let name = name_of(&**object);
+    if change.after.is_none() {
+        ctx.verdicts.forget(&name);
+        super::policy::forget(ctx, &name);
+    }
+    ctx.queues.policies.add(name);
+}
+
+fn approval_changed(ctx: &Context, change: Change<'_, Loose<McpApproval>>) {
+    if let Some(object) = change.after {
+        ctx.queues.approvals.add(name_of(&**object));
+    }
+}
+
+/// The server that an object with our labels belongs to.
+fn owner_of<K: Resource>(object: &K) -> Option<super::names::Name> {
+    let metadata = object.meta();
+    let server = metadata.labels.as_ref()?.get(SERVER)?;
+    Some((metadata.namespace.clone()?, server.clone()))
+}
+
+fn child_changed(ctx: &Context, change: Change<'_, Live>) {
+    let said = |live: &Arc<Live>| (live.uid().to_owned(), live.stamp());
+    if change.before.map(said) == change.after.map(said) {
+        return;
+    }
+    for live in [change.before, change.after].into_iter().flatten() {
+        if let Some(server) = owner_of(&**live) {
+            ctx.queues.servers.add(server);
+        }
+    }
+}
+
+fn pod_changed(ctx: &Context, change: Change<'_, GatewayPod>) {
+    let said = |pod: &Arc<GatewayPod>| (pod.uid().to_owned(), pod.ip, pod.ready, pod.terminating);
+    if change.before.map(said) == change.after.map(said) {
+        return;
+    }
+    if let Some(server) = change
+        .after
+        .or(change.before)
+        .and_then(|pod| owner_of(&**pod))
+    {
+        super::collect::hurry(ctx, &server);
+        ctx.queues.servers.add(server);
+    }
+}
+
+fn set_changed(ctx: &Context, change: Change<'_, PartialObjectMeta<ReplicaSet>>) {
+    if change.before.is_none() != change.after.is_none()
+        && let Some(server) = change
+            .after
+            .or(change.before)
+            .and_then(|set| owner_of(&**set))
+    {
+        ctx.queues.servers.add(server);
+    }
+}
+
+/// Everything that there is, for a replica that has just become the leader.
+pub fn all(ctx: &Context) {
+    for name in ctx.caches.servers.names() {
+        ctx.queues.servers.add(name);
+    }
+    for name in ctx.caches.policies.names() {
+        ctx.queues.policies.add(name);
+    }
+    for name in ctx.caches.approvals.names() {
+        ctx.queues.approvals.add(name);
+    }
+    // Counted, so that it is plain that nothing is left out of sight.
+    tracing::info!(
+        servers = ctx.caches.servers.names().len(),
+        policies = ctx.caches.policies.names().len(),
+        "looking at everything once"
+    );
+}

@@ -1,0 +1,323 @@
+//! Writes to the API server.
+//!
+//! In: objects as they should be. Out: objects as they are. An object of somebody else's is never touched: the first write of
+//! a child is a create, later ones carry the UID of what was seen.
+
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::{ApiResource, DynamicResourceScope, NamespaceResourceScope};
+use kube::{Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::MANAGER;
+use super::live::Live;
+use super::server::kinds::{Child, Kind};
+
+/// Why a write did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The name is taken.
+    #[error(
+        "{kind} {name} exists and belongs to somebody else; remove or rename it, or rename the McpServer"
+    )]
+    Foreign { kind: &'static str, name: String },
+    /// What the spec leads to is refused: writing it again will not help.
+    #[error("the API server refuses the {kind} {name}: {message}")]
+    Refused {
+        kind: &'static str,
+        name: String,
+        message: String,
+    },
+    /// Somebody wrote in between; look again.
+    #[error("{kind} {name} was changed meanwhile")]
+    Conflict { kind: &'static str, name: String },
+    #[error("{kind} {name}: {source}")]
+    Api {
+        kind: &'static str,
+        name: String,
+        source: Box<kube::Error>,
+    },
+}
+
+/// Tells apart what can be done about an error.
+fn classify(kind: &'static str, name: &str, error: kube::Error) -> WriteError {
+    let name = name.to_owned();
+    match &error {
+        kube::Error::Api(status) if status.code == 409 => WriteError::Conflict { kind, name },
+        kube::Error::Api(status) if status.code == 422 => WriteError::Refused {
+            kind,
+            name,
+            message: status.message.clone(),
+        },
+        _ => WriteError::Api {
+            kind,
+            name,
+            source: Box::new(error),
+        },
+    }
+}
+
+fn api<K>(client: &Client, namespace: &str, resource: &ApiResource) -> Api<K>
+where
+    K: Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>,
+{
+    Api::namespaced_with(client.clone(), namespace, resource)
+}
+
+/// Writes of children in one namespace.
+pub struct Children<'a> {
+    pub client: &'a Client,
+    pub namespace: &'a str,
+    /// UID of the McpServer.
+    pub owner: &'a str,
+}
+
+impl Children<'_> {
+    fn api(&self, kind: Kind) -> Api<Live> {
+        api(self.client, self.namespace, &kind.resource())
+    }
+
+    /// Creates a child. One that is there already is taken if it is ours: the caches may be behind.
+    pub async fn create(&self, child: &Child) -> Result<Created, WriteError> {
+        let kind = child.kind.as_str();
+        let fail = |error| classify(kind, &child.name, error);
+        let params = PostParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        let client = self.client;
+        let request = kube::core::Request::new(<Live as Resource>::url_path(
+            &child.kind.resource(),
+            Some(self.namespace),
+        ));
+        let body = serde_json::to_vec(&child.body)
+            .map_err(|error| fail(kube::Error::SerdeError(error)))?;
+        let request = request
+            .create(&params, body)
+            .map_err(|error| fail(kube::Error::BuildRequest(error)))?;
+        match client.request::<Live>(request).await {
+            Ok(live) => Ok(Created::New(live)),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                let live = self.get(child.kind, &child.name).await?;
+                match live {
+                    Some(live) if live.controller() == Some(self.owner) => Ok(Created::Ours(live)),
+                    // Gone again, or on its way out with the owner before.
+                    Some(_) | None => Err(WriteError::Foreign {
+                        kind,
+                        name: child.name.clone(),
+                    }),
+                }
+            }
+            Err(error) => Err(fail(error)),
+        }
+    }
+
+    pub async fn get(&self, kind: Kind, name: &str) -> Result<Option<Live>, WriteError> {
+        self.api(kind)
+            .get_opt(name)
+            .await
+            .map_err(|error| classify(kind.as_str(), name, error))
+    }
+
+    /// Server-side apply of the whole intent (KEP-555), of an object with that UID only; `over` what somebody else has put there.
+    pub async fn apply(&self, child: &Child, uid: &str, over: bool) -> Result<Live, WriteError> {
+        let fail = |error| classify(child.kind.as_str(), &child.name, error);
+        let api = self.api(child.kind);
+        self.adopt_created_fields(child).await?;
+        let mut body = child.body.clone();
+        if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("uid".to_owned(), json!(uid));
+        }
+        let params = PatchParams::apply(MANAGER).force();
+        let applied = api.patch(&child.name, &params, &Patch::Apply(&body)).await;
+        match applied {
+            // Beside what somebody put in place of ours, ours may not fit (two ports of one name): a merge patch replaces whole
+            // lists (RFC 7386).
+            Err(kube::Error::Api(status)) if status.code == 422 && over => {
+                let params = PatchParams {
+                    field_manager: Some(MANAGER.to_owned()),
+                    ..PatchParams::default()
+                };
+                api.patch(&child.name, &params, &Patch::Merge(&body))
+                    .await
+                    .map_err(fail)
+            }
+            applied => applied.map_err(fail),
+        }
+    }
+
+    /// What a create wrote is managed as an update's, and an apply that leaves a field out would not remove it: the entry is
+    /// made an apply's first, once in a child's life, as client-go's csaupgrade does.
+    async fn adopt_created_fields(&self, child: &Child) -> Result<(), WriteError> {
+        let fail = |error| classify(child.kind.as_str(), &child.name, error);
+        let api: Api<kube::core::DynamicObject> =
+            Api::namespaced_with(self.client.clone(), self.namespace, &child.kind.resource());
+        let Some(live) = api.get_opt(&child.name).await.map_err(fail)? else {
+            return Ok(());
+        };
+        let mut entries = live.metadata.managed_fields.unwrap_or_default();
+        let created =
+            |operation: &Option<String>, subresource: &Option<String>, manager: &Option<String>| {
+                manager.as_deref() == Some(MANAGER)
+                    && operation.as_deref() == Some("Update")
+                    && subresource.is_none()
+            };
+        let applied = entries.iter().any(|entry| {
+            entry.manager.as_deref() == Some(MANAGER) && entry.operation.as_deref() == Some("Apply")
+        });
+        let Some(at) = entries
+            .iter()
+            .position(|entry| created(&entry.operation, &entry.subresource, &entry.manager))
+        else {
+            return Ok(());
+        };
+        if applied {
+            entries.remove(at);
+        } else if let Some(entry) = entries.get_mut(at) {
+            entry.operation = Some("Apply".to_owned());
+        }
+        let patch = json!({ "metadata": {
+            "resourceVersion": live.metadata.resource_version,
+            "managedFields": entries,
+        }});
+        let params = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        api.patch(&child.name, &params, &Patch::Merge(&patch))
+            .await
+            .map_err(fail)?;
+        Ok(())
+    }
+
+    /// Replaces a ConfigMap if it is still the version that was seen; None if there is none any more.
+    pub async fn replace(&self, child: &Child, version: &str) -> Result<Option<Live>, WriteError> {
+        let mut body = child.body.clone();
+        if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("resourceVersion".to_owned(), json!(version));
+        }
+        let path = <Live as Resource>::url_path(&child.kind.resource(), Some(self.namespace));
+        match put(self.client, &path, &child.name, None, &body).await {
+            Ok(live) => Ok(Some(live)),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) => Err(classify(child.kind.as_str(), &child.name, error)),
+        }
+    }
+
+    /// Writes a ConfigMap over the version that was seen, or makes it.
+    pub async fn write(&self, child: &Child, seen: Option<&str>) -> Result<Live, WriteError> {
+        if let Some(version) = seen
+            && let Some(live) = self.replace(child, version).await?
+        {
+            return Ok(live);
+        }
+        match self.create(child).await? {
+            Created::New(live) => Ok(live),
+            // The watch will bring what is there.
+            Created::Ours(_) => Err(WriteError::Conflict {
+                kind: child.kind.as_str(),
+                name: child.name.clone(),
+            }),
+        }
+    }
+
+    /// Removes a child of ours that is no longer wanted.
+    pub async fn delete(&self, kind: Kind, live: &Live, name: &str) -> Result<(), WriteError> {
+        let params = DeleteParams::background().preconditions(Preconditions {
+            uid: Some(live.uid().to_owned()),
+            resource_version: None,
+        });
+        match self.api(kind).delete(name, &params).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(classify(kind.as_str(), name, error)),
+        }
+    }
+}
+
+/// What a create came to.
+pub enum Created {
+    New(Live),
+    /// It was there, and it is ours.
+    Ours(Live),
+}
+
+async fn put<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    name: &str,
+    subresource: Option<&str>,
+    body: &Value,
+) -> Result<T, kube::Error> {
+    let params = PostParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    let bytes = serde_json::to_vec(body).map_err(kube::Error::SerdeError)?;
+    let request = kube::core::Request::new(path);
+    let request = match subresource {
+        None => request.replace(name, &params, bytes),
+        Some(subresource) => request.replace_subresource(subresource, name, &params, bytes),
+    };
+    client
+        .request(request.map_err(kube::Error::BuildRequest)?)
+        .await
+}
+
+/// Writes the status of one of our resources, if it is still the version that was seen. Spec and metadata stay as they are.
+/// Returns the new resource version.
+pub async fn status<K>(
+    client: &Client,
+    object: &kube::core::ObjectMeta,
+    status: &impl Serialize,
+) -> Result<String, WriteError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    let kind: &'static str = kind_of::<K>();
+    let name = object.name.clone().unwrap_or_default();
+    let body = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {
+            "name": name,
+            "namespace": object.namespace,
+            "uid": object.uid,
+            "resourceVersion": object.resource_version,
+        },
+        "status": status,
+    });
+    let path = K::url_path(&(), object.namespace.as_deref());
+    let written: Live = put(client, &path, &name, Some("status"), &body)
+        .await
+        .map_err(|error| classify(kind, &name, error))?;
+    Ok(written.resource_version().to_owned())
+}
+
+fn kind_of<K: Resource<DynamicType = ()>>() -> &'static str {
+    match K::kind(&()) {
+        std::borrow::Cow::Borrowed(kind) => kind,
+        std::borrow::Cow::Owned(_) => "the resource",
+    }
+}
+
+/// Creates a Secret that nobody reads back; one that is there is left as it is, and the answer is false.
+pub async fn secret(client: &Client, body: &Value, namespace: &str) -> Result<bool, WriteError> {
+    let name = body
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let fail = |error| classify("Secret", name, error);
+    let path = k8s_openapi::api::core::v1::Secret::url_path(&(), Some(namespace));
+    let bytes = serde_json::to_vec(body).map_err(|error| fail(kube::Error::SerdeError(error)))?;
+    let request = kube::core::Request::new(path)
+        .create(&PostParams::default(), bytes)
+        .map_err(|error| fail(kube::Error::BuildRequest(error)))?;
+    // The answer holds the values: it is not read.
+    match client.request_text(request).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(false),
+        Err(error) => Err(fail(error)),
+    }
+}

@@ -1,0 +1,341 @@
+//! `portcullis-gateway run`: the gateway of one McpServer, in a pod that the operator made.
+//!
+//! In: the bundle, from the API and from a mounted copy; mounted Secrets; requests of agents. Out: answers, audit records on
+//! standard output, and an admin port that the kubelet, Prometheus and the operator read. Must not do: start a server, write
+//! to the API, or read any object but its own ConfigMap.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::approvals::Approvals;
+use super::metrics::Metrics;
+use super::process::{SetupError, Signals, audit, bind};
+use super::server::{ONLY, Routes, serve_as};
+use super::snapshot::plan::Stdio;
+use super::snapshot::{Environment, Sealing};
+use super::{Gateway, Served, Shared};
+use crate::telemetry::{admin, process};
+
+mod follow;
+pub mod install;
+mod intake;
+mod mounted;
+mod pod;
+mod watch;
+
+use self::follow::Told;
+use self::intake::{Intake, Readers, Source, Taken};
+use self::mounted::{EVERY, Mounted, MountedFile, Own};
+use self::pod::Pod;
+
+/// The API has this long at the start before the mounted copy of the bundle is taken.
+const API_FIRST: Duration = Duration::from_secs(2);
+
+/// Run the gateway of one McpServer in a cluster
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// The McpServer's namespace
+    #[arg(long, value_name = "NAMESPACE")]
+    pub namespace: String,
+    /// The McpServer's name
+    #[arg(long, value_name = "NAME")]
+    pub server: String,
+    /// The McpServer's UID: a bundle for another server, even one of the same name, is refused
+    #[arg(long, value_name = "UID")]
+    pub server_uid: String,
+    /// The mounted copy of the bundle; the ConfigMap NAME-gateway is read and watched through the API besides
+    #[arg(long, value_name = "FILE")]
+    pub bundle_file: PathBuf,
+    /// Where Secrets are mounted, each key as DIR/SECRET/KEY
+    #[arg(long, value_name = "DIR")]
+    pub secrets_dir: PathBuf,
+    /// The keys that seal what clients hand back, one base64 key of 32 bytes a line; the gateway waits for the file
+    #[arg(long, value_name = "FILE")]
+    pub sealing_keys_file: PathBuf,
+    /// The bridge of a stdio server
+    #[arg(long, value_name = "URL", requires = "upstream_bearer_file")]
+    pub upstream_url: Option<String>,
+    /// The secret that the bridge wants to see as a bearer; the gateway waits for the file
+    #[arg(long, value_name = "FILE", requires = "upstream_url")]
+    pub upstream_bearer_file: Option<PathBuf>,
+    /// Where MCP clients connect, at /mcp; [::] is IPv4 as well
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:8080")]
+    pub listen: SocketAddr,
+    /// Where /livez, /readyz, /metrics and /report are
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:9090")]
+    pub admin_listen: SocketAddr,
+    /// The watch on the ConfigMap is renewed after so many seconds; one that went silent is noticed then
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub watch_timeout: u32,
+    /// When told to stop, go on taking new requests for so many seconds: those who send them learn of it only by and by
+    #[arg(long, value_name = "SECONDS", default_value_t = 3)]
+    pub lame_duck: u32,
+    /// After that, calls under way have so many seconds to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 25)]
+    pub grace_period: u32,
+    /// After that, wait at most so many seconds until the operator has stored every violation
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub report_wait: u32,
+}
+
+/// Why the gateway did not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The system does not give what is needed.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+}
+
+/// Runs until SIGTERM or SIGINT; a second signal ends it at once.
+///
+/// # Errors
+/// [`RunError`] when it could not start.
+pub async fn run(args: RunArgs) -> Result<(), RunError> {
+    let mut signals = Signals::new()?;
+    let listener = bind(args.listen, "--listen")?;
+    let admin_listener = bind(args.admin_listen, "--admin-listen")?;
+    let (audit, audit_writer) = audit(None)?;
+    tracing::info!(
+        listen = %listener.local_addr().unwrap_or(args.listen),
+        admin = %admin_listener.local_addr().unwrap_or(args.admin_listen),
+        "the gateway of {}/{} starts",
+        args.namespace,
+        args.server
+    );
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(process::ProcessCollector));
+    let metrics = Metrics::register(&mut registry);
+
+    let mut mounted = Mounted::new(args.secrets_dir.clone(), own_keys(&args));
+    mounted.look();
+    let shared = Shared {
+        instance: uuid::Uuid::new_v4().simple().to_string()[..12].to_owned(),
+        audit,
+        metrics,
+        sealing: sealing(&args),
+        approvals: Approvals::Unavailable,
+    };
+    let environment = Environment {
+        secrets: Box::new(mounted.held()),
+        stdio: stdio(&args),
+        hosts: service_names(&args.namespace, &args.server),
+    };
+    let served = Served {
+        name: format!("{}/{}", args.namespace, args.server),
+        uid: args.server_uid.clone(),
+    };
+    let gateway = Gateway::waiting(&shared, environment, served);
+    let readers = Readers::default();
+    let pod = Arc::new(Pod::new(Arc::clone(&gateway), readers.clone()));
+    let routes = Arc::new(Routes::default());
+    routes.set([(ONLY.to_owned(), Arc::clone(&gateway))].into());
+
+    let (stop_http, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+    let admin = tokio::spawn(admin::serve(
+        admin_listener,
+        Arc::clone(&pod) as Arc<dyn admin::Admin>,
+        Arc::new(registry),
+        stop_admin.clone(),
+    ));
+    let grace = Duration::from_secs(args.grace_period.into());
+    let http = tokio::spawn(serve_as(
+        listener,
+        routes,
+        gateway.transport(),
+        stop_http.clone(),
+        grace,
+    ));
+    let target = watch::Target {
+        namespace: args.namespace.clone(),
+        name: format!("{}-gateway", args.server),
+        renewed_after: Duration::from_secs(args.watch_timeout.into()),
+    };
+    let (tell, told) = mpsc::channel(4);
+    tokio::spawn(watch::follow(target, tell));
+    let keeping = tokio::spawn(keep(
+        Intake::new(Arc::clone(&gateway), readers),
+        mounted,
+        MountedFile::new(args.bundle_file.clone()),
+        told,
+    ));
+
+    signals.next().await;
+    pod.terminate();
+    tracing::info!("stopping: no new clients are to be sent here, calls under way go on");
+    let ending = async {
+        tokio::time::sleep(Duration::from_secs(args.lame_duck.into())).await;
+        stop_http.cancel();
+        if let Err(error) = http.await {
+            tracing::error!(%error, "the listener failed");
+        }
+        let wait = Duration::from_secs(args.report_wait.into());
+        if tokio::time::timeout(wait, pod.all_stored()).await.is_err() {
+            tracing::warn!("the last violations were not stored by the operator within {wait:?}");
+        }
+        keeping.abort();
+        gateway.shutdown().await;
+        stop_admin.cancel();
+        if let Err(error) = admin.await {
+            tracing::error!(%error, "the admin port failed");
+        }
+    };
+    tokio::select! {
+        () = ending => tracing::info!("stopped"),
+        () = signals.next() => tracing::warn!("stopped at once by a second signal"),
+    }
+    drop(audit_writer);
+    Ok(())
+}
+
+/// Puts what comes in into force, until it is told no more.
+async fn keep(
+    mut intake: Intake,
+    mut mounted: Mounted,
+    mut file: MountedFile,
+    mut told: mpsc::Receiver<Told>,
+) {
+    let file_from = Instant::now() + API_FIRST;
+    let mut look = tokio::time::interval(EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut api_spoke = false;
+    let mut said = None;
+    let mut unready = Some(String::new());
+    loop {
+        let now = intake.unready();
+        if unready != now {
+            match &now {
+                None => tracing::info!("ready"),
+                Some(why) => tracing::warn!("not ready: {why}"),
+            }
+            unready = now;
+        }
+        tokio::select! {
+            heard = told.recv() => match heard {
+                None => return,
+                Some(Told::Bundle(text)) => {
+                    if said.take().is_some() {
+                        tracing::info!("the ConfigMap is followed through the API again");
+                    }
+                    log("the API", &intake.offer(Source::Api, text.into_bytes()));
+                    api_spoke = true;
+                }
+                Some(other) => {
+                    if said.as_ref() != Some(&other) {
+                        complain(&other);
+                    }
+                    said = Some(other);
+                }
+            },
+            _ = look.tick() => {
+                if mounted.look() {
+                    match intake.secrets_changed() {
+                        Taken::Refused(why) => tracing::error!(
+                            "the mounted Secrets of now cannot be used: {why}; what was in force stays"
+                        ),
+                        Taken::InForce | Taken::Known => tracing::info!("mounted Secrets were read again"),
+                    }
+                }
+                if (api_spoke || Instant::now() >= file_from)
+                    && let Some(text) = file.look()
+                {
+                    log("the mounted copy", &intake.offer(Source::File, text));
+                }
+            }
+        }
+    }
+}
+
+fn log(from: &str, taken: &Taken) {
+    match taken {
+        Taken::InForce => tracing::info!("the bundle from {from} is taken"),
+        Taken::Known => tracing::debug!("the bundle from {from} is known"),
+        Taken::Refused(why) => {
+            tracing::error!("the bundle from {from} is refused: {why}; what was in force stays");
+        }
+    }
+}
+
+fn complain(told: &Told) {
+    match told {
+        Told::Bundle(_) => {}
+        Told::Without => {
+            tracing::warn!("the ConfigMap has no bundle.json; what was in force stays")
+        }
+        Told::Absent => tracing::warn!("there is no ConfigMap yet; the operator makes it"),
+        Told::Deleted => tracing::warn!("the ConfigMap was deleted; what was in force stays"),
+        Told::Trouble(why) => {
+            tracing::warn!(
+                "the ConfigMap cannot be followed through the API: {why}; what was in force stays, and it is tried again"
+            );
+        }
+    }
+}
+
+/// The operator's names of the Secret with the sealing keys and of the one with the bridge's bearer, so that they are
+/// reported as what they are when they are missing.
+fn sealing(args: &RunArgs) -> Sealing {
+    Sealing::Secret {
+        name: format!("{}-gateway-sealing-{}", args.server, args.server_uid),
+        key: "keys".to_owned(),
+    }
+}
+
+fn bearer(args: &RunArgs) -> (String, String) {
+    let name = format!("{}-upstream-bearer-{}", args.server, args.server_uid);
+    (name, "bearer".to_owned())
+}
+
+fn own_keys(args: &RunArgs) -> Vec<Own> {
+    let mut own = Vec::new();
+    if let Sealing::Secret { name, key } = sealing(args) {
+        let path = args.sealing_keys_file.clone();
+        own.push(Own { name, key, path });
+    }
+    if let Some(path) = args.upstream_bearer_file.clone() {
+        let (name, key) = bearer(args);
+        own.push(Own { name, key, path });
+    }
+    own
+}
+
+fn stdio(args: &RunArgs) -> Stdio {
+    match args.upstream_url.clone() {
+        Some(url) => Stdio::Bridge {
+            url,
+            bearer: bearer(args),
+        },
+        None => Stdio::Nowhere,
+    }
+}
+
+/// The names under which agents reach the gateway's Service (Kubernetes, "DNS for Services and Pods"), with any port.
+fn service_names(namespace: &str, server: &str) -> Vec<String> {
+    ["", ".NS", ".NS.svc", ".NS.svc.cluster.local"]
+        .map(|domain| format!("{server}-gateway{}", domain.replace("NS", namespace)))
+        .to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_services_names_are_those_that_pods_resolve() {
+        assert_eq!(
+            service_names("ml", "mlflow"),
+            [
+                "mlflow-gateway",
+                "mlflow-gateway.ml",
+                "mlflow-gateway.ml.svc",
+                "mlflow-gateway.ml.svc.cluster.local",
+            ]
+        );
+    }
+}

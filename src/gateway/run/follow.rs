@@ -1,0 +1,319 @@
+//! Following one object of the API: what to do next, by what was heard last.
+//!
+//! In: the API's answers and events, and a random number to spread gateways apart. Out: what to tell, and the next step with
+//! the time to wait before it. Pure: [`super::watch`] does what is said here. Must not do: forget what is in force because
+//! the API is silent, gone or confused; nothing here takes anything back.
+
+use std::time::Duration;
+
+/// Between the first two tries; doubled with each failure.
+const FIRST: Duration = Duration::from_millis(200);
+/// Between any two tries.
+const LAST: Duration = Duration::from_secs(10);
+/// A watch that ended sooner did not work.
+const LIVED: Duration = Duration::from_secs(1);
+
+/// The object at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its resourceVersion.
+    pub version: String,
+    /// The bundle that it holds; None when it lacks the key.
+    pub bundle: Option<String>,
+}
+
+/// What the API said, or did not say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A read was answered; None when there is no such object.
+    Read(Option<Seen>),
+    /// The watch is open.
+    Opened,
+    /// The object was made or changed.
+    Changed(Seen),
+    /// The object was deleted at this version.
+    Deleted(String),
+    /// Nothing changed up to this version.
+    Bookmark(String),
+    /// The watch ended after this time, as watches do.
+    Ended(Duration),
+    /// The version that was asked for is too old (410 Gone): the object has to be read again.
+    Expired,
+    /// No answer, or not one word on the watch, for too long.
+    Silent,
+    /// Refused, unreachable, unreadable.
+    Failed(String),
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Read the object. With `anew`, over new connections and with credentials read again.
+    Read {
+        /// Whether what there is of connections is not to be trusted.
+        anew: bool,
+    },
+    /// Watch from this version; "" for everything that is there and comes.
+    Watch {
+        /// The resourceVersion.
+        from: String,
+    },
+    /// Wait for the next event.
+    Listen,
+}
+
+/// What those who wait for bundles should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// A bundle, which may be one that is known.
+    Bundle(String),
+    /// The object is there and holds no bundle.
+    Without,
+    /// There is no such object.
+    Absent,
+    /// The object was deleted.
+    Deleted,
+    /// The API cannot be followed now; it is tried again.
+    Trouble(String),
+}
+
+/// What follows from something heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Then {
+    /// What to tell first.
+    pub told: Option<Told>,
+    /// How long to wait then.
+    pub after: Duration,
+    /// What to do then.
+    pub step: Step,
+}
+
+/// Where following stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Follower {
+    /// The newest version that was seen.
+    version: String,
+    /// Tries in a row that came to nothing.
+    failures: u32,
+}
+
+impl Follower {
+    /// The first step.
+    pub fn start() -> Step {
+        Step::Read { anew: true }
+    }
+
+    /// What follows. `random` is in 0..1.
+    pub fn heard(&mut self, heard: Heard, random: f64) -> Then {
+        let now = |told, step| Then {
+            told,
+            after: Duration::ZERO,
+            step,
+        };
+        match heard {
+            Heard::Read(None) => {
+                self.version.clear();
+                now(Some(Told::Absent), self.watch())
+            }
+            Heard::Read(Some(seen)) => {
+                let told = self.saw(seen);
+                now(Some(told), self.watch())
+            }
+            Heard::Changed(seen) => {
+                self.failures = 0;
+                let told = self.saw(seen);
+                now(Some(told), Step::Listen)
+            }
+            Heard::Deleted(version) => {
+                self.failures = 0;
+                self.version = version;
+                now(Some(Told::Deleted), Step::Listen)
+            }
+            Heard::Bookmark(version) => {
+                self.failures = 0;
+                self.version = version;
+                now(None, Step::Listen)
+            }
+            Heard::Opened => now(None, Step::Listen),
+            Heard::Ended(lived) if lived >= LIVED => {
+                self.failures = 0;
+                now(None, self.watch())
+            }
+            // Cut off as soon as it was open: to open it again at once, over and over, would help nobody.
+            Heard::Ended(_) => self.later(None, Step::Read { anew: false }, random),
+            Heard::Expired => self.later(None, Step::Read { anew: false }, random),
+            Heard::Silent => {
+                let why = "it does not answer, or says nothing on an open watch".to_owned();
+                self.later(Some(Told::Trouble(why)), Step::Read { anew: true }, random)
+            }
+            Heard::Failed(why) => {
+                self.later(Some(Told::Trouble(why)), Step::Read { anew: true }, random)
+            }
+        }
+    }
+
+    fn watch(&self) -> Step {
+        Step::Watch {
+            from: self.version.clone(),
+        }
+    }
+
+    fn saw(&mut self, seen: Seen) -> Told {
+        self.version = seen.version;
+        seen.bundle.map_or(Told::Without, Told::Bundle)
+    }
+
+    /// The step after a while that grows with each failure, half of it by chance: gateways that lost the same API server do
+    /// not all come back at the same moment.
+    fn later(&mut self, told: Option<Told>, step: Step, random: f64) -> Then {
+        let whole = FIRST.saturating_mul(1 << self.failures.min(16)).min(LAST);
+        self.failures = self.failures.saturating_add(1);
+        Then {
+            told,
+            after: whole / 2 + (whole / 2).mul_f64(random.clamp(0.0, 1.0)),
+            step,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(version: &str, bundle: &str) -> Seen {
+        Seen {
+            version: version.to_owned(),
+            bundle: Some(bundle.to_owned()),
+        }
+    }
+
+    fn then(told: Option<Told>, after_ms: u64, step: Step) -> Then {
+        Then {
+            told,
+            after: Duration::from_millis(after_ms),
+            step,
+        }
+    }
+
+    fn watch(from: &str) -> Step {
+        Step::Watch {
+            from: from.to_owned(),
+        }
+    }
+
+    fn bundle(text: &str) -> Option<Told> {
+        Some(Told::Bundle(text.to_owned()))
+    }
+
+    const READ: Step = Step::Read { anew: false };
+    const ANEW: Step = Step::Read { anew: true };
+
+    /// What follows from each, in turn.
+    fn follow(heard: impl IntoIterator<Item = Heard>) -> Vec<Then> {
+        let mut follower = Follower::default();
+        heard
+            .into_iter()
+            .map(|heard| follower.heard(heard, 0.0))
+            .collect()
+    }
+
+    #[test]
+    fn it_reads_then_watches_from_there_and_goes_on_from_the_newest_version() {
+        assert_eq!(Follower::start(), ANEW);
+        assert_eq!(
+            follow([
+                Heard::Read(Some(seen("7", "a"))),
+                Heard::Opened,
+                Heard::Changed(seen("9", "b")),
+                Heard::Bookmark("12".to_owned()),
+                Heard::Ended(Duration::from_secs(60)),
+                Heard::Opened,
+            ]),
+            [
+                then(bundle("a"), 0, watch("7")),
+                then(None, 0, Step::Listen),
+                then(bundle("b"), 0, Step::Listen),
+                then(None, 0, Step::Listen),
+                then(None, 0, watch("12")),
+                then(None, 0, Step::Listen),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_object_that_is_not_there_yet_is_watched_for() {
+        assert_eq!(
+            follow([
+                Heard::Read(None),
+                Heard::Opened,
+                Heard::Changed(seen("3", "a"))
+            ]),
+            [
+                then(Some(Told::Absent), 0, watch("")),
+                then(None, 0, Step::Listen),
+                then(bundle("a"), 0, Step::Listen),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_deleted_object_is_told_of_and_watched_on() {
+        let empty = Seen {
+            version: "9".to_owned(),
+            bundle: None,
+        };
+        assert_eq!(
+            follow([
+                Heard::Deleted("8".to_owned()),
+                Heard::Changed(empty),
+                Heard::Ended(Duration::from_secs(5)),
+            ]),
+            [
+                then(Some(Told::Deleted), 0, Step::Listen),
+                then(Some(Told::Without), 0, Step::Listen),
+                then(None, 0, watch("9")),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_version_that_is_gone_is_read_again() {
+        assert_eq!(
+            follow([Heard::Read(Some(seen("7", "a"))), Heard::Expired]),
+            [then(bundle("a"), 0, watch("7")), then(None, 100, READ)]
+        );
+    }
+
+    #[test]
+    fn silence_is_not_trusted_and_read_again_over_a_new_connection() {
+        let then = &follow([Heard::Silent])[0];
+        assert!(
+            matches!(&then.told, Some(Told::Trouble(_))),
+            "{:?}",
+            then.told
+        );
+        assert_eq!((then.after, &then.step), (FIRST / 2, &ANEW));
+    }
+
+    #[test]
+    fn the_time_between_tries_grows_up_to_a_bound_and_starts_anew_after_a_success() {
+        let mut follower = Follower::default();
+        let mut wait =
+            |heard, random| u64::try_from(follower.heard(heard, random).after.as_millis()).unwrap();
+        let failed = || Heard::Failed("no".to_owned());
+        let waits: Vec<u64> = (0..8).map(|_| wait(failed(), 0.0)).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+        assert_eq!(wait(failed(), 1.0), 10_000);
+        // To be able to read and not to watch is no success: else it would be read ten times a second.
+        assert_eq!(wait(Heard::Read(Some(seen("1", "a"))), 0.0), 0);
+        assert_eq!(wait(failed(), 0.0), 5_000);
+        assert_eq!(wait(Heard::Opened, 0.0), 0);
+        assert_eq!(wait(Heard::Ended(Duration::from_millis(20)), 0.0), 5_000);
+        assert_eq!(wait(Heard::Bookmark("2".to_owned()), 0.0), 0);
+        assert_eq!(wait(failed(), 0.0), 100);
+        for _ in 0..100 {
+            wait(failed(), 0.5);
+        }
+        assert_eq!(wait(failed(), 0.5), 7_500);
+    }
+}

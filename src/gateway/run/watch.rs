@@ -1,0 +1,226 @@
+//! The gateway's ConfigMap through the API: read once, then watched by name, for as long as the gateway runs.
+//!
+//! In: which ConfigMap; the cluster's address and credentials as every Kubernetes client finds them. Out: what [`follow`]
+//! tells. Must not do: anything but `get` and `watch` of that one object, which is all that its Role grants; a list it never asks for.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::{Stream, TryStreamExt as _};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{WatchEvent, WatchParams};
+use kube::{Api, Client, Config};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::follow::{Follower, Heard, Seen, Step, Told};
+
+/// The key of the ConfigMap that holds the bundle.
+const KEY: &str = "bundle.json";
+/// A request has this long to be answered.
+const ANSWER: Duration = Duration::from_secs(10);
+/// A watch that has not ended this long after its time is not going to.
+const OVERTIME: Duration = Duration::from_secs(5);
+
+/// The ConfigMap that is followed.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Watches are renewed after this long. One that went silent without ending, as where a network drops connections
+    /// without a word, is noticed then.
+    pub renewed_after: Duration,
+}
+
+type Events = Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<ConfigMap>>> + Send>>;
+
+struct Watch {
+    events: Events,
+    opened: Instant,
+}
+
+/// Follows until nobody listens any more.
+pub async fn follow(target: Target, told: mpsc::Sender<Told>) {
+    let mut follower = Follower::default();
+    let mut step = Follower::start();
+    let mut api = None;
+    let mut watch = None;
+    loop {
+        let heard = match &step {
+            Step::Read { anew } => {
+                watch = None;
+                if *anew {
+                    api = None;
+                }
+                read(&target, &mut api).await
+            }
+            Step::Watch { from } => match &api {
+                Some(api) => open(&target, api, from, &mut watch).await,
+                None => Heard::Silent,
+            },
+            Step::Listen => match &mut watch {
+                Some(watch) => listen(&target, watch).await,
+                None => Heard::Silent,
+            },
+        };
+        let then = follower.heard(heard, random());
+        if let Some(tell) = then.told
+            && told.send(tell).await.is_err()
+        {
+            return;
+        }
+        if !then.after.is_zero() {
+            tokio::select! {
+                () = tokio::time::sleep(then.after) => {}
+                () = told.closed() => return,
+            }
+        }
+        step = then.step;
+    }
+}
+
+async fn read(target: &Target, api: &mut Option<Api<ConfigMap>>) -> Heard {
+    let read = async {
+        let api = match api {
+            Some(api) => api,
+            None => api.insert(connect(&target.namespace).await?),
+        };
+        api.get_opt(&target.name)
+            .await
+            .map_err(|error| failed(&error))
+    };
+    match timeout(ANSWER, read).await {
+        Ok(Ok(object)) => Heard::Read(object.map(seen)),
+        Ok(Err(heard)) => heard,
+        Err(_) => Heard::Silent,
+    }
+}
+
+/// A client of its own for each start over: what a kubeconfig, a token or a CA said before may be outdated.
+async fn connect(namespace: &str) -> Result<Api<ConfigMap>, Heard> {
+    let config = Config::infer()
+        .await
+        .map_err(|error| Heard::Failed(format!("{error}; give the pod a service account token")))?;
+    let client = Client::try_from(config).map_err(|error| failed(&error))?;
+    Ok(Api::namespaced(client, namespace))
+}
+
+async fn open(
+    target: &Target,
+    api: &Api<ConfigMap>,
+    from: &str,
+    watch: &mut Option<Watch>,
+) -> Heard {
+    let seconds = u32::try_from(target.renewed_after.as_secs()).unwrap_or(u32::MAX);
+    let one = WatchParams::default()
+        .fields(&format!("metadata.name={}", target.name))
+        .timeout(seconds);
+    match timeout(ANSWER, api.watch(&one, from)).await {
+        Ok(Ok(events)) => {
+            *watch = Some(Watch {
+                events: Box::pin(events),
+                opened: Instant::now(),
+            });
+            Heard::Opened
+        }
+        Ok(Err(error)) => failed(&error),
+        Err(_) => Heard::Silent,
+    }
+}
+
+async fn listen(target: &Target, watch: &mut Watch) -> Heard {
+    let until = watch.opened + target.renewed_after + OVERTIME;
+    match timeout_at(until, watch.events.try_next()).await {
+        Err(_) => Heard::Silent,
+        Ok(Ok(None)) => Heard::Ended(watch.opened.elapsed()),
+        Ok(Ok(Some(event))) => match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                Heard::Changed(seen(object))
+            }
+            WatchEvent::Deleted(object) => Heard::Deleted(version(&object)),
+            WatchEvent::Bookmark(bookmark) => Heard::Bookmark(bookmark.metadata.resource_version),
+            WatchEvent::Error(status) => refused(status.code, &status.message),
+        },
+        // Cut off, as by a load balancer or a server that ends: what was missed is asked for from where it was.
+        Ok(Err(kube::Error::ReadEvents(_))) => Heard::Ended(watch.opened.elapsed()),
+        Ok(Err(error)) => failed(&error),
+    }
+}
+
+fn seen(object: ConfigMap) -> Seen {
+    Seen {
+        version: version(&object),
+        bundle: object.data.and_then(|mut data| data.remove(KEY)),
+    }
+}
+
+fn version(object: &ConfigMap) -> String {
+    object.metadata.resource_version.clone().unwrap_or_default()
+}
+
+fn failed(error: &kube::Error) -> Heard {
+    if let kube::Error::Api(status) = error {
+        return refused(status.code, &status.message);
+    }
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    Heard::Failed(text)
+}
+
+/// A refusal by the API, with what to look at.
+fn refused(code: u16, message: &str) -> Heard {
+    let hint = match code {
+        410 => return Heard::Expired,
+        401 => "; the pod's service account token is not accepted",
+        403 => "; the gateway's Role and RoleBinding must grant get and watch on its ConfigMap",
+        _ => "",
+    };
+    Heard::Failed(format!("HTTP {code}: {message}{hint}"))
+}
+
+/// A number in 0..1 from the keys that every hash map gets: good enough to spread retries.
+fn random() -> f64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    let bits = std::hash::RandomState::new().build_hasher().finish();
+    f64::from(u32::try_from(bits >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_say_what_to_look_at_and_an_expired_version_is_no_failure() {
+        assert_eq!(refused(410, "too old resource version"), Heard::Expired);
+        assert_eq!(
+            refused(403, "configmaps is forbidden"),
+            Heard::Failed(
+                "HTTP 403: configmaps is forbidden; the gateway's Role and RoleBinding must grant get and watch on its ConfigMap"
+                    .to_owned()
+            )
+        );
+        assert_eq!(
+            refused(500, "oops"),
+            Heard::Failed("HTTP 500: oops".to_owned())
+        );
+    }
+
+    #[test]
+    fn random_numbers_lie_between_nothing_and_one() {
+        assert!(
+            (0..1_000)
+                .map(|_| random())
+                .all(|number| (0.0..=1.0).contains(&number))
+        );
+    }
+}

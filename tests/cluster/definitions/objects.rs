@@ -1,0 +1,136 @@
+//! Objects with every field of their specs set, so that every place of a schema can be reached from one of them.
+
+use portcullis::api::API_VERSION;
+use serde_json::{Value, json};
+
+fn whole(kind: &str, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec})
+}
+
+/// Several for a kind where fields exclude each other.
+pub fn all() -> Vec<Value> {
+    let secret = json!({"name": "s", "key": "k"});
+    let pod = json!({"labels": {"team": "ml"}, "annotations": {"a": "b"}, "nodeSelector": {"disk": "fast"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}], "affinity": {}, "priorityClassName": "high"});
+    let digest = format!("sha256:{}", "0".repeat(64));
+    vec![
+        whole(
+            "McpServer",
+            "http",
+            json!({
+                "upstream": {
+                    "http": {
+                        "url": "https://mlflow-mcp.ml.svc:8443/mcp",
+                        "headers": [
+                            {"name": "Authorization", "valueFrom": {"secretKeyRef": secret}},
+                            {"name": "X-Team", "value": "ml"},
+                        ],
+                        "tls": {"caSecretRef": secret},
+                    },
+                    "timeout": "60s", "maxRequestBytes": "4Mi",
+                },
+                "enforcement": "Enforce", "catalog": "MLflow",
+                "tools": [{"name": "set_model_alias", "risk": "Write", "severity": "Critical", "definitionDigest": digest,
+                    "redact": ["/description"]}],
+                "clientFeatures": {"sampling": "Deny", "elicitation": "Deny", "roots": "Deny"},
+                "authentication": {
+                    "serviceAccounts": {"audiences": ["portcullis:ml/mlflow"]},
+                    "jwt": [
+                        {"name": "corp", "issuer": "https://sso.example", "audiences": ["mlflow"],
+                            "jwks": {"url": "https://sso.example/jwks"}, "grantClaim": "sub"},
+                        {"name": "other", "issuer": "https://sso2.example", "audiences": ["mlflow"],
+                            "jwks": {"secretKeyRef": secret}},
+                    ],
+                    "apiKeys": {"secretRef": {"name": "agents"}},
+                    "anonymous": "Deny",
+                },
+                "counters": {"redis": {"urlSecretRef": secret, "onUnavailable": "Deny"}},
+                "audit": {"arguments": "Keys"},
+                "gateway": {
+                    "replicas": 1, "port": 8080, "publicUrl": "https://mcp.example/mlflow",
+                    "allowedOrigins": ["https://a.example"], "allowedHosts": ["a.example"],
+                    "tls": {"secretRef": {"name": "tls"}},
+                    "service": {"type": "ClusterIP", "annotations": {"a": "b"}},
+                    "resources": {"requests": {"cpu": "50m"}, "limits": {"memory": "64Mi"}},
+                    "imagePullSecrets": [{"name": "pull"}],
+                    "pod": pod,
+                },
+            }),
+        ),
+        whole(
+            "McpServer",
+            "stdio",
+            json!({
+                "upstream": {
+                    "stdio": {
+                        "image": "registry.example/mlflow-mcp:0.4.1", "command": ["mlflow-mcp"], "args": ["-v"],
+                        "env": [{"name": "A", "value": "b"}], "envFrom": [{"secretRef": {"name": "s"}}],
+                        "sessions": "Shared", "runAsUser": 65532, "serviceAccountName": "mlflow",
+                        "volumes": [{"name": "v", "emptyDir": {}}], "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+                        "resources": {"requests": {"cpu": "50m"}}, "imagePullSecrets": [{"name": "pull"}], "pod": pod,
+                    },
+                },
+                "gateway": {
+                    "autoscaling": {"minReplicas": 2, "maxReplicas": 8, "targetCPUUtilizationPercentage": 70},
+                },
+            }),
+        ),
+        whole(
+            "McpPolicy",
+            "by-name",
+            json!({
+                "targetRefs": [{"group": "portcullis.dev", "kind": "McpServer", "name": "mlflow"}],
+                "mode": "Enforce", "defaultAction": "Hide",
+                "rules": [
+                    {
+                        "name": "tags", "action": "Allow",
+                        "tools": {"names": ["set_*_tag"], "exceptNames": ["set_x"], "risks": ["Write"], "minSeverity": "Low"},
+                        "callers": ["key:*"], "exceptCallers": ["key:admin"], "when": "true", "reason": "so it is",
+                        "limits": [{"counter": "tags", "max": 30, "window": "1m", "scope": "Grant", "cost": "1"}],
+                    },
+                    {
+                        "name": "promote", "action": "RequireApproval", "tools": {"names": ["set_model_alias"]},
+                        "approval": {"expiresAfter": "30m", "waitUpTo": "15s"},
+                    },
+                ],
+                "prompts": [{"name": "all", "action": "Allow", "names": ["*"], "exceptNames": ["x"], "callers": ["key:*"],
+                    "exceptCallers": ["key:admin"], "reason": "so it is"}],
+                "resources": [{"name": "all", "action": "Allow", "uris": ["*"], "exceptUris": ["x"], "callers": ["key:*"],
+                    "exceptCallers": ["key:admin"], "reason": "so it is"}],
+            }),
+        ),
+        whole(
+            "McpPolicy",
+            "by-label",
+            json!({"targetSelector": {"matchLabels": {"team": "ml"}}}),
+        ),
+        whole(
+            "McpApproval",
+            "mlflow-00000000000000000000-0",
+            json!({
+                "serverRef": {"name": "mlflow"}, "grant": "serviceaccount:ml/trainer", "tool": "set_model_alias",
+                "argumentsDigest": digest, "argumentsPreview": "{}", "policy": "mlflow-default", "rule": "promote",
+                "requestedAt": "2026-01-01T00:00:00Z", "expiresAt": "2026-01-01T00:30:00Z",
+            }),
+        ),
+    ]
+}
+
+/// Parts whose type is one of Kubernetes' own: not ours to bound.
+pub fn is_core(path: &str) -> bool {
+    let own = [
+        "affinity",
+        "env",
+        "envFrom",
+        "imagePullSecrets",
+        "tolerations",
+        "volumeMounts",
+        "volumes",
+    ];
+    let below =
+        |name: &str| path.contains(&format!(".{name}[]")) || path.contains(&format!(".{name}."));
+    own.iter().any(|name| below(name))
+        || ["stdio.resources.", "gateway.resources."]
+            .iter()
+            .any(|p| path.contains(p))
+}

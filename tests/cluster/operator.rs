@@ -1,0 +1,9 @@
+//! The operator on a real API server: installed by its chart, with its least rights, and gateways that are the real program.
+
+mod accounting;
+mod approvals;
+mod children;
+mod leader;
+mod lifecycle;
+mod policies;
+mod rig;

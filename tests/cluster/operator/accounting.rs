@@ -1,0 +1,70 @@
+//! Each reported violation counts exactly once, whatever restarts.
+
+use kube::ResourceExt;
+use kube::api::ListParams;
+use serde_json::json;
+
+use super::rig::{Room, SYSTEM, allow, call, policy};
+use crate::support::wire::upstream::Fake;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn violations_answered_are_violations_in_status_across_restarts_of_both_sides() {
+    let Some(room) = Room::open("accounting").await else {
+        return;
+    };
+    let fake = Fake::start(&["get_run", "delete_run"]).await;
+    room.serve("mlflow", &fake);
+    room.apply(&policy(
+        "p",
+        "mlflow",
+        json!([
+            allow("reads", &["get_*"]),
+            {"name": "deletions", "tools": {"names": ["delete_*"]}, "action": "Hide"},
+        ]),
+    ));
+    room.ready("mlflow").await;
+    let mut answered = 0;
+    let mut hide = async |times: usize| {
+        let agent = room.agent("mlflow").await;
+        for _ in 0..times {
+            assert!(call(&agent, "delete_run").await.is_err());
+            answered += 1;
+        }
+        answered
+    };
+    let total = hide(7).await;
+    room.violations("mlflow", total).await;
+    // The gateway goes before it was asked: it waits for that.
+    let total = hide(5).await;
+    room.replace_gateway("mlflow").await;
+    room.violations("mlflow", total).await;
+    // The operator crashes, both of its replicas.
+    let total = hide(3).await;
+    let pods: kube::Api<k8s_openapi::api::core::v1::Pod> =
+        kube::Api::namespaced(room.client.clone(), SYSTEM);
+    let labels = ListParams::default().labels("app.kubernetes.io/component=operator");
+    for pod in pods.list(&labels).await.unwrap() {
+        room.kubelet().crash(SYSTEM, &pod.name_any());
+    }
+    let more = hide(4).await;
+    assert!(more > total);
+    let server = room.violations("mlflow", more).await;
+    assert_eq!(
+        server.status.unwrap().violations.unwrap().counts.hidden,
+        more
+    );
+    let policy = crate::support::eventually("the policy says the same", || async {
+        let policy = room.policies().get("p").await.unwrap();
+        let violations = policy
+            .status
+            .and_then(|status| status.violations)
+            .unwrap_or_default();
+        if violations.counts.total == more {
+            Ok(violations)
+        } else {
+            Err(violations.counts)
+        }
+    })
+    .await;
+    assert_eq!(policy.by_rule[0].count, more);
+}

@@ -1,0 +1,87 @@
+//! Approvals: their phases, their end. Gateways write them in a later release; here their account does.
+
+use jiff::{SignedDuration, Timestamp};
+use kube::Api;
+use kube::api::PostParams;
+use portcullis::api::approval::{McpApproval, Phase};
+use serde_json::{Value, json};
+
+use super::rig::Room;
+use crate::support::eventually;
+use crate::support::wire::upstream::Fake;
+
+fn approval(name: &str, expires: Timestamp) -> McpApproval {
+    let document: Value = json!({
+        "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpApproval", "metadata": {"name": name},
+        "spec": {
+            "serverRef": {"name": "mlflow"}, "grant": "key:a", "tool": "t", "argumentsDigest": format!("sha256:{}", "0".repeat(64)),
+            "argumentsPreview": "{}", "policy": "p", "rule": "r",
+            "requestedAt": Timestamp::now().to_string(), "expiresAt": expires.to_string(),
+        },
+    });
+    serde_json::from_value(document).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_says_where_it_stands() {
+    let Some(room) = Room::open("approvals").await else {
+        return;
+    };
+    let fake = Fake::start(&["get_run"]).await;
+    room.serve("mlflow", &fake);
+    room.ready("mlflow").await;
+    let gateway = room
+        .cluster
+        .impersonate_account(room.name(), "mlflow-gateway");
+    let made: Api<McpApproval> = Api::namespaced(gateway, room.name());
+    let all: Api<McpApproval> = Api::namespaced(room.client.clone(), room.name());
+    let phase = async |name: &str, wanted: Phase| {
+        eventually(&format!("{name} is {wanted:?}"), || async {
+            let phase = all
+                .get(name)
+                .await
+                .unwrap()
+                .status
+                .and_then(|status| status.phase);
+            if phase == Some(wanted) {
+                Ok(())
+            } else {
+                Err(phase)
+            }
+        })
+        .await;
+    };
+    let later = Timestamp::now() + SignedDuration::from_hours(1);
+    made.create(&PostParams::default(), &approval("mlflow-a", later))
+        .await
+        .unwrap();
+    phase("mlflow-a", Phase::Pending).await;
+    let soon = Timestamp::now() + SignedDuration::from_secs(2);
+    made.create(&PostParams::default(), &approval("mlflow-b", soon))
+        .await
+        .unwrap();
+    phase("mlflow-b", Phase::Expired).await;
+    // A person decides, by their own name.
+    let mut decided = all.get("mlflow-a").await.unwrap();
+    decided.spec.decision =
+        serde_json::from_value(json!({"verdict": "Approved", "by": "alice"})).unwrap();
+    let alice: Api<McpApproval> = Api::namespaced(
+        room.cluster.impersonate("alice", &["system:masters"]),
+        room.name(),
+    );
+    alice
+        .replace("mlflow-a", &PostParams::default(), &decided)
+        .await
+        .unwrap();
+    phase("mlflow-a", Phase::Approved).await;
+    // The gateway uses it.
+    let mut used = all.get("mlflow-a").await.unwrap();
+    used.status = serde_json::from_value(
+        json!({"phase": "Approved", "consumedAt": Timestamp::now().to_string()}),
+    )
+    .unwrap();
+    made.replace_status("mlflow-a", &PostParams::default(), &used)
+        .await
+        .unwrap();
+    phase("mlflow-a", Phase::Consumed).await;
+}

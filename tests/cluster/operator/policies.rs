@@ -1,0 +1,230 @@
+//! What is wrong is told, and leaves what is in force untouched.
+
+use portcullis::api::condition::ConditionType;
+use serde_json::{Value, json};
+
+use super::rig::{Room, SYSTEM, allow, call, deny, find, policy, server};
+use crate::support::eventually;
+use crate::support::wire::upstream::Fake;
+
+async fn room(what: &'static str) -> Option<(Room, Fake)> {
+    let room = Room::open(what).await?;
+    let fake = Fake::start(&["get_run", "set_tag"]).await;
+    room.serve("mlflow", &fake);
+    Some((room, fake))
+}
+
+fn broken() -> Value {
+    json!([{"name": "reads", "tools": {"names": ["get_*"]}, "when": "args.x ==", "action": "Allow"}])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_became_wrong_stays_in_force_as_it_was_accepted() {
+    let Some((room, _fake)) = room("wrong policies").await else {
+        return;
+    };
+    room.apply(&policy("p", "mlflow", json!([allow("reads", &["get_*"])])));
+    room.policy_is("p", ConditionType::Ready, "True", "Ready")
+        .await;
+    room.ready("mlflow").await;
+    let agent = room.agent("mlflow").await;
+    let revision = room
+        .servers()
+        .get("mlflow")
+        .await
+        .unwrap()
+        .status
+        .unwrap()
+        .revision;
+    room.apply(&policy("p", "mlflow", broken()));
+    let refused = room
+        .policy_is("p", ConditionType::Accepted, "False", "Invalid")
+        .await;
+    let message = find(&refused.status.unwrap().conditions, ConditionType::Accepted)
+        .unwrap()
+        .message
+        .clone();
+    assert!(
+        message.contains("rule reads")
+            && message.contains("spec.rules[0].when")
+            && message.contains("line 1 column"),
+        "{message}"
+    );
+    assert_eq!(call(&agent, "get_run").await, Ok(()));
+    assert_eq!(
+        room.servers()
+            .get("mlflow")
+            .await
+            .unwrap()
+            .status
+            .unwrap()
+            .revision,
+        revision
+    );
+    eventually("an Event about it", || async {
+        let events = room
+            .cluster
+            .kubectl([
+                "get",
+                "events.events.k8s.io",
+                "-n",
+                room.name(),
+                "-o",
+                "jsonpath={range .items[*]}{.type} {.regarding.name} {.reason}{\"\\n\"}{end}",
+            ])
+            .ok();
+        if events.lines().any(|line| line == "Warning p Invalid") {
+            Ok(())
+        } else {
+            Err(events)
+        }
+    })
+    .await;
+    // Put right, it is in force again.
+    room.apply(&policy(
+        "p",
+        "mlflow",
+        json!([deny("reads", &["get_*"], "Mended.")]),
+    ));
+    eventually("the mended policy", || async {
+        match call(&agent, "get_run").await {
+            Err(why) if why.contains("Mended.") => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_was_never_right_closes_its_servers_and_no_others() {
+    let Some((room, fake)) = room("policies that were never right").await else {
+        return;
+    };
+    room.serve("other", &fake);
+    room.apply(&policy("p", "other", json!([allow("reads", &["get_*"])])));
+    room.apply(&policy("q", "mlflow", broken()));
+    room.policy_is("q", ConditionType::Accepted, "False", "Invalid")
+        .await;
+    room.ready("other").await;
+    room.ready("mlflow").await;
+    let agent = room.agent("mlflow").await;
+    assert_eq!(agent.tools().await, Vec::<String>::new());
+    let why = call(&agent, "get_run").await.unwrap_err();
+    assert!(why.contains("(blocked)") && why.contains('q'), "{why}");
+    assert_eq!(call(&room.agent("other").await, "get_run").await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_misspelt_key_makes_a_policy_invalid_and_is_named() {
+    let Some((room, _fake)) = room("misspelt keys").await else {
+        return;
+    };
+    let misspelt = json!([{"name": "reads", "tools": {"names": ["get_*"]}, "exceptCaller": ["key:a"], "action": "Deny"}]);
+    let document = policy("p", "mlflow", misspelt);
+    room.cluster
+        .kubectl_with(
+            ["apply", "--validate=false", "-n", room.name(), "-f", "-"],
+            &document.to_string(),
+        )
+        .ok();
+    let refused = room
+        .policy_is("p", ConditionType::Accepted, "False", "Invalid")
+        .await;
+    let message = find(&refused.status.unwrap().conditions, ConditionType::Accepted)
+        .unwrap()
+        .message
+        .clone();
+    assert!(message.contains("spec.rules[0].exceptCaller"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_for_a_server_that_is_not_there_says_so_until_it_is() {
+    let Some((room, fake)) = room("missing targets").await else {
+        return;
+    };
+    room.apply(&policy("p", "later", json!([allow("reads", &["get_*"])])));
+    room.policy_is("p", ConditionType::Accepted, "False", "TargetNotFound")
+        .await;
+    room.serve("later", &fake);
+    room.policy_is("p", ConditionType::Ready, "True", "Ready")
+        .await;
+    assert_eq!(call(&room.agent("later").await, "get_run").await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guardrail_reaches_every_namespace_and_nobody_below_loosens_it() {
+    let Some((room, _fake)) = room("guardrails").await else {
+        return;
+    };
+    let marked = format!("guarded-{}", room.name());
+    let mut labelled = server("mlflow", &_fake);
+    labelled["metadata"]["labels"] = json!({"guard": marked});
+    room.apply(&labelled);
+    room.apply(&policy("p", "mlflow", json!([allow("all", &["*"])])));
+    let guardrail = json!({
+        "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpPolicy", "metadata": {"name": marked},
+        "spec": {"targetSelector": {"matchLabels": {"guard": marked}}, "rules": [deny("tags", &["set_*"], "The platform says no.")]},
+    });
+    room.cluster
+        .kubectl_with(["apply", "-n", SYSTEM, "-f", "-"], &guardrail.to_string())
+        .ok();
+    room.ready("mlflow").await;
+    let agent = room.agent("mlflow").await;
+    eventually("the guardrail is in force", || async {
+        match call(&agent, "set_tag").await {
+            Err(why) if why.contains("The platform says no.") => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!(call(&agent, "get_run").await, Ok(()));
+    room.cluster
+        .kubectl([
+            "delete",
+            "mcppolicies.portcullis.dev",
+            &marked,
+            "-n",
+            SYSTEM,
+        ])
+        .ok();
+    eventually("it is gone", || async { call(&agent, "set_tag").await }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_carried_out_is_refused_with_its_reason_and_changes_nothing() {
+    let Some((room, fake)) = room("refusals").await else {
+        return;
+    };
+    room.apply(&policy("p", "mlflow", json!([allow("reads", &["get_*"])])));
+    room.ready("mlflow").await;
+    let agent = room.agent("mlflow").await;
+    let with = |extra: Value| {
+        let mut document = server("mlflow", &fake);
+        document["spec"]
+            .as_object_mut()
+            .unwrap()
+            .extend(extra.as_object().unwrap().clone());
+        document
+    };
+    room.apply(&with(
+        json!({"counters": {"redis": {"urlSecretRef": {"name": "r", "key": "url"}}}}),
+    ));
+    room.server_is("mlflow", ConditionType::Accepted, "False", "Unsupported")
+        .await;
+    assert_eq!(call(&agent, "get_run").await, Ok(()));
+    room.apply(&server("mlflow", &fake));
+    let limited = json!([{"name": "reads", "tools": {"names": ["get_*"]}, "action": "Allow", "limits": [{"counter": "c", "max": 5, "window": "1m"}]}]);
+    room.apply(&policy("p", "mlflow", limited));
+    room.ready("mlflow").await;
+    room.apply(&with(json!({"gateway": {"replicas": 2}})));
+    room.server_is(
+        "mlflow",
+        ConditionType::Accepted,
+        "False",
+        "SharedCountersNeeded",
+    )
+    .await;
+    assert_eq!(room.gateway_pods("mlflow").await.len(), 1);
+    room.apply(&server("mlflow", &fake));
+    room.ready("mlflow").await;
+}
