@@ -3,7 +3,7 @@
 //! In: events of watches, one watch for each namespace or one for all. Out: the objects as they were last seen, and what
 //! changed. Must not do: hold an object that a complete listing no longer has.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use kube::Resource;
@@ -14,7 +14,7 @@ use super::names::Name;
 
 /// Objects of one kind.
 pub struct Cache<K> {
-    objects: RwLock<HashMap<Name, Arc<K>>>,
+    objects: RwLock<BTreeMap<Name, Arc<K>>>,
     /// Watches that have not listed everything yet.
     unlisted: watch::Sender<usize>,
 }
@@ -26,7 +26,7 @@ pub struct Change<'a, K> {
 }
 
 /// What one watch has brought of a listing that is not complete yet.
-pub type Listing<K> = HashMap<Name, Arc<K>>;
+pub type Listing<K> = BTreeMap<Name, Arc<K>>;
 
 pub fn name_of<K: Resource>(object: &K) -> Name {
     let metadata = object.meta();
@@ -45,7 +45,7 @@ impl<K: Resource> Cache<K> {
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<Name, Arc<K>>> {
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Name, Arc<K>>> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -61,6 +61,23 @@ impl<K: Resource> Cache<K> {
     pub fn filter(&self, wanted: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
         self.read()
             .values()
+            .filter(|object| wanted(object))
+            .cloned()
+            .collect()
+    }
+
+    /// Those of a namespace whose names begin so and that `wanted` picks.
+    pub fn beginning(
+        &self,
+        namespace: &str,
+        start: &str,
+        wanted: impl Fn(&K) -> bool,
+    ) -> Vec<Arc<K>> {
+        let first = (namespace.to_owned(), start.to_owned());
+        self.read()
+            .range(first..)
+            .take_while(|((of, name), _)| of == namespace && name.starts_with(start))
+            .map(|(_, object)| object)
             .filter(|object| wanted(object))
             .cloned()
             .collect()
@@ -83,7 +100,7 @@ impl<K: Resource> Cache<K> {
         mut changed: impl FnMut(Change<'_, K>),
     ) {
         match event {
-            Event::Init => *listing = Some(HashMap::new()),
+            Event::Init => *listing = Some(BTreeMap::new()),
             Event::InitApply(object) => {
                 listing
                     .get_or_insert_default()
@@ -133,7 +150,7 @@ impl<K: Resource> Cache<K> {
         }
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<Name, Arc<K>>> {
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<Name, Arc<K>>> {
         self.objects.write().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -8,22 +8,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::accounts;
 use super::context::{Context, Poll, ServerMemory, lock};
 use super::live::GatewayPod;
 use super::names::{Ident, Name};
+use super::queue::Done;
 use super::server::kinds::Kind;
 use crate::status::report::Report;
 
-/// Pods are looked through so often for those that are due.
-const TICK: Duration = Duration::from_millis(100);
 /// Pods that carry calls.
 const BUSY: Duration = Duration::from_secs(10);
 /// Pods that have not for [`QUIET_AFTER`].
@@ -33,8 +32,6 @@ const QUIET_AFTER: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_millis(100);
 /// A whole exchange.
 const WITHIN: Duration = Duration::from_secs(5);
-/// At once.
-const READERS: usize = 32;
 /// A report of 2,000 tools is a tenth of that.
 const LARGEST: usize = 8 << 20;
 
@@ -57,61 +54,63 @@ enum ReadError {
 /// Asks a server's pods again now.
 pub fn hurry(ctx: &Context, server: &Name) {
     if let Some(memory) = ctx.memory.known_server(server) {
-        let now = Instant::now();
         lock(&memory)
             .polls
             .values_mut()
-            .for_each(|poll| poll.next = poll.next.min(now));
+            .for_each(|poll| poll.hurried = true);
+    }
+    ctx.queues.reports.add(server.clone());
+}
+
+/// Reads the reports of servers that are due, for as long as it runs; one of several workers.
+pub async fn work(ctx: Arc<Context>) {
+    loop {
+        let name = ctx.queues.reports.next().await;
+        let next = look(&ctx, &name).await;
+        let done = next.map_or(Done::Settled, Done::Later);
+        ctx.queues.reports.done(&name, done);
     }
 }
 
-/// Reads reports for as long as it runs.
-pub async fn run(ctx: Arc<Context>) {
-    let readers = Arc::new(Semaphore::new(READERS));
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        for (name, memory) in ctx.memory.servers() {
-            let ident = Ident {
-                namespace: name.0.clone(),
-                name: name.1.clone(),
-                uid: lock(&memory).uid.clone(),
-            };
-            let Some(deployment) = ctx
-                .caches
-                .children(Kind::Deployment)
-                .get(&(ident.namespace.clone(), ident.gateway()))
-                .filter(|live| live.controller() == Some(&ident.uid))
-            else {
-                continue;
-            };
-            for pod in ctx.caches.pods_of(&ident, deployment.uid()) {
-                let Some(ip) = pod.ip else {
-                    continue;
-                };
-                if !take_turn(&mut lock(&memory), &pod, Instant::now()) {
-                    continue;
-                }
-                let (ctx, memory, readers) =
-                    (Arc::clone(&ctx), Arc::clone(&memory), Arc::clone(&readers));
-                let stored = stored(&lock(&memory), pod.uid());
-                let Some(bearer) = ctx.key.get().map(|key| key.bearer(&ident.uid)) else {
-                    continue;
-                };
-                let name = name.clone();
-                let address = SocketAddr::new(ip, ctx.args.report_port);
-                tokio::spawn(async move {
-                    let _place = readers.acquire().await;
-                    let read = tokio::time::timeout(WITHIN, read(address, &bearer, stored)).await;
-                    let read = read.unwrap_or(Err(ReadError::Late));
-                    if took(&mut lock(&memory), &pod, read, Instant::now()) {
-                        ctx.queues.servers.add(name);
-                    }
-                });
-            }
-        }
+/// Asks a server's pods that are due, and says when the next one is.
+async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
+    let memory = ctx.memory.known_server(name)?;
+    let ident = Ident {
+        namespace: name.0.clone(),
+        name: name.1.clone(),
+        uid: lock(&memory).uid.clone(),
+    };
+    let deployment = ctx
+        .caches
+        .children(Kind::Deployment)
+        .get(&(ident.namespace.clone(), ident.gateway()))
+        .filter(|live| live.controller() == Some(&ident.uid))?;
+    let bearer = ctx.key.get()?.bearer(&ident.uid);
+    let pods = ctx.caches.pods_of(&ident, deployment.uid());
+    let reads = pods.iter().filter_map(|pod| {
+        let ip = pod.ip?;
+        let stored = {
+            let mut memory = lock(&memory);
+            take_turn(&mut memory, pod, Instant::now()).then(|| stored(&memory, pod.uid()))?
+        };
+        let address = SocketAddr::new(ip, ctx.args.report_port);
+        let (bearer, memory) = (&bearer, &memory);
+        Some(async move {
+            let read = tokio::time::timeout(WITHIN, read(address, bearer, stored)).await;
+            let read = read.unwrap_or(Err(ReadError::Late));
+            took(&mut lock(memory), pod, read, Instant::now())
+        })
+    });
+    if join_all(reads).await.contains(&true) {
+        ctx.queues.servers.add(name.clone());
     }
+    let (memory, now) = (lock(&memory), Instant::now());
+    let next = pods
+        .iter()
+        .filter(|pod| pod.ip.is_some())
+        .filter_map(|pod| memory.polls.get(pod.uid()))
+        .map(|poll| poll.next.saturating_duration_since(now));
+    next.min()
 }
 
 /// How many violations of a pod's present run are in the stored ledger: a gateway that ends waits until all are.
@@ -126,24 +125,21 @@ fn stored(memory: &ServerMemory, pod: &str) -> u64 {
     })
 }
 
-/// Whether it is this pod's turn to be asked; it then is being asked.
+/// Whether it is this pod's turn to be asked.
 fn take_turn(memory: &mut ServerMemory, pod: &GatewayPod, now: Instant) -> bool {
     let poll = memory
         .polls
         .entry(pod.uid().to_owned())
         .or_insert_with(|| Poll {
             next: now,
-            under_way: false,
+            hurried: true,
             asked: false,
             calls: 0,
             quiet_since: now,
             failures: 0,
         });
-    if poll.under_way || poll.next > now {
-        return false;
-    }
-    poll.under_way = true;
-    true
+    let hurried = std::mem::replace(&mut poll.hurried, false);
+    hurried || poll.next <= now
 }
 
 /// Keeps a report. True if the server should be looked at because of it.
@@ -160,7 +156,6 @@ fn took(
     let Some(poll) = memory.polls.get_mut(pod.uid()) else {
         return false;
     };
-    poll.under_way = false;
     let first = !std::mem::replace(&mut poll.asked, true);
     let report = match read {
         Ok(report) => report,

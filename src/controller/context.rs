@@ -91,23 +91,22 @@ impl Caches {
         let named = |labels: Option<&BTreeMap<String, String>>| {
             labels.and_then(|labels| labels.get(SERVER)) == Some(&ident.name)
         };
-        let sets = self.replica_sets.filter(|set| {
-            set.metadata.namespace.as_deref() == Some(&ident.namespace)
-                && set
-                    .metadata
+        // Their names begin with the Deployment's, and so with the server's.
+        let sets = self
+            .replica_sets
+            .beginning(&ident.namespace, &ident.name, |set| {
+                set.metadata
                     .owner_references
                     .iter()
                     .flatten()
                     .any(|owner| owner.controller == Some(true) && owner.uid == deployment)
-        });
+            });
         let ours = |uid: &str| {
             sets.iter()
                 .any(|set| set.metadata.uid.as_deref() == Some(uid))
         };
-        self.pods.filter(|pod| {
-            let metadata = kube::Resource::meta(pod);
-            metadata.namespace.as_deref() == Some(&ident.namespace)
-                && named(metadata.labels.as_ref())
+        self.pods.beginning(&ident.namespace, &ident.name, |pod| {
+            named(kube::Resource::meta(pod).labels.as_ref())
                 && pod.replica_set.as_deref().is_some_and(ours)
         })
     }
@@ -119,6 +118,8 @@ pub struct Queues {
     pub servers: Queue<Name>,
     pub policies: Queue<Name>,
     pub approvals: Queue<Name>,
+    /// Servers whose gateways' reports are to be read.
+    pub reports: Queue<Name>,
 }
 
 /// What is remembered of servers and policies between reconciliations. Nothing depends on it but speed and thrift.
@@ -157,7 +158,8 @@ pub struct ServerMemory {
 #[derive(Clone, Debug)]
 pub struct Poll {
     pub next: Instant,
-    pub under_way: bool,
+    /// It is to be asked whenever it is next looked at.
+    pub hurried: bool,
     /// It was asked at least once, with whatever result.
     pub asked: bool,
     /// Calls that the last report told of, and since when that has not changed.
@@ -236,13 +238,6 @@ impl Memory {
 
     pub fn known_server(&self, name: &Name) -> Option<Arc<Mutex<ServerMemory>>> {
         lock(&self.servers).get(name).cloned()
-    }
-
-    pub fn servers(&self) -> Vec<(Name, Arc<Mutex<ServerMemory>>)> {
-        lock(&self.servers)
-            .iter()
-            .map(|(name, memory)| (name.clone(), Arc::clone(memory)))
-            .collect()
     }
 
     pub fn forget_server(&self, name: &Name) -> Option<Arc<Mutex<ServerMemory>>> {

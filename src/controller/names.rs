@@ -31,6 +31,10 @@ pub struct Ident {
 }
 
 impl Ident {
+    pub fn key(&self) -> Name {
+        (self.namespace.clone(), self.name.clone())
+    }
+
     pub fn gateway(&self) -> String {
         format!("{}-gateway", self.name)
     }

@@ -34,6 +34,8 @@ use crate::telemetry::{admin, process};
 
 /// Objects of one kind that are worked on at once.
 const WORKERS: usize = 8;
+/// Servers whose gateways are asked at once: each waits for a pod most of the time.
+const READERS: usize = 32;
 /// What is under way is waited for so long when it ends; writes of a moment.
 const GRACE: Duration = Duration::from_millis(800);
 
@@ -205,7 +207,9 @@ fn workers(ctx: &Arc<Context>) -> JoinSet<()> {
         tasks.spawn(worker(Arc::clone(ctx), Kind::McpPolicy));
     }
     tasks.spawn(worker(Arc::clone(ctx), Kind::McpApproval));
-    tasks.spawn(collect::run(Arc::clone(ctx)));
+    for _ in 0..READERS {
+        tasks.spawn(collect::work(Arc::clone(ctx)));
+    }
     tasks
 }
 

@@ -88,6 +88,9 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
     };
     let ledger_again = ledger::keep(ctx, &refs, &memory).await?;
     let known = status::write(ctx, &refs, verdict.as_ref().ok(), refusal.as_ref(), &memory).await?;
+    if !known {
+        ctx.queues.reports.add(name.clone());
+    }
     let unknown = (!known).then_some(UNHEARD_AGAIN);
     let again = [applied.again, ledger_again, unknown]
         .into_iter()

@@ -313,6 +313,7 @@ fn set_changed(ctx: &Context, change: Change<'_, PartialObjectMeta<ReplicaSet>>)
 /// Everything that there is, for a replica that has just become the leader.
 pub fn all(ctx: &Context) {
     for name in ctx.caches.servers.names() {
+        ctx.queues.reports.add(name.clone());
         ctx.queues.servers.add(name);
     }
     for name in ctx.caches.policies.names() {

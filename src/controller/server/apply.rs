@@ -15,6 +15,7 @@ use super::kinds::{Child, Kind};
 use super::validate::Plan;
 use super::{Remembered, ServerError, throttled};
 use crate::controller::applied::{self, Step, WATCH_LAG};
+use crate::controller::collect;
 use crate::controller::context::{Context, is_newer, lock};
 use crate::controller::key;
 use crate::controller::live::Live;
@@ -313,13 +314,14 @@ async fn deliver(
         "delivered a bundle"
     );
     ctx.metrics.deliveries.inc();
-    let mut memory = lock(memory);
-    memory.bundle = Some((written.resource_version().to_owned(), Arc::new(bundle)));
-    memory.bundle_written = Some(Instant::now());
-    memory.delivering = Some((revision, Instant::now()));
+    {
+        let mut memory = lock(memory);
+        memory.bundle = Some((written.resource_version().to_owned(), Arc::new(bundle)));
+        memory.bundle_written = Some(Instant::now());
+        memory.delivering = Some((revision, Instant::now()));
+    }
     // The pods are asked at once whether they have it.
-    let now = Instant::now();
-    memory.polls.values_mut().for_each(|poll| poll.next = now);
+    collect::hurry(ctx, &ident.key());
     Ok(None)
 }
 
