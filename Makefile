@@ -1,6 +1,6 @@
 # The two commands of the README are `make demo` and `make test`; the rest is for working on Portcullis.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint generate bundle images bench clean
+.PHONY: help build demo test lint generate bundle images bench bench-operator clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,6 +29,9 @@ images: ## Build the images with docker, podman or buildah (REGISTRY=… PUSH=1;
 
 bench: ## Measure the gateway against a bare proxy on this machine
 	@bash benches/run.sh
+
+bench-operator: ## Measure the operator on a control plane of its own
+	@bash benches/operator.sh
 
 clean: ## Remove what the build made (not the cache of installed programs)
 	cargo clean

@@ -1,0 +1,209 @@
+//! What the operator is given to do.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Client, Resource, ResourceExt as _};
+use portcullis::api::policy::McpPolicy;
+use portcullis::api::server::McpServer;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::Done;
+
+const NAMESPACE: &str = "portcullis-bench";
+const AT_ONCE: usize = 32;
+
+pub struct Bench {
+    client: Client,
+}
+
+impl Bench {
+    pub fn new(client: Client) -> Self {
+        Bench { client }
+    }
+
+    fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    /// Definitions, a namespace, servers and policies.
+    pub async fn fill(&self, servers: usize, policies: usize) -> Done<()> {
+        let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
+        let applied = Command::new("kubectl")
+            .args(["apply", "--server-side", "-f", crds])
+            .output()?;
+        if !applied.status.success() {
+            return Err(String::from_utf8_lossy(&applied.stderr).into_owned().into());
+        }
+        let waited = Command::new("kubectl")
+            .args([
+                "wait",
+                "--for=condition=Established",
+                "--timeout=60s",
+                "-f",
+                crds,
+            ])
+            .output()?;
+        if !waited.status.success() {
+            return Err(String::from_utf8_lossy(&waited.stderr).into_owned().into());
+        }
+        let namespace: Namespace =
+            serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
+        Api::all(self.client.clone())
+            .create(&PostParams::default(), &namespace)
+            .await?;
+        let all = (0..servers).map(server);
+        self.create::<McpServer>(all).await?;
+        let all = (0..servers).flat_map(|at| (0..policies).map(move |number| policy(at, number)));
+        self.create::<McpPolicy>(all).await
+    }
+
+    async fn create<K>(&self, objects: impl Iterator<Item = Value>) -> Done<()>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + serde::Serialize
+            + std::fmt::Debug,
+    {
+        let api: Api<K> = self.api();
+        stream::iter(objects.map(Ok::<_, crate::Failure>))
+            .try_for_each_concurrent(AT_ONCE, |object| {
+                let api = api.clone();
+                async move {
+                    api.create(&PostParams::default(), &serde_json::from_value(object)?)
+                        .await?;
+                    Ok(())
+                }
+            })
+            .await
+    }
+
+    /// Whether every object has a status of its own generation.
+    pub async fn check<K>(&self, count: usize) -> Done<()>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + serde::Serialize
+            + std::fmt::Debug,
+    {
+        let objects = self.api::<K>().list(&ListParams::default()).await?.items;
+        let mut done = 0;
+        for object in &objects {
+            let value = serde_json::to_value(object)?;
+            done += usize::from(
+                value.pointer("/status/observedGeneration")
+                    == value.pointer("/metadata/generation"),
+            );
+        }
+        if done == count {
+            Ok(())
+        } else {
+            Err(format!("{done} of {count} {} have a status", K::plural(&())).into())
+        }
+    }
+
+    /// One policy over the first servers.
+    pub async fn wide(&self, count: usize) -> Done<()> {
+        let servers: Api<McpServer> = self.api();
+        for at in 0..count {
+            let labelled = json!({"metadata": {"labels": {"wide": "yes"}}});
+            servers
+                .patch(
+                    &format!("s-{at}"),
+                    &PatchParams::default(),
+                    &Patch::Merge(&labelled),
+                )
+                .await?;
+        }
+        let wide = json!({
+            "apiVersion": portcullis::api::API_VERSION, "kind": "McpPolicy", "metadata": {"name": "wide"},
+            "spec": {"targetSelector": {"matchLabels": {"wide": "yes"}}, "rules": [rule("none", "first")]},
+        });
+        self.create::<McpPolicy>(std::iter::once(wide)).await
+    }
+
+    /// Waits until that replica holds the Lease.
+    pub async fn led_by(&self, name: &str) -> Done<()> {
+        let leases: Api<Lease> = self.api();
+        for _ in 0..6_000 {
+            let lease = leases.get("portcullis-operator").await?;
+            if lease.spec.and_then(|spec| spec.holder_identity).as_deref() == Some(name) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Err(format!("{name} does not come to lead").into())
+    }
+}
+
+fn server(at: usize) -> Value {
+    json!({
+        "apiVersion": portcullis::api::API_VERSION, "kind": "McpServer", "metadata": {"name": format!("s-{at}")},
+        "spec": {"upstream": {"http": {"url": "http://127.0.0.1:9/mcp"}}, "authentication": {"anonymous": "Allow"}},
+    })
+}
+
+fn rule(name: &str, reason: &str) -> Value {
+    json!({"name": name, "tools": {"names": ["delete_*"], "risks": ["Destructive"]}, "action": "Deny", "reason": reason})
+}
+
+fn policy(at: usize, number: usize) -> Value {
+    let rules = [
+        rule("deletions", "Not here."),
+        json!({"name": "reads", "tools": {"risks": ["Read"]}, "action": "Allow"}),
+        json!({"name": "aliases", "tools": {"names": ["set_model_alias"]}, "when": "args.alias in [\"champion\"]", "action": "Deny"}),
+    ];
+    json!({
+        "apiVersion": portcullis::api::API_VERSION, "kind": "McpPolicy", "metadata": {"name": format!("p-{at}-{number}")},
+        "spec": {"targetRefs": [{"group": "portcullis.dev", "kind": "McpServer", "name": format!("s-{at}")}], "rules": rules},
+    })
+}
+
+/// Edits a policy and waits until the bundle of each of those servers says so: the time from the API server's answer.
+pub async fn edited(
+    bench: &Bench,
+    policy: &str,
+    round: usize,
+    servers: &[String],
+) -> Done<Duration> {
+    let maps: Api<ConfigMap> = bench.api();
+    let listed = maps.list(&ListParams::default().limit(1)).await?;
+    let version = listed.metadata.resource_version.unwrap_or_default();
+    let labels = WatchParams::default().labels("app.kubernetes.io/managed-by=portcullis");
+    let mut events = std::pin::pin!(maps.watch(&labels, &version).await?);
+    let marker = format!("edit {policy} {round}");
+    let patch = json!({"spec": {"rules": [rule("deletions", &marker)]}});
+    bench
+        .api::<McpPolicy>()
+        .patch(policy, &PatchParams::default(), &Patch::Merge(&patch))
+        .await?;
+    let accepted = Instant::now();
+    let mut left: BTreeSet<String> = servers
+        .iter()
+        .map(|server| format!("{server}-gateway"))
+        .collect();
+    while !left.is_empty() {
+        let event = tokio::time::timeout(Duration::from_secs(60), events.next())
+            .await?
+            .ok_or("the watch ended")??;
+        if let WatchEvent::Added(map) | WatchEvent::Modified(map) = event
+            && map
+                .data
+                .iter()
+                .flatten()
+                .any(|(_, text)| text.contains(&marker))
+        {
+            left.remove(&map.name_any());
+        }
+    }
+    Ok(accepted.elapsed())
+}

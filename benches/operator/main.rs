@@ -1,0 +1,191 @@
+//! Measures the operator on a real API server, which `benches/operator.sh` starts. The figures of a table, no verdict of a test:
+//! times are this machine's.
+
+mod cluster;
+mod process;
+#[path = "../gateway/table.rs"]
+mod table;
+
+use std::time::{Duration, Instant};
+
+use kube::Client;
+use portcullis::api::policy::McpPolicy;
+use portcullis::api::server::McpServer;
+
+use cluster::{Bench, edited};
+use process::Operator;
+use table::Table;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Done<T> = Result<T, Failure>;
+
+/// Policies for each server.
+const POLICIES: usize = 5;
+/// Edits of one policy whose way is timed.
+const EDITS: usize = 60;
+/// Servers under one policy.
+const WIDE: usize = 100;
+
+fn main() -> Done<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(measure())
+}
+
+fn setting(variable: &str, default: usize) -> Done<usize> {
+    match std::env::var(variable) {
+        Ok(text) => text
+            .parse()
+            .map_err(|_| format!("{variable} must be a whole number").into()),
+        Err(_) => Ok(default),
+    }
+}
+
+fn percentile(mut values: Vec<Duration>, part: f64) -> Duration {
+    values.sort();
+    let at = (values.len() as f64 * part).ceil() as usize;
+    values
+        .get(at.saturating_sub(1))
+        .copied()
+        .unwrap_or_default()
+}
+
+async fn measure() -> Done<()> {
+    let servers = setting("BENCH_SERVERS", 1_000)?;
+    let still = Duration::from_secs(setting("BENCH_STILL_SECONDS", 30)? as u64);
+    let client = Client::try_default().await?;
+    let bench = Bench::new(client);
+    let mut table = Table::default();
+    eprintln!(
+        "Creating {servers} McpServers and {} McpPolicies …",
+        servers * POLICIES
+    );
+    bench.fill(servers, POLICIES).await?;
+
+    let operator = Operator::start("bench-a", 0)?;
+    let started = Instant::now();
+    let settled = operator
+        .settled(Duration::from_secs(5), Duration::from_secs(900))
+        .await?;
+    let took = settled.duration_since(started);
+    let written = operator.writes().await?;
+    bench.check::<McpServer>(servers).await?;
+    bench.check::<McpPolicy>(servers * POLICIES).await?;
+    table.row(
+        &format!(
+            "{servers} servers + {} policies, cold to converged",
+            servers * POLICIES
+        ),
+        format!("{:.1} s", took.as_secs_f64()),
+        &format!("<= {:.0} s", 60.0 * servers as f64 / 1_000.0),
+        60.0 * servers as f64 / 1_000.0 / took.as_secs_f64(),
+    );
+    // Eight objects and one status for each server, one status for each policy.
+    let least = servers * 9 + servers * POLICIES;
+    let over = written.without_events as f64 / least as f64 - 1.0;
+    table.row(
+        "writes over the minimum, Events apart",
+        format!(
+            "{:+.1} % ({} of {least})",
+            over * 100.0,
+            written.without_events
+        ),
+        "<= 5 %",
+        if over <= 0.05 { 1.0 } else { 0.05 / over },
+    );
+    table.note("  Events written", written.events.to_string());
+    let memory = operator.memory()?;
+    table.row(
+        &format!("memory with {} resources", servers * (POLICIES + 1)),
+        format!("{memory:.1} MiB"),
+        "<= 96 MiB",
+        96.0 / memory,
+    );
+    let (before, cpu) = (operator.writes().await?, operator.processor()?);
+    tokio::time::sleep(still).await;
+    let (after, used) = (operator.writes().await?, operator.processor()? - cpu);
+    let more = after.without_events - before.without_events;
+    table.row(
+        "writes at rest, the Lease apart",
+        more.to_string(),
+        "0",
+        if more == 0 { 1.0 } else { 0.0 },
+    );
+    let core = used.as_secs_f64() / still.as_secs_f64() * 100.0;
+    table.row(
+        "processor at rest",
+        format!("{core:.2} % of a core"),
+        "<= 0.5 %",
+        0.5 / core.max(0.001),
+    );
+
+    let mut times = Vec::new();
+    for round in 0..EDITS {
+        times.push(edited(&bench, "p-0-0", round, &["s-0".to_owned()]).await?);
+    }
+    let (half, most) = (percentile(times.clone(), 0.5), percentile(times, 0.99));
+    let millis = |time: Duration| time.as_secs_f64() * 1e3;
+    table.row(
+        "policy write accepted to bundle written, p50",
+        format!("{:.1} ms", millis(half)),
+        "<= 30 ms (with the gateway)",
+        30.0 / millis(half),
+    );
+    table.row(
+        "  p99",
+        format!("{:.1} ms", millis(most)),
+        "<= 250 ms (with the gateway)",
+        250.0 / millis(most),
+    );
+    let wide = WIDE.min(servers);
+    let names: Vec<String> = (0..wide).map(|at| format!("s-{at}")).collect();
+    bench.wide(wide).await?;
+    operator
+        .settled(Duration::from_secs(3), Duration::from_secs(300))
+        .await?;
+    let mut times = Vec::new();
+    for round in 0..5 {
+        times.push(edited(&bench, "wide", round, &names).await?);
+        operator
+            .settled(Duration::from_secs(2), Duration::from_secs(300))
+            .await?;
+    }
+    let worst = percentile(times, 1.0);
+    table.row(
+        &format!("one policy on {wide} servers, all bundles written, worst of 5"),
+        format!("{:.2} s", worst.as_secs_f64()),
+        "<= 2 s",
+        2.0 / worst.as_secs_f64(),
+    );
+
+    let standby = Operator::start("bench-b", 1)?;
+    standby.ready().await?;
+    let asked = Instant::now();
+    operator.terminate()?;
+    bench.led_by("bench-b").await?;
+    let took = asked.elapsed();
+    table.row(
+        "failover after SIGTERM",
+        format!("{:.2} s", took.as_secs_f64()),
+        "<= 1 s",
+        1.0 / took.as_secs_f64(),
+    );
+    let third = Operator::start("bench-c", 2)?;
+    third.ready().await?;
+    let killed = Instant::now();
+    drop(standby);
+    bench.led_by("bench-c").await?;
+    let took = killed.elapsed();
+    table.row(
+        "failover after kill -9, Lease of 15 s",
+        format!("{:.1} s", took.as_secs_f64()),
+        "<= 17 s",
+        17.0 / took.as_secs_f64(),
+    );
+    table.print()?;
+    println!(
+        "\nOperator, API server, etcd, controller manager and scheduler share this machine. Pods are scheduled and do not run."
+    );
+    Ok(())
+}
