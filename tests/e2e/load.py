@@ -49,7 +49,7 @@ class Load:
     def __init__(self, url: str, workers: int, allowed: dict[str, Any], refused: dict[str, Any]):
         self._url = url
         self._workers = workers
-        self._allowed = allowed  # {"tool", "arguments", "text"}
+        self._allowed = allowed  # {"tool", "arguments", "texts"}
         self._refused = refused  # {"tools": [[tool, arguments], …]}
         self._counts: Counter[str] = Counter()
         self._sent: Counter[str] = Counter()
@@ -116,8 +116,8 @@ class Load:
             right = error == {"code": -32602, "message": f"Unknown tool: {tool}"}
         else:
             result = message.get("result") or {}
-            text = "".join(block.get("text", "") for block in result.get("content", []))
-            right = error is None and not result.get("isError") and json.loads(text) == self._allowed["value"]
+            texts = [block.get("text", "") for block in result.get("content", [])]
+            right = error is None and not result.get("isError") and texts == self._allowed["texts"]
         self._counts[f"{kind} right" if right else f"{kind} wrong"] += 1
         if not right and len(self._wrong) < 20:
             self._wrong.append(f"{tool}: {json.dumps(message)[:400]}")
