@@ -91,4 +91,10 @@ fi
 tests "Unit tests" cargo test --locked --lib --bins
 tests "Offline tests" cargo test --locked --test offline
 tests "Gateway tests, with real servers and clients" cargo test --locked --test gateway
+why=$(bash tests/setup/node-packages.sh --check)
+if [[ -n $why ]]; then
+  skip "the end-to-end run on a cluster with pods: $why"
+else
+  check "End to end, on a cluster with pods" bash tests/e2e/run.sh e2e
+fi
 finish

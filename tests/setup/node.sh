@@ -235,20 +235,25 @@ begin() {
   mkdir -p "$cache/node" "$cache/run"
   exec 8>"$cache/node/.lock"
   flock --nonblock 8 || die "a node runs already (tests/setup/node.sh stop, or wait until its tests end)"
+  # A store that was not left in order could hold parts of images, and containers of a node that is gone.
+  if [[ ! -e $store/clean ]]; then rm -rf "$store"; fi
+  rm -f "$store/clean"
+  # Of a node that was killed outright.
+  rm -rf /tmp/portcullis-node.*
+  remove_cgroups
+  ip link delete portcullis0 2>/dev/null || true
   if [[ -n $(ip -oneline address show to 10.213.47.0/30) ]]; then
     die "this machine uses the network 10.213.47.0/30, which the node needs"
   fi
-  # A store that was not left in order could hold parts of images, and containers of a node that is gone.
-  if [[ ! -e $store/clean ]]; then rm -rf "$store"; fi
-  rm -rf "$store/clean"
   dir=$(mktemp -d "/tmp/portcullis-node.XXXXXX")
   chmod 0755 "$dir"
   trap finish EXIT
   trap 'end_child; exit 130' INT
   trap 'end_child; exit 143' TERM HUP
   say "Starting a node"
-  # --kill-child: with this process the node ends. A group of its own, so that Ctrl-C reaches only this shell.
-  setsid unshare --net --mount --pid --fork --mount-proc --kill-child=KILL \
+  # With this shell the holder of the namespaces ends, and with that all in them, even if neither can clean up. A session of
+  # their own, so that Ctrl-C reaches only this shell.
+  setsid setpriv --pdeathsig KILL unshare --net --mount --pid --fork --mount-proc --kill-child=KILL \
     bash "${BASH_SOURCE[0]}" inside "$dir" "$control" "$node_programs" "${images[@]}" \
     8>&- </dev/null >"$dir/supervisor.log" 2>&1 &
   holder=$!
@@ -331,7 +336,7 @@ case ${1:-} in
     (( $# > 0 )) || die "what should run on it? tests/setup/node.sh run COMMAND..."
     begin
     # In the background, so that this shell hears of a signal at once, and passes it on.
-    "$@" &
+    "$@" 8>&- &
     child=$!
     status=0
     wait "$child" || status=$?
@@ -345,7 +350,7 @@ case ${1:-} in
     mkdir -p "$run"
     nohup bash "${BASH_SOURCE[0]}" run bash -c \
       'printf "%s\n" "$KUBECONFIG" >"$1/kubeconfig"; printf "%s\n" "$PORTCULLIS_NODE" >"$1/dir"; : >"$1/up"
-       while :; do sleep 3600 & wait $!; done' node "$run" </dev/null >"$run/log" 2>&1 &
+       exec sleep infinity' node "$run" </dev/null >"$run/log" 2>&1 &
     printf '%s\n' "$!" >"$run/pid"
     until [[ -e $run/up ]]; do
       if ! kill -0 "$(cat "$run/pid")" 2>/dev/null; then cat "$run/log" >&2; exit 1; fi
