@@ -101,8 +101,18 @@ class Run:
         self.cluster.rollout(SYSTEM, "deployment/portcullis-operator")
         # Pods that are made from now on, all but the first two, must meet it.
         self.kubectl("label", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce=restricted")
-        tested = self.cluster.run("helm", "test", "portcullis", "-n", SYSTEM, show=True)
-        self.check("Succeeded" in tested, "the operators run, and helm test agrees", tested)
+        # It asks once, and a pod that is ready is known to kube-proxy a moment later.
+        tries = []
+
+        def tested() -> bool:
+            tries.append(self.cluster.run("helm", "test", "portcullis", "-n", SYSTEM, "--logs", attempt=True))
+            return "Phase:          Succeeded" in tries[-1]
+
+        until("helm test succeeds", tested, 30)
+        self.account.command(f"helm test portcullis -n {SYSTEM}", "\n".join(tries[-1].splitlines()[:8]))
+        for output in tries[:-1]:
+            self.account.line(f"helm test had failed before: {output.splitlines()[-1]}")
+        self.check(True, "the operators run, and helm test agrees")
 
     def quickstart(self) -> None:
         self.account.chapter("kubectl apply: a server and the recommended policy")
@@ -165,7 +175,8 @@ class Run:
 
     def seen(self) -> None:
         self.account.chapter("kubectl get: what was refused")
-        expected = {"total": 3, "hidden": 1, "denied": 0, "limited": 1, "unapproved": 1, "audited": 0}
+        # The promotion is a denial: there is nobody in a cluster yet who could approve it.
+        expected = {"total": 3, "hidden": 1, "denied": 1, "limited": 1, "unapproved": 0, "audited": 0}
         until("three violations are in the server's status", lambda: self.violations()["total"] >= 3)
         self.check(self.violations() == expected, "the server counts what the agent was answered, each once", self.violations())
         self.kubectl("-n", "ml", "get", SERVERS, show=True)
@@ -178,11 +189,10 @@ class Run:
         until("three violations are in the policy's status", lambda: sum(by_rule().values()) >= 3)
         self.check(by_rule() == {"deletions": 1, "tags": 1, "promotions": 1}, "the policy says by which rule", by_rule())
         events = until(
-            "there are Events",
-            lambda: [e for e in self.cluster.items("-n", "ml", "events") if e["reason"].startswith(("Violation", "Refused", "Call"))]
-            or self.cluster.items("-n", "ml", "events", "--field-selector", f"involvedObject.name={POLICY}"),
+            "there are Events about it", lambda: self.cluster.items("-n", "ml", "events", "--field-selector", "reason=Violation")
         )
-        self.account.line(f"Events of it: {', '.join(sorted({event['reason'] for event in events}))}")
+        about = sorted({f"{event['regarding' if 'regarding' in event else 'involvedObject']['kind']}" for event in events})
+        self.account.line(f"Events about refusals are on: {', '.join(about)}")
 
     def edit(self) -> None:
         self.account.chapter("Edit the policy")
@@ -232,9 +242,7 @@ class Run:
         refused = [["delete_experiment", {"experiment_id": victim}] for victim in self.victims]
         refused += [["delete_run", {"run_id": run}] for run in self.seed["run_ids"]]
         refused.append(["delete_model_alias", {"name": self.seed["model"], "alias": "champion"}])
-        allowed = {"tool": "get_run_metric", "arguments": arguments, "texts": answer["text"].split("\n")}
-        if answer["values"] != [json.loads(text) for text in allowed["texts"]]:
-            allowed["texts"] = [answer["text"]]
+        allowed = {"tool": "get_run_metric", "arguments": arguments, "values": answer["values"]}
         self.agent("load", url=url, workers=4, allowed=allowed, refused={"tools": refused})
         self.steady()
 

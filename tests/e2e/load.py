@@ -45,11 +45,19 @@ def message_of(answer: httpx.Response) -> dict[str, Any]:
     raise Unavailable("no answer in the stream")
 
 
+def values_of(result: dict[str, Any]) -> list[Any]:
+    """The texts of a result, parsed."""
+    try:
+        return [json.loads(block["text"]) for block in result["content"]]
+    except (KeyError, ValueError):
+        return []
+
+
 class Load:
     def __init__(self, url: str, workers: int, allowed: dict[str, Any], refused: dict[str, Any]):
         self._url = url
         self._workers = workers
-        self._allowed = allowed  # {"tool", "arguments", "texts"}
+        self._allowed = allowed  # {"tool", "arguments", "values"}
         self._refused = refused  # {"tools": [[tool, arguments], …]}
         self._counts: Counter[str] = Counter()
         self._sent: Counter[str] = Counter()
@@ -116,8 +124,7 @@ class Load:
             right = error == {"code": -32602, "message": f"Unknown tool: {tool}"}
         else:
             result = message.get("result") or {}
-            texts = [block.get("text", "") for block in result.get("content", [])]
-            right = error is None and not result.get("isError") and texts == self._allowed["texts"]
+            right = error is None and not result.get("isError") and values_of(result) == self._allowed["values"]
         self._counts[f"{kind} right" if right else f"{kind} wrong"] += 1
         if not right and len(self._wrong) < 20:
             self._wrong.append(f"{tool}: {json.dumps(message)[:400]}")
