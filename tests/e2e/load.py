@@ -20,6 +20,7 @@ import httpx
 
 JSON_HEADERS = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
 VERSION = "2025-11-25"
+CALLS_PER_CONNECTION = 6
 INITIALIZE = {
     "jsonrpc": "2.0",
     "id": 0,
@@ -86,8 +87,7 @@ class Load:
     async def _work(self, number: int) -> None:
         while not self._over:
             try:
-                async with httpx.AsyncClient(timeout=30) as client:
-                    await self._session(client, number)
+                await self._session(number)
             except (httpx.TransportError, Unavailable) as error:
                 self._rounds[number] = 0
                 self._counts["unavailable"] += 1
@@ -95,22 +95,26 @@ class Load:
                 # Not to be the only one who gets to run while the pods start.
                 await asyncio.sleep(0.05)
 
-    async def _session(self, client: httpx.AsyncClient, number: int) -> None:
-        opened = await self._post(client, INITIALIZE, {})
+    async def _session(self, number: int) -> None:
         headers = {"MCP-Protocol-Version": VERSION}
-        if session := opened.headers.get("mcp-session-id"):
-            headers["Mcp-Session-Id"] = session
-        message_of(opened)
-        await self._post(client, {"jsonrpc": "2.0", "method": "notifications/initialized"}, headers)
+        async with httpx.AsyncClient(timeout=30) as client:
+            opened = await self._post(client, INITIALIZE, {})
+            if session := opened.headers.get("mcp-session-id"):
+                headers["Mcp-Session-Id"] = session
+            message_of(opened)
+            await self._post(client, {"jsonrpc": "2.0", "method": "notifications/initialized"}, headers)
         turn = number
         while not self._over:
-            turn += 1
-            if turn % 2:
-                await self._one(client, headers, turn, "allowed", self._allowed["tool"], self._allowed["arguments"])
-            else:
-                tool, arguments = self._refused["tools"][turn // 2 % len(self._refused["tools"])]
-                await self._one(client, headers, turn, "refused", tool, arguments)
-            self._rounds[number] += 1
+            # A Service chooses a pod for each connection: with a new one now and then the session meets every gateway.
+            async with httpx.AsyncClient(timeout=30) as client:
+                for _ in range(CALLS_PER_CONNECTION):
+                    turn += 1
+                    if turn % 2:
+                        await self._one(client, headers, turn, "allowed", self._allowed["tool"], self._allowed["arguments"])
+                    else:
+                        tool, arguments = self._refused["tools"][turn // 2 % len(self._refused["tools"])]
+                        await self._one(client, headers, turn, "refused", tool, arguments)
+                    self._rounds[number] += 1
 
     async def _one(self, client: Any, headers: Any, turn: int, kind: str, tool: str, arguments: Any) -> None:
         self._sent[kind] += 1

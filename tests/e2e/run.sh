@@ -7,7 +7,8 @@
 #   make demo-cluster KEEP=1     leaves the cluster running, and prints the KUBECONFIG to use
 #
 # PROVIDER=node|kind|minikube chooses the cluster. BINARIES=DIR takes static programs from a folder. LOGS=DIR gets the logs
-# of the node's programs when something fails (default: a folder below the cache). Nothing is left running (without KEEP=1), after a failure and Ctrl-C included.
+# of the node's programs when something fails (default: a folder below the cache). Nothing is left running without KEEP=1,
+# after a failure or Ctrl-C neither.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 cache=${PORTCULLIS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/portcullis}
@@ -92,14 +93,19 @@ on_node() {
   export PORTCULLIS_NODE_LOGS=${LOGS:-$cache/node/logs}
   rm -rf "$PORTCULLIS_NODE_LOGS"
   if [[ ${KEEP:-} == 1 ]]; then
-    local kubeconfig programs status=0
+    local kubeconfig programs
+    # Until everything has happened there is nothing to keep.
+    # shellcheck disable=SC2064
+    trap "bash tests/setup/node.sh stop; rm -rf '$folder'" EXIT
+    trap 'exit 130' INT TERM HUP
     kubeconfig=$(bash tests/setup/node.sh start)
     eval "$kubeconfig"
     programs=$(bash tests/setup/install.sh controlplane)
     export PATH=$programs:$PATH
     bash tests/setup/node.sh load "${mlflow[@]}" "${images[@]}"
-    python3 tests/e2e/e2e.py --registry localhost --tools "$programs" "${options[@]}" || status=$?
-    if (( status != 0 )); then bash tests/setup/node.sh stop; exit "$status"; fi
+    python3 tests/e2e/e2e.py --registry localhost --tools "$programs" "${options[@]}"
+    # shellcheck disable=SC2064
+    trap "rm -rf '$folder'" EXIT
     say ""
     say "Stop it with: tests/setup/node.sh stop"
     return
