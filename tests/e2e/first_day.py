@@ -6,7 +6,6 @@ In: an empty cluster. Out: checks, and a server `mlflow` in namespace `ml` with 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from base import ALLOWED_PER_MINUTE, HERE, POLICIES, POLICY, ROOT, SERVERS, SYSTEM, UNKNOWN_TOOL, Base
 from cluster import Orders, until
