@@ -1,9 +1,9 @@
 # The two commands of the README are `make demo` and `make test`; the rest is for working on Portcullis.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint generate bundle images bench bench-operator clean
+.PHONY: help build demo demo-cluster e2e test lint generate bundle images bench bench-operator clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 build: ## Build the programs (release)
 	cargo build --release --locked
@@ -11,8 +11,14 @@ build: ## Build the programs (release)
 demo: ## Show the main job on a real MLflow with the real mlflow-mcp (KEEP=1 leaves it running)
 	@KEEP='$(KEEP)' bash examples/demo/run.sh
 
+demo-cluster: ## The same on Kubernetes: kind or minikube if there, else one node of its own (KEEP=1 leaves it running)
+	@KEEP='$(KEEP)' bash tests/e2e/run.sh demo
+
 test: ## Run every check and test that this machine can run
 	@bash tests/run.sh
+
+e2e: ## Test all of it on a one-node cluster with real pods (needs root on Linux)
+	@KEEP='$(KEEP)' bash tests/e2e/run.sh e2e
 
 lint: ## Formatting, clippy and licences only
 	@bash tests/run.sh lint

@@ -100,4 +100,13 @@ tests "Gateway tests, with real servers and clients" cargo test --locked --test 
 if [[ -n ${PORTCULLIS_TEST_CONTROLPLANE:-} ]]; then
   tests "Cluster tests, on a real API server" cargo test --locked --test cluster
 fi
+why=$(bash tests/setup/node-packages.sh --check)
+if [[ -z $why && -z ${PORTCULLIS_TEST_E2E:-} ]]; then
+  why="on a new machine it builds Kubernetes' node and images for longer than the rest takes; ask for it with PORTCULLIS_TEST_E2E=1, or run make e2e"
+fi
+if [[ -n $why ]]; then
+  skip "the end-to-end run on a cluster with pods: $why"
+else
+  check "End to end, on a cluster with pods" bash tests/e2e/run.sh e2e
+fi
 finish

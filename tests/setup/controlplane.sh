@@ -10,7 +10,9 @@
 #                                                (SIGKILL) of its input with `ok` or `error: …`; NAME is a program.
 #
 # Takes: PORTCULLIS_TEST_CONTROLPLANE, a folder with the programs (default: what install.sh controlplane builds);
-#   PORTCULLIS_ETCD_QUOTA, bytes etcd may hold before it refuses writes (default: etcd's own, 2 GiB).
+#   PORTCULLIS_ETCD_QUOTA, bytes etcd may hold before it refuses writes (default: etcd's own, 2 GiB);
+#   PORTCULLIS_CONTROLPLANE_ADDRESS, where the API server listens (default: 127.0.0.1). With an address of its own it can be
+#   reached from pods, and a node's programs find their certificates and kubeconfigs (kubelet, kube-proxy): node.sh does this.
 # Makes below DIR: *.kubeconfig (admin, node), NAME.log, NAME.pid, audit.log (one JSON line for each write that did not come
 #   from the control plane itself), pki/. When it stops, all of DIR is removed; the logs stay if DIR/failed exists.
 set -euo pipefail
@@ -19,6 +21,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 programs=(etcd kube-apiserver kube-controller-manager kube-scheduler)
 # One node is known to the control plane by this name: who plays its kubelet has its certificate.
 node=node-1
+address=${PORTCULLIS_CONTROLPLANE_ADDRESS:-127.0.0.1}
+users=(admin kube-controller-manager kube-scheduler node)
+if [[ $address != 127.0.0.1 ]]; then users+=(kube-proxy); fi
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
@@ -45,7 +50,7 @@ certificate() {
 
 make_pki() {
   mkdir "$dir/pki"
-  cat >"$dir/pki/openssl.cnf" <<'CNF'
+  cat >"$dir/pki/openssl.cnf" <<CNF
 [req]
 distinguished_name = name
 prompt = no
@@ -59,7 +64,7 @@ subjectKeyIdentifier = hash
 basicConstraints = critical, CA:FALSE
 keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth
-subjectAltName = IP:127.0.0.1, IP:10.96.0.1, DNS:localhost, DNS:kubernetes.default.svc
+subjectAltName = IP:$address, IP:127.0.0.1, IP:10.96.0.1, DNS:$node, DNS:localhost, DNS:kubernetes.default.svc
 [client]
 basicConstraints = critical, CA:FALSE
 keyUsage = critical, digitalSignature
@@ -74,15 +79,20 @@ CNF
   certificate kube-controller-manager "/CN=system:kube-controller-manager"
   certificate kube-scheduler "/CN=system:kube-scheduler"
   certificate node "/O=system:nodes/CN=system:node:$node"
+  if [[ $address == 127.0.0.1 ]]; then return; fi
+  certificate kube-proxy "/CN=system:kube-proxy"
+  # What the kubelet shows to the API server, and the API server to the kubelet, for logs, exec and port-forward.
+  certificate kubelet "/O=system:nodes/CN=system:node:$node" server
+  certificate kubelet-client "/O=system:masters/CN=kube-apiserver-kubelet-client"
 }
 
 make_kubeconfigs() {
   local user
-  for user in admin kube-controller-manager kube-scheduler node; do
+  for user in "${users[@]}"; do
     cat >"$dir/$user.kubeconfig" <<YAML
 apiVersion: v1
 kind: Config
-clusters: [{ name: portcullis-test, cluster: { server: "https://127.0.0.1:$port", certificate-authority: "$dir/pki/ca.crt" } }]
+clusters: [{ name: portcullis-test, cluster: { server: "https://$address:$port", certificate-authority: "$dir/pki/ca.crt" } }]
 users: [{ name: "$user", user: { client-certificate: "$dir/pki/$user.crt", client-key: "$dir/pki/$user.key" } }]
 contexts: [{ name: portcullis-test, context: { cluster: portcullis-test, user: "$user" } }]
 current-context: portcullis-test
@@ -114,7 +124,7 @@ command_of() {
       ;;
     kube-apiserver)
       command=("$bin/kube-apiserver" "--etcd-servers=unix://$dir/etcd.sock"
-        --bind-address=127.0.0.1 "--secure-port=$port" --advertise-address=127.0.0.1 --endpoint-reconciler-type=none
+        "--bind-address=$address" "--secure-port=$port" "--advertise-address=$address"
         "--tls-cert-file=$dir/pki/kube-apiserver.crt" "--tls-private-key-file=$dir/pki/kube-apiserver.key"
         "--client-ca-file=$dir/pki/ca.crt" --service-account-issuer=https://kubernetes.default.svc
         "--service-account-key-file=$dir/pki/service-accounts.pub"
@@ -122,6 +132,13 @@ command_of() {
         --service-cluster-ip-range=10.96.0.0/16 --authorization-mode=Node,RBAC
         --enable-admission-plugins=NodeRestriction --allow-privileged=true --profiling=false
         "--audit-policy-file=$dir/audit-policy.yaml" "--audit-log-path=$dir/audit.log")
+      if [[ $address == 127.0.0.1 ]]; then
+        # No pod could use it as the endpoint of the Service `kubernetes`.
+        command+=(--endpoint-reconciler-type=none)
+      else
+        command+=("--kubelet-client-certificate=$dir/pki/kubelet-client.crt" "--kubelet-client-key=$dir/pki/kubelet-client.key"
+          "--kubelet-certificate-authority=$dir/pki/ca.crt" --kubelet-preferred-address-types=InternalIP)
+      fi
       ;;
     # Pods have loopback addresses here, which endpoints may not have: the controllers would fail at every change.
     kube-controller-manager)
