@@ -109,7 +109,7 @@ pub fn step(
             }
         };
     }
-    if covers(&value, &child.body) {
+    if holds(&value, &child.body) {
         return Step::Nothing;
     }
     match mark {
@@ -161,6 +161,20 @@ pub fn mark(child: &Child, live: &Live, before: Option<&Mark>, drift: bool, now:
             before.and_then(|before| before.repaired)
         },
     }
+}
+
+/// Whether an object is as it should be. Items of a list do not say what kind they are, the list does.
+fn holds(live: &Value, wanted: &Value) -> bool {
+    let Some(wanted) = wanted.as_object() else {
+        return false;
+    };
+    wanted
+        .iter()
+        .filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind"))
+        .all(|(key, wanted)| match live.get(key) {
+            Some(live) => covers(live, wanted),
+            None => is_nothing(wanted),
+        })
 }
 
 /// Whether `live` has everything that `wanted` has; more does not matter, as defaults and other managers add to it.
@@ -235,6 +249,12 @@ mod tests {
             body["spec"].as_object_mut().unwrap().remove("selector");
         });
         assert_eq!(decide(&wanted, &there, None), Step::Nothing);
+        let listed = live(&wanted, 1, |body| {
+            body.as_object_mut()
+                .unwrap()
+                .retain(|key, _| key != "apiVersion" && key != "kind");
+        });
+        assert_eq!(decide(&wanted, &listed, None), Step::Nothing);
         assert_eq!(
             step(&wanted, Some(&there), None, "another", Instant::now()),
             Step::Foreign
