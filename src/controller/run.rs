@@ -78,9 +78,9 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         stop.clone(),
     ));
     let fence = Fence::default();
-    let client = client::connect(&metrics, &fence).await?;
+    let clients = client::connect(&metrics, &fence).await?;
     let mut contender = Contender::new(
-        client.clone(),
+        clients.once,
         &args.namespace,
         &args.lease_name,
         &args.pod_name,
@@ -88,7 +88,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         fence.clone(),
     );
     let result = tokio::select! {
-        result = lead(args, client, metrics, queues, listed, &mut contender) => result,
+        result = lead(args, clients.again, metrics, queues, listed, &mut contender) => result,
         () = signals.any() => Ok(()),
     };
     // Whoever waits for the Lease need not wait until it has ended.
