@@ -28,7 +28,7 @@ use super::queue::Done;
 use super::server::build::Settings;
 use super::verdicts::Verdicts;
 use super::write::{self, WriteError};
-use super::{approval, collect, policy, server, watch as watches};
+use super::{approval, collect, current, policy, server, watch as watches};
 use crate::telemetry::listen::{ListenError, bind};
 use crate::telemetry::{admin, process};
 
@@ -52,6 +52,8 @@ pub enum RunError {
     Signals(#[source] std::io::Error),
     #[error("another replica took the Lease over; this one ends, so that never two of them write")]
     LeaseLost,
+    #[error(transparent)]
+    Behind(#[from] current::Behind),
     #[error("a part of the operator has stopped; it ends to be started anew")]
     Stopped,
 }
@@ -158,6 +160,7 @@ async fn lead(
         let working = async {
             let key = key(&ctx).await?;
             let _ = ctx.key.set(key);
+            current::wait(&ctx).await?;
             watches::all(&ctx);
             let mut workers = workers(&ctx);
             // None of them ends.
