@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use futures_util::future::{Either, Ready, ready};
 use http::{Method, Request, Response};
+use kube::client::retry::RetryPolicy;
 use kube::client::{Body, ClientBuilder};
 use kube::{Client, Config};
-use tower::BoxError;
+use tower::retry::RetryLayer;
+use tower::{BoxError, Layer as _};
 use tower_service::Service;
 
 use super::lease::Fence;
@@ -19,6 +21,10 @@ use super::metrics::{Metrics, RequestLabels};
 /// A watch that says nothing, no bookmark either, for longer than this is taken for dead.
 const SILENCE: Duration = Duration::from_secs(75);
 const CONNECT: Duration = Duration::from_secs(10);
+/// The first and the longest wait before a request is sent again that was answered 429, 503 or 504, unless the answer says how
+/// long; after that it is the queue's, or the watch's, to try again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+const RETRIES: u32 = 6;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +42,21 @@ pub enum ClientError {
 #[error("this replica does not hold the Lease, so it does not write")]
 struct NotLeader;
 
-/// Makes the client.
-pub async fn connect(metrics: &Metrics, fence: &Fence) -> Result<Client, ClientError> {
+/// Two clients, fenced and counted alike.
+pub struct Clients {
+    /// Asks again for a while when the API server wants to be left alone. Each attempt is fenced: a write that waited must
+    /// not be sent by a replica that was deposed meanwhile.
+    pub again: Client,
+    /// Tells at once. The Lease cannot wait, and has its own rhythm.
+    pub once: Client,
+}
+
+/// Makes the clients.
+pub async fn connect(metrics: &Metrics, fence: &Fence) -> Result<Clients, ClientError> {
     let mut config = Config::infer().await?;
+    // kube's own would be within the fence.
+    config.default_retry = false;
+    let namespace = config.default_namespace.clone();
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(SILENCE);
     let (metrics, fence) = (metrics.clone(), fence.clone());
@@ -47,7 +65,15 @@ pub async fn connect(metrics: &Metrics, fence: &Fence) -> Result<Client, ClientE
         metrics: metrics.clone(),
         fence: fence.clone(),
     });
-    Ok(ClientBuilder::try_from(config)?.with_layer(&fenced).build())
+    let once: Client = ClientBuilder::try_from(config)?.with_layer(&fenced).build();
+    let sending = once.clone();
+    let send = tower::service_fn(move |request: Request<Body>| {
+        let client = sending.clone();
+        async move { client.send(request).await.map_err(BoxError::from) }
+    });
+    let policy = RetryPolicy::new(RETRY.0, RETRY.1, RETRIES, true).unwrap_or_default();
+    let again = Client::new(RetryLayer::new(policy).layer(send), namespace);
+    Ok(Clients { again, once })
 }
 
 #[derive(Clone)]

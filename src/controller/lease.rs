@@ -22,6 +22,8 @@ use tokio::time::Instant;
 const DEADLINE: (u32, u32) = (2, 3);
 /// It renews so often within the duration.
 const RENEWALS: u32 = 3;
+/// After a renewal that failed it tries again so often within the duration.
+const RETRIES: u32 = 15;
 /// Between looks at a Lease that somebody else holds, beside the watch.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -130,10 +132,15 @@ impl Contender {
     /// Renews until that fails for too long, or somebody else has it.
     pub async fn hold(&mut self) {
         let mut renewed = Instant::now();
+        let mut wait = self.duration / RENEWALS;
         loop {
-            tokio::time::sleep(self.duration / RENEWALS).await;
+            tokio::time::sleep(wait).await;
+            wait = self.duration / RETRIES;
             match tokio::time::timeout(self.duration / RENEWALS, self.attempt()).await {
-                Ok(Ok(None)) => renewed = Instant::now(),
+                Ok(Ok(None)) => {
+                    renewed = Instant::now();
+                    wait = self.duration / RENEWALS;
+                }
                 Ok(Ok(Some(_))) => break,
                 Ok(Err(error)) => tracing::warn!(%error, "the Lease could not be renewed"),
                 Err(_) => tracing::warn!("the Lease was not renewed in time"),
@@ -198,8 +205,10 @@ impl Contender {
                 self.fence.open_until(now + self.deadline());
                 Ok(None)
             }
-            // Another was faster.
-            Err(Error::Api(status)) if status.code == 409 => Ok(Some(LOOK)),
+            // Another was faster; but who holds it may have met a request of its own that it took for lost, and looks again.
+            Err(Error::Api(status)) if status.code == 409 && !self.fence.is_open() => {
+                Ok(Some(LOOK))
+            }
             Err(error) => Err(error),
         }
     }

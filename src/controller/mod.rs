@@ -13,6 +13,7 @@ pub mod check;
 mod client;
 mod collect;
 mod context;
+mod current;
 mod events;
 mod key;
 mod lease;

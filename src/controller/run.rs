@@ -28,7 +28,7 @@ use super::queue::Done;
 use super::server::build::Settings;
 use super::verdicts::Verdicts;
 use super::write::{self, WriteError};
-use super::{approval, collect, policy, server, watch as watches};
+use super::{approval, collect, current, policy, server, watch as watches};
 use crate::telemetry::listen::{ListenError, bind};
 use crate::telemetry::{admin, process};
 
@@ -54,6 +54,8 @@ pub enum RunError {
     Signals(#[source] std::io::Error),
     #[error("another replica took the Lease over; this one ends, so that never two of them write")]
     LeaseLost,
+    #[error(transparent)]
+    Behind(#[from] current::Behind),
     #[error("a part of the operator has stopped; it ends to be started anew")]
     Stopped,
 }
@@ -80,9 +82,9 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         stop.clone(),
     ));
     let fence = Fence::default();
-    let client = client::connect(&metrics, &fence).await?;
+    let clients = client::connect(&metrics, &fence).await?;
     let mut contender = Contender::new(
-        client.clone(),
+        clients.once,
         &args.namespace,
         &args.lease_name,
         &args.pod_name,
@@ -90,7 +92,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         fence.clone(),
     );
     let result = tokio::select! {
-        result = lead(args, client, metrics, queues, listed, &mut contender) => result,
+        result = lead(args, clients.again, metrics, queues, listed, &mut contender) => result,
         () = signals.any() => Ok(()),
     };
     // Whoever waits for the Lease need not wait until it has ended.
@@ -160,6 +162,7 @@ async fn lead(
         let working = async {
             let key = key(&ctx).await?;
             let _ = ctx.key.set(key);
+            current::wait(&ctx).await?;
             watches::all(&ctx);
             let mut workers = workers(&ctx);
             // None of them ends.

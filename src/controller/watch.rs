@@ -4,6 +4,7 @@
 //! that is not understood, or for an API server that is away.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -28,8 +29,11 @@ use crate::policy::target;
 /// The API server ends a watch after so many seconds, and it is begun again: one that hangs is noticed soon.
 const WATCH_SECONDS: u32 = 60;
 
+/// Before a list that is made because a watch could not be begun.
+const LIST_AGAIN: Duration = Duration::from_secs(1);
+
 /// The namespaces to watch; None is all of them.
-fn scopes(namespaces: &[String]) -> Vec<Option<String>> {
+pub fn scopes(namespaces: &[String]) -> Vec<Option<String>> {
     if namespaces.is_empty() {
         return vec![None];
     }
@@ -48,7 +52,7 @@ pub fn counts(namespaces: &[String], own: &str) -> (usize, usize) {
 }
 
 /// Guardrails are in the operator's own namespace, watched or not.
-fn policy_scopes(namespaces: &[String], own: &str) -> Vec<Option<String>> {
+pub fn policy_scopes(namespaces: &[String], own: &str) -> Vec<Option<String>> {
     let mut namespaces = namespaces.to_vec();
     if !namespaces.is_empty() {
         namespaces.push(own.to_owned());
@@ -125,7 +129,7 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     tasks
 }
 
-fn static_api<K>(client: &Client, scope: &Option<String>) -> Api<K>
+pub fn static_api<K>(client: &Client, scope: &Option<String>) -> Api<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
@@ -156,33 +160,44 @@ async fn follow<K, C>(
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
     C: Fn(&Context) -> &Cache<K>,
 {
-    let stream = watcher(api, config).default_backoff();
-    feed(&ctx, stream, scope, &cache, changed).await;
+    let mut first = true;
+    loop {
+        let stream = watcher(api.clone(), config.clone()).default_backoff();
+        feed(&ctx, stream, scope.as_deref(), &cache, changed, &mut first).await;
+        tokio::time::sleep(LIST_AGAIN).await;
+    }
 }
 
+/// Takes what a watch brings, until it has to be begun anew with a list.
 async fn feed<K: Resource>(
     ctx: &Context,
     stream: impl futures_util::Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
-    scope: Option<String>,
+    scope: Option<&str>,
     cache: &impl Fn(&Context) -> &Cache<K>,
     changed: fn(&Context, Change<'_, K>),
+    first: &mut bool,
 ) {
-    let (mut listing, mut first) = (None, true);
+    let mut listing = None;
     let mut stream = std::pin::pin!(stream);
     while let Some(event) = stream.next().await {
         match event {
-            Ok(event) => cache(ctx).take(
-                scope.as_deref(),
-                &mut listing,
-                &mut first,
-                event,
-                |change| {
-                    changed(ctx, change);
-                },
-            ),
-            Err(error) => tracing::warn!(%error, "a watch is interrupted and goes on"),
+            Ok(event) => cache(ctx).take(scope, &mut listing, first, event, |change| {
+                changed(ctx, change);
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "a watch is interrupted and goes on");
+                if is_gone(&error) {
+                    return;
+                }
+            }
         }
     }
+}
+
+/// Whether a watch cannot be begun from where the last one ended. kube lists anew when an event says so, but not when the
+/// answer does, which an API server may choose (API concepts, "410 Gone" responses).
+fn is_gone(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
 /// A server's own status does not matter to it.

@@ -1,0 +1,140 @@
+//! Whether the caches of a new leader are as new as its leadership.
+//!
+//! In: lists that the API server reads after the Lease was taken. Out: caches that hold all of them. Must not do: let a
+//! leader act on servers or policies older than those the leader before it acted on: an edited policy would be put back.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use kube::Resource;
+use kube::api::ListParams;
+use kube::core::{NamespaceResourceScope, ObjectMeta};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::cache::Cache;
+use super::context::{Context, is_newer};
+use super::loose::Loose;
+use super::watch::{policy_scopes, scopes, static_api};
+use crate::api::policy::McpPolicy;
+use crate::api::server::McpServer;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(100);
+/// Watches that are further behind are not waited for: another replica, or this one started anew, is faster.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// The caches did not catch up.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the watches are behind the API server by more than {} s; this replica ends, to list everything anew",
+    WITHIN.as_secs()
+)]
+pub struct Behind;
+
+/// Waits until servers and policies are at least as they were when this was called.
+pub async fn wait(ctx: &Context) -> Result<(), Behind> {
+    let all = async {
+        for scope in scopes(&ctx.args.watch_namespace) {
+            kind::<McpServer>(ctx, &ctx.caches.servers, scope).await;
+        }
+        for scope in policy_scopes(&ctx.args.watch_namespace, &ctx.args.namespace) {
+            kind::<McpPolicy>(ctx, &ctx.caches.policies, scope).await;
+        }
+    };
+    tokio::time::timeout(WITHIN, all).await.map_err(|_| Behind)
+}
+
+async fn kind<K>(ctx: &Context, cache: &Cache<Loose<K>>, scope: Option<String>)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug,
+{
+    let api = static_api::<K>(&ctx.client, &scope);
+    let started = Instant::now();
+    loop {
+        // Without a resource version: what the API server gives is not older than this request.
+        match api.list_metadata(&ListParams::default()).await {
+            Ok(list) => {
+                let listed: Vec<&ObjectMeta> =
+                    list.items.iter().map(|item| &item.metadata).collect();
+                let within = |metadata: &ObjectMeta| {
+                    scope.is_none() || metadata.namespace.as_ref() == scope.as_ref()
+                };
+                let cached = cache.filter(|object| within(object.metadata()));
+                let cached: Vec<&ObjectMeta> =
+                    cached.iter().map(|object| object.metadata()).collect();
+                let at = list.metadata.resource_version.unwrap_or_default();
+                if holds(&cached, &listed, &at) {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "it cannot be told yet whether the caches are current")
+            }
+        }
+        tracing::debug!(
+            kind = %K::kind(&()),
+            waited = ?started.elapsed(),
+            "waiting for the watch to catch up"
+        );
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Whether what is cached is not older than a list that was read at version `at`.
+fn holds(cached: &[&ObjectMeta], listed: &[&ObjectMeta], at: &str) -> bool {
+    let by_name = |all: &[&ObjectMeta]| -> HashMap<_, _> {
+        all.iter()
+            .map(|one| {
+                let version = one.resource_version.clone().unwrap_or_default();
+                ((one.namespace.clone(), one.name.clone()), version)
+            })
+            .collect()
+    };
+    let (cached, listed) = (by_name(cached), by_name(listed));
+    let has_all = listed.iter().all(|(name, version)| {
+        cached
+            .get(name)
+            .is_some_and(|cached| !is_newer(version, cached))
+    });
+    // What the list no longer has was removed, unless it came after it.
+    let has_no_more = cached
+        .iter()
+        .all(|(name, version)| listed.contains_key(name) || is_newer(version, at));
+    has_all && has_no_more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str, version: &str) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name.to_owned()),
+            resource_version: Some(version.to_owned()),
+            ..ObjectMeta::default()
+        }
+    }
+
+    #[test]
+    fn caches_are_current_if_nothing_in_them_is_older_than_the_list() {
+        let current = |cached: &[ObjectMeta], listed: &[ObjectMeta]| {
+            let cached: Vec<&ObjectMeta> = cached.iter().collect();
+            let listed: Vec<&ObjectMeta> = listed.iter().collect();
+            holds(&cached, &listed, "100")
+        };
+        let listed = [object("a", "98"), object("b", "7")];
+        assert!(current(&listed, &listed));
+        assert!(current(&[object("a", "103"), object("b", "7")], &listed));
+        let came_after = [object("a", "98"), object("b", "7"), object("c", "101")];
+        assert!(current(&came_after, &listed));
+        assert!(!current(&[object("a", "97"), object("b", "7")], &listed));
+        assert!(!current(&[object("a", "98")], &listed));
+        let was_removed = [object("a", "98"), object("b", "7"), object("c", "99")];
+        assert!(!current(&was_removed, &listed));
+    }
+}
