@@ -3,6 +3,7 @@
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use kube::api::DeleteParams;
+use portcullis::api::condition::ConditionType;
 use serde_json::json;
 
 use super::rig::{Room, SYSTEM, allow, call, deny, policy};
@@ -30,6 +31,9 @@ async fn another_replica_takes_over_and_nothing_is_written_again() {
     room.serve("mlflow", &fake);
     room.apply(&policy("p", "mlflow", json!([allow("reads", &["get_*"])])));
     room.ready("mlflow").await;
+    // Everything that the first leader has to write is written.
+    room.policy_is("p", ConditionType::Ready, "True", "Ready")
+        .await;
     let agent = room.agent("mlflow").await;
     let first = holder(&room).await;
     let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(room.client.clone(), SYSTEM);
