@@ -6,6 +6,7 @@
 
 mod chart;
 mod definitions;
+mod faults;
 mod identities;
 mod node;
 mod operator;

@@ -6,4 +6,4 @@ mod children;
 mod leader;
 mod lifecycle;
 mod policies;
-mod rig;
+pub mod rig;
