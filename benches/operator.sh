@@ -7,4 +7,6 @@ cd "$(dirname "$0")/.."
 command -v cargo >/dev/null || { echo "error: cargo is missing; install Rust 1.95 or newer with rustup" >&2; exit 1; }
 printf 'Building for release …\n' >&2
 cargo bench --locked --bench operator --no-run
-exec bash tests/setup/controlplane.sh run cargo bench --locked --quiet --bench operator
+PORTCULLIS_TEST_CONTROLPLANE=${PORTCULLIS_TEST_CONTROLPLANE:-$(bash tests/setup/install.sh controlplane)}
+export PORTCULLIS_TEST_CONTROLPLANE
+exec cargo bench --locked --quiet --bench operator

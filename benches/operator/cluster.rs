@@ -1,12 +1,12 @@
 //! What the operator is given to do.
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Client, Resource, ResourceExt as _};
@@ -29,37 +29,23 @@ impl Bench {
         Bench { client }
     }
 
-    fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+    pub fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
 
-    /// Definitions, a namespace, servers and policies.
-    pub async fn fill(&self, servers: usize, policies: usize) -> Done<()> {
-        let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
-        let applied = Command::new("kubectl")
-            .args(["apply", "--server-side", "-f", crds])
-            .output()?;
-        if !applied.status.success() {
-            return Err(String::from_utf8_lossy(&applied.stderr).into_owned().into());
-        }
-        let waited = Command::new("kubectl")
-            .args([
-                "wait",
-                "--for=condition=Established",
-                "--timeout=60s",
-                "-f",
-                crds,
-            ])
-            .output()?;
-        if !waited.status.success() {
-            return Err(String::from_utf8_lossy(&waited.stderr).into_owned().into());
-        }
+    /// A namespace, servers and policies. Behind the first server is one that answers.
+    pub async fn fill(&self, servers: usize, policies: usize, upstream: SocketAddr) -> Done<()> {
+        // Pods stay pending but for the one that is bound by hand.
+        let cordon = json!({"spec": {"unschedulable": true}});
+        Api::<Node>::all(self.client.clone())
+            .patch("node-1", &PatchParams::default(), &Patch::Merge(&cordon))
+            .await?;
         let namespace: Namespace =
             serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
         Api::all(self.client.clone())
             .create(&PostParams::default(), &namespace)
             .await?;
-        let all = (0..servers).map(server);
+        let all = (0..servers).map(|at| server(at, upstream));
         self.create::<McpServer>(all).await?;
         let all = (0..servers).flat_map(|at| (0..policies).map(move |number| policy(at, number)));
         self.create::<McpPolicy>(all).await
@@ -131,6 +117,15 @@ impl Bench {
         self.create::<McpPolicy>(std::iter::once(wide)).await
     }
 
+    /// Makes a policy give another reason.
+    pub async fn edit(&self, policy: &str, reason: &str) -> Done<()> {
+        let patch = json!({"spec": {"rules": [rule("deletions", reason)]}});
+        self.api::<McpPolicy>()
+            .patch(policy, &PatchParams::default(), &Patch::Merge(&patch))
+            .await?;
+        Ok(())
+    }
+
     /// Waits until that replica holds the Lease.
     pub async fn led_by(&self, name: &str) -> Done<()> {
         let leases: Api<Lease> = self.api();
@@ -145,10 +140,14 @@ impl Bench {
     }
 }
 
-fn server(at: usize) -> Value {
+fn server(at: usize, upstream: SocketAddr) -> Value {
+    let url = match at {
+        0 => format!("http://{upstream}/mcp"),
+        _ => "http://127.0.0.1:9/mcp".to_owned(),
+    };
     json!({
         "apiVersion": portcullis::api::API_VERSION, "kind": "McpServer", "metadata": {"name": format!("s-{at}")},
-        "spec": {"upstream": {"http": {"url": "http://127.0.0.1:9/mcp"}}, "authentication": {"anonymous": "Allow"}},
+        "spec": {"upstream": {"http": {"url": url}}, "authentication": {"anonymous": "Allow"}},
     })
 }
 
@@ -181,11 +180,7 @@ pub async fn edited(
     let labels = WatchParams::default().labels("app.kubernetes.io/managed-by=portcullis");
     let mut events = std::pin::pin!(maps.watch(&labels, &version).await?);
     let marker = format!("edit {policy} {round}");
-    let patch = json!({"spec": {"rules": [rule("deletions", &marker)]}});
-    bench
-        .api::<McpPolicy>()
-        .patch(policy, &PatchParams::default(), &Patch::Merge(&patch))
-        .await?;
+    bench.edit(policy, &marker).await?;
     let accepted = Instant::now();
     let mut left: BTreeSet<String> = servers
         .iter()

@@ -1,6 +1,7 @@
 //! Operators as processes, and what their metrics and the kernel say of them.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,14 +22,14 @@ pub struct Operator {
 }
 
 /// Requests that changed something.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 pub struct Writes {
     pub without_events: usize,
     pub events: usize,
 }
 
 impl Operator {
-    pub fn start(name: &str, number: u16) -> Done<Self> {
+    pub fn start(kubeconfig: &Path, name: &str, number: u16) -> Done<Self> {
         let admin = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let folder = tempfile::tempdir()?;
         let key = folder.path().join("key");
@@ -41,6 +42,7 @@ impl Operator {
                 "--namespace=portcullis-bench",
                 "--gateway-image=portcullis-gateway:bench",
             ])
+            .env("KUBECONFIG", kubeconfig)
             .arg(format!("--pod-name={name}"))
             .arg(format!("--key-file={}", key.display()))
             .arg(format!("--admin-listen={admin}"))
@@ -107,13 +109,13 @@ impl Operator {
         Ok(writes)
     }
 
-    /// Waits until nothing was written for a while; the time of the last write.
+    /// Waits until nothing but Events was written for a while; the time of the last write.
     pub async fn settled(&self, quiet: Duration, within: Duration) -> Done<Instant> {
         let start = Instant::now();
         let (mut last, mut since) = (None, Instant::now());
         while start.elapsed() < within {
-            let now = self.writes().await.ok();
-            if now != last || now.is_none_or(|now| now.without_events == 0) {
+            let now = self.writes().await.ok().map(|writes| writes.without_events);
+            if now != last || now.is_none_or(|now| now == 0) {
                 (last, since) = (now, Instant::now());
             } else if since.elapsed() >= quiet {
                 return Ok(since);
@@ -121,6 +123,18 @@ impl Operator {
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
         Err("the operator does not come to rest".into())
+    }
+
+    /// Waits until so many Events were written; how many there are when that does not come.
+    pub async fn told(&self, events: usize, within: Duration) -> Done<usize> {
+        let start = Instant::now();
+        loop {
+            let written = self.writes().await?.events;
+            if written >= events || start.elapsed() > within {
+                return Ok(written);
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
     }
 
     /// Resident memory in MiB.

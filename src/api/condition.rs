@@ -8,17 +8,6 @@ use std::fmt;
 
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-/// True, False or Unknown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ConditionStatus {
-    /// It is so.
-    True,
-    /// It is not so.
-    False,
-    /// Nobody can tell yet.
-    Unknown,
-}
-
 macro_rules! named {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident),+ $(,)? }) => {
         $(#[$doc])*
@@ -41,6 +30,18 @@ macro_rules! named {
             }
         }
     };
+}
+
+named! {
+    /// True, False or Unknown.
+    ConditionStatus {
+        /// It is so.
+        True,
+        /// It is not so.
+        False,
+        /// Nobody can tell yet.
+        Unknown,
+    }
 }
 
 named! {
@@ -118,17 +119,6 @@ named! {
         Pending,
         /// All that is needed is there.
         Ready,
-    }
-}
-
-impl ConditionStatus {
-    /// The name as it is written in a status.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            ConditionStatus::True => "True",
-            ConditionStatus::False => "False",
-            ConditionStatus::Unknown => "Unknown",
-        }
     }
 }
 

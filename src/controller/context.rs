@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use kube::Client;
-use kube::core::{ObjectMeta, PartialObjectMeta};
+use kube::core::ObjectMeta;
 use tokio::time::Instant;
 
 use super::accounts::Reports;
@@ -14,9 +14,9 @@ use super::args::Args;
 use super::cache::Cache;
 use super::events::Events;
 use super::key::OperatorKey;
-use super::live::{GatewayPod, Live};
+use super::live::{GatewayPod, Identity, Live};
 use super::loose::Loose;
-use super::metrics::{Metrics, Shown};
+use super::metrics::Metrics;
 use super::names::{Ident, Name, SERVER};
 use super::queue::Queue;
 use super::server::build::Settings;
@@ -48,7 +48,7 @@ pub struct Caches {
     pub policies: Cache<Loose<McpPolicy>>,
     pub approvals: Cache<Loose<McpApproval>>,
     pub pods: Cache<GatewayPod>,
-    pub replica_sets: Cache<PartialObjectMeta<ReplicaSet>>,
+    pub replica_sets: Cache<Identity<ReplicaSet>>,
     children: BTreeMap<Kind, Cache<Live>>,
 }
 
@@ -95,7 +95,7 @@ impl Caches {
         let sets = self
             .replica_sets
             .beginning(&ident.namespace, &ident.name, |set| {
-                set.metadata
+                kube::Resource::meta(set)
                     .owner_references
                     .iter()
                     .flatten()
@@ -103,7 +103,7 @@ impl Caches {
             });
         let ours = |uid: &str| {
             sets.iter()
-                .any(|set| set.metadata.uid.as_deref() == Some(uid))
+                .any(|set| kube::Resource::meta(&**set).uid.as_deref() == Some(uid))
         };
         self.pods.beginning(&ident.namespace, &ident.name, |pod| {
             named(kube::Resource::meta(pod).labels.as_ref())
@@ -148,7 +148,6 @@ pub struct ServerMemory {
     pub status: Option<Arc<McpServerStatus>>,
     /// The status that was written last.
     pub written: Written<McpServerStatus>,
-    pub shown: Shown,
     /// The revision that was written last, and when; until every ready replica runs it.
     pub delivering: Option<(String, Instant)>,
     pub secrets_made: bool,
@@ -171,7 +170,6 @@ pub struct Poll {
 #[derive(Default)]
 pub struct PolicyMemory {
     pub uid: String,
-    pub shown: Shown,
     pub written: Written<McpPolicyStatus>,
 }
 
@@ -201,6 +199,11 @@ impl<S: Clone> Written<S> {
             }
             _ => (metadata, status),
         }
+    }
+
+    /// The caches have that version now: what is not newer need not be remembered.
+    pub fn seen(&mut self, cached: &str) {
+        self.last.take_if(|(version, _)| !is_newer(version, cached));
     }
 
     pub fn set(&mut self, version: String, status: S) {
@@ -240,8 +243,23 @@ impl Memory {
         lock(&self.servers).get(name).cloned()
     }
 
-    pub fn forget_server(&self, name: &Name) -> Option<Arc<Mutex<ServerMemory>>> {
-        lock(&self.servers).remove(name)
+    pub fn forget_server(&self, name: &Name) {
+        lock(&self.servers).remove(name);
+    }
+
+    /// A watch brought a server.
+    pub fn server_seen(&self, name: &Name, version: &str) {
+        if let Some(memory) = self.known_server(name) {
+            lock(&memory).written.seen(version);
+        }
+    }
+
+    /// A watch brought a policy.
+    pub fn policy_seen(&self, name: &Name, version: &str) {
+        let memory = lock(&self.policies).get(name).cloned();
+        if let Some(memory) = memory {
+            lock(&memory).written.seen(version);
+        }
     }
 
     pub fn policy(&self, name: &Name, uid: &str) -> Arc<Mutex<PolicyMemory>> {
@@ -257,7 +275,7 @@ impl Memory {
         Arc::clone(entry)
     }
 
-    pub fn forget_policy(&self, name: &Name) -> Option<Arc<Mutex<PolicyMemory>>> {
-        lock(&self.policies).remove(name)
+    pub fn forget_policy(&self, name: &Name) {
+        lock(&self.policies).remove(name);
     }
 }

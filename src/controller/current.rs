@@ -4,24 +4,25 @@
 //! leader act on servers or policies older than those the leader before it acted on: an edited policy would be put back.
 
 use std::collections::HashMap;
-use std::fmt::Debug;
 use std::time::Duration;
 
 use kube::Resource;
 use kube::api::ListParams;
-use kube::core::{NamespaceResourceScope, ObjectMeta};
-use serde::de::DeserializeOwned;
+use kube::core::{NamespaceResourceScope, ObjectList, ObjectMeta};
 use tokio::time::Instant;
 
 use super::cache::Cache;
 use super::context::{Context, is_newer};
+use super::live::Identity;
 use super::loose::Loose;
-use super::watch::{policy_scopes, scopes, static_api};
+use super::watch::{policy_scopes, scopes};
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
+/// Objects in one answer: a list of thousands is not held at once.
+const PAGE: u32 = 500;
 /// Watches that are further behind are not waited for: another replica, or this one started anew, is faster.
 const WITHIN: Duration = Duration::from_secs(10);
 
@@ -48,26 +49,19 @@ pub async fn wait(ctx: &Context) -> Result<(), Behind> {
 
 async fn kind<K>(ctx: &Context, cache: &Cache<Loose<K>>, scope: Option<String>)
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + Debug,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone,
 {
-    let api = static_api::<K>(&ctx.client, &scope);
     let started = Instant::now();
     loop {
-        // Without a resource version: what the API server gives is not older than this request.
-        match api.list_metadata(&ListParams::default()).await {
-            Ok(list) => {
-                let listed: Vec<&ObjectMeta> =
-                    list.items.iter().map(|item| &item.metadata).collect();
+        match list::<K>(ctx, scope.as_deref()).await {
+            Ok((listed, at)) => {
+                let listed: Vec<&ObjectMeta> = listed.iter().map(Resource::meta).collect();
                 let within = |metadata: &ObjectMeta| {
                     scope.is_none() || metadata.namespace.as_ref() == scope.as_ref()
                 };
                 let cached = cache.filter(|object| within(object.metadata()));
                 let cached: Vec<&ObjectMeta> =
                     cached.iter().map(|object| object.metadata()).collect();
-                let at = list.metadata.resource_version.unwrap_or_default();
                 if holds(&cached, &listed, &at) {
                     return;
                 }
@@ -85,16 +79,41 @@ where
     }
 }
 
+/// Everything of a kind in a namespace, or in all, with the version at which it was read. The first page is asked for without
+/// a resource version: what the API server gives is not older than this request. The others are of that same moment.
+async fn list<K>(
+    ctx: &Context,
+    namespace: Option<&str>,
+) -> Result<(Vec<Identity<K>>, String), kube::Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    let request = kube::core::Request::new(K::url_path(&(), namespace));
+    let mut params = ListParams::default().limit(PAGE);
+    let mut all = Vec::new();
+    loop {
+        let page = request
+            .list_metadata(&params)
+            .map_err(kube::Error::BuildRequest)?;
+        let page: ObjectList<Identity<K>> = ctx.client.request(page).await?;
+        all.extend(page.items);
+        match page.metadata.continue_.filter(|next| !next.is_empty()) {
+            Some(next) => params = params.continue_token(&next),
+            None => return Ok((all, page.metadata.resource_version.unwrap_or_default())),
+        }
+    }
+}
+
 /// Whether what is cached is not older than a list that was read at version `at`.
 fn holds(cached: &[&ObjectMeta], listed: &[&ObjectMeta], at: &str) -> bool {
-    let by_name = |all: &[&ObjectMeta]| -> HashMap<_, _> {
+    fn by_name<'o>(all: &[&'o ObjectMeta]) -> HashMap<(Option<&'o str>, Option<&'o str>), &'o str> {
         all.iter()
             .map(|one| {
-                let version = one.resource_version.clone().unwrap_or_default();
-                ((one.namespace.clone(), one.name.clone()), version)
+                let version = one.resource_version.as_deref().unwrap_or_default();
+                ((one.namespace.as_deref(), one.name.as_deref()), version)
             })
             .collect()
-    };
+    }
     let (cached, listed) = (by_name(cached), by_name(listed));
     let has_all = listed.iter().all(|(name, version)| {
         cached

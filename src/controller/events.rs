@@ -1,7 +1,8 @@
 //! Events: what happened, told where `kubectl describe` shows it.
 //!
-//! In: conditions before and now, violations. Out: events.k8s.io/v1 Events, each once. Must not do: tell of every
-//! violation; one for each rule and caller is enough to be noticed, the figures are in the status.
+//! In: conditions before and now, violations. Out: events.k8s.io/v1 Events, each once, one after the other. Must not do: tell of
+//! every violation; one for each rule and caller is enough to be noticed, the figures are in the status. Nor delay anything:
+//! nobody waits for an Event, and thousands of them at once are not worth the API server's haste.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Mutex;
@@ -10,6 +11,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::core::ObjectMeta;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use tokio::sync::mpsc;
 
 use super::context::lock;
 use super::metrics::Kind;
@@ -20,10 +22,11 @@ use crate::status::report::ReportedViolation;
 const NOTE: usize = 1_000;
 /// So many violations are known not to be new.
 const KNOWN: usize = 10_000;
+/// So many Events wait to be written; what comes then is only logged.
+const WAITING: usize = 20_000;
 
 pub struct Events {
-    client: Client,
-    reporter: Reporter,
+    waiting: mpsc::Sender<(Event, ObjectReference)>,
     told: Mutex<Told>,
 }
 
@@ -34,26 +37,31 @@ struct Told {
 }
 
 impl Events {
-    pub fn new(client: Client, pod: &str) -> Self {
+    /// Begins to write what it will be told, until it is dropped.
+    pub fn start(client: Client, pod: &str) -> Self {
         let reporter = Reporter {
             controller: "portcullis.dev/operator".into(),
             instance: Some(pod.into()),
         };
+        let (waiting, mut next) = mpsc::channel(WAITING);
+        tokio::spawn(async move {
+            while let Some((event, reference)) = next.recv().await {
+                // A recorder takes events of one reason about one object for the same and keeps the first one's note; ours
+                // differ in just that, and are published once.
+                let recorder = Recorder::new(client.clone(), reporter.clone());
+                if let Err(error) = recorder.publish(&event, &reference).await {
+                    tracing::debug!(%error, "an Event could not be written");
+                }
+            }
+        });
         Events {
-            client,
-            reporter,
+            waiting,
             told: Mutex::default(),
         }
     }
 
     /// Tells when an object is accepted, or no longer, or for another reason.
-    pub async fn acceptance(
-        &self,
-        kind: Kind,
-        of: &ObjectMeta,
-        before: &[Condition],
-        now: &[Condition],
-    ) {
+    pub fn acceptance(&self, kind: Kind, of: &ObjectMeta, before: &[Condition], now: &[Condition]) {
         let accepted = |conditions: &[Condition]| {
             conditions
                 .iter()
@@ -83,12 +91,11 @@ impl Events {
             &now.reason,
             if holds { "Accept" } else { "Reject" },
             &now.message,
-        )
-        .await;
+        );
     }
 
     /// Tells of violations by rules and callers that have not been told of yet.
-    pub async fn violations<'a>(
+    pub fn violations<'a>(
         &self,
         of: &ObjectMeta,
         recent: impl IntoIterator<Item = &'a ReportedViolation>,
@@ -117,8 +124,7 @@ impl Events {
                 "Violation",
                 "Enforce",
                 &note,
-            )
-            .await;
+            );
         }
     }
 
@@ -134,7 +140,7 @@ impl Events {
         }
     }
 
-    pub async fn publish(
+    fn publish(
         &self,
         kind: Kind,
         of: &ObjectMeta,
@@ -158,11 +164,15 @@ impl Events {
             uid: of.uid.clone(),
             ..ObjectReference::default()
         };
-        // A recorder takes events of one reason about one object for the same and keeps the first one's note; ours differ in
-        // just that, and are published once.
-        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
-        if let Err(error) = recorder.publish(&event, &reference).await {
-            tracing::debug!(%error, "an Event could not be written");
+        if self.waiting.try_send((event, reference)).is_err() {
+            let (namespace, name) = (of.namespace.as_deref(), of.name.as_deref());
+            tracing::warn!(
+                kind = kind.as_str(),
+                namespace,
+                name,
+                reason,
+                "too many Events wait to be written; this one is left out"
+            );
         }
     }
 }

@@ -4,9 +4,12 @@
 //! that the operator writes.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use kube::core::{ApiResource, DynamicResourceScope, NamespaceResourceScope, ObjectMeta};
 use serde::de::Error as _;
@@ -14,6 +17,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::MANAGER;
+use super::loose::thin;
 
 /// A child.
 #[derive(Clone, Debug)]
@@ -78,7 +82,7 @@ impl<'de> Deserialize<'de> for Live {
             object.remove("status");
         }
         if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.remove("managedFields");
+            thin(metadata);
         }
         let mut metadata: ObjectMeta =
             serde_json::from_value(value.get("metadata").cloned().unwrap_or_default())
@@ -201,6 +205,79 @@ impl Resource for GatewayPod {
     }
     fn plural((): &()) -> Cow<'_, str> {
         Pod::plural(&())
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// An object of which only its identity matters: its name, version, labels and owners.
+#[derive(Debug)]
+pub struct Identity<K> {
+    metadata: ObjectMeta,
+    of: PhantomData<fn() -> K>,
+}
+
+impl<K> Clone for Identity<K> {
+    fn clone(&self) -> Self {
+        Identity {
+            metadata: self.metadata.clone(),
+            of: PhantomData,
+        }
+    }
+}
+
+impl<'de, K> Deserialize<'de> for Identity<K> {
+    /// Skips all else without keeping it for a moment: there are thousands in a list.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Object {
+            metadata: Metadata,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Metadata {
+            name: Option<String>,
+            namespace: Option<String>,
+            uid: Option<String>,
+            resource_version: Option<String>,
+            labels: Option<BTreeMap<String, String>>,
+            owner_references: Option<Vec<OwnerReference>>,
+        }
+        let Object { metadata } = Object::deserialize(deserializer)?;
+        Ok(Identity {
+            metadata: ObjectMeta {
+                name: metadata.name,
+                namespace: metadata.namespace,
+                uid: metadata.uid,
+                resource_version: metadata.resource_version,
+                labels: metadata.labels,
+                owner_references: metadata.owner_references,
+                ..ObjectMeta::default()
+            },
+            of: PhantomData,
+        })
+    }
+}
+
+impl<K: Resource<DynamicType = ()>> Resource for Identity<K> {
+    type DynamicType = ();
+    type Scope = K::Scope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        K::kind(&())
+    }
+    fn group((): &()) -> Cow<'_, str> {
+        K::group(&())
+    }
+    fn version((): &()) -> Cow<'_, str> {
+        K::version(&())
+    }
+    fn plural((): &()) -> Cow<'_, str> {
+        K::plural(&())
     }
     fn meta(&self) -> &ObjectMeta {
         &self.metadata

@@ -4,6 +4,7 @@
 //! told. Must not do: guess at anything else.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use kube::Resource;
 use kube::core::ObjectMeta;
@@ -15,63 +16,74 @@ use crate::api::policy::{McpPolicy, McpPolicySpec, TargetSelector};
 
 /// An object, understood or not.
 #[derive(Clone, Debug)]
-pub struct Loose<K> {
-    metadata: ObjectMeta,
-    decoded: Result<K, Undecoded>,
-}
+pub struct Loose<K>(Result<Arc<K>, Box<Undecoded>>);
 
 /// An object that is not what its kind should be.
 #[derive(Clone, Debug)]
 pub struct Undecoded {
+    metadata: ObjectMeta,
     /// What is wrong, with the field.
     pub error: String,
     /// Its spec and status as they are; large only if somebody made them so.
     raw: Value,
 }
 
-impl<K> Loose<K> {
+impl<K: Resource> Loose<K> {
     /// The object, if it was understood.
-    pub fn object(&self) -> Result<&K, &Undecoded> {
-        self.decoded.as_ref()
+    pub fn object(&self) -> Result<&Arc<K>, &Undecoded> {
+        self.0.as_ref().map_err(|undecoded| &**undecoded)
     }
 
     pub fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
+        match &self.0 {
+            Ok(object) => object.meta(),
+            Err(undecoded) => &undecoded.metadata,
+        }
     }
 
     /// The status, which `of` takes out of an object that was understood.
     pub fn status<S: DeserializeOwned + Clone>(&self, of: impl Fn(&K) -> &Option<S>) -> Option<S> {
-        match &self.decoded {
+        match &self.0 {
             Ok(object) => of(object).clone(),
             Err(undecoded) => undecoded.status(),
         }
     }
 }
 
-impl<'de, K: DeserializeOwned> Deserialize<'de> for Loose<K> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut raw = Value::deserialize(deserializer)?;
-        // Nobody here reads them, and they are as large as the rest.
-        if let Some(metadata) = raw.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.remove("managedFields");
-        }
-        let metadata: ObjectMeta =
-            serde_json::from_value(raw.get("metadata").cloned().unwrap_or_default())
-                .map_err(D::Error::custom)?;
-        let decoded = K::deserialize(&raw).map_err(|error| {
-            if let Some(object) = raw.as_object_mut() {
-                object.remove("metadata");
-            }
-            Undecoded {
-                error: error.to_string(),
-                raw: raw.clone(),
-            }
-        });
-        Ok(Loose { metadata, decoded })
+/// What nobody here reads of an object's metadata, and what is as large as the rest of it: who manages which field, and
+/// `kubectl apply`'s copy of the object.
+pub fn thin(metadata: &mut serde_json::Map<String, Value>) {
+    metadata.remove("managedFields");
+    if let Some(annotations) = metadata
+        .get_mut("annotations")
+        .and_then(Value::as_object_mut)
+    {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
     }
 }
 
-impl<K: Resource> Resource for Loose<K> {
+impl<'de, K: DeserializeOwned> Deserialize<'de> for Loose<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut raw = Value::deserialize(deserializer)?;
+        if let Some(metadata) = raw.get_mut("metadata").and_then(Value::as_object_mut) {
+            thin(metadata);
+        }
+        let error = match K::deserialize(&raw) {
+            Ok(object) => return Ok(Loose(Ok(Arc::new(object)))),
+            Err(error) => error.to_string(),
+        };
+        let metadata = raw.as_object_mut().and_then(|raw| raw.remove("metadata"));
+        let metadata: ObjectMeta =
+            serde_json::from_value(metadata.unwrap_or_default()).map_err(D::Error::custom)?;
+        Ok(Loose(Err(Box::new(Undecoded {
+            metadata,
+            error,
+            raw,
+        }))))
+    }
+}
+
+impl<K: Resource + Clone> Resource for Loose<K> {
     type DynamicType = K::DynamicType;
     type Scope = K::Scope;
 
@@ -88,10 +100,13 @@ impl<K: Resource> Resource for Loose<K> {
         K::plural(dt)
     }
     fn meta(&self) -> &ObjectMeta {
-        &self.metadata
+        self.metadata()
     }
     fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
+        match &mut self.0 {
+            Ok(object) => Arc::make_mut(object).meta_mut(),
+            Err(undecoded) => &mut undecoded.metadata,
+        }
     }
 }
 
@@ -103,7 +118,7 @@ impl Undecoded {
 
     /// The policy with nothing but its targets, as far as they can be read: enough to know which servers must not go on
     /// without it.
-    pub fn targets_only(&self, metadata: &ObjectMeta) -> McpPolicy {
+    pub fn targets_only(&self) -> McpPolicy {
         let spec = self.raw.get("spec");
         let read = |field: &str| spec.and_then(|spec| spec.get(field)).cloned();
         let target_refs = read("targetRefs")
@@ -112,7 +127,7 @@ impl Undecoded {
         let target_selector: Option<TargetSelector> =
             read("targetSelector").and_then(|value| serde_json::from_value(value).ok());
         McpPolicy {
-            metadata: metadata.clone(),
+            metadata: self.metadata.clone(),
             spec: McpPolicySpec {
                 target_refs,
                 target_selector,
@@ -146,7 +161,7 @@ mod tests {
         let loose: Loose<McpPolicy> = serde_json::from_str(&text).unwrap();
         let undecoded = loose.object().unwrap_err();
         assert!(undecoded.error.contains("Permit"), "{}", undecoded.error);
-        let policy = undecoded.targets_only(loose.metadata());
+        let policy = undecoded.targets_only();
         assert_eq!(policy.spec.target_refs[0].name, "mlflow");
         assert_eq!(policy.metadata.generation, Some(2));
     }

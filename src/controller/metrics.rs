@@ -1,20 +1,27 @@
 //! The metric families of the operator. Label values are names of resources, or come from enums.
 
-use std::sync::atomic::AtomicU64;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, LabelValueEncoder,
+};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::context::lock;
+use super::names::Name;
 use crate::api::ViolationCounts;
-use crate::api::condition::Condition;
+use crate::api::condition::{Condition, ConditionStatus, ConditionType};
 
 /// What is reconciled.
 #[allow(clippy::enum_variant_names, reason = "the kinds are called so")]
-#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     McpServer,
     McpPolicy,
@@ -51,25 +58,6 @@ pub struct RequestLabels {
     pub resource: String,
 }
 
-/// Labels of `portcullis_resource_violations`.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ViolationLabels {
-    pub kind: Kind,
-    pub namespace: String,
-    pub name: String,
-    pub outcome: &'static str,
-}
-
-/// Labels of `portcullis_resource_condition`.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ConditionLabels {
-    pub kind: Kind,
-    pub namespace: String,
-    pub name: String,
-    pub r#type: String,
-    pub status: String,
-}
-
 /// Every family.
 #[derive(Clone)]
 pub struct Metrics {
@@ -81,8 +69,7 @@ pub struct Metrics {
     pub deliveries: Counter,
     pub delivery: Histogram,
     pub leader: Gauge,
-    violations: Family<ViolationLabels, Gauge>,
-    conditions: Family<ConditionLabels, Gauge<f64, AtomicU64>>,
+    pub resources: Resources,
 }
 
 impl Metrics {
@@ -97,8 +84,7 @@ impl Metrics {
             deliveries: Counter::default(),
             delivery: Histogram::new(exponential_buckets(0.005, 2.0, 16)),
             leader: Gauge::default(),
-            violations: Family::default(),
-            conditions: Family::default(),
+            resources: Resources::default(),
         };
         let operator = registry.sub_registry_with_prefix("portcullis_operator");
         operator.register(
@@ -143,69 +129,104 @@ impl Metrics {
             "Whether this replica holds the Lease",
             metrics.leader.clone(),
         );
-        let resource = registry.sub_registry_with_prefix("portcullis_resource");
-        resource.register(
-            "violations",
-            "Violations in the status of the resource",
-            metrics.violations.clone(),
-        );
-        resource.register(
-            "condition",
-            "1 for the status that a condition of the resource has",
-            metrics.conditions.clone(),
-        );
+        registry.register_collector(Box::new(metrics.resources.clone()));
         metrics
     }
+}
 
-    /// Shows what a resource's status says: `before` is what was shown last.
-    pub fn show(&self, kind: Kind, namespace: &str, name: &str, before: &Shown, now: &Shown) {
-        for gone in before.conditions.difference(&now.conditions) {
-            self.conditions
-                .remove(&condition_labels(kind, namespace, name, gone));
-        }
-        for condition in &now.conditions {
-            self.conditions
-                .get_or_create(&condition_labels(kind, namespace, name, condition))
-                .set(1.0);
-        }
-        for (outcome, count) in now.violations() {
-            let labels = violation_labels(kind, namespace, name, outcome);
-            self.violations.get_or_create(&labels).set(count);
+/// What the statuses of resources say: `portcullis_resource_violations{kind,namespace,name,outcome}` and
+/// `portcullis_resource_condition{kind,namespace,name,type,status}`. Kept small and written out when it is scraped: there are
+/// some ten series for each of thousands of resources.
+#[derive(Clone, Debug, Default)]
+pub struct Resources(Arc<Mutex<BTreeMap<(Kind, Name), Shown>>>);
+
+#[derive(Debug)]
+struct Shown {
+    conditions: Box<[(ConditionType, ConditionStatus)]>,
+    counts: ViolationCounts,
+}
+
+impl Resources {
+    /// Shows what a resource's status says from now on.
+    pub fn show(
+        &self,
+        kind: Kind,
+        name: &Name,
+        conditions: &[Condition],
+        counts: Option<&ViolationCounts>,
+    ) {
+        let known = |condition: &Condition| {
+            let kind = ConditionType::ALL
+                .iter()
+                .find(|one| one.as_str() == condition.type_)?;
+            let status = ConditionStatus::ALL
+                .iter()
+                .find(|one| one.as_str() == condition.status)?;
+            Some((*kind, *status))
+        };
+        let shown = Shown {
+            conditions: conditions.iter().filter_map(known).collect(),
+            counts: counts.cloned().unwrap_or_default(),
+        };
+        let mut all = lock(&self.0);
+        // Most come again and again.
+        match all.get_mut(&(kind, name.clone())) {
+            Some(known) => *known = shown,
+            None => {
+                all.insert((kind, name.clone()), shown);
+            }
         }
     }
 
     /// The resource is gone.
-    pub fn forget(&self, kind: Kind, namespace: &str, name: &str, shown: &Shown) {
-        for condition in &shown.conditions {
-            self.conditions
-                .remove(&condition_labels(kind, namespace, name, condition));
-        }
-        for (outcome, _) in shown.violations() {
-            self.violations
-                .remove(&violation_labels(kind, namespace, name, outcome));
-        }
+    pub fn forget(&self, kind: Kind, name: &Name) {
+        lock(&self.0).remove(&(kind, name.clone()));
     }
 }
 
-/// What of a status is shown.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Shown {
-    /// Type and status.
-    conditions: std::collections::BTreeSet<(String, String)>,
-    counts: ViolationCounts,
+impl Collector for Resources {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let all = lock(&self.0);
+        let mut violations = encoder.encode_descriptor(
+            "portcullis_resource_violations",
+            "Violations in the status of the resource",
+            None,
+            MetricType::Gauge,
+        )?;
+        for ((kind, (namespace, name)), shown) in all.iter() {
+            for (outcome, count) in shown.violations() {
+                let labels = [
+                    ("kind", kind.as_str()),
+                    ("namespace", namespace.as_str()),
+                    ("name", name.as_str()),
+                    ("outcome", outcome),
+                ];
+                ConstGauge::new(count).encode(violations.encode_family(&labels)?)?;
+            }
+        }
+        let mut conditions = encoder.encode_descriptor(
+            "portcullis_resource_condition",
+            "1 for the status that a condition of the resource has",
+            None,
+            MetricType::Gauge,
+        )?;
+        for ((kind, (namespace, name)), shown) in all.iter() {
+            for (condition, status) in &shown.conditions {
+                let labels = [
+                    ("kind", kind.as_str()),
+                    ("namespace", namespace.as_str()),
+                    ("name", name.as_str()),
+                    ("type", condition.as_str()),
+                    ("status", status.as_str()),
+                ];
+                ConstGauge::new(1_i64).encode(conditions.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Shown {
-    pub fn of(conditions: &[Condition], counts: Option<&ViolationCounts>) -> Self {
-        Shown {
-            conditions: conditions
-                .iter()
-                .map(|condition| (condition.type_.clone(), condition.status.clone()))
-                .collect(),
-            counts: counts.cloned().unwrap_or_default(),
-        }
-    }
-
     fn violations(&self) -> [(&'static str, i64); 5] {
         let ViolationCounts {
             total: _,
@@ -222,34 +243,5 @@ impl Shown {
             ("unapproved", *unapproved),
             ("audited", *audited),
         ]
-    }
-}
-
-fn condition_labels(
-    kind: Kind,
-    namespace: &str,
-    name: &str,
-    (r#type, status): &(String, String),
-) -> ConditionLabels {
-    ConditionLabels {
-        kind,
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        r#type: r#type.clone(),
-        status: status.clone(),
-    }
-}
-
-fn violation_labels(
-    kind: Kind,
-    namespace: &str,
-    name: &str,
-    outcome: &'static str,
-) -> ViolationLabels {
-    ViolationLabels {
-        kind,
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        outcome,
     }
 }

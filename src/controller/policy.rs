@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::context::{Context, lock};
-use super::metrics::{Kind as Reconciled, Shown};
+use super::metrics::Kind as Reconciled;
 use super::names::Name;
 use super::queue::Done;
 use super::write::{self, WriteError};
@@ -33,6 +33,8 @@ struct Seen {
 /// Brings one policy's status up to date.
 pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
     let Some(object) = ctx.caches.policies.get(name) else {
+        // Again, as a reconciliation may have been under way when it went.
+        forget(ctx, name);
         return Ok(Done::Settled);
     };
     let metadata = object.metadata();
@@ -97,28 +99,17 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
         }
         let version = write::status::<McpPolicy>(&ctx.client, &metadata, &now).await?;
         lock(&memory).written.set(version, now.clone());
-        ctx.events
-            .acceptance(
-                Reconciled::McpPolicy,
-                &metadata,
-                &before.conditions,
-                &now.conditions,
-            )
-            .await;
+        ctx.events.acceptance(
+            Reconciled::McpPolicy,
+            &metadata,
+            &before.conditions,
+            &now.conditions,
+        );
     }
-    let shown = Shown::of(
-        &now.conditions,
-        now.violations.as_ref().map(|violations| &violations.counts),
-    );
-    let mut memory = lock(&memory);
-    ctx.metrics.show(
-        Reconciled::McpPolicy,
-        &name.0,
-        &name.1,
-        &memory.shown,
-        &shown,
-    );
-    memory.shown = shown;
+    let counts = now.violations.as_ref().map(|violations| &violations.counts);
+    ctx.metrics
+        .resources
+        .show(Reconciled::McpPolicy, name, &now.conditions, counts);
     Ok(Done::Settled)
 }
 
@@ -153,9 +144,6 @@ fn targets(ctx: &Context, policy: &McpPolicy) -> Option<Vec<Seen>> {
 
 /// A policy is gone.
 pub fn forget(ctx: &Context, name: &Name) {
-    if let Some(memory) = ctx.memory.forget_policy(name) {
-        let shown = lock(&memory).shown.clone();
-        ctx.metrics
-            .forget(Reconciled::McpPolicy, &name.0, &name.1, &shown);
-    }
+    ctx.memory.forget_policy(name);
+    ctx.metrics.resources.forget(Reconciled::McpPolicy, name);
 }

@@ -144,7 +144,7 @@ async fn lead(
         verdicts: Verdicts::default(),
         memory: Memory::default(),
         metrics,
-        events: Events::new(client.clone(), &args.pod_name),
+        events: Events::start(client.clone(), &args.pod_name),
         client,
         args,
     });

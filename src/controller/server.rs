@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::context::{Context, lock};
+use super::context::Context;
 use super::metrics::Kind as Reconciled;
 use super::names::Name;
 use super::queue::Done;
@@ -58,6 +58,8 @@ impl ServerError {
 /// Brings one server about, as far as that can be done now.
 pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> {
     let Some(refs) = fetch::fetch(ctx, name) else {
+        // Again, as a reconciliation may have been under way when it went.
+        forget(ctx, name);
         return Ok(Done::Settled);
     };
     if refs.object.metadata().deletion_timestamp.is_some() {
@@ -114,11 +116,8 @@ fn refusal_of(error: &WriteError) -> Option<Refusal> {
 
 /// A server is gone.
 pub fn forget(ctx: &Context, name: &Name) {
-    if let Some(memory) = ctx.memory.forget_server(name) {
-        let shown = lock(&memory).shown.clone();
-        ctx.metrics
-            .forget(Reconciled::McpServer, &name.0, &name.1, &shown);
-    }
+    ctx.memory.forget_server(name);
+    ctx.metrics.resources.forget(Reconciled::McpServer, name);
 }
 
 type Remembered = Arc<std::sync::Mutex<super::context::ServerMemory>>;

@@ -3,78 +3,92 @@
 //! In: policies as they were read. Out: the policy as far as it can be read, and its errors.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::loose::Loose;
-use super::names::Name;
 use crate::api::policy::McpPolicy;
 use crate::policy::compile::diagnose_policy;
 use crate::policy::diagnostic::{Diagnostic, Level};
 
 #[derive(Default)]
 pub struct Verdicts {
-    known: Mutex<HashMap<Name, Known>>,
+    /// By UID.
+    known: Mutex<HashMap<String, Known>>,
+    none: Arc<Vec<Diagnostic>>,
 }
 
 #[derive(Clone)]
 struct Known {
-    /// UID and generation.
-    of: (Option<String>, Option<i64>),
-    readable: Arc<McpPolicy>,
+    generation: Option<i64>,
     errors: Arc<Vec<Diagnostic>>,
+    /// Of a policy that was not understood: nothing but its targets.
+    targets: Option<Arc<McpPolicy>>,
 }
 
 impl Verdicts {
     /// The policy, with nothing but its targets if it was not understood, and why it is not accepted; empty if it is.
     pub fn of(&self, policy: &Loose<McpPolicy>) -> (Arc<McpPolicy>, Arc<Vec<Diagnostic>>) {
         let known = self.known(policy);
-        (known.readable, known.errors)
+        let readable = match (policy.object(), known.targets) {
+            (Ok(object), _) => Arc::clone(object),
+            (Err(_), Some(targets)) => targets,
+            (Err(undecoded), None) => Arc::new(undecoded.targets_only()),
+        };
+        (readable, known.errors)
     }
 
-    pub fn forget(&self, name: &Name) {
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(name);
+    pub fn forget(&self, policy: &Loose<McpPolicy>) {
+        self.lock().remove(uid(policy));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self, policy: &Loose<McpPolicy>) -> Known {
         let metadata = policy.metadata();
-        let name = (
-            metadata.namespace.clone().unwrap_or_default(),
-            metadata.name.clone().unwrap_or_default(),
-        );
-        let of = (metadata.uid.clone(), metadata.generation);
-        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = lock().get(&name).filter(|known| known.of == of) {
+        let generation = metadata.generation;
+        if let Some(known) = self
+            .lock()
+            .get(uid(policy))
+            .filter(|known| known.generation == generation)
+        {
             return known.clone();
         }
-        let (readable, errors) = match policy.object() {
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        let name = metadata.name.as_deref().unwrap_or_default();
+        let (errors, targets) = match policy.object() {
             Ok(object) => {
-                let mut object = object.clone();
-                object.status = None;
-                let mut findings = diagnose_policy(&name.0, &name.1, &name.0, &object.spec);
+                let mut findings = diagnose_policy(namespace, name, namespace, &object.spec);
                 findings.retain(|finding| finding.level == Level::Error);
-                (object, findings)
+                (findings, None)
             }
             Err(undecoded) => {
                 let finding = Diagnostic {
                     level: Level::Error,
-                    policy: Some(format!("{}/{}", name.0, name.1)),
+                    policy: Some(format!("{namespace}/{name}")),
                     rule: None,
                     path: "spec".to_owned(),
                     position: None,
                     message: format!("it is no McpPolicy: {}", undecoded.error),
                 };
-                (undecoded.targets_only(metadata), vec![finding])
+                (vec![finding], Some(Arc::new(undecoded.targets_only())))
             }
         };
         let known = Known {
-            of,
-            readable: Arc::new(readable),
-            errors: Arc::new(errors),
+            generation,
+            errors: if errors.is_empty() {
+                Arc::clone(&self.none)
+            } else {
+                Arc::new(errors)
+            },
+            targets,
         };
-        lock().insert(name, known.clone());
+        self.lock().insert(uid(policy).to_owned(), known.clone());
         known
     }
+}
+
+fn uid(policy: &Loose<McpPolicy>) -> &str {
+    policy.metadata().uid.as_deref().unwrap_or_default()
 }

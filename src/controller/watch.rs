@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use kube::api::Api;
-use kube::core::{DynamicResourceScope, NamespaceResourceScope, PartialObjectMeta};
+use kube::core::{DynamicResourceScope, NamespaceResourceScope};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
@@ -17,9 +17,9 @@ use tokio::task::JoinSet;
 
 use super::cache::{Cache, Change, name_of};
 use super::context::Context;
-use super::live::{GatewayPod, Live};
+use super::live::{GatewayPod, Identity, Live};
 use super::loose::Loose;
-use super::names::{COMPONENT, GATEWAY, MANAGED_BY, SERVER};
+use super::names::{COMPONENT, GATEWAY, MANAGED_BY, Name, SERVER};
 use super::server::kinds::Kind;
 use crate::api::approval::McpApproval;
 use crate::api::policy::McpPolicy;
@@ -202,6 +202,9 @@ fn is_gone(error: &watcher::Error) -> bool {
 
 /// A server's own status does not matter to it.
 fn server_changed(ctx: &Context, change: Change<'_, Loose<McpServer>>) {
+    if let Some((name, version)) = change.after.and_then(|object| version_of(&**object)) {
+        ctx.memory.server_seen(&name, version);
+    }
     let said = |object: &Arc<Loose<McpServer>>| {
         let metadata = object.metadata();
         (
@@ -243,6 +246,9 @@ fn policies_of(ctx: &Context, server: Option<&Arc<Loose<McpServer>>>) {
 }
 
 fn policy_changed(ctx: &Context, change: Change<'_, Loose<McpPolicy>>) {
+    if let Some((name, version)) = change.after.and_then(|object| version_of(&**object)) {
+        ctx.memory.policy_seen(&name, version);
+    }
     let said = |object: &Arc<Loose<McpPolicy>>| {
         (object.metadata().uid.clone(), object.metadata().generation)
     };
@@ -268,7 +274,7 @@ fn policy_changed(ctx: &Context, change: Change<'_, Loose<McpPolicy>>) {
     };
     let name = name_of(&**object);
     if change.after.is_none() {
-        ctx.verdicts.forget(&name);
+        ctx.verdicts.forget(object);
         super::policy::forget(ctx, &name);
     }
     ctx.queues.policies.add(name);
@@ -280,8 +286,13 @@ fn approval_changed(ctx: &Context, change: Change<'_, Loose<McpApproval>>) {
     }
 }
 
+fn version_of<K: Resource>(object: &K) -> Option<(Name, &str)> {
+    let version = object.meta().resource_version.as_deref()?;
+    Some((name_of(object), version))
+}
+
 /// The server that an object with our labels belongs to.
-fn owner_of<K: Resource>(object: &K) -> Option<super::names::Name> {
+fn owner_of<K: Resource>(object: &K) -> Option<Name> {
     let metadata = object.meta();
     let server = metadata.labels.as_ref()?.get(SERVER)?;
     Some((metadata.namespace.clone()?, server.clone()))
@@ -314,7 +325,7 @@ fn pod_changed(ctx: &Context, change: Change<'_, GatewayPod>) {
     }
 }
 
-fn set_changed(ctx: &Context, change: Change<'_, PartialObjectMeta<ReplicaSet>>) {
+fn set_changed(ctx: &Context, change: Change<'_, Identity<ReplicaSet>>) {
     if change.before.is_none() != change.after.is_none()
         && let Some(server) = change
             .after

@@ -54,7 +54,7 @@ pub fn fetch(ctx: &Context, name: &Name) -> Option<Refs> {
     };
     let server = object
         .object()
-        .cloned()
+        .map(|server| McpServer::clone(server))
         .map_err(|undecoded| undecoded.error.clone());
     let policies = policies(ctx, &object);
     let children = children(ctx, &ident);

@@ -80,7 +80,7 @@ pub async fn keep(
     // What the ledger held before was told of before.
     ctx.events
         .known(refs.object.metadata(), &stored.sum().recent);
-    ctx.events.violations(refs.object.metadata(), &recent).await;
+    ctx.events.violations(refs.object.metadata(), &recent);
     Ok(None)
 }
 

@@ -13,7 +13,7 @@ use super::{Remembered, ServerError};
 use crate::api::condition::{ConditionStatus, ConditionType};
 use crate::api::server::{McpServer, McpServerSpec, McpServerStatus};
 use crate::controller::context::{Context, lock};
-use crate::controller::metrics::{Kind as Reconciled, Shown};
+use crate::controller::metrics::Kind as Reconciled;
 use crate::controller::names::Ident;
 use crate::controller::write;
 use crate::policy::bundle::Bundle;
@@ -48,32 +48,25 @@ pub async fn write(
             .await
             .map_err(ServerError::Status)?;
         lock(memory).written.set(version, now.clone());
-        ctx.events
-            .acceptance(
-                Reconciled::McpServer,
-                refs.object.metadata(),
-                &before.conditions,
-                &now.conditions,
-            )
-            .await;
+        ctx.events.acceptance(
+            Reconciled::McpServer,
+            refs.object.metadata(),
+            &before.conditions,
+            &now.conditions,
+        );
     }
-    let shown = Shown::of(
+    let counts = now.violations.as_ref().map(|violations| &violations.counts);
+    let Ident {
+        namespace, name, ..
+    } = &refs.ident;
+    ctx.metrics.resources.show(
+        Reconciled::McpServer,
+        &(namespace.clone(), name.clone()),
         &now.conditions,
-        now.violations.as_ref().map(|violations| &violations.counts),
+        counts,
     );
     let delivered = {
         let mut memory = lock(memory);
-        let Ident {
-            namespace, name, ..
-        } = &refs.ident;
-        ctx.metrics.show(
-            Reconciled::McpServer,
-            namespace,
-            name,
-            &memory.shown,
-            &shown,
-        );
-        memory.shown = shown;
         let delivered = memory
             .delivering
             .take_if(|(revision, _)| is_programmed(&now, revision));

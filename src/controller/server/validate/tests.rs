@@ -42,7 +42,7 @@ fn refs(spec: Value, policies: &[(&str, u64, Value)]) -> Refs {
         },
         server: object
             .object()
-            .cloned()
+            .map(|server| McpServer::clone(server))
             .map_err(|undecoded| undecoded.error.clone()),
         object: Arc::new(object),
         policies,
