@@ -19,7 +19,7 @@ mod key;
 mod lease;
 mod live;
 mod loose;
-mod metrics;
+pub mod metrics;
 mod names;
 mod policy;
 mod queue;

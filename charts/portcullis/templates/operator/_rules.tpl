@@ -8,7 +8,7 @@ What the operator may do in each namespace that it watches. docs/rbac.md says th
   verbs: [get, list, watch]
 - apiGroups: [portcullis.dev]
   resources: [mcpservers/status, mcppolicies/status]
-  verbs: [update, patch]
+  verbs: [update]
 # Finished approvals are removed after approvals.retention.
 - apiGroups: [portcullis.dev]
   resources: [mcpapprovals]
@@ -16,7 +16,7 @@ What the operator may do in each namespace that it watches. docs/rbac.md says th
 # Their phase.
 - apiGroups: [portcullis.dev]
   resources: [mcpapprovals/status]
-  verbs: [update, patch]
+  verbs: [update]
 # Gateways, and the servers that speak only stdio. Created once, then server-side applied (patch); those of a server go
 # away when it turns from stdio to http (delete).
 - apiGroups: [apps]
@@ -40,7 +40,7 @@ What the operator may do in each namespace that it watches. docs/rbac.md says th
 # their names are not known beforehand, so this covers every ConfigMap of the namespaces that are watched.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, list, watch, create, update, patch]
+  verbs: [get, list, watch, create, update]
 # The identity of each gateway. No token of theirs can be asked for with these verbs.
 - apiGroups: [""]
   resources: [serviceaccounts]
@@ -64,7 +64,7 @@ What the operator may do in each namespace that it watches. docs/rbac.md says th
 # What was accepted, refused and newly violated, for `kubectl describe`.
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{ include "portcullis.gatewayRules" . }}
 {{- end -}}
 
@@ -89,8 +89,8 @@ What the operator may do in each namespace that it watches. docs/rbac.md says th
   verbs: [get, list, watch]
 - apiGroups: [portcullis.dev]
   resources: [mcppolicies/status]
-  verbs: [update, patch]
+  verbs: [update]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end -}}
