@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds for release, starts a control plane of its own and prints the table of the operator's measurements (some six
-# minutes). BENCH_SERVERS is how many McpServers there are (1000; five McpPolicies each), BENCH_STILL_SECONDS how long the
-# cluster is watched at rest.
+# Builds for release, starts a control plane of its own and prints the table of the operator's measurements (some
+# ten minutes). BENCH_SERVERS is how many McpServers there are (1000; five McpPolicies each), BENCH_STILL_SECONDS how long the
+# cluster is watched at rest, BENCH_CHURN_SECONDS how long policies are edited and servers come and go while memory is watched
+# (180; 0 leaves it out).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 command -v cargo >/dev/null || { echo "error: cargo is missing; install Rust 1.95 or newer with rustup" >&2; exit 1; }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node};
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{
+    Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
+};
 use kube::core::NamespaceResourceScope;
 use kube::{Client, Resource, ResourceExt as _};
 use portcullis::api::policy::McpPolicy;
@@ -19,6 +21,8 @@ use crate::Done;
 
 const NAMESPACE: &str = "portcullis-bench";
 const AT_ONCE: usize = 32;
+/// Of each server's policies so many are edited again and again.
+const POLICIES_EDITED: usize = 2;
 
 pub struct Bench {
     client: Client,
@@ -115,6 +119,33 @@ impl Bench {
             "spec": {"targetSelector": {"matchLabels": {"wide": "yes"}}, "rules": [rule("none", "first")]},
         });
         self.create::<McpPolicy>(std::iter::once(wide)).await
+    }
+
+    /// Edits policies, and lets servers come and go, for so long; how many edits that were.
+    pub async fn churn(
+        &self,
+        servers: usize,
+        lasts: Duration,
+        upstream: SocketAddr,
+    ) -> Done<usize> {
+        let started = Instant::now();
+        let mut edits = 0;
+        while started.elapsed() < lasts {
+            let round = edits;
+            let edited = (round..round + AT_ONCE).map(|at| {
+                let policy = format!("p-{}-{}", at % servers, at % POLICIES_EDITED);
+                async move { self.edit(&policy, &format!("round {round}")).await }
+            });
+            futures_util::future::try_join_all(edited).await?;
+            edits += AT_ONCE;
+            let name = "s-passing";
+            let mut passing = server(servers, upstream);
+            passing["metadata"]["name"] = json!(name);
+            self.create::<McpServer>(std::iter::once(passing)).await?;
+            let api = self.api::<McpServer>();
+            api.delete(name, &DeleteParams::default()).await?;
+        }
+        Ok(edits)
     }
 
     /// Makes a policy give another reason.

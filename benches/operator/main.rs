@@ -70,6 +70,7 @@ async fn measure(cluster: &Cluster) -> Done<()> {
     let bench = Bench::new(cluster.admin_client());
     let kubeconfig = cluster.admin_kubeconfig();
     let fake = Fake::start(&["get_run", "delete_run"]).await;
+    let churn = Duration::from_secs(setting("BENCH_CHURN_SECONDS", 180)? as u64);
     let mut table = Table::default();
     eprintln!(
         "Creating {servers} McpServers and {} McpPolicies …",
@@ -189,6 +190,23 @@ async fn measure(cluster: &Cluster) -> Done<()> {
         "<= 2 s",
         2.0 / worst.as_secs_f64(),
     );
+
+    if !churn.is_zero() {
+        // What is remembered at most is reached in the first third.
+        bench.churn(servers, churn / 3, fake.addr).await?;
+        let before = operator.memory()?;
+        let edits = bench.churn(servers, churn * 2 / 3, fake.addr).await?;
+        let growth = (operator.memory()? / before - 1.0) * 100.0;
+        table.row(
+            &format!(
+                "growth of memory in {:.0} s of churn",
+                (churn * 2 / 3).as_secs_f64()
+            ),
+            format!("{growth:+.1} % of {before:.1} MiB ({edits} edits)"),
+            "< 2 % in an hour",
+            if growth < 2.0 { 1.0 } else { 2.0 / growth },
+        );
+    }
 
     let standby = Operator::start(kubeconfig, "bench-b", 1)?;
     standby.ready().await?;
