@@ -29,6 +29,9 @@ use crate::policy::target;
 /// The API server ends a watch after so many seconds, and it is begun again: one that hangs is noticed soon.
 const WATCH_SECONDS: u32 = 60;
 
+/// What a policy says of itself waits so long for its bundles to be written.
+const SERVERS_FIRST: Duration = Duration::from_millis(100);
+
 /// Before a list that is made because a watch could not be begun.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
 
@@ -200,10 +203,16 @@ fn is_gone(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
-/// A server's own status does not matter to it.
+/// A server's own status does not matter to it, if it is what was written.
 fn server_changed(ctx: &Context, change: Change<'_, Loose<McpServer>>) {
-    if let Some((name, version)) = change.after.and_then(|object| version_of(&**object)) {
-        ctx.memory.server_seen(&name, version);
+    if let (Some(before), Some(after)) = (change.before, change.after)
+        && let Some((name, version)) = version_of(&**after)
+    {
+        let status = |object: &Arc<Loose<McpServer>>| object.status(|server| &server.status);
+        // Somebody else's status is put right.
+        if !ctx.memory.server_seen(&name, version) && status(before) != status(after) {
+            ctx.queues.servers.add(name);
+        }
     }
     let said = |object: &Arc<Loose<McpServer>>| {
         let metadata = object.metadata();
@@ -246,8 +255,13 @@ fn policies_of(ctx: &Context, server: Option<&Arc<Loose<McpServer>>>) {
 }
 
 fn policy_changed(ctx: &Context, change: Change<'_, Loose<McpPolicy>>) {
-    if let Some((name, version)) = change.after.and_then(|object| version_of(&**object)) {
-        ctx.memory.policy_seen(&name, version);
+    if let (Some(before), Some(after)) = (change.before, change.after)
+        && let Some((name, version)) = version_of(&**after)
+    {
+        let status = |object: &Arc<Loose<McpPolicy>>| object.status(|policy| &policy.status);
+        if !ctx.memory.policy_seen(&name, version) && status(before) != status(after) {
+            ctx.queues.policies.add(name);
+        }
     }
     let said = |object: &Arc<Loose<McpPolicy>>| {
         (object.metadata().uid.clone(), object.metadata().generation)
@@ -255,6 +269,7 @@ fn policy_changed(ctx: &Context, change: Change<'_, Loose<McpPolicy>>) {
     if change.before.map(said) == change.after.map(said) {
         return;
     }
+    let mut delivered = false;
     for policy in [change.before, change.after].into_iter().flatten() {
         let (readable, errors) = ctx.verdicts.of(policy);
         let own = &ctx.args.namespace;
@@ -265,6 +280,7 @@ fn policy_changed(ctx: &Context, change: Change<'_, Loose<McpPolicy>>) {
             if target::targets_metadata(&readable, server.metadata(), own)
                 || (near && !errors.is_empty())
             {
+                delivered = true;
                 ctx.queues.servers.add(name_of(&*server));
             }
         }
@@ -277,7 +293,13 @@ fn policy_changed(ctx: &Context, change: Change<'_, Loose<McpPolicy>>) {
         ctx.verdicts.forget(object);
         super::policy::forget(ctx, &name);
     }
-    ctx.queues.policies.add(name);
+    // Its servers come first: they tell it what became of the edit, mostly sooner than this.
+    let after = if delivered {
+        SERVERS_FIRST
+    } else {
+        Duration::ZERO
+    };
+    ctx.queues.policies.add_after(name, after);
 }
 
 fn approval_changed(ctx: &Context, change: Change<'_, Loose<McpApproval>>) {

@@ -6,4 +6,5 @@ mod children;
 mod leader;
 mod lifecycle;
 mod policies;
+mod refusals;
 pub mod rig;

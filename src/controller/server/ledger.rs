@@ -17,7 +17,7 @@ use crate::controller::accounts;
 use crate::controller::context::{Context, ServerMemory, is_newer, lock};
 use crate::controller::live::Live;
 use crate::controller::names::LEDGER_KEY;
-use crate::controller::write::{Children, WriteError};
+use crate::controller::write::{Children, WriteError, Written};
 use crate::status::accounting::Ledger;
 
 /// One object is not written more often.
@@ -66,10 +66,21 @@ pub async fn keep(
         .ledger
         .as_ref()
         .map(|(version, _)| version.clone());
-    let written = writes
-        .write(&child, seen.as_deref())
+    let written = match writes
+        .write(&child, seen.as_deref(), live.is_some())
         .await
-        .map_err(ServerError::Ledger)?;
+        .map_err(ServerError::Ledger)?
+    {
+        Written::Now(live) => live,
+        // Counted on top of it the next time.
+        Written::Otherwise(live) => {
+            take(&mut lock(memory), &live);
+            return Err(ServerError::Ledger(WriteError::Conflict {
+                kind: child.kind.as_str(),
+                name: child.name,
+            }));
+        }
+    };
     let recent = next.sum().recent;
     {
         let mut memory = lock(memory);
@@ -91,12 +102,8 @@ pub fn stored(memory: &mut ServerMemory, live: Option<&Live>) -> Arc<Ledger> {
             .ledger
             .as_ref()
             .is_none_or(|(known, _)| is_newer(live.resource_version(), known));
-        if newer
-            && let Some(ledger) = live
-                .data(LEDGER_KEY)
-                .and_then(|text| serde_json::from_str::<Ledger>(&text).ok())
-        {
-            memory.ledger = Some((live.resource_version().to_owned(), Arc::new(ledger)));
+        if newer {
+            take(memory, live);
         }
     }
     memory
@@ -104,6 +111,17 @@ pub fn stored(memory: &mut ServerMemory, live: Option<&Live>) -> Arc<Ledger> {
         .as_ref()
         .map(|(_, ledger)| Arc::clone(ledger))
         .unwrap_or_default()
+}
+
+/// Remembers what is stored. Of what cannot be read only the version is taken, so that it is written over.
+fn take(memory: &mut ServerMemory, live: &Live) {
+    let ledger = live
+        .data(LEDGER_KEY)
+        .and_then(|text| serde_json::from_str::<Ledger>(&text).ok())
+        .map(Arc::new);
+    let known = memory.ledger.take().map(|(_, ledger)| ledger);
+    let ledger = ledger.or(known).unwrap_or_default();
+    memory.ledger = Some((live.resource_version().to_owned(), ledger));
 }
 
 /// Reports of runs that are over and stored.
