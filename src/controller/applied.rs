@@ -227,7 +227,7 @@ mod tests {
     fn live(child: &Child, generation: i64, change: impl FnOnce(&mut Value)) -> Live {
         let mut body = child.body.clone();
         body["metadata"]["generation"] = json!(generation);
-        body["metadata"]["ownerReferences"] = json!([{"apiVersion": "a", "kind": "McpServer", "name": "m", "uid": "owner", "controller": true}]);
+        body["metadata"]["ownerReferences"] = json!([{"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "name": "m", "uid": "owner", "controller": true}]);
         body["spec"]["defaulted"] = json!(true);
         change(&mut body);
         serde_json::from_value(body).unwrap()

@@ -10,7 +10,7 @@ use super::rig::{Room, SYSTEM, allow, call, deny, policy};
 use crate::support::eventually;
 use crate::support::wire::upstream::Fake;
 
-async fn holder(room: &Room) -> String {
+pub async fn holder(room: &Room) -> String {
     let leases: Api<Lease> = Api::namespaced(room.client.clone(), SYSTEM);
     eventually("somebody holds the Lease", || async {
         let lease = leases.get_opt("portcullis-operator").await.unwrap();
