@@ -295,7 +295,7 @@ mod tests {
         let mut body = child.body.clone();
         body["metadata"]["generation"] = json!(generation);
         body["metadata"]["resourceVersion"] = json!(generation.to_string());
-        body["metadata"]["ownerReferences"] = json!([{"apiVersion": "a", "kind": "McpServer", "name": "m", "uid": "owner", "controller": true}]);
+        body["metadata"]["ownerReferences"] = json!([{"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "name": "m", "uid": "owner", "controller": true}]);
         body["spec"]["defaulted"] = json!(true);
         change(&mut body);
         serde_json::from_value(body).unwrap()

@@ -32,6 +32,9 @@ const WATCH_SECONDS: u32 = 60;
 /// What a policy says of itself waits so long for its bundles to be written.
 const SERVERS_FIRST: Duration = Duration::from_millis(100);
 
+/// Objects in one answer to a list: each may be more than 1 MiB, and an answer is held as a whole.
+const PAGE: u32 = 50;
+
 /// Before a list that is made because a watch could not be begun.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
 
@@ -68,8 +71,11 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let client = &ctx.client;
     let ours = format!("{}={}", MANAGED_BY.0, MANAGED_BY.1);
+    let whole = watcher::Config::default()
+        .timeout(WATCH_SECONDS)
+        .page_size(PAGE);
     for scope in scopes(&ctx.args.watch_namespace) {
-        let plain = watcher::Config::default().timeout(WATCH_SECONDS);
+        let plain = whole.clone();
         let labelled = plain.clone().labels(&ours);
         let pods = plain
             .clone()
@@ -119,11 +125,10 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
         }
     }
     for scope in policy_scopes(&ctx.args.watch_namespace, &ctx.args.namespace) {
-        let plain = watcher::Config::default().timeout(WATCH_SECONDS);
         tasks.spawn(follow(
             Arc::clone(ctx),
             static_api(client, &scope),
-            plain,
+            whole.clone(),
             scope,
             |ctx| &ctx.caches.policies,
             policy_changed,

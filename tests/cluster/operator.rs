@@ -3,6 +3,7 @@
 mod accounting;
 mod approvals;
 mod children;
+mod deep;
 mod leader;
 mod lifecycle;
 mod policies;

@@ -11,7 +11,7 @@ use crate::support::audit::Write;
 use crate::support::eventually;
 use crate::support::wire::upstream::Fake;
 
-async fn holder(room: &Room) -> String {
+pub async fn holder(room: &Room) -> String {
     let leases: Api<Lease> = Api::namespaced(room.client.clone(), SYSTEM);
     eventually("somebody holds the Lease", || async {
         let lease = leases.get_opt("portcullis-operator").await.unwrap();
