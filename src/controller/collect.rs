@@ -21,6 +21,7 @@ use super::live::GatewayPod;
 use super::names::{Ident, Name};
 use super::queue::Done;
 use super::server::kinds::Kind;
+use crate::status::accounting::Account;
 use crate::status::report::Report;
 
 /// Pods that carry calls.
@@ -120,9 +121,7 @@ fn stored(memory: &ServerMemory, pod: &str) -> u64 {
         .get(pod)
         .map(|instance| accounts::run(pod, instance));
     let account = run.and_then(|run| memory.ledger.as_ref()?.1.running.get(&run));
-    account.map_or(0, |account| {
-        account.counts.values().map(|tally| tally.count).sum()
-    })
+    account.map_or(0, Account::total)
 }
 
 /// Whether it is this pod's turn to be asked.

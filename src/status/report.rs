@@ -75,6 +75,9 @@ pub struct ReportedViolation {
     pub namespace: String,
     /// Name of the policy.
     pub policy: String,
+    /// Its UID, as in [`ReportedCount`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub policy_uid: String,
     /// Name of the rule.
     pub rule: String,
     /// What became of the call.

@@ -114,6 +114,7 @@ fn violation(rule: &str, second: i64) -> ReportedViolation {
         grant: "key:ci".to_owned(),
         namespace: "ml".to_owned(),
         policy: "base".to_owned(),
+        policy_uid: "p1".to_owned(),
         rule: rule.to_owned(),
         outcome: ViolationOutcome::Hidden,
     }
