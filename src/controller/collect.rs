@@ -120,7 +120,7 @@ fn stored(memory: &ServerMemory, pod: &str) -> u64 {
         .newest
         .get(pod)
         .map(|instance| accounts::run(pod, instance));
-    let account = run.and_then(|run| memory.ledger.as_ref()?.1.running.get(&run));
+    let account = run.and_then(|run| memory.ledger.as_ref()?.1.run(&run));
     account.map_or(0, Account::total)
 }
 

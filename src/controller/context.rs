@@ -139,6 +139,8 @@ pub struct ServerMemory {
     /// The stored ledger, likewise.
     pub ledger: Option<(String, Arc<Ledger>)>,
     pub ledger_written: Option<Instant>,
+    /// What is stored must be written again whatever it should say: it was damaged, or its labels are gone.
+    pub ledger_astray: bool,
     pub reports: Reports,
     /// The newest instance of each pod.
     pub newest: BTreeMap<String, String>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::context::Context;
+use super::context::{Context, lock};
 use super::metrics::Kind as Reconciled;
 use super::names::Name;
 use super::queue::Done;
@@ -88,13 +88,23 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
         },
         (Err(error), _) => return Err(error),
     };
-    let ledger_again = ledger::keep(ctx, &refs, &memory).await?;
-    let known = status::write(ctx, &refs, verdict.as_ref().ok(), refusal.as_ref(), &memory).await?;
-    if !known {
-        ctx.queues.reports.add(name.clone());
-    }
-    let unknown = (!known).then_some(UNHEARD_AGAIN);
-    let again = [applied.again, ledger_again, unknown]
+    let kept = ledger::keep(ctx, &refs, &memory).await;
+    // A status says what is stored, whether or not more could be; but not less than that because it could not be read.
+    let kept = match kept {
+        Err(error) if lock(&memory).ledger.is_none() => return Err(error),
+        kept => kept,
+    };
+    let wrote = status::write(ctx, &refs, verdict.as_ref().ok(), refusal.as_ref(), &memory).await?;
+    let ledger_again = kept?;
+    let status_again = match wrote {
+        status::Wrote::Current => None,
+        status::Wrote::Later(left) => Some(left),
+        status::Wrote::Unknown => {
+            ctx.queues.reports.add(name.clone());
+            Some(UNHEARD_AGAIN)
+        }
+    };
+    let again = [applied.again, ledger_again, status_again]
         .into_iter()
         .flatten()
         .min();

@@ -60,6 +60,11 @@ pub fn policy_scopes(namespaces: &[String], own: &str) -> Vec<Option<String>> {
     scopes(&namespaces)
 }
 
+/// Selects what belongs to gateways: their pods and ReplicaSets.
+pub fn gateway_labels() -> String {
+    format!("{}={},{COMPONENT}={GATEWAY}", MANAGED_BY.0, MANAGED_BY.1)
+}
+
 /// Begins every watch.
 pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
@@ -68,9 +73,7 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     for scope in scopes(&ctx.args.watch_namespace) {
         let plain = watcher::Config::default().timeout(WATCH_SECONDS);
         let labelled = plain.clone().labels(&ours);
-        let pods = plain
-            .clone()
-            .labels(&format!("{ours},{COMPONENT}={GATEWAY}"));
+        let pods = plain.clone().labels(&gateway_labels());
         tasks.spawn(follow(
             Arc::clone(ctx),
             static_api(client, &scope),

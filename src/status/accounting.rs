@@ -7,12 +7,16 @@ use super::{
     report::{Report, ReportedViolation},
     whole,
 };
+
+mod bounds;
+pub use bounds::{FORMER, Kept, OTHER};
+
 use crate::api::{
     RecentViolation, ViolationCounts, ViolationOutcome,
     policy::{PolicyViolations, RuleViolations},
     server::ServerViolations,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -165,12 +169,30 @@ fn rest(v: &ReportedViolation) -> ([&str; 6], ViolationOutcome) {
     (names.map(String::as_str), v.outcome)
 }
 
+/// So many runs that have ended are kept apart, for so long.
+const ENDED: usize = 64;
+const ENDED_FOR: SignedDuration = SignedDuration::from_hours(24);
+
+/// A run that seems to have ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ended {
+    /// When that was seen.
+    pub at: Timestamp,
+    /// What it counted.
+    pub account: Account,
+}
+
 /// All violations at one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ledger {
-    /// Runs that have ended, folded together.
+    /// Runs that ended long ago, folded together.
     pub retired: Account,
+    /// Runs that ended lately. They are kept apart, as one that was only out of sight may report again, and must not be added
+    /// to what it counted before.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ended: BTreeMap<String, Ended>,
     /// Runs that may still count, by instance.
     pub running: BTreeMap<String, Account>,
 }
@@ -178,26 +200,78 @@ pub struct Ledger {
 impl Ledger {
     /// Takes a report. The same report twice, or an older one later, changes nothing.
     pub fn observe(&mut self, report: &Report) {
-        self.running
-            .entry(report.instance.clone())
-            .or_default()
-            .advance(Account::of(report));
+        self.take(&report.instance, Account::of(report));
     }
 
-    /// Ends a run: its counts stay. A report of it that comes later still would count anew, so only end runs that are gone.
-    pub fn retire(&mut self, instance: &str) {
-        if let Some(account) = self.running.remove(instance) {
-            self.retired.fold(&account);
+    /// Takes what a run counted, likewise.
+    pub fn take(&mut self, run: &str, account: Account) {
+        match self.ended.get_mut(run) {
+            Some(ended) => ended.account.advance(account),
+            None => {
+                let running = self.running.entry(run.to_owned()).or_default();
+                running.advance(account);
+            }
+        }
+    }
+
+    /// What a run has counted, if it is known apart.
+    pub fn run(&self, run: &str) -> Option<&Account> {
+        let ended = || self.ended.get(run).map(|ended| &ended.account);
+        self.running.get(run).or_else(ended)
+    }
+
+    /// Ends a run: its counts stay, and for a day they are still known to be its own.
+    pub fn retire(&mut self, run: &str, now: Timestamp) {
+        if let Some(account) = self.running.remove(run) {
+            self.ended
+                .insert(run.to_owned(), Ended { at: now, account });
+        }
+    }
+
+    /// A run that had ended is there again.
+    pub fn resume(&mut self, run: &str) {
+        if let Some(Ended { account, .. }) = self.ended.remove(run) {
+            self.running.insert(run.to_owned(), account);
+        }
+    }
+
+    /// Folds together the runs that ended long ago, and the oldest if there are many; none that may be there after all.
+    pub fn fold_ended(&mut self, now: Timestamp, may_be_there: impl Fn(&str) -> bool) {
+        let mut runs: Vec<(Timestamp, String)> = self
+            .ended
+            .iter()
+            .filter(|(run, _)| !may_be_there(run))
+            .map(|(run, ended)| (ended.at, run.clone()))
+            .collect();
+        runs.sort();
+        let many = runs.len().saturating_sub(ENDED);
+        for (index, (at, run)) in runs.into_iter().enumerate() {
+            if (index < many || now.duration_since(at) >= ENDED_FOR)
+                && let Some(ended) = self.ended.remove(&run)
+            {
+                self.retired.fold(&ended.account);
+            }
         }
     }
 
     /// Everything together.
     pub fn sum(&self) -> Account {
-        let mut sum = self.retired.clone();
-        for account in self.running.values() {
+        let mut sum = Account::default();
+        for account in self.accounts() {
             sum.fold(account);
         }
         sum
+    }
+
+    fn accounts(&self) -> impl Iterator<Item = &Account> {
+        let ended = self.ended.values().map(|ended| &ended.account);
+        self.running.values().chain(ended).chain([&self.retired])
+    }
+
+    fn accounts_mut(&mut self) -> impl Iterator<Item = &mut Account> {
+        let ended = self.ended.values_mut().map(|ended| &mut ended.account);
+        let running = self.running.values_mut();
+        running.chain(ended).chain([&mut self.retired])
     }
 }
 
@@ -292,7 +366,7 @@ impl Ledger {
             of == namespace && policy == name && uid.is_none_or(|uid| uid == policy_uid)
         };
         let mut sum = Account::default();
-        for account in self.running.values().chain([&self.retired]) {
+        for account in self.accounts() {
             let own = Account {
                 counts: account
                     .counts

@@ -4,6 +4,7 @@ mod accounting;
 mod approvals;
 mod children;
 mod leader;
+mod ledger;
 mod lifecycle;
 mod policies;
 pub mod rig;

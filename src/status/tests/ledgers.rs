@@ -71,7 +71,7 @@ fn reports_and_ledgers_survive_json() {
     assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
     let mut ledger = Ledger::default();
     ledger.observe(&report);
-    ledger.retire("i1");
+    ledger.retire("i1", at(0));
     let text = serde_json::to_string(&ledger).unwrap();
     assert_eq!(serde_json::from_str::<Ledger>(&text).unwrap(), ledger);
     let newer = r#"{ "instance": "a", "something": { "new": 1 } }"#;
@@ -116,7 +116,7 @@ proptest! {
         for run in &reports {
             ledger.observe(run.last().unwrap());
         }
-        ledger.retire(&retired.get(&reports)[0].instance);
+        ledger.retire(&retired.get(&reports)[0].instance, at(0));
         let total = |pick: fn(&(u64, u64)) -> u64| -> i64 {
             i64::try_from(runs.iter().flatten().map(pick).sum::<u64>()).unwrap()
         };
@@ -202,7 +202,7 @@ proptest! {
                 }
                 Life::Restart(which) => {
                     read(&mut ledger, which, &mut gateways[which]);
-                    ledger.retire(&format!("g{which}-{}", gateways[which].0));
+                    ledger.retire(&format!("g{which}-{}", gateways[which].0), at(0));
                     gateways[which] = (gateways[which].0 + 1, Vec::new(), Vec::new());
                 }
             }
