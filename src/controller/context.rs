@@ -167,6 +167,16 @@ pub struct Poll {
     pub calls: u64,
     pub quiet_since: Instant,
     pub failures: u32,
+    /// Since when something is waited for that makes it be asked often.
+    pub eager_since: Option<Instant>,
+}
+
+impl Poll {
+    /// To be asked now, and often if anything is waited for.
+    pub fn hurry(&mut self) {
+        self.hurried = true;
+        self.eager_since = None;
+    }
 }
 
 #[derive(Default)]

@@ -32,7 +32,7 @@ impl Gateway {
         violations.sort();
         let snapshot = self.snapshot();
         let listing = self.inventory.latest();
-        Report {
+        let report = Report {
             instance: self.recorder.instance().to_owned(),
             revision: snapshot.as_ref().map(|snapshot| snapshot.revision.clone()),
             calls: self.recorder.calls(),
@@ -47,7 +47,8 @@ impl Gateway {
                 time,
                 error: listing.error,
             }),
-        }
+        };
+        report.fit()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod ledgers;
 mod policies;
+mod reports;
 mod servers;
 
 use super::{
