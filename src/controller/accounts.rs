@@ -5,44 +5,70 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::status::accounting::Ledger;
+use jiff::Timestamp;
+
+use crate::status::accounting::{Account, Kept, Ledger};
 use crate::status::report::Report;
 
 /// The newest report of each run, by the UID of its pod and its instance.
 pub type Reports = BTreeMap<(String, String), Report>;
 
-/// The ledger with those reports in it. Runs of pods that are gone, and runs before the newest of a pod, are folded together.
-pub fn advance(
-    stored: &Ledger,
-    reports: &Reports,
-    newest: &BTreeMap<String, String>,
-    pods: &BTreeSet<String>,
-) -> Ledger {
+/// What is seen of the gateways of a server.
+#[derive(Clone, Copy)]
+pub struct Seen<'a> {
+    pub reports: &'a Reports,
+    /// The newest instance of each pod that has reported.
+    pub newest: &'a BTreeMap<String, String>,
+    /// The pods that there are.
+    pub pods: &'a BTreeSet<String>,
+    /// What they were given, if that is known.
+    pub kept: Option<&'a Kept<'a>>,
+}
+
+/// The ledger with those reports in it. Runs of pods that are gone, and runs before the newest of a pod, have ended; one that
+/// is there again goes on.
+pub fn advance(stored: &Ledger, seen: Seen<'_>, now: Timestamp) -> Ledger {
+    let Seen {
+        reports,
+        newest,
+        pods,
+        kept,
+    } = seen;
     let mut ledger = stored.clone();
     for ((pod, instance), report) in reports {
         let key = run(pod, instance);
         // A run without violations leaves no trace: a cluster at rest sees no writes.
-        if report.violations.is_empty() && !ledger.running.contains_key(&key) {
+        if report.violations.is_empty() && ledger.run(&key).is_none() {
             continue;
         }
-        ledger.observe(&Report {
-            instance: key,
-            ..report.clone()
-        });
+        let account = Account::of(report);
+        let account = match kept {
+            Some(kept) => account.placed(kept),
+            None => account,
+        };
+        ledger.take(&key, account);
+        if pods.contains(pod) && newest.get(pod) == Some(instance) {
+            ledger.resume(&key);
+        }
     }
+    let may_be_there = |key: &str| {
+        let (pod, instance) = key.split_once('/').unwrap_or((key, ""));
+        pods.contains(pod) && newest.get(pod).is_none_or(|newest| newest == instance)
+    };
     let ended: Vec<String> = ledger
         .running
         .keys()
-        .filter(|key| {
-            let (pod, instance) = key.split_once('/').unwrap_or((key, ""));
-            let current = newest.get(pod);
-            !pods.contains(pod) || current.is_some_and(|current| current != instance)
-        })
+        .filter(|key| !may_be_there(key))
         .cloned()
         .collect();
     for key in ended {
-        ledger.retire(&key);
+        ledger.retire(&key, now);
     }
+    ledger.fold_ended(now, may_be_there);
+    if let Some(kept) = kept {
+        ledger.place(kept);
+    }
+    ledger.fit();
     ledger
 }
 
@@ -57,7 +83,7 @@ mod tests {
     use crate::api::ViolationOutcome;
     use crate::status::accounting::of_server;
     use crate::status::report::ReportedCount;
-    use jiff::Timestamp;
+    use jiff::SignedDuration;
     use proptest::prelude::*;
 
     fn report(instance: &str, count: u64) -> Report {
@@ -98,6 +124,12 @@ mod tests {
         Restart(usize),
         /// The pod goes, likewise.
         Gone(usize),
+        /// The caches do not show the pod, although it is there: its label is gone, or its Deployment, or they are behind.
+        Hidden(usize),
+        /// They do again.
+        Shown(usize),
+        /// So much time passes.
+        Hours(u8),
     }
 
     fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -108,7 +140,10 @@ mod tests {
             Just(Event::Store),
             Just(Event::Crash),
             pod.clone().prop_map(Event::Restart),
-            pod.prop_map(Event::Gone),
+            pod.clone().prop_map(Event::Gone),
+            pod.clone().prop_map(Event::Hidden),
+            pod.prop_map(Event::Shown),
+            (1..5_u8).prop_map(Event::Hours),
         ];
         prop::collection::vec(one, 0..60)
     }
@@ -120,6 +155,9 @@ mod tests {
         reports: Reports,
         newest: BTreeMap<String, String>,
         stored: Ledger,
+        /// Pods that the caches do not show, and since when.
+        hidden: BTreeMap<usize, Timestamp>,
+        now: Timestamp,
     }
 
     impl World {
@@ -134,8 +172,15 @@ mod tests {
             self.reports.insert((uid, instance), report);
         }
         fn store(&mut self) {
-            let pods = (0..self.pods.len()).map(|pod| self.names(pod).0).collect();
-            self.stored = advance(&self.stored, &self.reports, &self.newest, &pods);
+            let shown = (0..self.pods.len()).filter(|pod| !self.hidden.contains_key(pod));
+            let pods = shown.map(|pod| self.names(pod).0).collect();
+            let seen = Seen {
+                reports: &self.reports,
+                newest: &self.newest,
+                pods: &pods,
+                kept: None,
+            };
+            self.stored = advance(&self.stored, seen, self.now);
             self.reports.retain(|(pod, instance), _| {
                 pods.contains(pod) && self.newest.get(pod) == Some(instance)
             });
@@ -147,20 +192,37 @@ mod tests {
                     self.answered += count;
                     self.pods[pod].0 += count;
                 }
+                // What is not shown is not asked.
+                Event::Read(pod) if self.hidden.contains_key(&pod) => {}
                 Event::Read(pod) => self.read(pod),
                 Event::Store => self.store(),
                 Event::Crash => {
                     self.reports.clear();
                     self.newest.clear();
                 }
+                Event::Hidden(pod) => {
+                    self.hidden.entry(pod).or_insert(self.now);
+                }
+                Event::Shown(pod) => {
+                    self.hidden.remove(&pod);
+                }
+                Event::Hours(hours) => {
+                    self.now += SignedDuration::from_hours(hours.into());
+                    // Longer than what is promised for.
+                    self.hidden.retain(|_, since| {
+                        self.now.duration_since(*since) < SignedDuration::from_hours(20)
+                    });
+                }
                 // A gateway ends once its last report is stored.
                 Event::Restart(pod) => {
+                    self.hidden.remove(&pod);
                     self.read(pod);
                     self.store();
                     self.pods[pod].0 = 0;
                     self.pods[pod].1 += 1;
                 }
                 Event::Gone(pod) => {
+                    self.hidden.remove(&pod);
                     self.read(pod);
                     self.store();
                     self.pods[pod] = (0, 0, self.pods[pod].2 + 1);
@@ -178,11 +240,14 @@ mod tests {
                 reports: Reports::new(),
                 newest: BTreeMap::new(),
                 stored: Ledger::default(),
+                hidden: BTreeMap::new(),
+                now: Timestamp::UNIX_EPOCH,
             };
             for event in &events {
                 world.take(event);
                 prop_assert!(total(&world.stored) <= i64::try_from(world.answered).unwrap());
             }
+            world.hidden.clear();
             (0..3).for_each(|pod| world.read(pod));
             world.store();
             prop_assert_eq!(total(&world.stored), i64::try_from(world.answered).unwrap());
@@ -193,15 +258,65 @@ mod tests {
     }
 
     #[test]
+    fn runs_that_ended_are_known_for_a_day_and_then_folded() {
+        let now = Timestamp::UNIX_EPOCH;
+        let step = |ledger: &Ledger, count: Option<u64>, shown: bool, hours: i64| {
+            let report =
+                count.map(|count| (("pod".to_owned(), "run".to_owned()), report("run", count)));
+            let newest = BTreeMap::from([("pod".to_owned(), "run".to_owned())]);
+            let pods = shown.then(|| "pod".to_owned()).into_iter().collect();
+            let seen = Seen {
+                reports: &report.into_iter().collect(),
+                newest: &newest,
+                pods: &pods,
+                kept: None,
+            };
+            advance(ledger, seen, now + SignedDuration::from_hours(hours))
+        };
+        let counted = step(&Ledger::default(), Some(3), true, 0);
+        let hidden = step(&counted, None, false, 1);
+        assert_eq!((hidden.running.len(), hidden.ended.len()), (0, 1));
+        assert_eq!(
+            step(&hidden, None, false, 2),
+            hidden,
+            "nothing is written at rest"
+        );
+        let again = step(&hidden, Some(4), true, 3);
+        assert_eq!((again.running.len(), total(&again)), (1, 4));
+        let folded = step(&hidden, None, false, 26);
+        assert_eq!((folded.ended.len(), total(&folded)), (0, 3));
+        let text = serde_json::to_string(&hidden).unwrap();
+        assert_eq!(serde_json::from_str::<Ledger>(&text).unwrap(), hidden);
+    }
+
+    #[test]
+    fn no_more_ended_runs_are_kept_apart_than_fit() {
+        let mut ledger = Ledger::default();
+        for pod in 0..200 {
+            let name = format!("pod{pod}");
+            let seen = Seen {
+                reports: &Reports::from([((name.clone(), "run".to_owned()), report("run", 1))]),
+                newest: &BTreeMap::from([(name.clone(), "run".to_owned())]),
+                pods: &BTreeSet::from([name]),
+                kept: None,
+            };
+            ledger = advance(&ledger, seen, Timestamp::UNIX_EPOCH);
+        }
+        assert_eq!((ledger.running.len(), ledger.ended.len()), (1, 64));
+        assert_eq!(total(&ledger), 200);
+    }
+
+    #[test]
     fn gateways_without_violations_leave_no_trace() {
         let reports = Reports::from([(("pod".to_owned(), "run".to_owned()), report("run", 0))]);
         let newest = BTreeMap::from([("pod".to_owned(), "run".to_owned())]);
-        let ledger = advance(
-            &Ledger::default(),
-            &reports,
-            &newest,
-            &BTreeSet::from(["pod".to_owned()]),
-        );
+        let seen = Seen {
+            reports: &reports,
+            newest: &newest,
+            pods: &BTreeSet::from(["pod".to_owned()]),
+            kept: None,
+        };
+        let ledger = advance(&Ledger::default(), seen, Timestamp::UNIX_EPOCH);
         assert_eq!(ledger, Ledger::default());
     }
 }

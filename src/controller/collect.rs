@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
 use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::accounts;
@@ -21,7 +22,8 @@ use super::live::GatewayPod;
 use super::names::{Ident, Name};
 use super::queue::Done;
 use super::server::kinds::Kind;
-use crate::status::report::Report;
+use crate::status::accounting::Account;
+use crate::status::report::{LARGEST, Report, ReportedCount};
 
 /// Pods that carry calls.
 const BUSY: Duration = Duration::from_secs(10);
@@ -30,10 +32,20 @@ const QUIET: Duration = Duration::from_secs(60);
 const QUIET_AFTER: Duration = Duration::from_secs(60);
 /// While a bundle is on its way, or a pod has not answered.
 const SOON: Duration = Duration::from_millis(100);
+/// What is waited for that eagerly comes by then, or is asked for at the usual pace.
+const EAGER: Duration = Duration::from_secs(30);
+/// A pod that ends, after that: it may still be waiting for its last violations to be stored.
+const ENDING: Duration = Duration::from_secs(1);
 /// A whole exchange.
 const WITHIN: Duration = Duration::from_secs(5);
-/// A report of 2,000 tools is a tenth of that.
-const LARGEST: usize = 8 << 20;
+/// Pods of one server that are asked at once.
+const AT_ONCE: usize = 8;
+/// Reports over [`SMALL`] bytes are read so many at a time: together they must not exhaust the operator. A gateway that sends
+/// slowly keeps only others with thousands of tools waiting, and those for no longer than [`WITHIN`].
+static LARGE: Semaphore = Semaphore::const_new(8);
+const SMALL: usize = 64 << 10;
+/// Runs of one pod that are not stored yet. A gateway that names another with each report is not read on.
+const RUNS: usize = 4;
 
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
@@ -47,6 +59,10 @@ enum ReadError {
     Status(StatusCode),
     #[error("it is no report: {0}")]
     Report(#[from] serde_json::Error),
+    #[error("it is larger than {LARGEST} bytes")]
+    Large,
+    #[error("it counts more calls than a gateway can decide")]
+    Implausible,
     #[error("it did not answer within {} s", WITHIN.as_secs())]
     Late,
 }
@@ -54,10 +70,7 @@ enum ReadError {
 /// Asks a server's pods again now.
 pub fn hurry(ctx: &Context, server: &Name) {
     if let Some(memory) = ctx.memory.known_server(server) {
-        lock(&memory)
-            .polls
-            .values_mut()
-            .for_each(|poll| poll.hurried = true);
+        lock(&memory).polls.values_mut().for_each(Poll::hurry);
     }
     ctx.queues.reports.add(server.clone());
 }
@@ -97,11 +110,20 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
         let (bearer, memory) = (&bearer, &memory);
         Some(async move {
             let read = tokio::time::timeout(WITHIN, read(address, bearer, stored)).await;
-            let read = read.unwrap_or(Err(ReadError::Late));
+            let read = read.unwrap_or(Err(ReadError::Late)).and_then(|mut report| {
+                let since = kube::Resource::meta(&**pod).creation_timestamp.as_ref();
+                let since = since.map(|since| since.0);
+                match report.is_plausible(since, jiff::Timestamp::now()) {
+                    true => Ok(report),
+                    false => Err(ReadError::Implausible),
+                }
+            });
             took(&mut lock(memory), pod, read, Instant::now())
         })
     });
-    if join_all(reads).await.contains(&true) {
+    let reads: Vec<_> = reads.collect();
+    let reads = futures_util::stream::iter(reads).buffer_unordered(AT_ONCE);
+    if reads.collect::<Vec<bool>>().await.contains(&true) {
         ctx.queues.servers.add(name.clone());
     }
     let (memory, now) = (lock(&memory), Instant::now());
@@ -119,10 +141,8 @@ fn stored(memory: &ServerMemory, pod: &str) -> u64 {
         .newest
         .get(pod)
         .map(|instance| accounts::run(pod, instance));
-    let account = run.and_then(|run| memory.ledger.as_ref()?.1.running.get(&run));
-    account.map_or(0, |account| {
-        account.counts.values().map(|tally| tally.count).sum()
-    })
+    let account = run.and_then(|run| memory.ledger.as_ref()?.1.run(&run));
+    account.map_or(0, Account::total)
 }
 
 /// Whether it is this pod's turn to be asked.
@@ -134,6 +154,7 @@ fn take_turn(memory: &mut ServerMemory, pod: &GatewayPod, now: Instant) -> bool 
             next: now,
             hurried: true,
             asked: false,
+            eager_since: None,
             calls: 0,
             quiet_since: now,
             failures: 0,
@@ -177,11 +198,17 @@ fn took(
     let behind = delivering.is_some_and(|wanted| {
         report.revision.as_deref() != Some(wanted.as_str()) && report.bundle_error.is_none()
     });
-    let wait = if behind || pod.terminating {
+    // One without a listing has just started.
+    let awaited = behind || pod.terminating || report.listing.is_none();
+    let eager_since = awaited.then(|| poll.eager_since.unwrap_or(now));
+    poll.eager_since = eager_since;
+    let eager = eager_since.is_some_and(|since| now.saturating_duration_since(since) < EAGER);
+    let wait = if eager && (behind || pod.terminating) {
         SOON
-    } else if report.listing.is_none() {
-        // It has just started.
+    } else if eager {
         SOON * 5
+    } else if pod.terminating {
+        ENDING
     } else if now.saturating_duration_since(poll.quiet_since) > QUIET_AFTER {
         QUIET
     } else {
@@ -189,6 +216,23 @@ fn took(
     };
     poll.next = now + wait;
     let key = (pod.uid().to_owned(), report.instance.clone());
+    if !memory.reports.contains_key(&key) {
+        let mut earlier: Vec<&mut Report> = memory
+            .reports
+            .iter_mut()
+            .filter(|((of, _), _)| of == pod.uid())
+            .map(|(_, report)| report)
+            .collect();
+        if earlier.len() >= RUNS {
+            poll.next = now + BUSY;
+            return true;
+        }
+        // Of a run that is over the violations count, until they are stored.
+        for report in &mut earlier {
+            report.tools = Vec::new();
+            report.missing_secret_keys = Vec::new();
+        }
+    }
     memory.newest.insert(key.0.clone(), key.1.clone());
     let changed = memory
         .reports
@@ -214,11 +258,20 @@ fn differs(before: &Report, now: &Report) -> bool {
     let error = |report: &Report| report.listing.as_ref().map(|listing| listing.error.clone());
     before.instance != *instance
         || before.revision != *revision
-        || before.violations != *violations
+        || !same_counts(&before.violations, violations)
         || before.tools != *tools
         || before.missing_secret_keys != *missing_secret_keys
         || before.bundle_error != *bundle_error
         || error(before) != listing.as_ref().map(|listing| listing.error.clone())
+}
+
+/// Times alone are no news.
+fn same_counts(before: &[ReportedCount], now: &[ReportedCount]) -> bool {
+    let said = |one: &ReportedCount| ReportedCount {
+        last_time: jiff::Timestamp::UNIX_EPOCH,
+        ..one.clone()
+    };
+    before.len() == now.len() && before.iter().zip(now).all(|(a, b)| said(a) == said(b))
 }
 
 async fn read(address: SocketAddr, bearer: &str, stored: u64) -> Result<Report, ReadError> {
@@ -246,9 +299,26 @@ async fn answer(
     if response.status() != StatusCode::OK {
         return Err(ReadError::Status(response.status()));
     }
-    let body = Limited::new(response.into_body(), LARGEST)
-        .collect()
-        .await
-        .map_err(ReadError::Body)?;
-    Ok(serde_json::from_slice(&body.to_bytes())?)
+    let mut body = response.into_body();
+    let (mut bytes, mut large) = (Vec::new(), None);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        if bytes.len() + data.len() > LARGEST {
+            return Err(ReadError::Large);
+        }
+        if bytes.len() + data.len() > SMALL && large.is_none() {
+            // Never closed.
+            large = LARGE.acquire().await.ok();
+        }
+        bytes.extend_from_slice(&data);
+    }
+    let mut report: Report = serde_json::from_slice(&bytes)?;
+    // Their figures are all that a status shows.
+    report.shorten();
+    Ok(report)
 }
+
+#[cfg(test)]
+mod tests;

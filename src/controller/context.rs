@@ -140,6 +140,8 @@ pub struct ServerMemory {
     /// The stored ledger, likewise.
     pub ledger: Option<(String, Arc<Ledger>)>,
     pub ledger_written: Option<Instant>,
+    /// What is stored must be written again whatever it should say: it was damaged, or its labels are gone.
+    pub ledger_astray: bool,
     pub reports: Reports,
     /// The newest instance of each pod.
     pub newest: BTreeMap<String, String>,
@@ -179,6 +181,16 @@ pub struct Poll {
     pub calls: u64,
     pub quiet_since: Instant,
     pub failures: u32,
+    /// Since when something is waited for that makes it be asked often.
+    pub eager_since: Option<Instant>,
+}
+
+impl Poll {
+    /// To be asked now, and often if anything is waited for.
+    pub fn hurry(&mut self) {
+        self.hurried = true;
+        self.eager_since = None;
+    }
 }
 
 #[derive(Default)]

@@ -1,11 +1,14 @@
 //! Whether the caches of a new leader are as new as its leadership.
 //!
 //! In: lists that the API server reads after the Lease was taken. Out: caches that hold all of them. Must not do: let a
-//! leader act on servers or policies older than those the leader before it acted on: an edited policy would be put back.
+//! leader act on servers or policies older than those the leader before it acted on: an edited policy would be put back. Nor
+//! take a gateway's pod for gone that it has only not seen yet.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::Pod;
 use kube::Resource;
 use kube::api::ListParams;
 use kube::core::{NamespaceResourceScope, ObjectList, ObjectMeta};
@@ -14,8 +17,7 @@ use tokio::time::Instant;
 use super::cache::Cache;
 use super::context::{Context, is_newer};
 use super::live::Identity;
-use super::loose::Loose;
-use super::watch::{policy_scopes, scopes};
+use super::watch::{self, policy_scopes, scopes};
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 
@@ -34,34 +36,37 @@ const WITHIN: Duration = Duration::from_secs(10);
 )]
 pub struct Behind;
 
-/// Waits until servers and policies are at least as they were when this was called.
+/// Waits until servers, policies and gateways' pods are at least as they were when this was called.
 pub async fn wait(ctx: &Context) -> Result<(), Behind> {
     let all = async {
         for scope in scopes(&ctx.args.watch_namespace) {
-            kind::<McpServer>(ctx, &ctx.caches.servers, scope).await;
+            kind::<McpServer, _>(ctx, &ctx.caches.servers, scope.clone(), "").await;
+            let labels = watch::gateway_labels();
+            kind::<Pod, _>(ctx, &ctx.caches.pods, scope.clone(), &labels).await;
+            kind::<ReplicaSet, _>(ctx, &ctx.caches.replica_sets, scope, &labels).await;
         }
         for scope in policy_scopes(&ctx.args.watch_namespace, &ctx.args.namespace) {
-            kind::<McpPolicy>(ctx, &ctx.caches.policies, scope).await;
+            kind::<McpPolicy, _>(ctx, &ctx.caches.policies, scope, "").await;
         }
     };
     tokio::time::timeout(WITHIN, all).await.map_err(|_| Behind)
 }
 
-async fn kind<K>(ctx: &Context, cache: &Cache<Loose<K>>, scope: Option<String>)
+async fn kind<K, C>(ctx: &Context, cache: &Cache<C>, scope: Option<String>, labels: &str)
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    C: Resource,
 {
     let started = Instant::now();
     loop {
-        match list::<K>(ctx, scope.as_deref()).await {
+        match list::<K>(ctx, scope.as_deref(), labels).await {
             Ok((listed, at)) => {
                 let listed: Vec<&ObjectMeta> = listed.iter().map(Resource::meta).collect();
                 let within = |metadata: &ObjectMeta| {
                     scope.is_none() || metadata.namespace.as_ref() == scope.as_ref()
                 };
-                let cached = cache.filter(|object| within(object.metadata()));
-                let cached: Vec<&ObjectMeta> =
-                    cached.iter().map(|object| object.metadata()).collect();
+                let cached = cache.filter(|object| within(object.meta()));
+                let cached: Vec<&ObjectMeta> = cached.iter().map(|object| object.meta()).collect();
                 if holds(&cached, &listed, &at) {
                     return;
                 }
@@ -84,12 +89,13 @@ where
 async fn list<K>(
     ctx: &Context,
     namespace: Option<&str>,
+    labels: &str,
 ) -> Result<(Vec<Identity<K>>, String), kube::Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
     let request = kube::core::Request::new(K::url_path(&(), namespace));
-    let mut params = ListParams::default().limit(PAGE);
+    let mut params = ListParams::default().limit(PAGE).labels(labels);
     let mut all = Vec::new();
     loop {
         let page = request

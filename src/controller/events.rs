@@ -128,6 +128,13 @@ impl Events {
         }
     }
 
+    /// Tells that what was stored of a server's violations could not be read.
+    pub fn ledger_unreadable(&self, of: &ObjectMeta, note: &str) {
+        let warning = EventType::Warning;
+        let (reason, action) = ("LedgerUnreadable", "Account");
+        self.publish(Kind::McpServer, of, warning, reason, action, note);
+    }
+
     /// Violations that a status shows already were told of by whoever wrote it.
     pub fn known<'a>(
         &self,

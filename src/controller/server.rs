@@ -113,19 +113,28 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
             (_, refusal) => (apply::Applied::default(), refusal.cloned(), Some(error)),
         },
     };
-    let ledger = ledger::keep(ctx, &refs, &memory).await;
-    let known = status::write(ctx, &refs, verdict.as_ref().ok(), refusal.as_ref(), &memory).await?;
-    if known {
-        looked_at(ctx, &refs, &memory);
-    } else {
+    let kept = ledger::keep(ctx, &refs, &memory).await;
+    // A status says what is stored, whether or not more could be; but not less than that because it could not be read.
+    let kept = match kept {
+        Err(error) if lock(&memory).ledger.is_none() => return Err(error),
+        kept => kept,
+    };
+    let wrote = status::write(ctx, &refs, verdict.as_ref().ok(), refusal.as_ref(), &memory).await?;
+    let status_again = match wrote {
+        status::Wrote::Current => None,
+        status::Wrote::Later(left) => Some(left),
+        status::Wrote::Unknown => Some(UNHEARD_AGAIN),
+    };
+    if matches!(wrote, status::Wrote::Unknown) {
         ctx.queues.reports.add(name.clone());
+    } else {
+        looked_at(ctx, &refs, &memory);
     }
-    let ledger_again = ledger?;
+    let ledger_again = kept?;
     if let Some(error) = failed {
         return Err(error);
     }
-    let unknown = (!known).then_some(UNHEARD_AGAIN);
-    let again = [applied.again, ledger_again, unknown]
+    let again = [applied.again, ledger_again, status_again]
         .into_iter()
         .flatten()
         .min();

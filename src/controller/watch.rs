@@ -66,6 +66,11 @@ pub fn policy_scopes(namespaces: &[String], own: &str) -> Vec<Option<String>> {
     scopes(&namespaces)
 }
 
+/// Selects what belongs to gateways: their pods and ReplicaSets.
+pub fn gateway_labels() -> String {
+    format!("{}={},{COMPONENT}={GATEWAY}", MANAGED_BY.0, MANAGED_BY.1)
+}
+
 /// Begins every watch.
 pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
@@ -77,9 +82,7 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     for scope in scopes(&ctx.args.watch_namespace) {
         let plain = whole.clone();
         let labelled = plain.clone().labels(&ours);
-        let pods = plain
-            .clone()
-            .labels(&format!("{ours},{COMPONENT}={GATEWAY}"));
+        let pods = plain.clone().labels(&gateway_labels());
         tasks.spawn(follow(
             Arc::clone(ctx),
             static_api(client, &scope),

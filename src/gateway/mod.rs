@@ -3,6 +3,7 @@
 //! In: bundles, Secrets, requests of MCP clients. Out: answers, audit records, metrics, a report. One [`Gateway`] guards one
 //! McpServer. It holds no policy of its own, and fails closed: without a snapshot every request is answered 503.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -298,6 +299,12 @@ impl Gateway {
     fn swap(&self, builder: &Builder, snapshot: Option<Arc<Snapshot>>) {
         if let Some(snapshot) = &snapshot {
             self.recorder.in_force(&snapshot.revision);
+            if let Some(bundle) = builder.in_force() {
+                let policies = bundle.policies.iter().map(|policy| &policy.uid);
+                let blocked = bundle.blocked.iter().map(|blocked| &blocked.uid);
+                let uids: HashSet<&str> = policies.chain(blocked).map(String::as_str).collect();
+                self.recorder.settle(|by| uids.contains(&*by.uid));
+            }
         }
         // The listener first: under a spec that asks for TLS nobody is to be let in without.
         self.speak_as(builder);

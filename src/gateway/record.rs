@@ -14,7 +14,8 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::audit::{AuditLog, DecisionId, Record};
 use super::metrics::{BundleLabels, DecisionLabels, LimitLabels, Metrics, ServerLabels};
-use crate::policy::decision::RuleId;
+use crate::policy::decision::{NO_POLICY, RuleId};
+use crate::status::accounting::{FORMER, OTHER};
 
 /// What became of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +86,9 @@ const NAME_SHOWN: usize = 128;
 /// Policies come and go: no more counters than this are kept at hand.
 const COUNTERS: usize = 4_096;
 
+/// So many rules and outcomes are counted apart; the report stays of a bounded size however often policies change.
+const COUNTED: usize = 1_024;
+
 /// How many recent violations are kept.
 pub const RECENT: usize = 20;
 
@@ -107,6 +111,8 @@ pub struct Recorder {
     calls: AtomicU64,
     ids: AtomicU64,
     instance: String,
+    /// Whom violations are counted under that cannot be counted apart.
+    other: Arc<RuleId>,
     state: Mutex<State>,
 }
 
@@ -141,6 +147,7 @@ impl Recorder {
             calls: AtomicU64::new(0),
             ids: AtomicU64::new(0),
             instance,
+            other: together(NO_POLICY, OTHER),
             state: Mutex::default(),
         }
     }
@@ -171,10 +178,11 @@ impl Recorder {
             self.count(&mut state, outcome, by);
             let counted = outcome.is_violation() || outcome == Outcome::Audited;
             if counted {
-                let entry = state
-                    .counts
-                    .entry((Arc::clone(by), outcome))
-                    .or_insert((0, record.time));
+                let mut key = (Arc::clone(by), outcome);
+                if state.counts.len() >= COUNTED && !state.counts.contains_key(&key) {
+                    key.0 = Arc::clone(&self.other);
+                }
+                let entry = state.counts.entry(key).or_insert((0, record.time));
                 entry.0 += 1;
                 entry.1 = record.time;
                 if state.recent.len() == RECENT {
@@ -222,6 +230,25 @@ impl Recorder {
         let counter = self.metrics.decisions.get_or_create(&labels).clone();
         counter.inc();
         state.counters.insert(key, (Arc::clone(by), counter));
+    }
+
+    /// Counts together what was decided by policies that do not apply any more, once there are many.
+    pub fn settle(&self, applies: impl Fn(&RuleId) -> bool) {
+        let mut state = self.lock();
+        if state.counts.len() < COUNTED / 2 {
+            return;
+        }
+        let former = together(FORMER, FORMER);
+        for ((by, outcome), (count, last)) in std::mem::take(&mut state.counts) {
+            let by = if by.namespace.is_empty() || applies(&by) {
+                by
+            } else {
+                Arc::clone(&former)
+            };
+            let sum = state.counts.entry((by, outcome)).or_insert((0, last));
+            sum.0 += count;
+            sum.1 = sum.1.max(last);
+        }
     }
 
     /// Waits until what is decided next can be recorded.
@@ -299,3 +326,16 @@ impl Recorder {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+fn together(policy: &str, rule: &str) -> Arc<RuleId> {
+    Arc::new(RuleId {
+        namespace: String::new(),
+        policy: policy.to_owned(),
+        rule: rule.to_owned(),
+        qualified: false,
+        uid: Arc::from(""),
+    })
+}
+
+#[cfg(test)]
+mod tests;

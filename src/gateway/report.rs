@@ -1,10 +1,7 @@
 //! What the gateway says of itself: the report that the operator and `portcullis status` read.
 
-use std::collections::HashMap;
-
 use super::Gateway;
 use super::record::{Outcome, Recent};
-use crate::policy::decision::RuleId;
 use crate::status::report::{
     self, Report, ReportedCount, ReportedListing, ReportedViolation, ViolationOutcome,
 };
@@ -18,19 +15,13 @@ impl Gateway {
     /// The report of this moment. Counts are cumulative since the gateway started.
     pub fn report(&self) -> Report {
         let (counts, recent) = self.recorder.violations();
-        let uids = self.policy_uids();
-        let uid_of = |by: &RuleId| {
-            uids.get(&(by.namespace.clone(), by.policy.clone()))
-                .cloned()
-                .unwrap_or_default()
-        };
         let mut violations: Vec<ReportedCount> = counts
             .into_iter()
             .filter_map(|((by, outcome), (count, last_time))| {
                 Some(ReportedCount {
                     namespace: by.namespace.clone(),
                     policy: by.policy.clone(),
-                    policy_uid: uid_of(&by),
+                    policy_uid: by.uid.to_string(),
                     rule: by.rule.clone(),
                     outcome: violation(outcome)?,
                     count,
@@ -41,7 +32,7 @@ impl Gateway {
         violations.sort();
         let snapshot = self.snapshot();
         let listing = self.inventory.latest();
-        Report {
+        let report = Report {
             instance: self.recorder.instance().to_owned(),
             revision: snapshot.as_ref().map(|snapshot| snapshot.revision.clone()),
             calls: self.recorder.calls(),
@@ -56,23 +47,8 @@ impl Gateway {
                 time,
                 error: listing.error,
             }),
-        }
-    }
-
-    fn policy_uids(&self) -> HashMap<(String, String), String> {
-        let builder = self.builder();
-        let policies = builder
-            .in_force()
-            .map_or(&[][..], |bundle| &bundle.policies);
-        policies
-            .iter()
-            .map(|policy| {
-                (
-                    (policy.namespace.clone(), policy.name.clone()),
-                    policy.uid.clone(),
-                )
-            })
-            .collect()
+        };
+        report.fit()
     }
 }
 
@@ -96,6 +72,7 @@ fn reported(recent: &Recent) -> Option<ReportedViolation> {
         grant: recent.grant.clone(),
         namespace: recent.by.namespace.clone(),
         policy: recent.by.policy.clone(),
+        policy_uid: recent.by.uid.to_string(),
         rule: recent.by.rule.clone(),
         outcome: violation(recent.outcome)?,
     })

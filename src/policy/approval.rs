@@ -207,6 +207,7 @@ mod tests {
             policy: "p".into(),
             rule: name.into(),
             qualified: false,
+            uid: Arc::from(""),
         })
     }
 

@@ -73,6 +73,9 @@ pub struct BundlePolicy {
 pub struct Blocked {
     /// The policy, as namespace/name.
     pub policy: String,
+    /// Its UID, under which refusals because of it are counted; empty in bundles of the first releases.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uid: String,
     /// Why it was not accepted.
     pub message: String,
 }
@@ -140,4 +143,22 @@ fn revision(mut bundle: serde_json::Value) -> String {
         object.remove("sequence");
     }
     canonical::hex(&canonical::sha256(canonical::plain(&bundle).as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_that_was_stored_before_blocked_policies_had_uids_is_read() {
+        let mut stored = serde_json::json!({
+            "format": 1, "sequence": 4,
+            "server": {"namespace": "ml", "name": "mlflow", "uid": "u", "spec": {"upstream": {"http": {"url": "http://a/mcp"}}}},
+            "policies": [], "blocked": [{"policy": "ml/broken", "message": "nonsense"}],
+        });
+        stored["revision"] = revision(stored.clone()).into();
+        let bundle = Bundle::parse(stored.to_string().as_bytes()).unwrap();
+        assert_eq!(bundle.blocked[0].uid, "");
+        assert_eq!(bundle.computed_revision().unwrap(), bundle.revision);
+    }
 }

@@ -57,6 +57,7 @@ pub fn compile(bundle: &Bundle) -> Result<Program, Vec<Diagnostic>> {
         policy: NO_POLICY.to_owned(),
         rule: INVENTORY_RULE.to_owned(),
         qualified: false,
+        uid: Arc::from(""),
     });
     let closed = closed(bundle);
     Ok(Program {
@@ -103,6 +104,7 @@ pub fn diagnose_policy(
         namespace,
         name,
         qualified: namespace != server_namespace,
+        uid: Arc::from(""),
     };
     let mut findings = Vec::new();
     policy::compile(&owner, &Arc::from(""), false, spec, &mut findings);
@@ -121,6 +123,7 @@ struct Owner<'a> {
     namespace: &'a str,
     name: &'a str,
     qualified: bool,
+    uid: Arc<str>,
 }
 
 impl<'a> Owner<'a> {
@@ -129,6 +132,7 @@ impl<'a> Owner<'a> {
             namespace: &entry.namespace,
             name: &entry.name,
             qualified: entry.namespace != server_namespace,
+            uid: Arc::from(entry.uid.as_str()),
         }
     }
 
@@ -138,6 +142,7 @@ impl<'a> Owner<'a> {
             policy: self.name.to_owned(),
             rule: rule.to_owned(),
             qualified: self.qualified,
+            uid: Arc::clone(&self.uid),
         })
     }
 
@@ -173,6 +178,7 @@ fn closed(bundle: &Bundle) -> Option<Closed> {
             namespace,
             name,
             qualified: !namespace.is_empty() && namespace != bundle.server.namespace,
+            uid: Arc::from(blocked.uid.as_str()),
         };
         return Some(Closed {
             blocked: true,
@@ -195,6 +201,7 @@ fn closed(bundle: &Bundle) -> Option<Closed> {
         namespace: "",
         name: NO_POLICY,
         qualified: false,
+        uid: Arc::from(""),
     };
     Some(Closed {
         blocked: false,
@@ -222,6 +229,7 @@ fn default_of(bundle: &Bundle, counts: fn(Mode) -> bool) -> Default {
             namespace: "",
             name: NO_POLICY,
             qualified: false,
+            uid: Arc::from(""),
         }
         .rule(DEFAULT_RULE),
     };

@@ -28,6 +28,10 @@ pub struct RuleId {
     pub rule: String,
     /// Whether the policy is named with its namespace, as it is not in the server's own.
     pub qualified: bool,
+    /// UID of the policy; empty where no policy is involved. What is counted under a rule stays with the policy that it was
+    /// decided by, whatever policy has that name later.
+    #[serde(skip)]
+    pub uid: Arc<str>,
 }
 
 impl RuleId {

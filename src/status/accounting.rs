@@ -7,14 +7,26 @@ use super::{
     report::{Report, ReportedViolation},
     whole,
 };
+
+mod bounds;
+pub use bounds::{FORMER, Kept, OTHER};
+
 use crate::api::{
     RecentViolation, ViolationCounts, ViolationOutcome,
     policy::{PolicyViolations, RuleViolations},
     server::ServerViolations,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+const OUTCOMES: [ViolationOutcome; 5] = [
+    ViolationOutcome::Hidden,
+    ViolationOutcome::Denied,
+    ViolationOutcome::Limited,
+    ViolationOutcome::Unapproved,
+    ViolationOutcome::Audited,
+];
 
 /// How many recent violations a status shows.
 pub const RECENT: usize = 20;
@@ -99,52 +111,88 @@ impl Account {
         newest(&mut self.recent);
     }
 
-    /// Takes a later account of the same run. Counts never go back, so a report that comes late changes nothing.
-    fn advance(&mut self, later: Account) {
-        let mut advanced = false;
-        for (key, tally) in later.counts {
-            match self.counts.get_mut(&key) {
-                Some(sum) if sum.count >= tally.count => {}
-                Some(sum) => {
-                    *sum = tally;
-                    advanced = true;
-                }
-                None => {
-                    self.counts.insert(key, tally);
-                    advanced = true;
-                }
+    /// Takes another account of the same run. A run's counts only grow, so the one with more is the newer one and says all: what
+    /// it counts under another key than before is not there twice. One that comes late changes nothing.
+    fn advance(&mut self, other: Account) {
+        let (before, after) = (self.totals(), other.totals());
+        let late = before
+            .iter()
+            .zip(after)
+            .any(|(before, after)| *before > after);
+        if late {
+            return;
+        }
+        if before != after {
+            self.recent = other.recent;
+        }
+        let known = std::mem::replace(&mut self.counts, other.counts);
+        for (key, tally) in &mut self.counts {
+            // A time alone is no news: a clock that is ahead would else be written down at each look.
+            if let Some(before) = known.get(key)
+                && before.count == tally.count
+            {
+                tally.last_time = before.last_time;
             }
         }
-        if advanced {
-            self.recent = later.recent;
-        }
+    }
+
+    /// How many of each outcome.
+    fn totals(&self) -> [u64; OUTCOMES.len()] {
+        OUTCOMES.map(|outcome| {
+            let of = self.counts.iter().filter(|(key, _)| key.outcome == outcome);
+            of.fold(0, |sum, (_, tally)| tally.count.saturating_add(sum))
+        })
+    }
+
+    /// How many violations there are, audited ones included.
+    pub fn total(&self) -> u64 {
+        let sums = self.totals();
+        sums.iter().fold(0, |all, sum| all.saturating_add(*sum))
     }
 }
 
 fn newest(recent: &mut Vec<ReportedViolation>) {
     // By everything after the time, so that the order does not depend on which gateway was read first.
-    recent.sort_by(|a, b| {
-        let rest = |v: &ReportedViolation| {
-            (
-                v.tool.clone(),
-                v.grant.clone(),
-                v.namespace.clone(),
-                v.policy.clone(),
-                v.rule.clone(),
-                v.outcome,
-            )
-        };
-        b.time.cmp(&a.time).then_with(|| rest(a).cmp(&rest(b)))
-    });
+    recent.sort_by(|a, b| b.time.cmp(&a.time).then_with(|| rest(a).cmp(&rest(b))));
     recent.truncate(RECENT);
+}
+
+fn rest(v: &ReportedViolation) -> ([&str; 6], ViolationOutcome) {
+    let names = [
+        &v.tool,
+        &v.grant,
+        &v.namespace,
+        &v.policy,
+        &v.policy_uid,
+        &v.rule,
+    ];
+    (names.map(String::as_str), v.outcome)
+}
+
+/// So many runs that have ended are kept apart, for so long.
+const ENDED: usize = 64;
+const ENDED_FOR: SignedDuration = SignedDuration::from_hours(24);
+
+/// A run that seems to have ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ended {
+    /// When that was seen.
+    pub at: Timestamp,
+    /// What it counted.
+    pub account: Account,
 }
 
 /// All violations at one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ledger {
-    /// Runs that have ended, folded together.
+    /// Runs that ended long ago, folded together.
     pub retired: Account,
+    /// Runs that ended lately. They are kept apart, as one that was only out of sight may report again, and must not be added
+    /// to what it counted before.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ended: BTreeMap<String, Ended>,
     /// Runs that may still count, by instance.
     pub running: BTreeMap<String, Account>,
 }
@@ -152,26 +200,78 @@ pub struct Ledger {
 impl Ledger {
     /// Takes a report. The same report twice, or an older one later, changes nothing.
     pub fn observe(&mut self, report: &Report) {
-        self.running
-            .entry(report.instance.clone())
-            .or_default()
-            .advance(Account::of(report));
+        self.take(&report.instance, Account::of(report));
     }
 
-    /// Ends a run: its counts stay. A report of it that comes later still would count anew, so only end runs that are gone.
-    pub fn retire(&mut self, instance: &str) {
-        if let Some(account) = self.running.remove(instance) {
-            self.retired.fold(&account);
+    /// Takes what a run counted, likewise.
+    pub fn take(&mut self, run: &str, account: Account) {
+        match self.ended.get_mut(run) {
+            Some(ended) => ended.account.advance(account),
+            None => {
+                let running = self.running.entry(run.to_owned()).or_default();
+                running.advance(account);
+            }
+        }
+    }
+
+    /// What a run has counted, if it is known apart.
+    pub fn run(&self, run: &str) -> Option<&Account> {
+        let ended = || self.ended.get(run).map(|ended| &ended.account);
+        self.running.get(run).or_else(ended)
+    }
+
+    /// Ends a run: its counts stay, and for a day they are still known to be its own.
+    pub fn retire(&mut self, run: &str, now: Timestamp) {
+        if let Some(account) = self.running.remove(run) {
+            self.ended
+                .insert(run.to_owned(), Ended { at: now, account });
+        }
+    }
+
+    /// A run that had ended is there again.
+    pub fn resume(&mut self, run: &str) {
+        if let Some(Ended { account, .. }) = self.ended.remove(run) {
+            self.running.insert(run.to_owned(), account);
+        }
+    }
+
+    /// Folds together the runs that ended long ago, and the oldest if there are many; none that may be there after all.
+    pub fn fold_ended(&mut self, now: Timestamp, may_be_there: impl Fn(&str) -> bool) {
+        let mut runs: Vec<(Timestamp, String)> = self
+            .ended
+            .iter()
+            .filter(|(run, _)| !may_be_there(run))
+            .map(|(run, ended)| (ended.at, run.clone()))
+            .collect();
+        runs.sort();
+        let many = runs.len().saturating_sub(ENDED);
+        for (index, (at, run)) in runs.into_iter().enumerate() {
+            if (index < many || now.duration_since(at) >= ENDED_FOR)
+                && let Some(ended) = self.ended.remove(&run)
+            {
+                self.retired.fold(&ended.account);
+            }
         }
     }
 
     /// Everything together.
     pub fn sum(&self) -> Account {
-        let mut sum = self.retired.clone();
-        for account in self.running.values() {
+        let mut sum = Account::default();
+        for account in self.accounts() {
             sum.fold(account);
         }
         sum
+    }
+
+    fn accounts(&self) -> impl Iterator<Item = &Account> {
+        let ended = self.ended.values().map(|ended| &ended.account);
+        self.running.values().chain(ended).chain([&self.retired])
+    }
+
+    fn accounts_mut(&mut self) -> impl Iterator<Item = &mut Account> {
+        let ended = self.ended.values_mut().map(|ended| &mut ended.account);
+        let running = self.running.values_mut();
+        running.chain(ended).chain([&mut self.retired])
     }
 }
 
@@ -220,8 +320,8 @@ pub fn of_server(ledger: &Ledger) -> ServerViolations {
     status
 }
 
-/// The violations of a policy's status, over the ledgers of its targets. An earlier policy of the same name, known by
-/// another UID, does not count.
+/// The violations of a policy's status, over the ledgers of its targets. An earlier policy of the same name had another UID
+/// and does not count.
 pub fn of_policy<'a>(
     namespace: &str,
     name: &str,
@@ -230,15 +330,12 @@ pub fn of_policy<'a>(
 ) -> PolicyViolations {
     let mut all = Account::default();
     for ledger in ledgers {
-        all.fold(&ledger.sum_of(namespace, name));
+        all.fold(&ledger.sum_of(namespace, name, uid));
     }
     let mut status = PolicyViolations::default();
     let mut last: Option<Timestamp> = None;
     let mut rules: BTreeMap<&str, Tally> = BTreeMap::new();
     for (key, tally) in &all.counts {
-        if uid.is_some_and(|uid| !key.policy_uid.is_empty() && key.policy_uid != uid) {
-            continue;
-        }
         counted(&mut status.counts, key.outcome, tally.count);
         last = last.max(Some(tally.last_time));
         let rule = rules.entry(&key.rule).or_insert(Tally {
@@ -264,20 +361,23 @@ pub fn of_policy<'a>(
 impl Ledger {
     /// Everything that one policy decided. Taken before the newest are cut off, so that another policy's violations do not
     /// push this one's out.
-    fn sum_of(&self, namespace: &str, name: &str) -> Account {
+    fn sum_of(&self, namespace: &str, name: &str, uid: Option<&str>) -> Account {
+        let is_it = |of: &str, policy: &str, policy_uid: &str| {
+            of == namespace && policy == name && uid.is_none_or(|uid| uid == policy_uid)
+        };
         let mut sum = Account::default();
-        for account in self.running.values().chain([&self.retired]) {
+        for account in self.accounts() {
             let own = Account {
                 counts: account
                     .counts
                     .iter()
-                    .filter(|(key, _)| key.namespace == namespace && key.policy == name)
+                    .filter(|(key, _)| is_it(&key.namespace, &key.policy, &key.policy_uid))
                     .map(|(key, tally)| (key.clone(), *tally))
                     .collect(),
                 recent: account
                     .recent
                     .iter()
-                    .filter(|v| v.namespace == namespace && v.policy == name)
+                    .filter(|v| is_it(&v.namespace, &v.policy, &v.policy_uid))
                     .cloned()
                     .collect(),
             };

@@ -8,32 +8,45 @@ use crate::policy::Bound;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+mod bounds;
+pub use bounds::LARGEST;
+use bounds::{COUNTS, ERROR, MISSING, NAME, RECENT, SHOWN, TOOLS, list, maybe_text, text, texts};
+
 /// The report of one run of one gateway.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Names this run: a restarted gateway counts from zero under another name.
+    #[serde(deserialize_with = "text::<_, NAME>")]
     pub instance: String,
     /// Revision of the bundle in force; none before the first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "maybe_text::<_, NAME>"
+    )]
     pub revision: Option<String>,
     /// Calls that were decided since start.
     #[serde(default)]
     pub calls: u64,
     /// Violations since start, by policy, rule and outcome.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list::<_, _, COUNTS>")]
     pub violations: Vec<ReportedCount>,
     /// The newest 20 violations.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list::<_, _, RECENT>")]
     pub recent: Vec<ReportedViolation>,
     /// The upstream's tools as last listed.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list::<_, _, TOOLS>")]
     pub tools: Vec<ReportedTool>,
     /// Keys of Secrets that are referred to and not there, as `name/key`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "texts::<_, SHOWN, MISSING>")]
     pub missing_secret_keys: Vec<String>,
     /// Why the newest bundle is not in force, if so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "maybe_text::<_, ERROR>"
+    )]
     pub bundle_error: Option<String>,
     /// The last listing of the upstream's tools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,13 +58,16 @@ pub struct Report {
 #[serde(rename_all = "camelCase")]
 pub struct ReportedCount {
     /// Namespace of the policy; empty where no policy decided.
+    #[serde(deserialize_with = "text::<_, NAME>")]
     pub namespace: String,
     /// Name of the policy.
+    #[serde(deserialize_with = "text::<_, NAME>")]
     pub policy: String,
     /// UID of the policy, so that one of the same name that came later counts from zero; empty if not known.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text::<_, NAME>")]
     pub policy_uid: String,
     /// Name of the rule, or `(default)` and the like.
+    #[serde(deserialize_with = "text::<_, NAME>")]
     pub rule: String,
     /// What became of the calls.
     pub outcome: ViolationOutcome,
@@ -68,26 +84,40 @@ pub struct ReportedViolation {
     /// When the call was decided.
     pub time: Timestamp,
     /// The tool, prompt or resource.
+    #[serde(deserialize_with = "text::<_, SHOWN>")]
     pub tool: String,
     /// The identity that called.
+    #[serde(deserialize_with = "text::<_, SHOWN>")]
     pub grant: String,
     /// Namespace of the policy; empty where no policy decided.
+    #[serde(deserialize_with = "text::<_, NAME>")]
     pub namespace: String,
     /// Name of the policy.
+    #[serde(deserialize_with = "text::<_, NAME>")]
     pub policy: String,
+    /// Its UID, as in [`ReportedCount`].
+    #[serde(
+        default,
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "text::<_, NAME>"
+    )]
+    pub policy_uid: String,
     /// Name of the rule.
+    #[serde(deserialize_with = "text::<_, NAME>")]
     pub rule: String,
     /// What became of the call.
     pub outcome: ViolationOutcome,
 }
 
 /// One tool of the upstream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReportedTool {
     /// Its name.
+    #[serde(deserialize_with = "text::<_, SHOWN>")]
     pub name: String,
     /// Digest of its definition, which a pin can be made of.
+    #[serde(deserialize_with = "text::<_, NAME>")]
     pub digest: String,
     /// Whether some caller can list it.
     pub visible: bool,
@@ -96,7 +126,11 @@ pub struct ReportedTool {
     /// Whether it differs from its pin or from every catalogued form.
     pub drifted: bool,
     /// Why it is hidden from everybody, if a rule is not the cause.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "maybe_text::<_, SHOWN>"
+    )]
     pub withheld: Option<String>,
 }
 
@@ -107,7 +141,11 @@ pub struct ReportedListing {
     /// When it ended.
     pub time: Timestamp,
     /// Why it failed, if so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "maybe_text::<_, ERROR>"
+    )]
     pub error: Option<String>,
 }
 

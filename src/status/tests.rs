@@ -2,6 +2,7 @@
 
 mod ledgers;
 mod policies;
+mod reports;
 mod servers;
 
 use super::{
@@ -114,6 +115,7 @@ fn violation(rule: &str, second: i64) -> ReportedViolation {
         grant: "key:ci".to_owned(),
         namespace: "ml".to_owned(),
         policy: "base".to_owned(),
+        policy_uid: "p1".to_owned(),
         rule: rule.to_owned(),
         outcome: ViolationOutcome::Hidden,
     }

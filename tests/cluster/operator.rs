@@ -5,6 +5,7 @@ mod approvals;
 mod children;
 mod deep;
 mod leader;
+mod ledger;
 mod lifecycle;
 mod policies;
 mod refusals;

@@ -147,6 +147,7 @@ impl Serving {
                 let (namespace, name) = name_of(&policy.metadata);
                 Blocked {
                     policy: format!("{namespace}/{name}"),
+                    uid: policy.metadata.uid.clone().unwrap_or_default(),
                     message: message.clone(),
                 }
             })

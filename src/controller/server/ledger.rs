@@ -1,12 +1,14 @@
 //! The ledger of a server: what gateways reported, stored before any status says so.
 //!
 //! In: reports, the stored ledger. Out: the stored ledger. Written at most every ten seconds, and only if it changed; at once
-//! when a gateway is about to end.
+//! when a gateway is about to end. Must not do: be stuck on what somebody else made of the object, or put less over what is
+//! stored there because it was not seen.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::apply::config_map;
@@ -14,14 +16,18 @@ use super::fetch::Refs;
 use super::kinds::Kind;
 use super::{Remembered, ServerError, throttled};
 use crate::controller::accounts;
+use crate::controller::applied::WATCH_LAG;
 use crate::controller::context::{Context, ServerMemory, is_newer, lock};
 use crate::controller::live::Live;
 use crate::controller::names::LEDGER_KEY;
 use crate::controller::write::{Children, WriteError, Written};
-use crate::status::accounting::Ledger;
+use crate::status::accounting::{Kept, Ledger};
 
 /// One object is not written more often.
 pub const EVERY: Duration = Duration::from_secs(10);
+
+/// The version of a ledger that is known not to be there.
+const NONE: &str = "";
 
 /// Brings the stored ledger up to date. Returns when to look again, if it was too soon.
 pub async fn keep(
@@ -35,11 +41,29 @@ pub async fn keep(
         .get(&(Kind::ConfigMap, ident.ledger()))
         .filter(|live| live.controller() == Some(&ident.uid));
     let pods: BTreeSet<String> = refs.pods.iter().map(|pod| pod.uid().to_owned()).collect();
+    let writes = Children {
+        client: &ctx.client,
+        namespace: &ident.namespace,
+        owner: &ident.uid,
+    };
+    if live.is_none()
+        && let Some(left) = look(ctx, refs, memory, &writes).await?
+    {
+        return Ok(Some(left));
+    }
     let (stored, next) = {
         let mut memory = lock(memory);
-        let stored = stored(&mut memory, live.map(Arc::as_ref));
-        let next = accounts::advance(&stored, &memory.reports, &memory.newest, &pods);
-        if next == *stored {
+        let stored = stored(ctx, refs, &mut memory, live.map(Arc::as_ref));
+        let bundle = memory.bundle.as_ref().map(|(_, bundle)| Arc::clone(bundle));
+        let kept = bundle.as_deref().map(Kept::of);
+        let seen = accounts::Seen {
+            reports: &memory.reports,
+            newest: &memory.newest,
+            pods: &pods,
+            kept: kept.as_ref(),
+        };
+        let next = accounts::advance(&stored, seen, Timestamp::now());
+        if next == *stored && !memory.ledger_astray {
             forget_ended(&mut memory, &pods);
             return Ok(None);
         }
@@ -48,11 +72,6 @@ pub async fn keep(
             return Ok(Some(left));
         }
         (stored, next)
-    };
-    let writes = Children {
-        client: &ctx.client,
-        namespace: &ident.namespace,
-        owner: &ident.uid,
     };
     let text = serde_json::to_string(&next).map_err(|error| {
         ServerError::Ledger(WriteError::Api {
@@ -65,7 +84,8 @@ pub async fn keep(
     let seen = lock(memory)
         .ledger
         .as_ref()
-        .map(|(version, _)| version.clone());
+        .map(|(version, _)| version.clone())
+        .filter(|version| version != NONE);
     let written = match writes
         .write(&child, seen.as_deref(), live.is_some())
         .await
@@ -74,7 +94,7 @@ pub async fn keep(
         Written::Now(live) => live,
         // Counted on top of it the next time.
         Written::Otherwise(live) => {
-            take(&mut lock(memory), &live);
+            self::stored(ctx, refs, &mut lock(memory), Some(&live));
             return Err(ServerError::Ledger(WriteError::Conflict {
                 kind: child.kind.as_str(),
                 name: child.name,
@@ -86,6 +106,7 @@ pub async fn keep(
         let mut memory = lock(memory);
         memory.ledger = Some((written.resource_version().to_owned(), Arc::new(next)));
         memory.ledger_written = Some(Instant::now());
+        memory.ledger_astray = false;
         forget_ended(&mut memory, &pods);
     }
     // What the ledger held before was told of before.
@@ -95,33 +116,112 @@ pub async fn keep(
     Ok(None)
 }
 
-/// The stored ledger, of the newest version that is known.
-pub fn stored(memory: &mut ServerMemory, live: Option<&Live>) -> Arc<Ledger> {
-    if let Some(live) = live {
-        let newer = memory
-            .ledger
-            .as_ref()
-            .is_none_or(|(known, _)| is_newer(live.resource_version(), known));
-        if newer {
-            take(memory, live);
+/// Looks for a ledger that the watch does not show: without our labels it is still what was stored. Returns when to look again,
+/// if it is too soon to tell.
+async fn look(
+    ctx: &Context,
+    refs: &Refs,
+    memory: &Remembered,
+    writes: &Children<'_>,
+) -> Result<Option<Duration>, ServerError> {
+    let (known, written) = {
+        let memory = lock(memory);
+        let version = memory.ledger.as_ref().map(|(version, _)| version.clone());
+        (version, memory.ledger_written)
+    };
+    if known.as_deref() == Some(NONE) {
+        return Ok(None);
+    }
+    // A server without violations has none, and is not asked about. One that was told of violations has one, or had.
+    let previous = refs.object.status(|server| &server.status);
+    let told = previous
+        .and_then(|status| status.violations)
+        .is_some_and(|violations| violations.last_time.is_some());
+    let reported = || {
+        let memory = lock(memory);
+        memory
+            .reports
+            .values()
+            .any(|one| !one.violations.is_empty())
+    };
+    if known.is_none() && !told && !reported() {
+        return Ok(None);
+    }
+    // The watch may not have brought it yet.
+    if let Some(left) = throttled(written, WATCH_LAG, Instant::now()) {
+        return Ok(Some(left));
+    }
+    let there = writes
+        .get(Kind::ConfigMap, &refs.ident.ledger())
+        .await
+        .map_err(ServerError::Ledger)?
+        .filter(|live| live.controller() == Some(&refs.ident.uid));
+    let mut memory = lock(memory);
+    match there {
+        Some(live) => {
+            stored(ctx, refs, &mut memory, Some(&live));
+            // To bring it back into sight.
+            memory.ledger_astray = true;
+        }
+        // It is made again, from what is remembered of it.
+        None => {
+            memory.ledger_astray = memory.ledger.is_some();
+            let (version, _) = memory.ledger.get_or_insert_default();
+            NONE.clone_into(version);
         }
     }
-    memory
-        .ledger
-        .as_ref()
-        .map(|(_, ledger)| Arc::clone(ledger))
-        .unwrap_or_default()
+    Ok(None)
 }
 
-/// Remembers what is stored. Of what cannot be read only the version is taken, so that it is written over.
-fn take(memory: &mut ServerMemory, live: &Live) {
-    let ledger = live
-        .data(LEDGER_KEY)
-        .and_then(|text| serde_json::from_str::<Ledger>(&text).ok())
-        .map(Arc::new);
-    let known = memory.ledger.take().map(|(_, ledger)| ledger);
-    let ledger = ledger.or(known).unwrap_or_default();
-    memory.ledger = Some((live.resource_version().to_owned(), ledger));
+/// The stored ledger, of the newest version that is known. Of one that cannot be read the version counts, to write over it, and
+/// what was remembered takes the place of its content.
+fn stored(
+    ctx: &Context,
+    refs: &Refs,
+    memory: &mut ServerMemory,
+    live: Option<&Live>,
+) -> Arc<Ledger> {
+    let newer = |live: &&Live| {
+        let known = memory.ledger.as_ref();
+        known.is_none_or(|(known, _)| is_newer(live.resource_version(), known))
+    };
+    if let Some(live) = live.filter(newer) {
+        let text = live.data(LEDGER_KEY).unwrap_or_default();
+        let ledger = match serde_json::from_str::<Ledger>(&text) {
+            Ok(ledger) => Arc::new(ledger),
+            Err(error) => {
+                memory.ledger_astray = true;
+                let known = known(memory);
+                unreadable(ctx, refs, &error, known.is_some());
+                known.unwrap_or_default()
+            }
+        };
+        memory.ledger = Some((live.resource_version().to_owned(), ledger));
+    }
+    known(memory).unwrap_or_default()
+}
+
+/// The stored ledger as it was read or written last.
+pub fn known(memory: &ServerMemory) -> Option<Arc<Ledger>> {
+    memory.ledger.as_ref().map(|(_, ledger)| Arc::clone(ledger))
+}
+
+fn unreadable(ctx: &Context, refs: &Refs, error: &serde_json::Error, known: bool) {
+    let instead = if known {
+        "it is written again from what the operator remembers"
+    } else {
+        "it is begun anew with what the gateways that run now have counted"
+    };
+    let name = refs.ident.ledger();
+    tracing::error!(
+        namespace = refs.ident.namespace,
+        name,
+        %error,
+        "a stored ledger cannot be read; {instead}"
+    );
+    let note =
+        format!("The violations stored in ConfigMap {name} cannot be read ({error}); {instead}.");
+    ctx.events.ledger_unreadable(refs.object.metadata(), &note);
 }
 
 /// Reports of runs that are over and stored.

@@ -1,6 +1,7 @@
 //! The status of a server, written if it changed. This file only writes; what a status says is `crate::status`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -9,7 +10,7 @@ use super::fetch::Refs;
 use super::kinds::Kind;
 use super::ledger;
 use super::validate::Plan;
-use super::{Remembered, ServerError};
+use super::{Remembered, ServerError, throttled};
 use crate::api::condition::{ConditionStatus, ConditionType};
 use crate::api::server::{McpServer, McpServerSpec, McpServerStatus};
 use crate::controller::context::{Context, lock};
@@ -20,15 +21,28 @@ use crate::policy::bundle::Bundle;
 use crate::status::report::Report;
 use crate::status::server::{Inputs, Refusal, Replica, status};
 
-/// Writes the status. False if it is not known yet: a leader that is new must hear from the gateways before it says
-/// anything else of them than the leader before.
+/// Figures alone do not change a status more often.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// What became of a status.
+pub enum Wrote {
+    /// It is as it should be.
+    Current,
+    /// It will be written after that time.
+    Later(Duration),
+    /// It is not known yet.
+    Unknown,
+}
+
+/// Writes the status if it is known: a leader that is new must hear from the gateways before it says anything else of them than
+/// the leader before.
 pub async fn write(
     ctx: &Context,
     refs: &Refs,
     plan: Option<&Plan>,
     refusal: Option<&Refusal>,
     memory: &Remembered,
-) -> Result<bool, ServerError> {
+) -> Result<Wrote, ServerError> {
     let unheard = refs.pods.iter().any(|pod| {
         let asked = lock(memory)
             .polls
@@ -37,13 +51,20 @@ pub async fn write(
         pod.ip.is_some() && !pod.terminating && !asked
     });
     if unheard {
-        return Ok(false);
+        return Ok(Wrote::Unknown);
     }
     let cached = refs.object.status(|server| &server.status);
     let (metadata, previous) = lock(memory).written.newest(refs.object.metadata(), cached);
     let (now, changed) = compute(refs, plan, refusal, previous.as_ref(), memory);
     let before = previous.unwrap_or_default();
     if now != before {
+        // A gateway cannot have a status written each time that it is asked.
+        let written = lock(memory).written.at;
+        if only_figures(&before, &now)
+            && let Some(left) = throttled(written, EVERY, Instant::now())
+        {
+            return Ok(Wrote::Later(left));
+        }
         let version = write::status::<McpServer>(&ctx.client, &metadata, &now)
             .await
             .map_err(ServerError::Status)?;
@@ -81,7 +102,23 @@ pub async fn write(
     if changed {
         tell_policies(ctx, refs);
     }
-    Ok(true)
+    Ok(Wrote::Current)
+}
+
+/// Whether nothing differs but what gateways count: no condition but by its message.
+fn only_figures(before: &McpServerStatus, now: &McpServerStatus) -> bool {
+    let rest = |status: &McpServerStatus| {
+        let mut rest = McpServerStatus {
+            violations: None,
+            tools: None,
+            ..status.clone()
+        };
+        for condition in &mut rest.conditions {
+            condition.message.clear();
+        }
+        rest
+    };
+    rest(before) == rest(now)
 }
 
 /// The policies of a server are to say what became of it.
@@ -113,10 +150,9 @@ fn compute(
 ) -> (McpServerStatus, bool) {
     let ident = &refs.ident;
     let (stored, bundle, reports, judged) = {
-        let mut memory = lock(memory);
-        let live = refs.children.get(&(Kind::ConfigMap, ident.ledger()));
-        let live = live.filter(|live| live.controller() == Some(&ident.uid));
-        let ledger = ledger::stored(&mut memory, live.map(Arc::as_ref));
+        let memory = lock(memory);
+        // Whether stored just now or not: `ledger::keep` has looked.
+        let ledger = ledger::known(&memory).unwrap_or_default();
         let reports: Vec<Option<Report>> = refs
             .pods
             .iter()

@@ -167,6 +167,7 @@ fn block(targeting: &Targeting) -> Blocked {
             metadata.namespace.as_deref().unwrap_or_default(),
             metadata.name.as_deref().unwrap_or_default()
         ),
+        uid: metadata.uid.clone().unwrap_or_default(),
         // Agents are told this: not more than the first.
         message: first
             .map(|finding| finding.message.clone())

@@ -208,6 +208,7 @@ mod tests {
                 policy: "p".to_owned(),
                 rule: counter.to_owned(),
                 qualified: false,
+                uid: Arc::from(""),
             }),
         }
     }

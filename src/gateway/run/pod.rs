@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::intake::Readers;
 use crate::gateway::Gateway;
+use crate::status::report::LARGEST;
 use crate::telemetry::admin::{Admin, text};
 
 /// The admin side of one gateway.
@@ -63,8 +64,14 @@ impl Pod {
         if let Some(stored) = stored(request.uri().query().unwrap_or_default()) {
             self.stored.send_replace(stored);
         }
-        let report = self.gateway.report();
-        match serde_json::to_vec(&report) {
+        let mut report = self.gateway.report();
+        let mut body = serde_json::to_vec(&report);
+        // Thousands of tools with long names: the figures matter more.
+        if body.as_ref().is_ok_and(|body| body.len() > LARGEST) {
+            report.shorten();
+            body = serde_json::to_vec(&report);
+        }
+        match body {
             Ok(body) => {
                 let mut response = text(StatusCode::OK, body);
                 let kind = HeaderValue::from_static("application/json");

@@ -110,6 +110,7 @@ fn a_policy_that_was_never_accepted_denies_everything_by_name() {
     );
     bundle.blocked.push(Blocked {
         policy: "portcullis-system/guard".into(),
+        uid: "u-guard".into(),
         message: "rule x: bad glob".into(),
     });
     let bound = Bound::new(&Arc::new(compile(&bundle).unwrap()), &listing());
@@ -122,6 +123,8 @@ fn a_policy_that_was_never_accepted_denies_everything_by_name() {
         );
         assert!(decision.reason.unwrap().ends_with("rule x: bad glob"));
     }
+    // The refusals count for that very policy, not for one of its name that comes later.
+    assert_eq!(&*call(&bound, "get_run", "{}").by.uid, "u-guard");
     assert!(!bound.visible("get_run", &Caller::key("ci"), "", now()));
     assert_eq!(bound.counts().visible, 0);
     assert_eq!(

@@ -4,7 +4,7 @@ use kube::ResourceExt;
 use kube::api::ListParams;
 use serde_json::json;
 
-use super::rig::{Room, SYSTEM, allow, call, policy};
+use super::rig::{Room, SYSTEM, allow, call, deny, policy};
 use crate::support::wire::upstream::Fake;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,4 +67,52 @@ async fn violations_answered_are_violations_in_status_across_restarts_of_both_si
     })
     .await;
     assert_eq!(policy.by_rule[0].count, more);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_is_deleted_and_made_again_neither_doubles_nor_inherits_violations() {
+    let Some(room) = Room::open("accounting").await else {
+        return;
+    };
+    let fake = Fake::start(&["get_run", "delete_run"]).await;
+    room.serve("mlflow", &fake);
+    room.apply(&policy(
+        "reads",
+        "mlflow",
+        json!([allow("reads", &["get_*"])]),
+    ));
+    let denying = policy("p", "mlflow", json!([deny("no", &["delete_*"], "never")]));
+    room.apply(&denying);
+    room.ready("mlflow").await;
+    let agent = room.agent("mlflow").await;
+    let denied = async |times: usize| {
+        for _ in 0..times {
+            let why = call(&agent, "delete_run").await.unwrap_err();
+            assert!(why.contains("never"), "{why}");
+        }
+    };
+    denied(3).await;
+    room.violations("mlflow", 3).await;
+    room.cluster
+        .kubectl(["delete", "mcppolicy", "p", "-n", room.name()])
+        .ok();
+    room.holds("mlflow", &["reads"]).await;
+    room.apply(&denying);
+    room.holds("mlflow", &["p", "reads"]).await;
+    denied(2).await;
+    // What the gateway has counted is looked at anew with these, so nothing else can come to the sum unseen.
+    let server = room.violations("mlflow", 5).await;
+    assert_eq!(server.status.unwrap().violations.unwrap().recent.len(), 5);
+    let second = crate::support::eventually("only its own", || async {
+        let policy = room.policies().get("p").await.unwrap();
+        let violations = policy.status.and_then(|status| status.violations);
+        let violations = violations.unwrap_or_default();
+        if violations.counts.total == 2 {
+            Ok(violations)
+        } else {
+            Err(violations.counts)
+        }
+    })
+    .await;
+    assert_eq!(second.recent.len(), 2);
 }

@@ -156,6 +156,27 @@ impl Room {
         .await
     }
 
+    /// Waits until every gateway of a server enforces those policies and no others.
+    pub async fn holds(&self, name: &str, policies: &[&str]) {
+        eventually(&format!("{name} enforces {policies:?}"), || async {
+            let status = self.servers().get(name).await.unwrap().status;
+            let status = status.unwrap_or_default();
+            let held: Vec<&str> = status
+                .policies
+                .iter()
+                .map(|one| one.name.as_str())
+                .collect();
+            let programmed = find(&status.conditions, ConditionType::Programmed)
+                .is_some_and(|condition| condition.status == "True");
+            if held == policies && programmed {
+                Ok(())
+            } else {
+                Err(format!("{held:?}, {programmed}"))
+            }
+        })
+        .await;
+    }
+
     /// A client of a server's gateway, through its Service, in a session.
     pub async fn agent(&self, server: &str) -> McpClient {
         let address = self

@@ -113,12 +113,53 @@ async fn a_policy_that_was_never_accepted_denies_every_call() {
     let mut bundle = rig.bundle(5, &[allow_all()]);
     bundle.blocked = vec![portcullis::policy::bundle::Blocked {
         policy: "ml/broken".to_owned(),
+        uid: "u-broken".to_owned(),
         message: "spec.rules[0]: nonsense".to_owned(),
     }];
     rig.gateway.apply(bundle.sealed().unwrap()).unwrap();
     let (error, text) = client.call("echo", json!({})).await.tool();
     assert!(error && text.contains("broken"), "{text}");
     assert_eq!(fake.calls(), 0);
+}
+
+#[tokio::test]
+async fn what_was_counted_stays_with_the_policy_that_decided_it() {
+    let deny = json!({"rules": [{"name": "no", "tools": {"names": ["*"]}, "action": "Deny"}]});
+    let fake = Fake::start(&["echo"]).await;
+    let rig = Rig::new(&fake, std::slice::from_ref(&deny)).await;
+    let client = rig.client.session().await;
+    let counts = || -> Vec<(String, String, u64)> {
+        let report = rig.gateway.report();
+        let counts = report.violations.into_iter();
+        counts
+            .map(|count| (count.policy, count.policy_uid, count.count))
+            .collect()
+    };
+    let own = |uid: &str, count| ("p0".to_owned(), uid.to_owned(), count);
+    client.call("echo", json!({})).await;
+    assert_eq!(counts(), [own("policy-0", 1)]);
+    // Deleted, and never accepted, and made again.
+    rig.gateway.apply(rig.bundle(5, &[])).unwrap();
+    assert_eq!(counts(), [own("policy-0", 1)]);
+    let mut blocked = rig.bundle(6, &[]);
+    blocked.blocked = vec![portcullis::policy::bundle::Blocked {
+        policy: "ml/p0".to_owned(),
+        uid: "policy-1".to_owned(),
+        message: "nonsense".to_owned(),
+    }];
+    rig.gateway.apply(blocked.sealed().unwrap()).unwrap();
+    client.call("echo", json!({})).await;
+    let mut again = rig.bundle(7, &[deny]);
+    again.policies[0].uid = "policy-1".to_owned();
+    rig.gateway.apply(again.sealed().unwrap()).unwrap();
+    client.call("echo", json!({})).await;
+    assert_eq!(
+        counts(),
+        [own("policy-0", 1), own("policy-1", 1), own("policy-1", 1)]
+    );
+    let recent = rig.gateway.report().recent;
+    let uids: Vec<&str> = recent.iter().map(|one| one.policy_uid.as_str()).collect();
+    assert_eq!(uids, ["policy-0", "policy-1", "policy-1"]);
 }
 
 #[tokio::test]

@@ -1,0 +1,191 @@
+//! How much a report may say, so that one cannot exhaust who reads it.
+//!
+//! In: JSON of whoever answers at a gateway's address. Out: texts and lists of a bounded length; a longer one is refused before
+//! it is held. Must not do: refuse what a gateway of ours says: [`Report::fit`] keeps to the same bounds.
+
+use super::{Report, ReportedTool};
+use jiff::{SignedDuration, Timestamp};
+use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use std::{fmt, marker::PhantomData};
+
+/// Bytes of a whole report: 10,000 tools, the most that a gateway takes from a server, of 300 bytes each, and as much again for
+/// counts as 1,024 rules with long names need.
+pub const LARGEST: usize = 4 << 20;
+
+/// Bytes of names from the API server, of UIDs, revisions and digests.
+pub const NAME: usize = 512;
+/// Bytes of what callers and the server's tools are called.
+pub const SHOWN: usize = 1_024;
+/// Bytes of what went wrong.
+pub const ERROR: usize = 4_096;
+
+/// Tools; a gateway takes no more from a server.
+pub const TOOLS: usize = 10_000;
+/// Rules with violations, by outcome; a gateway keeps half as many apart.
+pub const COUNTS: usize = 2_048;
+/// Recent violations.
+pub const RECENT: usize = 64;
+/// Missing keys of Secrets.
+pub const MISSING: usize = 1_024;
+
+/// Calls that a gateway can decide in a second, and rather more.
+const FASTEST: u64 = 100_000;
+
+/// A text of at most so many bytes.
+pub fn text<'de, D: Deserializer<'de>, const BYTES: usize>(
+    deserializer: D,
+) -> Result<String, D::Error> {
+    deserializer.deserialize_str(Text::<BYTES>)
+}
+
+/// As [`text`], or none.
+pub fn maybe_text<'de, D: Deserializer<'de>, const BYTES: usize>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    deserializer.deserialize_option(MaybeText::<BYTES>)
+}
+
+/// A list of at most so many entries.
+pub fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>, const ENTRIES: usize>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_seq(List::<T, ENTRIES>(PhantomData))
+}
+
+struct Text<const BYTES: usize>;
+
+impl<const BYTES: usize> Visitor<'_> for Text<BYTES> {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a text of at most {BYTES} bytes")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
+        if text.len() > BYTES {
+            return Err(E::invalid_length(text.len(), &self));
+        }
+        Ok(text.to_owned())
+    }
+}
+
+struct MaybeText<const BYTES: usize>;
+
+impl<'de, const BYTES: usize> Visitor<'de> for MaybeText<BYTES> {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "null or a text of at most {BYTES} bytes")
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        text::<D, BYTES>(deserializer).map(Some)
+    }
+}
+
+struct List<T, const ENTRIES: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const ENTRIES: usize> Visitor<'de> for List<T, ENTRIES> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {ENTRIES} entries")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Vec<T>, A::Error> {
+        let mut list = Vec::new();
+        while let Some(entry) = entries.next_element()? {
+            if list.len() == ENTRIES {
+                return Err(A::Error::invalid_length(ENTRIES + 1, &self));
+            }
+            list.push(entry);
+        }
+        Ok(list)
+    }
+}
+
+/// A list of short texts.
+pub fn texts<'de, D: Deserializer<'de>, const BYTES: usize, const ENTRIES: usize>(
+    deserializer: D,
+) -> Result<Vec<String>, D::Error> {
+    let texts = list::<D, Short<BYTES>, ENTRIES>(deserializer)?;
+    Ok(texts.into_iter().map(|Short(text)| text).collect())
+}
+
+struct Short<const BYTES: usize>(String);
+
+impl<'de, const BYTES: usize> Deserialize<'de> for Short<BYTES> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text::<D, BYTES>(deserializer).map(Short)
+    }
+}
+
+/// The start of a text, of so many bytes at most, as `text` itself.
+pub fn cut(text: &mut String, bytes: usize) {
+    text.truncate(text.floor_char_boundary(bytes));
+}
+
+impl Report {
+    /// Brings what a gateway says within the bounds: names that callers and upstream servers choose have none.
+    #[must_use]
+    pub fn fit(mut self) -> Self {
+        for one in &mut self.recent {
+            cut(&mut one.tool, SHOWN);
+            cut(&mut one.grant, SHOWN);
+        }
+        self.tools.truncate(TOOLS);
+        for tool in &mut self.tools {
+            cut(&mut tool.name, SHOWN);
+            if let Some(why) = &mut tool.withheld {
+                cut(why, SHOWN);
+            }
+        }
+        self.missing_secret_keys.truncate(MISSING);
+        let listing = self.listing.as_mut();
+        let errors = listing.and_then(|listing| listing.error.as_mut());
+        for error in errors.into_iter().chain(&mut self.bundle_error) {
+            cut(error, ERROR);
+        }
+        self
+    }
+
+    /// Leaves out what tools are called; how many there are stays.
+    pub fn shorten(&mut self) {
+        for tool in &mut self.tools {
+            *tool = ReportedTool {
+                visible: tool.visible,
+                unclassified: tool.unclassified,
+                drifted: tool.drifted,
+                ..ReportedTool::default()
+            };
+        }
+    }
+
+    /// Clamps what is said to have happened to when it was said, and tells whether a gateway of that age can have counted this
+    /// many calls.
+    pub fn is_plausible(&mut self, since: Option<Timestamp>, now: Timestamp) -> bool {
+        for one in &mut self.violations {
+            one.last_time = one.last_time.min(now);
+        }
+        for one in &mut self.recent {
+            one.time = one.time.min(now);
+        }
+        if let Some(listing) = &mut self.listing {
+            listing.time = listing.time.min(now);
+        }
+        let age = since.map_or(SignedDuration::MAX, |since| now.duration_since(since));
+        // Clocks differ.
+        let seconds = age.as_secs().max(0).saturating_add(600).unsigned_abs();
+        let most = seconds.saturating_mul(FASTEST).min(1 << 48);
+        let counted = self.violations.iter();
+        counted.fold(0_u64, |sum, one| sum.saturating_add(one.count)) <= most
+    }
+}
