@@ -28,6 +28,8 @@ pub const EVERY: Duration = Duration::from_secs(10);
 
 /// The version of a ledger that is known not to be there.
 const NONE: &str = "";
+/// One that is older than any.
+const OUTDATED: &str = "outdated";
 
 /// Brings the stored ledger up to date. Returns when to look again, if it was too soon.
 pub async fn keep(
@@ -86,10 +88,27 @@ pub async fn keep(
         .as_ref()
         .map(|(version, _)| version.clone())
         .filter(|version| version != NONE);
-    let written = writes
-        .write(&child, seen.as_deref())
-        .await
-        .map_err(ServerError::Ledger)?;
+    let written = match writes.write(&child, seen.as_deref()).await {
+        Ok(written) => written,
+        Err(error) => {
+            // Out of the watch's sight it is looked for again, to be read before it is written over.
+            if let (None, WriteError::Conflict { .. }) = (live, &error)
+                && let Some((version, _)) = &mut lock(memory).ledger
+            {
+                OUTDATED.clone_into(version);
+            }
+            return Err(ServerError::Ledger(error));
+        }
+    };
+    let together = next.together();
+    if together > stored.together() {
+        tracing::info!(
+            namespace = ident.namespace,
+            name = ident.ledger(),
+            together,
+            "violations of policies or rules that the bundle does not have are counted together"
+        );
+    }
     let recent = next.sum().recent;
     {
         let mut memory = lock(memory);

@@ -2,9 +2,10 @@
 //! is counted twice.
 
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::rig::{Room, SYSTEM, allow, call, deny, policy};
 use crate::support::eventually;
@@ -62,8 +63,7 @@ fn crash_operators(room: &Room, pods: &[String]) {
 }
 
 async fn operators(room: &Room) -> Vec<String> {
-    let pods: Api<k8s_openapi::api::core::v1::Pod> =
-        Api::namespaced(room.client.clone(), SYSTEM);
+    let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(room.client.clone(), SYSTEM);
     let labels = ListParams::default().labels("app.kubernetes.io/component=operator");
     let pods = pods.list(&labels).await.unwrap();
     pods.iter().map(ResourceExt::name_any).collect()
@@ -89,15 +89,20 @@ async fn a_ledger_that_somebody_damaged_relabelled_or_removed_is_put_right() {
     denied(&agent, 1).await;
     room.violations("mlflow", 4).await;
     sound(&room).await;
-    let events = room
-        .cluster
-        .kubectl(["get", "events", "-n", room.name(), "-o", "json"])
-        .json();
-    let told = events["items"].as_array().unwrap().iter();
-    let reasons: Vec<&Value> = told.map(|event| &event["reason"]).collect();
-    assert!(reasons.contains(&&json!("LedgerUnreadable")), "{reasons:?}");
+    let events: Api<Event> = Api::namespaced(room.client.clone(), room.name());
+    eventually("somebody is told", || async {
+        let events = events.list(&ListParams::default()).await.unwrap();
+        let mut reasons = events.items.into_iter().filter_map(|event| event.reason);
+        reasons
+            .find(|reason| reason == "LedgerUnreadable")
+            .ok_or("nobody")
+    })
+    .await;
     // Out of the operator's sight, and changed.
-    kubectl(&room, &["label", "configmap", LEDGER, &format!("{MANAGED}-")]);
+    kubectl(
+        &room,
+        &["label", "configmap", LEDGER, &format!("{MANAGED}-")],
+    );
     denied(&agent, 1).await;
     room.violations("mlflow", 5).await;
     sound(&room).await;
@@ -107,7 +112,10 @@ async fn a_ledger_that_somebody_damaged_relabelled_or_removed_is_put_right() {
     sound(&room).await;
     // An operator that has never seen it finds it none the less.
     let pods = operators(&room).await;
-    kubectl(&room, &["label", "configmap", LEDGER, &format!("{MANAGED}-")]);
+    kubectl(
+        &room,
+        &["label", "configmap", LEDGER, &format!("{MANAGED}-")],
+    );
     crash_operators(&room, &pods);
     denied(&agent, 1).await;
     room.violations("mlflow", 7).await;
@@ -127,7 +135,11 @@ async fn a_gateway_that_was_out_of_sight_is_not_counted_twice() {
         eventually(&format!("{replicas} ready"), || async {
             let status = room.servers().get("mlflow").await.unwrap().status;
             let ready = status.and_then(|status| status.replicas).unwrap().ready;
-            if ready == replicas { Ok(()) } else { Err(ready) }
+            if ready == replicas {
+                Ok(())
+            } else {
+                Err(ready)
+            }
         })
         .await;
     };
