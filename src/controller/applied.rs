@@ -25,6 +25,7 @@ pub struct Mark {
     hash: String,
     /// What the API server made of it.
     stamp: String,
+    version: String,
     /// When.
     at: Instant,
     repairs: u32,
@@ -99,15 +100,17 @@ pub fn step(
     let wanted = hash_of(&child.body);
     let mark = mark.filter(|mark| Some(mark.hash.as_str()) == wanted);
     if hash_of(&value) != wanted {
-        // The caches may be behind a write of ours.
-        let behind = mark.is_some_and(|mark| older(live, mark));
-        return if behind {
-            Step::Nothing
-        } else {
-            Step::Apply {
-                drift: mark.is_some(),
-            }
+        return match mark {
+            // What is wanted has changed.
+            None => Step::Apply { drift: false },
+            // The caches may be behind a write of ours.
+            Some(mark) if older(live, mark) => Step::Nothing,
+            Some(mark) => repair(mark, now),
         };
+    }
+    if !labelled(&value, &child.body) {
+        // Neither labels nor annotations change the generation.
+        return mark.map_or(Step::Apply { drift: true }, |mark| repair(mark, now));
     }
     if holds(&value, &child.body) {
         return Step::Nothing;
@@ -115,32 +118,40 @@ pub fn step(
     match mark {
         // The API server writes some values otherwise (1000m as 1): what it made of ours is ours.
         Some(mark) if mark.stamp == live.stamp() || older(live, mark) => Step::Nothing,
-        Some(Mark {
-            repairs,
-            repaired: Some(at),
-            ..
-        }) => {
-            let wait = FIRST_WAIT
-                .saturating_mul(
-                    1_u32
-                        .checked_shl(repairs.saturating_sub(1))
-                        .unwrap_or(u32::MAX),
-                )
-                .min(LONGEST_WAIT);
-            match wait.checked_sub(now.saturating_duration_since(*at)) {
-                Some(left) if !left.is_zero() => Step::Wait(left),
-                _ => Step::Apply { drift: true },
-            }
-        }
-        _ => Step::Apply { drift: true },
+        Some(mark) => repair(mark, now),
+        None => Step::Apply { drift: true },
     }
 }
 
-/// Whether what the caches hold is from before our last write.
+/// What somebody changed is put right at once, and after that only when the wait is over.
+fn repair(mark: &Mark, now: Instant) -> Step {
+    match wait(mark.repairs, mark.repaired, now) {
+        Some(left) => Step::Wait(left),
+        None => Step::Apply { drift: true },
+    }
+}
+
+/// How long something that was put right so often, the last time then, is to be left as it is; None if it is not.
+pub fn wait(repairs: u32, last: Option<Instant>, now: Instant) -> Option<Duration> {
+    let last = last?;
+    let wait = FIRST_WAIT
+        .saturating_mul(
+            1_u32
+                .checked_shl(repairs.saturating_sub(1))
+                .unwrap_or(u32::MAX),
+        )
+        .min(LONGEST_WAIT);
+    let left = wait.checked_sub(now.saturating_duration_since(last))?;
+    (!left.is_zero()).then_some(left)
+}
+
+/// Whether what the caches hold is from before our last write. Resource versions grow (KEP-5504).
 fn older(live: &Live, mark: &Mark) -> bool {
-    let number = |stamp: &str| stamp.get(1..).and_then(|number| number.parse::<u64>().ok());
-    match (number(&live.stamp()), number(&mark.stamp)) {
-        (Some(live), Some(mark)) => live < mark,
+    match (
+        live.resource_version().parse::<u64>(),
+        mark.version.parse::<u64>(),
+    ) {
+        (Ok(live), Ok(mark)) => live < mark,
         _ => false,
     }
 }
@@ -153,6 +164,7 @@ pub fn mark(child: &Child, live: &Live, before: Option<&Mark>, drift: bool, now:
     Mark {
         hash,
         stamp: live.stamp(),
+        version: live.resource_version().to_owned(),
         at: now,
         repairs: repairs + u32::from(drift),
         repaired: if drift {
@@ -160,6 +172,14 @@ pub fn mark(child: &Child, live: &Live, before: Option<&Mark>, drift: bool, now:
         } else {
             before.and_then(|before| before.repaired)
         },
+    }
+}
+
+/// Whether labels, annotations and owners are as they should be.
+fn labelled(live: &Value, wanted: &Value) -> bool {
+    match (live.get("metadata"), wanted.get("metadata")) {
+        (Some(live), Some(wanted)) => covers(live, wanted),
+        _ => false,
     }
 }
 
@@ -171,22 +191,15 @@ fn holds(live: &Value, wanted: &Value) -> bool {
     wanted
         .iter()
         .filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind"))
-        .all(|(key, wanted)| match live.get(key) {
-            Some(live) => covers(live, wanted),
-            None => is_nothing(wanted),
-        })
+        .all(|(key, wanted)| has(live.get(key), key, wanted))
 }
 
 /// Whether `live` has everything that `wanted` has; more does not matter, as defaults and other managers add to it.
 fn covers(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
-        (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| {
-            match live.get(key) {
-                Some(live) => covers(live, wanted),
-                // Empty values are left out on their way.
-                None => is_nothing(wanted),
-            }
-        }),
+        (Value::Object(live), Value::Object(wanted)) => wanted
+            .iter()
+            .all(|(key, wanted)| has(live.get(key), key, wanted)),
         (Value::Array(live), Value::Array(wanted)) => {
             live.len() == wanted.len()
                 && live
@@ -198,13 +211,67 @@ fn covers(live: &Value, wanted: &Value) -> bool {
     }
 }
 
+/// Whether a field is there as wanted. In a selector more does matter: it selects less, or nothing.
+fn has(live: Option<&Value>, key: &str, wanted: &Value) -> bool {
+    let selects = matches!(key, "selector" | "podSelector" | "namespaceSelector");
+    match live {
+        Some(live) if selects => covers(live, wanted) && covers(wanted, live),
+        Some(live) if matches!(key, "requests" | "limits") => quantities(live, wanted),
+        Some(live) => covers(live, wanted),
+        // Empty values are left out on their way; a false that we write is always one that differs from none.
+        None => is_nothing(wanted),
+    }
+}
+
+/// Whether resources are as wanted, however the API server writes them (1000m as 1).
+fn quantities(live: &Value, wanted: &Value) -> bool {
+    let (Some(live), Some(wanted)) = (live.as_object(), wanted.as_object()) else {
+        return live == wanted;
+    };
+    wanted.iter().all(|(name, wanted)| {
+        let Some(live) = live.get(name) else {
+            return false;
+        };
+        let same = |live: f64, wanted: f64| (live - wanted).abs() <= wanted.abs() * 1e-12;
+        live == wanted
+            || quantity(live)
+                .zip(quantity(wanted))
+                .is_some_and(|(live, wanted)| same(live, wanted))
+    })
+}
+
+/// The value of a Kubernetes quantity (apimachinery's `resource.Quantity`).
+fn quantity(value: &Value) -> Option<f64> {
+    let text = value.as_str()?;
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, suffix) = text.split_at_checked(end)?;
+    let scale = match suffix {
+        "" => 1.0,
+        "n" => 1e-9,
+        "u" => 1e-6,
+        "m" => 1e-3,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "Ki" => 1024.0,
+        "Mi" => 1024.0 * 1024.0,
+        "Gi" => 1024.0 * 1024.0 * 1024.0,
+        "Ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        _ => return None,
+    };
+    Some(number.parse::<f64>().ok()? * scale)
+}
+
 fn is_nothing(value: &Value) -> bool {
     match value {
-        Value::Null | Value::Bool(false) => true,
+        Value::Null => true,
         Value::Object(map) => map.values().all(is_nothing),
         Value::Array(list) => list.is_empty(),
         Value::String(text) => text.is_empty(),
-        Value::Number(_) | Value::Bool(true) => false,
+        Value::Number(_) | Value::Bool(_) => false,
     }
 }
 
@@ -227,7 +294,8 @@ mod tests {
     fn live(child: &Child, generation: i64, change: impl FnOnce(&mut Value)) -> Live {
         let mut body = child.body.clone();
         body["metadata"]["generation"] = json!(generation);
-        body["metadata"]["ownerReferences"] = json!([{"apiVersion": "a", "kind": "McpServer", "name": "m", "uid": "owner", "controller": true}]);
+        body["metadata"]["resourceVersion"] = json!(generation.to_string());
+        body["metadata"]["ownerReferences"] = json!([{"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "name": "m", "uid": "owner", "controller": true}]);
         body["spec"]["defaulted"] = json!(true);
         change(&mut body);
         serde_json::from_value(body).unwrap()
@@ -239,7 +307,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_as_it_should_be_is_left_alone_also_after_a_restart() {
-        let wanted = child(json!({"replicas": 2, "paused": false, "selector": null}));
+        let wanted = child(json!({"replicas": 2, "paused": "", "selector": null}));
         assert_eq!(
             step(&wanted, None, None, "owner", Instant::now()),
             Step::Create
@@ -332,6 +400,92 @@ mod tests {
             decide(&wanted, &drifted(6), Some(&third)),
             Step::Wait(FIRST_WAIT * 2)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_selector_that_selects_less_and_a_lost_label_or_refusal_are_drift() {
+        let wanted = child(json!({
+            "selector": {"app": "m"}, "ingress": [{"from": [{"podSelector": {"matchLabels": {"a": "b"}}}]}],
+            "template": {"privileged": false},
+        }));
+        let changed = |change: fn(&mut Value)| decide(&wanted, &live(&wanted, 2, change), None);
+        let drift = Step::Apply { drift: true };
+        assert_eq!(changed(|_| {}), Step::Nothing);
+        assert_eq!(
+            changed(|body| body["spec"]["selector"]["x"] = json!("y")),
+            drift
+        );
+        assert_eq!(
+            changed(
+                |body| body["spec"]["ingress"][0]["from"][0]["podSelector"]["matchExpressions"] =
+                    json!([{}])
+            ),
+            drift
+        );
+        assert_eq!(
+            changed(|body| {
+                body["spec"]["template"]
+                    .as_object_mut()
+                    .unwrap()
+                    .remove("privileged");
+            }),
+            drift
+        );
+        // Labels leave the generation as it is.
+        let first = mark(
+            &wanted,
+            &live(&wanted, 1, |_| {}),
+            None,
+            false,
+            Instant::now(),
+        );
+        let unnamed = live(&wanted, 1, |body| body["metadata"]["name"] = json!("other"));
+        assert_eq!(decide(&wanted, &unnamed, Some(&first)), drift);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_off_our_mark_is_not_fought_without_a_pause() {
+        let wanted = child(json!({"replicas": 2}));
+        let unmarked = |generation| {
+            live(&wanted, generation, |body| {
+                body["metadata"]["annotations"] = json!({})
+            })
+        };
+        let first = mark(
+            &wanted,
+            &live(&wanted, 1, |_| {}),
+            None,
+            false,
+            Instant::now(),
+        );
+        let drift = Step::Apply { drift: true };
+        assert_eq!(decide(&wanted, &unmarked(1), Some(&first)), drift);
+        let again = mark(
+            &wanted,
+            &live(&wanted, 1, |_| {}),
+            Some(&first),
+            true,
+            Instant::now(),
+        );
+        assert_eq!(
+            decide(&wanted, &unmarked(1), Some(&again)),
+            Step::Wait(FIRST_WAIT)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn resources_are_compared_by_their_values() {
+        let wanted =
+            child(json!({"resources": {"requests": {"cpu": "1000m", "memory": "1024Mi"}}}));
+        let written = |cpu: &'static str, memory: &'static str| {
+            let there = live(&wanted, 1, |body| {
+                body["spec"]["resources"]["requests"] = json!({"cpu": cpu, "memory": memory})
+            });
+            decide(&wanted, &there, None)
+        };
+        assert_eq!(written("1", "1Gi"), Step::Nothing);
+        assert_eq!(written("1001m", "1Gi"), Step::Apply { drift: true });
+        assert_eq!(written("1", "1025Mi"), Step::Apply { drift: true });
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! What all reconcilers share.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -135,7 +135,8 @@ pub struct ServerMemory {
     pub marks: HashMap<(Kind, String), Mark>,
     /// The bundle of the ConfigMap, with that object's resource version.
     pub bundle: Option<(String, Arc<Bundle>)>,
-    pub bundle_written: Option<Instant>,
+    /// The bundle that was written last.
+    pub delivered: Option<Delivered>,
     /// The stored ledger, likewise.
     pub ledger: Option<(String, Arc<Ledger>)>,
     pub ledger_written: Option<Instant>,
@@ -144,6 +145,8 @@ pub struct ServerMemory {
     pub reports: Reports,
     /// The newest instance of each pod.
     pub newest: BTreeMap<String, String>,
+    /// It was reconciled since this replica leads, with whatever result.
+    pub looked_at: bool,
     /// When each pod's report was read, and whether that worked.
     pub polls: HashMap<String, Poll>,
     /// The status as it was computed last: what policies are judged by.
@@ -152,7 +155,18 @@ pub struct ServerMemory {
     pub written: Written<McpServerStatus>,
     /// The revision that was written last, and when; until every ready replica runs it.
     pub delivering: Option<(String, Instant)>,
-    pub secrets_made: bool,
+    /// Secrets that were made, or that were there when they were to be made.
+    pub secrets_made: BTreeSet<String>,
+}
+
+/// A bundle that was written.
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    pub revision: String,
+    pub at: Instant,
+    /// So often it was written again, as somebody had put something else in its place.
+    pub repairs: u32,
+    pub repaired: Option<Instant>,
 }
 
 /// What is known of reading one pod's report.
@@ -188,6 +202,7 @@ pub struct PolicyMemory {
 /// A status that was written, with the resource version that this came to, and when. The caches may be behind it.
 pub struct Written<S> {
     last: Option<(String, S)>,
+    version: String,
     pub at: Option<Instant>,
 }
 
@@ -195,6 +210,7 @@ impl<S> Default for Written<S> {
     fn default() -> Self {
         Written {
             last: None,
+            version: String::new(),
             at: None,
         }
     }
@@ -213,12 +229,14 @@ impl<S: Clone> Written<S> {
         }
     }
 
-    /// The caches have that version now: what is not newer need not be remembered.
-    pub fn seen(&mut self, cached: &str) {
+    /// The caches have that version now: what is not newer need not be remembered. False if it is not the one that was written.
+    pub fn seen(&mut self, cached: &str) -> bool {
         self.last.take_if(|(version, _)| !is_newer(version, cached));
+        self.version == cached
     }
 
     pub fn set(&mut self, version: String, status: S) {
+        self.version.clone_from(&version);
         self.last = Some((version, status));
         self.at = Some(Instant::now());
     }
@@ -259,19 +277,16 @@ impl Memory {
         lock(&self.servers).remove(name);
     }
 
-    /// A watch brought a server.
-    pub fn server_seen(&self, name: &Name, version: &str) {
-        if let Some(memory) = self.known_server(name) {
-            lock(&memory).written.seen(version);
-        }
+    /// A watch brought a server. Whether it is as this operator wrote it last.
+    pub fn server_seen(&self, name: &Name, version: &str) -> bool {
+        self.known_server(name)
+            .is_some_and(|memory| lock(&memory).written.seen(version))
     }
 
-    /// A watch brought a policy.
-    pub fn policy_seen(&self, name: &Name, version: &str) {
+    /// A watch brought a policy. Whether it is as this operator wrote it last.
+    pub fn policy_seen(&self, name: &Name, version: &str) -> bool {
         let memory = lock(&self.policies).get(name).cloned();
-        if let Some(memory) = memory {
-            lock(&memory).written.seen(version);
-        }
+        memory.is_some_and(|memory| lock(&memory).written.seen(version))
     }
 
     pub fn policy(&self, name: &Name, uid: &str) -> Arc<Mutex<PolicyMemory>> {

@@ -23,8 +23,8 @@ use crate::api::server::McpServer;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
-/// Objects in one answer: a list of thousands is not held at once.
-const PAGE: u32 = 500;
+/// Objects in one answer, which is held as a whole: metadata may have more than 1 MiB too, for who manages which field.
+const PAGE: u32 = 100;
 /// Watches that are further behind are not waited for: another replica, or this one started anew, is faster.
 const WITHIN: Duration = Duration::from_secs(10);
 

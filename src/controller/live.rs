@@ -12,25 +12,28 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use kube::core::{ApiResource, DynamicResourceScope, NamespaceResourceScope, ObjectMeta};
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::MANAGER;
-use super::loose::thin;
+use super::names::{Ident, SERVER};
+use super::raw::{Object, members, read};
+use crate::api;
 
 /// A child.
 #[derive(Clone, Debug)]
 pub struct Live {
     metadata: ObjectMeta,
-    /// Everything but status and what the API server adds to metadata, as JSON.
+    /// Everything but status and what the API server adds to metadata, as JSON; nothing of an object that is not ours, as
+    /// anybody may put our labels onto large ones.
     body: Box<str>,
     /// Whether somebody else decides on `spec.replicas` (an autoscaler, `kubectl scale`).
     pub replicas_of_others: bool,
 }
 
 impl Live {
-    /// The text, parsed.
+    /// The text, parsed; null of an object that is not ours.
     pub fn value(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
@@ -41,8 +44,8 @@ impl Live {
             .owner_references
             .iter()
             .flatten()
-            .find(|owner| owner.controller == Some(true))
             .map(|owner| owner.uid.as_str())
+            .next()
     }
 
     pub fn uid(&self) -> &str {
@@ -76,37 +79,72 @@ impl Live {
 
 impl<'de> Deserialize<'de> for Live {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut value = Value::deserialize(deserializer)?;
-        let replicas_of_others = replicas_of_others(&value);
-        if let Some(object) = value.as_object_mut() {
-            object.remove("status");
+        let object = Object::deserialize(deserializer)?;
+        let metadata = small(object.metadata());
+        let (mut body, mut others) = (None, false);
+        if is_child(&metadata) {
+            // One that cannot be read is not as it should be, and is written over.
+            body = object.value(&["status"]).ok().map(|body| body.to_string());
+            let members = object.members();
+            others = members
+                .get("metadata")
+                .is_some_and(|text| replicas_of_others(text));
         }
-        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-            thin(metadata);
-        }
-        let mut metadata: ObjectMeta =
-            serde_json::from_value(value.get("metadata").cloned().unwrap_or_default())
-                .map_err(D::Error::custom)?;
-        metadata.annotations = None;
-        let body = value.to_string().into_boxed_str();
         Ok(Live {
             metadata,
-            body,
-            replicas_of_others,
+            body: body.unwrap_or_default().into_boxed_str(),
+            replicas_of_others: others,
         })
     }
 }
 
-fn replicas_of_others(object: &Value) -> bool {
-    object
-        .pointer("/metadata/managedFields")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .any(|entry| {
-            entry.get("manager").and_then(Value::as_str) != Some(MANAGER)
-                && entry.pointer("/fieldsV1/f:spec/f:replicas").is_some()
-        })
+/// Metadata with what is used of it here, and of the owners only the one that controls the object: labels may be as large as
+/// the whole object.
+fn small(metadata: ObjectMeta) -> ObjectMeta {
+    let mut labels = metadata.labels.unwrap_or_default();
+    labels.retain(|label, _| label == SERVER);
+    let mut owners = metadata.owner_references.unwrap_or_default();
+    owners.retain(|owner| owner.controller == Some(true));
+    ObjectMeta {
+        name: metadata.name,
+        namespace: metadata.namespace,
+        uid: metadata.uid,
+        resource_version: metadata.resource_version,
+        generation: metadata.generation,
+        deletion_timestamp: metadata.deletion_timestamp,
+        labels: Some(labels),
+        owner_references: Some(owners),
+        ..ObjectMeta::default()
+    }
+}
+
+/// Whether an object says that it belongs to an McpServer, and has one of the names that its children have. What only claims
+/// so goes soon: the API server's garbage collector removes what no living object owns.
+fn is_child(metadata: &ObjectMeta) -> bool {
+    metadata.owner_references.iter().flatten().any(|owner| {
+        let ident = Ident {
+            namespace: String::new(),
+            name: owner.name.clone(),
+            uid: String::new(),
+        };
+        let name = metadata.name.as_deref();
+        owner.kind == "McpServer"
+            && owner.api_version.split('/').next() == Some(api::GROUP)
+            && [ident.gateway(), ident.upstream(), ident.ledger()]
+                .iter()
+                .any(|of| Some(of.as_str()) == name)
+    })
+}
+
+fn replicas_of_others(metadata: &RawValue) -> bool {
+    let entries: Vec<&RawValue> = members(metadata)
+        .get("managedFields")
+        .and_then(|entries| serde_json::from_str(entries.get()).ok())
+        .unwrap_or_default();
+    entries.into_iter().filter_map(read::<Value>).any(|entry| {
+        entry.get("manager").and_then(Value::as_str) != Some(MANAGER)
+            && entry.pointer("/fieldsV1/f:spec/f:replicas").is_some()
+    })
 }
 
 impl Resource for Live {
@@ -156,27 +194,26 @@ impl GatewayPod {
 
 impl<'de> Deserialize<'de> for GatewayPod {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
-        let mut metadata: ObjectMeta =
-            serde_json::from_value(value.get("metadata").cloned().unwrap_or_default())
-                .map_err(D::Error::custom)?;
+        let object = Object::deserialize(deserializer)?;
+        let mut metadata = small(object.metadata());
+        let status = object
+            .members()
+            .get("status")
+            .and_then(|status| read(status));
+        let status: Value = status.unwrap_or_default();
         let owners = metadata.owner_references.take().unwrap_or_default();
         let replica_set = owners
             .into_iter()
-            .find(|owner| owner.controller == Some(true) && owner.kind == "ReplicaSet")
+            .find(|owner| owner.kind == "ReplicaSet")
             .map(|owner| owner.uid);
         let terminating = metadata.deletion_timestamp.is_some();
-        metadata.managed_fields = None;
-        metadata.annotations = None;
-        let conditions = value
-            .pointer("/status/conditions")
-            .and_then(Value::as_array);
+        let conditions = status.get("conditions").and_then(Value::as_array);
         let ready = conditions.into_iter().flatten().any(|condition| {
             condition.get("type").and_then(Value::as_str) == Some("Ready")
                 && condition.get("status").and_then(Value::as_str) == Some("True")
         });
-        let ip = value
-            .pointer("/status/podIP")
+        let ip = status
+            .get("podIP")
             .and_then(Value::as_str)
             .and_then(|ip| ip.parse().ok());
         Ok(GatewayPod {
@@ -214,7 +251,7 @@ impl Resource for GatewayPod {
     }
 }
 
-/// An object of which only its identity matters: its name, version, labels and owners.
+/// An object of which only its identity matters: its name, version, server and owner.
 #[derive(Debug)]
 pub struct Identity<K> {
     metadata: ObjectMeta,
@@ -249,7 +286,7 @@ impl<'de, K> Deserialize<'de> for Identity<K> {
         }
         let Object { metadata } = Object::deserialize(deserializer)?;
         Ok(Identity {
-            metadata: ObjectMeta {
+            metadata: small(ObjectMeta {
                 name: metadata.name,
                 namespace: metadata.namespace,
                 uid: metadata.uid,
@@ -257,7 +294,7 @@ impl<'de, K> Deserialize<'de> for Identity<K> {
                 labels: metadata.labels,
                 owner_references: metadata.owner_references,
                 ..ObjectMeta::default()
-            },
+            }),
             of: PhantomData,
         })
     }
@@ -302,7 +339,7 @@ mod tests {
                     "metadata": {
                         "name": "m-gateway", "namespace": "ml", "generation": 3, "resourceVersion": "7",
                         "managedFields": managers,
-                        "ownerReferences": [{"apiVersion": "a", "kind": "McpServer", "name": "m", "uid": "u", "controller": true}],
+                        "ownerReferences": [{"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "name": "m", "uid": "u", "controller": true}],
                     },
                     "spec": {"replicas": 2}, "status": {"replicas": 2, "observedGeneration": 3},
                 })
@@ -319,5 +356,38 @@ mod tests {
         assert_eq!(own.value()["spec"]["replicas"], json!(2));
         assert!(object(json!([by("kubectl", replicas)])).replicas_of_others);
         assert!(!object(json!([by("kubectl", json!({"f:spec": {}}))])).replicas_of_others);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_what_only_bears_our_labels() {
+        let object = |name: &str, owner: Value| -> Live {
+            let text = json!({
+                "metadata": {"name": name, "uid": "x", "ownerReferences": owner},
+                "data": {"bundle.json": "kept"},
+            })
+            .to_string();
+            serde_json::from_str(&text).unwrap()
+        };
+        let owner = |kind: &str, version: &str, controller: bool| json!([{"apiVersion": version, "kind": kind, "name": "m", "uid": "u", "controller": controller}]);
+        let ours = owner("McpServer", "portcullis.dev/v1alpha1", true);
+        for name in ["m-gateway", "m-gateway-ledger", "m-upstream"] {
+            let kept = object(name, ours.clone());
+            assert_eq!(kept.data("bundle.json").as_deref(), Some("kept"), "{name}");
+        }
+        let foreign = [
+            object("m-gateway", Value::Null),
+            object("m-other", ours),
+            object(
+                "m-gateway",
+                owner("McpServer", "portcullis.dev/v1alpha1", false),
+            ),
+            object("m-gateway", owner("McpServer", "example.com/v1", true)),
+            object("m-gateway", owner("Deployment", "apps/v1", true)),
+        ];
+        for foreign in foreign {
+            assert_eq!((foreign.value(), foreign.body.len()), (Value::Null, 0));
+            // That it is there is what matters.
+            assert_eq!(foreign.uid(), "x");
+        }
     }
 }

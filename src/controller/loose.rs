@@ -8,11 +8,14 @@ use std::sync::Arc;
 
 use kube::Resource;
 use kube::core::ObjectMeta;
-use serde::de::{DeserializeOwned, Error as _};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-use crate::api::policy::{McpPolicy, McpPolicySpec, TargetSelector};
+use super::raw::{self, Object, members, read};
+use crate::api::Unknown;
+use crate::api::policy::{McpPolicy, McpPolicySpec, TargetRef, TargetSelector};
 
 /// An object, understood or not.
 #[derive(Clone, Debug)]
@@ -24,8 +27,10 @@ pub struct Undecoded {
     metadata: ObjectMeta,
     /// What is wrong, with the field.
     pub error: String,
-    /// Its spec and status as they are; large only if somebody made them so.
-    raw: Value,
+    status: Option<Value>,
+    /// What it targets, if it is a policy.
+    target_refs: Vec<TargetRef>,
+    target_selector: Option<TargetSelector>,
 }
 
 impl<K: Resource> Loose<K> {
@@ -50,36 +55,16 @@ impl<K: Resource> Loose<K> {
     }
 }
 
-/// What nobody here reads of an object's metadata, and what is as large as the rest of it: who manages which field, and
-/// `kubectl apply`'s copy of the object.
-pub fn thin(metadata: &mut serde_json::Map<String, Value>) {
-    metadata.remove("managedFields");
-    if let Some(annotations) = metadata
-        .get_mut("annotations")
-        .and_then(Value::as_object_mut)
-    {
-        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-    }
-}
-
 impl<'de, K: DeserializeOwned> Deserialize<'de> for Loose<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut raw = Value::deserialize(deserializer)?;
-        if let Some(metadata) = raw.get_mut("metadata").and_then(Value::as_object_mut) {
-            thin(metadata);
-        }
-        let error = match K::deserialize(&raw) {
-            Ok(object) => return Ok(Loose(Ok(Arc::new(object)))),
-            Err(error) => error.to_string(),
-        };
-        let metadata = raw.as_object_mut().and_then(|raw| raw.remove("metadata"));
-        let metadata: ObjectMeta =
-            serde_json::from_value(metadata.unwrap_or_default()).map_err(D::Error::custom)?;
-        Ok(Loose(Err(Box::new(Undecoded {
-            metadata,
-            error,
-            raw,
-        }))))
+        let object = Object::deserialize(deserializer)?;
+        let decoded = object
+            .value(&[])
+            .and_then(|value| K::deserialize(value).map_err(|error| error.to_string()));
+        Ok(Loose(match decoded {
+            Ok(object) => Ok(Arc::new(object)),
+            Err(error) => Err(Box::new(Undecoded::of(&object, error))),
+        }))
     }
 }
 
@@ -111,26 +96,32 @@ impl<K: Resource + Clone> Resource for Loose<K> {
 }
 
 impl Undecoded {
+    fn of(object: &Object, error: String) -> Self {
+        let members = object.members();
+        let spec = members.get("spec").map(|spec| raw::members(spec));
+        let spec = spec.unwrap_or_default();
+        Undecoded {
+            metadata: object.metadata(),
+            error,
+            status: members.get("status").and_then(|status| read(status)),
+            target_refs: target_refs(spec.get("targetRefs").copied()),
+            target_selector: spec.get("targetSelector").and_then(|text| selector(text)),
+        }
+    }
+
     /// Its status, if that can be read.
     pub fn status<S: DeserializeOwned>(&self) -> Option<S> {
-        serde_json::from_value(self.raw.get("status")?.clone()).ok()
+        serde_json::from_value(self.status.clone()?).ok()
     }
 
     /// The policy with nothing but its targets, as far as they can be read: enough to know which servers must not go on
     /// without it.
     pub fn targets_only(&self) -> McpPolicy {
-        let spec = self.raw.get("spec");
-        let read = |field: &str| spec.and_then(|spec| spec.get(field)).cloned();
-        let target_refs = read("targetRefs")
-            .and_then(|value| serde_json::from_value(value).ok())
-            .unwrap_or_default();
-        let target_selector: Option<TargetSelector> =
-            read("targetSelector").and_then(|value| serde_json::from_value(value).ok());
         McpPolicy {
             metadata: self.metadata.clone(),
             spec: McpPolicySpec {
-                target_refs,
-                target_selector,
+                target_refs: self.target_refs.clone(),
+                target_selector: self.target_selector.clone(),
                 mode: None,
                 default_action: None,
                 rules: Vec::new(),
@@ -140,6 +131,40 @@ impl Undecoded {
             status: None,
         }
     }
+}
+
+/// The servers that are named, whatever else is said of them: one reference that is wrong does not hide the others.
+fn target_refs(text: Option<&RawValue>) -> Vec<TargetRef> {
+    let items: Vec<&RawValue> = text
+        .and_then(|text| serde_json::from_str(text.get()).ok())
+        .unwrap_or_default();
+    let target = |item: &&RawValue| {
+        let members = members(item);
+        let field = |name: &str| members.get(name).and_then(|text| read::<String>(text));
+        Some(TargetRef {
+            name: field("name")?,
+            group: field("group").unwrap_or_default(),
+            kind: field("kind").unwrap_or_default(),
+            unknown: Unknown::new(),
+        })
+    };
+    items.iter().filter_map(target).collect()
+}
+
+/// The labels that are asked for; one that cannot be read is not, as the policy then concerns more servers rather than fewer.
+fn selector(text: &RawValue) -> Option<TargetSelector> {
+    // Null, for example, selects nothing.
+    text.get().starts_with('{').then(|| {
+        let labels = members(text).remove("matchLabels").map(members);
+        TargetSelector {
+            match_labels: labels
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|(key, value)| Some((key, read(value)?)))
+                .collect(),
+            unknown: Unknown::new(),
+        }
+    })
 }
 
 #[cfg(test)]
@@ -164,5 +189,53 @@ mod tests {
         let policy = undecoded.targets_only();
         assert_eq!(policy.spec.target_refs[0].name, "mlflow");
         assert_eq!(policy.metadata.generation, Some(2));
+    }
+
+    #[test]
+    fn a_policy_that_is_too_deep_anywhere_still_says_what_it_is_for() {
+        let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
+        let rule = format!(r#"{{"name":"r","tools":{{}},"action":"Allow","junk":{deep}}}"#);
+        let reference = |name: &str, junk: &str| {
+            format!(
+                r#"{{"group":"portcullis.dev","kind":"McpServer","name":"{name}","junk":{junk}}}"#
+            )
+        };
+        let policy = |spec: &str| -> McpPolicy {
+            let text = format!(
+                r#"{{"metadata":{{"namespace":"ml","name":"p","uid":"u"}},"spec":{{{spec}}},"status":{{"observedGeneration":3}}}}"#
+            );
+            let loose: Loose<McpPolicy> = serde_json::from_str(&text).unwrap();
+            let undecoded = loose.object().unwrap_err();
+            assert!(
+                undecoded.error.contains("nested too deeply"),
+                "{}",
+                undecoded.error
+            );
+            let status: serde_json::Value = undecoded.status().unwrap();
+            assert_eq!(status, json!({"observedGeneration": 3}));
+            undecoded.targets_only()
+        };
+        let two = format!(
+            r#""rules":[{rule}],"targetRefs":[{},{}]"#,
+            reference("a", "1"),
+            reference("b", &deep)
+        );
+        let names: Vec<String> = policy(&two)
+            .spec
+            .target_refs
+            .into_iter()
+            .map(|target| target.name)
+            .collect();
+        assert_eq!(names, ["a", "b"]);
+        let labelled =
+            format!(r#""targetSelector":{{"matchLabels":{{"team":"ml"}},"junk":{deep}}}"#);
+        let labels = policy(&labelled).spec.target_selector.unwrap().match_labels;
+        assert_eq!(labels["team"], "ml");
+        assert_eq!(
+            policy(&format!(r#""targetSelector":null,"rules":[{rule}]"#))
+                .spec
+                .target_selector,
+            None
+        );
     }
 }

@@ -23,6 +23,7 @@ pub mod metrics;
 mod names;
 mod policy;
 mod queue;
+mod raw;
 mod run;
 mod server;
 mod verdicts;

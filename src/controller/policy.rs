@@ -113,7 +113,8 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
     Ok(Done::Settled)
 }
 
-/// The servers that a policy targets; None while one of them has not been looked at.
+/// The servers that a policy targets; None while one of them has not been looked at, which comes soon. Of one that could not
+/// be brought about the status is what it was, or nothing.
 fn targets(ctx: &Context, policy: &McpPolicy) -> Option<Vec<Seen>> {
     let own = &ctx.args.namespace;
     let servers = ctx
@@ -125,12 +126,14 @@ fn targets(ctx: &Context, policy: &McpPolicy) -> Option<Vec<Seen>> {
         let name = super::cache::name_of(&*server);
         let memory = ctx.memory.known_server(&name)?;
         let memory = lock(&memory);
-        if Some(memory.uid.as_str()) != server.metadata().uid.as_deref() {
+        if Some(memory.uid.as_str()) != server.metadata().uid.as_deref() || !memory.looked_at {
             return None;
         }
+        let status = memory.status.as_ref().map(Arc::clone);
+        let before = || server.status(|server| &server.status).unwrap_or_default();
         seen.push(Seen {
             bundle: memory.bundle.as_ref().map(|(_, bundle)| Arc::clone(bundle)),
-            status: Arc::clone(memory.status.as_ref()?),
+            status: status.unwrap_or_else(|| Arc::new(before())),
             ledger: memory
                 .ledger
                 .as_ref()

@@ -21,9 +21,10 @@ mod ledger;
 mod status;
 mod validate;
 
-/// What the API server refused is tried again after this long, should what it was refused for have gone (a quota, an admission
-/// policy).
+/// What the API server refused is tried again after this long, should what it was refused for have gone (an admission policy).
 const REFUSED_AGAIN: Duration = Duration::from_secs(300);
+/// The same for what a quota or missing rights forbid, which comes and goes.
+const FORBIDDEN_AGAIN: Duration = Duration::from_secs(30);
 
 /// A gateway that was not heard of yet: its report, or that there is none, makes the server be looked at anyhow.
 const UNHEARD_AGAIN: Duration = Duration::from_secs(1);
@@ -53,6 +54,27 @@ impl ServerError {
             ServerError::Key(_) | ServerError::NoKey => None,
         }
     }
+
+    /// What of it the user can mend, and when to look whether that was done by something that is not watched.
+    fn refusal(&self) -> Option<(Refusal, Duration)> {
+        let ServerError::Apply(error) = self else {
+            return None;
+        };
+        let (reason, again) = match error {
+            WriteError::Foreign { .. } => (Reason::NameConflict, REFUSED_AGAIN),
+            WriteError::Refused { forbidden, .. } => {
+                let again = if *forbidden {
+                    FORBIDDEN_AGAIN
+                } else {
+                    REFUSED_AGAIN
+                };
+                (Reason::Invalid, again)
+            }
+            WriteError::Conflict { .. } | WriteError::Api { .. } => return None,
+        };
+        let message = format!("{error}.");
+        Some((Refusal { reason, message }, again))
+    }
 }
 
 /// Brings one server about, as far as that can be done now.
@@ -62,40 +84,42 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
         forget(ctx, name);
         return Ok(Done::Settled);
     };
+    let memory = ctx.memory.server(name, &refs.ident.uid);
     if refs.object.metadata().deletion_timestamp.is_some() {
-        // Owner references do the rest.
+        // Owner references do the rest; somebody's finalizer may make it wait.
+        looked_at(ctx, &refs, &memory);
         return Ok(Done::Settled);
     }
-    let memory = ctx.memory.server(name, &refs.ident.uid);
     let stored = apply::stored_bundle(&refs, &memory);
     let key = ctx.key.get().ok_or(ServerError::NoKey)?;
     let verdict = validate::validate(&refs, stored.as_deref(), key);
     let applied = match &verdict {
         Ok(plan) => apply::apply(ctx, &refs, plan, &memory).await,
-        // What is in force stays.
-        Err(_) => Ok(apply::Applied::default()),
+        // What is in force stays, under the policies of now.
+        Err(_) => {
+            let held = validate::held(&refs, stored.as_deref(), key);
+            let again = apply::hold(ctx, &refs, held.as_ref(), &memory).await;
+            again.map(|again| apply::Applied { again })
+        }
     };
-    let (applied, refusal) = match (applied, verdict.as_ref().err()) {
-        (Ok(applied), refusal) => (applied, refusal.cloned()),
-        (Err(ServerError::Apply(error)), None) => match refusal_of(&error) {
-            Some(refusal) => (
-                apply::Applied {
-                    again: Some(REFUSED_AGAIN),
-                },
-                Some(refusal),
-            ),
-            None => return Err(ServerError::Apply(error)),
+    // Whatever became of the children: what gateways reported is stored, and the status says what is known.
+    let (applied, refusal, failed) = match applied {
+        Ok(applied) => (applied, verdict.as_ref().err().cloned(), None),
+        Err(error) => match (error.refusal(), verdict.as_ref().err()) {
+            (Some((refusal, again)), None) => {
+                let again = Some(again);
+                (apply::Applied { again }, Some(refusal), None)
+            }
+            (_, refusal) => (apply::Applied::default(), refusal.cloned(), Some(error)),
         },
-        (Err(error), _) => return Err(error),
     };
-    let kept = ledger::keep(ctx, &refs, &memory).await;
+    let ledger = ledger::keep(ctx, &refs, &memory).await;
     // A status says what is stored, whether or not more could be; but not less than that because it could not be read.
-    let kept = match kept {
+    let ledger = match ledger {
         Err(error) if lock(&memory).ledger.is_none() => return Err(error),
-        kept => kept,
+        ledger => ledger,
     };
     let wrote = status::write(ctx, &refs, verdict.as_ref().ok(), refusal.as_ref(), &memory).await?;
-    let ledger_again = kept?;
     let status_again = match wrote {
         status::Wrote::Current => None,
         status::Wrote::Later(left) => Some(left),
@@ -104,6 +128,13 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
             Some(UNHEARD_AGAIN)
         }
     };
+    if !matches!(wrote, status::Wrote::Unknown) {
+        looked_at(ctx, &refs, &memory);
+    }
+    let ledger_again = ledger?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
     let again = [applied.again, ledger_again, status_again]
         .into_iter()
         .flatten()
@@ -111,17 +142,11 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
     Ok(again.map_or(Done::Settled, Done::Later))
 }
 
-/// What of an error the user can mend.
-fn refusal_of(error: &WriteError) -> Option<Refusal> {
-    let reason = match error {
-        WriteError::Foreign { .. } => Reason::NameConflict,
-        WriteError::Refused { .. } => Reason::Invalid,
-        WriteError::Conflict { .. } | WriteError::Api { .. } => return None,
-    };
-    Some(Refusal {
-        reason,
-        message: format!("{error}."),
-    })
+/// The server has been looked at: policies may say what became of it. The first time they are told to.
+fn looked_at(ctx: &Context, refs: &fetch::Refs, memory: &Remembered) {
+    if !std::mem::replace(&mut lock(memory).looked_at, true) {
+        status::tell_policies(ctx, refs);
+    }
 }
 
 /// A server is gone.

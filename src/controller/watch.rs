@@ -29,6 +29,12 @@ use crate::policy::target;
 /// The API server ends a watch after so many seconds, and it is begun again: one that hangs is noticed soon.
 const WATCH_SECONDS: u32 = 60;
 
+/// What a policy says of itself waits so long for its bundles to be written.
+const SERVERS_FIRST: Duration = Duration::from_millis(100);
+
+/// Objects in one answer to a list: each may be more than 1 MiB, and an answer is held as a whole.
+const PAGE: u32 = 50;
+
 /// Before a list that is made because a watch could not be begun.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
 
@@ -70,8 +76,11 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let client = &ctx.client;
     let ours = format!("{}={}", MANAGED_BY.0, MANAGED_BY.1);
+    let whole = watcher::Config::default()
+        .timeout(WATCH_SECONDS)
+        .page_size(PAGE);
     for scope in scopes(&ctx.args.watch_namespace) {
-        let plain = watcher::Config::default().timeout(WATCH_SECONDS);
+        let plain = whole.clone();
         let labelled = plain.clone().labels(&ours);
         let pods = plain.clone().labels(&gateway_labels());
         tasks.spawn(follow(
@@ -119,11 +128,10 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
         }
     }
     for scope in policy_scopes(&ctx.args.watch_namespace, &ctx.args.namespace) {
-        let plain = watcher::Config::default().timeout(WATCH_SECONDS);
         tasks.spawn(follow(
             Arc::clone(ctx),
             static_api(client, &scope),
-            plain,
+            whole.clone(),
             scope,
             |ctx| &ctx.caches.policies,
             policy_changed,
@@ -203,10 +211,16 @@ fn is_gone(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
-/// A server's own status does not matter to it.
+/// A server's own status does not matter to it, if it is what was written.
 fn server_changed(ctx: &Context, change: Change<'_, Loose<McpServer>>) {
-    if let Some((name, version)) = change.after.and_then(|object| version_of(&**object)) {
-        ctx.memory.server_seen(&name, version);
+    if let (Some(before), Some(after)) = (change.before, change.after)
+        && let Some((name, version)) = version_of(&**after)
+    {
+        let status = |object: &Arc<Loose<McpServer>>| object.status(|server| &server.status);
+        // Somebody else's status is put right.
+        if !ctx.memory.server_seen(&name, version) && status(before) != status(after) {
+            ctx.queues.servers.add(name);
+        }
     }
     let said = |object: &Arc<Loose<McpServer>>| {
         let metadata = object.metadata();
@@ -249,8 +263,13 @@ fn policies_of(ctx: &Context, server: Option<&Arc<Loose<McpServer>>>) {
 }
 
 fn policy_changed(ctx: &Context, change: Change<'_, Loose<McpPolicy>>) {
-    if let Some((name, version)) = change.after.and_then(|object| version_of(&**object)) {
-        ctx.memory.policy_seen(&name, version);
+    if let (Some(before), Some(after)) = (change.before, change.after)
+        && let Some((name, version)) = version_of(&**after)
+    {
+        let status = |object: &Arc<Loose<McpPolicy>>| object.status(|policy| &policy.status);
+        if !ctx.memory.policy_seen(&name, version) && status(before) != status(after) {
+            ctx.queues.policies.add(name);
+        }
     }
     let said = |object: &Arc<Loose<McpPolicy>>| {
         (object.metadata().uid.clone(), object.metadata().generation)
@@ -258,6 +277,7 @@ fn policy_changed(ctx: &Context, change: Change<'_, Loose<McpPolicy>>) {
     if change.before.map(said) == change.after.map(said) {
         return;
     }
+    let mut delivered = false;
     for policy in [change.before, change.after].into_iter().flatten() {
         let (readable, errors) = ctx.verdicts.of(policy);
         let own = &ctx.args.namespace;
@@ -268,6 +288,7 @@ fn policy_changed(ctx: &Context, change: Change<'_, Loose<McpPolicy>>) {
             if target::targets_metadata(&readable, server.metadata(), own)
                 || (near && !errors.is_empty())
             {
+                delivered = true;
                 ctx.queues.servers.add(name_of(&*server));
             }
         }
@@ -280,7 +301,13 @@ fn policy_changed(ctx: &Context, change: Change<'_, Loose<McpPolicy>>) {
         ctx.verdicts.forget(object);
         super::policy::forget(ctx, &name);
     }
-    ctx.queues.policies.add(name);
+    // Its servers come first: they tell it what became of the edit, mostly sooner than this.
+    let after = if delivered {
+        SERVERS_FIRST
+    } else {
+        Duration::ZERO
+    };
+    ctx.queues.policies.add_after(name, after);
 }
 
 fn approval_changed(ctx: &Context, change: Change<'_, Loose<McpApproval>>) {

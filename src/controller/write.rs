@@ -22,12 +22,14 @@ pub enum WriteError {
         "{kind} {name} exists and belongs to somebody else; remove or rename it, or rename the McpServer"
     )]
     Foreign { kind: &'static str, name: String },
-    /// What the spec leads to is refused: writing it again will not help.
+    /// What the spec leads to is refused: writing it again will not help until somebody changes something.
     #[error("the API server refuses the {kind} {name}: {message}")]
     Refused {
         kind: &'static str,
         name: String,
         message: String,
+        /// A quota, an admission policy or missing rights may be what has to change, not the spec.
+        forbidden: bool,
     },
     /// Somebody wrote in between; look again.
     #[error("{kind} {name} was changed meanwhile")]
@@ -45,10 +47,11 @@ fn classify(kind: &'static str, name: &str, error: kube::Error) -> WriteError {
     let name = name.to_owned();
     match &error {
         kube::Error::Api(status) if status.code == 409 => WriteError::Conflict { kind, name },
-        kube::Error::Api(status) if status.code == 422 => WriteError::Refused {
+        kube::Error::Api(status) if refused(status) => WriteError::Refused {
             kind,
             name,
             message: status.message.clone(),
+            forbidden: status.code == 403,
         },
         _ => WriteError::Api {
             kind,
@@ -56,6 +59,18 @@ fn classify(kind: &'static str, name: &str, error: kube::Error) -> WriteError {
             source: Box::new(error),
         },
     }
+}
+
+/// Whether the answer is about what was written, and not about the moment: not valid (400 and 422), not allowed by rights, a quota
+/// or an admission webhook (403), too large (413). A namespace that is ending refuses what it would have taken.
+fn refused(status: &kube::core::Status) -> bool {
+    let ending = status.details.as_ref().is_some_and(|details| {
+        details
+            .causes
+            .iter()
+            .any(|cause| cause.reason == "NamespaceTerminating")
+    });
+    matches!(status.code, 400 | 403 | 413 | 422) && !ending
 }
 
 fn api<K>(client: &Client, namespace: &str, resource: &ApiResource) -> Api<K>
@@ -205,21 +220,26 @@ impl Children<'_> {
         }
     }
 
-    /// Writes a ConfigMap over the version that was seen, or makes it.
-    pub async fn write(&self, child: &Child, seen: Option<&str>) -> Result<Live, WriteError> {
-        if let Some(version) = seen
-            && let Some(live) = self.replace(child, version).await?
-        {
-            return Ok(live);
+    /// Writes a ConfigMap over the version that was seen, or makes it. `watched` is whether the caches have it: of one that is
+    /// ours and that they do not have, what is there is returned, as no watch will bring it. Its labels may be gone.
+    pub async fn write(
+        &self,
+        child: &Child,
+        seen: Option<&str>,
+        watched: bool,
+    ) -> Result<Written, WriteError> {
+        if let Some(version) = seen {
+            match self.replace(child, version).await {
+                Ok(Some(live)) => return Ok(Written::Now(live)),
+                Ok(None) => {}
+                Err(WriteError::Conflict { .. }) if !watched => {}
+                Err(error) => return Err(error),
+            }
         }
-        match self.create(child).await? {
-            Created::New(live) => Ok(live),
-            // The watch will bring what is there.
-            Created::Ours(_) => Err(WriteError::Conflict {
-                kind: child.kind.as_str(),
-                name: child.name.clone(),
-            }),
-        }
+        Ok(match self.create(child).await? {
+            Created::New(live) => Written::Now(live),
+            Created::Ours(live) => Written::Otherwise(live),
+        })
     }
 
     /// Removes a child of ours that is no longer wanted.
@@ -234,6 +254,13 @@ impl Children<'_> {
             Err(error) => Err(classify(kind.as_str(), name, error)),
         }
     }
+}
+
+/// What writing a ConfigMap came to.
+pub enum Written {
+    Now(Live),
+    /// It is ours and says something else that has not been seen yet.
+    Otherwise(Live),
 }
 
 /// What a create came to.

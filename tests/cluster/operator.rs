@@ -3,8 +3,10 @@
 mod accounting;
 mod approvals;
 mod children;
+mod deep;
 mod leader;
 mod ledger;
 mod lifecycle;
 mod policies;
+mod refusals;
 pub mod rig;

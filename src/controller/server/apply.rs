@@ -16,11 +16,11 @@ use super::validate::Plan;
 use super::{Remembered, ServerError, throttled};
 use crate::controller::applied::{self, Step, WATCH_LAG};
 use crate::controller::collect;
-use crate::controller::context::{Context, is_newer, lock};
+use crate::controller::context::{Context, Delivered, is_newer, lock};
 use crate::controller::key;
 use crate::controller::live::Live;
 use crate::controller::names::{BUNDLE_KEY, GATEWAY, Ident, UPSTREAM};
-use crate::controller::write::{self, Children, Created, WriteError};
+use crate::controller::write::{self, Children, Created, WriteError, Written};
 use crate::policy::bundle::Bundle;
 
 /// What remains to be done later.
@@ -40,16 +40,18 @@ pub fn stored_bundle(refs: &Refs, memory: &Remembered) -> Option<Arc<Bundle>> {
     match (seen, &memory.bundle) {
         (Some(seen), Some((known, bundle))) if !is_newer(seen, known) => Some(Arc::clone(bundle)),
         (Some(seen), _) => {
-            let bundle = live?
-                .data(BUNDLE_KEY)
-                .and_then(|text| Bundle::parse(text.as_bytes()).ok())
-                .map(Arc::new);
+            let bundle = live.and_then(|live| read(live)).map(Arc::new);
             memory.bundle = bundle.clone().map(|bundle| (seen.to_owned(), bundle));
             bundle
         }
         // Removed; or created just now, and the watch has not brought it yet.
         (None, known) => known.as_ref().map(|(_, bundle)| Arc::clone(bundle)),
     }
+}
+
+fn read(live: &Live) -> Option<Bundle> {
+    let text = live.data(BUNDLE_KEY)?;
+    Bundle::parse(text.as_bytes()).ok()
 }
 
 pub async fn apply(
@@ -80,35 +82,94 @@ pub async fn apply(
         }),
     };
     let children = build::children(&wanted);
-    // Nothing is half-made under a name that is somebody else's.
-    for child in &children {
-        foreign(refs, child.kind, &child.name)?;
-    }
-    for name in [ident.gateway(), ident.ledger()] {
-        foreign(refs, Kind::ConfigMap, &name)?;
+    // Nothing is half-made under a name that is somebody else's; what is in force already follows its policies all the same.
+    let maps = [ident.gateway(), ident.ledger()].map(|name| (Kind::ConfigMap, name));
+    let names = children
+        .iter()
+        .map(|child| (child.kind, child.name.clone()));
+    if let Some((kind, name)) = maps
+        .into_iter()
+        .chain(names)
+        .find(|(kind, name)| is_foreign(refs, *kind, name))
+    {
+        hold(ctx, refs, plan.held.as_ref(), memory).await?;
+        let kind = kind.as_str();
+        return Err(ServerError::Apply(WriteError::Foreign { kind, name }));
     }
     secrets(ctx, refs, plan, memory).await?;
-    let mut again: Option<Duration> = None;
     let (before, after): (Vec<Child>, Vec<Child>) = children
         .into_iter()
         .partition(|child| child.kind < Kind::ConfigMap);
+    let mut again: Option<Duration> = None;
     for child in before {
         again = sooner(again, one(&writes, refs, child, memory).await?);
     }
-    again = sooner(again, deliver(ctx, &writes, refs, plan, memory).await?);
-    let mut kept = Vec::new();
-    for child in after {
-        kept.push((child.kind, child.name.clone()));
-        again = sooner(again, one(&writes, refs, child, memory).await?);
+    // Another server spec is in force only when the API server has taken all that goes with it; what only policies say does not
+    // wait for anything.
+    if plan.held.is_none() {
+        again = sooner(
+            again,
+            deliver(ctx, &writes, refs, &plan.bundle, memory).await?,
+        );
     }
-    for (kind, name) in build::possible(ident) {
+    match rest(&writes, refs, after, memory).await {
+        Ok(later) => again = sooner(again, later),
+        Err(error) => {
+            hold(ctx, refs, plan.held.as_ref(), memory).await?;
+            return Err(error);
+        }
+    }
+    if plan.held.is_some() {
+        again = sooner(
+            again,
+            deliver(ctx, &writes, refs, &plan.bundle, memory).await?,
+        );
+    }
+    Ok(Applied { again })
+}
+
+/// Puts the policies of now in force on the server as it was accepted last.
+pub async fn hold(
+    ctx: &Context,
+    refs: &Refs,
+    held: Option<&Bundle>,
+    memory: &Remembered,
+) -> Result<Option<Duration>, ServerError> {
+    let ident = &refs.ident;
+    let writes = Children {
+        client: &ctx.client,
+        namespace: &ident.namespace,
+        owner: &ident.uid,
+    };
+    match held {
+        Some(held) if !is_foreign(refs, Kind::ConfigMap, &ident.gateway()) => {
+            deliver(ctx, &writes, refs, held, memory).await
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Brings children about, and removes those that are wanted no more.
+async fn rest(
+    writes: &Children<'_>,
+    refs: &Refs,
+    children: Vec<Child>,
+    memory: &Remembered,
+) -> Result<Option<Duration>, ServerError> {
+    let mut again: Option<Duration> = None;
+    let mut kept = Vec::new();
+    for child in children {
+        kept.push((child.kind, child.name.clone()));
+        again = sooner(again, one(writes, refs, child, memory).await?);
+    }
+    for (kind, name) in build::possible(&refs.ident) {
         if kept.contains(&(kind, name.clone())) {
             continue;
         }
         if let Some(live) = refs
             .children
             .get(&(kind, name.clone()))
-            .filter(|live| live.controller() == Some(&ident.uid))
+            .filter(|live| live.controller() == Some(&refs.ident.uid))
         {
             writes
                 .delete(kind, live, &name)
@@ -116,7 +177,7 @@ pub async fn apply(
                 .map_err(ServerError::Apply)?;
         }
     }
-    Ok(Applied { again })
+    Ok(again)
 }
 
 fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
@@ -126,15 +187,9 @@ fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     }
 }
 
-fn foreign(refs: &Refs, kind: Kind, name: &str) -> Result<(), ServerError> {
+fn is_foreign(refs: &Refs, kind: Kind, name: &str) -> bool {
     let live = refs.children.get(&(kind, name.to_owned()));
-    if live.is_some_and(|live| live.controller() != Some(&refs.ident.uid)) {
-        return Err(ServerError::Apply(WriteError::Foreign {
-            kind: kind.as_str(),
-            name: name.to_owned(),
-        }));
-    }
-    Ok(())
+    live.is_some_and(|live| live.controller() != Some(&refs.ident.uid))
 }
 
 /// Brings one child about. Returns when to look again, if it waits.
@@ -216,43 +271,36 @@ async fn secrets(
     memory: &Remembered,
 ) -> Result<(), ServerError> {
     let ident = &refs.ident;
-    // A Deployment of ours that has ready pods has found them.
-    let running = refs
-        .children
-        .contains_key(&(Kind::Deployment, ident.gateway()))
-        && refs.pods.iter().any(|pod| pod.ready);
-    if running || lock(memory).secrets_made {
-        return Ok(());
+    let ready = refs.pods.iter().any(|pod| pod.ready);
+    // They were made before the Deployment that mounts them; ready pods have found them, unless a report says otherwise.
+    let there = |name: &str, deployment: String| {
+        let memory = lock(memory);
+        let missing = memory.reports.values().any(|report| {
+            let keys = &report.missing_secret_keys;
+            keys.iter().any(|key| key.split('/').next() == Some(name))
+        });
+        let mounted = ready && refs.children.contains_key(&(Kind::Deployment, deployment));
+        !missing && (mounted || memory.secrets_made.contains(name))
+    };
+    let mut wanted = vec![(ident.sealing_secret(), GATEWAY, "keys", ident.gateway())];
+    if plan.server.spec.upstream.stdio.is_some() {
+        wanted.push((ident.bearer_secret(), UPSTREAM, "bearer", ident.upstream()));
     }
-    let body = |name: &str, component: &str, key: &str, value: String| {
-        json!({
+    for (name, component, key, deployment) in wanted {
+        if there(&name, deployment) {
+            continue;
+        }
+        let secret = json!({
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": build::metadata(ident, name, component),
-            "stringData": { key: value },
-        })
-    };
-    let sealing = body(
-        &ident.sealing_secret(),
-        GATEWAY,
-        "keys",
-        key::random_text()?,
-    );
-    write::secret(&ctx.client, &sealing, &ident.namespace)
-        .await
-        .map_err(ServerError::Apply)?;
-    if plan.server.spec.upstream.stdio.is_some() {
-        let bearer = body(
-            &ident.bearer_secret(),
-            UPSTREAM,
-            "bearer",
-            key::random_text()?,
-        );
-        write::secret(&ctx.client, &bearer, &ident.namespace)
+            "metadata": build::metadata(ident, &name, component),
+            "stringData": { key: key::random_text()? },
+        });
+        write::secret(&ctx.client, &secret, &ident.namespace)
             .await
             .map_err(ServerError::Apply)?;
+        lock(memory).secrets_made.insert(name);
     }
-    lock(memory).secrets_made = true;
     Ok(())
 }
 
@@ -262,31 +310,44 @@ async fn deliver(
     ctx: &Context,
     writes: &Children<'_>,
     refs: &Refs,
-    plan: &Plan,
+    wanted: &Bundle,
     memory: &Remembered,
 ) -> Result<Option<Duration>, ServerError> {
     let ident = &refs.ident;
     let there = refs
         .children
         .contains_key(&(Kind::ConfigMap, ident.gateway()));
-    let (stored, written) = {
+    let (stored, delivered) = {
         let memory = lock(memory);
-        (memory.bundle.clone(), memory.bundle_written)
+        (memory.bundle.clone(), memory.delivered.clone())
     };
+    let now = Instant::now();
     let (version, known) = stored.unzip();
     if known
         .as_ref()
-        .is_some_and(|known| known.revision == plan.bundle.revision)
+        .is_some_and(|known| known.revision == wanted.revision)
     {
         if there {
             return Ok(None);
         }
         // Removed, unless the watch has not brought it yet.
-        if let Some(left) = throttled(written, WATCH_LAG, Instant::now()) {
+        let written = delivered.as_ref().map(|delivered| delivered.at);
+        if let Some(left) = throttled(written, WATCH_LAG, now) {
             return Ok(Some(left));
         }
     }
-    let mut bundle = plan.bundle.clone();
+    let delivered = delivered.filter(|delivered| delivered.revision == wanted.revision);
+    // Somebody has put something else in place of what was delivered: not without pause.
+    let repairs = match &delivered {
+        Some(before) => {
+            if let Some(left) = applied::wait(before.repairs, before.repaired, now) {
+                return Ok(Some(left));
+            }
+            before.repairs.saturating_add(1)
+        }
+        None => 0,
+    };
+    let mut bundle = wanted.clone();
     let next = known.map_or(0, |known| known.sequence.saturating_add(1));
     // One that is made anew must stand above whatever was there before it.
     let floor = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(1);
@@ -301,10 +362,25 @@ async fn deliver(
         let live = refs.children.get(&(Kind::ConfigMap, ident.gateway()))?;
         Some(live.resource_version().to_owned())
     });
-    let written = writes
-        .write(&child, seen.as_deref())
+    let written = match writes
+        .write(&child, seen.as_deref(), there)
         .await
-        .map_err(ServerError::Apply)?;
+        .map_err(ServerError::Apply)?
+    {
+        Written::Now(live) => live,
+        Written::Otherwise(live) => {
+            // Written over what it says the next time, which is now.
+            let unreadable = || {
+                Arc::new(Bundle {
+                    revision: String::new(),
+                    ..bundle.clone()
+                })
+            };
+            let found = read(&live).map_or_else(unreadable, Arc::new);
+            lock(memory).bundle = Some((live.resource_version().to_owned(), found));
+            return Ok(Some(Duration::ZERO));
+        }
+    };
     let revision = bundle.revision.clone();
     tracing::info!(
         namespace = ident.namespace,
@@ -317,8 +393,13 @@ async fn deliver(
     {
         let mut memory = lock(memory);
         memory.bundle = Some((written.resource_version().to_owned(), Arc::new(bundle)));
-        memory.bundle_written = Some(Instant::now());
-        memory.delivering = Some((revision, Instant::now()));
+        memory.delivered = Some(Delivered {
+            revision: revision.clone(),
+            at: now,
+            repairs,
+            repaired: (repairs > 0).then_some(now),
+        });
+        memory.delivering = Some((revision, now));
     }
     // The pods are asked at once whether they have it.
     collect::hurry(ctx, &ident.key());

@@ -20,7 +20,7 @@ use crate::controller::applied::WATCH_LAG;
 use crate::controller::context::{Context, ServerMemory, is_newer, lock};
 use crate::controller::live::Live;
 use crate::controller::names::LEDGER_KEY;
-use crate::controller::write::{Children, WriteError};
+use crate::controller::write::{Children, WriteError, Written};
 use crate::status::accounting::{Kept, Ledger};
 
 /// One object is not written more often.
@@ -28,8 +28,6 @@ pub const EVERY: Duration = Duration::from_secs(10);
 
 /// The version of a ledger that is known not to be there.
 const NONE: &str = "";
-/// One that is older than any.
-const OUTDATED: &str = "outdated";
 
 /// Brings the stored ledger up to date. Returns when to look again, if it was too soon.
 pub async fn keep(
@@ -88,16 +86,21 @@ pub async fn keep(
         .as_ref()
         .map(|(version, _)| version.clone())
         .filter(|version| version != NONE);
-    let written = match writes.write(&child, seen.as_deref()).await {
-        Ok(written) => written,
-        Err(error) => {
-            // Out of the watch's sight it is looked for again, to be read before it is written over.
-            if let (None, WriteError::Conflict { .. }) = (live, &error)
-                && let Some((version, _)) = &mut lock(memory).ledger
-            {
-                OUTDATED.clone_into(version);
-            }
-            return Err(ServerError::Ledger(error));
+    let written = writes
+        .write(&child, seen.as_deref(), live.is_some())
+        .await
+        .map_err(ServerError::Ledger)?;
+    let written = match written {
+        Written::Now(live) => live,
+        // Counted on top of it the next time.
+        Written::Otherwise(live) => {
+            let mut memory = lock(memory);
+            self::stored(ctx, refs, &mut memory, Some(&live));
+            memory.ledger_astray = true;
+            return Err(ServerError::Ledger(WriteError::Conflict {
+                kind: child.kind.as_str(),
+                name: child.name,
+            }));
         }
     };
     let together = next.together();

@@ -100,13 +100,7 @@ pub async fn write(
             .observe(Instant::now().duration_since(since).as_secs_f64());
     }
     if changed {
-        for targeting in &refs.policies {
-            let metadata = &targeting.policy.metadata;
-            ctx.queues.policies.add((
-                metadata.namespace.clone().unwrap_or_default(),
-                metadata.name.clone().unwrap_or_default(),
-            ));
-        }
+        tell_policies(ctx, refs);
     }
     Ok(Wrote::Current)
 }
@@ -125,6 +119,17 @@ fn only_figures(before: &McpServerStatus, now: &McpServerStatus) -> bool {
         rest
     };
     rest(before) == rest(now)
+}
+
+/// The policies of a server are to say what became of it.
+pub fn tell_policies(ctx: &Context, refs: &Refs) {
+    for targeting in &refs.policies {
+        let metadata = &targeting.policy.metadata;
+        ctx.queues.policies.add((
+            metadata.namespace.clone().unwrap_or_default(),
+            metadata.name.clone().unwrap_or_default(),
+        ));
+    }
 }
 
 fn is_programmed(status: &McpServerStatus, revision: &str) -> bool {

@@ -25,6 +25,9 @@ pub struct Plan {
     pub server: McpServer,
     /// What should be in force; its sequence is given when it is written.
     pub bundle: Bundle,
+    /// The same policies on the server as it was accepted last, if that was another: in force until the API server has taken all
+    /// that the server leads to now.
+    pub held: Option<Bundle>,
     /// Limits are counted in the gateway's memory.
     pub alone: bool,
 }
@@ -44,8 +47,56 @@ pub fn validate(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Resu
             format!("{}: {}", first.path, first.message),
         ));
     }
-    let mut bundle = bundle(refs, &server, stored)
+    let bundle = bundle(refs, &server, stored)
         .map_err(|error| refused(Reason::Invalid, error.to_string()))?;
+    let (bundle, alone) = judge(bundle, refs, key)?;
+    let held = stored
+        .filter(|stored| stored.server.spec != server.spec)
+        .and_then(|_| held(refs, stored, key));
+    Ok(Plan {
+        server,
+        bundle,
+        held,
+        alone,
+    })
+}
+
+/// What should be in force while the server cannot be accepted: the server as it was accepted last, under the policies of now.
+/// If those are what cannot be accepted, then under those that were, without those that were removed, and with all guardrails
+/// of now: nobody escapes a guardrail by a server or a policy that is refused. None if nothing was ever accepted.
+pub fn held(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Option<Bundle> {
+    let stored = stored?;
+    let server = McpServer {
+        metadata: refs.object.metadata().clone(),
+        spec: stored.server.spec.clone(),
+        status: None,
+    };
+    let all = bundle(refs, &server, Some(stored)).ok()?;
+    if let Ok((all, _)) = judge(all.clone(), refs, key) {
+        return Some(all);
+    }
+    let own = |namespace: &str| namespace == refs.ident.namespace;
+    let mut policies: Vec<BundlePolicy> = all
+        .policies
+        .iter()
+        .filter_map(|policy| {
+            if own(&policy.namespace) {
+                let known = stored.policies.iter().find(|known| known.uid == policy.uid);
+                known.cloned()
+            } else {
+                Some(policy.clone())
+            }
+        })
+        .collect();
+    policies.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    judge(Bundle { policies, ..all }, refs, key)
+        .ok()
+        .map(|(bundle, _)| bundle)
+}
+
+/// Judges what would be delivered; with it, whether its limits are counted in the gateway's memory.
+fn judge(mut bundle: Bundle, refs: &Refs, key: &OperatorKey) -> Result<(Bundle, bool), Refusal> {
+    let refused = |reason: Reason, message: String| Refusal { reason, message };
     bundle.report_token_sha256 = Some(key.bearer_sha256(&refs.ident.uid));
     bundle.sequence = 0;
     let bundle = bundle
@@ -62,7 +113,7 @@ pub fn validate(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Resu
             .unwrap_or_default();
         return Err(refused(Reason::Invalid, format!("{first}{more}")));
     }
-    let alone = shared_counters(&server.spec, &bundle)
+    let alone = shared_counters(&bundle.server.spec, &bundle)
         .map_err(|message| refused(Reason::SharedCountersNeeded, message))?;
     let text = serde_json::to_string(&bundle)
         .map_err(|error| refused(Reason::Invalid, error.to_string()))?;
@@ -72,11 +123,7 @@ pub fn validate(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Resu
             too_large(text.len(), &bundle),
         ));
     }
-    Ok(Plan {
-        server,
-        bundle,
-        alone,
-    })
+    Ok((bundle, alone))
 }
 
 /// The server under its accepted policies. Of one that is not accepted the form in the stored bundle stays; one that would

@@ -128,7 +128,7 @@ fn everything_optional_renders_together() {
     assert_eq!(
         spec["volumes"],
         json!([{ "name": "key", "secret": {
-            "secretName": "our-key", "optional": true, "items": [{ "key": "hmac", "path": "key" }] } }])
+            "secretName": "our-key", "optional": false, "items": [{ "key": "hmac", "path": "key" }] } }])
     );
     // With a key of the user's own, the operator has none to make.
     assert_eq!(

@@ -68,7 +68,11 @@ fn deployment(wanted: &Wanted<'_>, stdio: &StdioUpstream) -> Value {
             "imagePullPolicy": wanted.settings.gateway_image_pull_policy,
             "args": ["install", BIN],
             "securityContext": container_security(),
-            "resources": { "requests": { "cpu": "10m", "memory": "16Mi" } },
+            // With limits, as a quota on them refuses pods without.
+            "resources": {
+                "requests": { "cpu": "10m", "memory": "16Mi" },
+                "limits": { "cpu": "200m", "memory": "64Mi" },
+            },
             "volumeMounts": [{ "name": "portcullis-bin", "mountPath": BIN }],
         }],
         "containers": [container(wanted, stdio)],
@@ -136,7 +140,18 @@ fn container(wanted: &Wanted<'_>, stdio: &StdioUpstream) -> Value {
         "--".to_owned(),
     ];
     args.extend(stdio.command.iter().chain(&stdio.args).cloned());
-    let mut env: Vec<Value> = stdio.env.iter().map(|variable| json!(variable)).collect();
+    // Of two variables of one name the last counts in a pod, and a server-side apply refuses the pair.
+    let last = |at: usize| {
+        let rest = stdio.env.iter().skip(at + 1);
+        move |name: &str| !rest.clone().any(|later| later.name == name)
+    };
+    let mut env: Vec<Value> = stdio
+        .env
+        .iter()
+        .enumerate()
+        .filter(|(at, variable)| last(*at)(&variable.name))
+        .map(|(_, variable)| json!(variable))
+        .collect();
     if !stdio.env.iter().any(|variable| variable.name == "HOME") {
         env.push(json!({ "name": "HOME", "value": HOME }));
     }

@@ -253,3 +253,69 @@ fn a_bundle_that_fits_into_no_config_map_names_the_largest_policy() {
         refusal.message
     );
 }
+
+/// A guardrail of the operator's namespace.
+fn guarded(mut refs: Refs) -> Refs {
+    let policy: Loose<McpPolicy> = serde_json::from_value(json!({
+        "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpPolicy",
+        "metadata": { "namespace": "ops", "name": "guard", "uid": "uid-guard", "generation": 1 },
+        "spec": { "targetSelector": {}, "rules": [{ "name": "none", "tools": { "names": ["delete_*"] }, "action": "Deny" }] },
+    }))
+    .unwrap();
+    let (policy, errors) = Verdicts::default().of(&policy);
+    let now = target::targets_metadata(&policy, refs.object.metadata(), "ops");
+    refs.policies.push(Targeting {
+        policy,
+        now,
+        errors,
+    });
+    refs
+}
+
+fn names(bundle: &Bundle) -> Vec<(&str, i64)> {
+    let policies = bundle.policies.iter();
+    policies
+        .map(|policy| (policy.name.as_str(), policy.generation))
+        .collect()
+}
+
+#[test]
+fn guardrails_and_removals_are_in_force_whatever_else_is_refused() {
+    let known = [("a", 1, reads()), ("b", 1, reads())];
+    let stored = validate(&refs(http(), &known), None, &key())
+        .unwrap()
+        .bundle;
+    let jwt = json!([{ "name": "c", "issuer": "https://i", "audiences": ["a"], "jwks": { "url": "https://i/j" } }]);
+    let mut wrong = http();
+    wrong["authentication"] = json!({ "jwt": jwt });
+    // The server is refused: its policies of now go on, on the server as it was.
+    let later = guarded(refs(wrong, &[("a", 2, limited("1m"))]));
+    assert!(validate(&later, Some(&stored), &key()).is_err());
+    let bundle = held(&later, Some(&stored), &key()).unwrap();
+    assert_eq!(names(&bundle), [("a", 2), ("guard", 1)]);
+    assert_eq!(bundle.server, stored.server);
+    // A policy is what cannot be accepted: its accepted form stays, a new one is left out.
+    let later = guarded(refs(
+        http(),
+        &[("a", 2, limited("2h")), ("c", 1, limited("2h"))],
+    ));
+    let refusal = validate(&later, Some(&stored), &key()).err().unwrap();
+    assert_eq!(refusal.reason, Reason::SharedCountersNeeded);
+    let bundle = held(&later, Some(&stored), &key()).unwrap();
+    assert_eq!(names(&bundle), [("a", 1), ("guard", 1)]);
+    assert!(held(&later, None, &key()).is_none(), "nothing was accepted");
+}
+
+#[test]
+fn what_is_in_force_is_held_only_while_the_server_becomes_another() {
+    let stored = validate(&refs(http(), &[]), None, &key()).unwrap().bundle;
+    let same = validate(&refs(http(), &[("a", 1, reads())]), Some(&stored), &key()).unwrap();
+    assert!(same.held.is_none());
+    let other = json!({ "upstream": { "http": { "url": "http://another/mcp" } } });
+    let plan = validate(&refs(other, &[("a", 1, reads())]), Some(&stored), &key()).unwrap();
+    let held = plan.held.unwrap();
+    assert_eq!(
+        (names(&held), &held.server),
+        (vec![("a", 1)], &stored.server)
+    );
+}

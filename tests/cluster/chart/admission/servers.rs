@@ -69,6 +69,51 @@ async fn who_may_not_create_pods_cannot_have_a_server_run() {
     );
 }
 
+/// Labels would put the gateway among another Service's pods, a Service of type LoadBalancer opens the cluster.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_create_neither_pods_nor_services_cannot_shape_a_gateways() {
+    let Some(cluster) = guarded("the policy on gateways' pods").await else {
+        return;
+    };
+    let namespace = cluster.namespace("shaped").await;
+    let place = namespace.name.as_str();
+    let dev = writer(cluster, "dev");
+    let with = |gateway: Value| {
+        let mut spec = http();
+        spec["gateway"] = gateway;
+        spec
+    };
+    for (field, shape, what) in [
+        (
+            "pod",
+            json!({ "labels": { "app": "payments" } }),
+            "a pod in this namespace, so writing it needs the right to create pods",
+        ),
+        (
+            "service",
+            json!({ "type": "LoadBalancer" }),
+            "a Service in this namespace, so writing it needs the right to create Services",
+        ),
+    ] {
+        let spec = with(json!({ (field): shape }));
+        let refused = format!(
+            "portcullis-mcpservers: gateway.{field} shapes {what}, which dev does not have in {place}; ask for that right, \
+             or let somebody write it who has it"
+        );
+        assert_eq!(
+            create(&dev, place, &server(field, &spec)).await,
+            Err(refused.clone())
+        );
+        let plain = with(json!({ "replicas": 2 }));
+        assert_eq!(create(&dev, place, &server(field, &plain)).await, Ok(()));
+        let change = json!({ "spec": { "gateway": { (field): shape } } });
+        assert_eq!(
+            patch(&dev, place, "McpServer", field, change).await,
+            Err(refused)
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_field_that_names_a_secret_needs_the_right_to_get_secrets() {
     let Some(cluster) = guarded("the policy on Secrets").await else {

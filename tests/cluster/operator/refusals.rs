@@ -1,0 +1,305 @@
+//! What the API server, or somebody with rights in the namespace, puts in the operator's way: it is told, nothing else is held up
+//! by it, and it is put right.
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use portcullis::api::condition::ConditionType;
+use serde_json::{Value, json};
+
+use super::rig::{Room, SYSTEM, allow, call, deny, find, policy, server};
+use crate::support::eventually;
+use crate::support::wire::upstream::Fake;
+
+async fn opened(what: &'static str) -> Option<(Room, Fake)> {
+    let room = Room::open(what).await?;
+    let fake = Fake::start(&["get_run", "set_tag"]).await;
+    Some((room, fake))
+}
+
+fn all(name: &str, rules: Value) -> Value {
+    let mut document = policy(name, "unused", rules);
+    document["spec"]
+        .as_object_mut()
+        .unwrap()
+        .remove("targetRefs");
+    document["spec"]["targetSelector"] = json!({"matchLabels": {"team": "ml"}});
+    document
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_a_quota_forbids_is_told_and_holds_up_no_policy() {
+    let Some((room, fake)) = opened("a quota").await else {
+        return;
+    };
+    room.serve("mlflow", &fake);
+    room.apply(&all("p", json!([allow("reads", &["get_*"])])));
+    room.ready("mlflow").await;
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none-more"},
+        "spec": {"hard": {"services": "1"}}});
+    room.apply(&quota);
+    eventually("the quota counts", || async {
+        let used = room.cluster.kubectl([
+            "get",
+            "resourcequota",
+            "none-more",
+            "-n",
+            room.name(),
+            "-o",
+            "jsonpath={.status.used.services}",
+        ]);
+        if used.out == "1" {
+            Ok(())
+        } else {
+            Err(used.out)
+        }
+    })
+    .await;
+    room.serve("second", &fake);
+    let refused = room
+        .server_is("second", ConditionType::Accepted, "False", "Invalid")
+        .await;
+    let conditions = refused.status.unwrap().conditions;
+    let message = &find(&conditions, ConditionType::Accepted).unwrap().message;
+    assert!(
+        message.contains("Service") && message.contains("quota"),
+        "{message}"
+    );
+    // Its policies go on.
+    room.apply(&all(
+        "p",
+        json!([
+            allow("reads", &["get_*"]),
+            deny("writes", &["set_*"], "Not you.")
+        ]),
+    ));
+    let agent = room.agent("mlflow").await;
+    eventually("the edit is in force", || async {
+        match call(&agent, "set_tag").await {
+            Err(why) if why.contains("Not you.") => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    eventually("the policy says so", || async {
+        let policy = room.policies().get("p").await.unwrap();
+        let status = policy.status.unwrap_or_default();
+        let current = status
+            .conditions
+            .iter()
+            .all(|one| one.observed_generation == policy.metadata.generation);
+        let servers = status.ancestors.len();
+        if current && servers == 2 {
+            Ok(())
+        } else {
+            Err(status)
+        }
+    })
+    .await;
+    room.cluster
+        .kubectl(["delete", "resourcequota", "none-more", "-n", room.name()])
+        .ok();
+    room.ready("second").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_only_the_api_server_refuses_is_told() {
+    let Some((room, fake)) = opened("a wrong quantity").await else {
+        return;
+    };
+    let mut document = server("mlflow", &fake);
+    document["spec"]["gateway"] = json!({"pod": {"nodeSelector": {"not a label": "x"}}});
+    room.apply(&document);
+    room.server_is("mlflow", ConditionType::Accepted, "False", "Invalid")
+        .await;
+    room.serve("mlflow", &fake);
+    room.server_is("mlflow", ConditionType::Accepted, "True", "Accepted")
+        .await;
+}
+
+/// The spec is taken back half-way: what was in force before stays, and its policies go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_refused_does_not_escape_a_new_guardrail() {
+    let Some((room, fake)) = opened("guardrails over refused servers").await else {
+        return;
+    };
+    let mut document = server("mlflow", &fake);
+    document["metadata"]["labels"]["held"] = json!(room.name());
+    room.apply(&document);
+    room.apply(&policy("p", "mlflow", json!([allow("all", &["*"])])));
+    room.ready("mlflow").await;
+    let agent = room.agent("mlflow").await;
+    assert_eq!(call(&agent, "set_tag").await, Ok(()));
+    document["spec"]["counters"] = json!({"redis": {"urlSecretRef": {"name": "r", "key": "url"}}});
+    room.apply(&document);
+    room.server_is("mlflow", ConditionType::Accepted, "False", "Unsupported")
+        .await;
+    let name = format!("no-writes-{}", room.name());
+    let mut guardrail = policy(
+        &name,
+        "unused",
+        json!([deny("writes", &["set_*"], "Nobody writes.")]),
+    );
+    guardrail["spec"]
+        .as_object_mut()
+        .unwrap()
+        .remove("targetRefs");
+    guardrail["spec"]["targetSelector"] = json!({"matchLabels": {"held": room.name()}});
+    room.cluster
+        .kubectl_with(["apply", "-n", SYSTEM, "-f", "-"], &guardrail.to_string())
+        .ok();
+    eventually("the guardrail is in force", || async {
+        match call(&agent, "set_tag").await {
+            Err(why) if why.contains("Nobody writes.") => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!(call(&agent, "get_run").await, Ok(()));
+    room.cluster
+        .kubectl(["delete", "mcppolicies.portcullis.dev", &name, "-n", SYSTEM])
+        .ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_whose_labels_were_taken_off_is_still_written() {
+    let Some((room, fake)) = opened("a bundle without its labels").await else {
+        return;
+    };
+    room.serve("mlflow", &fake);
+    room.apply(&policy("p", "mlflow", json!([allow("all", &["*"])])));
+    room.ready("mlflow").await;
+    let maps: Api<ConfigMap> = Api::namespaced(room.client.clone(), room.name());
+    let other = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "Helm"}}});
+    maps.patch(
+        "mlflow-gateway",
+        &PatchParams::default(),
+        &Patch::Merge(&other),
+    )
+    .await
+    .unwrap();
+    room.apply(&policy(
+        "p",
+        "mlflow",
+        json!([
+            allow("reads", &["get_*"]),
+            deny("writes", &["set_*"], "Not you.")
+        ]),
+    ));
+    let agent = room.agent("mlflow").await;
+    eventually("the edit is in force", || async {
+        match call(&agent, "set_tag").await {
+            Err(why) if why.contains("Not you.") => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    let labels = maps.get("mlflow-gateway").await.unwrap().labels().clone();
+    assert_eq!(labels["app.kubernetes.io/managed-by"], "portcullis");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selector_that_selects_less_is_put_right() {
+    let Some((room, fake)) = opened("a selector with one label more").await else {
+        return;
+    };
+    room.serve("mlflow", &fake);
+    room.ready("mlflow").await;
+    let services: Api<Service> = Api::namespaced(room.client.clone(), room.name());
+    let more = json!({"spec": {"selector": {"nobody": "has-this"}}});
+    services
+        .patch(
+            "mlflow-gateway",
+            &PatchParams::default(),
+            &Patch::Merge(&more),
+        )
+        .await
+        .unwrap();
+    eventually("the selector is put right", || async {
+        let service = services.get("mlflow-gateway").await.unwrap();
+        let selector = service.spec.unwrap().selector.unwrap();
+        if selector.contains_key("nobody") {
+            Err(selector)
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    // Without this label the operator's watches do not bring it any more.
+    let fewer = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": null}}});
+    services
+        .patch(
+            "mlflow-gateway",
+            &PatchParams::default(),
+            &Patch::Merge(&fewer),
+        )
+        .await
+        .unwrap();
+    eventually("the label is there again", || async {
+        let labels = services
+            .get("mlflow-gateway")
+            .await
+            .unwrap()
+            .labels()
+            .clone();
+        if labels.contains_key("app.kubernetes.io/managed-by") {
+            Ok(())
+        } else {
+            Err(labels)
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_turns_from_http_to_stdio_gets_its_bearer() {
+    let Some((room, fake)) = opened("from http to stdio").await else {
+        return;
+    };
+    room.serve("mlflow", &fake);
+    let before = room.ready("mlflow").await;
+    let mut document = server("mlflow", &fake);
+    document["spec"]["upstream"] =
+        json!({"stdio": {"image": "mlflow-mcp", "command": ["mlflow-mcp"]}});
+    room.cluster
+        .kubectl_with(
+            ["replace", "-n", room.name(), "-f", "-"],
+            &document.to_string(),
+        )
+        .ok();
+    let secrets: Api<Secret> = Api::namespaced(room.client.clone(), room.name());
+    let bearer = format!("mlflow-upstream-bearer-{}", before.uid().unwrap());
+    eventually("the bearer", || async {
+        secrets
+            .get(&bearer)
+            .await
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_that_somebody_wiped_is_written_again() {
+    let Some((room, fake)) = opened("a wiped status").await else {
+        return;
+    };
+    room.serve("mlflow", &fake);
+    room.apply(&policy("p", "mlflow", json!([allow("all", &["*"])])));
+    room.ready("mlflow").await;
+    room.policy_is("p", ConditionType::Ready, "True", "Ready")
+        .await;
+    let wipe = Patch::Merge(json!({"status": null}));
+    let params = PatchParams::default();
+    room.servers()
+        .patch_status("mlflow", &params, &wipe)
+        .await
+        .unwrap();
+    room.policies()
+        .patch_status("p", &params, &wipe)
+        .await
+        .unwrap();
+    room.ready("mlflow").await;
+    room.policy_is("p", ConditionType::Ready, "True", "Ready")
+        .await;
+}
