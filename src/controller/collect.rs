@@ -111,9 +111,7 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
         Some(async move {
             let read = tokio::time::timeout(WITHIN, read(address, bearer, stored)).await;
             let read = read.unwrap_or(Err(ReadError::Late)).and_then(|mut report| {
-                let since = kube::Resource::meta(&**pod).creation_timestamp.as_ref();
-                let since = since.map(|since| since.0);
-                match report.is_plausible(since, jiff::Timestamp::now()) {
+                match report.is_plausible(born(pod), jiff::Timestamp::now()) {
                     true => Ok(report),
                     false => Err(ReadError::Implausible),
                 }
@@ -133,6 +131,12 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
         .filter_map(|pod| memory.polls.get(pod.uid()))
         .map(|poll| poll.next.saturating_duration_since(now));
     next.min()
+}
+
+/// Since when a pod can have counted anything.
+fn born(pod: &GatewayPod) -> Option<jiff::Timestamp> {
+    let created = kube::Resource::meta(pod).creation_timestamp.as_ref();
+    created.map(|created| created.0)
 }
 
 /// How many violations of a pod's present run are in the stored ledger: a gateway that ends waits until all are.

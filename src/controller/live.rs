@@ -111,6 +111,7 @@ fn small(metadata: ObjectMeta) -> ObjectMeta {
         uid: metadata.uid,
         resource_version: metadata.resource_version,
         generation: metadata.generation,
+        creation_timestamp: metadata.creation_timestamp,
         deletion_timestamp: metadata.deletion_timestamp,
         labels: Some(labels),
         owner_references: Some(owners),

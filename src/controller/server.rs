@@ -113,24 +113,25 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
             (_, refusal) => (apply::Applied::default(), refusal.cloned(), Some(error)),
         },
     };
-    let kept = ledger::keep(ctx, &refs, &memory).await;
+    let ledger = ledger::keep(ctx, &refs, &memory).await;
     // A status says what is stored, whether or not more could be; but not less than that because it could not be read.
-    let kept = match kept {
+    let ledger = match ledger {
         Err(error) if lock(&memory).ledger.is_none() => return Err(error),
-        kept => kept,
+        ledger => ledger,
     };
     let wrote = status::write(ctx, &refs, verdict.as_ref().ok(), refusal.as_ref(), &memory).await?;
     let status_again = match wrote {
         status::Wrote::Current => None,
         status::Wrote::Later(left) => Some(left),
-        status::Wrote::Unknown => Some(UNHEARD_AGAIN),
+        status::Wrote::Unknown => {
+            ctx.queues.reports.add(name.clone());
+            Some(UNHEARD_AGAIN)
+        }
     };
-    if matches!(wrote, status::Wrote::Unknown) {
-        ctx.queues.reports.add(name.clone());
-    } else {
+    if !matches!(wrote, status::Wrote::Unknown) {
         looked_at(ctx, &refs, &memory);
     }
-    let ledger_again = kept?;
+    let ledger_again = ledger?;
     if let Some(error) = failed {
         return Err(error);
     }

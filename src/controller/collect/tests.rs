@@ -6,7 +6,7 @@ fn pod(uid: &str, terminating: bool) -> GatewayPod {
     if terminating {
         pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
     }
-    serde_json::from_value(pod).unwrap()
+    serde_json::from_str(&pod.to_string()).unwrap()
 }
 
 fn report(instance: &str, revision: &str) -> Report {
@@ -19,6 +19,13 @@ fn report(instance: &str, revision: &str) -> Report {
         }),
         ..Report::default()
     }
+}
+
+#[test]
+fn the_age_of_a_pod_is_known_to_hold_its_counts_against() {
+    let pod = r#"{"metadata": {"uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}}"#;
+    let pod: GatewayPod = serde_json::from_str(pod).unwrap();
+    assert_eq!(born(&pod), "2026-01-01T00:00:00Z".parse().ok());
 }
 
 /// The wait after each of some reports that are read as soon as they are due.

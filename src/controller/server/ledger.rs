@@ -86,21 +86,32 @@ pub async fn keep(
         .as_ref()
         .map(|(version, _)| version.clone())
         .filter(|version| version != NONE);
-    let written = match writes
+    let written = writes
         .write(&child, seen.as_deref(), live.is_some())
         .await
-        .map_err(ServerError::Ledger)?
-    {
+        .map_err(ServerError::Ledger)?;
+    let written = match written {
         Written::Now(live) => live,
         // Counted on top of it the next time.
         Written::Otherwise(live) => {
-            self::stored(ctx, refs, &mut lock(memory), Some(&live));
+            let mut memory = lock(memory);
+            self::stored(ctx, refs, &mut memory, Some(&live));
+            memory.ledger_astray = true;
             return Err(ServerError::Ledger(WriteError::Conflict {
                 kind: child.kind.as_str(),
                 name: child.name,
             }));
         }
     };
+    let together = next.together();
+    if together > stored.together() {
+        tracing::info!(
+            namespace = ident.namespace,
+            name = ident.ledger(),
+            together,
+            "violations of policies or rules that the bundle does not have are counted together"
+        );
+    }
     let recent = next.sum().recent;
     {
         let mut memory = lock(memory);

@@ -253,3 +253,37 @@ fn url(ident: &Ident, spec: &McpServerSpec) -> String {
         ident.namespace
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::condition::{Condition, Reason, condition};
+    use crate::api::server::{ServerViolations, ToolCounts};
+
+    #[test]
+    fn what_a_report_alone_changes_can_wait_and_a_condition_cannot() {
+        let ready = |status: ConditionStatus, message: &str| -> Condition {
+            let (kind, reason) = (ConditionType::Ready, Reason::Ready);
+            let now = crate::api::Time(Timestamp::UNIX_EPOCH);
+            condition(kind, status, reason, message.to_owned(), Some(1), &[], &now)
+        };
+        let before = McpServerStatus {
+            conditions: vec![ready(ConditionStatus::True, "lists 3 tools")],
+            tools: Some(ToolCounts::default()),
+            violations: Some(ServerViolations::default()),
+            ..McpServerStatus::default()
+        };
+        let mut now = before.clone();
+        now.tools = None;
+        now.violations = None;
+        now.conditions = vec![ready(ConditionStatus::True, "lists 4 tools")];
+        assert!(only_figures(&before, &now));
+        now.conditions = vec![ready(ConditionStatus::False, "lists 4 tools")];
+        assert!(!only_figures(&before, &now));
+        let other = McpServerStatus {
+            revision: Some("r".to_owned()),
+            ..before.clone()
+        };
+        assert!(!only_figures(&before, &other));
+    }
+}

@@ -173,6 +173,14 @@ impl Ledger {
         }
     }
 
+    /// How many violations are counted together, of policies and rules that are not kept apart.
+    pub fn together(&self) -> u64 {
+        let counts = self.accounts().flat_map(|account| &account.counts);
+        counts
+            .filter(|(key, _)| key.rule == FORMER || key.rule == OTHER)
+            .fold(0, |sum, (_, tally)| tally.count.saturating_add(sum))
+    }
+
     fn size(&self) -> usize {
         let names = self.running.keys().chain(self.ended.keys());
         let names: usize = names.map(|name| 100 + quoted(&[name])).sum();
