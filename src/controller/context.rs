@@ -19,6 +19,7 @@ use super::loose::Loose;
 use super::metrics::Metrics;
 use super::names::{Ident, Name, SERVER};
 use super::queue::Queue;
+use super::server::Compiled;
 use super::server::build::Settings;
 use super::server::kinds::Kind;
 use super::verdicts::Verdicts;
@@ -136,6 +137,7 @@ pub struct ServerMemory {
     /// The bundle of the ConfigMap, with that object's resource version.
     pub bundle: Option<(String, Arc<Bundle>)>,
     pub bundle_written: Option<Instant>,
+    pub compiled: Compiled,
     /// The stored ledger, likewise.
     pub ledger: Option<(String, Arc<Ledger>)>,
     pub ledger_written: Option<Instant>,

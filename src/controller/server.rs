@@ -21,6 +21,8 @@ mod ledger;
 mod status;
 mod validate;
 
+pub use validate::Compiled;
+
 /// What the API server refused is tried again after this long, should what it was refused for have gone (a quota, an admission
 /// policy).
 const REFUSED_AGAIN: Duration = Duration::from_secs(300);
@@ -69,7 +71,9 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
     let memory = ctx.memory.server(name, &refs.ident.uid);
     let stored = apply::stored_bundle(&refs, &memory);
     let key = ctx.key.get().ok_or(ServerError::NoKey)?;
-    let verdict = validate::validate(&refs, stored.as_deref(), key);
+    let mut compiled = std::mem::take(&mut super::context::lock(&memory).compiled);
+    let verdict = validate::validate(&refs, stored.as_deref(), key, &mut compiled);
+    super::context::lock(&memory).compiled = compiled;
     let applied = match &verdict {
         Ok(plan) => apply::apply(ctx, &refs, plan, &memory).await,
         // What is in force stays.

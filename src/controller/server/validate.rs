@@ -12,6 +12,7 @@ use crate::api::server::{McpServer, McpServerSpec};
 use crate::controller::key::OperatorKey;
 use crate::policy::bundle::{Blocked, Bundle, BundlePolicy};
 use crate::policy::compile::{self, compile};
+use crate::policy::diagnostic::Diagnostic;
 use crate::policy::target;
 use crate::status::server::Refusal;
 
@@ -29,8 +30,45 @@ pub struct Plan {
     pub alone: bool,
 }
 
+/// What the compiler said of a server's last bundle, by its revision: the same is not compiled again at each reconciliation.
+#[derive(Debug, Default)]
+pub struct Compiled(Option<(String, Result<(), String>)>);
+
+impl Compiled {
+    fn of(&mut self, bundle: &Bundle) -> Result<(), String> {
+        match &self.0 {
+            Some((revision, verdict)) if *revision == bundle.revision => verdict.clone(),
+            _ => {
+                let verdict = compile(bundle)
+                    .map(drop)
+                    .map_err(|findings| told(&findings));
+                self.0 = Some((bundle.revision.clone(), verdict.clone()));
+                verdict
+            }
+        }
+    }
+}
+
+/// The first of some findings, and how many more there are.
+fn told(findings: &[Diagnostic]) -> String {
+    let more = match findings.len().saturating_sub(1) {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    let first = findings
+        .first()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    format!("{first}{more}")
+}
+
 /// Judges a server under its policies. `stored` is the bundle that its gateways have now.
-pub fn validate(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Result<Plan, Refusal> {
+pub fn validate(
+    refs: &Refs,
+    stored: Option<&Bundle>,
+    key: &OperatorKey,
+    compiled: &mut Compiled,
+) -> Result<Plan, Refusal> {
     let refused = |reason: Reason, message: String| Refusal { reason, message };
     let server = refs.server.clone().map_err(|error| {
         refused(
@@ -51,17 +89,9 @@ pub fn validate(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Resu
     let bundle = bundle
         .sealed()
         .map_err(|error| refused(Reason::Invalid, error.to_string()))?;
-    if let Err(findings) = compile(&bundle) {
-        let more = match findings.len().saturating_sub(1) {
-            0 => String::new(),
-            more => format!(" (and {more} more)"),
-        };
-        let first = findings
-            .first()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        return Err(refused(Reason::Invalid, format!("{first}{more}")));
-    }
+    compiled
+        .of(&bundle)
+        .map_err(|message| refused(Reason::Invalid, message))?;
     let alone = shared_counters(&server.spec, &bundle)
         .map_err(|message| refused(Reason::SharedCountersNeeded, message))?;
     let text = serde_json::to_string(&bundle)
