@@ -26,9 +26,6 @@ use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::policy::target;
 
-/// The API server ends a watch after so many seconds, and it is begun again: one that hangs is noticed soon.
-const WATCH_SECONDS: u32 = 60;
-
 /// Before a list that is made because a watch could not be begun.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
 
@@ -63,10 +60,13 @@ pub fn policy_scopes(namespaces: &[String], own: &str) -> Vec<Option<String>> {
 /// Begins every watch.
 pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
+    // The API server ends a watch after so long, and it is begun again. One that has said nothing for a few seconds more is
+    // given up and begun again too, so that one that hangs is noticed.
+    let seconds = u32::try_from(ctx.args.watch_duration.as_secs()).unwrap_or(u32::MAX);
+    let plain = watcher::Config::default().timeout(seconds);
     let client = &ctx.client;
     let ours = format!("{}={}", MANAGED_BY.0, MANAGED_BY.1);
     for scope in scopes(&ctx.args.watch_namespace) {
-        let plain = watcher::Config::default().timeout(WATCH_SECONDS);
         let labelled = plain.clone().labels(&ours);
         let pods = plain
             .clone()
@@ -82,7 +82,7 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
         tasks.spawn(follow(
             Arc::clone(ctx),
             static_api(client, &scope),
-            plain,
+            plain.clone(),
             scope.clone(),
             |ctx| &ctx.caches.approvals,
             approval_changed,
@@ -116,11 +116,10 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
         }
     }
     for scope in policy_scopes(&ctx.args.watch_namespace, &ctx.args.namespace) {
-        let plain = watcher::Config::default().timeout(WATCH_SECONDS);
         tasks.spawn(follow(
             Arc::clone(ctx),
             static_api(client, &scope),
-            plain,
+            plain.clone(),
             scope,
             |ctx| &ctx.caches.policies,
             policy_changed,
