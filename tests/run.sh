@@ -98,7 +98,8 @@ tests "Unit tests" cargo test --locked --lib --bins
 tests "Offline tests" cargo test --locked --test offline
 tests "Gateway tests, with real servers and clients" cargo test --locked --test gateway
 if [[ -n ${PORTCULLIS_TEST_CONTROLPLANE:-} ]]; then
-  tests "Cluster tests, on a real API server" cargo test --locked --test cluster
+  # They wait more than they work.
+  tests "Cluster tests, on a real API server" cargo test --locked --test cluster -- --test-threads 4
 fi
 why=$(bash tests/setup/node-packages.sh --check)
 if [[ -z $why && -z ${PORTCULLIS_TEST_E2E:-} ]]; then
