@@ -85,7 +85,7 @@ fn peers(text: &str) -> Result<Peers, String> {
         .map_err(|error| format!("not a JSON list of NetworkPolicyPeers: {error}"))
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub fn seconds(text: &str) -> Result<Duration, String> {
     DurationString::from(text)
         .parse()
         .map_err(|error| error.to_string())
