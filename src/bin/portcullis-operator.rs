@@ -20,7 +20,7 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Ask a URL once; succeed if it answers 200
+    /// Ask a URL until it answers 200
     Check(CheckArgs),
 }
 
@@ -34,7 +34,9 @@ fn main() -> ExitCode {
         Err(error) => return failed(format!("the runtime cannot be started: {error}")),
     };
     let result = match (cli.command, cli.args) {
-        (Some(Command::Check(args)), _) => runtime.block_on(check(args)).map_err(|e| e.to_string()),
+        (Some(Command::Check(args)), _) => runtime
+            .block_on(check(args, |why| eprintln!("waiting: {why}")))
+            .map_err(|error| error.to_string()),
         (None, Some(args)) => {
             logging::start(args.log_format, "info");
             runtime

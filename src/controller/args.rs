@@ -50,6 +50,9 @@ pub struct Args {
     /// How long a leader that has died keeps the Lease
     #[arg(long, env = "PORTCULLIS_LEASE_DURATION", default_value = "15s", value_parser = seconds, value_name = "DURATION")]
     pub lease_duration: Duration,
+    /// How long one watch lasts before it is begun anew, from 5s to 10m; one that hangs is noticed a few seconds later
+    #[arg(long, env = "PORTCULLIS_WATCH_DURATION", default_value = "60s", value_parser = watch, value_name = "DURATION")]
+    pub watch_duration: Duration,
     /// Serve /metrics, /livez and /readyz here
     #[arg(
         long,
@@ -82,10 +85,19 @@ fn peers(text: &str) -> Result<Peers, String> {
         .map_err(|error| format!("not a JSON list of NetworkPolicyPeers: {error}"))
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub fn seconds(text: &str) -> Result<Duration, String> {
     DurationString::from(text)
         .parse()
         .map_err(|error| error.to_string())
+}
+
+/// Shorter, and the operator is busy beginning watches; longer, and one that hangs keeps an old policy in force for long.
+fn watch(text: &str) -> Result<Duration, String> {
+    let duration = seconds(text)?;
+    if !(5..=600).contains(&duration.as_secs()) {
+        return Err("a watch lasts from 5s to 10m".to_owned());
+    }
+    Ok(duration)
 }
 
 #[cfg(test)]
@@ -128,5 +140,10 @@ mod tests {
                 .contains("NetworkPolicyPeers")
         );
         assert!(given(&["--lease-duration", "soon"]).is_err());
+        assert_eq!(args.watch_duration, Duration::from_secs(60));
+        for (duration, good) in [("5s", true), ("10m", true), ("4s", false), ("11m", false)] {
+            let read = given(&["--watch-duration", duration]);
+            assert_eq!(read.is_ok(), good, "{duration}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `portcullis-operator check`: whether a program of ours answers. The images hold nothing else that could ask.
 //!
-//! In: a plain HTTP URL. Out: success for 200, else what was answered.
+//! In: a plain HTTP URL, and how long to go on asking. Out: success for 200, else what was answered last.
 
 use std::time::Duration;
 
@@ -9,15 +9,23 @@ use http::{Request, StatusCode, Uri, header};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
-const WITHIN: Duration = Duration::from_secs(10);
+use super::args::seconds;
 
-/// Ask a URL once; succeed if it answers 200
+/// For one answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Ask a URL until it answers 200
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
     /// An http URL, such as that of /readyz
     #[arg(long, value_name = "URL")]
     pub url: Uri,
+    /// Give up when there was no other answer for so long; 0s asks once
+    #[arg(long, default_value = "30s", value_parser = seconds, value_name = "DURATION")]
+    pub within: Duration,
 }
 
 /// Why the check failed.
@@ -31,15 +39,33 @@ pub enum CheckError {
     Http(Uri, #[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("{0} answers {1}")]
     Status(Uri, StatusCode),
-    #[error("{0} did not answer within {seconds} s", seconds = WITHIN.as_secs())]
+    #[error("{0} did not answer within {seconds} s", seconds = PATIENCE.as_secs())]
     Late(Uri),
 }
 
-/// Asks once.
-pub async fn check(args: CheckArgs) -> Result<(), CheckError> {
-    let url = args.url;
-    let asked = tokio::time::timeout(WITHIN, ask(&url)).await;
-    asked.unwrap_or_else(|_| Err(CheckError::Late(url.clone())))
+/// Asks, at least once. What keeps it asking is told, each reason when it is a new one: behind a Service that has just got its
+/// first pod nobody may answer yet, or one that is not ready.
+pub async fn check(args: CheckArgs, mut tell: impl FnMut(&str)) -> Result<(), CheckError> {
+    let CheckArgs { url, within } = args;
+    let until = Instant::now() + within;
+    let mut told = String::new();
+    loop {
+        let asked = tokio::time::timeout(PATIENCE, ask(&url)).await;
+        let error = match asked.unwrap_or_else(|_| Err(CheckError::Late(url.clone()))) {
+            Ok(()) => return Ok(()),
+            Err(error @ CheckError::Url(_)) => return Err(error),
+            Err(error) => error,
+        };
+        if Instant::now() + AGAIN > until {
+            return Err(error);
+        }
+        let why = error.to_string();
+        if why != told {
+            tell(&why);
+            told = why;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 async fn ask(url: &Uri) -> Result<(), CheckError> {
@@ -78,39 +104,62 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    async fn against(answer: &'static str) -> Result<(), CheckError> {
+    /// What comes of asking a server that gives these answers, one after the other, and what was told meanwhile.
+    async fn against(
+        answers: &'static [&'static str],
+        within: &str,
+    ) -> (Result<(), CheckError>, Vec<String>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/readyz", listener.local_addr().unwrap());
         tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut buffer = [0; 1_024];
-            let _ = stream.read(&mut buffer).await;
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut buffer = [0; 1_024];
+                let _ = stream.read(&mut buffer).await;
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
         });
-        check(CheckArgs {
+        let mut told = Vec::new();
+        let args = CheckArgs {
             url: url.parse().unwrap(),
-        })
-        .await
+            within: seconds(within).unwrap(),
+        };
+        let result = check(args, |why| told.push(why.replace(&url, "URL"))).await;
+        (result, told)
     }
+
+    const READY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    const UNREADY: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
 
     #[tokio::test]
     async fn it_succeeds_for_200_only() {
-        assert!(
-            against("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-                .await
-                .is_ok()
-        );
-        let unready =
-            against("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").await;
+        assert!(against(&[READY], "0s").await.0.is_ok());
+        let (unready, told) = against(&[UNREADY], "0s").await;
         assert!(matches!(
             unready,
             Err(CheckError::Status(_, StatusCode::SERVICE_UNAVAILABLE))
         ));
-        assert!(matches!(against("what?").await, Err(CheckError::Http(..))));
-        let other = check(CheckArgs {
+        assert_eq!(told, [""; 0]);
+        let (other, _) = against(&["what?"], "0s").await;
+        assert!(matches!(other, Err(CheckError::Http(..))));
+    }
+
+    #[tokio::test]
+    async fn it_goes_on_asking_and_says_once_what_it_waits_for() {
+        let (result, told) = against(&[UNREADY, UNREADY, "what?", READY], "1h").await;
+        assert!(result.is_ok());
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert_eq!(told[0], "URL answers 503 Service Unavailable");
+        assert!(told[1].starts_with("URL does not answer: "), "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn it_does_not_ask_what_can_never_answer() {
+        let args = CheckArgs {
             url: "https://example.com/".parse().unwrap(),
-        })
-        .await;
-        assert!(matches!(other, Err(CheckError::Url(_))));
+            within: Duration::from_secs(3600),
+        };
+        let never = check(args, |why| panic!("told {why}")).await;
+        assert!(matches!(never, Err(CheckError::Url(_))));
     }
 }

@@ -18,8 +18,9 @@ use tower_service::Service;
 use super::lease::Fence;
 use super::metrics::{Metrics, RequestLabels};
 
-/// A watch that says nothing, no bookmark either, for longer than this is taken for dead.
-const SILENCE: Duration = Duration::from_secs(75);
+/// A connection that an answer is awaited on and that says nothing for longer than a watch lasts, and so much more, is taken
+/// for dead. The watches themselves notice before that (kube's watcher waits five seconds more than a watch lasts).
+const SILENCE: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(10);
 /// The first and the longest wait before a request is sent again that was answered 429, 503 or 504, unless the answer says how
 /// long; after that it is the queue's, or the watch's, to try again.
@@ -51,14 +52,18 @@ pub struct Clients {
     pub once: Client,
 }
 
-/// Makes the clients.
-pub async fn connect(metrics: &Metrics, fence: &Fence) -> Result<Clients, ClientError> {
+/// Makes the clients; a watch of theirs lasts no longer than `watch`.
+pub async fn connect(
+    metrics: &Metrics,
+    fence: &Fence,
+    watch: Duration,
+) -> Result<Clients, ClientError> {
     let mut config = Config::infer().await?;
     // kube's own would be within the fence.
     config.default_retry = false;
     let namespace = config.default_namespace.clone();
     config.connect_timeout = Some(CONNECT);
-    config.read_timeout = Some(SILENCE);
+    config.read_timeout = Some(watch + SILENCE);
     let (metrics, fence) = (metrics.clone(), fence.clone());
     let fenced = tower::layer::layer_fn(move |inner| Fenced {
         inner,

@@ -82,7 +82,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         stop.clone(),
     ));
     let fence = Fence::default();
-    let clients = client::connect(&metrics, &fence).await?;
+    let clients = client::connect(&metrics, &fence, args.watch_duration).await?;
     let mut contender = Contender::new(
         clients.once,
         &args.namespace,

@@ -26,9 +26,6 @@ use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::policy::target;
 
-/// The API server ends a watch after so many seconds, and it is begun again: one that hangs is noticed soon.
-const WATCH_SECONDS: u32 = 60;
-
 /// What a policy says of itself waits so long for its bundles to be written.
 const SERVERS_FIRST: Duration = Duration::from_millis(100);
 
@@ -74,13 +71,13 @@ pub fn gateway_labels() -> String {
 /// Begins every watch.
 pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
+    // The API server ends a watch after so long, and it is begun again. One that has said nothing for a few seconds more is
+    // given up and begun again too, so that one that hangs is noticed.
+    let seconds = u32::try_from(ctx.args.watch_duration.as_secs()).unwrap_or(u32::MAX);
+    let plain = watcher::Config::default().timeout(seconds).page_size(PAGE);
     let client = &ctx.client;
     let ours = format!("{}={}", MANAGED_BY.0, MANAGED_BY.1);
-    let whole = watcher::Config::default()
-        .timeout(WATCH_SECONDS)
-        .page_size(PAGE);
     for scope in scopes(&ctx.args.watch_namespace) {
-        let plain = whole.clone();
         let labelled = plain.clone().labels(&ours);
         let pods = plain.clone().labels(&gateway_labels());
         tasks.spawn(follow(
@@ -94,7 +91,7 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
         tasks.spawn(follow(
             Arc::clone(ctx),
             static_api(client, &scope),
-            plain,
+            plain.clone(),
             scope.clone(),
             |ctx| &ctx.caches.approvals,
             approval_changed,
@@ -131,7 +128,7 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
         tasks.spawn(follow(
             Arc::clone(ctx),
             static_api(client, &scope),
-            whole.clone(),
+            plain.clone(),
             scope,
             |ctx| &ctx.caches.policies,
             policy_changed,

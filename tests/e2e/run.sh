@@ -32,7 +32,8 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # Another name for the same programs, to upgrade to.
 next=$version-next
 
-# Static programs in $binaries, by a profile that is quick to build: a release build takes several times as long.
+# Static programs in $binaries, by a profile that is quick to build, which is most of what a first run waits for here: nothing
+# is optimized, dependencies neither. A release build takes several times as long.
 build_programs() {
   binaries=${BINARIES:-}
   if [[ -n $binaries ]]; then return; fi
@@ -48,7 +49,7 @@ build_programs() {
   fi
   say "Building static programs (some minutes on the first run)"
   local setting settings=()
-  for setting in 'inherits="dev"' opt-level=1 'strip="symbols"' debug=false; do
+  for setting in 'inherits="dev"' opt-level=0 'package."*".opt-level=0' 'strip="symbols"' debug=false; do
     settings+=(--config "profile.e2e.$setting")
   done
   RUSTFLAGS='' CARGO_INCREMENTAL=0 cargo build --locked "${settings[@]}" --profile e2e --target "$target" \

@@ -64,10 +64,11 @@ class UnderLoad(Base):
         """No wrong answer since the load began; and how often nothing was decided meanwhile."""
         missed = after["counts"].get("unavailable", 0) - before["counts"].get("unavailable", 0)
         right = sum(after["counts"].get(f"{kind} right", 0) - before["counts"].get(f"{kind} right", 0) for kind in ("allowed", "refused"))
+        wrong = sum(after["counts"].get(kind, 0) for kind in ("allowed wrong", "refused wrong", "wrong status"))
         why = {text: count for text, count in after["unavailable"].items() if count != before["unavailable"].get(text, 0)}
         self.check(
-            after["wrong"] == [] and right > 0 and (interruption or missed == 0),
-            f"{what}: {right} right answers, 0 wrong, {missed} times none", (after["wrong"], why),
+            wrong == 0 and right > 0 and (interruption or missed == 0),
+            f"{what}: {right} right answers, {wrong} wrong, {missed} times none", (after["wrong"], why),
         )  # fmt: skip
         if missed and self.account.show:
             for text, count in sorted(why.items(), key=lambda item: -item[1])[:4]:

@@ -140,12 +140,14 @@ command_of() {
           "--kubelet-certificate-authority=$dir/pki/ca.crt" --kubelet-preferred-address-types=InternalIP)
       fi
       ;;
-    # Pods have loopback addresses here, which endpoints may not have: the controllers would fail at every change.
     kube-controller-manager)
       command=("$bin/kube-controller-manager" "--kubeconfig=$dir/kube-controller-manager.kubeconfig" --secure-port=0
         "--root-ca-file=$dir/pki/ca.crt" "--service-account-private-key-file=$dir/pki/service-accounts.key"
-        "--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller"
         --use-service-account-credentials --leader-elect=false --kube-api-qps=200 --kube-api-burst=400 --profiling=false)
+      if [[ $address == 127.0.0.1 ]]; then
+        # Pods have loopback addresses then, which endpoints may not have: the controllers would fail at every change.
+        command+=("--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller")
+      fi
       ;;
     kube-scheduler)
       command=("$bin/kube-scheduler" "--kubeconfig=$dir/kube-scheduler.kubeconfig" --secure-port=0

@@ -42,8 +42,11 @@ pub struct Asked {
     /// With its subresource: `mcpservers/status`.
     pub resource: String,
     pub name: String,
-    /// How many requests came before it, of any kind.
+    /// How many requests there were when it came, of any kind.
     pub number: usize,
+    /// How often exactly this was asked, so that a plan can be one for each request. By `number` one could fall into step
+    /// with others and fail for ever.
+    pub time: u32,
 }
 
 impl Asked {
@@ -90,6 +93,7 @@ impl Asked {
             resource,
             name: name.to_owned(),
             number,
+            time: 0,
         }
     }
 }
@@ -162,6 +166,7 @@ pub struct Shared {
     kill: Mutex<Option<Box<dyn Fn() + Send>>>,
     asked: AtomicUsize,
     seen: Mutex<BTreeMap<(&'static str, String), usize>>,
+    times: Mutex<BTreeMap<(&'static str, [String; 3]), u32>>,
     pub hold: watch::Sender<Hold>,
 }
 
@@ -198,6 +203,7 @@ impl Proxy {
             kill: Mutex::default(),
             asked: AtomicUsize::new(0),
             seen: Mutex::default(),
+            times: Mutex::default(),
             hold: watch::Sender::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -287,7 +293,8 @@ impl Shared {
         let (parts, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
         let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        let asked = Asked::read(&parts, number);
+        let mut asked = Asked::read(&parts, number);
+        asked.time = self.again(&asked);
         let key = (asked.verb, asked.resource.clone());
         *self.seen.lock().unwrap().entry(key).or_default() += 1;
         let plan = Arc::clone(&self.plan.lock().unwrap());
@@ -319,6 +326,15 @@ impl Shared {
             _ => {}
         }
         Ok(response)
+    }
+
+    /// How often that was asked, with this time.
+    fn again(&self, asked: &Asked) -> u32 {
+        let what = [&asked.namespace, &asked.resource, &asked.name].map(String::clone);
+        let mut times = self.times.lock().unwrap();
+        let times = times.entry((asked.verb, what)).or_default();
+        *times += 1;
+        *times
     }
 
     async fn pass(&self, parts: &Parts, body: Bytes) -> Result<Response<Incoming>, Failure> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::proxy::Fault;
-use super::stage::{Stage, asked, shared};
+use super::stage::{Stage, shared};
 use super::story::Story;
 use super::watches::WATCHED;
 use crate::support::control_plane::{Options, Program};
@@ -88,9 +88,6 @@ async fn a_new_leader_whose_caches_are_behind_puts_no_old_policy_back_in_force()
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_that_restarts_ten_times_is_waited_for() {
     let what = "restarts of the API server";
-    if asked(what).is_none() {
-        return;
-    }
     let start = || Cluster::start(what, &Options::default());
     let Some(cluster) = tokio::task::spawn_blocking(start).await.unwrap() else {
         return;
@@ -104,7 +101,7 @@ async fn an_api_server_that_restarts_ten_times_is_waited_for() {
         let stage = Stage::open(&cluster).await;
         let story = Story::begin(&stage).await;
         let restarts = async {
-            for time in 1..=10 {
+            for _ in 0..10 {
                 let restarting = Arc::clone(&cluster);
                 let restart = move || {
                     let control_plane = restarting.control_plane().unwrap();
@@ -113,18 +110,13 @@ async fn an_api_server_that_restarts_ten_times_is_waited_for() {
                 };
                 tokio::task::spawn_blocking(restart).await.unwrap();
                 stage.renewals(1).await;
-                if time % 2 == 0 {
-                    // Not for the operator: pods are evicted from a node that is not heard of.
-                    stage.heartbeat().await;
-                }
             }
         };
-        let edits = async {
-            story.edit().await;
-            story.scale().await;
-            story.refuse().await;
-        };
-        tokio::join!(restarts, edits);
+        // What comes of the edit may take longer than all restarts, on a machine where each takes long.
+        tokio::join!(restarts, story.edit_begun());
+        story.edited().await;
+        story.scale().await;
+        story.refuse().await;
         story.finish().await;
     }
     // Ends processes and waits for them, and must not do that on a thread of the runtime.
@@ -140,11 +132,11 @@ async fn an_api_server_that_refuses_most_requests_is_not_given_up() {
     };
     let stage = Stage::open(cluster).await;
     // Leader election has a priority level of its own (API priority and fairness): most of it gets through.
-    stage.proxy.plan(|asked| match asked.number % 6 {
-        0 | 1 if asked.resource == "leases" => Fault::Refuse(503),
+    stage.proxy.plan(|asked| match asked.time % 6 {
+        1 | 4 if asked.resource == "leases" => Fault::Refuse(503),
         _ if asked.resource == "leases" => Fault::None,
-        0 | 2 => Fault::Refuse(429),
-        1 | 3 => Fault::Refuse(503),
+        1 => Fault::Refuse(429),
+        2..=4 => Fault::Refuse(503),
         _ => Fault::None,
     });
     let story = Story::begin(&stage).await;

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::ListParams;
 use kube::{Api, Client};
 use portcullis::api::policy::McpPolicy;
 use portcullis::api::server::McpServer;
@@ -12,7 +11,6 @@ use serde_json::{Value, json};
 use super::operator::{Operator, Start};
 use super::proxy::Proxy;
 use crate::support::audit::Write;
-use crate::support::wire::installed;
 use crate::support::wire::upstream::Fake;
 use crate::support::{Cluster, Namespace, eventually};
 
@@ -35,15 +33,8 @@ pub struct Stage<'c> {
     key: tempfile::NamedTempFile,
 }
 
-/// Whether these cases were asked for, which is told. They take minutes, and on a machine that does other work besides some
-/// of them outlast the tests' patience.
-pub fn asked(what: &str) -> Option<()> {
-    installed("PORTCULLIS_TEST_FAULTS", what).map(|_| ())
-}
-
 /// The cluster that these cases share; None where there is none, or no node that runs pods.
 pub async fn shared(what: &'static str) -> Option<&'static Cluster> {
-    asked(what)?;
     let cluster = tokio::task::spawn_blocking(move || Cluster::get(what))
         .await
         .unwrap()?;
@@ -53,6 +44,11 @@ pub async fn shared(what: &'static str) -> Option<&'static Cluster> {
 impl<'c> Stage<'c> {
     /// An operator on `cluster`, not disturbed yet.
     pub async fn open(cluster: &'c Cluster) -> Stage<'c> {
+        Self::open_with(cluster, &[]).await
+    }
+
+    /// The same, with more arguments for the operator.
+    pub async fn open_with(cluster: &'c Cluster, more: &[&str]) -> Stage<'c> {
         let namespace = cluster.namespace("faults").await;
         let system = cluster.namespace("operator").await;
         let set = format!(
@@ -77,7 +73,7 @@ impl<'c> Stage<'c> {
         .unwrap();
         let proxy = Proxy::start(&cluster.config()).await;
         let kubeconfig = kubeconfig(cluster, &system.name, &proxy, "a").await;
-        let start = start(
+        let mut start = start(
             cluster,
             &namespace.name,
             &system.name,
@@ -85,6 +81,8 @@ impl<'c> Stage<'c> {
             kubeconfig,
             "a",
         );
+        let more = more.iter().map(|argument| (*argument).to_owned());
+        start.arguments.extend(more);
         let operator = Operator::start(start);
         proxy.on_kill(operator.killer());
         Stage {
@@ -197,30 +195,6 @@ impl<'c> Stage<'c> {
                 .await,
             );
         }
-    }
-
-    /// Waits until the node has told the API server that it lives.
-    pub async fn heartbeat(&self) {
-        let leases: Api<Lease> = Api::namespaced(self.client.clone(), "kube-node-lease");
-        let all = || async {
-            let all = leases.list(&ListParams::default()).await;
-            let all = all.map_err(|error| error.to_string())?;
-            let times = all
-                .items
-                .into_iter()
-                .map(|lease| lease.spec.and_then(|spec| spec.renew_time));
-            Ok::<_, String>(times.collect::<Vec<_>>())
-        };
-        let before = eventually("the node's Lease", all).await;
-        eventually("the node's heartbeat", || async {
-            let now = all().await?;
-            if now == before {
-                Err("not yet".to_owned())
-            } else {
-                Ok(())
-            }
-        })
-        .await;
     }
 
     /// Fails if the operator writes anything from now on, for a while in which it shows to be alive.

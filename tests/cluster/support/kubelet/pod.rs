@@ -50,7 +50,7 @@ pub async fn live(kubelet: Arc<Kubelet>, pod: Pod, changes: watch::Receiver<Opti
     };
     kubelet.running.lock().unwrap().insert(uid.clone(), running);
     let life = Life {
-        board: Board::start(&kubelet, &pod, address),
+        board: Board::start(&kubelet, &pod, address, changes.clone()),
         kubelet,
         pod,
         uid,

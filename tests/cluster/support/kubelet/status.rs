@@ -1,4 +1,4 @@
-//! The status of a pod, written whenever it changes and not otherwise.
+//! The status of a pod, written whenever it changes or somebody else has changed it, and not otherwise.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -47,7 +47,13 @@ pub struct Board {
 }
 
 impl Board {
-    pub fn start(kubelet: &Arc<Kubelet>, pod: &Pod, address: IpAddr) -> Self {
+    /// `object` is the pod as the API server has it, from now on.
+    pub fn start(
+        kubelet: &Arc<Kubelet>,
+        pod: &Pod,
+        address: IpAddr,
+        object: watch::Receiver<Option<Pod>>,
+    ) -> Self {
         let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
         let view = View {
             address: address.to_string(),
@@ -73,6 +79,7 @@ impl Board {
             pod.name_any(),
             pod.uid(),
             changes,
+            object,
         ));
         Board { view, writer }
     }
@@ -125,6 +132,7 @@ async fn write(
     name: String,
     uid: Option<String>,
     mut changes: watch::Receiver<View>,
+    mut object: watch::Receiver<Option<Pod>>,
 ) {
     // When each condition came to be as it is.
     let mut since: [(bool, String); 3] =
@@ -146,15 +154,38 @@ async fn write(
                 }
             }
         }
-        if changes.changed().await.is_err() {
-            return;
+        let ready = changes.borrow().ready();
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() {
+                return;
+            },
+            () = denied(&mut object, ready) => {}
         }
     }
 }
 
+/// Waits until somebody else says otherwise: the node controller makes pods unready when it has not heard of their node.
+async fn denied(object: &mut watch::Receiver<Option<Pod>>, ready: bool) {
+    let told = if ready { "True" } else { "False" };
+    while object.changed().await.is_ok() {
+        let pod = object.borrow_and_update();
+        let status = pod.as_ref().and_then(|pod| pod.status.as_ref());
+        let conditions = status.and_then(|status| status.conditions.as_ref());
+        let mut ready = conditions.into_iter().flatten();
+        if ready.any(|condition| condition.type_ == "Ready" && condition.status != told) {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
 impl View {
+    fn ready(&self) -> bool {
+        !self.containers.is_empty() && self.containers.iter().all(|entry| entry.ready)
+    }
+
     fn status(&self, since: &mut [(bool, String); 3]) -> Value {
-        let ready = !self.containers.is_empty() && self.containers.iter().all(|entry| entry.ready);
+        let ready = self.ready();
         let held = [self.initialized, ready, ready];
         let kinds = ["Initialized", "ContainersReady", "Ready"];
         for (held, since) in held.iter().zip(since.iter_mut()) {
