@@ -12,6 +12,7 @@ mod ir;
 mod lex;
 mod lower;
 mod parse;
+mod pattern;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -20,12 +21,14 @@ mod value;
 
 pub use eval::Env;
 pub use fuel::EvalError;
+pub use pattern::{Bounds, POLICY, Patterns, SERVER, Spent};
 pub use value::Args;
 
 use super::diagnostic::Position;
 use eval::Run;
 use fuel::Fuel;
 use ir::{Expr, Kind};
+use pattern::Pattern;
 use value::Val;
 
 /// Bytes that an expression may have.
@@ -69,9 +72,15 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// Compiles a `when`.
+    /// Compiles a `when` that stands alone.
     pub fn compile(source: &str) -> Result<Self, Fault> {
-        let (expr, reads_args) = compile(source, |kind| kind == Kind::Bool, "true or false")?;
+        Self::compile_with(source, &mut Patterns::default())
+    }
+
+    /// Compiles a `when` of a policy with those patterns so far.
+    pub fn compile_with(source: &str, patterns: &mut Patterns) -> Result<Self, Fault> {
+        let boolean = |kind| kind == Kind::Bool;
+        let (expr, reads_args) = compile(source, boolean, "true or false", patterns)?;
         Ok(Self { expr, reads_args })
     }
 
@@ -100,10 +109,15 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Compiles a `cost`.
+    /// Compiles a `cost` that stands alone.
     pub fn compile(source: &str) -> Result<Self, Fault> {
+        Self::compile_with(source, &mut Patterns::default())
+    }
+
+    /// Compiles a `cost` of a policy with those patterns so far.
+    pub fn compile_with(source: &str, patterns: &mut Patterns) -> Result<Self, Fault> {
         let integer = |kind| matches!(kind, Kind::Int | Kind::Uint);
-        let (expr, reads_args) = compile(source, integer, "an integer")?;
+        let (expr, reads_args) = compile(source, integer, "an integer", patterns)?;
         Ok(Self { expr, reads_args })
     }
 
@@ -127,9 +141,14 @@ impl Cost {
     }
 }
 
-fn compile(source: &str, fits: fn(Kind) -> bool, wanted: &str) -> Result<(Expr, bool), Fault> {
+fn compile(
+    source: &str,
+    fits: fn(Kind) -> bool,
+    wanted: &str,
+    patterns: &mut Patterns,
+) -> Result<(Expr, bool), Fault> {
     let tree = parse::parse(source)?;
-    let mut lowering = lower::Lowering::new();
+    let mut lowering = lower::Lowering::new(patterns);
     let (expr, kind) = lowering.lower(&tree)?;
     match kind {
         Some(kind) if !fits(kind) => Err(Fault::new(

@@ -11,6 +11,7 @@ mod server;
 pub use server::unsupported;
 
 use super::bundle::{Bundle, BundlePolicy};
+use super::check;
 use super::decision::{BLOCKED_RULE, DEFAULT_RULE, INVENTORY_RULE, NO_POLICY, RuleId};
 use super::diagnostic::{Diagnostic, Level, Position};
 use super::program::{Closed, Default, Program};
@@ -45,6 +46,11 @@ pub fn compile(bundle: &Bundle) -> Result<Program, Vec<Diagnostic>> {
             &entry.spec,
             &mut findings,
         ));
+        if let Err(message) = all.spent.within(&check::SERVER) {
+            // Nothing more is compiled: the rest would cost as much again.
+            findings.push(owner.finding(Level::Error, None, "spec.rules", None, message));
+            break;
+        }
     }
     let (errors, warnings): (Vec<_>, Vec<_>) =
         findings.into_iter().partition(|d| d.level == Level::Error);

@@ -98,15 +98,15 @@ impl<'a> Run<'a> {
                 }
             }
             Expr::Call(function, args) => self.call(*function, args)?,
-            Expr::Matches(subject, regex) => {
+            Expr::Matches(subject, pattern) => {
                 let subject = self.text(subject)?;
                 if subject.len() > MAX_SUBJECT {
                     return Err(EvalError::fixed(
                         "the text for a pattern is longer than 64 KiB",
                     ));
                 }
-                self.fuel.burn(subject.len() / 4)?;
-                Val::Bool(regex.is_match(&subject))
+                self.fuel.burn(subject.len() / 4 * pattern.weight())?;
+                Val::Bool(pattern.is_match(&subject))
             }
             Expr::Part(part, operand, zone) => match self.eval(operand)? {
                 Val::Time(time) => Val::Int(component(*part, time, *zone)?),

@@ -26,7 +26,7 @@ pub(super) enum Expr {
     Ternary(Box<(Expr, Expr, Expr)>),
     /// The receiver of a method is its first argument.
     Call(Function, Vec<Expr>),
-    Matches(Box<Expr>, regex::Regex),
+    Matches(Box<Expr>, super::Pattern),
     /// A part of a timestamp, in the zone that lies so many seconds east of UTC.
     Part(Part, Box<Expr>, i32),
     Macro(Macro, Box<(Expr, Expr)>),

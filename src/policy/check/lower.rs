@@ -5,13 +5,14 @@
 
 mod calls;
 
-use super::Fault;
 use super::ir::{Const, Expr, Kind, Operator, Variable};
 use super::tree::{self, Node};
+use super::{Fault, Patterns};
 
 type Typed = (Expr, Option<Kind>);
 
-pub(super) struct Lowering {
+pub(super) struct Lowering<'p> {
+    patterns: &'p mut Patterns,
     local: Option<String>,
     in_macro: bool,
     pub reads_args: bool,
@@ -20,9 +21,10 @@ pub(super) struct Lowering {
 const VARIABLES: &str = "args, tool.name, tool.risk, tool.severity, caller.grant, caller.kind, caller.groups, \
                          caller.claims, session.id and now";
 
-impl Lowering {
-    pub fn new() -> Self {
+impl<'p> Lowering<'p> {
+    pub fn new(patterns: &'p mut Patterns) -> Self {
         Self {
+            patterns,
             local: None,
             in_macro: false,
             reads_args: false,

@@ -3,7 +3,7 @@
 use super::policy::{Context, MAX_NAME};
 use super::scribe::Scribe;
 use crate::api::policy::{Action, Rule as Written, Scope};
-use crate::policy::check::Cost;
+use crate::policy::check::{Cost, Patterns};
 use crate::policy::decision::Counter;
 use crate::policy::program::Limit;
 use std::{
@@ -60,7 +60,7 @@ pub(super) fn approval(rule: &Written, scribe: &mut Scribe<'_>) -> (Duration, Du
 pub(super) fn limits(
     rule: &Written,
     context: &Context<'_>,
-    counters: &mut BTreeMap<String, Arc<Counter>>,
+    (counters, patterns): (&mut BTreeMap<String, Arc<Counter>>, &mut Patterns),
     scribe: &mut Scribe<'_>,
 ) -> Vec<Limit> {
     if !rule.limits.is_empty() && !matches!(rule.action, Action::Allow | Action::RequireApproval) {
@@ -154,7 +154,7 @@ pub(super) fn limits(
         let cost = match limit
             .cost
             .as_deref()
-            .map(|source| (source, Cost::compile(source)))
+            .map(|source| (source, Cost::compile_with(source, patterns)))
         {
             None => None,
             Some((_, Ok(cost))) => Some(cost),

@@ -4,7 +4,7 @@ use super::Owner;
 use super::limits::{approval, limits};
 use super::scribe::Scribe;
 use crate::api::policy::{Action, McpPolicySpec, Mode, PromptRule, ResourceRule, Rule as Written};
-use crate::policy::check::{Condition, Cost};
+use crate::policy::check::{Condition, Cost, Patterns, Spent};
 use crate::policy::decision::Counter;
 use crate::policy::diagnostic::{Diagnostic, Level};
 use crate::policy::matcher::{Glob, Globs, uri_fault};
@@ -15,6 +15,8 @@ use std::{
 };
 
 const MAX_RULES: usize = 256;
+/// Bytes of a policy as JSON: what follows from it, findings included, takes a multiple of that.
+const MAX_SPEC: usize = 256 * 1024;
 pub(super) const MAX_NAME: usize = 63;
 const MAX_REASON: usize = 1_024;
 
@@ -23,6 +25,8 @@ pub(super) struct Compiled {
     pub rules: Vec<Rule>,
     pub prompts: Vec<NameRule>,
     pub resources: Vec<NameRule>,
+    /// What its patterns cost.
+    pub spent: Spent,
 }
 
 impl Compiled {
@@ -30,6 +34,7 @@ impl Compiled {
         self.rules.extend(other.rules);
         self.prompts.extend(other.prompts);
         self.resources.extend(other.resources);
+        self.spent = self.spent.and(other.spent);
     }
 
     /// Order of attribution.
@@ -48,6 +53,13 @@ pub(super) fn compile(
     findings: &mut Vec<Diagnostic>,
 ) -> Compiled {
     let mut top = Scribe::of_policy(owner, &mut *findings);
+    if let Some(size) = too_large(spec) {
+        top.error(
+            "",
+            format!("the policy has {size} bytes and may have {MAX_SPEC}; split it over several policies"),
+        );
+        return Compiled::default();
+    }
     targets(spec, &mut top);
     for unknown in spec.unknown_fields() {
         let rule = rule_of(spec, &unknown.path);
@@ -71,6 +83,7 @@ pub(super) fn compile(
     }
     let audit = spec.mode() == Mode::Audit;
     let mut counters = BTreeMap::new();
+    let mut patterns = Patterns::default();
     let mut names = BTreeSet::new();
     let mut compiled = Compiled::default();
     for (i, rule) in spec.rules.iter().enumerate() {
@@ -82,10 +95,12 @@ pub(super) fn compile(
             shadow: audit || server_audits,
             audit,
         };
+        let shared = (&mut counters, &mut patterns);
         compiled
             .rules
-            .extend(tool_rule(rule, &context, &mut counters, &mut scribe));
+            .extend(tool_rule(rule, &context, shared, &mut scribe));
     }
+    compiled.spent = patterns.spent();
     names.clear();
     for (i, rule) in spec.prompts.iter().enumerate() {
         let base = format!("spec.prompts[{i}]");
@@ -103,6 +118,12 @@ pub(super) fn compile(
             .push(resource_rule(rule, audit, &mut scribe));
     }
     compiled
+}
+
+/// The size of a policy that is too large. One that cannot be written as JSON is too large for anything.
+fn too_large(spec: &McpPolicySpec) -> Option<usize> {
+    let size = serde_json::to_vec(spec).map_or(usize::MAX, |text| text.len());
+    (size > MAX_SPEC).then_some(size)
 }
 
 /// The rule that a path such as `spec.rules[2].tools.nmaes` lies in.
@@ -185,7 +206,7 @@ pub(super) struct Context<'a> {
 fn tool_rule(
     rule: &Written,
     context: &Context<'_>,
-    counters: &mut BTreeMap<String, Arc<Counter>>,
+    (counters, patterns): (&mut BTreeMap<String, Arc<Counter>>, &mut Patterns),
     scribe: &mut Scribe<'_>,
 ) -> Option<Rule> {
     let names = Globs {
@@ -214,16 +235,16 @@ fn tool_rule(
         );
     }
     let callers = scribe.callers(&rule.callers, &rule.except_callers);
-    let when = rule
-        .when
-        .as_deref()
-        .and_then(|source| match Condition::compile(source) {
-            Ok(condition) => Some(condition),
-            Err(fault) => {
-                scribe.fault("when", source, fault);
-                None
-            }
-        });
+    let when =
+        rule.when
+            .as_deref()
+            .and_then(|source| match Condition::compile_with(source, patterns) {
+                Ok(condition) => Some(condition),
+                Err(fault) => {
+                    scribe.fault("when", source, fault);
+                    None
+                }
+            });
     if rule.action == Action::Hide && when.as_ref().is_some_and(Condition::reads_args) {
         scribe.error(
             "when",
@@ -231,7 +252,7 @@ fn tool_rule(
         );
     }
     let (expires_after, wait_up_to) = approval(rule, scribe);
-    let limits = limits(rule, context, counters, scribe);
+    let limits = limits(rule, context, (counters, patterns), scribe);
     let reads_args = when.as_ref().is_some_and(Condition::reads_args)
         || limits
             .iter()

@@ -111,3 +111,42 @@ fn a_revision_depends_on_what_a_bundle_says_and_on_nothing_else() {
     ));
     assert!(Bundle::parse(b"{").is_err());
 }
+
+/// Accepted, this took two gigabytes and a minute, in the operator and in each gateway.
+#[test]
+fn a_policy_of_thousands_of_patterns_is_refused_at_the_one_that_is_too_many() {
+    let rules: String = (0..60)
+        .map(|rule| {
+            let terms: Vec<String> = (0..90)
+                .map(|i| format!("args.a.matches(\"[0-9]{{4}}{rule}-{i}\")"))
+                .collect();
+            let when = terms.join("||").replace('"', "\\\"");
+            format!("- {{name: r{rule}, tools: {{names: [x]}}, action: Deny, when: \"{when}\"}}\n")
+        })
+        .collect();
+    let started = std::time::Instant::now();
+    let found = compile(&bundle("", &[("p", &format!("\nrules:\n{rules}"))])).unwrap_err();
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+    let first = found[0].to_string();
+    assert!(
+        first.starts_with("policy ml/p, rule r0, spec.rules[0].when, line 1 column ")
+            && first.contains("65 different patterns, and a policy may have 64"),
+        "{first}"
+    );
+}
+
+#[test]
+fn a_policy_has_a_size() {
+    let rules: String = (0..60)
+        .map(|rule| {
+            let when = format!("[{}] == []", "1,".repeat(2_000));
+            let limit = |i| format!("{{counter: c{i}, max: 1, window: 1m, cost: 'size({when}) + 1'}}");
+            let limits: Vec<String> = (0..2).map(|i| limit(i + rule * 2)).collect();
+            format!("- {{name: r{rule}, tools: {{names: [x]}}, action: Allow, when: '{when}', limits: [{}]}}\n", limits.join(","))
+        })
+        .collect();
+    let found = compile(&bundle("", &[("p", &format!("\nrules:\n{rules}"))])).unwrap_err();
+    assert_eq!(found.len(), 1);
+    let found = found[0].to_string();
+    assert!(found.contains("bytes and may have 262144"), "{found}");
+}

@@ -6,10 +6,7 @@ use super::super::time;
 use super::super::tree::{self, Node};
 use super::{Lowering, Typed};
 
-/// Memory that one compiled pattern may take.
-const PATTERN_SIZE: usize = 256 * 1024;
-
-impl Lowering {
+impl Lowering<'_> {
     pub(super) fn call(
         &mut self,
         at: usize,
@@ -204,23 +201,11 @@ impl Lowering {
                 format!("`matches` does not take {}", kind.name()),
             ));
         }
-        let regex = regex::RegexBuilder::new(text)
-            .size_limit(PATTERN_SIZE)
-            .dfa_size_limit(PATTERN_SIZE)
-            .nest_limit(50)
-            .build()
-            .map_err(|error| {
-                // The last line of the crate's message says what is wrong; those before draw it.
-                let text = error.to_string();
-                let last = text
-                    .lines()
-                    .last()
-                    .unwrap_or_default()
-                    .trim_start_matches("error: ")
-                    .to_owned();
-                Fault::new(pattern.at, format!("the pattern cannot be used: {last}"))
-            })?;
-        Ok((Expr::Matches(Box::new(subject), regex), Some(Kind::Bool)))
+        let compiled = self
+            .patterns
+            .compile(text)
+            .map_err(|message| Fault::new(pattern.at, message))?;
+        Ok((Expr::Matches(Box::new(subject), compiled), Some(Kind::Bool)))
     }
 
     fn part(
