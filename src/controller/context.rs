@@ -19,6 +19,7 @@ use super::loose::Loose;
 use super::metrics::Metrics;
 use super::names::{Ident, Name, SERVER};
 use super::queue::Queue;
+use super::server::Compiled;
 use super::server::build::Settings;
 use super::server::kinds::Kind;
 use super::verdicts::Verdicts;
@@ -137,6 +138,7 @@ pub struct ServerMemory {
     pub bundle: Option<(String, Arc<Bundle>)>,
     /// The bundle that was written last.
     pub delivered: Option<Delivered>,
+    pub compiled: Compiled,
     /// The stored ledger, likewise.
     pub ledger: Option<(String, Arc<Ledger>)>,
     pub ledger_written: Option<Instant>,

@@ -17,6 +17,10 @@ use super::raw::{self, Object, members, read};
 use crate::api::Unknown;
 use crate::api::policy::{McpPolicy, McpPolicySpec, TargetRef, TargetSelector};
 
+/// Bytes of a spec that is read: decoded, lists of small values take many times their text. A policy may have half of it, and
+/// the API server writes some characters as six.
+const LARGEST_SPEC: usize = 512 * 1024;
+
 /// An object, understood or not.
 #[derive(Clone, Debug)]
 pub struct Loose<K>(Result<Arc<K>, Box<Undecoded>>);
@@ -58,9 +62,15 @@ impl<K: Resource> Loose<K> {
 impl<'de, K: DeserializeOwned> Deserialize<'de> for Loose<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = Object::deserialize(deserializer)?;
-        let decoded = object
-            .value(&[])
-            .and_then(|value| K::deserialize(value).map_err(|error| error.to_string()));
+        let size = object.members().get("spec").map(|spec| spec.get().len());
+        let decoded = match size {
+            Some(size) if size > LARGEST_SPEC => Err(format!(
+                "spec: this has {size} bytes and may have {LARGEST_SPEC}"
+            )),
+            _ => object
+                .value(&[])
+                .and_then(|value| K::deserialize(value).map_err(|error| error.to_string())),
+        };
         Ok(Loose(match decoded {
             Ok(object) => Ok(Arc::new(object)),
             Err(error) => Err(Box::new(Undecoded::of(&object, error))),
@@ -237,5 +247,26 @@ mod tests {
                 .target_selector,
             None
         );
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_spec_that_is_too_large_but_what_it_is_for() {
+        let zeros = vec![0; LARGEST_SPEC / 2];
+        let text = json!({
+            "metadata": {"namespace": "ml", "name": "p", "uid": "u"},
+            "spec": {
+                "targetRefs": [{"group": "portcullis.dev", "kind": "McpServer", "name": "mlflow"}],
+                "rules": [{"name": "r", "tools": {}, "action": "Allow", "junk": zeros}],
+            },
+        })
+        .to_string();
+        let loose: Loose<McpPolicy> = serde_json::from_str(&text).unwrap();
+        let undecoded = loose.object().unwrap_err();
+        assert!(
+            undecoded.error.contains("may have 524288"),
+            "{}",
+            undecoded.error
+        );
+        assert_eq!(undecoded.targets_only().spec.target_refs[0].name, "mlflow");
     }
 }

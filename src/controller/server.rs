@@ -21,6 +21,8 @@ mod ledger;
 mod status;
 mod validate;
 
+pub use validate::Compiled;
+
 /// What the API server refused is tried again after this long, should what it was refused for have gone (an admission policy).
 const REFUSED_AGAIN: Duration = Duration::from_secs(300);
 /// The same for what a quota or missing rights forbid, which comes and goes.
@@ -92,12 +94,17 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
     }
     let stored = apply::stored_bundle(&refs, &memory);
     let key = ctx.key.get().ok_or(ServerError::NoKey)?;
-    let verdict = validate::validate(&refs, stored.as_deref(), key);
+    let mut compiled = std::mem::take(&mut super::context::lock(&memory).compiled);
+    let verdict = validate::validate(&refs, stored.as_deref(), key, &mut compiled);
+    // What is in force stays, under the policies of now.
+    let held = match &verdict {
+        Ok(_) => None,
+        Err(_) => validate::held(&refs, stored.as_deref(), key, &mut compiled),
+    };
+    super::context::lock(&memory).compiled = compiled;
     let applied = match &verdict {
         Ok(plan) => apply::apply(ctx, &refs, plan, &memory).await,
-        // What is in force stays, under the policies of now.
         Err(_) => {
-            let held = validate::held(&refs, stored.as_deref(), key);
             let again = apply::hold(ctx, &refs, held.as_ref(), &memory).await;
             again.map(|again| apply::Applied { again })
         }

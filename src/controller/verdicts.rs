@@ -10,6 +10,9 @@ use crate::api::policy::McpPolicy;
 use crate::policy::compile::diagnose_policy;
 use crate::policy::diagnostic::{Diagnostic, Level};
 
+/// Findings that are kept of one policy. Whoever writes a hundred mistakes into it reads of the first, and how many more there are.
+const KEPT: usize = 100;
+
 #[derive(Default)]
 pub struct Verdicts {
     /// By UID.
@@ -61,6 +64,8 @@ impl Verdicts {
             Ok(object) => {
                 let mut findings = diagnose_policy(namespace, name, namespace, &object.spec);
                 findings.retain(|finding| finding.level == Level::Error);
+                findings.truncate(KEPT);
+                findings.shrink_to_fit();
                 (findings, None)
             }
             Err(undecoded) => {

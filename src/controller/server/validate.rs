@@ -12,6 +12,7 @@ use crate::api::server::{McpServer, McpServerSpec};
 use crate::controller::key::OperatorKey;
 use crate::policy::bundle::{Blocked, Bundle, BundlePolicy};
 use crate::policy::compile::{self, compile};
+use crate::policy::diagnostic::Diagnostic;
 use crate::policy::target;
 use crate::status::server::Refusal;
 
@@ -32,8 +33,55 @@ pub struct Plan {
     pub alone: bool,
 }
 
+/// Bundles of one server whose verdicts are remembered: each reconciliation judges three at most.
+const REMEMBERED: usize = 3;
+
+/// What the compiler said of a server's last bundles, by their revisions: the same is not compiled again at each
+/// reconciliation. Newest last.
+#[derive(Debug, Default)]
+pub struct Compiled(Vec<(String, Result<(), String>)>);
+
+impl Compiled {
+    fn of(&mut self, bundle: &Bundle) -> Result<(), String> {
+        let known = self.0.iter().position(|(of, _)| *of == bundle.revision);
+        let entry = match known {
+            Some(at) => self.0.remove(at),
+            None => {
+                let verdict = compile(bundle)
+                    .map(drop)
+                    .map_err(|findings| told(&findings));
+                (bundle.revision.clone(), verdict)
+            }
+        };
+        let verdict = entry.1.clone();
+        if self.0.len() >= REMEMBERED {
+            drop(self.0.remove(0));
+        }
+        self.0.push(entry);
+        verdict
+    }
+}
+
+/// The first of some findings, and how many more there are.
+fn told(findings: &[Diagnostic]) -> String {
+    let more = match findings.len().saturating_sub(1) {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    let first = findings
+        .first()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    format!("{first}{more}")
+}
+
 /// Judges a server under its policies. `stored` is the bundle that its gateways have now.
-pub fn validate(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Result<Plan, Refusal> {
+pub fn validate(
+    refs: &Refs,
+    stored: Option<&Bundle>,
+    key: &OperatorKey,
+    compiled: &mut Compiled,
+) -> Result<Plan, Refusal> {
     let refused = |reason: Reason, message: String| Refusal { reason, message };
     let server = refs.server.clone().map_err(|error| {
         refused(
@@ -49,10 +97,10 @@ pub fn validate(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Resu
     }
     let bundle = bundle(refs, &server, stored)
         .map_err(|error| refused(Reason::Invalid, error.to_string()))?;
-    let (bundle, alone) = judge(bundle, refs, key)?;
+    let (bundle, alone) = judge(bundle, refs, key, compiled)?;
     let held = stored
         .filter(|stored| stored.server.spec != server.spec)
-        .and_then(|_| held(refs, stored, key));
+        .and_then(|_| held(refs, stored, key, compiled));
     Ok(Plan {
         server,
         bundle,
@@ -64,7 +112,12 @@ pub fn validate(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Resu
 /// What should be in force while the server cannot be accepted: the server as it was accepted last, under the policies of now.
 /// If those are what cannot be accepted, then under those that were, without those that were removed, and with all guardrails
 /// of now: nobody escapes a guardrail by a server or a policy that is refused. None if nothing was ever accepted.
-pub fn held(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Option<Bundle> {
+pub fn held(
+    refs: &Refs,
+    stored: Option<&Bundle>,
+    key: &OperatorKey,
+    compiled: &mut Compiled,
+) -> Option<Bundle> {
     let stored = stored?;
     let server = McpServer {
         metadata: refs.object.metadata().clone(),
@@ -72,7 +125,7 @@ pub fn held(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Option<B
         status: None,
     };
     let all = bundle(refs, &server, Some(stored)).ok()?;
-    if let Ok((all, _)) = judge(all.clone(), refs, key) {
+    if let Ok((all, _)) = judge(all.clone(), refs, key, compiled) {
         return Some(all);
     }
     let own = |namespace: &str| namespace == refs.ident.namespace;
@@ -89,30 +142,27 @@ pub fn held(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Option<B
         })
         .collect();
     policies.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    judge(Bundle { policies, ..all }, refs, key)
+    judge(Bundle { policies, ..all }, refs, key, compiled)
         .ok()
         .map(|(bundle, _)| bundle)
 }
 
 /// Judges what would be delivered; with it, whether its limits are counted in the gateway's memory.
-fn judge(mut bundle: Bundle, refs: &Refs, key: &OperatorKey) -> Result<(Bundle, bool), Refusal> {
+fn judge(
+    mut bundle: Bundle,
+    refs: &Refs,
+    key: &OperatorKey,
+    compiled: &mut Compiled,
+) -> Result<(Bundle, bool), Refusal> {
     let refused = |reason: Reason, message: String| Refusal { reason, message };
     bundle.report_token_sha256 = Some(key.bearer_sha256(&refs.ident.uid));
     bundle.sequence = 0;
     let bundle = bundle
         .sealed()
         .map_err(|error| refused(Reason::Invalid, error.to_string()))?;
-    if let Err(findings) = compile(&bundle) {
-        let more = match findings.len().saturating_sub(1) {
-            0 => String::new(),
-            more => format!(" (and {more} more)"),
-        };
-        let first = findings
-            .first()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        return Err(refused(Reason::Invalid, format!("{first}{more}")));
-    }
+    compiled
+        .of(&bundle)
+        .map_err(|message| refused(Reason::Invalid, message))?;
     let alone = shared_counters(&bundle.server.spec, &bundle)
         .map_err(|message| refused(Reason::SharedCountersNeeded, message))?;
     let text = serde_json::to_string(&bundle)

@@ -8,6 +8,14 @@ use crate::controller::loose::Loose;
 use crate::controller::names::Ident;
 use crate::controller::verdicts::Verdicts;
 
+fn held(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Option<Bundle> {
+    super::held(refs, stored, key, &mut Compiled::default())
+}
+
+fn validate(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Result<Plan, Refusal> {
+    super::validate(refs, stored, key, &mut Compiled::default())
+}
+
 fn key() -> OperatorKey {
     OperatorKey::new(b"0123456789abcdef")
 }
@@ -317,5 +325,47 @@ fn what_is_in_force_is_held_only_while_the_server_becomes_another() {
     assert_eq!(
         (names(&held), &held.server),
         (vec![("a", 1)], &stored.server)
+    );
+}
+
+#[test]
+fn a_bundle_is_compiled_once_and_again_when_it_says_something_else() {
+    let mut compiled = Compiled::default();
+    let judge = |generation: u64, compiled: &mut Compiled| {
+        let refs = refs(http(), &[("a", generation, reads())]);
+        super::validate(&refs, None, &key(), compiled).map(|plan| plan.bundle.revision)
+    };
+    let revision = judge(1, &mut compiled).unwrap();
+    // What is remembered is what is said.
+    compiled.0 = vec![(revision, Err("remembered".to_owned()))];
+    assert_eq!(judge(1, &mut compiled).unwrap_err().message, "remembered");
+    for generation in 2..=5 {
+        assert!(judge(generation, &mut compiled).is_ok());
+    }
+    assert!(judge(1, &mut compiled).is_ok());
+    assert_eq!(compiled.0.len(), REMEMBERED);
+}
+
+#[test]
+fn patterns_of_all_policies_together_have_a_bound_too() {
+    let patterns = |name: &str| {
+        let rules: Vec<Value> = (0..60)
+            .map(|i| {
+                let when = format!("args.a.matches(\"^{name}{i}$\")");
+                json!({ "name": format!("r{i}"), "tools": { "names": ["x"] }, "when": when, "action": "Allow" })
+            })
+            .collect();
+        policy(json!(rules))
+    };
+    let two = [("a", 1, patterns("a")), ("b", 1, patterns("b"))];
+    assert!(validate(&refs(http(), &two), None, &key()).is_ok());
+    let [a, b] = two;
+    let three = [a, b, ("c", 1, patterns("c"))];
+    let refusal = validate(&refs(http(), &three), None, &key()).err().unwrap();
+    assert_eq!(refusal.reason, Reason::Invalid);
+    let said = &refusal.message;
+    assert!(
+        said.contains("ml/c") && said.contains("180 different patterns") && said.contains("128"),
+        "{said}"
     );
 }
