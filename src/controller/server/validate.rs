@@ -3,7 +3,6 @@
 //! In: what was fetched, and the bundle that is stored. Out: a [`Plan`], or why there is none; what is in force then stays.
 //! Pure. Must not do: half-accept anything.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::fetch::{Refs, Targeting};
@@ -34,28 +33,31 @@ pub struct Plan {
     pub alone: bool,
 }
 
-/// What the compiler said of a server's last bundles, by their revisions: the same are not compiled again at each reconciliation.
-#[derive(Debug, Default)]
-pub struct Compiled(VecDeque<(String, Result<(), String>)>);
+/// Bundles of one server whose verdicts are remembered: each reconciliation judges three at most.
+const REMEMBERED: usize = 3;
 
-/// What is wanted, what is held instead, and what is held if that cannot be accepted either.
-const BUNDLES: usize = 3;
+/// What the compiler said of a server's last bundles, by their revisions: the same is not compiled again at each
+/// reconciliation. Newest last.
+#[derive(Debug, Default)]
+pub struct Compiled(Vec<(String, Result<(), String>)>);
 
 impl Compiled {
     fn of(&mut self, bundle: &Bundle) -> Result<(), String> {
-        if let Some((_, verdict)) = self
-            .0
-            .iter()
-            .find(|(revision, _)| *revision == bundle.revision)
-        {
-            return verdict.clone();
+        let known = self.0.iter().position(|(of, _)| *of == bundle.revision);
+        let entry = match known {
+            Some(at) => self.0.remove(at),
+            None => {
+                let verdict = compile(bundle)
+                    .map(drop)
+                    .map_err(|findings| told(&findings));
+                (bundle.revision.clone(), verdict)
+            }
+        };
+        let verdict = entry.1.clone();
+        if self.0.len() >= REMEMBERED {
+            drop(self.0.remove(0));
         }
-        let verdict = compile(bundle)
-            .map(drop)
-            .map_err(|findings| told(&findings));
-        self.0.truncate(BUNDLES - 1);
-        self.0
-            .push_front((bundle.revision.clone(), verdict.clone()));
+        self.0.push(entry);
         verdict
     }
 }

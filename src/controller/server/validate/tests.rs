@@ -8,12 +8,12 @@ use crate::controller::loose::Loose;
 use crate::controller::names::Ident;
 use crate::controller::verdicts::Verdicts;
 
-fn validate(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Result<Plan, Refusal> {
-    super::validate(refs, stored, key, &mut Compiled::default())
-}
-
 fn held(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Option<Bundle> {
     super::held(refs, stored, key, &mut Compiled::default())
+}
+
+fn validate(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Result<Plan, Refusal> {
+    super::validate(refs, stored, key, &mut Compiled::default())
 }
 
 fn key() -> OperatorKey {
@@ -337,15 +337,13 @@ fn a_bundle_is_compiled_once_and_again_when_it_says_something_else() {
     };
     let revision = judge(1, &mut compiled).unwrap();
     // What is remembered is what is said.
-    compiled.0 = [(revision, Err("remembered".to_owned()))].into();
+    compiled.0 = vec![(revision, Err("remembered".to_owned()))];
     assert_eq!(judge(1, &mut compiled).unwrap_err().message, "remembered");
-    for another in 2..5 {
-        assert!(judge(another, &mut compiled).is_ok());
+    for generation in 2..=5 {
+        assert!(judge(generation, &mut compiled).is_ok());
     }
-    assert!(
-        judge(1, &mut compiled).is_ok(),
-        "no more than a few are remembered"
-    );
+    assert!(judge(1, &mut compiled).is_ok());
+    assert_eq!(compiled.0.len(), REMEMBERED);
 }
 
 #[test]
