@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::output::Failure;
+use crate::controller::Loose;
 
 /// Who checks fields in `managedFields` of a dry run.
 const MANAGER: &str = "portcullis-validate";
@@ -92,7 +93,7 @@ impl Cluster {
         &self.namespace
     }
 
-    /// Every object of a kind, in one namespace or all of them.
+    /// Every object of a kind, in one namespace or all of them. One that cannot be understood is told and left out.
     ///
     /// # Errors
     /// When the API server does not give them.
@@ -103,18 +104,30 @@ impl Cluster {
             + DeserializeOwned
             + Debug,
     {
-        let api: Api<K> = match namespace {
+        let api: Api<Loose<K>> = match namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
-        let mut objects = Vec::new();
-        let mut params = ListParams::default().limit(500);
+        let mut objects: Vec<K> = Vec::new();
+        // Each may be more than 1 MiB.
+        let mut params = ListParams::default().limit(50);
         loop {
             let page = self
                 .runtime
                 .block_on(api.list(&params))
                 .map_err(|error| told(&K::plural(&()), &error))?;
-            objects.extend(page.items);
+            for item in page.items {
+                match item.object() {
+                    Ok(object) => objects.push(K::clone(object)),
+                    Err(undecoded) => {
+                        let (metadata, error) = (item.metadata(), &undecoded.error);
+                        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+                        let name = metadata.name.as_deref().unwrap_or_default();
+                        let kind = K::kind(&());
+                        eprintln!("warning: {kind} {namespace}/{name} is left out: {error}");
+                    }
+                }
+            }
             match page.metadata.continue_.filter(|more| !more.is_empty()) {
                 Some(more) => params = params.continue_token(&more),
                 None => break,

@@ -83,6 +83,16 @@ impl<K: Resource> Cache<K> {
             .collect()
     }
 
+    /// A watch may not list: nobody waits for it any more. False if it was listed, or given up, before.
+    pub fn give_up(&self, first: &mut bool) -> bool {
+        let first = std::mem::replace(first, false);
+        if first {
+            self.unlisted
+                .send_modify(|left| *left = left.saturating_sub(1));
+        }
+        first
+    }
+
     /// Waits until every watch has listed everything once.
     pub async fn listed(&self) {
         let mut unlisted = self.unlisted.subscribe();
@@ -124,10 +134,7 @@ impl<K: Resource> Cache<K> {
                         after: None,
                     });
                 }
-                if std::mem::replace(first, false) {
-                    self.unlisted
-                        .send_modify(|left| *left = left.saturating_sub(1));
-                }
+                self.give_up(first);
             }
             Event::Apply(object) => {
                 let (name, after) = (name_of(&object), Arc::new(object));

@@ -45,6 +45,9 @@ pub struct Context {
 
 /// What the watches bring.
 pub struct Caches {
+    /// Namespaces of which something could not be listed, with how many kinds: nothing is done in them until it can be. What
+    /// cannot be seen may be a policy.
+    unseen: Mutex<BTreeMap<String, BTreeSet<usize>>>,
     pub servers: Cache<Loose<McpServer>>,
     pub policies: Cache<Loose<McpPolicy>>,
     pub approvals: Cache<Loose<McpApproval>>,
@@ -57,6 +60,7 @@ impl Caches {
     /// Servers and what is around them are watched by so many watches each, policies by so many.
     pub fn new(watches: usize, policy_watches: usize) -> Self {
         Caches {
+            unseen: Mutex::default(),
             servers: Cache::new(watches),
             policies: Cache::new(policy_watches),
             approvals: Cache::new(watches),
@@ -67,6 +71,33 @@ impl Caches {
                 .map(|kind| (kind, Cache::new(watches)))
                 .collect(),
         }
+    }
+
+    /// Whether everything in a namespace can be seen.
+    pub fn sees(&self, namespace: &str) -> bool {
+        !lock(&self.unseen).contains_key(namespace)
+    }
+
+    /// One of a namespace's watches is refused.
+    pub fn lose(&self, namespace: &str, watch: usize) {
+        lock(&self.unseen)
+            .entry(namespace.to_owned())
+            .or_default()
+            .insert(watch);
+    }
+
+    /// One of a namespace's watches has listed everything. True if it was the last that was missing.
+    pub fn regain(&self, namespace: &str, watch: usize) -> bool {
+        let mut unseen = lock(&self.unseen);
+        let Some(watches) = unseen.get_mut(namespace) else {
+            return false;
+        };
+        watches.remove(&watch);
+        let all = watches.is_empty();
+        if all {
+            unseen.remove(namespace);
+        }
+        all
     }
 
     pub fn children(&self, kind: Kind) -> &Cache<Live> {

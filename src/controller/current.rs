@@ -5,6 +5,7 @@
 //! take a gateway's pod for gone that it has only not seen yet.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -23,6 +24,8 @@ use crate::api::server::McpServer;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
+/// Between two looks at a namespace that is left alone.
+const ASIDE: Duration = Duration::from_secs(10);
 /// Objects in one answer, which is held as a whole: metadata may have more than 1 MiB too, for who manages which field.
 const PAGE: u32 = 100;
 /// Watches that are further behind are not waited for: another replica, or this one started anew, is faster.
@@ -36,44 +39,48 @@ const WITHIN: Duration = Duration::from_secs(10);
 )]
 pub struct Behind;
 
-/// Waits until servers, policies and gateways' pods are at least as they were when this was called.
-pub async fn wait(ctx: &Context) -> Result<(), Behind> {
+/// Waits until servers, policies and gateways' pods are at least as they were when this was called. A namespace in which they may
+/// not be listed any more is left alone until they may.
+pub async fn wait(ctx: &Arc<Context>) -> Result<(), Behind> {
     let all = async {
         for scope in scopes(&ctx.args.watch_namespace) {
-            kind::<McpServer, _>(ctx, &ctx.caches.servers, scope.clone(), "").await;
+            kind::<McpServer, _>(ctx, |ctx| &ctx.caches.servers, scope.clone(), "").await;
             let labels = watch::gateway_labels();
-            kind::<Pod, _>(ctx, &ctx.caches.pods, scope.clone(), &labels).await;
-            kind::<ReplicaSet, _>(ctx, &ctx.caches.replica_sets, scope, &labels).await;
+            kind::<Pod, _>(ctx, |ctx| &ctx.caches.pods, scope.clone(), &labels).await;
+            kind::<ReplicaSet, _>(ctx, |ctx| &ctx.caches.replica_sets, scope, &labels).await;
         }
         for scope in policy_scopes(&ctx.args.watch_namespace, &ctx.args.namespace) {
-            kind::<McpPolicy, _>(ctx, &ctx.caches.policies, scope, "").await;
+            kind::<McpPolicy, _>(ctx, |ctx| &ctx.caches.policies, scope, "").await;
         }
     };
     tokio::time::timeout(WITHIN, all).await.map_err(|_| Behind)
 }
 
-async fn kind<K, C>(ctx: &Context, cache: &Cache<C>, scope: Option<String>, labels: &str)
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    C: Resource,
+async fn kind<K, C>(
+    ctx: &Arc<Context>,
+    cache: fn(&Context) -> &Cache<C>,
+    scope: Option<String>,
+    labels: &str,
+) where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + 'static,
+    C: Resource + 'static,
 {
     let started = Instant::now();
-    loop {
-        match list::<K>(ctx, scope.as_deref(), labels).await {
-            Ok((listed, at)) => {
-                let listed: Vec<&ObjectMeta> = listed.iter().map(Resource::meta).collect();
-                let within = |metadata: &ObjectMeta| {
-                    scope.is_none() || metadata.namespace.as_ref() == scope.as_ref()
-                };
-                let cached = cache.filter(|object| within(object.meta()));
-                let cached: Vec<&ObjectMeta> = cached.iter().map(|object| object.meta()).collect();
-                if holds(&cached, &listed, &at) {
-                    return;
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "it cannot be told yet whether the caches are current")
-            }
+    while let Err(why) = look::<K, C>(ctx, cache, scope.as_deref(), labels).await {
+        // The guardrails are in the operator's own namespace: nothing goes without those.
+        let aside = scope.as_ref().filter(|scope| **scope != ctx.args.namespace);
+        if let (Not::Allowed, Some(namespace)) = (&why, aside) {
+            let watch = watch::number();
+            watch::lose(ctx, namespace, watch);
+            let (namespace, labels) = (namespace.clone(), labels.to_owned());
+            tokio::spawn(later::<K, C>(
+                Arc::clone(ctx),
+                cache,
+                namespace,
+                labels,
+                watch,
+            ));
+            return;
         }
         tracing::debug!(
             kind = %K::kind(&()),
@@ -81,6 +88,63 @@ where
             "waiting for the watch to catch up"
         );
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Leaves a namespace alone until its list can be read and the caches have it.
+async fn later<K, C>(
+    ctx: Arc<Context>,
+    cache: fn(&Context) -> &Cache<C>,
+    namespace: String,
+    labels: String,
+    watch: usize,
+) where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    C: Resource,
+{
+    loop {
+        tokio::time::sleep(ASIDE).await;
+        if look::<K, C>(&ctx, cache, Some(&namespace), &labels)
+            .await
+            .is_ok()
+        {
+            return super::watch::regain(&ctx, &namespace, watch);
+        }
+    }
+}
+
+/// Why it is not known that a cache is current.
+enum Not {
+    Yet,
+    Allowed,
+}
+
+/// Whether a cache is not older than a list that is read now.
+async fn look<K, C>(
+    ctx: &Context,
+    cache: fn(&Context) -> &Cache<C>,
+    scope: Option<&str>,
+    labels: &str,
+) -> Result<(), Not>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    C: Resource,
+{
+    let (listed, at) = list::<K>(ctx, scope, labels).await.map_err(|error| {
+        tracing::warn!(%error, "it cannot be told yet whether the caches are current");
+        match error {
+            kube::Error::Api(status) if status.code == 403 => Not::Allowed,
+            _ => Not::Yet,
+        }
+    })?;
+    let listed: Vec<&ObjectMeta> = listed.iter().map(Resource::meta).collect();
+    let within = |metadata: &ObjectMeta| scope.is_none() || metadata.namespace.as_deref() == scope;
+    let cached = cache(ctx).filter(|object| within(object.meta()));
+    let cached: Vec<&ObjectMeta> = cached.iter().map(|object| object.meta()).collect();
+    if holds(&cached, &listed, &at) {
+        Ok(())
+    } else {
+        Err(Not::Yet)
     }
 }
 

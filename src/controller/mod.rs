@@ -31,6 +31,7 @@ mod watch;
 mod write;
 
 pub use args::Args;
+pub use loose::{Loose, Undecoded};
 pub use run::{RunError, run};
 
 /// Who the operator is in `managedFields` (KEP-555).

@@ -120,7 +120,14 @@ fn targets(ctx: &Context, policy: &McpPolicy) -> Option<Vec<Seen>> {
     let servers = ctx
         .caches
         .servers
-        .filter(|server| target::targets_metadata(policy, server.metadata(), own));
+        .filter(|server| target::targets_metadata(policy, server.metadata(), own))
+        .into_iter()
+        .filter(|server| {
+            let namespace = server.metadata().namespace.as_deref().unwrap_or_default();
+            // Nothing is done there for now, and nothing is told of it.
+            ctx.caches.sees(namespace)
+        })
+        .collect::<Vec<_>>();
     let mut seen = Vec::with_capacity(servers.len());
     for server in servers {
         let name = super::cache::name_of(&*server);

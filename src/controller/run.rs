@@ -163,7 +163,7 @@ async fn lead(
             let key = key(&ctx).await?;
             let _ = ctx.key.set(key);
             current::wait(&ctx).await?;
-            watches::all(&ctx);
+            watches::all(&ctx, |_| true);
             let mut workers = workers(&ctx);
             // None of them ends.
             workers.join_next().await;
@@ -249,6 +249,11 @@ async fn worker(ctx: Arc<Context>, kind: Kind) {
     let duration = ctx.metrics.duration.get_or_create(&labels).clone();
     loop {
         let name = queue.next().await;
+        // Something in it cannot be seen, and that may be a policy.
+        if !ctx.caches.sees(&name.0) {
+            queue.done(&name, Done::Settled);
+            continue;
+        }
         let started = Instant::now();
         let result: Result<Done, Failure> = match kind {
             Kind::McpServer => server::reconcile(&ctx, &name).await.map_err(Failure::from),

@@ -4,6 +4,7 @@
 //! that is not understood, or for an API server that is away.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -168,11 +169,54 @@ async fn follow<K, C>(
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
     C: Fn(&Context) -> &Cache<K>,
 {
+    let place = Place {
+        scope,
+        watch: number(),
+    };
     let mut first = true;
     loop {
         let stream = watcher(api.clone(), config.clone()).default_backoff();
-        feed(&ctx, stream, scope.as_deref(), &cache, changed, &mut first).await;
+        feed(&ctx, stream, &place, &cache, changed, &mut first).await;
         tokio::time::sleep(LIST_AGAIN).await;
+    }
+}
+
+/// A number that nobody else has.
+pub fn number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Something in a namespace may not be listed.
+pub fn lose(ctx: &Context, namespace: &str, watch: usize) {
+    ctx.caches.lose(namespace, watch);
+    tracing::error!(
+        namespace,
+        "not everything in the namespace may be listed, so nothing is done there until it may; give the operator its Role there \
+         again, or take the namespace out of --watch-namespace"
+    );
+}
+
+/// What could not be listed in a namespace has been.
+pub fn regain(ctx: &Context, namespace: &str, watch: usize) {
+    if ctx.caches.regain(namespace, watch) {
+        tracing::info!(namespace, "everything in the namespace can be listed");
+        all(ctx, |name| name.0 == namespace);
+    }
+}
+
+/// One of the watches: over a namespace, or over all.
+struct Place {
+    scope: Option<String>,
+    watch: usize,
+}
+
+impl Place {
+    /// The namespace, if others can be worked on without it: the guardrails are in the operator's own.
+    fn namespace(&self, ctx: &Context) -> Option<&str> {
+        self.scope
+            .as_deref()
+            .filter(|namespace| *namespace != ctx.args.namespace)
     }
 }
 
@@ -180,7 +224,7 @@ async fn follow<K, C>(
 async fn feed<K: Resource>(
     ctx: &Context,
     stream: impl futures_util::Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
-    scope: Option<&str>,
+    place: &Place,
     cache: &impl Fn(&Context) -> &Cache<K>,
     changed: fn(&Context, Change<'_, K>),
     first: &mut bool,
@@ -189,10 +233,23 @@ async fn feed<K: Resource>(
     let mut stream = std::pin::pin!(stream);
     while let Some(event) = stream.next().await {
         match event {
-            Ok(event) => cache(ctx).take(scope, &mut listing, first, event, |change| {
-                changed(ctx, change);
-            }),
+            Ok(event) => {
+                let listed = matches!(event, watcher::Event::InitDone);
+                let scope = place.scope.as_deref();
+                cache(ctx).take(scope, &mut listing, first, event, |change| {
+                    changed(ctx, change);
+                });
+                if listed && let Some(namespace) = place.namespace(ctx) {
+                    regain(ctx, namespace, place.watch);
+                }
+            }
             Err(error) => {
+                if is_forbidden(&error)
+                    && let Some(namespace) = place.namespace(ctx)
+                    && cache(ctx).give_up(first)
+                {
+                    lose(ctx, namespace, place.watch);
+                }
                 tracing::warn!(%error, "a watch is interrupted and goes on");
                 if is_gone(&error) {
                     return;
@@ -200,6 +257,11 @@ async fn feed<K: Resource>(
             }
         }
     }
+}
+
+/// Whether the operator may not list.
+fn is_forbidden(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 403)
 }
 
 /// Whether a watch cannot be begun from where the last one ended. kube lists anew when an event says so, but not when the
@@ -363,22 +425,22 @@ fn set_changed(ctx: &Context, change: Change<'_, Identity<ReplicaSet>>) {
     }
 }
 
-/// Everything that there is, for a replica that has just become the leader.
-pub fn all(ctx: &Context) {
-    for name in ctx.caches.servers.names() {
+/// Everything that there is and that `wanted` picks, for a replica that has just become the leader, or a namespace that has come
+/// into sight.
+pub fn all(ctx: &Context, wanted: impl Fn(&Name) -> bool) {
+    let (mut servers, mut policies) = (0, 0);
+    for name in ctx.caches.servers.names().into_iter().filter(&wanted) {
+        servers += 1;
         ctx.queues.reports.add(name.clone());
         ctx.queues.servers.add(name);
     }
-    for name in ctx.caches.policies.names() {
+    for name in ctx.caches.policies.names().into_iter().filter(&wanted) {
+        policies += 1;
         ctx.queues.policies.add(name);
     }
-    for name in ctx.caches.approvals.names() {
+    for name in ctx.caches.approvals.names().into_iter().filter(&wanted) {
         ctx.queues.approvals.add(name);
     }
     // Counted, so that it is plain that nothing is left out of sight.
-    tracing::info!(
-        servers = ctx.caches.servers.names().len(),
-        policies = ctx.caches.policies.names().len(),
-        "looking at everything once"
-    );
+    tracing::info!(servers, policies, "looking at everything once");
 }

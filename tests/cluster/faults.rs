@@ -7,6 +7,7 @@
 mod crash;
 mod operator;
 mod proxy;
+mod rights;
 mod servers;
 mod stage;
 mod state;

@@ -1,5 +1,7 @@
 //! Objects that are nested deeper than the operator reads: the API server stores them, where unknown fields are preserved.
 
+use std::path::Path;
+
 use kube::Api;
 use kube::api::DeleteParams;
 use portcullis::api::condition::ConditionType;
@@ -9,8 +11,8 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::leader::holder;
 use super::rig::{Room, SYSTEM, allow, call, deny, pod_ready, policy, server};
-use crate::support::eventually;
 use crate::support::wire::upstream::Fake;
+use crate::support::{eventually, tool};
 
 /// A list so many lists deep, as text: serde_json writes no deeper than the stack is.
 fn deep(levels: usize) -> String {
@@ -66,6 +68,19 @@ async fn one_deeply_nested_object_stops_nobody_else() {
     assert!(
         told.contains("spec.tools[0].junk: this is nested too deeply"),
         "{told}"
+    );
+    // Nor does it stop the command line.
+    let printed = tool::run(
+        Path::new(env!("CARGO_BIN_EXE_portcullis")),
+        room.cluster.admin_kubeconfig(),
+        ["status", "--context=", "-n", room.name()],
+        "",
+    );
+    assert!(printed.err.contains("sick is left out"), "{}", printed.err);
+    let shown = printed.ok();
+    assert!(
+        shown.contains("well") && shown.contains("blocked"),
+        "{shown}"
     );
     // What the policy would have said is unknown: its server is closed.
     room.ready("blocked").await;
