@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::live::Live;
+use super::quantity::quantity;
 use super::server::kinds::Child;
 
 /// Annotation with the hash of what was applied: what is no longer wanted is known by it, also after a restart.
@@ -238,31 +239,6 @@ fn quantities(live: &Value, wanted: &Value) -> bool {
                 .zip(quantity(wanted))
                 .is_some_and(|(live, wanted)| same(live, wanted))
     })
-}
-
-/// The value of a Kubernetes quantity (apimachinery's `resource.Quantity`).
-fn quantity(value: &Value) -> Option<f64> {
-    let text = value.as_str()?;
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, suffix) = text.split_at_checked(end)?;
-    let scale = match suffix {
-        "" => 1.0,
-        "n" => 1e-9,
-        "u" => 1e-6,
-        "m" => 1e-3,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        "Ki" => 1024.0,
-        "Mi" => 1024.0 * 1024.0,
-        "Gi" => 1024.0 * 1024.0 * 1024.0,
-        "Ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        _ => return None,
-    };
-    Some(number.parse::<f64>().ok()? * scale)
 }
 
 fn is_nothing(value: &Value) -> bool {

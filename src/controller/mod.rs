@@ -22,6 +22,7 @@ mod loose;
 pub mod metrics;
 mod names;
 mod policy;
+mod quantity;
 mod queue;
 mod raw;
 mod run;

@@ -9,12 +9,24 @@ use serde_json::{Value, json};
 
 use super::rig::{Room, SYSTEM, allow, call, deny, find, policy, server};
 use crate::support::eventually;
+use crate::support::wire::client::Client;
 use crate::support::wire::upstream::Fake;
 
 async fn opened(what: &'static str) -> Option<(Room, Fake)> {
     let room = Room::open(what).await?;
     let fake = Fake::start(&["get_run", "set_tag"]).await;
     Some((room, fake))
+}
+
+/// Waits until a write is refused for that reason.
+async fn refused_for(agent: &Client, reason: &str) {
+    eventually("the edit is in force", || async {
+        match call(agent, "set_tag").await {
+            Err(why) if why.contains(reason) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
 }
 
 fn all(name: &str, rules: Value) -> Value {
@@ -74,13 +86,7 @@ async fn a_child_that_a_quota_forbids_is_told_and_holds_up_no_policy() {
         ]),
     ));
     let agent = room.agent("mlflow").await;
-    eventually("the edit is in force", || async {
-        match call(&agent, "set_tag").await {
-            Err(why) if why.contains("Not you.") => Ok(()),
-            other => Err(other),
-        }
-    })
-    .await;
+    refused_for(&agent, "Not you.").await;
     eventually("the policy says so", || async {
         let policy = room.policies().get("p").await.unwrap();
         let status = policy.status.unwrap_or_default();
@@ -148,13 +154,7 @@ async fn a_server_that_is_refused_does_not_escape_a_new_guardrail() {
     room.cluster
         .kubectl_with(["apply", "-n", SYSTEM, "-f", "-"], &guardrail.to_string())
         .ok();
-    eventually("the guardrail is in force", || async {
-        match call(&agent, "set_tag").await {
-            Err(why) if why.contains("Nobody writes.") => Ok(()),
-            other => Err(other),
-        }
-    })
-    .await;
+    refused_for(&agent, "Nobody writes.").await;
     assert_eq!(call(&agent, "get_run").await, Ok(()));
     room.cluster
         .kubectl(["delete", "mcppolicies.portcullis.dev", &name, "-n", SYSTEM])
@@ -187,13 +187,7 @@ async fn a_bundle_whose_labels_were_taken_off_is_still_written() {
         ]),
     ));
     let agent = room.agent("mlflow").await;
-    eventually("the edit is in force", || async {
-        match call(&agent, "set_tag").await {
-            Err(why) if why.contains("Not you.") => Ok(()),
-            other => Err(other),
-        }
-    })
-    .await;
+    refused_for(&agent, "Not you.").await;
     let labels = maps.get("mlflow-gateway").await.unwrap().labels().clone();
     assert_eq!(labels["app.kubernetes.io/managed-by"], "portcullis");
 }
