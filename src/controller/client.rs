@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::{Either, Ready, ready};
-use http::{Method, Request, Response};
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, Method, Request, Response};
 use kube::client::retry::RetryPolicy;
 use kube::client::{Body, ClientBuilder};
 use kube::{Client, Config};
@@ -26,6 +27,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// long; after that it is the queue's, or the watch's, to try again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 const RETRIES: u32 = 6;
+/// Seconds that an answer may ask for.
+const LONGEST_RETRY_AFTER: u64 = 30;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -74,11 +77,26 @@ pub async fn connect(
     let sending = once.clone();
     let send = tower::service_fn(move |request: Request<Body>| {
         let client = sending.clone();
-        async move { client.send(request).await.map_err(BoxError::from) }
+        async move {
+            let mut response = client.send(request).await?;
+            patience(response.headers_mut());
+            Ok::<_, BoxError>(response)
+        }
     });
     let policy = RetryPolicy::new(RETRY.0, RETRY.1, RETRIES, true).unwrap_or_default();
     let again = Client::new(RetryLayer::new(policy).layer(send), namespace);
     Ok(Clients { again, once })
+}
+
+/// Bounds how long an answer has a request wait: an object that is looked at once more later is better served than one that a
+/// worker sits on.
+fn patience(headers: &mut HeaderMap) {
+    let asked = headers
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if asked.is_some_and(|seconds| seconds > LONGEST_RETRY_AFTER) {
+        headers.insert(RETRY_AFTER, LONGEST_RETRY_AFTER.into());
+    }
 }
 
 #[derive(Clone)]
@@ -146,6 +164,19 @@ fn labels(method: &Method, uri: &http::Uri) -> Option<RequestLabels> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_waits_longer_than_a_while_for_the_api_server() {
+        let after = |asked: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, http::HeaderValue::from_static(asked));
+            patience(&mut headers);
+            headers[RETRY_AFTER].to_str().unwrap().to_owned()
+        };
+        assert_eq!((after("1").as_str(), after("30").as_str()), ("1", "30"));
+        assert_eq!(after("3600"), "30");
+        assert_eq!(after("soon"), "soon");
+    }
 
     #[test]
     fn requests_are_counted_by_what_they_do() {
