@@ -7,7 +7,9 @@
 pub mod approval;
 pub mod condition;
 mod duration;
+pub mod loose;
 pub mod policy;
+pub mod raw;
 pub mod server;
 mod unknown;
 

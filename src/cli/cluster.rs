@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::output::Failure;
-use crate::controller::Loose;
+use crate::api::loose::Loose;
 
 /// Who checks fields in `managedFields` of a dry run.
 const MANAGER: &str = "portcullis-validate";

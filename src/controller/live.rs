@@ -18,8 +18,8 @@ use serde_json::value::RawValue;
 
 use super::MANAGER;
 use super::names::{Ident, SERVER};
-use super::raw::{Object, members, read};
 use crate::api;
+use crate::api::raw::{Object, members, read};
 
 /// A child.
 #[derive(Clone, Debug)]

@@ -18,13 +18,11 @@ mod events;
 mod key;
 mod lease;
 mod live;
-mod loose;
 pub mod metrics;
 mod names;
 mod policy;
 mod quantity;
 mod queue;
-mod raw;
 mod run;
 mod server;
 mod verdicts;
@@ -32,7 +30,6 @@ mod watch;
 mod write;
 
 pub use args::Args;
-pub use loose::{Loose, Undecoded};
 pub use run::{RunError, run};
 
 /// Who the operator is in `managedFields` (KEP-555).

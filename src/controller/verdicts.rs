@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::loose::Loose;
+use crate::api::loose::Loose;
 use crate::api::policy::McpPolicy;
 use crate::policy::compile::diagnose_policy;
 use crate::policy::diagnostic::{Diagnostic, Level};

@@ -15,7 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use super::audit::{AuditLog, DecisionId, Record};
 use super::metrics::{BundleLabels, DecisionLabels, LimitLabels, Metrics, ServerLabels};
 use crate::policy::decision::{NO_POLICY, RuleId};
-use crate::status::accounting::{FORMER, OTHER};
+use crate::status::report::{FORMER, OTHER};
 
 /// What became of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

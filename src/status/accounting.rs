@@ -9,7 +9,7 @@ use super::{
 };
 
 mod bounds;
-pub use bounds::{FORMER, Kept, OTHER};
+pub use bounds::Kept;
 
 use crate::api::{
     RecentViolation, ViolationCounts, ViolationOutcome,

@@ -12,6 +12,11 @@ mod bounds;
 pub use bounds::LARGEST;
 use bounds::{COUNTS, ERROR, MISSING, NAME, RECENT, SHOWN, TOOLS, list, maybe_text, text, texts};
 
+/// Policy and rule under which the violations of policies that do not apply any more are counted together.
+pub const FORMER: &str = "(former)";
+/// Rule under which the violations of rules that are not kept apart are counted together.
+pub const OTHER: &str = "(other)";
+
 /// The report of one run of one gateway.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

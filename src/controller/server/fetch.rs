@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::kinds::Kind;
+use crate::api::loose::Loose;
 use crate::api::policy::{McpPolicy, Mode};
 use crate::api::server::McpServer;
 use crate::controller::context::Context;
 use crate::controller::live::{GatewayPod, Live};
-use crate::controller::loose::Loose;
 use crate::controller::names::{Ident, Name};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::target;

@@ -10,14 +10,9 @@ use crate::{
         bundle::Bundle,
         decision::{BLOCKED_RULE, DEFAULT_RULE, INVENTORY_RULE, NO_POLICY},
     },
-    status::report::ReportedViolation,
+    status::report::{FORMER, OTHER, ReportedViolation},
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
-
-/// Policy and rule under which the violations of policies that do not apply any more are counted together.
-pub const FORMER: &str = "(former)";
-/// Rule under which the violations of rules that are not kept apart are counted together.
-pub const OTHER: &str = "(other)";
 
 /// Bytes of a stored ledger: a ConfigMap takes a mebibyte, metadata included.
 pub const LARGEST: usize = 900 << 10;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::loose::Loose;
+use crate::api::loose::Loose;
 use crate::controller::names::Ident;
 use crate::controller::verdicts::Verdicts;
 
