@@ -168,14 +168,7 @@ impl Resources {
             conditions: conditions.iter().filter_map(known).collect(),
             counts: counts.cloned().unwrap_or_default(),
         };
-        let mut all = lock(&self.0);
-        // Most come again and again.
-        match all.get_mut(&(kind, name.clone())) {
-            Some(known) => *known = shown,
-            None => {
-                all.insert((kind, name.clone()), shown);
-            }
-        }
+        lock(&self.0).insert((kind, name.clone()), shown);
     }
 
     /// The resource is gone.

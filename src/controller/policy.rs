@@ -117,17 +117,14 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
 /// be brought about the status is what it was, or nothing.
 fn targets(ctx: &Context, policy: &McpPolicy) -> Option<Vec<Seen>> {
     let own = &ctx.args.namespace;
-    let servers = ctx
-        .caches
-        .servers
-        .filter(|server| target::targets_metadata(policy, server.metadata(), own))
-        .into_iter()
-        .filter(|server| {
-            let namespace = server.metadata().namespace.as_deref().unwrap_or_default();
-            // Nothing is done there for now, and nothing is told of it.
-            ctx.caches.sees(namespace)
-        })
-        .collect::<Vec<_>>();
+    let servers = ctx.caches.servers.filter(|server| {
+        let metadata = server.metadata();
+        // Nothing is done for now where not everything can be seen, and nothing is told of it.
+        target::targets_metadata(policy, metadata, own)
+            && ctx
+                .caches
+                .sees(metadata.namespace.as_deref().unwrap_or_default())
+    });
     let mut seen = Vec::with_capacity(servers.len());
     for server in servers {
         let name = super::cache::name_of(&*server);

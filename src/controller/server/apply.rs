@@ -31,16 +31,13 @@ pub struct Applied {
 
 /// The bundle that the gateways have: of the newest version of the ConfigMap that is known.
 pub fn stored_bundle(refs: &Refs, memory: &Remembered) -> Option<Arc<Bundle>> {
-    let live = refs
-        .children
-        .get(&(Kind::ConfigMap, refs.ident.gateway()))
-        .filter(|live| live.controller() == Some(&refs.ident.uid));
+    let live = refs.own(Kind::ConfigMap, &refs.ident.gateway());
     let mut memory = lock(memory);
     let seen = live.map(|live| live.resource_version());
     match (seen, &memory.bundle) {
         (Some(seen), Some((known, bundle))) if !is_newer(seen, known) => Some(Arc::clone(bundle)),
         (Some(seen), _) => {
-            let bundle = live.and_then(|live| read(live)).map(Arc::new);
+            let bundle = live.and_then(read).map(Arc::new);
             memory.bundle = bundle.clone().map(|bundle| (seen.to_owned(), bundle));
             bundle
         }
@@ -61,11 +58,7 @@ pub async fn apply(
     memory: &Remembered,
 ) -> Result<Applied, ServerError> {
     let ident = &refs.ident;
-    let writes = Children {
-        client: &ctx.client,
-        namespace: &ident.namespace,
-        owner: &ident.uid,
-    };
+    let writes = refs.writes(ctx);
     let deployment = refs.children.get(&(Kind::Deployment, ident.gateway()));
     let wanted = Wanted {
         ident,
@@ -136,11 +129,7 @@ pub async fn hold(
     memory: &Remembered,
 ) -> Result<Option<Duration>, ServerError> {
     let ident = &refs.ident;
-    let writes = Children {
-        client: &ctx.client,
-        namespace: &ident.namespace,
-        owner: &ident.uid,
-    };
+    let writes = refs.writes(ctx);
     match held {
         Some(held) if !is_foreign(refs, Kind::ConfigMap, &ident.gateway()) => {
             deliver(ctx, &writes, refs, held, memory).await
@@ -166,11 +155,7 @@ async fn rest(
         if kept.contains(&(kind, name.clone())) {
             continue;
         }
-        if let Some(live) = refs
-            .children
-            .get(&(kind, name.clone()))
-            .filter(|live| live.controller() == Some(&refs.ident.uid))
-        {
+        if let Some(live) = refs.own(kind, &name) {
             writes
                 .delete(kind, live, &name)
                 .await

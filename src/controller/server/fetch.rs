@@ -12,6 +12,7 @@ use crate::api::server::McpServer;
 use crate::controller::context::Context;
 use crate::controller::live::{GatewayPod, Live};
 use crate::controller::names::{Ident, Name};
+use crate::controller::write::Children;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::target;
 
@@ -41,6 +42,25 @@ pub struct Refs {
     pub policies: Vec<Targeting>,
     pub children: BTreeMap<(Kind, String), Arc<Live>>,
     pub pods: Vec<Arc<GatewayPod>>,
+}
+
+impl Refs {
+    /// A child that is this server's; not one of somebody else's that has its name.
+    pub fn own(&self, kind: Kind, name: &str) -> Option<&Live> {
+        self.children
+            .get(&(kind, name.to_owned()))
+            .map(Arc::as_ref)
+            .filter(|live| live.controller() == Some(&self.ident.uid))
+    }
+
+    /// Writes of this server's children.
+    pub fn writes<'a>(&'a self, ctx: &'a Context) -> Children<'a> {
+        Children {
+            client: &ctx.client,
+            namespace: &self.ident.namespace,
+            owner: &self.ident.uid,
+        }
+    }
 }
 
 /// None if there is no such server.

@@ -36,16 +36,9 @@ pub async fn keep(
     memory: &Remembered,
 ) -> Result<Option<Duration>, ServerError> {
     let ident = &refs.ident;
-    let live = refs
-        .children
-        .get(&(Kind::ConfigMap, ident.ledger()))
-        .filter(|live| live.controller() == Some(&ident.uid));
+    let live = refs.own(Kind::ConfigMap, &ident.ledger());
     let pods: BTreeSet<String> = refs.pods.iter().map(|pod| pod.uid().to_owned()).collect();
-    let writes = Children {
-        client: &ctx.client,
-        namespace: &ident.namespace,
-        owner: &ident.uid,
-    };
+    let writes = refs.writes(ctx);
     if live.is_none()
         && let Some(left) = look(ctx, refs, memory, &writes).await?
     {
@@ -53,7 +46,7 @@ pub async fn keep(
     }
     let (stored, next) = {
         let mut memory = lock(memory);
-        let stored = stored(ctx, refs, &mut memory, live.map(Arc::as_ref));
+        let stored = stored(ctx, refs, &mut memory, live);
         let bundle = memory.bundle.as_ref().map(|(_, bundle)| Arc::clone(bundle));
         let kept = bundle.as_deref().map(Kept::of);
         let seen = accounts::Seen {
