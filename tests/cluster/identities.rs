@@ -6,6 +6,7 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use crate::support::audit::Write;
+use crate::support::cluster::Subject;
 use crate::support::{Cluster, eventually, tool};
 
 async fn put(client: Client, namespace: &str, name: &str) -> u16 {
@@ -25,16 +26,7 @@ async fn everybody_may_what_their_roles_say_and_every_attempt_to_write_is_known(
     };
     let namespace = cluster.namespace("identities").await;
     let name = namespace.name.as_str();
-    let binding = [
-        "create",
-        "rolebinding",
-        "edit",
-        "-n",
-        name,
-        "--clusterrole=edit",
-        "--group=ml",
-    ];
-    cluster.kubectl(binding).ok();
+    cluster.grant(name, Subject::Group("ml"), "edit").await;
     assert_eq!(
         put(cluster.impersonate("alice", &["ml"]), name, "by-alice").await,
         201

@@ -116,23 +116,6 @@ fn account(cluster: &Cluster, namespace: &str, name: &str) -> Client {
     cluster.impersonate(&user, &["system:serviceaccounts", &own, "writers"])
 }
 
-/// Gives a user a ClusterRole in one namespace.
-pub fn grant(cluster: &Cluster, namespace: &str, user: &str, role: &str) {
-    let name = format!("{user}-{role}");
-    let (role, user) = (format!("--clusterrole={role}"), format!("--user={user}"));
-    cluster
-        .kubectl([
-            "create",
-            "rolebinding",
-            &name,
-            &role,
-            &user,
-            "--namespace",
-            namespace,
-        ])
-        .ok();
-}
-
 fn server(name: &str, spec: &Value) -> Value {
     json!({ "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "metadata": { "name": name }, "spec": spec })
 }

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once, OnceLock};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::rbac::v1::{ClusterRole, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -22,10 +24,17 @@ use super::control_plane::{ControlPlane, Options};
 use super::kubelet::Kubelet;
 use super::tool::{self, Printed};
 use super::wire::installed;
-use super::{Namespace, soon};
+use super::{Namespace, eventually, soon};
 
 const PROGRAMS: &str = "PORTCULLIS_TEST_CONTROLPLANE";
 const GIVEN: &str = "PORTCULLIS_TEST_KUBECONFIG";
+
+/// Who is given a role.
+#[derive(Clone, Copy)]
+pub enum Subject<'a> {
+    User(&'a str),
+    Group(&'a str),
+}
 
 /// An API server and what goes with it.
 pub struct Cluster {
@@ -190,6 +199,61 @@ impl Cluster {
             &format!("system:serviceaccount:{namespace}:{account}"),
             &groups,
         )
+    }
+
+    /// Gives a user or a group a ClusterRole in one namespace, once the API server's authorizer knows: it learns of a
+    /// binding by a watch, a moment after the binding is stored, and until then it refuses.
+    pub async fn grant(&self, namespace: &str, subject: Subject<'_>, role: &str) {
+        let client = self.admin_client();
+        let (kind, name, user, groups) = match subject {
+            Subject::User(name) => ("User", name, name, vec![]),
+            Subject::Group(name) => ("Group", name, "anybody", vec![name]),
+        };
+        let binding: RoleBinding = serde_json::from_value(json!({
+            "metadata": { "name": format!("{name}-{role}") },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
+            "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name }],
+        }))
+        .unwrap();
+        let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), namespace);
+        bindings
+            .create(&PostParams::default(), &binding)
+            .await
+            .unwrap();
+        let roles: Api<ClusterRole> = Api::all(client.clone());
+        let rules = roles.get(role).await.unwrap().rules.unwrap_or_default();
+        let reviews: Api<SubjectAccessReview> = Api::all(client);
+        for rule in rules {
+            let first = |all: &Option<Vec<String>>| all.as_ref()?.first().cloned();
+            let resource = first(&rule.resources).unwrap_or_default();
+            let (resource, subresource) = match resource.split_once('/') {
+                Some((resource, part)) => (resource, Some(part)),
+                None => (resource.as_str(), None),
+            };
+            let asked: SubjectAccessReview =
+                serde_json::from_value(json!({ "metadata": {}, "spec": {
+                "user": user,
+                "groups": groups,
+                "resourceAttributes": {
+                    "namespace": namespace,
+                    "verb": rule.verbs.first(),
+                    "group": first(&rule.api_groups),
+                    "resource": resource,
+                    "subresource": subresource,
+                    "name": first(&rule.resource_names),
+                },
+            } }))
+                .unwrap();
+            eventually(&format!("{name} has {role} in {namespace}"), || async {
+                let answer = reviews
+                    .create(&PostParams::default(), &asked)
+                    .await
+                    .unwrap();
+                let status = answer.status.unwrap_or_default();
+                if status.allowed { Ok(()) } else { Err(status) }
+            })
+            .await;
+        }
     }
 
     /// A kubeconfig with which any program is `user` in these groups.

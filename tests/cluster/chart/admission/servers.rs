@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::super::secret_fields;
-use super::{create, grant, guarded, patch, patch_status, pretend_create, server, writer};
+use super::{create, guarded, patch, patch_status, pretend_create, server, writer};
+use crate::support::cluster::Subject;
 
 fn stdio() -> Value {
     json!({ "upstream": { "stdio": { "image": "registry.example/mlflow-mcp:0.4.1", "command": ["mlflow-mcp"] } } })
@@ -52,7 +53,9 @@ async fn who_may_not_create_pods_cannot_have_a_server_run() {
     );
 
     let ops = writer(cluster, "ops");
-    grant(cluster, place, "ops", "pod-creator");
+    cluster
+        .grant(place, Subject::User("ops"), "pod-creator")
+        .await;
     assert_eq!(create(&ops, place, &server("run", &stdio())).await, Ok(()));
     // What somebody else was allowed to write is no door either.
     let change =
@@ -124,9 +127,13 @@ async fn each_field_that_names_a_secret_needs_the_right_to_get_secrets() {
     // Both may run images; one may read Secrets as well.
     let (dev, ops) = (writer(cluster, "dev"), writer(cluster, "ops"));
     for user in ["dev", "ops"] {
-        grant(cluster, place, user, "pod-creator");
+        cluster
+            .grant(place, Subject::User(user), "pod-creator")
+            .await;
     }
-    grant(cluster, place, "ops", "secret-reader");
+    cluster
+        .grant(place, Subject::User("ops"), "secret-reader")
+        .await;
     let mut wrong = Vec::new();
     for (field, spec) in secret_fields::cases() {
         let object = server("uses-secrets", &spec);
@@ -150,7 +157,9 @@ async fn a_volume_of_a_kind_that_cannot_name_a_secret_needs_no_right_to_secrets(
     let namespace = cluster.namespace("volumes").await;
     let place = namespace.name.as_str();
     let dev = writer(cluster, "dev");
-    grant(cluster, place, "dev", "pod-creator");
+    cluster
+        .grant(place, Subject::User("dev"), "pod-creator")
+        .await;
     let named = json!({ "name": "c" });
     let mut spec = stdio();
     spec["upstream"]["stdio"]["volumes"] = json!([
@@ -192,7 +201,9 @@ async fn a_changed_url_needs_the_right_to_the_secret_that_is_sent_there() {
     let namespace = cluster.namespace("url").await;
     let place = namespace.name.as_str();
     let (dev, ops) = (writer(cluster, "dev"), writer(cluster, "ops"));
-    grant(cluster, place, "ops", "secret-reader");
+    cluster
+        .grant(place, Subject::User("ops"), "secret-reader")
+        .await;
     let mut spec = http();
     spec["upstream"]["http"]["headers"] = json!([{ "name": "Authorization", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } }]);
     assert_eq!(create(&ops, place, &server("sends", &spec)).await, Ok(()));
@@ -216,7 +227,7 @@ async fn what_is_not_spec_may_be_changed_by_everybody_who_may_update() {
     let place = namespace.name.as_str();
     let (dev, ops) = (writer(cluster, "dev"), writer(cluster, "ops"));
     for role in ["pod-creator", "secret-reader"] {
-        grant(cluster, place, "ops", role);
+        cluster.grant(place, Subject::User("ops"), role).await;
     }
     let mut spec = stdio();
     spec["upstream"]["stdio"]["imagePullSecrets"] = json!([{ "name": "pull" }]);
@@ -262,7 +273,7 @@ async fn the_largest_server_stays_within_the_budget_of_an_expression() {
     let place = namespace.name.as_str();
     let ops = writer(cluster, "ops");
     for role in ["pod-creator", "secret-reader"] {
-        grant(cluster, place, "ops", role);
+        cluster.grant(place, Subject::User("ops"), role).await;
     }
     let many =
         |count: usize, item: &dyn Fn(usize) -> Value| (0..count).map(item).collect::<Vec<_>>();
