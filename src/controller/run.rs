@@ -38,6 +38,10 @@ const WORKERS: usize = 8;
 const READERS: usize = 32;
 /// What is under way is waited for so long when it ends; writes of a moment.
 const GRACE: Duration = Duration::from_millis(800);
+const UNLISTED: &str = "not everything has been listed yet; are the CRDs installed, and may the service account list them?";
+
+/// What there is to wait for before this replica is any use, or None.
+type Missing = Option<String>;
 
 /// Why the operator ended.
 #[derive(Debug, thiserror::Error)]
@@ -66,12 +70,12 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(process::ProcessCollector));
     let metrics = Metrics::register(&mut registry);
-    let (listed, is_listed) = watch::channel(false);
+    let (missing, shown) = watch::channel::<Missing>(Some(UNLISTED.to_owned()));
     let stop = CancellationToken::new();
     let listener = bind(args.admin_listen, "--admin-listen")?;
     let queues = Arc::new(Queues::default());
     let admin = Arc::new(AdminPort {
-        listed: is_listed,
+        missing: shown,
         queues: Arc::clone(&queues),
         metrics: metrics.clone(),
     });
@@ -92,7 +96,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         fence.clone(),
     );
     let result = tokio::select! {
-        result = lead(args, clients.again, metrics, queues, listed, &mut contender) => result,
+        result = lead(args, clients.again, metrics, queues, missing, &mut contender) => result,
         () = signals.any() => Ok(()),
     };
     // Whoever waits for the Lease need not wait until it has ended.
@@ -128,7 +132,7 @@ async fn lead(
     client: Client,
     metrics: Metrics,
     queues: Arc<Queues>,
-    listed: watch::Sender<bool>,
+    missing: watch::Sender<Missing>,
     contender: &mut Contender,
 ) -> Result<(), RunError> {
     let (all, policies) = watches::counts(&args.watch_namespace, &args.namespace);
@@ -140,18 +144,18 @@ async fn lead(
         },
         key: OnceLock::new(),
         caches: Caches::new(all, policies),
-        queues,
+        queues: Arc::clone(&queues),
         verdicts: Verdicts::default(),
         memory: Memory::default(),
         metrics,
-        events: Events::start(client.clone(), &args.pod_name),
+        events: Events::start(client.clone(), queues, &args.pod_name),
         client,
         args,
     });
     let mut tasks = watches::start(&ctx);
     let work = async {
         ctx.caches.listed().await;
-        listed.send_replace(true);
+        missing.send_replace(None);
         tracing::info!(
             lease = ctx.args.lease_name,
             "everything is listed; waiting for the Lease"
@@ -160,7 +164,7 @@ async fn lead(
         tracing::info!("this replica leads");
         ctx.metrics.leader.set(1);
         let working = async {
-            let key = key(&ctx).await?;
+            let key = key(&ctx, &missing).await?;
             let _ = ctx.key.set(key);
             current::wait(&ctx).await?;
             watches::all(&ctx, |_| true);
@@ -182,7 +186,7 @@ async fn lead(
 }
 
 /// The operator's key; the Secret for it is made if that was asked for.
-async fn key(ctx: &Context) -> Result<OperatorKey, RunError> {
+async fn key(ctx: &Context, missing: &watch::Sender<Missing>) -> Result<OperatorKey, RunError> {
     let path = &ctx.args.key_file;
     if let (false, Some(name)) = (path.exists(), &ctx.args.key_secret) {
         let key = key::random_text()?;
@@ -200,7 +204,15 @@ async fn key(ctx: &Context) -> Result<OperatorKey, RunError> {
             return Ok(OperatorKey::new(key.as_bytes()));
         }
     }
-    Ok(OperatorKey::wait(path).await?)
+    if !path.exists() {
+        let path = path.display();
+        missing.send_replace(Some(format!(
+            "the operator's key {path} is not there; does the Secret have it under that name? Nothing is reconciled without it"
+        )));
+    }
+    let key = OperatorKey::wait(path).await?;
+    missing.send_replace(None);
+    Ok(key)
 }
 
 fn workers(ctx: &Arc<Context>) -> JoinSet<()> {
@@ -280,18 +292,14 @@ async fn worker(ctx: Arc<Context>, kind: Kind) {
 }
 
 struct AdminPort {
-    listed: watch::Receiver<bool>,
+    missing: watch::Receiver<Missing>,
     queues: Arc<Queues>,
     metrics: Metrics,
 }
 
 impl admin::Admin for AdminPort {
     fn ready(&self) -> Result<(), String> {
-        if *self.listed.borrow() {
-            Ok(())
-        } else {
-            Err("not everything has been listed yet; are the CRDs installed, and may the service account list them?".to_owned())
-        }
+        self.missing.borrow().clone().map_or(Ok(()), Err)
     }
 
     fn before_scrape(&self) {

@@ -4,6 +4,7 @@ mod accounting;
 mod approvals;
 mod children;
 mod deep;
+mod key;
 mod leader;
 mod ledger;
 mod lifecycle;

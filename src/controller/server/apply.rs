@@ -89,23 +89,13 @@ pub async fn apply(
         let kind = kind.as_str();
         return Err(ServerError::Apply(WriteError::Foreign { kind, name }));
     }
-    secrets(ctx, refs, plan, memory).await?;
-    let (before, after): (Vec<Child>, Vec<Child>) = children
-        .into_iter()
-        .partition(|child| child.kind < Kind::ConfigMap);
-    let mut again: Option<Duration> = None;
-    for child in before {
-        again = sooner(again, one(&writes, refs, child, memory).await?);
-    }
-    // Another server spec is in force only when the API server has taken all that goes with it; what only policies say does not
-    // wait for anything.
+    // What only policies say waits for nothing. Another server spec is in force only when the API server has taken all that
+    // goes with it.
+    let mut again = None;
     if plan.held.is_none() {
-        again = sooner(
-            again,
-            deliver(ctx, &writes, refs, &plan.bundle, memory).await?,
-        );
+        again = deliver(ctx, &writes, refs, &plan.bundle, memory).await?;
     }
-    match rest(&writes, refs, after, memory).await {
+    match make(ctx, &writes, refs, plan, children, memory).await {
         Ok(later) => again = sooner(again, later),
         Err(error) => {
             hold(ctx, refs, plan.held.as_ref(), memory).await?;
@@ -113,10 +103,8 @@ pub async fn apply(
         }
     }
     if plan.held.is_some() {
-        again = sooner(
-            again,
-            deliver(ctx, &writes, refs, &plan.bundle, memory).await?,
-        );
+        let later = deliver(ctx, &writes, refs, &plan.bundle, memory).await?;
+        again = sooner(again, later);
     }
     Ok(Applied { again })
 }
@@ -138,13 +126,16 @@ pub async fn hold(
     }
 }
 
-/// Brings children about, and removes those that are wanted no more.
-async fn rest(
+/// Brings Secrets and children about, each after what it needs, and removes those that are wanted no more.
+async fn make(
+    ctx: &Context,
     writes: &Children<'_>,
     refs: &Refs,
+    plan: &Plan,
     children: Vec<Child>,
     memory: &Remembered,
 ) -> Result<Option<Duration>, ServerError> {
+    secrets(ctx, refs, plan, memory).await?;
     let mut again: Option<Duration> = None;
     let mut kept = Vec::new();
     for child in children {

@@ -29,6 +29,26 @@ async fn refused_for(agent: &Client, reason: &str) {
     .await;
 }
 
+/// Has the API server refuse every other object of a kind.
+async fn no_more(room: &Room, kind: &str) {
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none-more"},
+        "spec": {"hard": {kind: "0"}}});
+    room.apply(&quota);
+    let output = format!("jsonpath={{.status.used.{kind}}}");
+    eventually("the quota counts", || async {
+        let arguments = ["get", "resourcequota", "none-more", "-n", room.name(), "-o"];
+        let used = room
+            .cluster
+            .kubectl_args(arguments.into_iter().chain([output.as_str()]));
+        if used.out.is_empty() {
+            Err(used.err)
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+}
+
 fn all(name: &str, rules: Value) -> Value {
     let mut document = policy(name, "unused", rules);
     document["spec"]
@@ -47,26 +67,7 @@ async fn a_child_that_a_quota_forbids_is_told_and_holds_up_no_policy() {
     room.serve("mlflow", &fake);
     room.apply(&all("p", json!([allow("reads", &["get_*"])])));
     room.ready("mlflow").await;
-    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none-more"},
-        "spec": {"hard": {"services": "1"}}});
-    room.apply(&quota);
-    eventually("the quota counts", || async {
-        let used = room.cluster.kubectl([
-            "get",
-            "resourcequota",
-            "none-more",
-            "-n",
-            room.name(),
-            "-o",
-            "jsonpath={.status.used.services}",
-        ]);
-        if used.out == "1" {
-            Ok(())
-        } else {
-            Err(used.out)
-        }
-    })
-    .await;
+    no_more(&room, "services").await;
     room.serve("second", &fake);
     let refused = room
         .server_is("second", ConditionType::Accepted, "False", "Invalid")
@@ -245,6 +246,16 @@ async fn a_selector_that_selects_less_is_put_right() {
     .await;
 }
 
+fn turn_to_stdio(room: &Room, fake: &Fake) {
+    let mut document = server("mlflow", fake);
+    document["spec"]["upstream"] =
+        json!({"stdio": {"image": "mlflow-mcp", "command": ["mlflow-mcp"]}});
+    let arguments = ["replace", "-n", room.name(), "-f", "-"];
+    room.cluster
+        .kubectl_with(arguments, &document.to_string())
+        .ok();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_turns_from_http_to_stdio_gets_its_bearer() {
     let Some((room, fake)) = opened("from http to stdio").await else {
@@ -252,15 +263,7 @@ async fn a_server_that_turns_from_http_to_stdio_gets_its_bearer() {
     };
     room.serve("mlflow", &fake);
     let before = room.ready("mlflow").await;
-    let mut document = server("mlflow", &fake);
-    document["spec"]["upstream"] =
-        json!({"stdio": {"image": "mlflow-mcp", "command": ["mlflow-mcp"]}});
-    room.cluster
-        .kubectl_with(
-            ["replace", "-n", room.name(), "-f", "-"],
-            &document.to_string(),
-        )
-        .ok();
+    turn_to_stdio(&room, &fake);
     let secrets: Api<Secret> = Api::namespaced(room.client.clone(), room.name());
     let bearer = format!("mlflow-upstream-bearer-{}", before.uid().unwrap());
     eventually("the bearer", || async {
@@ -271,6 +274,45 @@ async fn a_server_that_turns_from_http_to_stdio_gets_its_bearer() {
             .map_err(|error| error.to_string())
     })
     .await;
+}
+
+/// What pods need is refused: the server stays as it was, and its policies go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_a_quota_forbids_leaves_the_server_as_it_was_under_the_policies_of_now() {
+    let Some((room, fake)) = opened("a quota on Secrets").await else {
+        return;
+    };
+    room.serve("mlflow", &fake);
+    room.apply(&policy("p", "mlflow", json!([allow("all", &["*"])])));
+    room.ready("mlflow").await;
+    let agent = room.agent("mlflow").await;
+    assert_eq!(call(&agent, "set_tag").await, Ok(()));
+    no_more(&room, "secrets").await;
+    turn_to_stdio(&room, &fake);
+    let refused = room
+        .server_is("mlflow", ConditionType::Accepted, "False", "Invalid")
+        .await;
+    let conditions = refused.status.unwrap().conditions;
+    let message = &find(&conditions, ConditionType::Accepted).unwrap().message;
+    assert!(
+        message.contains("Secret") && message.contains("quota"),
+        "{message}"
+    );
+    room.apply(&policy(
+        "p",
+        "mlflow",
+        json!([
+            allow("reads", &["get_*"]),
+            deny("writes", &["set_*"], "Not you.")
+        ]),
+    ));
+    refused_for(&agent, "Not you.").await;
+    assert_eq!(call(&agent, "get_run").await, Ok(()));
+    room.cluster
+        .kubectl(["delete", "resourcequota", "none-more", "-n", room.name()])
+        .ok();
+    room.server_is("mlflow", ConditionType::Accepted, "True", "Accepted")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
