@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node};
 use kube::api::{
@@ -74,6 +75,28 @@ impl Bench {
                 }
             })
             .await
+    }
+
+    /// Waits until nothing has changed in any Deployment for ten seconds.
+    pub async fn followed(&self) -> Done<()> {
+        let api: Api<Deployment> = self.api();
+        let (mut last, mut since) = (Vec::new(), Instant::now());
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(600) {
+            let all = api.list_metadata(&ListParams::default()).await?;
+            let now: Vec<_> = all
+                .items
+                .into_iter()
+                .map(|one| one.metadata.resource_version)
+                .collect();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            } else if since.elapsed() >= Duration::from_secs(10) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        Err("the controller manager does not come to rest".into())
     }
 
     /// Whether every object has a status of its own generation.

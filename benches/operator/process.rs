@@ -120,7 +120,8 @@ impl Operator {
             } else if since.elapsed() >= quiet {
                 return Ok(since);
             }
-            tokio::time::sleep(Duration::from_millis(250)).await;
+            // A page with thousands of resources on it is work for both sides.
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
         Err("the operator does not come to rest".into())
     }
@@ -133,7 +134,7 @@ impl Operator {
             if written >= events || start.elapsed() > within {
                 return Ok(written);
             }
-            tokio::time::sleep(Duration::from_millis(250)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 

@@ -5,7 +5,8 @@
 //! nobody waits for an Event, and thousands of them at once are not worth the API server's haste.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
@@ -13,7 +14,7 @@ use kube::core::ObjectMeta;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
-use super::context::lock;
+use super::context::{Queues, lock};
 use super::metrics::Kind;
 use crate::api::condition::{Condition, ConditionStatus, ConditionType};
 use crate::status::report::ReportedViolation;
@@ -24,6 +25,9 @@ const NOTE: usize = 1_000;
 const KNOWN: usize = 10_000;
 /// So many Events wait to be written; what comes then is only logged.
 const WAITING: usize = 20_000;
+/// While more objects than that wait to be reconciled, there is a pause before each Event.
+const LONG: usize = 16;
+const PAUSE: Duration = Duration::from_secs(1);
 
 pub struct Events {
     waiting: mpsc::Sender<(Event, ObjectReference)>,
@@ -37,8 +41,8 @@ struct Told {
 }
 
 impl Events {
-    /// Begins to write what it will be told, until it is dropped.
-    pub fn start(client: Client, pod: &str) -> Self {
+    /// Begins to write what it will be told, until it is dropped; while `queues` are long, by and by.
+    pub fn start(client: Client, queues: Arc<Queues>, pod: &str) -> Self {
         let reporter = Reporter {
             controller: "portcullis.dev/operator".into(),
             instance: Some(pod.into()),
@@ -46,6 +50,9 @@ impl Events {
         let (waiting, mut next) = mpsc::channel(WAITING);
         tokio::spawn(async move {
             while let Some((event, reference)) = next.recv().await {
+                if queues.servers.depth() + queues.policies.depth() > LONG {
+                    tokio::time::sleep(PAUSE).await;
+                }
                 // A recorder takes events of one reason about one object for the same and keeps the first one's note; ours
                 // differ in just that, and are published once.
                 let recorder = Recorder::new(client.clone(), reporter.clone());

@@ -11,6 +11,8 @@
 #
 # Takes: PORTCULLIS_TEST_CONTROLPLANE, a folder with the programs (default: what install.sh controlplane builds);
 #   PORTCULLIS_ETCD_QUOTA, bytes etcd may hold before it refuses writes (default: etcd's own, 2 GiB);
+#   PORTCULLIS_CONTROLLER_RATE, requests a second that each controller of the controller manager makes at most (default:
+#   200, so that tests need not wait for it; its own default is 20);
 #   PORTCULLIS_CONTROLPLANE_ADDRESS, where the API server listens (default: 127.0.0.1). With an address of its own it can be
 #   reached from pods, and a node's programs find their certificates and kubeconfigs (kubelet, kube-proxy): node.sh does this.
 # Makes below DIR: *.kubeconfig (admin, node), NAME.log, NAME.pid, audit.log (one JSON line for each write that did not come
@@ -22,6 +24,7 @@ programs=(etcd kube-apiserver kube-controller-manager kube-scheduler)
 # One node is known to the control plane by this name: who plays its kubelet has its certificate.
 node=node-1
 address=${PORTCULLIS_CONTROLPLANE_ADDRESS:-127.0.0.1}
+rate=${PORTCULLIS_CONTROLLER_RATE:-200}
 users=(admin kube-controller-manager kube-scheduler node)
 if [[ $address != 127.0.0.1 ]]; then users+=(kube-proxy); fi
 
@@ -143,7 +146,8 @@ command_of() {
     kube-controller-manager)
       command=("$bin/kube-controller-manager" "--kubeconfig=$dir/kube-controller-manager.kubeconfig" --secure-port=0
         "--root-ca-file=$dir/pki/ca.crt" "--service-account-private-key-file=$dir/pki/service-accounts.key"
-        --use-service-account-credentials --leader-elect=false --kube-api-qps=200 --kube-api-burst=400 --profiling=false)
+        --use-service-account-credentials --leader-elect=false "--kube-api-qps=$rate" "--kube-api-burst=$((rate * 3 / 2))"
+        --profiling=false)
       if [[ $address == 127.0.0.1 ]]; then
         # Pods have loopback addresses then, which endpoints may not have: the controllers would fail at every change.
         command+=("--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller")
@@ -308,7 +312,7 @@ case ${1:-} in
     while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
     ;;
   *)
-    sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,19s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

@@ -44,6 +44,8 @@ impl Program {
 pub struct Options {
     /// Bytes that etcd holds before it refuses writes.
     pub etcd_quota: Option<u64>,
+    /// Requests a second that each controller of the controller manager makes at most.
+    pub controller_rate: Option<u16>,
 }
 
 /// A running control plane; ends with the value or with the process.
@@ -77,6 +79,9 @@ impl ControlPlane {
             .stderr(Stdio::piped());
         if let Some(bytes) = options.etcd_quota {
             command.env("PORTCULLIS_ETCD_QUOTA", bytes.to_string());
+        }
+        if let Some(rate) = options.controller_rate {
+            command.env("PORTCULLIS_CONTROLLER_RATE", rate.to_string());
         }
         let mut child = command.spawn().map_err(|error| format!("bash: {error}"))?;
         let input = child.stdin.take();
