@@ -55,6 +55,8 @@ pub struct Inputs<'a> {
     pub desired: usize,
     /// The replicas that there are.
     pub replicas: &'a [Replica<'a>],
+    /// The command that shows what becomes of the pods, in a cluster.
+    pub look: Option<&'a str>,
     /// Violations so far.
     pub ledger: &'a Ledger,
     /// The status before.
@@ -89,7 +91,7 @@ fn conditions(inputs: &Inputs<'_>) -> Vec<crate::api::condition::Condition> {
         .map(|status| status.conditions.as_slice())
         .unwrap_or_default();
     let accepted = accepted(inputs.refusal);
-    let upstream = upstream_ready(inputs.replicas);
+    let upstream = upstream_ready(inputs);
     let programmed = programmed(inputs);
     let ready = ready(inputs, &accepted, &upstream, &programmed);
     let mut conditions = Conditions::new(inputs.server.metadata.generation, previous, inputs.now);
@@ -133,8 +135,8 @@ fn newest_listing<'a>(replicas: &'a [Replica<'a>]) -> Option<(&'a Report, &'a Re
         .max_by_key(|(_, listing)| (listing.time, listing.error.is_none()))
 }
 
-fn upstream_ready(replicas: &[Replica<'_>]) -> Verdict {
-    match newest_listing(replicas) {
+fn upstream_ready(inputs: &Inputs<'_>) -> Verdict {
+    match newest_listing(inputs.replicas) {
         None => Verdict::new(
             ConditionStatus::Unknown,
             Reason::Pending,
@@ -153,7 +155,12 @@ fn upstream_ready(replicas: &[Replica<'_>]) -> Verdict {
         )) => Verdict::new(
             false,
             Reason::Unreachable,
-            format!("The server's tools cannot be listed: {error}"),
+            match (inputs.look, &inputs.server.spec.upstream.stdio) {
+                (Some(look), Some(_)) => {
+                    format!("The server's tools cannot be listed: {error}; if it stays so: {look}")
+                }
+                _ => format!("The server's tools cannot be listed: {error}"),
+            },
         ),
     }
 }
@@ -248,7 +255,12 @@ fn programmed(inputs: &Inputs<'_>) -> Verdict {
         (Some(_), 0, _) => Verdict::new(
             false,
             Reason::NoReadyReplica,
-            "No replica of the gateway is ready.",
+            match inputs.look {
+                None => "No replica of the gateway is ready.".to_owned(),
+                Some(look) => {
+                    format!("No replica of the gateway is ready; if it stays so: {look}")
+                }
+            },
         ),
         (Some(_), _, Some(error)) => Verdict::new(
             false,

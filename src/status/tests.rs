@@ -163,6 +163,7 @@ fn status_of(
             ready: true,
             report,
         }]),
+        look: None,
         ledger: keep(ledger),
         previous: None,
         now: at(10),

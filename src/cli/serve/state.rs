@@ -77,6 +77,7 @@ impl Serving {
             url: Some(&url),
             desired: 1,
             replicas: &[replica],
+            look: None,
             ledger: &ledger,
             previous: served.server.status.as_ref(),
             now,

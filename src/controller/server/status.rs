@@ -15,7 +15,7 @@ use crate::api::condition::{ConditionStatus, ConditionType};
 use crate::api::server::{McpServer, McpServerSpec, McpServerStatus};
 use crate::controller::context::{Context, lock};
 use crate::controller::metrics::Kind as Reconciled;
-use crate::controller::names::Ident;
+use crate::controller::names::{Ident, SERVER};
 use crate::controller::write;
 use crate::policy::bundle::Bundle;
 use crate::status::report::Report;
@@ -188,6 +188,10 @@ fn compute(
         })
         .and_then(|replicas| usize::try_from(replicas).ok())
         .unwrap_or_else(|| usize::try_from(server.spec.gateway().replicas()).unwrap_or(1));
+    let look = format!(
+        "kubectl -n {} describe deployments,pods -l {SERVER}={}",
+        ident.namespace, ident.name
+    );
     let url = (plan.is_some() || bundle.is_some()).then(|| url(ident, &server.spec));
     let now = status(&Inputs {
         server: &server,
@@ -196,6 +200,7 @@ fn compute(
         url: url.as_deref(),
         desired,
         replicas: &replicas,
+        look: Some(&look),
         ledger: &stored,
         previous,
         now: Timestamp::now(),

@@ -1,6 +1,7 @@
 //! Statuses of servers.
 
 use super::*;
+use crate::api::condition::ConditionType;
 
 #[test]
 fn a_healthy_server_is_ready_with_all_its_figures() {
@@ -36,6 +37,37 @@ fn a_healthy_server_is_ready_with_all_its_figures() {
             }
         })
     );
+}
+
+#[test]
+fn in_a_cluster_what_does_not_run_names_the_command_that_shows_why() {
+    let look = "kubectl -n ml describe deployments,pods -l portcullis.dev/server=mlflow";
+    let message = |status: &McpServerStatus, kind: ConditionType| {
+        let mut all = status.conditions.iter();
+        let found = all.find(|condition| condition.type_ == kind.as_str());
+        found.unwrap().message.clone()
+    };
+    let none = status_of(&server_with(json!({})), None, |inputs| {
+        (inputs.replicas, inputs.look) = (&[], Some(look));
+    });
+    assert!(message(&none, ConditionType::Programmed).ends_with(look));
+    assert!(message(&none, ConditionType::Ready).ends_with(look));
+    let listing = Some(ReportedListing {
+        time: at(1),
+        error: Some("connection refused".to_owned()),
+    });
+    let failed = Report {
+        listing,
+        ..report()
+    };
+    let own = json!({ "upstream": { "stdio": { "image": "i", "command": ["c"] } } });
+    for (spec, ours) in [(own, true), (json!({}), false)] {
+        let status = status_of(&server_with(spec), Some(&failed), |inputs| {
+            inputs.look = Some(look);
+        });
+        let told = message(&status, ConditionType::UpstreamReady);
+        assert_eq!(told.ends_with(look), ours, "{told}");
+    }
 }
 
 #[test]
