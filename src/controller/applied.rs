@@ -15,8 +15,7 @@ use super::server::kinds::Child;
 /// Annotation with the hash of what was applied: what is no longer wanted is known by it, also after a restart.
 pub const HASH: &str = "portcullis.dev/applied";
 /// The same drift is not put right again before this time; it doubles each time.
-const FIRST_WAIT: Duration = Duration::from_secs(60);
-const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
+const WAITS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
 /// What was written is in the caches after this time, or somebody has removed it.
 pub const WATCH_LAG: Duration = Duration::from_secs(2);
 
@@ -126,22 +125,28 @@ pub fn step(
 
 /// What somebody changed is put right at once, and after that only when the wait is over.
 fn repair(mark: &Mark, now: Instant) -> Step {
-    match wait(mark.repairs, mark.repaired, now) {
+    match wait(WAITS, mark.repairs, mark.repaired, now) {
         Some(left) => Step::Wait(left),
         None => Step::Apply { drift: true },
     }
 }
 
-/// How long something that was put right so often, the last time then, is to be left as it is; None if it is not.
-pub fn wait(repairs: u32, last: Option<Instant>, now: Instant) -> Option<Duration> {
+/// How long something that was put right so often, the last time then, is to be left as it is; None if it is not. The first
+/// wait and the longest are given.
+pub fn wait(
+    (first, longest): (Duration, Duration),
+    repairs: u32,
+    last: Option<Instant>,
+    now: Instant,
+) -> Option<Duration> {
     let last = last?;
-    let wait = FIRST_WAIT
+    let wait = first
         .saturating_mul(
             1_u32
                 .checked_shl(repairs.saturating_sub(1))
                 .unwrap_or(u32::MAX),
         )
-        .min(LONGEST_WAIT);
+        .min(longest);
     let left = wait.checked_sub(now.saturating_duration_since(last))?;
     (!left.is_zero()).then_some(left)
 }
@@ -185,7 +190,7 @@ fn labelled(live: &Value, wanted: &Value) -> bool {
 }
 
 /// Whether an object is as it should be. Items of a list do not say what kind they are, the list does.
-fn holds(live: &Value, wanted: &Value) -> bool {
+pub fn holds(live: &Value, wanted: &Value) -> bool {
     let Some(wanted) = wanted.as_object() else {
         return false;
     };
@@ -358,9 +363,9 @@ mod tests {
         );
         assert_eq!(
             decide(&wanted, &drifted(4), Some(&second)),
-            Step::Wait(FIRST_WAIT)
+            Step::Wait(WAITS.0)
         );
-        tokio::time::advance(FIRST_WAIT).await;
+        tokio::time::advance(WAITS.0).await;
         assert_eq!(
             decide(&wanted, &drifted(4), Some(&second)),
             Step::Apply { drift: true }
@@ -374,7 +379,7 @@ mod tests {
         );
         assert_eq!(
             decide(&wanted, &drifted(6), Some(&third)),
-            Step::Wait(FIRST_WAIT * 2)
+            Step::Wait(WAITS.0 * 2)
         );
     }
 
@@ -445,7 +450,7 @@ mod tests {
         );
         assert_eq!(
             decide(&wanted, &unmarked(1), Some(&again)),
-            Step::Wait(FIRST_WAIT)
+            Step::Wait(WAITS.0)
         );
     }
 

@@ -3,15 +3,18 @@
 //! In: KUBECONFIG, or the pod's service account. Out: a client that counts its requests by verb and resource, and that writes
 //! nothing but the Lease while this replica is not the leader.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::{Either, Ready, ready};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, Method, Request, Response};
+use http_body_util::BodyExt as _;
 use kube::client::retry::RetryPolicy;
 use kube::client::{Body, ClientBuilder};
 use kube::{Client, Config};
+use tokio::sync::Semaphore;
 use tower::retry::RetryLayer;
 use tower::{BoxError, Layer as _};
 use tower_service::Service;
@@ -75,12 +78,27 @@ pub async fn connect(
     });
     let once: Client = ClientBuilder::try_from(config)?.with_layer(&fenced).build();
     let sending = once.clone();
+    let lists = Arc::new(Semaphore::new(1));
     let send = tower::service_fn(move |request: Request<Body>| {
-        let client = sending.clone();
+        let (client, lists) = (sending.clone(), Arc::clone(&lists));
         async move {
+            // Whoever may store large objects must not decide how much is held here: one answer to a list after the other.
+            let is_list =
+                labels(request.method(), request.uri()).is_some_and(|of| of.verb == "list");
+            let alone = if is_list {
+                Some(lists.acquire_owned().await?)
+            } else {
+                None
+            };
             let mut response = client.send(request).await?;
             patience(response.headers_mut());
-            Ok::<_, BoxError>(response)
+            // Until the body has been read, or is not wanted any more.
+            Ok::<_, BoxError>(response.map(|body| {
+                body.map_frame(move |frame| {
+                    let _ = &alone;
+                    frame
+                })
+            }))
         }
     });
     let policy = RetryPolicy::new(RETRY.0, RETRY.1, RETRIES, true).unwrap_or_default();

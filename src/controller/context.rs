@@ -173,6 +173,8 @@ pub struct ServerMemory {
     /// The stored ledger, likewise.
     pub ledger: Option<(String, Arc<Ledger>)>,
     pub ledger_written: Option<Instant>,
+    /// What was sent to be stored last, whether or not an answer came.
+    pub ledger_sent: Option<Arc<Ledger>>,
     /// What is stored must be written again whatever it should say: it was damaged, or its labels are gone.
     pub ledger_astray: bool,
     pub reports: Reports,

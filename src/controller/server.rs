@@ -126,8 +126,12 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
         Err(error) if lock(&memory).ledger.is_none() => return Err(error),
         ledger => ledger,
     };
-    let wrote = status::write(ctx, &refs, verdict.as_ref().ok(), refusal.as_ref(), &memory).await?;
-    let status_again = match wrote {
+    let wrote = status::write(ctx, &refs, verdict.as_ref().ok(), refusal.as_ref(), &memory).await;
+    // A status that cannot be written holds up no policy of this server.
+    if !matches!(wrote, Ok(status::Wrote::Unknown)) {
+        looked_at(ctx, &refs, &memory);
+    }
+    let status_again = match wrote? {
         status::Wrote::Current => None,
         status::Wrote::Later(left) => Some(left),
         status::Wrote::Unknown => {
@@ -135,9 +139,6 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
             Some(UNHEARD_AGAIN)
         }
     };
-    if !matches!(wrote, status::Wrote::Unknown) {
-        looked_at(ctx, &refs, &memory);
-    }
     let ledger_again = ledger?;
     if let Some(error) = failed {
         return Err(error);

@@ -26,6 +26,8 @@ struct Known {
     errors: Arc<Vec<Diagnostic>>,
     /// Of a policy that was not understood: nothing but its targets.
     targets: Option<Arc<McpPolicy>>,
+    /// Bytes of the spec as JSON; nothing of one that was not understood.
+    size: usize,
 }
 
 impl Verdicts {
@@ -38,6 +40,11 @@ impl Verdicts {
             (Err(undecoded), None) => Arc::new(undecoded.targets_only()),
         };
         (readable, known.errors)
+    }
+
+    /// Bytes of the spec as JSON.
+    pub fn size(&self, policy: &Loose<McpPolicy>) -> usize {
+        self.known(policy).size
     }
 
     pub fn forget(&self, policy: &Loose<McpPolicy>) {
@@ -60,6 +67,9 @@ impl Verdicts {
         }
         let namespace = metadata.namespace.as_deref().unwrap_or_default();
         let name = metadata.name.as_deref().unwrap_or_default();
+        let size = policy.object().map_or(0, |object| {
+            serde_json::to_string(&object.spec).map_or(0, |text| text.len())
+        });
         let (errors, targets) = match policy.object() {
             Ok(object) => {
                 let mut findings = diagnose_policy(namespace, name, namespace, &object.spec);
@@ -88,6 +98,7 @@ impl Verdicts {
                 Arc::new(errors)
             },
             targets,
+            size,
         };
         self.lock().insert(uid(policy).to_owned(), known.clone());
         known

@@ -30,8 +30,8 @@ use crate::policy::target;
 /// What a policy says of itself waits so long for its bundles to be written.
 const SERVERS_FIRST: Duration = Duration::from_millis(100);
 
-/// Objects in one answer to a list: each may be more than 1 MiB, and an answer is held as a whole.
-const PAGE: u32 = 50;
+/// Objects in one answer to a list: each may be more than 1 MiB, and an answer is held as a whole, twice for a moment.
+const PAGE: u32 = 20;
 
 /// Before a list that is made because a watch could not be begun.
 const LIST_AGAIN: Duration = Duration::from_secs(1);

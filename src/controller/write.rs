@@ -140,26 +140,29 @@ impl Children<'_> {
         let fail = |error| classify(child.kind.as_str(), &child.name, error);
         let api = self.api(child.kind);
         self.adopt_created_fields(child).await?;
-        let mut body = child.body.clone();
-        if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.insert("uid".to_owned(), json!(uid));
-        }
+        let body = of(child, uid);
         let params = PatchParams::apply(MANAGER).force();
         let applied = api.patch(&child.name, &params, &Patch::Apply(&body)).await;
         match applied {
-            // Beside what somebody put in place of ours, ours may not fit (two ports of one name): a merge patch replaces whole
-            // lists (RFC 7386).
+            // Beside what somebody put in place of ours, ours may not fit (two ports of one name).
             Err(kube::Error::Api(status)) if status.code == 422 && over => {
-                let params = PatchParams {
-                    field_manager: Some(MANAGER.to_owned()),
-                    ..PatchParams::default()
-                };
-                api.patch(&child.name, &params, &Patch::Merge(&body))
-                    .await
-                    .map_err(fail)
+                self.merge(child, uid).await
             }
             applied => applied.map_err(fail),
         }
+    }
+
+    /// A merge patch of the whole intent, of an object with that UID only: it replaces whole lists (RFC 7386).
+    pub async fn merge(&self, child: &Child, uid: &str) -> Result<Live, WriteError> {
+        let params = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(of(child, uid));
+        self.api(child.kind)
+            .patch(&child.name, &params, &patch)
+            .await
+            .map_err(|error| classify(child.kind.as_str(), &child.name, error))
     }
 
     /// What a create wrote is managed as an update's, and an apply that leaves a field out would not remove it: the entry is
@@ -254,6 +257,15 @@ impl Children<'_> {
             Err(error) => Err(classify(kind.as_str(), name, error)),
         }
     }
+}
+
+/// A child's content for the object with that UID.
+fn of(child: &Child, uid: &str) -> Value {
+    let mut body = child.body.clone();
+    if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("uid".to_owned(), json!(uid));
+    }
+    body
 }
 
 /// What writing a ConfigMap came to.

@@ -49,6 +49,8 @@ pub struct Inputs<'a> {
     pub refusal: Option<&'a Refusal>,
     /// The bundle that should be in force.
     pub bundle: Option<&'a Bundle>,
+    /// Whether that is not what was delivered last, but what somebody else has put in its place.
+    pub overwritten: bool,
     /// The URL to give to agents.
     pub url: Option<&'a str>,
     /// How many replicas there should be.
@@ -99,10 +101,7 @@ fn conditions(inputs: &Inputs<'_>) -> Vec<crate::api::condition::Condition> {
     conditions.put(ConditionType::UpstreamReady, &upstream);
     conditions.put(ConditionType::Authenticated, &authenticated(spec));
     conditions.put(ConditionType::Enforced, &enforced(spec));
-    conditions.put(
-        ConditionType::LimitsDurable,
-        &limits_durable(spec, inputs.bundle),
-    );
+    conditions.put(ConditionType::LimitsDurable, &limits_durable(inputs));
     conditions.put(ConditionType::Programmed, &programmed);
     conditions.put(ConditionType::Ready, &ready);
     // kstatus reads these as "in progress" and "failed"; they are there only while True.
@@ -206,7 +205,8 @@ fn enforced(spec: &McpServerSpec) -> Verdict {
     }
 }
 
-fn limits_durable(spec: &McpServerSpec, bundle: Option<&Bundle>) -> Verdict {
+fn limits_durable(inputs: &Inputs<'_>) -> Verdict {
+    let (spec, bundle) = (&inputs.server.spec, inputs.bundle);
     let limited = bundle
         .into_iter()
         .flat_map(|bundle| &bundle.policies)
@@ -222,6 +222,14 @@ fn limits_durable(spec: &McpServerSpec, bundle: Option<&Bundle>) -> Verdict {
             true,
             Reason::Shared,
             "Limits are counted outside of the gateway.",
+        ),
+        (true, false) if inputs.replicas.len() > 1 => Verdict::new(
+            false,
+            Reason::LocalCounters,
+            format!(
+                "{} gateways run, and each admits what the limits allow: limits are counted in each one's memory. Take away what scales the Deployment.",
+                inputs.replicas.len()
+            ),
         ),
         (true, false) => Verdict::new(
             false,
@@ -250,6 +258,13 @@ fn programmed(inputs: &Inputs<'_>) -> Verdict {
                 .is_some_and(|report| runs(report, inputs.bundle))
         })
         .count();
+    if inputs.overwritten {
+        return Verdict::new(
+            false,
+            Reason::Delivering,
+            "Somebody else has written the ConfigMap of the gateway, and what it says is not what was delivered; it is written over by and by. metadata.managedFields of it names who.",
+        );
+    }
     match (inputs.bundle, ready.len(), rejected) {
         (None, _, _) => Verdict::new(false, Reason::Pending, "There is no bundle to enforce yet."),
         (Some(_), 0, _) => Verdict::new(

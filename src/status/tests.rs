@@ -157,6 +157,7 @@ fn status_of(
         server,
         refusal: None,
         bundle: Some(keep(bundle_of(server, &[&policy]))),
+        overwritten: false,
         url: Some("http://127.0.0.1:8080/mlflow/mcp"),
         desired: 1,
         replicas: keep([Replica {

@@ -74,6 +74,7 @@ impl Serving {
             server: &object,
             refusal,
             bundle: Some(&bundle),
+            overwritten: false,
             url: Some(&url),
             desired: 1,
             replicas: &[replica],

@@ -23,6 +23,10 @@ use crate::controller::names::{BUNDLE_KEY, GATEWAY, Ident, UPSTREAM};
 use crate::controller::write::{self, Children, Created, WriteError, Written};
 use crate::policy::bundle::Bundle;
 
+/// The first and the longest wait before a bundle that somebody else writes again and again is written over: what gateways
+/// enforce is not given up for long.
+const BUNDLE_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
 /// What remains to be done later.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Applied {
@@ -224,10 +228,17 @@ async fn write_over(
             "putting right what somebody changed"
         );
     }
-    let written = writes
+    let mut written = writes
         .apply(child, live.uid(), drift)
         .await
         .map_err(ServerError::Apply)?;
+    // An apply leaves what somebody has put into a list beside ours: a container, a volume, a port.
+    if drift && !applied::holds(&written.value(), &child.body) {
+        written = writes
+            .merge(child, live.uid())
+            .await
+            .map_err(ServerError::Apply)?;
+    }
     remember(memory, child, &written, drift);
     Ok(None)
 }
@@ -304,6 +315,11 @@ async fn deliver(
         .is_some_and(|known| known.revision == wanted.revision)
     {
         if there {
+            // It may have been somebody else who wrote it.
+            let mut memory = lock(memory);
+            memory
+                .delivered
+                .take_if(|before| before.revision != wanted.revision);
             return Ok(None);
         }
         // Removed, unless the watch has not brought it yet.
@@ -316,7 +332,7 @@ async fn deliver(
     // Somebody has put something else in place of what was delivered: not without pause.
     let repairs = match &delivered {
         Some(before) => {
-            if let Some(left) = applied::wait(before.repairs, before.repaired, now) {
+            if let Some(left) = applied::wait(BUNDLE_WAITS, before.repairs, before.repaired, now) {
                 return Ok(Some(left));
             }
             before.repairs.saturating_add(1)

@@ -24,6 +24,8 @@ pub struct Targeting {
     pub now: bool,
     /// What is wrong with it; empty if it is accepted.
     pub errors: Arc<Vec<Diagnostic>>,
+    /// Bytes of its spec as JSON.
+    pub size: usize,
 }
 
 impl Targeting {
@@ -107,12 +109,14 @@ fn policies(ctx: &Context, server: &Loose<McpServer>) -> Vec<Targeting> {
         .filter(near)
         .into_iter()
         .filter_map(|policy| {
+            let size = ctx.verdicts.size(&policy);
             let (policy, errors) = ctx.verdicts.of(&policy);
             let now = target::targets_metadata(&policy, server.metadata(), own);
             (now || !errors.is_empty()).then_some(Targeting {
                 policy,
                 now,
                 errors,
+                size,
             })
         })
         .collect();

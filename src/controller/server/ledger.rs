@@ -79,6 +79,8 @@ pub async fn keep(
         .as_ref()
         .map(|(version, _)| version.clone())
         .filter(|version| version != NONE);
+    let next = Arc::new(next);
+    lock(memory).ledger_sent = Some(Arc::clone(&next));
     let written = writes
         .write(&child, seen.as_deref(), live.is_some())
         .await
@@ -108,7 +110,7 @@ pub async fn keep(
     let recent = next.sum().recent;
     {
         let mut memory = lock(memory);
-        memory.ledger = Some((written.resource_version().to_owned(), Arc::new(next)));
+        memory.ledger = Some((written.resource_version().to_owned(), next));
         memory.ledger_written = Some(Instant::now());
         memory.ledger_astray = false;
         forget_ended(&mut memory, &pods);
@@ -177,8 +179,9 @@ async fn look(
     Ok(None)
 }
 
-/// The stored ledger, of the newest version that is known. Of one that cannot be read the version counts, to write over it, and
-/// what was remembered takes the place of its content.
+/// The stored ledger, of the newest version that is known. Of one that cannot be read, or that says something else than what was
+/// written here (only a leader writes, and one that is deposed ends), the version counts, to write over it, and what was
+/// remembered takes the place of its content.
 fn stored(
     ctx: &Context,
     refs: &Refs,
@@ -191,12 +194,21 @@ fn stored(
     };
     if let Some(live) = live.filter(newer) {
         let text = live.data(LEDGER_KEY).unwrap_or_default();
-        let ledger = match serde_json::from_str::<Ledger>(&text) {
-            Ok(ledger) => Arc::new(ledger),
-            Err(error) => {
+        let ours = |ledger: &Ledger| {
+            let sent = memory.ledger_sent.as_deref() == Some(ledger);
+            sent || memory.ledger.as_ref().is_none_or(|(version, known)| {
+                let begun = version == NONE && **known == Ledger::default();
+                begun || **known == *ledger
+            })
+        };
+        let found = serde_json::from_str::<Ledger>(&text).map_err(|error| error.to_string());
+        let ledger = match found {
+            Ok(ledger) if ours(&ledger) => Arc::new(ledger),
+            found => {
                 memory.ledger_astray = true;
+                let changed = "somebody else has changed them".to_owned();
                 let known = known(memory);
-                unreadable(ctx, refs, &error, known.is_some());
+                unreadable(ctx, refs, &found.err().unwrap_or(changed), known.is_some());
                 known.unwrap_or_default()
             }
         };
@@ -210,7 +222,7 @@ pub fn known(memory: &ServerMemory) -> Option<Arc<Ledger>> {
     memory.ledger.as_ref().map(|(_, ledger)| Arc::clone(ledger))
 }
 
-fn unreadable(ctx: &Context, refs: &Refs, error: &serde_json::Error, known: bool) {
+fn unreadable(ctx: &Context, refs: &Refs, error: &str, known: bool) {
     let instead = if known {
         "it is written again from what the operator remembers"
     } else {
@@ -220,11 +232,11 @@ fn unreadable(ctx: &Context, refs: &Refs, error: &serde_json::Error, known: bool
     tracing::error!(
         namespace = refs.ident.namespace,
         name,
-        %error,
-        "a stored ledger cannot be read; {instead}"
+        error,
+        "a stored ledger is of no use; {instead}"
     );
     let note =
-        format!("The violations stored in ConfigMap {name} cannot be read ({error}); {instead}.");
+        format!("The violations stored in ConfigMap {name} are of no use ({error}); {instead}.");
     ctx.events.ledger_unreadable(refs.object.metadata(), &note);
 }
 

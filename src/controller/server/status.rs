@@ -65,9 +65,16 @@ pub async fn write(
         {
             return Ok(Wrote::Later(left));
         }
-        let version = write::status::<McpServer>(&ctx.client, &metadata, &now)
-            .await
-            .map_err(ServerError::Status)?;
+        let version = match write::status::<McpServer>(&ctx.client, &metadata, &now).await {
+            Ok(version) => version,
+            Err(error) => {
+                lock(memory).status = Some(Arc::new(now));
+                if changed {
+                    tell_policies(ctx, refs);
+                }
+                return Err(ServerError::Status(error));
+            }
+        };
         lock(memory).written.set(version, now.clone());
         ctx.events.acceptance(
             Reconciled::McpServer,
@@ -149,7 +156,7 @@ fn compute(
     memory: &Remembered,
 ) -> (McpServerStatus, bool) {
     let ident = &refs.ident;
-    let (stored, bundle, reports, judged) = {
+    let (stored, bundle, overwritten, reports, judged) = {
         let memory = lock(memory);
         // Whether stored just now or not: `ledger::keep` has looked.
         let ledger = ledger::known(&memory).unwrap_or_default();
@@ -165,7 +172,12 @@ fn compute(
             })
             .collect();
         let bundle = memory.bundle.as_ref().map(|(_, bundle)| Arc::clone(bundle));
-        (ledger, bundle, reports, memory.status.clone())
+        let overwritten = match (&bundle, &memory.delivered) {
+            (Some(bundle), Some(delivered)) => bundle.revision != delivered.revision,
+            _ => false,
+        };
+        let judged = memory.status.clone();
+        (ledger, bundle, overwritten, reports, judged)
     };
     let replicas: Vec<Replica<'_>> = refs
         .pods
@@ -197,6 +209,7 @@ fn compute(
         server: &server,
         refusal,
         bundle: bundle.as_deref(),
+        overwritten,
         url: url.as_deref(),
         desired,
         replicas: &replicas,

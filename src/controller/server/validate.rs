@@ -33,8 +33,8 @@ pub struct Plan {
     pub alone: bool,
 }
 
-/// Bundles of one server whose verdicts are remembered: each reconciliation judges three at most.
-const REMEMBERED: usize = 3;
+/// Bundles of one server whose verdicts are remembered: each reconciliation judges five at most, the same each time.
+const REMEMBERED: usize = 5;
 
 /// What the compiler said of a server's last bundles, by their revisions: the same is not compiled again at each
 /// reconciliation. Newest last.
@@ -95,8 +95,7 @@ pub fn validate(
             format!("{}: {}", first.path, first.message),
         ));
     }
-    let bundle = bundle(refs, &server, stored)
-        .map_err(|error| refused(Reason::Invalid, error.to_string()))?;
+    let bundle = bundle(refs, &server, stored, |_| true)?;
     let (bundle, alone) = judge(bundle, refs, key, compiled)?;
     let held = stored
         .filter(|stored| stored.server.spec != server.spec)
@@ -124,27 +123,73 @@ pub fn held(
         spec: stored.server.spec.clone(),
         status: None,
     };
-    let all = bundle(refs, &server, Some(stored)).ok()?;
-    if let Ok((all, _)) = judge(all.clone(), refs, key, compiled) {
+    let is_own = |namespace: Option<&str>| namespace == Some(refs.ident.namespace.as_str());
+    let mut fits = |bundle: Bundle| {
+        let judged = judge(bundle, refs, key, compiled);
+        judged.ok().map(|(bundle, _)| bundle)
+    };
+    let all = bundle(refs, &server, Some(stored), |_| true).ok();
+    if let Some(all) = all.and_then(&mut fits) {
         return Some(all);
     }
-    let own = |namespace: &str| namespace == refs.ident.namespace;
-    let mut policies: Vec<BundlePolicy> = all
+    // Policies of the server's own namespace as they were accepted last, of those that are still there.
+    let there = |uid: &str| {
+        let mut all = refs.policies.iter();
+        all.any(|one| one.policy.metadata.uid.as_deref() == Some(uid))
+    };
+    let own: Vec<BundlePolicy> = stored
         .policies
         .iter()
-        .filter_map(|policy| {
-            if own(&policy.namespace) {
-                let known = stored.policies.iter().find(|known| known.uid == policy.uid);
-                known.cloned()
-            } else {
-                Some(policy.clone())
-            }
-        })
+        .filter(|known| is_own(Some(&known.namespace)) && there(&known.uid))
+        .cloned()
         .collect();
-    policies.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    judge(Bundle { policies, ..all }, refs, key, compiled)
-        .ok()
-        .map(|(bundle, _)| bundle)
+    let guardrails = bundle(refs, &server, Some(stored), |targeting| {
+        !is_own(targeting.policy.metadata.namespace.as_deref())
+    });
+    let guardrails = guardrails.ok()?;
+    if let Some(held) = fits(with(&guardrails, &own)) {
+        return Some(held);
+    }
+    // A guardrail that cannot be carried out on this server keeps no other one from it.
+    let none = Bundle {
+        policies: Vec::new(),
+        ..guardrails.clone()
+    };
+    let mut kept = none.clone();
+    for guardrail in &guardrails.policies {
+        let before = stored.policies.iter().find(|one| one.uid == guardrail.uid);
+        let forms = [Some(guardrail), before].into_iter().flatten();
+        // Not what is remembered of: there may be many.
+        let judged = |bundle: Bundle| judge(bundle, refs, key, &mut Compiled::default()).is_ok();
+        let fitting = forms
+            .map(|form| with(&kept, std::slice::from_ref(form)))
+            .find(|bundle| judged(bundle.clone()));
+        kept = fitting.unwrap_or(kept);
+    }
+    if let Some(held) = fits(with(&kept, &own)) {
+        return Some(held);
+    }
+    // Nor do policies of the server's own namespace keep a guardrail from it by their size: without them, it is closed.
+    let first = own.first()?;
+    kept.blocked.push(Blocked {
+        policy: format!("{}/{}", first.namespace, first.name),
+        uid: first.uid.clone(),
+        message: format!(
+            "the policies of namespace {} and the guardrails are too much together",
+            first.namespace
+        ),
+    });
+    fits(kept)
+}
+
+/// A bundle with more policies, in the order that a bundle has.
+fn with(bundle: &Bundle, more: &[BundlePolicy]) -> Bundle {
+    let mut bundle = bundle.clone();
+    bundle.policies.extend_from_slice(more);
+    bundle
+        .policies
+        .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    bundle
 }
 
 /// Judges what would be delivered; with it, whether its limits are counted in the gateway's memory.
@@ -168,26 +213,34 @@ fn judge(
     let text = serde_json::to_string(&bundle)
         .map_err(|error| refused(Reason::Invalid, error.to_string()))?;
     if text.len() > LARGEST_BUNDLE {
+        let largest = largest(&bundle).unwrap_or_default();
         return Err(refused(
             Reason::BundleTooLarge,
-            too_large(text.len(), &bundle),
+            too_large(text.len(), largest),
         ));
     }
     Ok((bundle, alone))
 }
 
-/// The server under its accepted policies. Of one that is not accepted the form in the stored bundle stays; one that would
+/// The server under its accepted policies that are wanted. Of one that is not accepted the form in the stored bundle stays; one that would
 /// enforce and was never accepted blocks everything, as what it would have said is unknown.
 fn bundle(
     refs: &Refs,
     server: &McpServer,
     stored: Option<&Bundle>,
-) -> Result<Bundle, crate::policy::bundle::BundleError> {
+    wanted: impl Fn(&Targeting) -> bool,
+) -> Result<Bundle, Refusal> {
+    let refused = |reason: Reason, message: String| Refusal { reason, message };
     let (mut accepted, mut carried, mut blocked) =
         (Vec::<&McpPolicy>::new(), Vec::new(), Vec::new());
-    for targeting in &refs.policies {
+    let (mut size, mut largest) = (0_usize, None::<&Targeting>);
+    for targeting in refs.policies.iter().filter(|one| wanted(one)) {
         if targeting.errors.is_empty() {
             accepted.push(&targeting.policy);
+            size = size.saturating_add(targeting.size);
+            largest = largest
+                .filter(|before| before.size >= targeting.size)
+                .or(Some(targeting));
         } else if let Some(entry) = stored.and_then(|stored| last_accepted(stored, targeting)) {
             // Even if what is wrong with it now targets something else: what was accepted did target this.
             carried.push(entry.clone());
@@ -195,12 +248,20 @@ fn bundle(
             blocked.push(block(targeting));
         }
     }
-    let mut bundle = target::bundle(server, accepted, blocked, 0)?;
-    bundle.policies.extend(carried);
-    bundle
-        .policies
-        .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    Ok(bundle)
+    // Before anything is copied: a hundred such policies must not cost a hundred times their size.
+    if let (true, Some(largest)) = (size > LARGEST_BUNDLE, largest) {
+        let metadata = &largest.policy.metadata;
+        let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+        let largest = (
+            largest.size,
+            namespace.unwrap_or_default(),
+            name.unwrap_or_default(),
+        );
+        return Err(refused(Reason::BundleTooLarge, too_large(size, largest)));
+    }
+    let bundle = target::bundle(server, accepted, blocked, 0)
+        .map_err(|error| refused(Reason::Invalid, error.to_string()))?;
+    Ok(with(&bundle, &carried))
 }
 
 fn last_accepted<'a>(stored: &'a Bundle, targeting: &Targeting) -> Option<&'a BundlePolicy> {
@@ -270,23 +331,21 @@ fn shared_counters(spec: &McpServerSpec, bundle: &Bundle) -> Result<bool, String
     Ok(any)
 }
 
-fn too_large(size: usize, bundle: &Bundle) -> String {
-    let largest = bundle
-        .policies
-        .iter()
-        .map(|policy| {
-            (
-                serde_json::to_string(policy).map_or(0, |text| text.len()),
-                policy,
-            )
-        })
-        .max_by_key(|(size, _)| *size);
-    let named = largest.map_or_else(String::new, |(size, policy)| {
-        format!(
-            " The largest policy is {}/{} with {size} bytes.",
-            policy.namespace, policy.name
-        )
+/// The largest policy of a bundle: its size, namespace and name.
+fn largest(bundle: &Bundle) -> Option<(usize, &str, &str)> {
+    let sized = bundle.policies.iter().map(|policy| {
+        let size = serde_json::to_string(policy).map_or(0, |text| text.len());
+        (size, policy.namespace.as_str(), policy.name.as_str())
     });
+    sized.max_by_key(|(size, ..)| *size)
+}
+
+fn too_large(size: usize, (largest, namespace, name): (usize, &str, &str)) -> String {
+    let named = if name.is_empty() {
+        String::new()
+    } else {
+        format!(" The largest policy is {namespace}/{name} with {largest} bytes.")
+    };
     format!(
         "The server and its policies are {size} bytes together, and {LARGEST_BUNDLE} fit into one bundle.{named} Split the server, or shorten policies."
     )

@@ -234,6 +234,23 @@ fn what_a_server_is_told_to_do_shows_in_its_conditions() {
         });
         assert_eq!(short(&status.conditions)[4], expected);
     }
+    let server = server_with(json!({}));
+    let bundle = bundle_of(&server, &[&limits]);
+    let two = status_of(&server, Some(&report()), |inputs| {
+        inputs.bundle = Some(keep(bundle));
+        inputs.replicas = keep([inputs.replicas[0], inputs.replicas[0]]);
+    });
+    assert!(two.conditions[4].message.starts_with("2 gateways run"));
+}
+
+#[test]
+fn a_bundle_of_somebody_elses_is_never_programmed() {
+    let status = status_of(&server_with(json!({})), Some(&report()), |inputs| {
+        inputs.overwritten = true;
+    });
+    let conditions = short(&status.conditions);
+    assert!(conditions.contains(&"Programmed=False Delivering".to_owned()));
+    assert!(conditions.contains(&"Ready=False Delivering".to_owned()));
 }
 
 #[test]

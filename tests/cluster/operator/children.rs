@@ -89,7 +89,8 @@ async fn what_somebody_changes_or_deletes_is_put_right() {
         .await
         .unwrap();
     let deployments: Api<Deployment> = Api::namespaced(room.client.clone(), room.name());
-    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "gateway", "image": "evil"}]}}}});
+    let image = json!({"spec": {"template": {"spec": {"containers": [
+        {"name": "gateway", "image": "evil"}, {"name": "beside", "image": "evil"}]}}}});
     deployments
         .patch(
             "mlflow-gateway",
@@ -98,16 +99,17 @@ async fn what_somebody_changes_or_deletes_is_put_right() {
         )
         .await
         .unwrap();
-    eventually("the image is put right", || async {
+    eventually("the containers are put right", || async {
         let deployment = deployments.get("mlflow-gateway").await.unwrap();
-        let image = deployment.spec.unwrap().template.spec.unwrap().containers[0]
-            .image
-            .clone()
-            .unwrap();
-        if image.contains("portcullis-gateway") {
-            Ok(())
-        } else {
-            Err(image)
+        let pod = deployment.spec.unwrap().template.spec.unwrap();
+        let images: Vec<String> = pod
+            .containers
+            .into_iter()
+            .filter_map(|container| container.image)
+            .collect();
+        match images.as_slice() {
+            [one] if one.contains("portcullis-gateway") => Ok(()),
+            _ => Err(images),
         }
     })
     .await;

@@ -75,7 +75,8 @@ async fn another_replica_takes_over_and_nothing_is_written_again() {
         .iter()
         .filter(|write| write.resource != "events.k8s.io/events")
         .collect();
-    // The bundle, and that it is on its way and in force: a child that was written again, or a status, would be one more.
+    // The bundle, and that it is on its way and in force; on a slow machine the policy says before that that it was read. A child
+    // that was written again, or a status, would be one more.
     let times = |resource: &str, name: &str| {
         let this = |write: &&&Write| write.resource == resource && write.name == name;
         new.iter().filter(this).count()
@@ -84,6 +85,6 @@ async fn another_replica_takes_over_and_nothing_is_written_again() {
     let server = times("portcullis.dev/mcpservers/status", "mlflow");
     let policy = times("portcullis.dev/mcppolicies/status", "p");
     assert_eq!(bundle, 1, "{new:?}");
-    assert!(server <= 2 && policy <= 2, "{new:?}");
+    assert!(server <= 2 && policy <= 3, "{new:?}");
     assert_eq!(bundle + server + policy, new.len(), "{new:?}");
 }

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
+use portcullis::status::accounting::Ledger;
 use serde_json::json;
 
 use super::rig::{Room, SYSTEM, allow, call, deny, policy};
@@ -39,9 +40,7 @@ async fn sound(room: &Room) {
     eventually("the ledger is put right", || async {
         let map = maps.get(LEDGER).await.unwrap();
         let text = map.data.clone().unwrap_or_default().remove("ledger.json");
-        let readable = text.is_some_and(|text| {
-            serde_json::from_str::<portcullis::status::accounting::Ledger>(&text).is_ok()
-        });
+        let readable = text.is_some_and(|text| serde_json::from_str::<Ledger>(&text).is_ok());
         if readable && map.labels().contains_key(MANAGED) {
             Ok(())
         } else {
@@ -98,17 +97,24 @@ async fn a_ledger_that_somebody_damaged_relabelled_or_removed_is_put_right() {
             .ok_or("nobody")
     })
     .await;
+    // Well-formed, and with none of what was counted.
+    let none = serde_json::to_string(&Ledger::default()).unwrap();
+    let forged = json!({"data": {"ledger.json": none}}).to_string();
+    let patch = ["patch", "configmap", LEDGER, "--type=merge", "-p", &forged];
+    kubectl(&room, &patch);
+    denied(&agent, 1).await;
+    room.violations("mlflow", 5).await;
     // Out of the operator's sight, and changed.
     kubectl(
         &room,
         &["label", "configmap", LEDGER, &format!("{MANAGED}-")],
     );
     denied(&agent, 1).await;
-    room.violations("mlflow", 5).await;
+    room.violations("mlflow", 6).await;
     sound(&room).await;
     kubectl(&room, &["delete", "configmap", LEDGER]);
     denied(&agent, 1).await;
-    room.violations("mlflow", 6).await;
+    room.violations("mlflow", 7).await;
     sound(&room).await;
     // An operator that has never seen it finds it none the less.
     let pods = operators(&room).await;
@@ -118,7 +124,7 @@ async fn a_ledger_that_somebody_damaged_relabelled_or_removed_is_put_right() {
     );
     crash_operators(&room, &pods);
     denied(&agent, 1).await;
-    room.violations("mlflow", 7).await;
+    room.violations("mlflow", 8).await;
     sound(&room).await;
 }
 

@@ -5,6 +5,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use portcullis::api::condition::ConditionType;
+use portcullis::api::server::Enforcement;
+use portcullis::policy::bundle::Bundle;
 use serde_json::{Value, json};
 
 use super::rig::{Room, SYSTEM, allow, call, deny, find, policy, server};
@@ -313,6 +315,61 @@ async fn a_secret_that_a_quota_forbids_leaves_the_server_as_it_was_under_the_pol
         .ok();
     room.server_is("mlflow", ConditionType::Accepted, "True", "Accepted")
         .await;
+}
+
+/// Whoever may write ConfigMaps writes a bundle of his own, well-formed and sealed, again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_of_somebody_elses_is_told_and_written_over() {
+    let Some((room, fake)) = opened("a forged bundle").await else {
+        return;
+    };
+    room.serve("mlflow", &fake);
+    let rules = json!([
+        allow("reads", &["get_*"]),
+        deny("writes", &["set_*"], "Not you.")
+    ]);
+    room.apply(&policy("p", "mlflow", rules));
+    room.ready("mlflow").await;
+    let agent = room.agent("mlflow").await;
+    refused_for(&agent, "Not you.").await;
+    let maps: Api<ConfigMap> = Api::namespaced(room.client.clone(), room.name());
+    let stored = || async {
+        let map = maps.get("mlflow-gateway").await.unwrap();
+        let text = map.data.unwrap().remove("bundle.json").unwrap();
+        Bundle::parse(text.as_bytes()).unwrap()
+    };
+    let ours = stored().await.revision;
+    eventually("it is told", || async {
+        let mut forged = stored().await;
+        if forged.revision == ours {
+            forged.server.spec.enforcement = Some(Enforcement::Audit);
+            forged.sequence += 1;
+            let text = serde_json::to_string(&forged.sealed().unwrap()).unwrap();
+            let patch = Patch::Merge(json!({"data": {"bundle.json": text}}));
+            maps.patch("mlflow-gateway", &PatchParams::default(), &patch)
+                .await
+                .unwrap();
+        }
+        let status = room.servers().get("mlflow").await.unwrap().status;
+        let conditions = status.unwrap_or_default().conditions;
+        let programmed = find(&conditions, ConditionType::Programmed).cloned();
+        match programmed {
+            Some(one) if one.message.starts_with("Somebody else") => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    eventually("it is written over", || async {
+        let revision = stored().await.revision;
+        if revision == ours {
+            Ok(())
+        } else {
+            Err(revision)
+        }
+    })
+    .await;
+    room.ready("mlflow").await;
+    refused_for(&agent, "Not you.").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -132,7 +132,14 @@ fn replicas(wanted: &Wanted<'_>, gateway: &Gateway) -> Option<i64> {
         (None, Some(stated), _) => Some(i64::from(stated)),
         (_, _, Some(live)) if live.others => None,
         // Left out before somebody else has taken it over, the field would fall back to 1.
-        (Some(_), _, Some(live)) => Some(live.now),
+        // An autoscaler does nothing for what is scaled to zero.
+        (Some(autoscaling), _, Some(live)) => {
+            let least = i64::from(autoscaling.min_replicas());
+            Some(
+                live.now
+                    .clamp(least, least.max(i64::from(autoscaling.max_replicas()))),
+            )
+        }
         (Some(autoscaling), _, None) => Some(i64::from(autoscaling.min_replicas())),
         (None, None, _) => Some(1),
     }

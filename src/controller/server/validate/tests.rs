@@ -37,9 +37,10 @@ fn refs(spec: Value, policies: &[(&str, u64, Value)]) -> Refs {
                 "spec": spec,
             }))
             .unwrap();
+            let size = verdicts.size(&policy);
             let (policy, errors) = verdicts.of(&policy);
             let now = target::targets_metadata(&policy, object.metadata(), "ops");
-            Targeting { policy, now, errors }
+            Targeting { policy, now, errors, size }
         })
         .collect();
     Refs {
@@ -263,19 +264,27 @@ fn a_bundle_that_fits_into_no_config_map_names_the_largest_policy() {
 }
 
 /// A guardrail of the operator's namespace.
-fn guarded(mut refs: Refs) -> Refs {
+fn guarded(refs: Refs) -> Refs {
+    let rules = json!([{ "name": "none", "tools": { "names": ["delete_*"] }, "action": "Deny" }]);
+    guarded_by(refs, "guard", &rules)
+}
+
+fn guarded_by(mut refs: Refs, name: &str, rules: &Value) -> Refs {
     let policy: Loose<McpPolicy> = serde_json::from_value(json!({
         "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpPolicy",
-        "metadata": { "namespace": "ops", "name": "guard", "uid": "uid-guard", "generation": 1 },
-        "spec": { "targetSelector": {}, "rules": [{ "name": "none", "tools": { "names": ["delete_*"] }, "action": "Deny" }] },
+        "metadata": { "namespace": "ops", "name": name, "uid": format!("uid-{name}"), "generation": 1 },
+        "spec": { "targetSelector": {}, "rules": rules },
     }))
     .unwrap();
-    let (policy, errors) = Verdicts::default().of(&policy);
+    let verdicts = Verdicts::default();
+    let size = verdicts.size(&policy);
+    let (policy, errors) = verdicts.of(&policy);
     let now = target::targets_metadata(&policy, refs.object.metadata(), "ops");
     refs.policies.push(Targeting {
         policy,
         now,
         errors,
+        size,
     });
     refs
 }
@@ -315,6 +324,49 @@ fn guardrails_and_removals_are_in_force_whatever_else_is_refused() {
 }
 
 #[test]
+fn a_guardrail_that_cannot_be_carried_out_on_a_server_keeps_no_other_one_from_it() {
+    let mut two = http();
+    two["gateway"] = json!({ "replicas": 2 });
+    let own = [("a", 1, reads())];
+    let stored = validate(&refs(two.clone(), &own), None, &key())
+        .unwrap()
+        .bundle;
+    let limit = json!([{ "name": "w", "tools": {}, "action": "Allow", "limits": [{ "counter": "c", "max": 3, "window": "1m" }] }]);
+    let later = guarded(guarded_by(refs(two, &own), "early", &limit));
+    let refusal = validate(&later, Some(&stored), &key()).err().unwrap();
+    assert_eq!(refusal.reason, Reason::SharedCountersNeeded);
+    let bundle = held(&later, Some(&stored), &key()).unwrap();
+    assert_eq!(names(&bundle), [("a", 1), ("guard", 1)]);
+    assert!(bundle.blocked.is_empty());
+}
+
+#[test]
+fn policies_that_leave_no_room_for_a_guardrail_close_their_server_and_not_the_guardrail() {
+    let large = |fill: usize| {
+        let rules: Vec<Value> = (0..fill)
+            .map(|n| json!({ "name": format!("r{n}"), "tools": { "names": ["x"] }, "action": "Deny", "reason": "y".repeat(900) }))
+            .collect();
+        policy(json!(rules))
+    };
+    let own: Vec<(String, Value)> = (0..4).map(|n| (format!("p{n}"), large(240))).collect();
+    let own: Vec<(&str, u64, Value)> = own
+        .iter()
+        .map(|(name, spec)| (name.as_str(), 1, spec.clone()))
+        .collect();
+    let stored = validate(&refs(http(), &own), None, &key()).unwrap().bundle;
+    let guard: Vec<Value> = (0..200)
+        .map(|n| json!({ "name": format!("g{n}"), "tools": { "names": ["delete_*"] }, "action": "Deny", "reason": "z".repeat(900) }))
+        .collect();
+    let later = guarded_by(refs(http(), &own), "guard", &json!(guard));
+    let refusal = validate(&later, Some(&stored), &key()).err().unwrap();
+    assert_eq!(refusal.reason, Reason::BundleTooLarge);
+    let bundle = held(&later, Some(&stored), &key()).unwrap();
+    assert_eq!(names(&bundle), [("guard", 1)]);
+    assert_eq!(bundle.blocked.len(), 1);
+    assert_eq!(bundle.blocked[0].policy, "ml/p0");
+}
+
+#[test]
 fn what_is_in_force_is_held_only_while_the_server_becomes_another() {
     let stored = validate(&refs(http(), &[]), None, &key()).unwrap().bundle;
     let same = validate(&refs(http(), &[("a", 1, reads())]), Some(&stored), &key()).unwrap();
@@ -339,7 +391,7 @@ fn a_bundle_is_compiled_once_and_again_when_it_says_something_else() {
     // What is remembered is what is said.
     compiled.0 = vec![(revision, Err("remembered".to_owned()))];
     assert_eq!(judge(1, &mut compiled).unwrap_err().message, "remembered");
-    for generation in 2..=5 {
+    for generation in 2..=9 {
         assert!(judge(generation, &mut compiled).is_ok());
     }
     assert!(judge(1, &mut compiled).is_ok());
