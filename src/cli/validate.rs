@@ -1,7 +1,8 @@
 //! `portcullis validate`: everything that is wrong with some files, without a cluster or against one.
 //!
 //! In: files, and what a cluster holds if one is named. Out: findings with file, line and column; exit code 1 if one is an error. The checks are those of the API server
-//! (schema, CEL rules) and of the operator (the policy compiler); of a cluster, its own, by a dry run.
+//! (schema, CEL rules) and of the operator (the policy compiler); of a cluster, its own, by a dry run, and the operator's of each
+//! server with all the policies that it would be under.
 
 use std::path::PathBuf;
 
@@ -69,6 +70,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
             let mut findings = world.findings();
             if let Some(cluster) = &cluster {
                 findings.extend(refusals(cluster, &world)?);
+                findings.extend(world.together()?);
             }
             let fails = |finding: &Finding| finding.level == Level::Error || args.strict;
             Report {

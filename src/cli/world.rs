@@ -18,6 +18,7 @@ use crate::policy::target;
 mod accepted;
 mod finding;
 mod secrets;
+mod together;
 
 pub use accepted::Accepted;
 pub use finding::Finding;

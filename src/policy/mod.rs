@@ -14,6 +14,7 @@ pub mod decision;
 pub mod diagnostic;
 pub mod evaluate;
 pub mod explain;
+pub mod fit;
 pub mod import;
 pub mod inventory;
 pub mod limit;

@@ -3,6 +3,7 @@
 mod accounting;
 mod approvals;
 mod children;
+mod command_line;
 mod deep;
 mod key;
 mod leader;

@@ -3,23 +3,17 @@
 //! In: what was fetched, and the bundle that is stored. Out: a [`Plan`], or why there is none; what is in force then stays.
 //! Pure. Must not do: half-accept anything.
 
-use std::time::Duration;
-
 use super::fetch::{Refs, Targeting};
 use crate::api::condition::Reason;
 use crate::api::policy::McpPolicy;
-use crate::api::server::{McpServer, McpServerSpec};
+use crate::api::server::McpServer;
 use crate::controller::key::OperatorKey;
 use crate::policy::bundle::{Blocked, Bundle, BundlePolicy};
 use crate::policy::compile::{self, compile};
 use crate::policy::diagnostic::Diagnostic;
+use crate::policy::fit::{self, LARGEST_BUNDLE};
 use crate::policy::target;
 use crate::status::server::Refusal;
-
-/// A ConfigMap takes 1 MiB with all that is in it (`MaxSecretSize` of the API server); something is left for its metadata.
-pub const LARGEST_BUNDLE: usize = 1_000_000;
-/// A limit over a longer window must survive a restart of the gateway.
-const LONGEST_LOCAL: Duration = Duration::from_secs(3_600);
 
 /// What is to be brought about.
 pub struct Plan {
@@ -208,17 +202,9 @@ fn judge(
     compiled
         .of(&bundle)
         .map_err(|message| refused(Reason::Invalid, message))?;
-    let alone = shared_counters(&bundle.server.spec, &bundle)
+    let alone = fit::counted_alone(&bundle)
         .map_err(|message| refused(Reason::SharedCountersNeeded, message))?;
-    let text = serde_json::to_string(&bundle)
-        .map_err(|error| refused(Reason::Invalid, error.to_string()))?;
-    if text.len() > LARGEST_BUNDLE {
-        let largest = largest(&bundle).unwrap_or_default();
-        return Err(refused(
-            Reason::BundleTooLarge,
-            too_large(text.len(), largest),
-        ));
-    }
+    fit::size(&bundle).map_err(|message| refused(Reason::BundleTooLarge, message))?;
     Ok((bundle, alone))
 }
 
@@ -257,7 +243,10 @@ fn bundle(
             namespace.unwrap_or_default(),
             name.unwrap_or_default(),
         );
-        return Err(refused(Reason::BundleTooLarge, too_large(size, largest)));
+        return Err(refused(
+            Reason::BundleTooLarge,
+            fit::too_large(size, largest),
+        ));
     }
     let bundle = target::bundle(server, accepted, blocked, 0)
         .map_err(|error| refused(Reason::Invalid, error.to_string()))?;
@@ -284,71 +273,6 @@ fn block(targeting: &Targeting) -> Blocked {
             .map(|finding| finding.message.clone())
             .unwrap_or_default(),
     }
-}
-
-/// Whether limits are counted in the gateway's memory; refused where that cannot keep them.
-fn shared_counters(spec: &McpServerSpec, bundle: &Bundle) -> Result<bool, String> {
-    let gateway = spec.gateway();
-    let shared = spec
-        .counters
-        .as_ref()
-        .is_some_and(|counters| counters.redis.is_some());
-    let mut limits = bundle.policies.iter().flat_map(|policy| {
-        policy
-            .spec
-            .rules
-            .iter()
-            .flat_map(move |rule| rule.limits.iter().map(move |limit| (policy, rule, limit)))
-    });
-    if shared {
-        return Ok(false);
-    }
-    let mut any = false;
-    for (policy, rule, limit) in limits.by_ref() {
-        any = true;
-        let at = format!(
-            "Rule {} of policy {}/{} has the limit {}",
-            rule.name, policy.namespace, policy.name, limit.counter
-        );
-        let several = if gateway.autoscaling.is_some() {
-            Some("an autoscaler".to_owned())
-        } else {
-            (gateway.replicas() > 1).then(|| format!("{} replicas", gateway.replicas()))
-        };
-        if let Some(several) = several {
-            return Err(format!(
-                "{at}, and the gateway has {several}: each replica would admit that many. Write counters.redis, or run one replica."
-            ));
-        }
-        let window = limit.window.parse().unwrap_or(Duration::MAX);
-        if window > LONGEST_LOCAL {
-            return Err(format!(
-                "{at} over {}: counted in the gateway's memory, a window over 1h would not survive a restart. Write counters.redis, or a shorter window.",
-                limit.window
-            ));
-        }
-    }
-    Ok(any)
-}
-
-/// The largest policy of a bundle: its size, namespace and name.
-fn largest(bundle: &Bundle) -> Option<(usize, &str, &str)> {
-    let sized = bundle.policies.iter().map(|policy| {
-        let size = serde_json::to_string(policy).map_or(0, |text| text.len());
-        (size, policy.namespace.as_str(), policy.name.as_str())
-    });
-    sized.max_by_key(|(size, ..)| *size)
-}
-
-fn too_large(size: usize, (largest, namespace, name): (usize, &str, &str)) -> String {
-    let named = if name.is_empty() {
-        String::new()
-    } else {
-        format!(" The largest policy is {namespace}/{name} with {largest} bytes.")
-    };
-    format!(
-        "The server and its policies are {size} bytes together, and {LARGEST_BUNDLE} fit into one bundle.{named} Split the server, or shorten policies."
-    )
 }
 
 #[cfg(test)]
