@@ -155,21 +155,27 @@ impl Contender {
     /// Gives the Lease up, so that another replica takes over at once.
     pub async fn release(&mut self) {
         self.fence.close();
-        let released = async {
-            let mut lease = self.api.get(&self.name).await?;
-            let spec = lease.spec.get_or_insert_default();
-            if spec.holder_identity.as_deref() == Some(&self.identity) {
-                spec.holder_identity = None;
-                spec.renew_time = Some(MicroTime(Timestamp::now()));
-                self.api
-                    .replace(&self.name, &PostParams::default(), &lease)
-                    .await?;
-            }
-            Ok::<_, Error>(())
-        };
-        if let Err(error) = released.await {
+        let mut released = self.give_up().await;
+        // A renewal may have been under way.
+        if matches!(&released, Err(Error::Api(status)) if status.is_conflict()) {
+            released = self.give_up().await;
+        }
+        if let Err(error) = released {
             tracing::warn!(%error, "the Lease could not be released; another replica waits until it ends");
         }
+    }
+
+    async fn give_up(&self) -> Result<(), Error> {
+        let mut lease = self.api.get(&self.name).await?;
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_deref() == Some(&self.identity) {
+            spec.holder_identity = None;
+            spec.renew_time = Some(MicroTime(Timestamp::now()));
+            self.api
+                .replace(&self.name, &PostParams::default(), &lease)
+                .await?;
+        }
+        Ok(())
     }
 
     fn deadline(&self) -> Duration {

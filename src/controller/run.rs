@@ -36,8 +36,9 @@ use crate::telemetry::{admin, process};
 const WORKERS: usize = 8;
 /// Servers whose gateways are asked at once: each waits for a pod most of the time.
 const READERS: usize = 32;
-/// What is under way is waited for so long when it ends; writes of a moment.
-const GRACE: Duration = Duration::from_millis(800);
+/// The release of the Lease is waited for so long: a moment's work, but for an API server that has much to do; all the time
+/// that it takes is less than another replica would wait without it.
+const GRACE: Duration = Duration::from_secs(10);
 const UNLISTED: &str = "not everything has been listed yet; are the CRDs installed, and may the service account list them?";
 
 /// What there is to wait for before this replica is any use, or None.
@@ -100,8 +101,12 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         () = signals.any() => Ok(()),
     };
     // Whoever waits for the Lease need not wait until it has ended.
-    if fence.is_open() {
-        let _ = tokio::time::timeout(GRACE, contender.release()).await;
+    if fence.is_open()
+        && tokio::time::timeout(GRACE, contender.release())
+            .await
+            .is_err()
+    {
+        tracing::warn!("the Lease was not released in time; another replica waits until it ends");
     }
     stop.cancel();
     result
