@@ -145,11 +145,10 @@ pub fn held(
         return Some(held);
     }
     // A guardrail that cannot be carried out on this server keeps no other one from it.
-    let none = Bundle {
+    let mut kept = Bundle {
         policies: Vec::new(),
         ..guardrails.clone()
     };
-    let mut kept = none.clone();
     for guardrail in &guardrails.policies {
         let before = stored.policies.iter().find(|one| one.uid == guardrail.uid);
         let forms = [Some(guardrail), before].into_iter().flatten();
@@ -208,7 +207,7 @@ fn judge(
     Ok((bundle, alone))
 }
 
-/// The server under its accepted policies that are wanted. Of one that is not accepted the form in the stored bundle stays; one that would
+/// The server under its accepted policies that are wanted; those that block do so wanted or not. Of one that is not accepted the form in the stored bundle stays; one that would
 /// enforce and was never accepted blocks everything, as what it would have said is unknown.
 fn bundle(
     refs: &Refs,
@@ -220,8 +219,12 @@ fn bundle(
     let (mut accepted, mut carried, mut blocked) =
         (Vec::<&McpPolicy>::new(), Vec::new(), Vec::new());
     let (mut size, mut largest) = (0_usize, None::<&Targeting>);
-    for targeting in refs.policies.iter().filter(|one| wanted(one)) {
+    for targeting in &refs.policies {
+        let left_out = !wanted(targeting);
         if targeting.errors.is_empty() {
+            if left_out {
+                continue;
+            }
             accepted.push(&targeting.policy);
             size = size.saturating_add(targeting.size);
             largest = largest
@@ -229,7 +232,9 @@ fn bundle(
                 .or(Some(targeting));
         } else if let Some(entry) = stored.and_then(|stored| last_accepted(stored, targeting)) {
             // Even if what is wrong with it now targets something else: what was accepted did target this.
-            carried.push(entry.clone());
+            if !left_out {
+                carried.push(entry.clone());
+            }
         } else if targeting.now && targeting.enforces() {
             blocked.push(block(targeting));
         }

@@ -338,6 +338,14 @@ fn a_guardrail_that_cannot_be_carried_out_on_a_server_keeps_no_other_one_from_it
     let bundle = held(&later, Some(&stored), &key()).unwrap();
     assert_eq!(names(&bundle), [("a", 1), ("guard", 1)]);
     assert!(bundle.blocked.is_empty());
+    // What was never right goes on blocking, whatever else is refused.
+    let mut two = http();
+    two["gateway"] = json!({ "replicas": 2 });
+    let wrong = refs(two, &[("a", 1, reads()), ("b", 1, broken())]);
+    let later = guarded(guarded_by(wrong, "early", &limit));
+    let bundle = held(&later, Some(&stored), &key()).unwrap();
+    assert_eq!(names(&bundle), [("a", 1), ("guard", 1)]);
+    assert_eq!(bundle.blocked.len(), 1);
 }
 
 #[test]
