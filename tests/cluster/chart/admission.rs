@@ -6,7 +6,9 @@ mod approvals;
 mod servers;
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
+use jiff::{Timestamp, Unit};
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Error};
 use portcullis::api::approval::McpApproval;
@@ -120,6 +122,13 @@ fn server(name: &str, spec: &Value) -> Value {
     json!({ "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "metadata": { "name": name }, "spec": spec })
 }
 
+/// A time as resources have it. The operator that runs beside the tests removes approvals some days after they expire, so
+/// theirs are counted from now.
+fn time_after(delay: Duration) -> String {
+    let time = Timestamp::now() + delay;
+    time.round(Unit::Second).unwrap().to_string()
+}
+
 /// What a gateway writes when a call needs approval.
 fn approval(name: &str, server: &str, grant: &str) -> Value {
     json!({
@@ -134,8 +143,8 @@ fn approval(name: &str, server: &str, grant: &str) -> Value {
             "argumentsPreview": r#"{"name":"churn","alias":"champion","version":"7"}"#,
             "policy": "mlflow-recommended",
             "rule": "promotions",
-            "requestedAt": "2026-11-21T10:00:00Z",
-            "expiresAt": "2026-11-21T10:30:00Z",
+            "requestedAt": time_after(Duration::ZERO),
+            "expiresAt": time_after(Duration::from_secs(30 * 60)),
         },
     })
 }

@@ -1,14 +1,15 @@
 //! Who asks, who decides, and who says that the approved call was made.
 
+use std::time::Duration;
+
 use kube::Client;
 use serde_json::json;
 
 use super::{
-    SYSTEM, account, approval, create, decide, guarded, objects, patch, patch_status, writer,
+    SYSTEM, account, approval, create, decide, guarded, objects, patch, patch_status, time_after,
+    writer,
 };
 use crate::support::{Cluster, eventually};
-
-const TIME: &str = "2026-11-21T10:05:00Z";
 
 /// An approval that the gateway of the server `mlflow` asked for.
 async fn pending(cluster: &Cluster, namespace: &str, name: &str, grant: &str) -> Client {
@@ -99,7 +100,8 @@ async fn only_the_gateway_says_that_the_call_was_made() {
     let other_name = format!("system:serviceaccount:{place}:other-gateway");
 
     let phase = json!({ "phase": "Pending" });
-    let consumed = json!({ "phase": "Consumed", "consumedAt": TIME });
+    let consumed =
+        json!({ "phase": "Consumed", "consumedAt": time_after(Duration::from_secs(5 * 60)) });
     let status = |client: &Client, status: &serde_json::Value| {
         let (client, status) = (client.clone(), status.clone());
         async move { patch_status(&client, place, "McpApproval", "a", status).await }
