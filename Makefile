@@ -1,6 +1,7 @@
-# The two commands of the README are `make demo` and `make test`; the rest is for working on Portcullis.
+# The two commands of the README are `make demo` and `make test`; the rest is for working on Portcullis. Times are those of
+# two cores on which everything was built before.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-cluster e2e test lint generate bundle images bench bench-operator clean
+.PHONY: help build demo demo-cluster e2e test test-unit test-gateway test-cluster test-clock lint generate bundle images bench bench-operator clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -14,13 +15,25 @@ demo: ## Show the main job on a real MLflow with the real mlflow-mcp (KEEP=1 lea
 demo-cluster: ## The same on Kubernetes: kind or minikube if there, else one node of its own (KEEP=1 leaves it running)
 	@KEEP='$(KEEP)' bash tests/e2e/run.sh demo
 
-test: ## Run every check and test that this machine can run
+test: ## Run every check and test that this machine can run (12 min; the first time up to 45)
 	@bash tests/run.sh
 
-e2e: ## Test all of it on a one-node cluster with real pods (needs root on Linux)
+test-unit: ## Unit and offline tests only; T=NAME runs those with NAME in their path (1 min)
+	@bash tests/run.sh unit offline
+
+test-gateway: ## Gateway tests only, with real MCP servers and clients; T=NAME as above (3 min)
+	@bash tests/run.sh gateway
+
+test-cluster: ## Cluster tests only, on a real API server; T=NAME as above (6 min; the first time 10 more)
+	@bash tests/run.sh cluster
+
+test-clock: ## The suites once more, a year ahead and at the end of a February; T=NAME as above (20 min)
+	@bash tests/run.sh clock
+
+e2e: ## Test all of it on a one-node cluster with real pods (4 min; needs root on Linux)
 	@KEEP='$(KEEP)' bash tests/e2e/run.sh e2e
 
-lint: ## Formatting, clippy and licences only
+lint: ## Formatting, clippy and licences only (1 min)
 	@bash tests/run.sh lint
 
 generate: ## Write what is generated anew: crds/, pages under docs/, the chart's definitions and tables, fuzz seeds
@@ -28,7 +41,8 @@ generate: ## Write what is generated anew: crds/, pages under docs/, the chart's
 	UPDATE=1 cargo test --locked --test offline chart
 
 bundle: ## Render deploy/portcullis.yaml from the chart (needs Helm 3)
-	@bash deploy/render.sh > deploy/.portcullis.yaml && mv deploy/.portcullis.yaml deploy/portcullis.yaml
+	@bash deploy/render.sh > deploy/.portcullis.yaml && mv deploy/.portcullis.yaml deploy/portcullis.yaml \
+	  || { rm -f deploy/.portcullis.yaml; exit 1; }
 
 images: ## Build the images with docker, podman or buildah (REGISTRY=… PUSH=1; see deploy/images.sh)
 	@bash deploy/images.sh

@@ -1,110 +1,288 @@
 #!/usr/bin/env bash
-# Every check of the project. `tests/run.sh lint` stops after the static ones.
-# What a machine cannot run is said, with the reason; the last line counts.
+# Every check of the project, or some of them.
+#
+#   tests/run.sh [PART...]     PART: lint | unit | offline | gateway | cluster | fuzz | e2e | clock | clock-short
+#
+# Without a PART: all but `clock`, of which `clock-short` is the cheap form. What a machine cannot run is listed with the
+# reason. The end is a table of where the time went and a line that counts.
+#
+# Takes: T, a part of the names of the tests to run (unit, offline, gateway, cluster, clock); PORTCULLIS_SKIP, a list with
+#   commas of what to skip: cluster, mlflow, python, node, e2e.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-1} CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+export PORTCULLIS_SKIP=${PORTCULLIS_SKIP:-}
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+parts=("$@")
+if (( ${#parts[@]} == 0 )); then parts=(lint unit offline gateway cluster fuzz e2e clock-short); fi
+filter=()
+if [[ -n ${T:-} ]]; then filter=("$T"); fi
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/portcullis-tests.XXXXXX")
+log=$work/log
 passed=0 failed=0 skipped=0
+background=
+
+clean_up() {
+  if [[ -n $background ]]; then kill -s TERM -- "-$background" 2>/dev/null; wait "$background" 2>/dev/null; fi
+  rm -rf "$work"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 
 say() { printf '\n== %s\n' "$*"; }
 skip() { printf 'skipped: %s\n' "$*"; skipped=$((skipped + 1)); }
+fail() { printf 'FAILED: %s\n' "$*"; failed=$((failed + 1)); }
+left_out() { [[ ",$PORTCULLIS_SKIP," == *",$1,"* ]]; }
+wanted() { [[ " ${parts[*]} " == *" $1 "* ]]; }
+
+# ---- Where the time goes --------------------------------------------------------------------------------------------
+
+rows=()
+# took NAME SECONDS
+took() { rows+=("$(printf '%-58s %4d:%02d' "$1" $(( $2 / 60 )) $(( $2 % 60 )))"); }
+
+# ---- Checks and tests -----------------------------------------------------------------------------------------------
 
 cat_and_fail() { cat "$1"; false; }
 
 # check NAME COMMAND...: one check that passes or fails as a whole.
 check() {
+  local started=$SECONDS
   say "$1"
-  if "${@:2}"; then passed=$((passed + 1)); else failed=$((failed + 1)); printf 'FAILED: %s\n' "$1"; fi
+  if "${@:2}"; then passed=$((passed + 1)); else fail "$1"; fi
+  took "$1" $((SECONDS - started))
 }
 
 # tests NAME COMMAND...: a `cargo test` run whose own counts are added up.
 tests() {
+  local status=0 started=$SECONDS p f i s
   say "$1"
-  local status=0
   "${@:2}" 2>&1 | tee "$log"
   status=${PIPESTATUS[0]}
-  local p f i s
-  p=$(sed -n 's/^test result:.* \([0-9][0-9]*\) passed;.*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
-  f=$(sed -n 's/^test result:.* \([0-9][0-9]*\) failed;.*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
-  i=$(sed -n 's/^test result:.* \([0-9][0-9]*\) ignored;.*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
+  p=$(sum passed) f=$(sum failed) i=$(sum ignored)
   s=$(grep -c '^skipped: ' "$log")
   passed=$((passed + p - s)) failed=$((failed + f)) skipped=$((skipped + i + s))
-  if ((status != 0 && f == 0)); then failed=$((failed + 1)); fi
-  if ((status == 0 && p == 0)); then printf 'FAILED: %s ran no test\n' "$1"; failed=$((failed + 1)); fi
+  if ((status != 0 && f == 0)); then fail "$1"; fi
+  if ((status == 0 && p == 0)); then fail "$1 ran no test${T:+ (is there one whose name has \"$T\"?)}"; fi
+  took "$1" $((SECONDS - started))
 }
+sum() { sed -n "s/^test result:.* \([0-9][0-9]*\) $1;.*/\1/p" "$log" | awk '{n += $1} END {print n + 0}'; }
 
 finish() {
+  say "Where the time went (minutes:seconds)"
+  printf '%s\n' ${rows[@]+"${rows[@]}"}
+  took "all of it" "$SECONDS"
+  printf '%s\n' "${rows[-1]}"
   say "Result"
   printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
   exit $((failed > 0))
 }
 
-command -v cargo >/dev/null || { echo "error: cargo is missing; install Rust 1.95 or newer with rustup" >&2; exit 1; }
+# ---- Programs that tests run against --------------------------------------------------------------------------------
 
-check "cargo fmt --check" cargo fmt --check
-check "cargo clippy" cargo clippy --locked --all-targets -- -D warnings
-if cargo deny --version >/dev/null 2>&1; then
-  check "cargo deny check" cargo deny --locked check bans licenses sources
-  if ! cargo deny --locked check advisories >"$log" 2>&1; then
-    if grep -q 'failed to fetch advisory database' "$log"; then
-      skip "cargo deny check advisories: the advisory database cannot be fetched from here"
-    else
-      check "cargo deny check advisories" cat_and_fail "$log"
-    fi
-  else
-    passed=$((passed + 1))
+# What is installed below is downloaded and built beside the first checks, which need none of it.
+installs() {
+  local names=()
+  if wanted gateway || wanted cluster || wanted clock; then
+    if ! left_out node && command -v npm >/dev/null; then names+=(node-sdk); fi
+    if ! left_out python; then names+=(mcp-1 mcp-2); fi
+    if ! left_out mlflow; then names+=(mlflow-mcp mlflow-official); fi
   fi
-else
-  skip "cargo deny is not installed (cargo install cargo-deny)"
-fi
-if [[ ${1:-} == lint ]]; then finish; fi
+  if has_cluster && { wanted cluster || wanted clock || wanted clock-short || wanted e2e; }; then names+=(controlplane); fi
+  if wanted e2e && ! left_out e2e && [[ -z $(bash tests/setup/node-packages.sh --check) ]]; then names+=(e2e); fi
+  printf '%s\n' ${names[@]+"${names[@]}"}
+}
 
-say "Programs that the tests run against"
-install() { # VARIABLE NAME FILE: exports the installed file, or says what will be skipped
-  local folder
-  if folder=$(bash tests/setup/install.sh "$2"); then
-    export "$1=$folder/$3"
-  else
-    printf 'FAILED: %s could not be installed\n' "$2"
-    failed=$((failed + 1))
+has_cluster() { ! left_out cluster && command -v go >/dev/null && [[ $(uname) == Linux ]]; }
+
+install_one() {
+  if [[ $1 == e2e ]]; then nice bash tests/e2e/run.sh prepare; else bash tests/setup/install.sh "$1"; fi
+}
+
+start_installs() {
+  local names
+  mapfile -t names < <(installs)
+  if (( ${#names[@]} == 0 )); then return; fi
+  # A process group of its own, so that Ctrl-C ends all of it.
+  set -m
+  (
+    for name in "${names[@]}"; do
+      started=$SECONDS
+      status=0
+      install_one "$name" >"$work/$name.folder" 2>"$work/$name.log" || status=$?
+      printf '%d %d\n' "$status" $((SECONDS - started)) >"$work/$name.part"
+      mv "$work/$name.part" "$work/$name.done"
+    done
+  ) </dev/null &
+  background=$!
+  set +m
+}
+
+# installed NAME: waits for it and prints what it said, if it said anything; false if it failed.
+installed() {
+  local name=$1 shown=$SECONDS status seconds
+  until [[ -e $work/$name.done ]]; do
+    if ! kill -0 "$background" 2>/dev/null && [[ ! -e $work/$name.done ]]; then fail "$name was not installed"; return 1; fi
+    if (( SECONDS >= shown + 20 )); then
+      shown=$SECONDS
+      printf '  waiting for %s: %s\n' "$name" "$(tail -n 1 "$work/$name.log" 2>/dev/null)"
+    fi
+    sleep 0.5
+  done
+  read -r status seconds <"$work/$name.done"
+  if (( seconds > 2 )); then took "$name: installing, beside what stands above" "$seconds"; fi
+  if (( status != 0 )); then cat "$work/$name.log"; fail "$name could not be installed"; return 1; fi
+}
+
+# use VARIABLE NAME FILE: exports the installed file.
+use() {
+  if [[ -n ${!1:-} ]]; then return; fi
+  if installed "$2"; then export "$1=$(tail -n 1 "$work/$2.folder")/$3"; else left_out_from_now "$4"; fi
+}
+# What could not be installed has failed once; the tests that need it need not fail each.
+left_out_from_now() { PORTCULLIS_SKIP+=,$1; }
+
+programs_ready=
+use_programs() {
+  if [[ -n $programs_ready ]]; then return; fi
+  programs_ready=1
+  say "Programs that the tests run against"
+  if left_out python; then skip "the tests with the Python SDKs: PORTCULLIS_SKIP says so"; else
+    use PORTCULLIS_TEST_PYTHON_1 mcp-1 bin/python python
+    use PORTCULLIS_TEST_PYTHON_2 mcp-2 bin/python python
+  fi
+  if left_out node; then skip "the tests with the TypeScript SDKs: PORTCULLIS_SKIP says so"
+  elif ! command -v npm >/dev/null; then
+    skip "the tests with the TypeScript SDKs: npm is missing"
+    left_out_from_now node
+  else use PORTCULLIS_TEST_NODE_MODULES node-sdk node_modules node; fi
+  if left_out mlflow; then skip "the tests with MLflow's real servers: PORTCULLIS_SKIP says so"; else
+    use PORTCULLIS_TEST_MLFLOW_MCP mlflow-mcp bin/mlflow-mcp mlflow
+    use PORTCULLIS_TEST_MLFLOW_OFFICIAL mlflow-official bin/mlflow mlflow
   fi
 }
-install PORTCULLIS_TEST_MLFLOW_MCP mlflow-mcp bin/mlflow-mcp
-install PORTCULLIS_TEST_MLFLOW_OFFICIAL mlflow-official bin/mlflow
-install PORTCULLIS_TEST_PYTHON_1 mcp-1 bin/python
-install PORTCULLIS_TEST_PYTHON_2 mcp-2 bin/python
-if command -v npm >/dev/null; then
-  install PORTCULLIS_TEST_NODE_MODULES node-sdk node_modules
-else
-  skip "the TypeScript SDK tests: npm is missing"
-fi
 
-if command -v go >/dev/null && [[ $(uname) == Linux ]]; then
-  install PORTCULLIS_TEST_CONTROLPLANE controlplane .
-else
-  skip "the tests on a real API server: they need Linux and Go, of which Kubernetes is built"
-fi
+# False, with the reason, where there is no control plane to test on.
+use_cluster() {
+  if left_out cluster; then skip "the tests on a real API server: PORTCULLIS_SKIP says so"; return 1; fi
+  if ! has_cluster; then
+    skip "the tests on a real API server: they need Linux and Go, of which Kubernetes is built"
+    return 1
+  fi
+  use PORTCULLIS_TEST_CONTROLPLANE controlplane . cluster
+  [[ -n ${PORTCULLIS_TEST_CONTROLPLANE:-} ]]
+}
 
-if command -v c++ >/dev/null; then
-  # A workspace of their own, which the checks above do not see. fuzz/Cargo.toml says how to run them.
-  check "Fuzz targets build" cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
-else
-  skip "the build of the fuzz targets: there is no C++ compiler (c++), which libFuzzer needs"
-fi
-tests "Unit tests" cargo test --locked --lib --bins
-tests "Offline tests" cargo test --locked --test offline
-tests "Gateway tests, with real servers and clients" cargo test --locked --test gateway
-if [[ -n ${PORTCULLIS_TEST_CONTROLPLANE:-} ]]; then
+# ---- The parts ------------------------------------------------------------------------------------------------------
+
+lint() {
+  check "cargo fmt --check" cargo fmt --check
+  check "cargo clippy" cargo clippy --locked --all-targets -- -D warnings
+  if ! cargo deny --version >/dev/null 2>&1; then
+    skip "cargo deny is not installed (cargo install cargo-deny)"
+    return
+  fi
+  check "cargo deny check" cargo deny --locked check bans licenses sources
+  if cargo deny --locked check advisories >"$log" 2>&1; then
+    passed=$((passed + 1))
+  elif grep -q 'failed to fetch advisory database' "$log"; then
+    skip "cargo deny check advisories: the advisory database cannot be fetched from here"
+  else
+    check "cargo deny check advisories" cat_and_fail "$log"
+  fi
+}
+
+unit() { tests "Unit tests" cargo test --locked --lib --bins -- ${filter[@]+"${filter[@]}"}; }
+
+offline() { tests "Offline tests" cargo test --locked --test offline -- ${filter[@]+"${filter[@]}"}; }
+
+gateway() {
+  use_programs
+  tests "Gateway tests, with real servers and clients" cargo test --locked --test gateway -- ${filter[@]+"${filter[@]}"}
+}
+
+cluster() {
+  use_cluster || return 0
+  use_programs
   # They wait more than they work.
-  tests "Cluster tests, on a real API server" cargo test --locked --test cluster -- --test-threads 4
-fi
-why=$(bash tests/setup/node-packages.sh --check)
-if [[ -n $why ]]; then
-  skip "the end-to-end run on a cluster with pods: $why"
-else
+  tests "Cluster tests, on a real API server" \
+    cargo test --locked --test cluster -- --test-threads 4 ${filter[@]+"${filter[@]}"}
+}
+
+# A workspace of its own, which the other checks do not see. fuzz/Cargo.toml says how to run them.
+fuzz() {
+  if command -v c++ >/dev/null; then
+    check "Fuzz targets build" cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
+  else
+    skip "the build of the fuzz targets: there is no C++ compiler (c++), which libFuzzer needs"
+  fi
+}
+
+e2e() {
+  local why
+  if left_out e2e; then skip "the end-to-end run on a cluster with pods: PORTCULLIS_SKIP says so"; return; fi
+  why=$(bash tests/setup/node-packages.sh --check)
+  if [[ -n $why ]]; then skip "the end-to-end run on a cluster with pods: $why"; return; fi
+  installed e2e || return 0
   check "End to end, on a cluster with pods" bash tests/e2e/run.sh e2e
-fi
+}
+
+# at_another_time WHEN SUITE...: runs the suites with the clock of the tests, and of all they start, set to WHEN.
+at_another_time() {
+  local when=$1 suite run
+  shift
+  run=$(bash tests/clock.sh "$when") || { fail "the clock could not be set to $when"; return; }
+  for suite in "$@"; do
+    case $suite in
+      unit) tests "Unit tests, $when" env "$run" cargo test --locked --lib --bins -- ${filter[@]+"${filter[@]}"} ;;
+      offline) tests "Offline tests, $when" env "$run" cargo test --locked --test offline -- ${filter[@]+"${filter[@]}"} ;;
+      gateway) tests "Gateway tests, $when" env "$run" cargo test --locked --test gateway -- ${filter[@]+"${filter[@]}"} ;;
+      cluster)
+        tests "Cluster tests, $when" \
+          env "$run" cargo test --locked --test cluster -- --test-threads 4 ${filter[@]+"${filter[@]}"}
+        ;;
+      approvals)
+        tests "Cluster tests about approvals, $when" \
+          env "$run" cargo test --locked --test cluster -- --test-threads 4 chart::admission::approvals operator::approvals
+        ;;
+    esac
+  done
+}
+
+can_change_clock() {
+  local why
+  why=$(bash tests/clock.sh --check)
+  if [[ -n $why ]]; then skip "the tests at another time: $why"; return 1; fi
+}
+
+# Whole suites, at both times. The end-to-end run is left out: its node takes the time from the kernel.
+clock() {
+  local suites=(unit offline gateway) when
+  can_change_clock || return 0
+  use_programs
+  if use_cluster; then suites+=(cluster); fi
+  skip "the end-to-end run at another time: its node (containerd, runc) takes the time from the kernel"
+  for when in "+1 year" "2026-02-28T23:59"; do at_another_time "$when" "${suites[@]}"; done
+}
+
+# What has failed by the date before, and all that costs only seconds.
+clock-short() {
+  local suites=(unit offline)
+  can_change_clock || return 0
+  if use_cluster; then suites+=(approvals); fi
+  at_another_time "+1 year" "${suites[@]}"
+  at_another_time "2026-02-28T23:59" unit offline
+}
+
+command -v cargo >/dev/null || { echo "error: cargo is missing; install Rust 1.95 or newer with rustup" >&2; exit 1; }
+for part in "${parts[@]}"; do
+  case $part in
+    lint | unit | offline | gateway | cluster | fuzz | e2e | clock | clock-short) ;;
+    *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  esac
+done
+start_installs
+for part in "${parts[@]}"; do "$part"; done
 finish

@@ -4,6 +4,7 @@
 #   make e2e                     on a one-node cluster that is made for it (needs root on Linux); every step is checked
 #   make demo-cluster            the same as a show: what a person would type, and what came back. Uses kind or minikube if
 #                                Docker answers and one of them is here, else the one-node cluster
+#   tests/e2e/run.sh prepare     only downloads and builds what the one-node cluster and its images need, into the cache
 #   make demo-cluster KEEP=1     leaves the cluster running, and prints the KUBECONFIG to use
 #
 # PROVIDER=node|kind|minikube chooses the cluster. BINARIES=DIR takes static programs from a folder. LOGS=DIR gets the logs
@@ -11,12 +12,9 @@
 # after a failure or Ctrl-C neither.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-cache=${PORTCULLIS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/portcullis}
+. tests/setup/common.sh
 mode=${1:-e2e}
 cluster_name=portcullis-demo
-
-say() { printf '%s\n' "$*" >&2; }
-die() { say "error: $*"; exit 1; }
 
 docker_answers() { command -v docker >/dev/null && docker info >/dev/null 2>&1; }
 
@@ -76,6 +74,13 @@ node_images() {
       images+=("$folder/$name-$tag.tar")
     done
   done
+}
+
+prepare_node() {
+  bash tests/setup/node-packages.sh
+  bash tests/setup/install.sh controlplane cluster-node
+  bash tests/setup/node-images.sh pause coredns mlflow-mcp mlflow
+  build_programs
 }
 
 on_node() {
@@ -165,6 +170,7 @@ remove_command() {
 }
 remove_cluster() { $(remove_command) >&2 || true; }
 
+if [[ $mode == prepare ]]; then prepare_node; exit; fi
 choose_provider
 case $provider in
   node) on_node ;;

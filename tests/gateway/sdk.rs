@@ -18,10 +18,10 @@ const CLIENTS: [(&str, &str); 4] = [
     ("TypeScript SDK 2.x", "PORTCULLIS_TEST_NODE_MODULES"),
 ];
 
-/// Runs a client; None if it is not installed, which its own test below says.
+/// Runs a client; None if it is not installed and need not be.
 async fn run(client: usize, url: &str, steps: &Value) -> Option<Value> {
     let (what, variable) = CLIENTS[client];
-    let place = std::env::var_os(variable).filter(|place| !place.is_empty())?;
+    let place = installed(variable, what)?;
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway/clients");
     let mut command = if client < 2 {
         let mut command = tokio::process::Command::new(place);

@@ -28,8 +28,7 @@ rate=${PORTCULLIS_CONTROLLER_RATE:-200}
 users=(admin kube-controller-manager kube-scheduler node)
 if [[ $address != 127.0.0.1 ]]; then users+=(kube-proxy); fi
 
-say() { printf '%s\n' "$*" >&2; }
-die() { say "error: $*"; exit 1; }
+. "$here/common.sh"
 
 find_programs() {
   bin=${PORTCULLIS_TEST_CONTROLPLANE:-}
@@ -272,7 +271,7 @@ serve() {
   done
 }
 
-detached=${PORTCULLIS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/portcullis}/run/controlplane
+detached=$cache/run/controlplane
 
 case ${1:-} in
   run)

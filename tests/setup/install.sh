@@ -13,39 +13,8 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-cache=${PORTCULLIS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/portcullis}
 module=$(cd "$here/../controlplane" && pwd)
-mkdir -p "$cache"
-
-say() { printf '%s\n' "$*" >&2; }
-die() { say "error: $*"; exit 1; }
-
-# with_progress TEXT LOG COMMAND...: runs it, tells every few seconds that it still runs, shows its log if it fails.
-with_progress() {
-  local text=$1 log=$2 started=$SECONDS status=0
-  shift 2
-  say "  $text …"
-  "$@" >"$log" 2>&1 &
-  local pid=$! shown=0
-  while kill -0 "$pid" 2>/dev/null; do
-    sleep 0.5
-    if (( SECONDS - started >= shown + 10 )); then
-      shown=$(( SECONDS - started ))
-      say "    still at it after ${shown} s$(progress_of "$log")"
-    fi
-  done
-  wait "$pid" || status=$?
-  if (( status != 0 )); then
-    tail -n 25 "$log" >&2
-    die "$text failed; the whole log is $log"
-  fi
-  say "    done in $(( SECONDS - started )) s"
-}
-
-# What there is to tell about a command that still runs: for a Go build, which prints each package as it is compiled.
-progress_of() {
-  if [[ $1 == *.go.log ]]; then printf ', %d packages compiled' "$(grep -c / "$1")"; fi
-}
+. "$here/common.sh"
 
 need_go() {
   command -v go >/dev/null \
@@ -68,9 +37,12 @@ need_python() {
 key_of() {
   case $1 in
     node-sdk) cat "$here/node/package-lock.json" ;;
-    controlplane | cluster-node) cat "$module/go.mod" "$module/go.sum"; printf '%s %s' "$(ldflags)" "$(go env GOOS GOARCH)" ;;
+    controlplane | cluster-node)
+      cat "$module/go.mod" "$module/go.sum" "$module/clock/offset.go"
+      printf '%s %s' "$(ldflags)" "$(go env GOOS GOARCH)"
+      ;;
     *) cat "$here/requirements/$1.txt"; python3 -c 'import sys; print(sys.version, sys.executable)' ;;
-  esac | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-12
+  esac | sha12
 }
 
 make_python() {
@@ -111,8 +83,22 @@ ldflags() {
 # release MODULE: its version in go.mod, read without Go, so that asking for the folder costs nothing.
 release() { awk -v module="$1" '$1 == module && $2 ~ /^v/ { print $2; exit }' "$module/go.mod"; }
 
+# with_clock FOLDER: prints the options with which Go builds programs whose clock a variable sets (clock/offset.go), and
+# leaves FOLDER/overlay.json; prints nothing for a release of Go whose time.Now is written in another way.
+with_clock() {
+  local folder=$1 source
+  source=$(go -C "$module" env GOROOT)/src/time
+  mkdir -p "$folder"
+  sed 's/^\tsec, nsec, mono := \(runtimeNow\|now\)()$/&\n\tsec += clockOffset/' "$source/time.go" >"$folder/time.go"
+  if [[ $(grep -c '^	sec += clockOffset$' "$folder/time.go") != 1 ]]; then return; fi
+  sed '/^\/\/go:build ignore$/d' "$module/clock/offset.go" >"$folder/offset.go"
+  printf '{"Replace": {"%s": "%s", "%s": "%s"}}\n' \
+    "$source/time.go" "$folder/time.go" "$source/portcullis_offset.go" "$folder/offset.go" >"$folder/overlay.json"
+  printf '%s\n' "-overlay=$folder/overlay.json"
+}
+
 make_go() {
-  local name=$1 folder=$2 packages
+  local name=$1 folder=$2 packages clock
   case $name in
     controlplane)
       packages=(k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubectl}
@@ -124,10 +110,13 @@ make_go() {
   esac
   rm -rf "$folder"
   mkdir -p "$folder"
+  clock=$(with_clock "$folder.clock")
   with_progress "fetching the sources of $name (pinned, through the Go module proxy)" "$folder.log" \
     go -C "$module" list -deps "${packages[@]}"
   with_progress "building $name from source (about ten minutes the first time)" "$folder.go.log" \
-    env CGO_ENABLED=0 GOFLAGS= go -C "$module" build -v -trimpath -buildvcs=false -ldflags "$(ldflags)" -o "$folder/" "${packages[@]}"
+    env CGO_ENABLED=0 GOFLAGS= go -C "$module" build -v ${clock:+"$clock"} -trimpath -buildvcs=false -ldflags "$(ldflags)" -o "$folder/" "${packages[@]}"
+  if [[ -n $clock ]]; then touch "$folder/.clock-offset"; fi
+  rm -rf "$folder.clock"
   # The package at the root of etcd's server module is named after its folder.
   if [[ -e $folder/server ]]; then mv "$folder/server" "$folder/etcd"; fi
 }

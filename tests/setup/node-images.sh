@@ -13,32 +13,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 cd "$root"
 export PATH=$PATH:/usr/sbin:/sbin
-cache=${PORTCULLIS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/portcullis}
+. "$here/common.sh"
 archives=$cache/node/images
 mkdir -p "$archives"
-
-say() { printf '%s\n' "$*" >&2; }
-die() { say "error: $*"; exit 1; }
-
-# logged TEXT LOG COMMAND...: runs it, tells every ten seconds that it still runs, shows its log if it fails.
-logged() {
-  local text=$1 log=$2 started=$SECONDS status=0 pid
-  shift 2
-  say "  $text …"
-  "$@" >"$log" 2>&1 &
-  pid=$!
-  while kill -0 "$pid" 2>/dev/null; do
-    sleep 0.5
-    if (( (SECONDS - started) % 10 == 0 && SECONDS > started && SECONDS != told )); then
-      told=$SECONDS
-      say "    still at it after $(( SECONDS - started )) s"
-    fi
-  done
-  wait "$pid" || status=$?
-  if (( status != 0 )); then tail -n 20 "$log" >&2; die "$text failed; the whole log is $log"; fi
-  say "    done in $(( SECONDS - started )) s"
-}
-told=0
 
 codename() { (. /etc/os-release && printf '%s' "$VERSION_CODENAME"); }
 base() { printf 'localhost/portcullis-python:%s' "$(codename)"; }
@@ -50,7 +27,7 @@ key_of() {
     coredns) cat "$here/node-images/Dockerfile"; basename "$(bash "$here/install.sh" cluster-node)" ;;
     mlflow-mcp) cat examples/images/mlflow-mcp/Dockerfile tests/setup/requirements/mlflow-mcp.txt; base ;;
     mlflow) cat examples/images/mlflow/Dockerfile tests/setup/requirements/mlflow-official.txt; base ;;
-  esac | sha256sum | cut -c1-12
+  esac | sha12
 }
 
 name_of() {
@@ -72,11 +49,13 @@ make_base() {
   # shellcheck disable=SC2064
   trap "rm -rf '$folder'" EXIT
   # dpkg need not wait for the disk after each file: what does not come to its end is made again.
-  DPKG_FORCE=unsafe-io logged "making a small $(codename) with Python" "$archives/base.log" \
+  DPKG_FORCE=unsafe-io with_progress "making a small $(codename) with Python" "$archives/base.log" \
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates "$(codename)" "$folder/root" ${mirror:+"$mirror"}
   rm -rf "$folder"/root/var/cache/apt/* "$folder"/root/var/lib/apt/lists/* "$folder"/root/usr/share/{doc,man,locale}/*
   container=$(buildah from scratch)
-  logged "making an image of it" "$archives/base.log" buildah add "$container" "$folder/root" /
+  # shellcheck disable=SC2064
+  trap "buildah rm '$container' >/dev/null 2>&1; rm -rf '$folder'" EXIT
+  with_progress "making an image of it" "$archives/base.log" buildah add "$container" "$folder/root" /
   buildah commit --rm --quiet "$container" "$(base)" >/dev/null
   rm -rf "$folder"
   trap - EXIT
@@ -91,7 +70,7 @@ python_image() {
     if [[ -s $file ]]; then options+=(--volume "$file:$file:ro"); fi
   done
   if [[ -n ${PIP_INDEX_URL:-} ]]; then options+=(--build-arg "PIP_INDEX_URL=$PIP_INDEX_URL"); fi
-  logged "building the image of $1" "$archives/$1.log" \
+  with_progress "building the image of $1" "$archives/$1.log" \
     buildah bud --isolation chroot --build-arg "BASE=$(base)" ${options[@]+"${options[@]}"} \
     --file "$folder/Dockerfile" --ignorefile "$folder/Dockerfile.dockerignore" --tag "$2" .
 }
@@ -100,8 +79,10 @@ python_image() {
 program_image() {
   local context
   context=$(mktemp -d /tmp/portcullis-image.XXXXXX)
+  # shellcheck disable=SC2064
+  trap "rm -rf '$context'" EXIT
   cp "$2" "$context/program"
-  logged "building the image of $1" "$archives/$1.log" \
+  with_progress "building the image of $1" "$archives/$1.log" \
     buildah bud --isolation chroot --file "$here/node-images/Dockerfile" --tag "$3" "$context"
   rm -rf "$context"
 }
@@ -120,22 +101,35 @@ make_image() {
   esac
 }
 
+# remove_older NAME FILE: the archives of NAME that another recipe made. Names end with twelve digits of a hash, so that
+# those of `mlflow` are not taken for those of `mlflow-mcp`.
+remove_older() {
+  local digit='[0-9a-f]' other
+  for other in "$archives/$1"-$digit$digit$digit$digit$digit$digit$digit$digit$digit$digit$digit$digit.tar; do
+    if [[ $other != "$2" ]]; then rm -f "$other"; fi
+  done
+}
+
 (( $# > 0 )) || { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=${STORAGE_DRIVER:-overlay}
 for name in "$@"; do
   case $name in pause | coredns | mlflow-mcp | mlflow) ;; *) die "unknown name '$name'" ;; esac
   file=$archives/$name-$(key_of "$name").tar
   (
+    # The archives are this cache's, but buildah's store is the machine's, with one image for each tag.
     flock 9
+    flock 8
     if [[ ! -e $file ]]; then
       tag=$(name_of "$name")
       make_image "$name" "$tag"
-      rm -f "$archives/$name"-*.tar
-      logged "writing $(basename "$file")" "$archives/$name.log" buildah push --quiet "$tag" "docker-archive:$file.part:$tag"
+      # One that was not finished has no place here: it could be taken for the image.
+      rm -f "$file.part"
+      with_progress "writing $(basename "$file")" "$archives/$name.log" buildah push --quiet "$tag" "docker-archive:$file.part:$tag"
       mv "$file.part" "$file"
+      remove_older "$name" "$file"
       # The archive is enough; the base stays for the next image.
       buildah rmi "$tag" >/dev/null 2>&1 || true
     fi
-  ) 9>"$archives/.lock"
+  ) 9>"$archives/.lock" 8>"$(machine_lock images)"
   printf '%s\n' "$file"
 done

@@ -45,7 +45,7 @@ if (( ${#packages[@]} == 0 )); then exit 0; fi
 say "Installing with apt-get: ${packages[*]}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-install() { DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${packages[@]}" >"$log" 2>&1; }
+install() { DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "${packages[@]}" >"$log" 2>&1; }
 # The lists of packages may be missing or old.
 if ! install && ! { apt-get update >"$log" 2>&1 && install; }; then
   tail -n 15 "$log" >&2

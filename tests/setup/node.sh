@@ -15,7 +15,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PATH=$PATH:/usr/sbin:/sbin
-cache=${PORTCULLIS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/portcullis}
+. "$here/common.sh"
 store=$cache/node/containerd
 run=$cache/run/node
 cgroup=portcullis-node
@@ -23,9 +23,6 @@ cgroup=portcullis-node
 outside=10.213.47.1 inside=10.213.47.2
 pods=10.244.0.0/24
 dns=10.96.0.10
-
-say() { printf '%s\n' "$*" >&2; }
-die() { say "error: $*"; exit 1; }
 
 # ---- Inside of the namespaces: process 1 ----------------------------------------------------------------------------
 
@@ -233,7 +230,8 @@ begin() {
   mapfile -t images < <(bash "$here/node-images.sh" pause coredns)
   (( ${#images[@]} == 2 )) || die "the node's own images could not be built"
   mkdir -p "$cache/node" "$cache/run"
-  exec 8>"$cache/node/.lock"
+  # Its network, its cgroup and its folders have fixed names: one node a machine, whatever cache it uses.
+  exec 8>"$(machine_lock node)"
   flock --nonblock 8 || die "a node runs already (tests/setup/node.sh stop, or wait until its tests end)"
   # A store that was not left in order could hold parts of images, and containers of a node that is gone.
   if [[ ! -e $store/clean ]]; then rm -rf "$store"; fi

@@ -1,8 +1,8 @@
 //! A real API server with all that decides there, a node that runs the pods of Portcullis as processes, and namespaces.
 //!
 //! Set PORTCULLIS_TEST_CONTROLPLANE to a folder with the programs (tests/setup/install.sh controlplane prints the one it
-//! built) or PORTCULLIS_TEST_KUBECONFIG to the kubeconfig of a cluster that may be used; without both, tests that need
-//! an API server say that they were skipped.
+//! built; `make test-cluster` sets it) or PORTCULLIS_TEST_KUBECONFIG to the kubeconfig of a cluster that may be used; without
+//! both, tests that need an API server fail, or say that they are skipped if PORTCULLIS_SKIP has `cluster`.
 
 #![allow(dead_code)] // Each test file uses its own part.
 

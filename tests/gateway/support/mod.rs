@@ -30,14 +30,41 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// The value of a variable that names an installed program; says what is skipped where it is not set.
-///
-/// Written past the test harness's capture, as tests/run.sh counts such lines.
+/// The value of a variable that names an installed program. A test that needs one fails where it is not set, so that none
+/// passes without having run, unless the variable PORTCULLIS_SKIP says that its part is to be left out.
 pub fn installed(variable: &str, what: &str) -> Option<std::ffi::OsString> {
     let value = std::env::var_os(variable).filter(|value| !value.is_empty());
     if value.is_none() {
-        let line = format!("\nskipped: {what}: {variable} is not set\n");
-        std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
+        missing(
+            what,
+            part_of(variable),
+            &format!(
+                "{variable} is not set; `make test` and its parts (`make help`) install the program and set it"
+            ),
+        );
     }
     value
+}
+
+/// The part of the tests, as PORTCULLIS_SKIP names it, that needs what a variable names.
+fn part_of(variable: &str) -> &'static str {
+    match variable {
+        "PORTCULLIS_TEST_CONTROLPLANE" => "cluster",
+        "PORTCULLIS_TEST_NODE_MODULES" => "node",
+        "PORTCULLIS_TEST_PYTHON_1" | "PORTCULLIS_TEST_PYTHON_2" => "python",
+        "PORTCULLIS_TEST_MLFLOW_MCP" | "PORTCULLIS_TEST_MLFLOW_OFFICIAL" => "mlflow",
+        _ => panic!("no part of the tests is known to need {variable}"),
+    }
+}
+
+/// Fails the test, or says that it is skipped where PORTCULLIS_SKIP has the part.
+pub fn missing(what: &str, part: &str, why: &str) {
+    let skipped = std::env::var("PORTCULLIS_SKIP").unwrap_or_default();
+    assert!(
+        skipped.split(',').any(|skipped| skipped == part),
+        "{what} cannot be tested: {why}, or set PORTCULLIS_SKIP={part} to leave such tests out"
+    );
+    // Past the test harness's capture, as tests/run.sh counts such lines.
+    let line = format!("\nskipped: {what}: PORTCULLIS_SKIP has `{part}`\n");
+    std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
 }
