@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::nulls;
 use super::raw::{self, Object, members, read};
 use crate::api::Unknown;
 use crate::api::policy::{McpPolicy, McpPolicySpec, TargetRef, TargetSelector};
@@ -67,9 +68,13 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Loose<K> {
             Some(size) if size > LARGEST_SPEC => Err(format!(
                 "spec: this has {size} bytes and may have {LARGEST_SPEC}"
             )),
-            _ => object
-                .value(&[])
-                .and_then(|value| K::deserialize(value).map_err(|error| error.to_string())),
+            _ => object.value(&[]).and_then(|value| {
+                // Left out means the default, and an empty value in a template must not.
+                if let Some(path) = value.get("spec").and_then(nulls::first) {
+                    return Err(format!("{path} is null: write a value or remove the field"));
+                }
+                K::deserialize(value).map_err(|error| error.to_string())
+            }),
         };
         Ok(Loose(match decoded {
             Ok(object) => Ok(Arc::new(object)),
@@ -180,6 +185,7 @@ fn selector(text: &RawValue) -> Option<TargetSelector> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::server::McpServer;
     use serde_json::json;
 
     #[test]
@@ -199,6 +205,65 @@ mod tests {
         let policy = undecoded.targets_only();
         assert_eq!(policy.spec.target_refs[0].name, "mlflow");
         assert_eq!(policy.metadata.generation, Some(2));
+    }
+
+    #[test]
+    fn a_null_is_not_a_field_left_out() {
+        let error = |kind: &str, spec: serde_json::Value| {
+            let text =
+                json!({"metadata": {"namespace": "ml", "name": "p", "uid": "u"}, "spec": spec})
+                    .to_string();
+            match kind {
+                "McpPolicy" => serde_json::from_str::<Loose<McpPolicy>>(&text)
+                    .unwrap()
+                    .object()
+                    .err()
+                    .map(|undecoded| undecoded.error.clone()),
+                _ => serde_json::from_str::<Loose<McpServer>>(&text)
+                    .unwrap()
+                    .object()
+                    .err()
+                    .map(|undecoded| undecoded.error.clone()),
+            }
+        };
+        let refused =
+            |path: &str| Some(format!("{path} is null: write a value or remove the field"));
+        let policy = |rule: serde_json::Value| error("McpPolicy", json!({"rules": [rule]}));
+        assert_eq!(
+            policy(json!({"name": "r", "tools": {"names": null}, "action": "Allow"})),
+            refused("spec.rules[0].tools.names")
+        );
+        assert_eq!(
+            policy(json!({"name": "r", "tools": {}, "action": "Allow", "when": null})),
+            refused("spec.rules[0].when")
+        );
+        assert_eq!(
+            error(
+                "McpPolicy",
+                json!({"resources": [{"name": "r", "uris": ["*"], "exceptUris": null, "action": "Allow"}]})
+            ),
+            refused("spec.resources[0].exceptUris")
+        );
+        let server = |more: serde_json::Value| {
+            let mut spec = json!({"upstream": {"http": {"url": "http://a/mcp"}}});
+            spec.as_object_mut()
+                .unwrap()
+                .append(&mut more.as_object().unwrap().clone());
+            error("McpServer", spec)
+        };
+        assert_eq!(
+            server(json!({"tools": [{"name": "t", "definitionDigest": null}]})),
+            refused("spec.tools[0].definitionDigest")
+        );
+        assert_eq!(
+            server(json!({"gateway": {"resources": null}})),
+            refused("spec.gateway.resources")
+        );
+        // Kubernetes' own types say themselves what a null means in them.
+        assert_eq!(
+            server(json!({"gateway": {"resources": {"limits": null}}})),
+            None
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod approval;
 pub mod condition;
 mod duration;
 pub mod loose;
+mod nulls;
 pub mod policy;
 pub mod raw;
 pub mod server;
@@ -31,26 +32,45 @@ pub const VERSION: &str = "v1alpha1";
 /// `apiVersion` as it is written in documents.
 pub const API_VERSION: &str = "portcullis.dev/v1alpha1";
 
-/// The definitions of all three kinds, as an API server takes them.
+/// The definitions of all three kinds, as an API server takes them: [`definitions`], and each optional field of what people
+/// write is refused when it is null.
+pub fn crds() -> [CustomResourceDefinition; 3] {
+    let mut crds = definitions();
+    // Only gateways write McpApprovals.
+    let written = crds
+        .iter_mut()
+        .filter(|crd| crd.spec.names.kind != "McpApproval");
+    for schema in written.flat_map(schemas) {
+        if let Some(spec) = schema
+            .properties
+            .as_mut()
+            .and_then(|properties| properties.get_mut("spec"))
+        {
+            nulls::refuse(spec);
+        }
+    }
+    crds
+}
+
+fn schemas(crd: &mut CustomResourceDefinition) -> impl Iterator<Item = &mut JSONSchemaProps> {
+    crd.spec
+        .versions
+        .iter_mut()
+        .filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut())
+}
+
+/// The definitions as they follow from the types.
 ///
 /// Descriptions inside of embedded core types are left out: they are Kubernetes' own, and with them the definition of
 /// McpServer comes near the 262,144 bytes that `kubectl apply` can keep in its annotation.
-pub fn crds() -> [CustomResourceDefinition; 3] {
+pub fn definitions() -> [CustomResourceDefinition; 3] {
     let mut crds = [
         server::McpServer::crd(),
         policy::McpPolicy::crd(),
         approval::McpApproval::crd(),
     ];
-    for crd in &mut crds {
-        for version in &mut crd.spec.versions {
-            if let Some(schema) = version
-                .schema
-                .as_mut()
-                .and_then(|s| s.open_api_v3_schema.as_mut())
-            {
-                shorten_core_types(schema);
-            }
-        }
+    for schema in crds.iter_mut().flat_map(schemas) {
+        shorten_core_types(schema);
     }
     crds
 }
@@ -70,9 +90,7 @@ const CORE: [&str; 9] = [
 
 fn shorten_core_types(schema: &mut JSONSchemaProps) {
     for (name, property) in schema.properties.iter_mut().flatten() {
-        // McpPolicy has resources of its own, whose entries carry a name that core's requirements do not have.
-        let core = CORE.contains(&name.as_str()) && !is_resource_rules(name, property);
-        if core {
+        if is_core(name, property) {
             let kept = property.description.take();
             remove_descriptions(property);
             property.description = kept;
@@ -85,8 +103,10 @@ fn shorten_core_types(schema: &mut JSONSchemaProps) {
     }
 }
 
-fn is_resource_rules(name: &str, schema: &JSONSchemaProps) -> bool {
-    name == "resources" && schema.type_.as_deref() == Some("array")
+/// Whether the type of a property is one of Kubernetes' own. McpPolicy has a list of rules that is called resources too.
+fn is_core(name: &str, schema: &JSONSchemaProps) -> bool {
+    let is_rules = name == "resources" && schema.type_.as_deref() == Some("array");
+    CORE.contains(&name) && !is_rules
 }
 
 fn remove_descriptions(schema: &mut JSONSchemaProps) {

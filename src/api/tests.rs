@@ -116,7 +116,7 @@ fn whole_policy() -> Value {
                   "callers": ["serviceaccount:ml/*", "key:ci-*"],
                   "when": "args.alias in [\"champion\", \"production\"]", "action": "RequireApproval",
                   "approval": { "expiresAfter": "30m", "waitUpTo": "15s" } },
-                { "name": "reads", "tools": {}, "action": "Allow" }
+                { "name": "reads", "tools": {"names": ["*"]}, "action": "Allow" }
             ],
             "prompts": [{ "name": "all", "names": ["*"], "exceptNames": ["x"], "action": "Allow", "callers": ["*"],
                 "exceptCallers": ["key:x"], "reason": "r" }],
@@ -221,7 +221,7 @@ fn misspelt_keys_are_kept_and_named_with_their_path() {
             "targetRefs": [{ "group": "g", "kind": "k", "name": "n", "sectionName": "x" }],
             "targetSelector": { "matchExpressions": [] },
             "rules": [
-                { "name": "a", "tools": {}, "action": "Allow" },
+                { "name": "a", "tools": {"names": ["*"]}, "action": "Allow" },
                 { "name": "b", "tools": { "nmaes": ["x"] }, "action": "Allow", "callrs": [],
                   "limits": [{ "counter": "c", "max": 1, "window": "1m", "scop": "Server" }],
                   "approval": { "expires": "1m" } }

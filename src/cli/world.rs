@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::output::Failure;
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
-use crate::manifest::{self, Located, Object, Position};
+use crate::manifest::{self, Located, Object, Position, Survey};
 use crate::policy::bundle::{Blocked, Bundle};
 use crate::policy::compile::{diagnose_policy, diagnose_server, unsupported};
 use crate::policy::diagnostic::{Diagnostic, Level};
@@ -17,6 +17,7 @@ use crate::policy::target;
 
 mod accepted;
 mod finding;
+mod keep;
 mod secrets;
 mod together;
 
@@ -36,6 +37,8 @@ pub struct World {
     pub policies: Vec<Located<McpPolicy>>,
     /// Secrets by namespace and name.
     pub secrets: BTreeMap<Name, BTreeMap<String, Vec<u8>>>,
+    /// The file of each Secret.
+    secret_files: BTreeMap<Name, String>,
     /// Documents of other kinds, as they are told.
     pub ignored: Vec<String>,
     /// Where guardrails live.
@@ -62,6 +65,15 @@ impl World {
         Ok(World::of(manifests, operator_namespace))
     }
 
+    /// What files hold now, as far as they can be read, with what is wrong with them. What was read `before` and is still
+    /// there, but cannot be read any more as what it was, stays as it was.
+    pub fn reload(survey: Survey, before: &World) -> (World, Vec<Finding>) {
+        let mut world = World::of(survey.manifests, &before.operator_namespace);
+        let mut findings: Vec<Finding> = survey.errors.into_iter().map(Finding::from).collect();
+        findings.extend(world.keep_lost(before, &survey.lost));
+        (world, findings)
+    }
+
     fn of(manifests: manifest::Manifests, operator_namespace: &str) -> World {
         let mut world = World {
             operator_namespace: operator_namespace.to_owned(),
@@ -78,9 +90,9 @@ impl World {
                     world.policies.push(located.map(|_| *policy));
                 }
                 Object::Secret(secret) => {
-                    world
-                        .secrets
-                        .insert((secret.namespace, secret.name), secret.data);
+                    let name = (secret.namespace, secret.name);
+                    world.secret_files.insert(name.clone(), located.file);
+                    world.secrets.insert(name, secret.data);
                 }
             }
         }

@@ -81,8 +81,9 @@ pub(super) enum Read {
 static SERVER: LazyLock<Value> = LazyLock::new(|| crd_schema("McpServer"));
 static POLICY: LazyLock<Value> = LazyLock::new(|| crd_schema("McpPolicy"));
 
+/// Without what has an API server refuse nulls: here the place of a null is known.
 fn crd_schema(kind: &str) -> Value {
-    api::crds()
+    api::definitions()
         .into_iter()
         .find(|crd| crd.spec.names.kind == kind)
         .and_then(|crd| crd.spec.versions.into_iter().next())
@@ -190,12 +191,76 @@ pub(super) fn read(document: &Node) -> Result<Read, Vec<Fault>> {
                 api::API_VERSION
             ),
         )),
-        (version, kind) => Ok(Read::Ignored(format!(
-            "{} {}",
-            shorten(version),
-            shorten(kind)
-        ))),
+        (version, kind) => match meant(version, kind) {
+            Some((key, message)) => Err(fault(place(key), key, message)),
+            None => Ok(Read::Ignored(format!(
+                "{} {}",
+                shorten(version),
+                shorten(kind)
+            ))),
+        },
     }
+}
+
+/// The documents of a List, as `kubectl get -o yaml` writes them; None if this is not one.
+pub(super) fn items(document: &Node) -> Option<&[Node]> {
+    let word = |key: &str| document.get(key).and_then(Node::text);
+    let is_list = match (word("apiVersion")?, word("kind")?) {
+        ("v1", kind) => matches!(kind, "List" | "SecretList"),
+        (api::API_VERSION, kind) => matches!(kind, "McpServerList" | "McpPolicyList"),
+        _ => false,
+    };
+    match &document.get("items")?.content {
+        Content::List(items) if is_list => Some(items),
+        _ => None,
+    }
+}
+
+/// Namespace and name of a document, whatever it is.
+pub(super) fn name(document: &Node) -> Option<(String, String)> {
+    let metadata = document.get("metadata")?;
+    let namespace = metadata.get("namespace").and_then(Node::text);
+    let name = metadata.get("name").and_then(Node::text)?;
+    Some((namespace.unwrap_or("default").to_owned(), name.to_owned()))
+}
+
+/// What a person probably meant who wrote an apiVersion or a kind that is nearly one that is read: which of the two is wrong,
+/// and what to write.
+fn meant(version: &str, kind: &str) -> Option<(&'static str, String)> {
+    let write = |key: &'static str, written: &str, right: &str| {
+        Some((
+            key,
+            format!("`{}` is not read here; write {right}", shorten(written)),
+        ))
+    };
+    if version == "v1" {
+        let right = ["Secret", "List"]
+            .into_iter()
+            .find(|known| near(kind, known))?;
+        return write("kind", kind, right);
+    }
+    let group = version.split('/').next().unwrap_or_default();
+    let lower = |text: &str| text.to_ascii_lowercase();
+    let ours = near(group, api::GROUP)
+        || (lower(group).contains("portcullis") && lower(kind).starts_with("mcp"));
+    let known = ["McpServer", "McpPolicy", "McpApproval", "McpPolicyTest"];
+    // Other projects have a kind MCPServer, but none has these, spelt like this.
+    if ours || known.contains(&kind) || kind.eq_ignore_ascii_case("McpPolicy") {
+        return write("apiVersion", version, api::API_VERSION);
+    }
+    let secret_or_list = ["Secret", "List"].contains(&kind) && near(version, "v1");
+    if secret_or_list {
+        return write("apiVersion", version, "v1");
+    }
+    None
+}
+
+/// Whether a word is another one but for case and a letter or two.
+fn near(written: &str, known: &str) -> bool {
+    // Longer ones are not near, and need not be compared.
+    written.len() <= known.len() + 2
+        && strsim::osa_distance(&written.to_ascii_lowercase(), &known.to_ascii_lowercase())
+            <= known.len() / 6 + usize::from(known.len() > 3)
 }
 
 fn shorten(text: &str) -> String {

@@ -145,12 +145,12 @@ pub(super) fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a str> + Clon
     let shown: String = key.chars().take(60).collect();
     let near = |name: &&str| {
         name.eq_ignore_ascii_case(key)
-            || (key.len() < 80 && edits(key, name) <= (name.len() / 3).max(2))
+            || (key.len() < 80 && strsim::levenshtein(key, name) <= (name.len() / 3).max(2))
     };
     match known
         .clone()
         .filter(near)
-        .min_by_key(|name| edits(key, name))
+        .min_by_key(|name| strsim::levenshtein(key, name))
     {
         Some(near) => format!("unknown field `{shown}`; did you mean `{near}`?"),
         None => {
@@ -161,25 +161,6 @@ pub(super) fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a str> + Clon
             )
         }
     }
-}
-
-/// Levenshtein's distance; bounded by its callers.
-fn edits(a: &str, b: &str) -> usize {
-    let a: Vec<char> = a.chars().take(100).collect();
-    let mut row: Vec<usize> = (0..=a.len()).collect();
-    for (i, y) in b.chars().enumerate() {
-        let mut next = vec![i + 1];
-        for ((x, diagonal), above) in a.iter().zip(&row).zip(row.iter().skip(1)) {
-            let left = next.last().copied().unwrap_or(i + 1);
-            next.push(
-                (diagonal + usize::from(*x != y))
-                    .min(above + 1)
-                    .min(left + 1),
-            );
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or(usize::MAX)
 }
 
 fn list(node: &Node, items: &[Node], path: &str, schema: &Value, faults: &mut Vec<Fault>) {

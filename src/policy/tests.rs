@@ -202,7 +202,6 @@ fn an_unclassified_tool_falls_under_every_restriction_by_class_and_only_a_name_a
             "{name: r, tools: {names: ['*'], risks: [Read]}, action: Allow}",
             Outcome::Hide,
         ),
-        ("{name: r, tools: {}, action: Allow}", Outcome::Hide),
         (
             "{name: r, tools: {exceptNames: [x]}, action: Allow}",
             Outcome::Hide,

@@ -150,7 +150,8 @@ fn status_of(
 ) -> McpServerStatus {
     let server = keep(server.clone());
     let report = report.map(|report| keep(report.clone()));
-    let policy = policy_with(json!([{ "name": "deletions", "tools": {}, "action": "Hide" }]));
+    let policy =
+        policy_with(json!([{ "name": "deletions", "tools": {"names": ["*"]}, "action": "Hide" }]));
     let mut ledger = Ledger::default();
     report.iter().for_each(|report| ledger.observe(report));
     let mut inputs = server::Inputs {

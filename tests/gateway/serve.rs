@@ -1,5 +1,7 @@
 //! `portcullis serve` as a person runs it: the real program, a stdio server as its child, the commands beside it.
 
+mod files;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -247,7 +249,7 @@ fn a_policy_change_is_in_force_without_a_restart_and_a_bad_one_keeps_the_last() 
         "apiVersion: portcullis.dev/v1alpha1\nkind: McpPolicy\nmetadata: { name: rules\n",
     );
     serve.says("policy.yaml:");
-    serve.says("stays as it was");
+    serve.says("keeps its previous form");
     assert!(
         is_error(&serve.echo(&session, "hello")),
         "a broken file must not loosen anything"

@@ -4,13 +4,18 @@
 mod cases;
 mod rules;
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use portcullis::api;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 /// The schemas by kind.
 fn schemas() -> Vec<(String, Value)> {
-    api::crds()
+    schemas_of(api::crds())
+}
+
+fn schemas_of(definitions: [CustomResourceDefinition; 3]) -> Vec<(String, Value)> {
+    definitions
         .into_iter()
         .map(|crd| {
             let schema = crd.spec.versions[0]
@@ -26,6 +31,47 @@ fn schemas() -> Vec<(String, Value)> {
 
 fn schema(kind: &str) -> Value {
     schemas().into_iter().find(|(k, _)| k == kind).unwrap().1
+}
+
+/// The end of the sentence with which an API server refuses a null.
+const NULL: &str = " is null: write a value or remove the field";
+
+#[test]
+fn a_null_is_kept_and_refused_wherever_a_person_may_leave_a_field_out() {
+    let mut fields = 0;
+    for_every_node(|path, node, _| {
+        let core = [
+            ".affinity",
+            ".env[]",
+            ".envFrom",
+            ".imagePullSecrets",
+            ".tolerations",
+            ".volume",
+            ".resources",
+        ];
+        let in_core = core.iter().any(|core| path.contains(core)) && !path.starts_with("McpPolicy");
+        if in_core || path.starts_with("McpApproval") || !path.contains(".spec") {
+            return;
+        }
+        let required: Vec<&str> = node["required"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        for (name, property) in node["properties"].as_object().into_iter().flatten() {
+            let optional = !required.contains(&name.as_str());
+            assert_eq!(property["nullable"] == true, optional, "{path}.{name}");
+            let rule = node["x-kubernetes-validations"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|rule| rule["message"] == format!("{name}{NULL}"));
+            assert_eq!(rule.is_some(), optional, "{path}.{name}");
+            fields += usize::from(optional);
+        }
+    });
+    assert!(fields > 60, "{fields}");
 }
 
 /// Calls `visit` for every schema node with its path and the nodes above it.

@@ -54,10 +54,11 @@ pub struct Rule {
     pub unknown: Unknown,
 }
 
-/// Tools by name and class; all that is given must hold, and nothing given selects all.
+/// Tools by name and class; all that is given must hold. Every tool is `names: ["*"]`.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+#[x_kube(validation = Rule::new("has(self.names) || has(self.exceptNames) || has(self.risks) || has(self.minSeverity)").message("tools says nothing about tools: to select every tool write names: [\"*\"]"))]
 pub struct ToolSelector {
     /// Globs over tool names; `*` matches any characters and nothing else is special.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -6,7 +6,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::manifest;
+use crate::manifest::survey;
 
 /// Between two looks; a change is taken at the second.
 pub const EVERY: Duration = Duration::from_millis(200);
@@ -41,12 +41,18 @@ impl Watched {
 fn fingerprint(paths: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for path in paths {
-        // What is not a manifest, such as an audit log beside them, changes nothing.
-        let files = manifest::files(path).unwrap_or_else(|_| vec![path.clone()]);
+        let (files, strays) = match survey::files(path) {
+            Ok(found) => (found.files, found.strays),
+            Err(_) => (vec![path.clone()], Vec::new()),
+        };
         for file in files {
             file.hash(&mut hasher);
-            // What cannot be read is told when it is loaded.
-            manifest::text(&file).ok().hash(&mut hasher);
+            // What cannot be read is reported when it is loaded.
+            survey::contents(&file).ok().hash(&mut hasher);
+        }
+        // What is not a manifest, such as an audit log beside them, changes nothing by what it holds.
+        for stray in strays {
+            stray.path.hash(&mut hasher);
         }
     }
     hasher.finish()
@@ -72,7 +78,10 @@ mod tests {
         assert_eq!(looks(&mut watched), taken);
         std::fs::write(folder.path().join("b.yaml"), "").unwrap();
         assert_eq!(looks(&mut watched), taken);
-        std::fs::write(folder.path().join("audit.log"), "not a manifest").unwrap();
+        let log = folder.path().join("audit.log");
+        std::fs::write(&log, "not a manifest").unwrap();
+        assert_eq!(looks(&mut watched), taken);
+        std::fs::write(&log, "and written to all the time").unwrap();
         assert_eq!(looks(&mut watched), (false, false, false));
         std::fs::remove_file(&file).unwrap();
         assert_eq!(looks(&mut watched), taken);

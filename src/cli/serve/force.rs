@@ -16,6 +16,7 @@ use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::gateway::Gateway;
 use crate::gateway::snapshot::{Environment, tls};
+use crate::manifest::survey;
 use crate::policy::bundle::{Blocked, Bundle};
 use crate::policy::diagnostic::Level;
 use crate::status::server::Refusal;
@@ -23,21 +24,20 @@ use crate::status::server::Refusal;
 impl Serving {
     /// Reads the files again and puts what is right of them into force.
     pub(super) async fn reload(self: &Arc<Self>) {
-        let (paths_given, namespace) = (
-            self.args.filename.clone(),
-            self.args.operator_namespace.clone(),
-        );
-        let loaded =
-            tokio::task::spawn_blocking(move || World::load(&paths_given, &namespace)).await;
-        let world = match loaded {
-            Ok(Ok(world)) => world,
-            Ok(Err(findings)) => return self.refuse(findings),
+        let paths = self.args.filename.clone();
+        let survey = match tokio::task::spawn_blocking(move || survey::paths(&paths)).await {
+            Ok(survey) => survey,
             Err(error) => return tracing::error!(%error, "the files could not be read again"),
         };
-        if let Err(failure) = paths(&world) {
-            return tracing::error!("{}; what was in force stays", failure.message);
-        }
-        let findings = self.put(world).await;
+        let (world, mut findings) = {
+            let state = self.lock();
+            let (world, findings) = World::reload(survey, &state.world);
+            for removed in world.removed_since(&state.world) {
+                tracing::warn!("{removed} is no longer in the files and no longer in force");
+            }
+            (world, findings)
+        };
+        findings.extend(self.put(world).await);
         if findings.iter().any(|finding| finding.level == Level::Error) {
             self.refuse(findings);
         } else {
@@ -54,7 +54,9 @@ impl Serving {
         for finding in &findings {
             eprintln!("{finding}");
         }
-        tracing::error!("the files have errors; what they concern stays as it was");
+        tracing::error!(
+            "the files have errors: what is wrong keeps its previous form, everything else is in force"
+        );
         self.lock().findings = findings;
     }
 
@@ -132,6 +134,13 @@ impl Serving {
         blocked: &[(McpPolicy, String)],
     ) -> Result<(), String> {
         let name = name_of(&server.metadata);
+        if let Some((namespace, _)) = state
+            .served
+            .keys()
+            .find(|other| other.1 == name.1 && other.0 != name.0)
+        {
+            return Err(at_one_path(namespace, &name));
+        }
         if tls::wanted(&server.spec) {
             return Err(
                 "spec.gateway.tls: `serve` speaks plain HTTP to clients on this machine and will not pass it off as HTTPS; remove it from the files given here, or put a program that speaks TLS in front"
@@ -240,12 +249,16 @@ pub(super) fn paths(world: &World) -> Result<(), Failure> {
     for server in &world.servers {
         let (namespace, name) = name_of(&server.object.metadata);
         if let Some(other) = seen.insert(name.clone(), namespace.clone()) {
-            return Err(Failure::new(format!(
-                "the McpServers {other}/{name} and {namespace}/{name} would both be at /{name}/mcp; serve them apart, or rename one"
-            )));
+            return Err(Failure::new(at_one_path(&other, &(namespace, name))));
         }
     }
     Ok(())
+}
+
+fn at_one_path(other: &str, (namespace, name): &Name) -> String {
+    format!(
+        "the McpServers {other}/{name} and {namespace}/{name} would both be at /{name}/mcp; serve them apart, or rename one"
+    )
 }
 
 fn policies(count: usize) -> String {

@@ -3,7 +3,9 @@
 use super::Owner;
 use super::limits::{approval, limits};
 use super::scribe::Scribe;
-use crate::api::policy::{Action, McpPolicySpec, Mode, PromptRule, ResourceRule, Rule as Written};
+use crate::api::policy::{
+    Action, McpPolicySpec, Mode, PromptRule, ResourceRule, Rule as Written, ToolSelector,
+};
 use crate::policy::check::{Condition, Cost, Patterns, Spent};
 use crate::policy::decision::Counter;
 use crate::policy::diagnostic::{Diagnostic, Level};
@@ -228,7 +230,15 @@ fn tool_rule(
         risks: rule.tools.risks.clone(),
         min_severity: rule.tools.min_severity,
     };
-    if rule.tools.names.is_empty() && selector.risks.is_empty() && selector.min_severity.is_none() {
+    if rule.tools == ToolSelector::default() {
+        scribe.error(
+            "tools",
+            "this says nothing about tools; to select every tool write names: [\"*\"]",
+        );
+    } else if rule.tools.names.is_empty()
+        && selector.risks.is_empty()
+        && selector.min_severity.is_none()
+    {
         scribe.warn(
             "tools",
             "this selects every tool; write names: [\"*\"] if that is meant",

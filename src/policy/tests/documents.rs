@@ -63,7 +63,7 @@ fn warnings_do_not_keep_a_policy_out() {
             "p",
             "
 rules:
-- {name: a, tools: {}, action: Allow, limits: [{counter: s, max: 1, window: 1m, scope: Session}]}
+- {name: a, tools: {exceptNames: [x]}, action: Allow, limits: [{counter: s, max: 1, window: 1m, scope: Session}]}
 - {name: b, tools: {names: [get_run], exceptNames: ['get_*']}, action: Allow}
 - {name: c, tools: {names: [get_run]}, callers: ['key:a'], exceptCallers: ['key:*'], action: Allow}
 ",
@@ -82,6 +82,21 @@ rules:
             ("a", "spec.rules[0].limits"),
             ("b", "spec.rules[1].tools.exceptNames"),
             ("c", "spec.rules[2].exceptCallers"),
+        ]
+    );
+}
+
+#[test]
+fn a_rule_that_says_nothing_about_tools_selects_none() {
+    let errors = compile(&bundle(
+        "",
+        &[("p", "rules: [{name: all, tools: {}, action: Allow}]")],
+    ))
+    .unwrap_err();
+    assert_eq!(
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "policy ml/p, rule all, spec.rules[0].tools: this says nothing about tools; to select every tool write names: [\"*\"]"
         ]
     );
 }

@@ -7,7 +7,7 @@ fn policy_status(
     change: impl FnOnce(&mut policy::Inputs<'static>),
 ) -> crate::api::policy::McpPolicyStatus {
     let policy = keep(policy_with(
-        json!([{ "name": "deletions", "tools": {}, "action": "Hide" }]),
+        json!([{ "name": "deletions", "tools": {"names": ["*"]}, "action": "Hide" }]),
     ));
     let server = server_with(json!({}));
     let mut ledger = Ledger::default();

@@ -84,7 +84,8 @@ fn times_to_come_and_counts_that_cannot_be_are_not_taken() {
 /// Nor does what a gateway says of policies that it was not given hurt them.
 #[test]
 fn only_policies_and_rules_of_the_bundle_are_counted_apart() {
-    let policy = policy_with(json!([{ "name": "deletions", "tools": {}, "action": "Hide" }]));
+    let policy =
+        policy_with(json!([{ "name": "deletions", "tools": {"names": ["*"]}, "action": "Hide" }]));
     let bundle = bundle_of(&server_with(json!({})), &[&policy]);
     let kept = accounting::Kept::of(&bundle);
     let of = |namespace: &str, name: &str, uid: &str, rule: &str, count| ReportedCount {
@@ -177,7 +178,8 @@ fn a_ledger_fits_into_its_object_whatever_is_reported() {
 #[test]
 fn the_status_of_a_server_whose_gateway_lies_stays_small() {
     let server = server_with(json!({}));
-    let policy = policy_with(json!([{ "name": "deletions", "tools": {}, "action": "Hide" }]));
+    let policy =
+        policy_with(json!([{ "name": "deletions", "tools": {"names": ["*"]}, "action": "Hide" }]));
     let bundle = bundle_of(&server, &[&policy]);
     let mut said = report();
     said.violations = (0..2_048)

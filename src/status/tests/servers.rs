@@ -218,8 +218,10 @@ fn what_a_server_is_told_to_do_shows_in_its_conditions() {
         "Enforced=False AuditMode"
     );
 
-    let limits = policy_with(json!([{ "name": "w", "tools": {}, "action": "Allow",
-        "limits": [{ "counter": "c", "max": 1, "window": "1m" }] }]));
+    let limits = policy_with(
+        json!([{ "name": "w", "tools": {"names": ["*"]}, "action": "Allow",
+        "limits": [{ "counter": "c", "max": 1, "window": "1m" }] }]),
+    );
     for (counters, expected) in [
         (json!(null), "LimitsDurable=False LocalCounters"),
         (

@@ -6,6 +6,7 @@ mod bounds;
 mod cases;
 mod columns;
 mod install;
+mod nulls;
 mod objects;
 mod rules;
 mod unknown;

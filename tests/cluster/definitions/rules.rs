@@ -275,8 +275,8 @@ async fn the_server_fills_in_the_defaults_of_the_design_and_nothing_else() {
     let bare = stored(&client, &namespace, "b", "McpServer", &bare).await;
     assert_eq!(bare["gateway"], json!({"port": 8080}));
     let rules = json!([
-        {"name": "r", "action": "Allow", "tools": {}, "limits": [{"counter": "c", "max": 1, "window": "1m"}]},
-        {"name": "s", "action": "RequireApproval", "tools": {}, "approval": {}},
+        {"name": "r", "action": "Allow", "tools": {"names": ["*"]}, "limits": [{"counter": "c", "max": 1, "window": "1m"}]},
+        {"name": "s", "action": "RequireApproval", "tools": {"names": ["*"]}, "approval": {}},
     ]);
     let policy = json!({"targetSelector": {}, "rules": rules});
     assert_eq!(
@@ -284,9 +284,9 @@ async fn the_server_fills_in_the_defaults_of_the_design_and_nothing_else() {
         json!({
             "targetSelector": {}, "mode": "Enforce",
             "rules": [
-                {"name": "r", "action": "Allow", "tools": {}, "limits": [
+                {"name": "r", "action": "Allow", "tools": {"names": ["*"]}, "limits": [
                     {"counter": "c", "max": 1, "window": "1m", "scope": "Grant"}]},
-                {"name": "s", "action": "RequireApproval", "tools": {},
+                {"name": "s", "action": "RequireApproval", "tools": {"names": ["*"]},
                     "approval": {"expiresAfter": "30m", "waitUpTo": "15s"}},
             ],
         })

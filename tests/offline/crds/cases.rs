@@ -42,7 +42,7 @@ fn policy(extra: Value) -> Value {
 }
 
 fn rule(extra: Value) -> Value {
-    let mut rule = json!({ "name": "r", "tools": {}, "action": "Allow" });
+    let mut rule = json!({ "name": "r", "tools": {"names": ["*"]}, "action": "Allow" });
     merge(&mut rule, extra);
     policy(json!({ "rules": [rule] }))
 }
@@ -249,6 +249,12 @@ pub fn cases() -> Vec<Case> {
             "McpServer",
             gateway(json!({ "pod": { "labels": { "portcullis.dev/server": "x" } } })),
             gateway(json!({ "pod": { "labels": { "team": "x" } } })),
+        ),
+        now(
+            "tools says nothing about tools: to select every tool write names: [\"*\"]",
+            "McpPolicy",
+            policy(json!({ "rules": [{ "name": "r", "tools": {}, "action": "Allow" }] })),
+            rule(json!({})),
         ),
         now(
             "either targetRefs or targetSelector",

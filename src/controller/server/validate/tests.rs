@@ -73,12 +73,14 @@ fn reads() -> Value {
 }
 
 fn broken() -> Value {
-    policy(json!([{ "name": "reads", "tools": {}, "when": "args.", "action": "Allow" }]))
+    policy(
+        json!([{ "name": "reads", "tools": {"names": ["*"]}, "when": "args.", "action": "Allow" }]),
+    )
 }
 
 fn limited(window: &str) -> Value {
     policy(
-        json!([{ "name": "w", "tools": {}, "action": "Allow", "limits": [{ "counter": "c", "max": 3, "window": window }] }]),
+        json!([{ "name": "w", "tools": {"names": ["*"]}, "action": "Allow", "limits": [{ "counter": "c", "max": 3, "window": window }] }]),
     )
 }
 
@@ -152,7 +154,8 @@ fn a_policy_that_was_never_right_blocks_everything_unless_it_only_audits() {
         (plan.bundle.blocked.len(), plan.bundle.policies.len()),
         (0, 0)
     );
-    let undecodable = policy(json!([{ "name": "x", "tools": {}, "action": "Permit" }]));
+    let undecodable =
+        policy(json!([{ "name": "x", "tools": {"names": ["*"]}, "action": "Permit" }]));
     let plan = validate(&refs(http(), &[("a", 1, undecodable)]), None, &key()).unwrap();
     assert_eq!(plan.bundle.blocked.len(), 1);
 }
@@ -331,7 +334,7 @@ fn a_guardrail_that_cannot_be_carried_out_on_a_server_keeps_no_other_one_from_it
     let stored = validate(&refs(two.clone(), &own), None, &key())
         .unwrap()
         .bundle;
-    let limit = json!([{ "name": "w", "tools": {}, "action": "Allow", "limits": [{ "counter": "c", "max": 3, "window": "1m" }] }]);
+    let limit = json!([{ "name": "w", "tools": {"names": ["*"]}, "action": "Allow", "limits": [{ "counter": "c", "max": 3, "window": "1m" }] }]);
     let later = guarded(guarded_by(refs(two, &own), "early", &limit));
     let refusal = validate(&later, Some(&stored), &key()).err().unwrap();
     assert_eq!(refusal.reason, Reason::SharedCountersNeeded);

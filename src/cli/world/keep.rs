@@ -1,0 +1,99 @@
+//! What was read from files before and can no longer be read from them.
+//!
+//! In: what there was, and what of the files cannot be read now. Out: those objects as they were, and a finding on each. Must
+//! not do: keep what was removed. A rule must not go because the apiVersion above it was misspelt.
+
+use super::{Finding, Name, World, finding, name_of};
+use crate::manifest::{Located, Lost, Position};
+use crate::policy::diagnostic::Level;
+use kube::Resource;
+
+impl World {
+    /// Adds what `before` had and these files may still have, in a form that cannot be read.
+    pub(super) fn keep_lost(&mut self, before: &World, lost: &[Lost]) -> Vec<Finding> {
+        let mut findings = keep(&mut self.servers, &before.servers, "McpServer", lost);
+        findings.extend(keep(
+            &mut self.policies,
+            &before.policies,
+            "McpPolicy",
+            lost,
+        ));
+        for (name, file) in &before.secret_files {
+            if self.secrets.contains_key(name) {
+                continue;
+            }
+            let (Some(why), Some(data)) = (why(lost, file, name), before.secrets.get(name)) else {
+                continue;
+            };
+            self.secrets.insert(name.clone(), data.clone());
+            self.secret_files.insert(name.clone(), file.clone());
+            let Position { line, column } = Position::default();
+            findings.push(Finding {
+                level: Level::Error,
+                file: file.clone(),
+                line,
+                column,
+                object: format!("Secret {}/{}", name.0, name.1),
+                rule: None,
+                path: String::new(),
+                expression: None,
+                message: kept(why),
+            });
+        }
+        findings
+    }
+
+    /// Kind and name of what `before` had and this has not.
+    pub fn removed_since(&self, before: &World) -> Vec<String> {
+        let gone = |kind: &str, now: Vec<Name>, then: Vec<Name>| -> Vec<String> {
+            let gone = then.into_iter().filter(|name| !now.contains(name));
+            gone.map(|(namespace, name)| format!("{kind} {namespace}/{name}"))
+                .collect()
+        };
+        let secrets = |world: &World| world.secrets.keys().cloned().collect();
+        [
+            gone("McpServer", names(&self.servers), names(&before.servers)),
+            gone("McpPolicy", names(&self.policies), names(&before.policies)),
+            gone("Secret", secrets(self), secrets(before)),
+        ]
+        .concat()
+    }
+}
+
+fn names<T: Resource>(objects: &[Located<T>]) -> Vec<Name> {
+    let name = |located: &Located<T>| name_of(located.object.meta());
+    objects.iter().map(name).collect()
+}
+
+fn keep<T: Resource + Clone>(
+    now: &mut Vec<Located<T>>,
+    before: &[Located<T>],
+    kind: &str,
+    lost: &[Lost],
+) -> Vec<Finding> {
+    let there = names(now);
+    let mut findings = Vec::new();
+    for object in before {
+        let name = name_of(object.object.meta());
+        if there.contains(&name) {
+            continue;
+        }
+        if let Some(why) = why(lost, &object.file, &name) {
+            findings.push(finding(object, kind, object.object.meta(), "", kept(why)));
+            now.push(object.clone());
+        }
+    }
+    findings
+}
+
+fn why<'l>(lost: &'l [Lost], file: &str, name: &Name) -> Option<&'l str> {
+    lost.iter()
+        .find(|lost| lost.may_be(file, &name.0, &name.1))
+        .map(|lost| lost.why.as_str())
+}
+
+fn kept(why: &str) -> String {
+    format!(
+        "its previous form stays in force: {why}; correct that, or remove it to take the object out of force"
+    )
+}
