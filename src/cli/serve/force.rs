@@ -37,6 +37,13 @@ impl Serving {
         if let Err(failure) = paths(&world) {
             return tracing::error!("{}; what was in force stays", failure.message);
         }
+        for warning in world
+            .findings()
+            .iter()
+            .filter(|finding| finding.level == Level::Warning)
+        {
+            eprintln!("{warning}");
+        }
         let findings = self.put(world).await;
         if findings.iter().any(|finding| finding.level == Level::Error) {
             self.refuse(findings);
