@@ -4,10 +4,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use portcullis::json;
-use portcullis::policy::check::{Args, Condition, Cost, Env, EvalError};
+use portcullis::policy::check::{Args, Condition, Cost, Env, EvalError, Fill, Fuel};
 use portcullis_fuzz::{callers, now};
 
-fn with<'a>(caller: &'a portcullis::policy::Caller, args: Args<'a>) -> Env<'a> {
+fn with<'a>(caller: &'a portcullis::policy::Caller, args: Args<'a>, fuel: &'a Fuel) -> Env<'a> {
     Env {
         args,
         tool: "set_model_alias",
@@ -16,6 +16,7 @@ fn with<'a>(caller: &'a portcullis::policy::Caller, args: Args<'a>) -> Env<'a> {
         caller,
         session: "s",
         now: now(),
+        fuel,
     }
 }
 
@@ -34,22 +35,23 @@ fuzz_target!(|text: &str| {
         .rsplit_once('\n')
         .unwrap_or((text, "{}"));
     let arguments = json::parse(arguments.as_bytes()).unwrap_or(json::Value::Object(Vec::new()));
-    let defaults = [("limit".to_owned(), serde_json::json!(10))];
+    let limit = serde_json::json!(10);
+    let fills: Vec<_> = arguments
+        .get("limit")
+        .is_none()
+        .then(|| Fill::absent(&arguments, "limit", &limit))
+        .into_iter()
+        .collect();
     let [caller, ..] = callers();
-    let env = with(
-        &caller,
-        Args {
-            members: arguments.as_object().unwrap_or_default(),
-            defaults: &defaults,
-        },
-    );
-    let bare = with(&caller, Args::default());
+    let args = Args::new(&arguments, &fills);
+    let units = |cost: &Cost, args| cost.units(&with(&caller, args, &Fuel::full()));
+    let holds = |condition: &Condition, args| condition.holds(&with(&caller, args, &Fuel::full()));
 
     if let Ok(cost) = Cost::compile(source) {
-        let units = cost.units(&env);
-        assert_eq!(units, cost.units(&env));
+        let found = units(&cost, args);
+        assert_eq!(found, units(&cost, args));
         if !cost.reads_args() {
-            assert_eq!(units, cost.units(&bare));
+            assert_eq!(found, units(&cost, Args::default()));
         }
     }
     let condition = match Condition::compile(source) {
@@ -61,19 +63,19 @@ fuzz_target!(|text: &str| {
             return;
         }
     };
-    let held = condition.holds(&env);
-    assert_eq!(held, condition.holds(&env));
+    let held = holds(&condition, args);
+    assert_eq!(held, holds(&condition, args));
     if !condition.reads_args() {
-        assert_eq!(held, condition.holds(&bare));
+        assert_eq!(held, holds(&condition, Args::default()));
     }
     let Some(held) = settled(held) else { return };
     // Deeper or longer than allowed with the wrapping, or not: then nothing can be compared.
     if let Ok(same) = Condition::compile(&format!("(\n{source}\n)")) {
         assert_eq!(same.reads_args(), condition.reads_args());
-        assert!(settled(same.holds(&env)).is_none_or(|found| found == held));
+        assert!(settled(holds(&same, args)).is_none_or(|found| found == held));
     }
     if let Ok(turned) = Condition::compile(&format!("!(\n{source}\n)")) {
         assert_eq!(turned.reads_args(), condition.reads_args());
-        assert!(settled(turned.holds(&env)).is_none_or(|found| found == held.map(|value| !value)));
+        assert!(settled(holds(&turned, args)).is_none_or(|found| found == held.map(|value| !value)));
     }
 });

@@ -15,6 +15,7 @@ use super::{Risk, SecretKeyRef, Severity, Switch, Unknown, UnknownField, unknown
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The MCP server to protect and the gateway in front of it.
 // Columns share words such as their type, which the lint takes for attributes given twice.
@@ -120,6 +121,9 @@ impl McpServerSpec {
         let mut found = Collector::default();
         for (i, tool) in self.tools.iter().enumerate() {
             found.add(&format!("spec.tools[{i}]"), &tool.unknown);
+            for (name, form) in &tool.arguments {
+                found.add(&format!("spec.tools[{i}].arguments.{name}"), &form.unknown);
+            }
         }
         found.0
     }
@@ -176,6 +180,25 @@ pub struct ToolOverride {
         inner(length(min = 1, max = 512), regex(pattern = "^(/([^~/]|~0|~1)*)+$"))
     )]
     pub redact: Vec<String>,
+    /// Canonical forms of its arguments, by name, instead of the catalogue's. Where a rule reads the argument, another spelling
+    /// is refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub arguments: BTreeMap<String, ArgumentForm>,
+    /// Keys that this version does not know.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub unknown: Unknown,
+}
+
+/// The one form in which an argument is written.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+pub struct ArgumentForm {
+    /// A regular expression (RE2) that the whole value matches, for example `0|[1-9][0-9]*`; in a list, each element.
+    #[schemars(length(min = 1, max = 1024))]
+    pub pattern: String,
     /// Keys that this version does not know.
     #[serde(flatten)]
     #[schemars(skip)]

@@ -7,6 +7,9 @@
 //! McpServer come on top; the policy engine applies them.
 
 mod data;
+mod form;
+
+pub use form::Form;
 
 use crate::api::{
     DurationString, Risk, Severity,

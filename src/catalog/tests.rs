@@ -216,3 +216,17 @@ fn a_recommended_rule_names_its_tool_and_its_limit() {
         })
     );
 }
+
+#[test]
+fn every_argument_has_a_form_or_is_known_to_need_none() {
+    for entry in all() {
+        for argument in entry.properties {
+            assert_ne!(
+                entry.form(argument).is_some(),
+                form::FREE.contains(argument),
+                "{}.{argument}",
+                entry.name
+            );
+        }
+    }
+}

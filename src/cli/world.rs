@@ -13,6 +13,7 @@ use crate::manifest::{self, Located, Object, Position, Survey};
 use crate::policy::bundle::{Blocked, Bundle};
 use crate::policy::compile::{diagnose_policy, diagnose_server, unsupported};
 use crate::policy::diagnostic::{Diagnostic, Level};
+use crate::policy::lint::lint;
 use crate::policy::target;
 
 mod accepted;
@@ -192,6 +193,35 @@ impl World {
         }
         for policy in &self.policies {
             findings.extend(self.policy_findings(policy));
+        }
+        findings.extend(self.lint());
+        findings
+    }
+
+    /// Rules of the files that are valid and do not what their author means, with each server that they are for.
+    fn lint(&self) -> Vec<Finding> {
+        let mut findings: Vec<Finding> = Vec::new();
+        for server in self.every_server() {
+            let all = self
+                .policies
+                .iter()
+                .map(|policy| &policy.object)
+                .chain(&self.around.policies);
+            let Ok(bundle) = self.bundle(server, all, Vec::new(), 1) else {
+                continue;
+            };
+            for diagnostic in lint(&bundle) {
+                let of = |policy: &&Located<McpPolicy>| {
+                    Some(shown(&policy.object.metadata)) == diagnostic.policy
+                };
+                let Some(policy) = self.policies.iter().find(of) else {
+                    continue;
+                };
+                let finding = of_policy(policy, diagnostic.clone());
+                if !findings.contains(&finding) {
+                    findings.push(finding);
+                }
+            }
         }
         findings
     }

@@ -5,6 +5,7 @@
 //! `in` between different kinds are errors, unknown names are refused before acceptance, work and memory are bounded. Must
 //! not do: decide what an error means for a rule.
 
+mod dialect;
 mod eval;
 mod fuel;
 mod functions;
@@ -13,22 +14,24 @@ mod lex;
 mod lower;
 mod parse;
 mod pattern;
+mod reads;
 #[cfg(test)]
 mod tests;
 mod time;
 mod tree;
 mod value;
 
+pub use dialect::{Dialect, from_go};
 pub use eval::Env;
-pub use fuel::EvalError;
-pub use pattern::{Bounds, POLICY, Patterns, SERVER, Spent};
-pub use value::Args;
+pub use fuel::{EvalError, Fuel};
+pub use pattern::{Bounds, POLICY, Pattern, Patterns, SERVER, Spent};
+pub use reads::Reads;
+pub(in crate::policy) use value::int_double;
+pub use value::{Args, Fill};
 
 use super::diagnostic::Position;
 use eval::Run;
-use fuel::Fuel;
 use ir::{Expr, Kind};
-use pattern::Pattern;
 use value::Val;
 
 /// Bytes that an expression may have.
@@ -68,7 +71,7 @@ impl Fault {
 #[derive(Clone, Debug)]
 pub struct Condition {
     expr: Expr,
-    reads_args: bool,
+    reads: Reads,
 }
 
 impl Condition {
@@ -80,13 +83,18 @@ impl Condition {
     /// Compiles a `when` of a policy with those patterns so far.
     pub fn compile_with(source: &str, patterns: &mut Patterns) -> Result<Self, Fault> {
         let boolean = |kind| kind == Kind::Bool;
-        let (expr, reads_args) = compile(source, boolean, "true or false", patterns)?;
-        Ok(Self { expr, reads_args })
+        let (expr, reads) = compile(source, boolean, "true or false", patterns)?;
+        Ok(Self { expr, reads })
     }
 
     /// Whether the answer can depend on the call's arguments.
     pub fn reads_args(&self) -> bool {
-        self.reads_args
+        self.reads.some()
+    }
+
+    /// The arguments that it reads.
+    pub fn reads(&self) -> &Reads {
+        &self.reads
     }
 
     /// Whether the condition holds.
@@ -105,7 +113,7 @@ impl Condition {
 #[derive(Clone, Debug)]
 pub struct Cost {
     expr: Expr,
-    reads_args: bool,
+    reads: Reads,
 }
 
 impl Cost {
@@ -117,13 +125,18 @@ impl Cost {
     /// Compiles a `cost` of a policy with those patterns so far.
     pub fn compile_with(source: &str, patterns: &mut Patterns) -> Result<Self, Fault> {
         let integer = |kind| matches!(kind, Kind::Int | Kind::Uint);
-        let (expr, reads_args) = compile(source, integer, "an integer", patterns)?;
-        Ok(Self { expr, reads_args })
+        let (expr, reads) = compile(source, integer, "an integer", patterns)?;
+        Ok(Self { expr, reads })
     }
 
     /// Whether the units can depend on the call's arguments.
     pub fn reads_args(&self) -> bool {
-        self.reads_args
+        self.reads.some()
+    }
+
+    /// The arguments that it reads.
+    pub fn reads(&self) -> &Reads {
+        &self.reads
     }
 
     /// The units of the call.
@@ -146,7 +159,7 @@ fn compile(
     fits: fn(Kind) -> bool,
     wanted: &str,
     patterns: &mut Patterns,
-) -> Result<(Expr, bool), Fault> {
+) -> Result<(Expr, Reads), Fault> {
     let tree = parse::parse(source)?;
     let mut lowering = lower::Lowering::new(patterns);
     let (expr, kind) = lowering.lower(&tree)?;
@@ -158,15 +171,13 @@ fn compile(
                 kind.name()
             ),
         )),
-        _ => Ok((expr, lowering.reads_args)),
+        _ => {
+            let reads = Reads::of(&expr);
+            Ok((expr, reads))
+        }
     }
 }
 
 fn run<'a>(expr: &'a Expr, env: &'a Env<'a>) -> Result<Val<'a>, EvalError> {
-    Run {
-        env,
-        fuel: Fuel::full(),
-        local: None,
-    }
-    .eval(expr)
+    Run { env, local: None }.eval(expr)
 }

@@ -22,7 +22,7 @@ use std::{collections::BTreeSet, sync::Arc};
 /// Compiles a bundle.
 pub fn compile(bundle: &Bundle) -> Result<Program, Vec<Diagnostic>> {
     let mut findings = Vec::new();
-    server::check(&bundle.server.spec, &mut findings);
+    let forms = server::check(&bundle.server.spec, &mut findings);
     let uid: Arc<str> = bundle.server.uid.as_str().into();
     let audit = bundle.server.spec.enforcement() == Enforcement::Audit;
     let mut seen = BTreeSet::new();
@@ -79,6 +79,7 @@ pub fn compile(bundle: &Bundle) -> Result<Program, Vec<Diagnostic>> {
             .iter()
             .map(|tool| (tool.name.clone(), tool.clone()))
             .collect(),
+        forms,
         closed,
         rules: all.rules,
         prompts: all.prompts,

@@ -9,7 +9,7 @@ mod names;
 mod side;
 mod visible;
 
-use super::check::{Args, Env, EvalError};
+use super::check::{Args, Env, EvalError, Fuel};
 use super::decision::{Call, Caller, Decision, Denial, Outcome, RuleId, Shadow};
 use super::inventory::{Bound, Tool, shows};
 use super::program::{Closed, Rule};
@@ -129,7 +129,15 @@ impl Bound {
             both: Side::default(),
             matched: Bits::default(),
         };
-        let without = env(tool, call.caller, call.session, now, Args::default());
+        // What Audit policies take must not be missing to the others.
+        let (fuel, audit_fuel) = (Fuel::full(), Fuel::full());
+        let without = env(
+            tool,
+            (call.caller, call.session),
+            now,
+            Args::default(),
+            &fuel,
+        );
         // The smallest rule that reads arguments, of Enforce policies and of any.
         let (mut reader, mut any_reader) = (None, None);
         for (at, rule) in self.applicable(tool, call.caller) {
@@ -140,10 +148,10 @@ impl Bound {
                 }
                 true
             } else {
-                let verdict = verdict(rule, &without);
+                let verdict = verdict(rule, &funded(&without, rule, &audit_fuel));
                 let holds = matches!(verdict, Verdict::Matches);
                 judgement.record(at, rule, verdict);
-                holds && rule.reads_args
+                holds && rule.reads.some()
             };
             if reads {
                 any_reader = any_reader.or(Some(rule));
@@ -152,10 +160,10 @@ impl Bound {
         }
         // A tool that the caller cannot see is answered before its arguments are looked at.
         if judgement.enforced.hides(&program.default) {
-            return self.finish(call, tool, judgement, &without);
+            return self.finish(call, tool, judgement, &without, &audit_fuel);
         }
         let Some(any_reader) = any_reader else {
-            return self.finish(call, tool, judgement, &without);
+            return self.finish(call, tool, judgement, &without, &audit_fuel);
         };
         let raw = if call.arguments.is_empty() {
             b"{}"
@@ -163,18 +171,41 @@ impl Bound {
             call.arguments
         };
         let parsed = json::parse(raw);
-        let misfit: Arc<str> = match parsed.as_ref().map(|value| tool.admit(value)) {
-            Ok(Ok(args)) => {
-                let with = Env { args, ..without };
-                for (at, rule) in self
-                    .applicable(tool, call.caller)
-                    .filter(|(_, rule)| rule.when_reads_args())
-                {
-                    judgement.record(at, rule, verdict(rule, &with));
+        let paid = if reader.is_some() { &fuel } else { &audit_fuel };
+        let misfit: Arc<str> = match &parsed {
+            Ok(value) => match tool
+                .admit(value, paid)
+                .and_then(|fills| Ok((fills, tool.off_form(value, paid)?)))
+            {
+                Ok((fills, off)) => {
+                    let with = Env {
+                        args: Args::new(value, &fills),
+                        ..without
+                    };
+                    for (at, rule) in self.applicable(tool, call.caller) {
+                        let asks = rule.when_reads_args();
+                        let misread = off.iter().find(|form| rule.reads.reads(&form.name));
+                        match misread.filter(|_| asks || judgement.matched.get(at)) {
+                            Some(form) => judgement.push(
+                                rule.audit,
+                                Outcome::BadArguments,
+                                &rule.id,
+                                Some(&form.misfit().0.into()),
+                            ),
+                            None if asks => {
+                                judgement.record(
+                                    at,
+                                    rule,
+                                    verdict(rule, &funded(&with, rule, &audit_fuel)),
+                                );
+                            }
+                            None => {}
+                        }
+                    }
+                    return self.finish(call, tool, judgement, &with, &audit_fuel);
                 }
-                return self.finish(call, tool, judgement, &with);
-            }
-            Ok(Err(misfit)) => misfit.0.into(),
+                Err(misfit) => misfit.0.into(),
+            },
             Err(error) => format!("the arguments are not strict JSON: {error}").into(),
         };
         judgement
@@ -185,7 +216,7 @@ impl Bound {
                 .enforced
                 .record(Outcome::BadArguments, &reader.id, Some(&misfit));
         }
-        self.finish(call, tool, judgement, &without)
+        self.finish(call, tool, judgement, &without, &audit_fuel)
     }
 
     fn finish<'p>(
@@ -194,6 +225,7 @@ impl Bound {
         tool: &Tool,
         judgement: Judgement<'p>,
         env: &Env<'_>,
+        audit_fuel: &Fuel,
     ) -> Decision {
         let program = &*self.program;
         let Judgement {
@@ -227,6 +259,10 @@ impl Bound {
             let found = both.finish(&program.shadow_default);
             let mut shadow = plain(found.outcome, found.by, found.reason);
             if goes_on(shadow.outcome) && goes_on(decision.outcome) {
+                let env = &Env {
+                    fuel: audit_fuel,
+                    ..*env
+                };
                 match charges(matching().filter(|rule| rule.audit), call, env) {
                     Ok(charges) => shadow.charges = charges,
                     Err(failed) => shadow = failed,
@@ -308,12 +344,24 @@ fn forwarded(decision: Decision) -> Decision {
     }
 }
 
+/// What a rule sees, at the cost of the policies that it belongs to.
+fn funded<'a>(env: &Env<'a>, rule: &Rule, audit_fuel: &'a Fuel) -> Env<'a> {
+    if rule.audit {
+        Env {
+            fuel: audit_fuel,
+            ..*env
+        }
+    } else {
+        *env
+    }
+}
+
 pub(super) fn env<'a>(
     tool: &'a Tool,
-    caller: &'a Caller,
-    session: &'a str,
+    (caller, session): (&'a Caller, &'a str),
     now: Timestamp,
     args: Args<'a>,
+    fuel: &'a Fuel,
 ) -> Env<'a> {
     Env {
         args,
@@ -323,5 +371,6 @@ pub(super) fn env<'a>(
         caller,
         session,
         now,
+        fuel,
     }
 }

@@ -3,7 +3,7 @@
 //! In: a [`Bound`], a call and the time. Out: the decision together with what each rule of each policy said, those that do
 //! not select the tool included. Must not do: decide; the decision is the one that the gateway would make.
 
-use super::check::{Args, Env};
+use super::check::{Args, Env, Fuel};
 use super::decision::{Call, Decision, Outcome};
 use super::evaluate::{Verdict, env, verdict};
 use super::inventory::Bound;
@@ -86,11 +86,21 @@ impl Bound {
         } else {
             call.arguments
         });
+        let fuel = Fuel::full();
         let admitted = match &parsed {
-            Ok(value) => tool.admit(value).map_err(|misfit| misfit.0),
+            Ok(value) => tool
+                .admit(value, &fuel)
+                .and_then(|fills| Ok((value, fills, tool.off_form(value, &fuel)?)))
+                .map_err(|misfit| misfit.0),
             Err(error) => Err(format!("the arguments are not strict JSON: {error}")),
         };
-        let without = env(tool, call.caller, call.session, now, Args::default());
+        let without = env(
+            tool,
+            (call.caller, call.session),
+            now,
+            Args::default(),
+            &fuel,
+        );
         for rule in &self.program.rules {
             let (result, detail) = match rule.selector.selects(rule.action, &tool.name, tool.class)
             {
@@ -104,13 +114,18 @@ impl Bound {
                 ),
                 Ok(()) if !rule.when_reads_args() => ask(rule, &without),
                 Ok(()) => match &admitted {
-                    Ok(args) => ask(
-                        rule,
-                        &Env {
-                            args: *args,
-                            ..without
-                        },
-                    ),
+                    Ok((value, fills, off)) => {
+                        match off.iter().find(|form| rule.reads.reads(&form.name)) {
+                            None => ask(
+                                rule,
+                                &Env {
+                                    args: Args::new(value, fills),
+                                    ..without
+                                },
+                            ),
+                            Some(form) => (StepResult::NotAsked, form.misfit().0),
+                        }
+                    }
                     Err(why) => (
                         StepResult::NotAsked,
                         format!("reads the arguments, but {why}"),

@@ -5,9 +5,10 @@
 //! the called tool. Must not do: trust what a listing says of itself; annotations are not read.
 
 use super::canonical;
-use super::check::Args;
-use super::program::Program;
-use super::schema::{Misfit, Schema};
+use super::check::{Fill, Fuel};
+use super::form::Form;
+use super::program::{Program, Rule};
+use super::schema::{Budget, Misfit, Schema};
 use crate::api::policy::Action;
 use crate::api::server::ToolOverride;
 use crate::api::{Risk, Severity};
@@ -126,6 +127,8 @@ pub struct Tool {
     /// Whether a rule of an Audit policy selects it.
     pub(super) has_audit_rules: bool,
     schema: Option<Result<Schema, String>>,
+    /// Forms of the arguments that some rule reads.
+    forms: Vec<Form>,
     listed: bool,
 }
 
@@ -140,28 +143,45 @@ impl Tool {
         self.class.map_or("", |(_, severity)| severity.as_str())
     }
 
-    /// Holds arguments against the schema and gives them with its defaults.
-    pub(super) fn admit<'a>(&'a self, value: &'a json::Value<'a>) -> Result<Args<'a>, Misfit> {
-        let Some(members) = value.as_object() else {
+    /// Holds arguments against the schema and gives what the server reads beside them.
+    pub(super) fn admit<'a>(
+        &'a self,
+        value: &'a json::Value<'a>,
+        fuel: &Fuel,
+    ) -> Result<Vec<Fill<'a>>, Misfit> {
+        if value.as_object().is_none() {
             return Err(Misfit("the arguments must be an object".to_owned()));
-        };
+        }
         match &self.schema {
-            Some(Ok(schema)) => {
-                schema.check(members)?;
-                Ok(Args {
-                    members,
-                    defaults: schema.defaults(),
-                })
-            }
+            Some(Ok(schema)) => schema.check(value, fuel),
             Some(Err(why)) => Err(Misfit(format!("arguments cannot be checked, as {why}"))),
             None if self.listed => Err(Misfit(
                 "arguments cannot be checked, as the schema was not compiled".to_owned(),
             )),
-            None => Ok(Args {
-                members,
-                defaults: &[],
-            }),
+            None => Ok(Vec::new()),
         }
+    }
+}
+
+impl Tool {
+    /// The forms that the arguments are not written in, of those that some rule reads.
+    pub(super) fn off_form<'t>(
+        &'t self,
+        value: &json::Value<'_>,
+        fuel: &Fuel,
+    ) -> Result<Vec<&'t Form>, Misfit> {
+        let mut off = Vec::new();
+        for form in &self.forms {
+            let Some(argument) = value.get(&form.name) else {
+                continue;
+            };
+            match form.fits(argument, fuel) {
+                Ok(true) => {}
+                Ok(false) => off.push(form),
+                Err(exhausted) => return Err(Misfit(exhausted.to_string())),
+            }
+        }
+        Ok(off)
     }
 }
 
@@ -195,6 +215,7 @@ impl Bound {
     pub fn new(program: &Arc<Program>, listing: &[Definition]) -> Self {
         let mut tools: Vec<Tool> = Vec::with_capacity(listing.len());
         let mut index: HashMap<String, usize> = HashMap::with_capacity(listing.len());
+        let mut budget = Budget::default();
         for definition in listing {
             match index
                 .get(&definition.name)
@@ -203,7 +224,7 @@ impl Bound {
                 Some(first) => first.withheld = Some(Withheld::Duplicate),
                 None => {
                     index.insert(definition.name.clone(), tools.len());
-                    tools.push(bind(program, definition));
+                    tools.push(bind(program, definition, &mut budget));
                 }
             }
         }
@@ -268,7 +289,7 @@ impl Bound {
     }
 }
 
-fn bind(program: &Program, definition: &Definition) -> Tool {
+fn bind(program: &Program, definition: &Definition, budget: &mut Budget) -> Tool {
     let known = match &definition.properties {
         _ if !program.use_catalog => Known::No,
         Some(properties) => catalog::find(&definition.name, properties.iter().map(String::as_str)),
@@ -303,12 +324,13 @@ fn bind(program: &Program, definition: &Definition) -> Tool {
     let schema = definition
         .schema
         .as_ref()
-        .filter(|_| selected().any(|rule| rule.reads_args))
-        .map(Schema::compile);
+        .filter(|_| selected().any(|rule| rule.reads.some()))
+        .map(|schema| Schema::compile(schema, budget));
+    let forms = forms(program, definition, known, selected());
     let mut withheld = off_pin.then_some(Withheld::Pin);
     if let Some(Err(why)) = &schema
         && withheld.is_none()
-        && selected().any(|rule| rule.reads_args && !rule.audit)
+        && selected().any(|rule| rule.reads.some() && !rule.audit)
     {
         withheld = Some(Withheld::Schema(why.clone()));
     }
@@ -323,8 +345,33 @@ fn bind(program: &Program, definition: &Definition) -> Tool {
         has_audit_rules: selected().any(|rule| rule.audit),
         rules,
         schema,
+        forms,
         listed: definition.schema.is_some(),
     }
+}
+
+/// The forms of the arguments that some rule reads: the server's spec says them, or else the catalogue.
+fn forms<'p>(
+    program: &Program,
+    definition: &Definition,
+    known: Known,
+    rules: impl Iterator<Item = &'p Rule> + Clone,
+) -> Vec<Form> {
+    let stated = program.forms.get(&definition.name);
+    let stated = stated.map(Vec::as_slice).unwrap_or_default();
+    let catalogued = known.entry().into_iter().flat_map(|entry| {
+        let free = entry
+            .properties
+            .iter()
+            .filter(|name| !stated.iter().any(|form| form.name == **name));
+        free.filter_map(|name| Some(Form::known(name, entry.form(name)?)))
+    });
+    stated
+        .iter()
+        .cloned()
+        .chain(catalogued)
+        .filter(|form| rules.clone().any(|rule| rule.reads.reads(&form.name)))
+        .collect()
 }
 
 /// The class of the catalogued form, as overridden. A tool that is like no form of its name keeps the strictest form's

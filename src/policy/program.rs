@@ -4,9 +4,10 @@
 //! counters are compiled values. Rules are kept in order of attribution (namespace, policy, rule), so that the first of
 //! several equally strict ones is the one to name.
 
-use super::check::{Condition, Cost};
+use super::check::{Condition, Cost, Reads};
 use super::decision::{Counter, RuleId};
 use super::diagnostic::Diagnostic;
+use super::form::Form;
 use super::matcher::Globs;
 use crate::api::policy::{Action, DefaultAction};
 use crate::api::{Risk, Severity, server::ToolOverride};
@@ -26,6 +27,8 @@ pub struct Program {
     /// Whether the built-in risk classes count.
     pub(super) use_catalog: bool,
     pub(super) overrides: BTreeMap<String, ToolOverride>,
+    /// Forms of arguments that the server's spec states, by tool.
+    pub(super) forms: BTreeMap<String, Vec<Form>>,
     /// Set while every call is denied, whatever the rules.
     pub(super) closed: Option<Closed>,
     pub(super) rules: Vec<Rule>,
@@ -71,8 +74,8 @@ pub(super) struct Rule {
     pub expires_after: Duration,
     pub wait_up_to: Duration,
     pub reason: Option<Arc<str>>,
-    /// Whether the condition or a cost reads the arguments.
-    pub reads_args: bool,
+    /// The arguments that the condition or a cost reads.
+    pub reads: Reads,
 }
 
 impl Rule {

@@ -1,383 +1,327 @@
 //! A tool's `inputSchema`, held against arguments that a rule reads.
 //!
-//! In: the schema as the upstream lists it; arguments. Out: yes, with the defaults of what is absent; or the argument that is
-//! not as the schema says. Many servers coerce what they are sent (`"7"` to 7, `"true"` to true), so a rule must only ever
-//! see arguments that mean the same to the server. The schema is the upstream's, so it is not trusted: no remote references,
-//! no cycles, bounded size, patterns of a linear engine.
+//! In: the schema as the upstream lists it; arguments; the work that is left. Out: what is absent and has a default, and what
+//! is null and counts as absent; or the argument that is not as the schema says. Many servers coerce what they are sent (`"7"`
+//! to 7, `"null"` to null), take names that the schema does not list, and fill in what is missing, so a rule must only ever see
+//! arguments that mean the same to the server. The schema is the upstream's, so it is not trusted: it is resolved once, what
+//! is resolved is what runs, it is weighed as it runs, and running it takes from the call's budget. Must not do: coerce.
 
+mod build;
+mod number;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod text;
+mod validate;
+
+use super::check::{Fill, Fuel, Pattern};
 use super::matcher::fold_case;
 use crate::json;
-use jsonschema::error::{TypeKind, ValidationErrorKind};
-use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde_json::Value;
-use std::{borrow::Cow, collections::HashMap};
+use std::collections::HashMap;
+
+pub(super) use build::Budget;
 
 /// Nodes of a schema after its references are followed.
 const MAX_NODES: usize = 10_000;
 /// Levels of a schema after its references are followed.
 const MAX_LEVELS: usize = 128;
-/// Memory that one compiled pattern may take.
-const PATTERN_SIZE: usize = 1024 * 1024;
 
 /// A compiled `inputSchema`.
 #[derive(Debug)]
 pub(super) struct Schema {
-    validator: Validator,
-    /// Folded name to name, of the properties at the top.
-    properties: HashMap<String, String>,
-    /// Defaults of the properties at the top.
-    defaults: Vec<(String, Value)>,
+    nodes: Vec<Node>,
+    root: Id,
 }
 
 /// Which argument is wrong, and what it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Misfit(pub String);
 
-impl Schema {
-    pub fn compile(schema: &Value) -> Result<Self, String> {
-        let Some(object) = schema.as_object() else {
-            return Err("its inputSchema is not an object".to_owned());
+/// Index of a node. References are edges, so that no name is looked up when a call is decided.
+type Id = usize;
+
+/// One schema, with every keyword that says something about a value.
+#[derive(Debug, Default)]
+struct Node {
+    /// Kinds that `type` lists; all where there is none.
+    kinds: Kinds,
+    /// Numbers must be whole.
+    whole: bool,
+    one_of_values: Option<Vec<Value>>,
+    number: Option<Box<NumberRules>>,
+    text: Option<Box<TextRules>>,
+    array: Option<Box<ArrayRules>>,
+    object: Option<Box<ObjectRules>>,
+    /// `$ref` and `allOf`.
+    all: Vec<Id>,
+    /// `anyOf`.
+    any: Option<Vec<Id>>,
+    /// `oneOf`.
+    one: Option<Vec<Id>>,
+    not: Option<Id>,
+    condition: Option<Box<Condition>>,
+    default: Option<Value>,
+    /// Kinds that a value can have by this schema and all that it refers to, and null where that is a default. May be more.
+    admits: Kinds,
+}
+
+#[derive(Debug, Default)]
+struct NumberRules {
+    minimum: Option<number::Num>,
+    above: Option<number::Num>,
+    maximum: Option<number::Num>,
+    below: Option<number::Num>,
+    multiple_of: Option<number::Num>,
+}
+
+#[derive(Debug, Default)]
+struct TextRules {
+    min: usize,
+    max: Option<usize>,
+    pattern: Option<Pattern>,
+}
+
+#[derive(Debug, Default)]
+struct ArrayRules {
+    prefix: Vec<Id>,
+    items: Option<Id>,
+    unevaluated: Option<Id>,
+    contains: Option<(Id, usize, Option<usize>)>,
+    min: usize,
+    max: Option<usize>,
+    unique: bool,
+}
+
+#[derive(Debug, Default)]
+struct ObjectRules {
+    /// Whether `properties` is written: then a key that is not listed is refused, unless `open`.
+    lists: bool,
+    /// Whether `additionalProperties` or `patternProperties` is written.
+    open: bool,
+    properties: HashMap<String, Id>,
+    /// Properties in the order of their names.
+    order: Vec<(String, Id)>,
+    /// What those are where they are absent that have a default.
+    defaults: Vec<(String, survey::Default)>,
+    /// Loosely folded name to name.
+    folded: HashMap<String, String>,
+    patterns: Vec<(Pattern, Id)>,
+    additional: Option<Id>,
+    unevaluated: Option<Id>,
+    names: Option<Id>,
+    required: Vec<String>,
+    min: usize,
+    max: Option<usize>,
+    /// What must be there where a key is.
+    needs: Vec<(String, Vec<String>)>,
+    /// What must hold where a key is there.
+    implies: Vec<(String, Id)>,
+}
+
+#[derive(Debug)]
+struct Condition {
+    test: Id,
+    then: Option<Id>,
+    otherwise: Option<Id>,
+    /// Keys that the test looks at.
+    reads: Vec<String>,
+}
+
+/// A set of kinds of JSON values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kinds(u8);
+
+impl Kinds {
+    const NONE: Kinds = Kinds(0);
+    const NULL: Kinds = Kinds(1);
+    const BOOL: Kinds = Kinds(2);
+    const NUMBER: Kinds = Kinds(4);
+    const STRING: Kinds = Kinds(8);
+    const ARRAY: Kinds = Kinds(16);
+    const OBJECT: Kinds = Kinds(32);
+    const ALL: Kinds = Kinds(63);
+
+    fn has(self, other: Kinds) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    fn and(self, other: Kinds) -> Kinds {
+        Kinds(self.0 & other.0)
+    }
+
+    fn or(self, other: Kinds) -> Kinds {
+        Kinds(self.0 | other.0)
+    }
+
+    fn of(value: &json::Value<'_>) -> Kinds {
+        match value {
+            json::Value::Null => Kinds::NULL,
+            json::Value::Bool(_) => Kinds::BOOL,
+            json::Value::Number(_) => Kinds::NUMBER,
+            json::Value::String(_) => Kinds::STRING,
+            json::Value::Array(_) => Kinds::ARRAY,
+            json::Value::Object(_) => Kinds::OBJECT,
+        }
+    }
+
+    fn of_plain(value: &Value) -> Kinds {
+        match value {
+            Value::Null => Kinds::NULL,
+            Value::Bool(_) => Kinds::BOOL,
+            Value::Number(_) => Kinds::NUMBER,
+            Value::String(_) => Kinds::STRING,
+            Value::Array(_) => Kinds::ARRAY,
+            Value::Object(_) => Kinds::OBJECT,
+        }
+    }
+
+    fn names(self, whole: bool) -> Vec<&'static str> {
+        let number = if whole { "integer" } else { "number" };
+        [
+            (Kinds::STRING, "string"),
+            (Kinds::NUMBER, number),
+            (Kinds::BOOL, "boolean"),
+            (Kinds::ARRAY, "array"),
+            (Kinds::OBJECT, "object"),
+            (Kinds::NULL, "null"),
+        ]
+        .into_iter()
+        .filter(|(kind, _)| self.has(*kind))
+        .map(|(_, name)| name)
+        .collect()
+    }
+}
+
+impl Default for Kinds {
+    fn default() -> Self {
+        Kinds::ALL
+    }
+}
+
+/// Why a value was not taken.
+enum Fail {
+    /// It is not as the schema says; said nowhere, as another branch may take it.
+    No,
+    Misfit(Misfit),
+    Exhausted,
+}
+
+impl From<super::check::EvalError> for Fail {
+    fn from(_: super::check::EvalError) -> Self {
+        Fail::Exhausted
+    }
+}
+
+impl From<Fail> for Misfit {
+    fn from(fail: Fail) -> Self {
+        match fail {
+            Fail::Misfit(misfit) => misfit,
+            Fail::No => Misfit("the arguments are not as the tool's inputSchema says".to_owned()),
+            Fail::Exhausted => Misfit(
+                "the arguments take too much work to be held against the tool's inputSchema; send fewer or shorter ones"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+/// Where in the arguments a value is.
+#[derive(Clone, Copy)]
+struct Path<'p> {
+    above: Option<&'p Path<'p>>,
+    step: Step<'p>,
+}
+
+#[derive(Clone, Copy)]
+enum Step<'p> {
+    Root,
+    Key(&'p str),
+    Index(usize),
+}
+
+impl<'p> Path<'p> {
+    const ROOT: Path<'static> = Path {
+        above: None,
+        step: Step::Root,
+    };
+
+    fn key(&'p self, key: &'p str) -> Path<'p> {
+        Path {
+            above: Some(self),
+            step: Step::Key(key),
+        }
+    }
+
+    fn index(&'p self, index: usize) -> Path<'p> {
+        Path {
+            above: Some(self),
+            step: Step::Index(index),
+        }
+    }
+
+    fn is_root(&self) -> bool {
+        matches!(self.step, Step::Root)
+    }
+
+    /// The steps, joined by slashes.
+    fn steps(&self) -> String {
+        let step = match self.step {
+            Step::Root => return String::new(),
+            Step::Key(key) => bounded(key),
+            Step::Index(index) => index.to_string(),
         };
-        weigh(schema, schema, &mut Vec::new(), &mut { MAX_NODES }, 0)?;
-        let validator = jsonschema::options()
-            .offline()
-            .should_validate_formats(false)
-            .with_pattern_options(
-                PatternOptions::regex()
-                    .size_limit(PATTERN_SIZE)
-                    .dfa_size_limit(PATTERN_SIZE),
-            )
-            .build(schema)
-            .map_err(|error| {
-                format!(
-                    "its inputSchema cannot be compiled: {}",
-                    bounded(&error.to_string())
-                )
-            })?;
-        let mut properties = HashMap::new();
-        let mut defaults = Vec::new();
-        if let Some(listed) = object.get("properties").and_then(Value::as_object) {
-            for (name, property) in listed {
-                if let Some(other) = properties.insert(fold_case(name).into_owned(), name.clone()) {
-                    return Err(format!(
-                        "its properties {other:?} and {name:?} differ only in case"
-                    ));
-                }
-                if let Some(default) = property.get("default") {
-                    defaults.push((name.clone(), default.clone()));
-                }
-            }
+        match self.above.map(Path::steps) {
+            Some(above) if !above.is_empty() => format!("{above}/{step}"),
+            _ => step,
         }
-        Ok(Self {
-            validator,
-            properties,
-            defaults,
-        })
     }
 
-    /// Values of absent properties.
-    pub fn defaults(&self) -> &[(String, Value)] {
-        &self.defaults
-    }
-
-    /// Whether the arguments are as the schema says, as they stand.
-    pub fn check(&self, members: &[(Cow<'_, str>, json::Value<'_>)]) -> Result<(), Misfit> {
-        for (key, _) in members {
-            match self.properties.get(&*fold_case(key)) {
-                Some(name) if name != key => {
-                    return Err(Misfit(format!(
-                        "write the argument `{}` as `{}`",
-                        bounded(key),
-                        bounded(name)
-                    )));
-                }
-                _ => {}
-            }
+    /// The place in words.
+    fn describe(&self) -> String {
+        match self.above {
+            None => "the arguments".to_owned(),
+            Some(above) if above.is_root() => format!("the argument `{}`", self.steps()),
+            Some(_) => format!("`{}` in the arguments", self.steps()),
         }
-        let instance = Value::Object(
-            members
-                .iter()
-                .map(|(key, value)| Ok((key.to_string(), plain(value)?)))
-                .collect::<Result<_, Misfit>>()?,
-        );
-        self.validator
-            .validate(&instance)
-            .map_err(|error| misfit(&error))
     }
 }
 
-/// The value as the validator takes it. A number that it would round is refused, as the bounds of a schema would be held
-/// against another number than the server gets.
-fn plain(value: &json::Value<'_>) -> Result<Value, Misfit> {
-    Ok(match value {
-        json::Value::Null => Value::Null,
-        json::Value::Bool(value) => Value::Bool(*value),
-        json::Value::Number(token) => {
-            if let Ok(value) = token.parse::<i64>() {
-                Value::from(value)
-            } else if let Ok(value) = token.parse::<u64>() {
-                Value::from(value)
-            } else {
-                match token
-                    .parse::<f64>()
-                    .ok()
-                    .and_then(serde_json::Number::from_f64)
-                {
-                    Some(number) if token.contains(['.', 'e', 'E']) => Value::Number(number),
-                    _ => {
-                        return Err(Misfit(
-                            "an integer in the arguments does not fit 64 bits".to_owned(),
-                        ));
-                    }
-                }
-            }
-        }
-        json::Value::String(text) => Value::String(text.to_string()),
-        json::Value::Array(items) => {
-            Value::Array(items.iter().map(plain).collect::<Result<_, _>>()?)
-        }
-        json::Value::Object(members) => Value::Object(
-            members
-                .iter()
-                .map(|(key, value)| Ok((key.to_string(), plain(value)?)))
-                .collect::<Result<_, Misfit>>()?,
-        ),
-    })
-}
+impl Schema {
+    /// Resolves and weighs a schema, with what the patterns and nodes of the listing may still cost.
+    pub fn compile(schema: &Value, budget: &mut Budget) -> Result<Self, String> {
+        build::build(schema, budget)
+    }
 
-/// Names the argument and what it must be, without repeating its value.
-fn misfit(error: &ValidationError<'_>) -> Misfit {
-    let path = error.instance_path().to_string();
-    let at = match path.strip_prefix('/') {
-        Some(path) if !path.contains('/') => format!("the argument `{}`", bounded(path)),
-        Some(path) => format!("`{}` in the arguments", bounded(path)),
-        None => "the arguments".to_owned(),
-    };
-    let list = |names: &[String]| {
-        names
-            .iter()
-            .map(|name| format!("`{}`", bounded(name)))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    Misfit(match error.kind() {
-        ValidationErrorKind::Type {
-            kind: TypeKind::Single(kind),
-        } => format!("{at} must be of type {kind}"),
-        ValidationErrorKind::Type {
-            kind: TypeKind::Multiple(kinds),
-        } => {
-            let kinds: Vec<_> = kinds.iter().map(|kind| kind.to_string()).collect();
-            format!("{at} must be of one of the types {}", kinds.join(", "))
+    /// Whether the arguments are as the schema says, as they stand; and what the server will read beside them.
+    pub fn check<'a>(
+        &'a self,
+        value: &'a json::Value<'a>,
+        fuel: &Fuel,
+    ) -> Result<Vec<Fill<'a>>, Misfit> {
+        validate::Run {
+            schema: self,
+            fuel,
+            quiet: false,
         }
-        ValidationErrorKind::Required { property } => {
-            format!(
-                "the argument `{}` is missing",
-                bounded(property.as_str().unwrap_or_default())
-            )
-        }
-        ValidationErrorKind::AdditionalProperties { unexpected }
-        | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
-            format!("there is no such argument: {}", list(unexpected))
-        }
-        ValidationErrorKind::Enum { options } => {
-            format!("{at} must be one of {}", bounded(&options.to_string()))
-        }
-        ValidationErrorKind::Constant { expected_value } => {
-            format!("{at} must be {}", bounded(&expected_value.to_string()))
-        }
-        ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
-            let mut ways: Vec<String> = context
-                .iter()
-                .filter_map(|errors| match errors.first().map(ValidationError::kind) {
-                    Some(ValidationErrorKind::Type {
-                        kind: TypeKind::Single(kind),
-                    }) => Some(kind.to_string()),
-                    _ => None,
-                })
-                .collect();
-            ways.dedup();
-            if ways.is_empty() {
-                format!("{at} is not as the tool's inputSchema says")
-            } else {
-                format!("{at} must be of one of the types {}", ways.join(", "))
-            }
-        }
-        _ => format!(
-            "{at}: {}",
-            bounded(&error.masked_with("the value").to_string())
-        ),
-    })
+        .validate(self.root, value, &Path::ROOT)?;
+        survey::survey(self, value, fuel)
+    }
+
+    fn node(&self, id: Id) -> Option<&Node> {
+        self.nodes.get(id)
+    }
 }
 
 fn bounded(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
-/// Follows every reference inside the schema: they must stay inside, form no cycle, and lead to a bounded whole. So neither
-/// compiling nor validating can recurse or grow without bound.
-fn weigh<'s>(
-    root: &'s Value,
-    node: &'s Value,
-    open: &mut Vec<&'s str>,
-    left: &mut usize,
-    level: usize,
-) -> Result<(), String> {
-    *left = left
-        .checked_sub(1)
-        .ok_or_else(|| format!("its inputSchema has more than {MAX_NODES} nodes"))?;
-    if level > MAX_LEVELS {
-        return Err(format!("its inputSchema nests deeper than {MAX_LEVELS}"));
-    }
-    match node {
-        Value::Array(items) => items
-            .iter()
-            .try_for_each(|item| weigh(root, item, open, left, level + 1)),
-        Value::Object(members) => {
-            for (key, value) in members {
-                match (key.as_str(), value) {
-                    ("$dynamicRef" | "$recursiveRef", Value::String(_)) => {
-                        return Err(format!(
-                            "its inputSchema uses {key}, which is not supported"
-                        ));
-                    }
-                    ("$id" | "id", Value::String(_)) if level > 0 && key == "$id" => {
-                        return Err(
-                            "its inputSchema changes its base inside, which is not supported"
-                                .to_owned(),
-                        );
-                    }
-                    ("$ref", Value::String(target)) => {
-                        let Some(pointer) = target.strip_prefix('#') else {
-                            return Err(format!(
-                                "its inputSchema refers to {}, outside itself",
-                                bounded(target)
-                            ));
-                        };
-                        let found = root.pointer(pointer).ok_or_else(|| {
-                            format!(
-                                "its inputSchema refers to {}, which is missing",
-                                bounded(target)
-                            )
-                        })?;
-                        if open.contains(&pointer) || pointer.is_empty() {
-                            return Err("its inputSchema refers to itself, which is not supported"
-                                .to_owned());
-                        }
-                        open.push(pointer);
-                        weigh(root, found, open, left, level + 1)?;
-                        open.pop();
-                    }
-                    _ => weigh(root, value, open, left, level + 1)?,
-                }
-            }
-            Ok(())
-        }
-        _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn check(schema: &Value, arguments: &str) -> Result<(), String> {
-        let schema = Schema::compile(schema)?;
-        let value = json::parse(arguments.as_bytes()).unwrap();
-        schema
-            .check(value.as_object().unwrap())
-            .map_err(|Misfit(text)| text)
-    }
-
-    #[test]
-    fn an_argument_that_the_server_would_coerce_is_named_with_what_it_must_be() {
-        let schema = json!({
-            "type": "object",
-            "properties": {
-                "version": {"type": "integer"},
-                "force": {"type": "boolean", "default": false},
-                "alias": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-                "stage": {"enum": ["Staging", "Production"]}
-            },
-            "required": ["version"],
-            "additionalProperties": false
-        });
-        let says = |arguments| check(&schema, arguments);
-        assert_eq!(says(r#"{"version":7}"#), Ok(()));
-        assert_eq!(says(r#"{"version":7.0}"#), Ok(()));
-        assert_eq!(
-            says(r#"{"version":"7"}"#),
-            Err("the argument `version` must be of type integer".into())
-        );
-        assert_eq!(
-            says(r#"{"version":7,"force":"true"}"#),
-            Err("the argument `force` must be of type boolean".into())
-        );
-        assert_eq!(says("{}"), Err("the argument `version` is missing".into()));
-        assert_eq!(
-            says(r#"{"version":7,"Force":true}"#),
-            Err("write the argument `Force` as `force`".into())
-        );
-        assert_eq!(
-            says(r#"{"version":7,"x":1}"#),
-            Err("there is no such argument: `x`".into())
-        );
-        assert_eq!(
-            says(r#"{"version":7,"alias":1}"#),
-            Err("the argument `alias` must be of one of the types string, null".into())
-        );
-        assert_eq!(
-            says(r#"{"version":7,"stage":"production"}"#),
-            Err(r#"the argument `stage` must be one of ["Staging","Production"]"#.into())
-        );
-        assert_eq!(
-            says(r#"{"version":123456789012345678901234567890}"#),
-            Err("an integer in the arguments does not fit 64 bits".into())
-        );
-        assert_eq!(
-            Schema::compile(&schema).unwrap().defaults(),
-            [("force".to_owned(), json!(false))]
-        );
-    }
-
-    #[test]
-    fn a_hostile_schema_is_refused_rather_than_followed() {
-        let mut doubling = serde_json::Map::new();
-        doubling.insert("d0".into(), json!({"type": "string"}));
-        for i in 1..40 {
-            let reference = json!({"$ref": format!("#/$defs/d{}", i - 1)});
-            doubling.insert(format!("d{i}"), json!({"allOf": [reference, reference]}));
-        }
-        for (schema, part) in [
-            (json!(true), "not an object"),
-            (json!({"$ref": "#"}), "itself"),
-            (
-                json!({"properties": {"a": {"$ref": "#/properties/a"}}}),
-                "itself",
-            ),
-            (
-                json!({"$ref": "https://evil.example/schema"}),
-                "outside itself",
-            ),
-            (json!({"$ref": "#/$defs/none"}), "missing"),
-            (json!({"$defs": doubling, "$ref": "#/$defs/d39"}), "nodes"),
-            (
-                json!({"properties": {"a": {"pattern": "(a{1000}){1000}"}}}),
-                "cannot be compiled",
-            ),
-            (
-                json!({"properties": {"a": {"pattern": "(?=x)"}}}),
-                "cannot be compiled",
-            ),
-            (json!({"type": "objekt"}), "cannot be compiled"),
-            (
-                json!({"properties": {"a": {}, "A": {}}}),
-                "differ only in case",
-            ),
-        ] {
-            let error = Schema::compile(&schema).map(|_| ()).unwrap_err();
-            assert!(error.contains(part), "{schema}: {error}");
-        }
-    }
+/// One form of a name for finding those that a server may take for the same: case folded, and without what separates words,
+/// as `stage_name` and `stage-name` are the usual aliases of `stageName`.
+fn loose(name: &str) -> String {
+    fold_case(name)
+        .chars()
+        .filter(|c| !matches!(c, '_' | '-'))
+        .collect()
 }

@@ -37,6 +37,13 @@ impl Serving {
             }
             (world, findings)
         };
+        for warning in world
+            .findings()
+            .iter()
+            .filter(|finding| finding.level == Level::Warning)
+        {
+            eprintln!("{warning}");
+        }
         findings.extend(self.put(world).await);
         if findings.iter().any(|finding| finding.level == Level::Error) {
             self.refuse(findings);

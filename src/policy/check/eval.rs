@@ -34,17 +34,18 @@ pub struct Env<'a> {
     pub session: &'a str,
     /// The time of the decision.
     pub now: Timestamp,
+    /// The work that is left for the call.
+    pub fuel: &'a Fuel,
 }
 
 pub(super) struct Run<'a> {
     pub env: &'a Env<'a>,
-    pub fuel: Fuel,
     pub local: Option<Val<'a>>,
 }
 
 impl<'a> Run<'a> {
     pub fn eval(&mut self, expr: &'a Expr) -> Result<Val<'a>, EvalError> {
-        self.fuel.burn(1)?;
+        self.env.fuel.burn(1)?;
         Ok(match expr {
             Expr::Const(constant) => Val::constant(constant),
             Expr::Variable(variable) => self.variable(*variable),
@@ -57,7 +58,7 @@ impl<'a> Run<'a> {
                 self.field(&operand, field)?
             }
             Expr::Has(operand, field) => match self.eval(operand)? {
-                Val::Map(map) => Val::Bool(map.has(field, &mut self.fuel)?),
+                Val::Map(map) => Val::Bool(map.has(field, self.env.fuel)?),
                 other => return Err(wrong("has() needs a map", &other)),
             },
             Expr::Index(operand, index) => {
@@ -105,8 +106,7 @@ impl<'a> Run<'a> {
                         "the text for a pattern is longer than 64 KiB",
                     ));
                 }
-                self.fuel.burn(subject.len() / 4 * pattern.weight())?;
-                Val::Bool(pattern.is_match(&subject))
+                Val::Bool(pattern.search(&subject, self.env.fuel)?)
             }
             Expr::Part(part, operand, zone) => match self.eval(operand)? {
                 Val::Time(time) => Val::Int(component(*part, time, *zone)?),
@@ -119,7 +119,7 @@ impl<'a> Run<'a> {
     fn variable(&self, variable: Variable) -> Val<'a> {
         let env = self.env;
         match variable {
-            Variable::Args => Val::Map(Map::Args(env.args)),
+            Variable::Args => env.args.value(),
             Variable::ToolName => Val::Str(Cow::Borrowed(env.tool)),
             Variable::ToolRisk => Val::Str(Cow::Borrowed(env.risk)),
             Variable::ToolSeverity => Val::Str(Cow::Borrowed(env.severity)),
@@ -139,7 +139,7 @@ impl<'a> Run<'a> {
                 operand.kind().name()
             )));
         };
-        map.get(field, &mut self.fuel)?
+        map.get(field, self.env.fuel)?
             .ok_or_else(|| EvalError::new(format!("there is no `{}`", shown(field))))?
     }
 
@@ -204,21 +204,21 @@ impl<'a> Run<'a> {
         let a = self.eval(left)?;
         let b = self.eval(right)?;
         Ok(match operator {
-            Operator::Equal => Val::Bool(a.equals(&b, &mut self.fuel)?),
-            Operator::NotEqual => Val::Bool(!a.equals(&b, &mut self.fuel)?),
-            Operator::Less => Val::Bool(a.order(&b, &mut self.fuel)? == Some(Ordering::Less)),
+            Operator::Equal => Val::Bool(a.equals(&b, self.env.fuel)?),
+            Operator::NotEqual => Val::Bool(!a.equals(&b, self.env.fuel)?),
+            Operator::Less => Val::Bool(a.order(&b, self.env.fuel)? == Some(Ordering::Less)),
             Operator::LessEqual => Val::Bool(matches!(
-                a.order(&b, &mut self.fuel)?,
+                a.order(&b, self.env.fuel)?,
                 Some(Ordering::Less | Ordering::Equal)
             )),
-            Operator::Greater => Val::Bool(a.order(&b, &mut self.fuel)? == Some(Ordering::Greater)),
+            Operator::Greater => Val::Bool(a.order(&b, self.env.fuel)? == Some(Ordering::Greater)),
             Operator::GreaterEqual => Val::Bool(matches!(
-                a.order(&b, &mut self.fuel)?,
+                a.order(&b, self.env.fuel)?,
                 Some(Ordering::Greater | Ordering::Equal)
             )),
             Operator::In => Val::Bool(match (&a, &b) {
-                (_, Val::List(list)) => list.contains(&a, &mut self.fuel)?,
-                (Val::Str(key), Val::Map(map)) => map.has(key, &mut self.fuel)?,
+                (_, Val::List(list)) => list.contains(&a, self.env.fuel)?,
+                (Val::Str(key), Val::Map(map)) => map.has(key, self.env.fuel)?,
                 (Val::Null, Val::Map(_)) => false,
                 (_, Val::Map(_)) => return Err(wrong("the keys of a map are text", &a)),
                 _ => return Err(wrong("`in` needs a list or a map", &b)),
@@ -280,11 +280,11 @@ impl<'a> Run<'a> {
                 }
             }
             (Val::Str(a), Val::Str(b)) => {
-                self.fuel.burn_bytes(a.len() + b.len())?;
+                self.env.fuel.burn_bytes(a.len() + b.len())?;
                 Ok(Val::Str(a + b))
             }
             (Val::List(a), Val::List(b)) => {
-                self.fuel.burn(a.len() + b.len())?;
+                self.env.fuel.burn(a.len() + b.len())?;
                 let mut items = Vec::with_capacity(a.len() + b.len());
                 for list in [a, b] {
                     for index in 0..list.len() {
@@ -375,7 +375,7 @@ impl<'a> Run<'a> {
         if let Some(second) = second {
             let text = self.text(first)?;
             let part = self.text(second)?;
-            self.fuel.burn_bytes(text.len() + part.len())?;
+            self.env.fuel.burn_bytes(text.len() + part.len())?;
             return match function {
                 Function::StartsWith => Ok(Val::Bool(text.starts_with(&*part))),
                 Function::EndsWith => Ok(Val::Bool(text.ends_with(&*part))),
@@ -385,7 +385,7 @@ impl<'a> Run<'a> {
         }
         let value = self.eval(first)?;
         if let Val::Str(text) = &value {
-            self.fuel.burn_bytes(text.len())?;
+            self.env.fuel.burn_bytes(text.len())?;
         }
         convert(function, value)
     }

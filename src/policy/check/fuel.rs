@@ -1,8 +1,9 @@
 //! What an evaluation may use up, and why it may end without a value.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 
-/// Steps that one evaluation may take: some milliseconds at most, where usual ones take less than a microsecond.
+/// Steps that the rules of one call may take: some milliseconds at most, where usual calls take some hundred steps.
 const FUEL: usize = 1_000_000;
 
 /// Why an expression has no value.
@@ -34,33 +35,58 @@ impl EvalError {
     }
 }
 
-/// Work that is left.
+/// Work that is left for a call, over all rules, conditions, patterns and the tool's schema. It is counted in steps, not in
+/// time, so that the same call always ends the same way.
 #[derive(Debug)]
-pub(super) struct Fuel(usize);
+pub struct Fuel(Cell<usize>);
+
+impl Default for Fuel {
+    fn default() -> Self {
+        Self::full()
+    }
+}
 
 impl Fuel {
+    /// What one call has.
     pub fn full() -> Self {
-        Fuel(FUEL)
+        Fuel(Cell::new(FUEL))
     }
 
-    pub fn burn(&mut self, steps: usize) -> Result<(), EvalError> {
-        match self.0.checked_sub(steps) {
+    /// Takes all that is left.
+    pub fn spend(&self) -> EvalError {
+        self.0.set(0);
+        EvalError {
+            message: Cow::Borrowed(
+                "this call takes too much work to decide; send fewer or shorter arguments",
+            ),
+            exhausted: true,
+        }
+    }
+
+    /// Steps that are left.
+    pub fn left(&self) -> usize {
+        self.0.get()
+    }
+
+    /// Takes some.
+    ///
+    /// # Errors
+    /// When there is not so much left; then there is none.
+    pub fn burn(&self, steps: usize) -> Result<(), EvalError> {
+        match self.0.get().checked_sub(steps) {
             Some(left) => {
-                self.0 = left;
+                self.0.set(left);
                 Ok(())
             }
-            None => {
-                self.0 = 0;
-                Err(EvalError {
-                    message: Cow::Borrowed("the condition takes too much work on these arguments"),
-                    exhausted: true,
-                })
-            }
+            None => Err(self.spend()),
         }
     }
 
     /// Text is worked through many bytes a step.
-    pub fn burn_bytes(&mut self, bytes: usize) -> Result<(), EvalError> {
+    ///
+    /// # Errors
+    /// When there is not so much left.
+    pub fn burn_bytes(&self, bytes: usize) -> Result<(), EvalError> {
         self.burn(bytes / 16)
     }
 }

@@ -15,7 +15,6 @@ pub(super) struct Lowering<'p> {
     patterns: &'p mut Patterns,
     local: Option<String>,
     in_macro: bool,
-    pub reads_args: bool,
 }
 
 const VARIABLES: &str = "args, tool.name, tool.risk, tool.severity, caller.grant, caller.kind, caller.groups, \
@@ -27,7 +26,6 @@ impl<'p> Lowering<'p> {
             patterns,
             local: None,
             in_macro: false,
-            reads_args: false,
         }
     }
 
@@ -105,10 +103,7 @@ impl<'p> Lowering<'p> {
             return Ok((Expr::Local, None));
         }
         let (variable, kind) = match name {
-            "args" => {
-                self.reads_args = true;
-                (Variable::Args, Kind::Map)
-            }
+            "args" => (Variable::Args, Kind::Map),
             "now" => (Variable::Now, Kind::Timestamp),
             "tool" | "caller" | "session" => {
                 return Err(Fault::new(

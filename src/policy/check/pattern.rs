@@ -4,21 +4,21 @@
 //! gateway spend memory or time on it without end: a pattern of six characters takes a quarter of a megabyte, and one of four
 //! kilobytes takes seconds. So the patterns of a policy, and of all policies of a server, have a budget.
 
-use regex_automata::meta;
-use regex_automata::nfa::thompson::WhichCaptures;
-use regex_automata::util::syntax;
-use regex_syntax::ast::{self, Ast, ClassSetItem, Flag};
-use std::collections::HashMap;
-use std::convert::Infallible;
+use super::dialect::{Dialect, NESTED, translate};
+use super::fuel::{EvalError, Fuel};
+use regex_automata::Input;
+use regex_automata::hybrid::dfa::{Cache, Config, DFA};
+use regex_automata::nfa::thompson::{self, WhichCaptures};
+use regex_automata::util::{pool::Pool, start, syntax};
+use std::collections::{HashMap, HashSet};
+use std::error::Error;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::Arc;
 
 /// Memory that one pattern's automaton may take.
 const PATTERN_SIZE: usize = 128 * 1024;
 /// Memory of the states that one search keeps.
 const SEARCH_SIZE: usize = 64 * 1024;
-/// Groups in groups.
-const NESTED: u32 = 50;
-/// Characters of a class that take as long to fold as another class takes altogether.
-const FOLDED: u64 = 2_048;
 
 /// What patterns may cost.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ pub struct Bounds {
     pub text: usize,
     /// Bytes that all of them take, compiled.
     pub bytes: usize,
-    /// Character classes such as `\w`, in all of them. Where `(?i)` is used, large ones count more.
+    /// Character classes such as `\w` and `\p{L}`, in all of them. Where `(?i)` is used, large ones count more.
     pub classes: u64,
     /// Whose they are, for messages.
     pub whose: &'static str,
@@ -53,20 +53,117 @@ pub const SERVER: Bounds = Bounds {
     whose: "the policies of a server together",
 };
 
-/// A compiled pattern.
+/// The bounds of the schemas of one listing together.
+const LISTING: Bounds = Bounds {
+    patterns: 256,
+    text: 128 * 1024,
+    bytes: 2 * 1024 * 1024,
+    classes: 640,
+    whose: "the schemas of a listing together",
+};
+
+/// Steps that filling the memory of a search with states takes: about a millisecond.
+const FILL: usize = 200_000;
+/// How often a search of a wild pattern may fill that memory.
+const FILLS: usize = 3;
+/// Transitions that are looked at to find out whether a pattern is tame.
+const EXPLORED: usize = 16 * 1_024;
+
+/// A compiled pattern, run as an automaton whose states are made when they are first needed.
+///
+/// Most patterns are *tame*: all the states that they have fit into the memory of a search, so that a search is some
+/// instructions a byte, whatever the text. The others, such as `[ab]*a[ab]{1000}c`, could need a new state at each byte,
+/// thousands of instructions: those searches begin with an empty memory, so that what they cost depends on nothing but
+/// pattern and text, and end when they have filled it some times.
 #[derive(Clone, Debug)]
-pub struct Pattern(meta::Regex);
+pub struct Pattern(Arc<Automaton>);
+
+type Make = Box<dyn Fn() -> Cache + Send + Sync + UnwindSafe + RefUnwindSafe>;
+
+#[derive(Debug)]
+struct Automaton {
+    dfa: Arc<DFA>,
+    memory: usize,
+    /// Memories of searches, if the pattern is tame.
+    tame: Option<Pool<Cache, Make>>,
+}
 
 impl Pattern {
-    /// Whether it is somewhere in the text.
-    pub fn is_match(&self, text: &str) -> bool {
-        self.0.is_match(text)
+    fn new(dfa: DFA, memory: usize) -> Self {
+        let dfa = Arc::new(dfa);
+        let tame = is_tame(&dfa).then(|| {
+            let of = Arc::clone(&dfa);
+            let make: Make = Box::new(move || of.create_cache());
+            Pool::new(make)
+        });
+        Self(Arc::new(Automaton { dfa, memory, tame }))
     }
 
-    /// How much longer than with the smallest pattern a search in a text takes, at worst: with the size of its automaton.
-    pub fn weight(&self) -> usize {
-        1 + self.0.memory_usage() / 2_048
+    /// Bytes that it takes.
+    fn memory(&self) -> usize {
+        self.0.memory
     }
+
+    /// Whether it is somewhere in the text, for what that costs.
+    ///
+    /// # Errors
+    /// When the call has used up its work.
+    pub fn search(&self, text: &str, fuel: &Fuel) -> Result<bool, EvalError> {
+        fuel.burn(1 + text.len() / 4)?;
+        let Automaton { dfa, tame, .. } = &*self.0;
+        let input = Input::new(text).earliest(true);
+        if let Some(caches) = tame {
+            let found = dfa.try_search_fwd(&mut caches.get(), &input);
+            return found.map(|found| found.is_some()).map_err(|_| fuel.spend());
+        }
+        let mut cache = dfa.create_cache();
+        let empty = cache.memory_usage();
+        let found = dfa.try_search_fwd(&mut cache, &input);
+        let filled = cache.memory_usage().saturating_sub(empty);
+        fuel.burn(cache.clear_count() * FILL + filled * (FILL / SEARCH_SIZE))?;
+        found.map(|found| found.is_some()).map_err(|_| fuel.spend())
+    }
+}
+
+/// Whether all states fit into the memory of a search: they are all made, once.
+fn is_tame(dfa: &DFA) -> bool {
+    let mut cache = dfa.create_cache();
+    let mut seen = HashSet::new();
+    let mut open = Vec::new();
+    let mut left = EXPLORED;
+    // Where a search can begin: at the start of the text, or, as it may be asked from a place inside, after some byte.
+    for behind in [None, Some(b'a'), Some(b'-'), Some(b'\n'), Some(b'\r')] {
+        let config = start::Config::new().look_behind(behind);
+        match dfa.start_state(&mut cache, &config) {
+            Ok(state) if cache.clear_count() == 0 => open.push(state),
+            _ => return false,
+        }
+    }
+    let bytes: Vec<u8> = dfa
+        .byte_classes()
+        .representatives(0..=255)
+        .filter_map(|unit| unit.as_u8())
+        .collect();
+    while let Some(state) = open.pop() {
+        if state.is_dead() || state.is_quit() || !seen.insert(state) {
+            continue;
+        }
+        let Some(rest) = left.checked_sub(bytes.len() + 1) else {
+            return false;
+        };
+        left = rest;
+        for byte in &bytes {
+            match dfa.next_state(&mut cache, state, *byte) {
+                // The names of states end with the memory that they are in.
+                Ok(next) if cache.clear_count() == 0 => open.push(next),
+                _ => return false,
+            }
+        }
+        if dfa.next_eoi_state(&mut cache, state).is_err() || cache.clear_count() > 0 {
+            return false;
+        }
+    }
+    true
 }
 
 /// What some patterns cost.
@@ -120,20 +217,40 @@ impl Spent {
         };
         Err(format!(
             "with this there are {has} {what}, and {} may have {may}; use fewer patterns, startsWith(), endsWith(), \
-             contains() or in, lowerAscii() instead of (?i), and [0-9A-Za-z_] instead of \\w",
+             contains() or in, lowerAscii() instead of (?i), and \\w instead of \\p{{…}}",
             bounds.whose
         ))
     }
 }
 
 /// The patterns of one policy. The same text is compiled once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Patterns {
-    known: HashMap<Box<str>, Pattern>,
+    known: HashMap<(Box<str>, Dialect), Pattern>,
     spent: Spent,
+    bounds: &'static Bounds,
+}
+
+impl Default for Patterns {
+    fn default() -> Self {
+        Self::within(&POLICY)
+    }
 }
 
 impl Patterns {
+    fn within(bounds: &'static Bounds) -> Self {
+        Self {
+            known: HashMap::new(),
+            spent: Spent::default(),
+            bounds,
+        }
+    }
+
+    /// For the schemas of one listing.
+    pub fn of_listing() -> Self {
+        Self::within(&LISTING)
+    }
+
     /// What they cost so far; what was refused costs too, so that refusing has an end.
     pub fn spent(&self) -> Spent {
         self.spent
@@ -144,7 +261,26 @@ impl Patterns {
     /// # Errors
     /// What is wrong with the pattern, or with all of them.
     pub fn compile(&mut self, text: &str) -> Result<Pattern, String> {
-        if let Some(pattern) = self.known.get(text) {
+        self.compile_in(text, Dialect::Policy)
+    }
+
+    /// Compiles a pattern that the whole text must match.
+    ///
+    /// # Errors
+    /// What is wrong with the pattern, or with all of them.
+    pub fn compile_whole(&mut self, text: &str) -> Result<Pattern, String> {
+        // By itself first: `a)(b` must not become two groups.
+        translate(text, Dialect::Policy)?;
+        self.compile(&format!("\\A(?:{text})\\z"))
+    }
+
+    /// The same for a pattern of that dialect.
+    ///
+    /// # Errors
+    /// What is wrong with the pattern, or with all of them.
+    pub fn compile_in(&mut self, text: &str, dialect: Dialect) -> Result<Pattern, String> {
+        let key = (Box::from(text), dialect);
+        if let Some(pattern) = self.known.get(&key) {
             return Ok(pattern.clone());
         }
         let mut cost = Spent {
@@ -153,47 +289,55 @@ impl Patterns {
             ..Spent::default()
         };
         // Before anything is done that takes time.
-        self.spent.and(cost).within(&POLICY)?;
-        let built = classes(text).and_then(|classes| {
+        self.spent.and(cost).within(self.bounds)?;
+        let built = translate(text, dialect).and_then(|(text, classes)| {
             cost.classes = classes;
-            self.spent.and(cost).within(&POLICY)?;
-            build(text)
+            self.spent.and(cost).within(self.bounds)?;
+            build(&text)
         });
         cost.bytes = built
             .as_ref()
-            .map_or(PATTERN_SIZE, |pattern| pattern.0.memory_usage());
+            .map_or(PATTERN_SIZE, |pattern| pattern.memory());
         self.spent = self.spent.and(cost);
         let pattern = built?;
-        self.spent.within(&POLICY)?;
-        self.known.insert(text.into(), pattern.clone());
+        self.spent.within(self.bounds)?;
+        self.known.insert(key, pattern.clone());
         Ok(pattern)
     }
 }
 
 fn build(text: &str) -> Result<Pattern, String> {
-    let config = meta::Config::new()
-        .nfa_size_limit(Some(PATTERN_SIZE))
-        .hybrid_cache_capacity(SEARCH_SIZE)
-        .which_captures(WhichCaptures::None)
-        .onepass(false)
-        .backtrack(false);
-    meta::Regex::builder()
-        .configure(config)
-        .syntax(syntax::Config::new().nest_limit(NESTED))
+    let nfa = thompson::Compiler::new()
+        .configure(
+            thompson::Config::new()
+                .nfa_size_limit(Some(PATTERN_SIZE))
+                .which_captures(WhichCaptures::None),
+        )
+        // A word boundary of ASCII may lie inside a character, as far as the parser knows; a match never does.
+        .syntax(syntax::Config::new().nest_limit(NESTED).utf8(false))
         .build(text)
-        .map(Pattern)
-        .map_err(|error| match (error.size_limit(), error.syntax_error()) {
+        .map_err(|error| match (error.size_limit(), error.source()) {
             (Some(_), _) => format!(
-                "the pattern takes more than {} KiB, compiled; repeat less, and write [0-9A-Za-z_] instead of \\w, or [0-9] \
-                 instead of \\d",
+                "the pattern takes more than {} KiB, compiled; repeat less, and write \\w instead of \\p{{…}}",
                 PATTERN_SIZE / 1024
             ),
-            (None, Some(error)) => unusable(error),
+            (None, Some(source)) => unusable(&source),
             (None, None) => unusable(&error),
-        })
+        })?;
+    // What is kept beside it is about as large.
+    let memory = nfa.memory_usage().saturating_mul(2);
+    let config = Config::new()
+        .cache_capacity(SEARCH_SIZE)
+        .skip_cache_capacity_check(true)
+        .minimum_cache_clear_count(Some(FILLS));
+    regex_automata::hybrid::dfa::Builder::new()
+        .configure(config)
+        .build_from_nfa(nfa)
+        .map(|dfa| Pattern::new(dfa, memory))
+        .map_err(|error| unusable(&error))
 }
 
-fn unusable(error: &impl ToString) -> String {
+pub(super) fn unusable(error: &impl ToString) -> String {
     // The last line of the crate's message says what is wrong; those before draw it.
     let text = error.to_string();
     let last = text.lines().last().unwrap_or_default();
@@ -201,84 +345,6 @@ fn unusable(error: &impl ToString) -> String {
         "the pattern cannot be used: {}",
         last.trim_start_matches("error: ")
     )
-}
-
-/// How much work the classes of a pattern are: they are tables of hundreds of ranges, and to fold the case of one, each of its
-/// characters is looked at.
-fn classes(text: &str) -> Result<u64, String> {
-    let ast = ast::parse::ParserBuilder::new()
-        .nest_limit(NESTED)
-        .build()
-        .parse(text)
-        .map_err(|error| unusable(&error))?;
-    let counted = match ast::visit(&ast, Count::default()) {
-        Ok(counted) => counted,
-        Err(never) => match never {},
-    };
-    let folded = if counted.folds {
-        counted.characters / FOLDED
-    } else {
-        0
-    };
-    Ok(counted.classes.saturating_add(folded))
-}
-
-#[derive(Default)]
-struct Count {
-    /// The pattern ignores case somewhere.
-    folds: bool,
-    classes: u64,
-    /// Characters of the classes that have case.
-    characters: u64,
-}
-
-impl Count {
-    fn flags(&mut self, flags: &ast::Flags) {
-        self.folds |= flags.flag_state(Flag::CaseInsensitive) == Some(true);
-    }
-
-    /// A class by property may be every character that there is; most are much smaller.
-    fn property(&mut self) {
-        self.classes += 1;
-        self.characters += u64::from(u32::from(char::MAX)) / 2;
-    }
-}
-
-impl ast::Visitor for Count {
-    type Output = Self;
-    type Err = Infallible;
-
-    fn finish(self) -> Result<Self, Infallible> {
-        Ok(self)
-    }
-
-    fn visit_pre(&mut self, ast: &Ast) -> Result<(), Infallible> {
-        match ast {
-            Ast::Flags(set) => self.flags(&set.flags),
-            Ast::Group(group) => {
-                if let Some(flags) = group.flags() {
-                    self.flags(flags);
-                }
-            }
-            Ast::ClassPerl(_) => self.classes += 1,
-            Ast::ClassUnicode(_) => self.property(),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn visit_class_set_item_pre(&mut self, item: &ClassSetItem) -> Result<(), Infallible> {
-        match item {
-            ClassSetItem::Perl(_) | ClassSetItem::Bracketed(_) => self.classes += 1,
-            ClassSetItem::Unicode(_) => self.property(),
-            ClassSetItem::Range(range) => {
-                let (first, last) = (u32::from(range.start.c), u32::from(range.end.c));
-                self.characters += u64::from(last.saturating_sub(first));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -299,7 +365,7 @@ mod tests {
             "^v[0-9]+$",
             "^[a-z0-9-]{1,63}$",
             r"^\d{4}-\d{2}-\d{2}$",
-            r"^[\w.-]+@[\w.-]+$",
+            r"^[\w.-]+@[\w.-]+\b$",
             r"(?i)^(prod|staging)-\d+\.\d+\.\d+$",
             "^s3://[^/]+/.*$",
             r"^\p{L}+$",
@@ -309,7 +375,10 @@ mod tests {
         assert!(spent.bytes < 300 * 1024, "{spent:?}");
         let mut patterns = Patterns::default();
         let version = patterns.compile(texts[0]).unwrap();
-        assert!(version.is_match("v12") && !version.is_match("v1x"));
+        assert!(
+            version.search("v12", &Fuel::full()) == Ok(true)
+                && version.search("v1x", &Fuel::full()) == Ok(false)
+        );
     }
 
     #[test]
@@ -323,11 +392,11 @@ mod tests {
         assert_eq!(all(&many[1..]).0, Ok(()));
         // The same text costs once.
         assert_eq!(all(&vec!["^a$".to_owned(); 1_000]).1.patterns, 1);
-        let large: Vec<String> = (0..30).map(|i| format!(r"\w{i}")).collect();
+        let large: Vec<String> = (0..30).map(|i| format!(r"\p{{L}}{{2}}{i}")).collect();
         let (result, spent) = all(&large);
         assert!(result.unwrap_err().contains("KiB of compiled patterns"));
         assert!(spent.bytes < POLICY.bytes + 2 * PATTERN_SIZE, "{spent:?}");
-        let error = all(&[r"\w{40}".to_owned()]).0.unwrap_err();
+        let error = all(&[r"\p{L}{40}".to_owned()]).0.unwrap_err();
         assert!(error.contains("more than 128 KiB"), "{error}");
     }
 
@@ -337,8 +406,8 @@ mod tests {
             format!("(?i)[{}]", r"\pL".repeat(1_300)),
             format!("(?i){}", "[ -\u{10ffff}]".repeat(400)),
             format!("(?i:{})", r"\p{any}".repeat(400)),
-            format!("[{}]", r"[^\w]".repeat(600)),
-            "[^\\w]".repeat(600),
+            r"[^\p{L}]".repeat(600),
+            r"[^\w]".repeat(600),
         ];
         for text in slow {
             let started = std::time::Instant::now();
@@ -354,8 +423,63 @@ mod tests {
     }
 
     #[test]
+    fn a_search_costs_what_pattern_and_text_make_it_cost() {
+        let text = |n: usize| -> String {
+            let mut state = 1_u64;
+            let mut bit = || {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                if state >> 40 & 1 == 0 { 'a' } else { 'b' }
+            };
+            (0..n).map(|_| bit()).collect()
+        };
+        let mut patterns = Patterns::default();
+        // Those that people write are tame, and take a search over much text.
+        for tame in [
+            "^v[0-9]+$",
+            "^[a-z0-9-]{1,63}$",
+            r"\bprod",
+            "^(a|b|ab)*c$",
+            r"^[\w.-]+@[\w.-]+$",
+            "(?i)prod",
+        ] {
+            let pattern = patterns.compile(tame).unwrap();
+            assert!(pattern.0.tame.is_some(), "{tame}");
+            let fuel = Fuel::full();
+            for _ in 0..16 {
+                pattern.search(&text(64 * 1_024), &fuel).unwrap();
+            }
+        }
+        let letters = patterns.compile(r"^\p{L}+$").unwrap();
+        let text_of_letters = "aé\u{ff41}\u{10400}".repeat(6_000);
+        assert_eq!(letters.search(&text_of_letters, &Fuel::full()), Ok(true));
+        for wild in [
+            "[ab]*a[ab]{100}c",
+            "[ab]*a[ab]{1000}c",
+            "([ab]{1,40}c?){1,20}z",
+        ] {
+            let pattern = patterns.compile(wild).unwrap();
+            assert!(pattern.0.tame.is_none(), "{wild}");
+            assert_eq!(pattern.search("ababab", &Fuel::full()), Ok(false));
+            let left = |n: usize| {
+                let fuel = Fuel::full();
+                let found = pattern.search(&text(n), &fuel);
+                (found, fuel.left())
+            };
+            let long = left(64 * 1_024);
+            assert!(long.0.is_err() && long.1 == 0, "{wild} {long:?}");
+            // The same each time.
+            assert_eq!(left(40), left(40));
+            assert!(left(40).1 > 500_000, "{:?}", left(40));
+        }
+    }
+
+    #[test]
     fn what_is_refused_costs_too() {
-        let wrong: Vec<String> = (0..100).map(|i| format!(r"\w{{{}}}", 40 + i)).collect();
+        let wrong: Vec<String> = (0..100)
+            .map(|i| format!(r"\p{{L}}{{{}}}", 40 + i))
+            .collect();
         let mut patterns = Patterns::default();
         let errors: Vec<String> = wrong
             .iter()

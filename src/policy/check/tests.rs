@@ -21,12 +21,16 @@ fn caller() -> Caller {
 fn with_env<T>(arguments: &str, use_env: impl FnOnce(&Env<'_>) -> T) -> T {
     let value = json::parse(arguments.as_bytes()).unwrap();
     let caller = caller();
-    let defaults = [("limit".to_owned(), serde_json::json!(10))];
+    let limit = serde_json::json!(10);
+    let fills: Vec<_> = value
+        .get("limit")
+        .is_none()
+        .then(|| Fill::absent(&value, "limit", &limit))
+        .into_iter()
+        .collect();
     use_env(&Env {
-        args: Args {
-            members: value.as_object().unwrap(),
-            defaults: &defaults,
-        },
+        args: Args::new(&value, &fills),
+        fuel: &Fuel::full(),
         tool: "set_model_alias",
         risk: "Write",
         severity: "High",

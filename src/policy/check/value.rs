@@ -25,7 +25,7 @@ pub(super) enum Val<'a> {
 
 #[derive(Clone, Debug)]
 pub(super) enum List<'a> {
-    Wire(&'a [json::Value<'a>]),
+    Wire(&'a [json::Value<'a>], &'a [Fill<'a>]),
     Plain(&'a [serde_json::Value]),
     Strings(&'a [String]),
     Own(Vec<Val<'a>>),
@@ -33,35 +33,89 @@ pub(super) enum List<'a> {
 
 #[derive(Clone, Debug)]
 pub(super) enum Map<'a> {
-    Args(Args<'a>),
-    Wire(&'a [(Cow<'a, str>, json::Value<'a>)]),
+    Wire(&'a json::Value<'a>, &'a [Fill<'a>]),
     Plain(&'a serde_json::Map<String, serde_json::Value>),
     Own(Vec<(&'a str, Val<'a>)>),
 }
 
-/// The arguments of a call: what came, and the schema's defaults for what did not.
+/// The arguments of a call as the server will read them: what came, and what its schema makes of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Args<'a> {
-    /// Members of the arguments' object.
-    pub members: &'a [(Cow<'a, str>, json::Value<'a>)],
-    /// Values of absent properties.
-    pub defaults: &'a [(String, serde_json::Value)],
+    root: Option<&'a json::Value<'a>>,
+    fills: &'a [Fill<'a>],
 }
 
 impl<'a> Args<'a> {
-    fn get(&self, key: &str) -> Option<Result<Val<'a>, EvalError>> {
-        if let Some((_, value)) = self.members.iter().find(|(name, _)| name == key) {
-            return Some(Val::wire(value));
+    /// Arguments with what the server fills in.
+    pub fn new(root: &'a json::Value<'a>, fills: &'a [Fill<'a>]) -> Self {
+        Self {
+            root: Some(root),
+            fills,
         }
-        let (_, value) = self.defaults.iter().find(|(name, _)| name == key)?;
-        Some(Ok(Val::plain(value)))
     }
 
-    fn absent_defaults(&self) -> impl Iterator<Item = &'a (String, serde_json::Value)> + '_ {
-        self.defaults
-            .iter()
-            .filter(|(name, _)| !self.members.iter().any(|(key, _)| key == name))
+    pub(super) fn value(self) -> Val<'a> {
+        match self.root {
+            Some(root) => Val::Map(Map::Wire(root, self.fills)),
+            None => Val::Map(Map::Own(Vec::new())),
+        }
     }
+}
+
+/// What a server reads in one object of the arguments beside what was sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fill<'a> {
+    /// Which object: its place in memory, which no two objects of a call share.
+    object: usize,
+    /// The key.
+    pub name: &'a str,
+    value: Option<&'a serde_json::Value>,
+}
+
+impl<'a> Fill<'a> {
+    /// The key is absent, and the server reads this.
+    pub fn absent(object: &json::Value<'_>, name: &'a str, value: &'a serde_json::Value) -> Self {
+        Self {
+            object: place(object),
+            name,
+            value: Some(value),
+        }
+    }
+
+    /// The key is null, and that is what it is where it is absent.
+    pub fn dropped(object: &json::Value<'_>, name: &'a str) -> Self {
+        Self {
+            object: place(object),
+            name,
+            value: None,
+        }
+    }
+}
+
+fn place(object: &json::Value<'_>) -> usize {
+    std::ptr::from_ref(object).addr()
+}
+
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Sent(&'a json::Value<'a>),
+    Filled(&'a serde_json::Value),
+}
+
+/// Members of an object on the wire, with what the server fills in.
+fn members<'a>(
+    object: &'a json::Value<'a>,
+    fills: &'a [Fill<'a>],
+) -> impl Iterator<Item = (&'a str, Source<'a>)> {
+    let place = place(object);
+    let here = move || fills.iter().filter(move |fill| fill.object == place);
+    let sent = object.as_object().unwrap_or_default().iter();
+    sent.filter(move |(key, value)| {
+        !matches!(value, json::Value::Null)
+            || !here().any(|fill| fill.value.is_none() && fill.name == key)
+    })
+    .map(|(key, value)| (key.as_ref(), Source::Sent(value)))
+    .chain(here().filter_map(|fill| Some((fill.name, Source::Filled(fill.value?)))))
 }
 
 impl<'a> Val<'a> {
@@ -96,14 +150,14 @@ impl<'a> Val<'a> {
 
     /// A value of the call. An integer that fits neither sort of integer is an error where it is read: as a double it
     /// would compare equal to its neighbours.
-    pub fn wire(value: &'a json::Value<'a>) -> Result<Val<'a>, EvalError> {
+    pub fn wire(value: &'a json::Value<'a>, fills: &'a [Fill<'a>]) -> Result<Val<'a>, EvalError> {
         Ok(match value {
             json::Value::Null => Val::Null,
             json::Value::Bool(value) => Val::Bool(*value),
             json::Value::Number(token) => return number(token),
             json::Value::String(text) => Val::Str(Cow::Borrowed(text)),
-            json::Value::Array(items) => Val::List(List::Wire(items)),
-            json::Value::Object(members) => Val::Map(Map::Wire(members)),
+            json::Value::Array(items) => Val::List(List::Wire(items, fills)),
+            json::Value::Object(_) => Val::Map(Map::Wire(value, fills)),
         })
     }
 
@@ -127,7 +181,7 @@ impl<'a> Val<'a> {
     }
 
     /// `==`, or why it is not defined.
-    pub fn equals(&self, other: &Val<'a>, fuel: &mut Fuel) -> Result<bool, EvalError> {
+    pub fn equals(&self, other: &Val<'a>, fuel: &Fuel) -> Result<bool, EvalError> {
         fuel.burn(1)?;
         match (self, other) {
             (Val::Null, Val::Null) => Ok(true),
@@ -181,7 +235,7 @@ impl<'a> Val<'a> {
     }
 
     /// The order of two values, none where one is not a number; or why there is no order.
-    pub fn order(&self, other: &Val<'a>, fuel: &mut Fuel) -> Result<Option<Ordering>, EvalError> {
+    pub fn order(&self, other: &Val<'a>, fuel: &Fuel) -> Result<Option<Ordering>, EvalError> {
         match (self, other) {
             (Val::Str(a), Val::Str(b)) => {
                 fuel.burn_bytes(a.len().min(b.len()))?;
@@ -202,7 +256,7 @@ impl<'a> Val<'a> {
 /// One false decides; else one error spoils; else all are equal.
 fn all_equal<'a>(
     pairs: impl Iterator<Item = Result<(Val<'a>, Val<'a>), EvalError>>,
-    fuel: &mut Fuel,
+    fuel: &Fuel,
 ) -> Result<bool, EvalError> {
     let mut error = None;
     for pair in pairs {
@@ -249,7 +303,7 @@ fn numeric(a: &Val<'_>, b: &Val<'_>) -> Option<Ordering> {
     }
 }
 
-fn int_double(a: i128, b: f64) -> Option<Ordering> {
+pub fn int_double(a: i128, b: f64) -> Option<Ordering> {
     if b.is_nan() {
         return None;
     }
@@ -274,7 +328,7 @@ fn int_double(a: i128, b: f64) -> Option<Ordering> {
 impl<'a> List<'a> {
     pub fn len(&self) -> usize {
         match self {
-            List::Wire(items) => items.len(),
+            List::Wire(items, _) => items.len(),
             List::Plain(items) => items.len(),
             List::Strings(items) => items.len(),
             List::Own(items) => items.len(),
@@ -285,7 +339,10 @@ impl<'a> List<'a> {
     pub fn at(&self, index: usize) -> Result<Val<'a>, EvalError> {
         let missing = || EvalError::new(format!("the list has no element {index}"));
         match self {
-            List::Wire(items) => items.get(index).ok_or_else(missing).and_then(Val::wire),
+            List::Wire(items, fills) => items
+                .get(index)
+                .ok_or_else(missing)
+                .and_then(|item| Val::wire(item, fills)),
             List::Plain(items) => items.get(index).ok_or_else(missing).map(Val::plain),
             List::Strings(items) => items
                 .get(index)
@@ -295,7 +352,7 @@ impl<'a> List<'a> {
         }
     }
 
-    pub fn contains(&self, wanted: &Val<'a>, fuel: &mut Fuel) -> Result<bool, EvalError> {
+    pub fn contains(&self, wanted: &Val<'a>, fuel: &Fuel) -> Result<bool, EvalError> {
         let mut error = None;
         for index in 0..self.len() {
             match self.at(index).and_then(|item| wanted.equals(&item, fuel)) {
@@ -312,8 +369,7 @@ impl<'a> List<'a> {
 impl<'a> Map<'a> {
     pub fn len(&self) -> usize {
         match self {
-            Map::Args(args) => args.members.len() + args.absent_defaults().count(),
-            Map::Wire(members) => members.len(),
+            Map::Wire(object, fills) => members(object, fills).count(),
             Map::Plain(members) => members.len(),
             Map::Own(members) => members.len(),
         }
@@ -322,7 +378,7 @@ impl<'a> Map<'a> {
     pub fn get(
         &self,
         key: &str,
-        fuel: &mut Fuel,
+        fuel: &Fuel,
     ) -> Result<Option<Result<Val<'a>, EvalError>>, EvalError> {
         // Looking a key up walks the members.
         fuel.burn(match self {
@@ -330,11 +386,12 @@ impl<'a> Map<'a> {
             other => other.raw_len(),
         })?;
         Ok(match self {
-            Map::Args(args) => args.get(key),
-            Map::Wire(members) => members
-                .iter()
-                .find(|(name, _)| name == key)
-                .map(|(_, value)| Val::wire(value)),
+            Map::Wire(object, fills) => members(object, fills).find(|(name, _)| *name == key).map(
+                |(_, value)| match value {
+                    Source::Sent(value) => Val::wire(value, fills),
+                    Source::Filled(value) => Ok(Val::plain(value)),
+                },
+            ),
             Map::Plain(members) => members.get(key).map(|value| Ok(Val::plain(value))),
             Map::Own(members) => members
                 .iter()
@@ -344,26 +401,20 @@ impl<'a> Map<'a> {
     }
 
     /// Whether the key is there, whatever its value: a number out of range is there too.
-    pub fn has(&self, key: &str, fuel: &mut Fuel) -> Result<bool, EvalError> {
+    pub fn has(&self, key: &str, fuel: &Fuel) -> Result<bool, EvalError> {
         Ok(self.get(key, fuel)?.is_some())
     }
 
     fn raw_len(&self) -> usize {
         match self {
-            Map::Args(args) => args.members.len() + args.defaults.len(),
+            Map::Wire(object, fills) => object.as_object().unwrap_or_default().len() + fills.len(),
             other => other.len(),
         }
     }
 
     pub fn keys(&self) -> Vec<&'a str> {
         match self {
-            Map::Args(args) => args
-                .members
-                .iter()
-                .map(|(key, _)| key.as_ref())
-                .chain(args.absent_defaults().map(|(key, _)| key.as_str()))
-                .collect(),
-            Map::Wire(members) => members.iter().map(|(key, _)| key.as_ref()).collect(),
+            Map::Wire(object, fills) => members(object, fills).map(|(key, _)| key).collect(),
             Map::Plain(members) => members.keys().map(String::as_str).collect(),
             Map::Own(members) => members.iter().map(|(key, _)| *key).collect(),
         }

@@ -6,9 +6,10 @@ use super::scribe::Scribe;
 use crate::api::policy::{
     Action, McpPolicySpec, Mode, PromptRule, ResourceRule, Rule as Written, ToolSelector,
 };
-use crate::policy::check::{Condition, Cost, Patterns, Spent};
+use crate::policy::check::{Condition, Cost, Patterns, Reads, Spent};
 use crate::policy::decision::Counter;
 use crate::policy::diagnostic::{Diagnostic, Level};
+use crate::policy::lint::{foreign, foreign_uri};
 use crate::policy::matcher::{Glob, Globs, uri_fault};
 use crate::policy::program::{NameRule, Rule, Selector};
 use std::{
@@ -219,6 +220,8 @@ fn tool_rule(
             Glob::try_from(text)
         }),
     };
+    scribe.foreign("tools.names", &rule.tools.names, foreign);
+    scribe.foreign("tools.exceptNames", &rule.tools.except_names, foreign);
     if names.is_never() {
         scribe.warn(
             "tools.exceptNames",
@@ -263,10 +266,16 @@ fn tool_rule(
     }
     let (expires_after, wait_up_to) = approval(rule, scribe);
     let limits = limits(rule, context, (counters, patterns), scribe);
-    let reads_args = when.as_ref().is_some_and(Condition::reads_args)
-        || limits
-            .iter()
-            .any(|limit| limit.cost.as_ref().is_some_and(Cost::reads_args));
+    let costs = limits
+        .iter()
+        .filter_map(|limit| limit.cost.as_ref())
+        .map(Cost::reads);
+    let reads = when
+        .as_ref()
+        .map(Condition::reads)
+        .into_iter()
+        .chain(costs)
+        .fold(Reads::default(), Reads::and);
     // A condition that did not compile has been reported; the rule must not stand without it even so.
     if rule.when.is_some() && when.is_none() {
         return None;
@@ -282,7 +291,7 @@ fn tool_rule(
         expires_after,
         wait_up_to,
         reason: reason(rule.reason.as_ref(), scribe),
-        reads_args,
+        reads,
     })
 }
 
@@ -300,6 +309,8 @@ fn prompt_rule(rule: &PromptRule, audit: bool, scribe: &mut Scribe<'_>) -> NameR
             "write the names that the rule is for, or [\"*\"] for all",
         );
     }
+    scribe.foreign("names", &rule.names, foreign);
+    scribe.foreign("exceptNames", &rule.except_names, foreign);
     let names = Globs {
         any_of: scribe.globs("names", &rule.names, |text| Glob::try_from(text)),
         except: scribe.globs("exceptNames", &rule.except_names, |text| {
@@ -325,6 +336,8 @@ fn resource_rule(rule: &ResourceRule, audit: bool, scribe: &mut Scribe<'_>) -> N
             "write the URIs that the rule is for, or [\"*\"] for all",
         );
     }
+    scribe.foreign("uris", &rule.uris, foreign_uri);
+    scribe.foreign("exceptUris", &rule.except_uris, foreign_uri);
     let names = Globs {
         any_of: scribe.globs("uris", &rule.uris, uri_glob),
         except: scribe.globs("exceptUris", &rule.except_uris, uri_glob),

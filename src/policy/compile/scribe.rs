@@ -3,6 +3,7 @@
 use super::Owner;
 use crate::policy::check::Fault;
 use crate::policy::diagnostic::{Diagnostic, Level};
+use crate::policy::lint::foreign;
 use crate::policy::matcher::{Glob, Globs, grant_glob};
 
 /// Collects the findings about one rule.
@@ -91,11 +92,22 @@ impl<'a> Scribe<'a> {
         globs
     }
 
+    /// Warns of patterns that look as if they were written for another matcher.
+    pub fn foreign(&mut self, field: &str, patterns: &[String], is: fn(&str) -> Option<String>) {
+        for (i, pattern) in patterns.iter().enumerate() {
+            if let Some(message) = is(pattern) {
+                self.warn(&format!("{field}[{i}]"), message);
+            }
+        }
+    }
+
     pub fn callers(&mut self, callers: &[String], except: &[String]) -> Globs {
         let globs = Globs {
             any_of: self.globs("callers", callers, grant_glob),
             except: self.globs("exceptCallers", except, grant_glob),
         };
+        self.foreign("callers", callers, foreign);
+        self.foreign("exceptCallers", except, foreign);
         if globs.is_never() && (!callers.is_empty() || !except.is_empty()) {
             self.warn(
                 "exceptCallers",

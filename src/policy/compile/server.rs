@@ -1,8 +1,10 @@
 //! What a server's spec says of tools, checked; and what of it a gateway of this release cannot do.
 
 use crate::api::server::{Catalog, McpServerSpec};
+use crate::policy::check::Patterns;
 use crate::policy::diagnostic::{Diagnostic, Level};
-use std::collections::BTreeSet;
+use crate::policy::form::Form;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn finding(level: Level, path: impl Into<String>, message: impl Into<String>) -> Diagnostic {
     Diagnostic {
@@ -15,7 +17,13 @@ fn finding(level: Level, path: impl Into<String>, message: impl Into<String>) ->
     }
 }
 
-pub(super) fn check(spec: &McpServerSpec, findings: &mut Vec<Diagnostic>) {
+/// The forms of arguments that the spec states, by tool; what cannot be compiled is a finding.
+pub(super) fn check(
+    spec: &McpServerSpec,
+    findings: &mut Vec<Diagnostic>,
+) -> BTreeMap<String, Vec<Form>> {
+    let mut forms: BTreeMap<String, Vec<Form>> = BTreeMap::new();
+    let mut patterns = Patterns::default();
     for unknown in spec.unknown_fields() {
         findings.push(finding(
             Level::Error,
@@ -66,6 +74,16 @@ pub(super) fn check(spec: &McpServerSpec, findings: &mut Vec<Diagnostic>) {
                 ));
             }
         }
+        for (name, form) in &tool.arguments {
+            match Form::stated(name, &form.pattern, &mut patterns) {
+                Ok(form) => forms.entry(tool.name.clone()).or_default().push(form),
+                Err(message) => findings.push(finding(
+                    Level::Error,
+                    at(&format!("arguments.{name}.pattern")),
+                    message,
+                )),
+            }
+        }
         if tool.severity.is_some() && tool.risk.is_none() && spec.catalog() == Catalog::None {
             findings.push(finding(
                 Level::Error,
@@ -74,6 +92,7 @@ pub(super) fn check(spec: &McpServerSpec, findings: &mut Vec<Diagnostic>) {
             ));
         }
     }
+    forms
 }
 
 /// RFC 6901, without the empty pointer: that would redact everything, which `audit.arguments: None` says better.

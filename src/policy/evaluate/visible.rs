@@ -3,7 +3,7 @@
 use super::side::Side;
 use super::{Verdict, env, verdict};
 use crate::api::policy::{Action, DefaultAction};
-use crate::policy::check::Args;
+use crate::policy::check::{Args, Fuel};
 use crate::policy::decision::Caller;
 use crate::policy::inventory::{Bound, Tool, shows};
 use jiff::Timestamp;
@@ -20,7 +20,8 @@ impl Bound {
         let Some(tool) = self.tool(tool).filter(|tool| tool.withheld.is_none()) else {
             return false;
         };
-        let env = env(tool, caller, session, now, Args::default());
+        let fuel = Fuel::full();
+        let env = env(tool, (caller, session), now, Args::default(), &fuel);
         let mut side = Side::default();
         for (_, rule) in self
             .applicable(tool, caller)

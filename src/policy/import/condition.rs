@@ -5,6 +5,7 @@
 
 use crate::json::quoted;
 use crate::policy::check::Condition;
+use crate::policy::check::from_go;
 use serde_json::Value;
 
 /// `require` denies what does not hold, `deny_if` what does.
@@ -77,7 +78,11 @@ fn holds(path: &str, op: &str, value: &Value) -> Result<String, String> {
             };
             format!("{argument} {sign} {literal}")
         }
-        "regex" if value.is_string() => format!("{argument}.matches({literal})"),
+        "regex" if value.is_string() => {
+            let pattern = from_go(value.as_str().unwrap_or_default())
+                .map_err(|why| format!("{op} on {path}: {why}"))?;
+            format!("{argument}.matches({})", quoted(&pattern))
+        }
         // Text contains text; anything else can only be an element.
         "contains" if value.is_string() => format!("{argument}.contains({literal})"),
         "contains" => format!("{literal} in {argument}"),

@@ -209,3 +209,23 @@ fn another_kind_of_document_is_refused_with_what_is_known() {
         matches!(import("version: '1'\ndefault: maybe", "s"), Err(ImportError::Shape(text)) if text.contains("maybe"))
     );
 }
+
+#[test]
+fn a_regular_expression_of_go_is_written_so_that_it_means_the_same() {
+    let import = |pattern: &str| {
+        let entry = serde_json::json!({"version": "1", "default": "allow", "tools": {"t": {
+            "deny_if": [{"path": "args.a", "op": "regex", "value": pattern}]}}});
+        let spec = import(&entry.to_string(), "mlflow").unwrap().spec;
+        spec.rules
+            .into_iter()
+            .find_map(|rule| rule.when)
+            .unwrap_or_default()
+    };
+    assert!(
+        import("^[^a&&b]+$").contains(r#"matches("^[^a\\&\\&b]+$")"#),
+        "{}",
+        import("^[^a&&b]+$")
+    );
+    assert!(import("^[[a]$").contains(r#"matches("^[\\[a]$")"#));
+    assert!(import(r"^\<\d+$").contains(r#"matches("^<\\d+$")"#));
+}

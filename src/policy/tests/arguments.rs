@@ -1,6 +1,7 @@
 //! Conditions, schemas and limits: what depends on the arguments of a call.
 
 use super::*;
+use crate::json;
 
 #[test]
 fn a_condition_that_fails_denies_an_allow_rule_and_makes_a_stricter_rule_match() {
@@ -184,5 +185,356 @@ rules:
     assert_eq!(
         (decision.outcome, &*decision.by.rule),
         (Outcome::Deny(Denial::CostError), "tags")
+    );
+}
+
+/// The tools of a real server under some rules.
+fn real(listing: &str, server: &str, rules: &str) -> Bound {
+    let listing: serde_json::Value = serde_json::from_str(listing).unwrap();
+    let tools: Vec<_> = listing["tools"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|tool| Definition::parse(tool.to_string().as_bytes()).unwrap())
+        .collect();
+    let program = compile(&bundle(server, &[("p", rules)])).unwrap_or_else(|e| panic!("{e:#?}"));
+    Bound::new(&Arc::new(program), &tools)
+}
+
+const MLFLOW_MCP: &str = include_str!("../../../tests/fixtures/mlflow-mcp-0.4.1.tools.json");
+const MLFLOW_CLI: &str = include_str!("../../../tests/fixtures/mlflow-3.x.tools.json");
+
+#[test]
+fn an_argument_of_mlflow_mcp_whose_default_is_null_is_absent_unless_it_has_a_value() {
+    // Tool, what it needs, argument, a value.
+    let nine = [
+        ("search_experiments", "", "filter_string", r#""name = 'a'""#),
+        ("search_experiments", "", "order_by", r#"["name"]"#),
+        (
+            "get_runs",
+            r#""experiment_id":"1","#,
+            "order_by",
+            r#"["a"]"#,
+        ),
+        (
+            "query_runs",
+            r#""experiment_id":"1","query":"a","#,
+            "order_by",
+            r#"["a"]"#,
+        ),
+        (
+            "get_latest_versions",
+            r#""name":"churn","#,
+            "stages",
+            r#"["Production"]"#,
+        ),
+        (
+            "search_logged_models",
+            r#""experiment_ids":["1"],"#,
+            "filter_string",
+            r#""a = 1""#,
+        ),
+        (
+            "search_logged_models",
+            r#""experiment_ids":["1"],"#,
+            "datasets",
+            r#"[{"a":1}]"#,
+        ),
+        (
+            "search_logged_models",
+            r#""experiment_ids":["1"],"#,
+            "order_by",
+            r#"[{"a":1}]"#,
+        ),
+        (
+            "register_model",
+            r#""model_name":"churn","model_uri":"runs:/a/b","#,
+            "tags",
+            r#"{"a":"b"}"#,
+        ),
+    ];
+    let listed = MLFLOW_MCP.matches("\"default\": null").count();
+    assert_eq!(
+        listed.max(MLFLOW_MCP.matches("\"default\":null").count()),
+        nine.len()
+    );
+    for (tool, needed, argument, value) in nine {
+        let rule = |action: &str, when: &str| {
+            real(
+                MLFLOW_MCP,
+                "",
+                &format!(
+                    "rules: [{{name: all, tools: {{names: ['*']}}, action: Allow}}, {{name: r, tools: {{names: [{tool}]}}, \
+                     when: '{when}', action: {action}}}]"
+                ),
+            )
+        };
+        let says = |bound: &Bound, rest: &str| {
+            let inner = format!("{needed}{rest}");
+            call(bound, tool, &format!("{{{}}}", inner.trim_end_matches(','))).outcome
+        };
+        let null = format!(r#""{argument}":null"#);
+        let given = format!(r#""{argument}":{value}"#);
+        let there = rule(
+            "Deny",
+            &format!("has(args.{argument}) && size(args.{argument}) > 0"),
+        );
+        assert_eq!(says(&there, ""), Outcome::Allow, "{tool}.{argument}");
+        assert_eq!(says(&there, &null), Outcome::Allow, "{tool}.{argument}");
+        assert_eq!(
+            says(&there, &given),
+            Outcome::Deny(Denial::Rule),
+            "{tool}.{argument}"
+        );
+        let allow = rule(
+            "Allow",
+            &format!("!has(args.{argument}) || size(args.{argument}) < 20"),
+        );
+        for rest in ["", &*null, &*given] {
+            assert_eq!(
+                says(&allow, rest),
+                Outcome::Allow,
+                "{tool}.{argument} {rest}"
+            );
+        }
+        // Read without has() it is not there, which never lets a call through.
+        let unasked = rule(
+            "Deny",
+            &format!("args.{argument} == null || size(args.{argument}) == 0"),
+        );
+        assert_eq!(says(&unasked, ""), Outcome::Deny(Denial::Rule));
+        assert_eq!(says(&unasked, &null), Outcome::Deny(Denial::Rule));
+        // The whole list for "null" is what FastMCP makes of it.
+        let text = format!(r#""{argument}":"null""#);
+        assert_eq!(says(&unasked, &text), Outcome::BadArguments);
+    }
+}
+
+#[test]
+fn a_rule_reads_an_argument_in_its_canonical_form_or_not_at_all() {
+    let rules = "
+rules:
+- {name: all, tools: {names: ['*']}, action: Allow}
+- {name: seven, tools: {names: [set_model_alias]}, when: args.version == '7', action: Deny}
+- {name: one, tools: {names: [get_runs, search_logged_models]}, when: \"'experiment_ids' in args ? '1' in args.experiment_ids : args.experiment_id == '1'\", action: Deny}
+- {name: stage, tools: {names: [transition_model_version_stage, get_latest_versions]}, when: \"'stages' in args ? 'Production' in args.stages : args.stage == 'Production'\", action: Deny}
+- {name: churn, tools: {names: [delete_registered_model]}, when: args.name == 'churn', action: Deny}
+";
+    let bound = real(MLFLOW_MCP, "", rules);
+    let says = |tool: &str, arguments: &str| call(&bound, tool, arguments);
+    let denied = Outcome::Deny(Denial::Rule);
+    for (tool, good, same) in [
+        (
+            "set_model_alias",
+            r#"{"name":"Churn X","alias":"A","version":"@"}"#,
+            [(
+                "8",
+                "7",
+                vec![
+                    "\u{ff17}", "07", " 7", "0_7", "7 ", "+7", "7\n", "\u{667}", "",
+                ],
+            )],
+        ),
+        (
+            "get_runs",
+            r#"{"experiment_id":"@"}"#,
+            [("2", "1", vec!["01", " 1", "\u{ff11}", "1\t"])],
+        ),
+        (
+            "search_logged_models",
+            r#"{"experiment_ids":["3","@"]}"#,
+            [("2", "1", vec!["01", "1 "])],
+        ),
+        (
+            "transition_model_version_stage",
+            r#"{"name":"X","version":"07","stage":"@"}"#,
+            [(
+                "Staging",
+                "Production",
+                vec!["production", "PRODUCTION", " Production"],
+            )],
+        ),
+        (
+            "get_latest_versions",
+            r#"{"name":"X","stages":["@"]}"#,
+            [("Staging", "Production", vec!["production"])],
+        ),
+        (
+            "delete_registered_model",
+            r#"{"name":"@"}"#,
+            [(
+                "fraud",
+                "churn",
+                vec![
+                    "Churn",
+                    "CHURN",
+                    "ch\u{fc}rn",
+                    "churn ",
+                    "churn' or 'a",
+                    "\u{ff43}hurn",
+                ],
+            )],
+        ),
+    ] {
+        for (other, exact, variants) in same {
+            let put = |value: &str| good.replace("\"@\"", &json::quoted(value));
+            assert_eq!(
+                says(tool, &put(other)).outcome,
+                Outcome::Allow,
+                "{tool} {other}"
+            );
+            assert_eq!(says(tool, &put(exact)).outcome, denied, "{tool} {exact}");
+            for variant in variants {
+                let decision = says(tool, &put(variant));
+                assert_eq!(
+                    decision.outcome,
+                    Outcome::BadArguments,
+                    "{tool} {variant:?}"
+                );
+                let reason = decision.reason.unwrap();
+                assert!(reason.contains("canonical form"), "{reason}");
+            }
+        }
+    }
+    let reason = says(
+        "set_model_alias",
+        r#"{"name":"a","alias":"b","version":"07"}"#,
+    )
+    .reason
+    .unwrap();
+    assert_eq!(
+        &*reason,
+        "write the argument `version` in its canonical form, digits without leading zeros (0|[1-9][0-9]*), as a rule reads it"
+    );
+    // What no rule reads may be written as people like.
+    assert_eq!(
+        says(
+            "get_model_version",
+            r#"{"model_name":"Churn","version":"07"}"#
+        )
+        .outcome,
+        Outcome::Allow
+    );
+}
+
+#[test]
+fn the_spec_of_a_server_says_the_forms_of_arguments_and_wins_over_the_catalogue() {
+    let rules = "
+rules:
+- {name: all, tools: {names: ['*']}, action: Allow}
+- {name: x, tools: {names: [mystery, delete_experiment]}, when: \"has(args.x) ? args.x == 7 : args.experiment_id == 'a'\", action: Deny}
+- {name: cost, tools: {names: [get_run]}, action: Allow, limits: [{counter: c, max: 9, window: 1m, cost: size(args.run_id)}]}
+";
+    let server = "
+upstream: {}
+tools:
+- {name: mystery, arguments: {x: {pattern: '[1-9]'}}}
+- {name: delete_experiment, arguments: {experiment_id: {pattern: '[a-z]+'}}}
+- {name: get_run, arguments: {run_id: {pattern: 'r|s'}}}
+";
+    let bound = bound(server, &[("p", rules)]);
+    let says = |tool: &str, arguments: &str| call(&bound, tool, arguments).outcome;
+    assert_eq!(says("mystery", r#"{"x":7}"#), Outcome::Deny(Denial::Rule));
+    assert_eq!(says("mystery", r#"{"x":8}"#), Outcome::Allow);
+    assert_eq!(says("mystery", r#"{"x":7.0}"#), Outcome::BadArguments);
+    assert_eq!(says("mystery", r#"{"x":17}"#), Outcome::BadArguments);
+    assert_eq!(
+        says("delete_experiment", r#"{"experiment_id":"b"}"#),
+        Outcome::Allow
+    );
+    assert_eq!(
+        says("delete_experiment", r#"{"experiment_id":"1"}"#),
+        Outcome::BadArguments
+    );
+    // A cost reads too.
+    assert_eq!(says("get_run", r#"{"run_id":"s"}"#), Outcome::Allow);
+    assert_eq!(says("get_run", r#"{"run_id":"rs"}"#), Outcome::BadArguments);
+    for (pattern, part) in [
+        ("a)(b", "unopened"),
+        ("[", ""),
+        ("a{,3}", ""),
+        ("[a&&b]", "sets"),
+        ("\\p{L}{99}", "KiB"),
+    ] {
+        let server = format!(
+            "upstream: {{}}\ntools: [{{name: t, arguments: {{v: {{pattern: '{pattern}'}}}}}}]"
+        );
+        let found = compile(&bundle(&server, &[("p", READS)])).unwrap_err();
+        assert_eq!(found[0].path, "spec.tools[0].arguments.v.pattern");
+        assert!(
+            found[0].message.contains(part),
+            "{pattern}: {}",
+            found[0].message
+        );
+    }
+}
+
+#[test]
+fn a_form_that_only_an_audit_policy_reads_refuses_nothing() {
+    let watch = "mode: Audit\nrules: [{name: w, tools: {names: [get_run]}, when: args.run_id == 'a', action: Deny}]";
+    let bound = bound("", &[("p", READS), ("q", watch)]);
+    let decision = call(&bound, "get_run", r#"{"run_id":"A"}"#);
+    assert_eq!(decision.outcome, Outcome::Allow);
+    assert_eq!(decision.shadow.unwrap().outcome, Outcome::BadArguments);
+}
+
+#[test]
+fn real_mlflow_servers_can_be_read_by_rules_argument_by_argument() {
+    for listing in [MLFLOW_MCP, MLFLOW_CLI] {
+        let rules =
+            "rules: [{name: r, tools: {names: ['*']}, when: size(args) < 50, action: Allow}]";
+        let bound = real(listing, "", rules);
+        assert!(bound.tools().iter().all(|tool| tool.withheld.is_none()));
+    }
+    let bound = real(
+        MLFLOW_CLI,
+        "",
+        "rules: [{name: r, tools: {names: ['*']}, when: args.include_spans == 'false', action: Allow}]",
+    );
+    let says = |value: &str| {
+        let arguments = format!(r#"{{"experiment_id":"1","include_spans":"{value}"}}"#);
+        call(&bound, "search_traces", &arguments).outcome
+    };
+    assert_eq!(says("false"), Outcome::Allow);
+    assert_eq!(says("true"), Outcome::Deny(Denial::NotAllowed));
+    for text in ["FALSE", "0", "no", "f", " false"] {
+        assert_eq!(says(text), Outcome::BadArguments, "{text}");
+    }
+}
+
+#[test]
+fn one_call_has_one_budget_over_all_rules_and_audit_policies_have_their_own() {
+    let heavy = |n: usize, action: &str| {
+        let rules: Vec<_> = (0..n)
+            .map(|i| format!("{{name: h{i}, tools: {{names: [get_run]}}, when: \"args.run_id.matches('(a|b|ab)*c{i}[a-z]{{20}}$')\", action: {action}}}"))
+            .collect();
+        rules.join(", ")
+    };
+    let allow = "{name: all, tools: {names: ['*']}, action: Allow}";
+    let long = format!(r#"{{"run_id":"{}"}}"#, "ab".repeat(32_500));
+    let with = |rest: &str| bound("", &[("p", &format!("rules: [{allow}, {rest}]"))]);
+    assert_eq!(
+        call(&with(&heavy(1, "Deny")), "get_run", &long).outcome,
+        Outcome::Allow
+    );
+    // Each by itself could be afforded.
+    let all = call(&with(&heavy(63, "Deny")), "get_run", &long);
+    assert_eq!(all.outcome, Outcome::Deny(Denial::Rule));
+    let all = call(&with(&heavy(63, "Allow")), "get_run", &long);
+    assert_eq!(all.outcome, Outcome::Deny(Denial::ConditionError));
+    assert!(all.reason.unwrap().contains("too much work"));
+    let watch = format!("mode: Audit\nrules: [{}]", heavy(63, "Deny"));
+    let audited = bound(
+        "",
+        &[
+            ("p", &format!("rules: [{allow}, {}]", heavy(1, "Deny"))),
+            ("a", &watch),
+        ],
+    );
+    let decision = call(&audited, "get_run", &long);
+    assert_eq!(decision.outcome, Outcome::Allow);
+    assert_eq!(
+        decision.shadow.unwrap().outcome,
+        Outcome::Deny(Denial::Rule)
     );
 }
