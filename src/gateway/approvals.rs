@@ -129,6 +129,10 @@ pub enum DecideError {
     Expired(String),
 }
 
+/// An approval that one call has used up. Only [`Approvals::consume`] makes one.
+#[derive(Debug)]
+pub struct Consumed(());
+
 /// The place where a gateway's approvals are.
 #[derive(Clone)]
 pub enum Approvals {
@@ -158,13 +162,14 @@ impl Approvals {
         }
     }
 
-    /// Uses it up: true for exactly one caller, and only while it is what `look` or `request` said.
+    /// Uses it up, for exactly one caller, and only while it is what `look` or `request` said.
     #[must_use]
-    pub fn consume(&self, key: &Key, version: u64, now: Timestamp) -> bool {
-        match self {
+    pub fn consume(&self, key: &Key, version: u64, now: Timestamp) -> Option<Consumed> {
+        let consumed = match self {
             Approvals::Memory(memory) => memory.consume(key, version, now),
             Approvals::Unavailable => false,
-        }
+        };
+        consumed.then_some(Consumed(()))
     }
 
     /// Tells of changes to any request.

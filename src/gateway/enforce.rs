@@ -1,23 +1,26 @@
 //! From a decision to what is done: refuse, count, hold for approval, or let pass.
 //!
-//! This is the only place that makes a [`Permit`], and without one nothing reaches the upstream. Must not do: read the wire
-//! or write to it.
+//! In: what a client asks for, read. Out: a [`Permit`] for it with the record of what became of it, or the reason for a
+//! refusal. Must not do: read the wire or write to it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::Method;
 use jiff::Timestamp;
 
 use super::Gateway;
 use super::counters::Exhausted;
 use super::grants::Grant;
+use super::permit::{Envelope, Granted, Permit};
 use super::record::Outcome;
+use super::request_ids::{SessionKey, UnderWay};
 use super::snapshot::Snapshot;
-use super::upstream::Envelope;
 use crate::policy::decision::{Charge, RuleId};
 use crate::policy::{self, Call, Decision};
+use crate::protocol::emit::Edits;
+use crate::protocol::envelope::Request;
+use crate::protocol::method::Method;
 
 mod held;
 mod in_flight;
@@ -25,32 +28,14 @@ mod named;
 
 use self::in_flight::Written;
 pub use self::in_flight::{End, InFlight};
-pub use self::named::{Named, named};
-
-/// The right to send one request upstream.
-pub struct Permit {
-    method: Method,
-    envelope: Envelope,
-    body: Bytes,
-}
-
-impl Permit {
-    /// For what needs no decision: the handshake, lists that are filtered on their way back, and streams.
-    pub(super) fn undecided(method: Method, envelope: Envelope, body: Bytes) -> Self {
-        Permit {
-            method,
-            envelope,
-            body,
-        }
-    }
-
-    pub(super) fn into_parts(self) -> (Method, Envelope, Bytes) {
-        (self.method, self.envelope, self.body)
-    }
-}
+pub use self::named::{Named, NamedCall, NamedRefusal, named};
 
 /// One tool call on its way through the gateway.
 pub struct ToolCall<'a> {
+    /// `tools/call`.
+    pub row: &'static Method,
+    /// The request, of which `tool` and `arguments` were read.
+    pub request: &'a Request<'a>,
     /// The tool's name.
     pub tool: &'a str,
     /// The raw arguments, a slice of the request's body; empty if there are none.
@@ -59,8 +44,8 @@ pub struct ToolCall<'a> {
     pub grant: &'a Grant,
     /// The session's id inside the gateway.
     pub session: &'a str,
-    /// The request's id as JSON, to find a hold that is cancelled.
-    pub id: &'a str,
+    /// The same as a key.
+    pub session_key: SessionKey,
     /// The W3C trace id, if the caller sent one.
     pub trace_id: Option<&'a str>,
 }
@@ -125,24 +110,35 @@ pub enum Refusal {
     Unavailable,
 }
 
-/// What becomes of a call.
-pub enum Admission {
-    /// Send it, and tell the [`InFlight`] how it ended.
-    Forward(Permit, Box<InFlight>),
-    /// Answer it.
-    Refuse(Refusal),
+/// A request that may be sent.
+pub struct Forward {
+    /// The message.
+    pub permit: Permit,
+    /// Its ids; the request is under way until this is dropped.
+    pub under_way: UnderWay,
+    /// To be told how a call ended.
+    pub in_flight: Option<Box<InFlight>>,
+}
+
+/// What the decision on a call has come to: it may go, and its units are reserved.
+struct Passed {
+    in_flight: InFlight,
+    granted: Granted,
 }
 
 /// Decides a call and does all that the decision asks for before the call may go.
 ///
-/// `sent` makes what is sent if it may. The decision is the snapshot's that the caller looked up; a call that
+/// `envelope` is asked for if it may. The decision is the snapshot's that the caller looked up; a call that
 /// was held is decided again under the snapshot and the credentials of then.
+///
+/// # Errors
+/// Why it may not go.
 pub async fn tool_call(
     gateway: &Arc<Gateway>,
     snapshot: &Arc<Snapshot>,
     call: &ToolCall<'_>,
-    sent: impl FnOnce() -> (Envelope, Bytes),
-) -> Admission {
+    envelope: impl FnOnce() -> Envelope,
+) -> Result<Forward, Refusal> {
     let now = Timestamp::now();
     let mut pending = Pending {
         gateway,
@@ -151,23 +147,31 @@ pub async fn tool_call(
         approval: None,
     };
     let decision = pending.evaluate(now);
-    let admitted = match decision.outcome {
-        policy::Outcome::Allow => pending.reserve(&decision, now),
-        policy::Outcome::RequireApproval => Box::pin(pending.approve(&decision, now)).await,
-        _ => Err(pending.refuse(&decision, now)),
+    let passed = match decision.outcome {
+        policy::Outcome::RequireApproval => Box::pin(pending.approve(&decision, now)).await?,
+        _ => pending.allow(&decision, now)?,
     };
-    match admitted {
-        Err(refusal) => Admission::Refuse(refusal),
-        Ok(in_flight) => {
-            let (envelope, body) = sent();
-            let permit = Permit {
-                method: Method::POST,
-                envelope,
-                body,
-            };
-            Admission::Forward(permit, Box::new(in_flight))
-        }
-    }
+    let mut in_flight = passed.in_flight;
+    let under_way = gateway
+        .request_ids
+        .start(call.session_key, &call.request.id);
+    in_flight.watch(under_way.dispute());
+    let params = call.request.params.as_ref();
+    // A call is never run as a task, as no row has `task`: the capability is not declared, and then the field is to be
+    // ignored (2025-11-25, Tasks, "Task Support Is Optional").
+    let permit = Permit::decided(
+        passed.granted,
+        call.row,
+        envelope(),
+        params,
+        &under_way,
+        Edits::new(),
+    );
+    Ok(Forward {
+        permit,
+        under_way,
+        in_flight: Some(Box::new(in_flight)),
+    })
 }
 
 struct Pending<'a> {
@@ -192,6 +196,13 @@ impl Pending<'_> {
             .evaluation
             .observe(started.elapsed().as_secs_f64());
         decision
+    }
+
+    /// Lets a call pass that the decision allows, if its limits do.
+    fn allow(&self, decision: &Decision, now: Timestamp) -> Result<Passed, Refusal> {
+        let granted = Granted::allowed(decision).ok_or_else(|| self.refuse(decision, now))?;
+        let in_flight = self.reserve(decision, now)?;
+        Ok(Passed { in_flight, granted })
     }
 
     /// Answers that need nothing but the decision.

@@ -14,11 +14,11 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use super::Gateway;
 use super::body::{Body, BoxError, ReadError, discard, empty, read};
 use super::grants::Grant;
+use super::permit::Envelope;
 use super::relay::{Relay, json_response};
 use super::session::{LastSession, Session};
 use super::snapshot::Snapshot;
 use super::trace;
-use super::upstream::Envelope;
 use crate::protocol::answer;
 use crate::protocol::envelope::{self, Id, Message};
 use crate::protocol::header::{self, HeaderFault};
@@ -280,7 +280,7 @@ impl Exchange<'_> {
             gateway: Arc::clone(self.gateway),
             grant: self.grant.clone(),
             session,
-            id_use: None,
+            asked: None,
         }
     }
 

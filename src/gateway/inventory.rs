@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, StatusCode};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
@@ -17,13 +17,14 @@ use tokio::time::{Instant, timeout};
 
 use super::Gateway;
 use super::body::{Body, read};
-use super::enforce::Permit;
+use super::permit::{Envelope, Permit};
 use super::relay::{ContentType, MAX_ANSWER, content_type};
-use super::upstream::{Envelope, Upstream, UpstreamError};
-use crate::json;
+use super::upstream::{Upstream, UpstreamError};
 use crate::policy::inventory::Definition;
+use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, Id, Message, Object, Outcome};
 use crate::protocol::list::{self, ListKind};
+use crate::protocol::method::{self, Undecided};
 use crate::protocol::sse::{Decoder, Item};
 use crate::protocol::version::{self, Version};
 
@@ -80,6 +81,8 @@ enum ListError {
     },
     #[error("its answer to `{0}` cannot be read: {1}")]
     Unreadable(&'static str, String),
+    #[error("`{0}` needs a decision")]
+    Undecided(&'static str),
     #[error("its list of tools does not end")]
     Endless,
     #[error("its session ended")]
@@ -291,21 +294,13 @@ async fn list(
     let mut size = 0;
     let mut cursor: Option<String> = None;
     for page in 0..MAX_PAGES {
-        let params = match &cursor {
-            Some(cursor) => format!(",\"params\":{{\"cursor\":{}}}", json::quoted(cursor)),
-            None => String::new(),
+        let edits = match &cursor {
+            Some(cursor) => Edits::new().set_string("cursor", cursor),
+            None => Edits::new(),
         };
         let id = i64::try_from(page).unwrap_or(0) + 2;
-        let request =
-            format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"tools/list\"{params}}}");
-        let answer = exchange(
-            upstream,
-            session.envelope.clone(),
-            request,
-            id,
-            "tools/list",
-        )
-        .await?;
+        let envelope = session.envelope.clone();
+        let answer = exchange(upstream, envelope, "tools/list", id, edits).await?;
         let next = with_result(&answer.body, "tools/list", |result| {
             let unreadable = |why: String| ListError::Unreadable("tools/list", why);
             let entries = list::entries(result, ListKind::Tools)
@@ -332,12 +327,15 @@ async fn list(
 }
 
 async fn open(upstream: &Arc<Upstream>) -> Result<Own, ListError> {
-    let request = format!(
-        "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{{\"protocolVersion\":\"{}\",\"capabilities\":{{}},\"clientInfo\":{{\"name\":\"portcullis\",\"version\":\"{}\"}}}}}}",
-        Version::LATEST_SESSION,
-        env!("CARGO_PKG_VERSION"),
+    let client = format!(
+        r#"{{"name":"portcullis","version":"{}"}}"#,
+        env!("CARGO_PKG_VERSION")
     );
-    let answer = exchange(upstream, Envelope::default(), request, 1, "initialize").await?;
+    let edits = Edits::new()
+        .set_string("protocolVersion", Version::LATEST_SESSION.as_str())
+        .set("capabilities", "{}")
+        .set("clientInfo", client);
+    let answer = exchange(upstream, Envelope::default(), "initialize", 1, edits).await?;
     let (chosen, tells_changes) = with_result(&answer.body, "initialize", |result| {
         let unreadable = |why: String| ListError::Unreadable("initialize", why);
         let version = result
@@ -353,16 +351,15 @@ async fn open(upstream: &Arc<Upstream>) -> Result<Own, ListError> {
             .then(|| HeaderValue::from_static(chosen.as_str())),
         ..Envelope::default()
     };
-    let initialized =
-        Bytes::from_static(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
-    let permit = Permit::undecided(Method::POST, envelope.clone(), initialized);
+    let row = undecided("notifications/initialized")?;
+    let permit = Permit::notification(row, envelope.clone(), None);
     let response = upstream.call(permit, EXCHANGE).await?;
     if !response.status().is_success() {
         return Err(ListError::Status(response.status()));
     }
     let mut stream = None;
     if tells_changes {
-        let permit = Permit::undecided(Method::GET, envelope.clone(), Bytes::new());
+        let permit = Permit::listen(envelope.clone());
         // Servers need not offer one (405); then only the minute tells.
         if let Ok(response) = upstream.call(permit, EXCHANGE).await
             && response.status().is_success()
@@ -397,15 +394,22 @@ pub(super) struct Answer {
     pub session: Option<HeaderValue>,
 }
 
+fn undecided(method: &'static str) -> Result<Undecided, ListError> {
+    method::lookup(method)
+        .and_then(|row| row.undecided(|_| false))
+        .ok_or(ListError::Undecided(method))
+}
+
 /// Sends a request and waits for its answer, be it JSON or the end of a stream. What else comes on the stream is not for us.
 async fn exchange(
     upstream: &Upstream,
     envelope: Envelope,
-    request: String,
-    id: i64,
     method: &'static str,
+    id: i64,
+    edits: Edits<'_>,
 ) -> Result<Answer, ListError> {
-    let permit = Permit::undecided(Method::POST, envelope, request.into());
+    let row = undecided(method)?;
+    let permit = Permit::request(row, envelope, &Id::Integer(id), None, edits);
     let response = upstream.call(permit, EXCHANGE).await?;
     let status = response.status();
     if status == StatusCode::NOT_FOUND {

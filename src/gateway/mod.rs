@@ -21,13 +21,14 @@ pub mod enforce;
 pub mod grants;
 mod hold;
 pub mod http;
-mod in_use;
 pub mod inventory;
 pub mod metrics;
+mod permit;
 pub mod process;
 pub mod record;
 mod relay;
 pub mod report;
+mod request_ids;
 pub mod run;
 pub mod server;
 mod session;
@@ -38,13 +39,13 @@ pub mod upstream;
 use self::approvals::Approvals;
 use self::audit::AuditLog;
 use self::counters::Local;
-use self::enforce::Permit;
 use self::hold::Holds;
-use self::in_use::InUse;
 use self::inventory::Inventory;
 use self::metrics::Metrics;
+use self::permit::Permit;
 use self::record::Recorder;
-use self::session::{Remembered, ServerRequests, Session};
+use self::request_ids::RequestIds;
+use self::session::{Remembered, ServerRequests};
 use self::snapshot::tls::Transport;
 use self::snapshot::{Builder, Environment, Rejected, Sealing, Snapshot};
 use crate::policy::bundle::{Bundle, BundleServer};
@@ -64,7 +65,7 @@ pub struct Gateway {
     counters: Local,
     approvals: Approvals,
     holds: Holds,
-    in_use: InUse,
+    request_ids: RequestIds,
     requests: ServerRequests,
     ended: Remembered<()>,
     /// What is known of the upstream's tools.
@@ -158,7 +159,7 @@ impl Gateway {
             counters: Local::default(),
             approvals: shared.approvals.clone(),
             holds: Holds::default(),
-            in_use: InUse::default(),
+            request_ids: RequestIds::default(),
             requests: ServerRequests::default(),
             ended: Remembered::default(),
             inventory: Inventory::default(),
@@ -366,12 +367,11 @@ impl Gateway {
         self.holds.count()
     }
 
-    /// Tells the upstream something in a client's session: a refusal of its own request.
-    async fn answer_upstream(&self, session: &Session, body: Vec<u8>) {
+    /// Tells the upstream something in a client's session, such as a refusal of its own request.
+    async fn answer_upstream(&self, permit: Permit) {
         let Some(snapshot) = self.snapshot() else {
             return;
         };
-        let permit = Permit::undecided(::http::Method::POST, session.envelope(), body.into());
         if let Err(error) = snapshot.upstream.call(permit, ANSWER_UPSTREAM).await {
             tracing::debug!(server = self.recorder.server(), %error, "an answer to the upstream was not delivered");
         }

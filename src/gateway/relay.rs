@@ -1,6 +1,7 @@
 //! From the upstream back to the client: every message is read strictly, filtered by the policy in force at that moment, and
 //! written anew. Streams go event by event, at the client's pace.
 
+use std::borrow::Cow;
 use std::cell::LazyCell;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +15,16 @@ use super::Gateway;
 use super::body::{Body, ReadError, full, read};
 use super::enforce::{End, InFlight};
 use super::grants::Grant;
-use super::in_use::Use;
-use super::session::Session;
-use super::upstream::UpstreamError;
+use super::permit::Permit;
+use super::request_ids::UnderWay;
+use super::session::{Resumed, Session};
+use super::upstream::{Bridged, Unserved, UpstreamError};
 use crate::json;
-use crate::protocol::answer;
+use crate::protocol::answer::{self, code};
 use crate::protocol::emit::Edits;
-use crate::protocol::envelope::{self, Id, Message, Notification, Object, Outcome, Request};
+use crate::protocol::envelope::{
+    self, ErrorObject, Id, Message, Notification, Object, Outcome, Request,
+};
 use crate::protocol::list::{self, ListKind};
 use crate::protocol::method::{self, Feature, Need};
 
@@ -36,7 +40,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Whose messages are relayed.
-#[derive(Clone)]
 pub struct Relay {
     /// The gateway.
     pub gateway: Arc<Gateway>,
@@ -44,8 +47,39 @@ pub struct Relay {
     pub grant: Grant,
     /// In which session.
     pub session: Arc<Session>,
-    /// The id of the request that is answered: in use until the answer has been relayed.
-    pub id_use: Option<Arc<Use>>,
+    /// The request that is answered, if one is: under way until the answer has been relayed. No other answer passes.
+    pub asked: Option<Asked>,
+}
+
+/// A request of the client to which an answer may come.
+pub struct Asked {
+    upstream: Id<'static>,
+    client: Id<'static>,
+    under_way: Option<UnderWay>,
+}
+
+impl Asked {
+    /// One that has just been forwarded.
+    pub fn new(under_way: UnderWay) -> Self {
+        Asked {
+            upstream: under_way.upstream(),
+            client: under_way.client().clone(),
+            under_way: Some(under_way),
+        }
+    }
+
+    /// One whose stream the client goes on with.
+    pub fn resumed((upstream, client): Resumed) -> Self {
+        Asked {
+            upstream,
+            client,
+            under_way: None,
+        }
+    }
+
+    fn ids(&self) -> (&Id<'_>, &Id<'_>) {
+        (&self.upstream, &self.client)
+    }
 }
 
 /// What becomes of one message.
@@ -55,10 +89,35 @@ enum Passed {
 }
 
 impl Relay {
-    /// The client's copy of a message, filtered for this caller.
+    /// The id that the client gave the request that is answered.
+    fn client_id(&self) -> Option<&Id<'static>> {
+        self.asked.as_ref().map(|asked| &asked.client)
+    }
+
+    /// Whether a message is the answer that is relayed here.
+    fn is_answer(&self, message: &Message<'_>) -> bool {
+        let asked = self.asked.as_ref().map(|asked| &asked.upstream);
+        matches!(message, Message::Response(_)) && asked.is_some() && message.id() == asked
+    }
+
+    /// The upstream speaks of the request before it answers it: it is at work on it.
+    fn heard(&self) {
+        if let Some(under_way) = self
+            .asked
+            .as_ref()
+            .and_then(|asked| asked.under_way.as_ref())
+        {
+            under_way.dispute().open();
+        }
+    }
+
+    /// The client's copy of a message, filtered for this caller. A response must be one that [`Self::is_answer`].
     async fn pass(&self, message: &Message<'_>) -> Passed {
         match message {
-            Message::Response(_) => {
+            Message::Response(response) => {
+                if let Outcome::Error(error) = &response.outcome {
+                    return self.error(error);
+                }
                 let (passed, unknown) = self.filtered(message);
                 if !unknown {
                     return passed;
@@ -72,6 +131,26 @@ impl Relay {
         }
     }
 
+    /// An error of the upstream. Its `data` must not read as if the gateway or a bridge had spoken.
+    fn error(&self, error: &ErrorObject<'_>) -> Passed {
+        let data = error.data.map(|raw| match Object::from_raw(raw, &[]) {
+            Ok(data) if data.string("source").ok().flatten().as_deref() == Some("bridge") => {
+                let edits = OURS
+                    .iter()
+                    .fold(Edits::new(), |edits, key| edits.remove(key));
+                Cow::Owned(data.to_text(&edits))
+            }
+            _ => Cow::Borrowed(raw),
+        });
+        let id = self.client_id();
+        Passed::Send(answer::error(
+            id,
+            error.code,
+            &error.message,
+            data.as_deref(),
+        ))
+    }
+
     /// The message without what the caller may not see, and whether it lists a tool that is not in the inventory.
     fn filtered(&self, message: &Message<'_>) -> (Passed, bool) {
         let Some(snapshot) = self.gateway.snapshot() else {
@@ -81,7 +160,10 @@ impl Relay {
         let caller = &self.grant.caller;
         let (bound, session) = (&snapshot.bound, &*self.session.id);
         let now = LazyCell::new(Timestamp::now);
-        let edits = Edits::new();
+        let mut edits = Edits::new();
+        if let Some(id) = self.client_id() {
+            edits = edits.id(id.borrowed());
+        }
         let filtered = list::filter(message, &edits, |kind, entry| match kind {
             ListKind::Tools => {
                 unknown |= bound.tool(&entry.name).is_none();
@@ -98,7 +180,7 @@ impl Relay {
             Err(error) => {
                 tracing::warn!(server = self.gateway.recorder.server(), %error, "an answer of the upstream was replaced");
                 Passed::Send(answer::upstream_down(
-                    message.id(),
+                    self.client_id(),
                     &error.to_string(),
                     RETRY_AFTER,
                 ))
@@ -154,7 +236,8 @@ impl Relay {
             .params
             .as_ref()
             .and_then(|params| params.get("requestId"))
-            .and_then(|member| self.gateway.requests.sealed(&self.session.id, member.raw));
+            .and_then(|member| Id::from_json(member.raw))
+            .and_then(|id| self.gateway.requests.cancel(&self.session.id, &id));
         match sealed {
             Some(sealed) => {
                 Passed::Send(message.emit(&Edits::new().set("requestId", json::quoted(&sealed))))
@@ -173,10 +256,13 @@ impl Relay {
             _ => false,
         };
         if !allowed {
-            let refusal = answer::method_not_found(&request.id, &request.method);
-            tell_upstream(&self.gateway, &self.session, refusal);
+            let envelope = self.session.envelope();
+            let permit = Permit::refusal(envelope, &request.id, &request.method);
+            tell_upstream(&self.gateway, permit);
             return Passed::Drop;
         }
+        // Whichever of the session's calls it is about: that one is being made.
+        self.gateway.request_ids.dispute(self.session.key());
         let raw = request.id.to_json();
         let sealed = self
             .session
@@ -185,7 +271,7 @@ impl Relay {
             Some(sealed) => {
                 self.gateway
                     .requests
-                    .remember(&self.session.id, &raw, &sealed);
+                    .remember(&self.session.id, &request.id, &sealed);
                 Passed::Send(request.emit(&Edits::new().id(Id::String(sealed.into()))))
             }
             None => Passed::Drop,
@@ -203,7 +289,6 @@ impl Relay {
     /// `in_flight` is told how the call ended; `within` is what is left of the whole call's time.
     pub async fn answer(
         self,
-        id: Id<'static>,
         in_flight: Option<Box<InFlight>>,
         response: Response<Body>,
         within: Duration,
@@ -214,6 +299,8 @@ impl Relay {
             }
         };
         let status = response.status();
+        let bridged = response.extensions().get::<Bridged>().copied();
+        let id = self.client_id().cloned();
         match content_type(&response) {
             Some(ContentType::Json) => {
                 let read = read(response.into_body(), MAX_ANSWER, within, within).await;
@@ -223,7 +310,7 @@ impl Relay {
                         finish(in_flight, End::Broken);
                         return json_response(
                             StatusCode::OK,
-                            answer::upstream_down(Some(&id), &error.to_string(), RETRY_AFTER),
+                            answer::upstream_down(id.as_ref(), &error.to_string(), RETRY_AFTER),
                         );
                     }
                     Err(ReadError::Stalled) => {
@@ -231,16 +318,16 @@ impl Relay {
                         let why = UpstreamError::Timeout(within).to_string();
                         return json_response(
                             StatusCode::OK,
-                            answer::upstream_down(Some(&id), &why, RETRY_AFTER),
+                            answer::upstream_down(id.as_ref(), &why, RETRY_AFTER),
                         );
                     }
                 };
-                let (bytes, end) = self.single(&id, &body).await;
-                // An error that came with an HTTP error is the transport's word, not the upstream's on this request.
-                let end = if end == End::Error && !status.is_success() {
-                    End::Broken
-                } else {
-                    end
+                let (bytes, end) = self.single(&body).await;
+                let end = match (end, bridged.and_then(|bridged| bridged.unserved)) {
+                    (End::Error | End::Refused, Some(unserved)) => end_of_unserved(unserved),
+                    // An error that came with an HTTP error is the transport's word, not the upstream's on this request.
+                    (End::Error | End::Refused, None) if !status.is_success() => End::Broken,
+                    (end, _) => end,
                 };
                 finish(in_flight, end);
                 json_response(StatusCode::OK, bytes)
@@ -249,7 +336,8 @@ impl Relay {
                 let mut events = Events::new(self, response.into_body());
                 events.idle = Some(within);
                 events.silent_until = Some(Instant::now() + within);
-                events.expected = Some(id);
+                events.awaited = true;
+                events.bridged = bridged.is_some();
                 events.in_flight = in_flight;
                 events.into_response()
             }
@@ -261,22 +349,22 @@ impl Relay {
                 );
                 json_response(
                     StatusCode::OK,
-                    answer::upstream_down(Some(&id), &why, RETRY_AFTER),
+                    answer::upstream_down(id.as_ref(), &why, RETRY_AFTER),
                 )
             }
         }
     }
 
     /// The one message of a JSON body.
-    async fn single(&self, id: &Id<'_>, body: &[u8]) -> (Vec<u8>, End) {
+    async fn single(&self, body: &[u8]) -> (Vec<u8>, End) {
         let broken = |why: &str| {
             (
-                answer::upstream_down(Some(id), why, RETRY_AFTER),
+                answer::upstream_down(self.client_id(), why, RETRY_AFTER),
                 End::Broken,
             )
         };
         match envelope::parse(body) {
-            Ok(message @ Message::Response(_)) if message.id() == Some(id) => {
+            Ok(message) if self.is_answer(&message) => {
                 let end = end_of(&message);
                 match self.pass(&message).await {
                     Passed::Send(bytes) => (bytes, end),
@@ -298,7 +386,7 @@ impl Relay {
 
 /// Tells the upstream something in a client's session, beside the stream that brought the reason: a server may read the
 /// answer only once it has written what it is writing.
-pub fn tell_upstream(gateway: &Arc<Gateway>, session: &Arc<Session>, body: Vec<u8>) {
+pub fn tell_upstream(gateway: &Arc<Gateway>, permit: Permit) {
     let Ok(place) = Arc::clone(&gateway.telling).try_acquire_owned() else {
         tracing::warn!(
             server = gateway.recorder.server(),
@@ -306,34 +394,41 @@ pub fn tell_upstream(gateway: &Arc<Gateway>, session: &Arc<Session>, body: Vec<u
         );
         return;
     };
-    let (teller, session) = (Arc::clone(gateway), Arc::clone(session));
+    let teller = Arc::clone(gateway);
     gateway.tasks.spawn(async move {
-        teller.answer_upstream(&session, body).await;
+        teller.answer_upstream(permit).await;
         drop(place);
     });
 }
 
-/// How a call ended, by the message that answers it.
+/// The codes of errors that say that a request was not run (JSON-RPC 2.0, section 5.1). Every other code, that of an internal
+/// error included, is also what servers answer after the effect.
+const NOT_RUN: [i64; 4] = [
+    code::PARSE_ERROR,
+    code::INVALID_REQUEST,
+    code::METHOD_NOT_FOUND,
+    code::INVALID_PARAMS,
+];
+
+/// Members by which an error's `data` once said that a bridge had made it: no server's error reads so.
+const OURS: [&str; 2] = ["source", "delivered"];
+
+/// How a call ended that the bridge answered in its server's place.
+fn end_of_unserved(unserved: Unserved) -> End {
+    match unserved {
+        Unserved::Undelivered => End::Unreachable,
+        Unserved::Lost => End::Broken,
+    }
+}
+
+/// How a call ended, by the message that answers it. What the error's `data` says has no meaning here: it is the server's.
 fn end_of(message: &Message<'_>) -> End {
     let Message::Response(response) = message else {
         return End::Broken;
     };
     match &response.outcome {
-        // The bridge says so where it is not the server that speaks, and whether the server got the call.
-        Outcome::Error(error) => {
-            let data = error
-                .data
-                .and_then(|data| Object::from_raw(data, &[]).ok())
-                .unwrap_or_default();
-            let says = |key: &str, raw: &str| data.get(key).is_some_and(|said| said.raw == raw);
-            if !says("source", "\"bridge\"") {
-                End::Error
-            } else if says("delivered", "false") {
-                End::Unreachable
-            } else {
-                End::Broken
-            }
-        }
+        Outcome::Error(error) if NOT_RUN.contains(&error.code) => End::Refused,
+        Outcome::Error(_) => End::Error,
         Outcome::Result(result)
             if result
                 .get("isError")

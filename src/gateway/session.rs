@@ -12,7 +12,8 @@ use jiff::Timestamp;
 
 use super::Gateway;
 use super::grants::Grant;
-use super::upstream::Envelope;
+use super::permit::Envelope;
+use super::request_ids::SessionKey;
 use crate::protocol::envelope::Id;
 use crate::protocol::seal::{self, Binding, Purpose};
 use crate::protocol::version::Version;
@@ -30,6 +31,9 @@ const REMEMBERED: usize = 10_000;
 
 /// Longer ids of requests of servers are not remembered.
 const LONGEST_ID: usize = 256;
+
+/// A request whose stream is resumed: its ids at the upstream and at the client.
+pub type Resumed = (Id<'static>, Id<'static>);
 
 /// One client's session.
 #[derive(Debug)]
@@ -175,23 +179,51 @@ impl Session {
         }
     }
 
-    /// The upstream's event id, for the client.
-    pub fn seal_event(&self, gateway: &Gateway, grant: &Grant, id: &str) -> Option<String> {
+    /// The session as a key.
+    pub fn key(&self) -> SessionKey {
+        self.uuid
+    }
+
+    /// The upstream's event id, for the client. Where its stream answers a request, that goes along (as its ids at the upstream
+    /// and at the client): only its answer may come on a stream that goes on from there.
+    pub fn seal_event(
+        &self,
+        gateway: &Gateway,
+        grant: &Grant,
+        id: &str,
+        answers: Option<(&Id<'_>, &Id<'_>)>,
+    ) -> Option<String> {
         let binding = self.binding(gateway, grant);
+        // JSON on one line has no line feed, and neither has an event id.
+        let value = match answers {
+            Some((upstream, client)) => {
+                format!("{}\n{}\n{id}", upstream.to_json(), client.to_json())
+            }
+            None => format!("\n\n{id}"),
+        };
         gateway
             .sealer()?
-            .seal_text(Purpose::Event, &binding, id, expiry(EVENT_LIFE))
+            .seal_text(Purpose::Event, &binding, &value, expiry(EVENT_LIFE))
             .ok()
     }
 
-    /// The upstream's event id that a `Last-Event-ID` stands for.
-    pub fn open_event(&self, gateway: &Gateway, grant: &Grant, token: &str) -> Option<HeaderValue> {
+    /// The upstream's event id that a `Last-Event-ID` stands for, and the request that its stream answers.
+    pub fn open_event(
+        &self,
+        gateway: &Gateway,
+        grant: &Grant,
+        token: &str,
+    ) -> Option<(HeaderValue, Option<Resumed>)> {
         let binding = self.binding(gateway, grant);
-        let id = gateway
+        let value = gateway
             .sealer()?
             .open_text(Purpose::Event, &binding, token, seconds(Timestamp::now()))
             .ok()?;
-        HeaderValue::from_str(&id).ok()
+        let mut parts = value.splitn(3, '\n');
+        let (upstream, client, id) = (parts.next()?, parts.next()?, parts.next()?);
+        let owned = |raw| Id::from_json(raw).map(Id::into_owned);
+        let answers = owned(upstream).zip(owned(client));
+        Some((HeaderValue::from_str(id).ok()?, answers))
     }
 
     /// The id of an upstream's request, for the client. The method goes along, so that an answer can be held to the
@@ -216,7 +248,7 @@ impl Session {
             .ok()
     }
 
-    /// The method and id of the upstream's request that a client answers.
+    /// The method and id of the upstream's request that a client answers, for the first time.
     pub fn open_request(
         &self,
         gateway: &Gateway,
@@ -237,7 +269,11 @@ impl Session {
             )
             .ok()?;
         let (method, id) = value.split_once(' ')?;
-        Some((method.to_owned(), Id::from_json(id)?.into_owned()))
+        let id = Id::from_json(id)?.into_owned();
+        gateway
+            .requests
+            .answer(&self.id, &id, token)
+            .then(|| (method.to_owned(), id))
     }
 }
 
@@ -285,11 +321,12 @@ impl<V: Clone> Remembered<V> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers a key.
-    pub fn insert(&self, key: String, value: V) {
+    /// Remembers a key; says whether it was not remembered before.
+    pub fn insert(&self, key: String, value: V) -> bool {
         let mut guard = self.lock();
         let (map, order) = &mut *guard;
-        if map.insert(key.clone(), value).is_none() {
+        let new = map.insert(key.clone(), value).is_none();
+        if new {
             order.push_back(key);
         }
         while order.len() > REMEMBERED {
@@ -297,6 +334,18 @@ impl<V: Clone> Remembered<V> {
                 map.remove(&oldest);
             }
         }
+        new
+    }
+
+    /// Forgets a key; gives what was remembered under it.
+    pub fn remove(&self, key: &str) -> Option<V> {
+        let mut guard = self.lock();
+        let (map, order) = &mut *guard;
+        let value = map.remove(key)?;
+        if let Some(at) = order.iter().position(|other| other == key) {
+            order.remove(at);
+        }
+        Some(value)
     }
 
     /// Whether the key is remembered.
@@ -304,29 +353,42 @@ impl<V: Clone> Remembered<V> {
         let inner = self.lock();
         !inner.0.is_empty() && inner.0.contains_key(key)
     }
-
-    /// What is remembered under the key.
-    pub fn get(&self, key: &str) -> Option<V> {
-        self.lock().0.get(key).cloned()
-    }
 }
 
-/// The sealed ids of requests that upstreams have sent to clients, so that an upstream can cancel its own.
+/// Requests that upstreams have sent to clients: an upstream can cancel its own, and a client can answer each once.
 #[derive(Default)]
-pub struct ServerRequests(Remembered<String>);
+pub struct ServerRequests {
+    /// Their sealed ids, by session and the upstream's id as JSON, until they are answered or cancelled.
+    open: Remembered<String>,
+    /// The ends of the sealed ids of those that were answered. They end in a tag of their own.
+    answered: Remembered<()>,
+}
 
 impl ServerRequests {
-    /// Remembers what the client knows the request as. `raw` is the upstream's id as JSON.
-    pub fn remember(&self, session: &str, raw: &str, sealed: &str) {
+    /// Remembers what the client knows the request as.
+    pub fn remember(&self, session: &str, id: &Id<'_>, sealed: &str) {
+        let raw = id.to_json();
         // Ids are chosen by the upstream, and many are remembered; one that is so long cannot be cancelled by it.
         if raw.len() > LONGEST_ID {
             return;
         }
-        self.0.insert(format!("{session} {raw}"), sealed.to_owned());
+        self.open
+            .insert(format!("{session} {raw}"), sealed.to_owned());
     }
 
-    /// What the client knows the request as.
-    pub fn sealed(&self, session: &str, raw: &str) -> Option<String> {
-        self.0.get(&format!("{session} {raw}"))
+    /// The upstream cancels its request of that very id: what the client knows it as, if it is open.
+    pub fn cancel(&self, session: &str, id: &Id<'_>) -> Option<String> {
+        self.open.remove(&format!("{session} {}", id.to_json()))
+    }
+
+    /// The client answers the request of that id, which it knows as `sealed`; false if it has done so before.
+    fn answer(&self, session: &str, id: &Id<'_>, sealed: &str) -> bool {
+        self.cancel(session, id);
+        let tag = sealed.len().saturating_sub(TAG_CHARS);
+        let end = sealed.get(tag..).unwrap_or(sealed);
+        self.answered.insert(end.to_owned(), ())
     }
 }
+
+/// Characters of a token's end that hold its whole tag.
+const TAG_CHARS: usize = 24;

@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::protocol::forward;
+
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
@@ -16,25 +18,13 @@ pub fn context(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
         .collect()
 }
 
-/// The trace id of a valid `traceparent` (version-trace-parent-flags, lower-case hexadecimal, not all zero).
+/// The trace id of a valid `traceparent` that stands once.
 pub fn id(headers: &HeaderMap) -> Option<String> {
     let mut values = headers.get_all(&TRACEPARENT).iter();
     let (value, None) = (values.next()?.to_str().ok()?, values.next()) else {
         return None;
     };
-    let mut parts = value.split('-');
-    let (version, trace, parent, flags) =
-        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex = |text: &str, length| {
-        text.len() == length
-            && text
-                .bytes()
-                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let some = |text: &str| text.bytes().any(|byte| byte != b'0');
-    let valid = hex(version, 2) && version != "ff" && (version != "00" || parts.next().is_none());
-    (valid && hex(trace, 32) && some(trace) && hex(parent, 16) && some(parent) && hex(flags, 2))
-        .then(|| trace.to_owned())
+    forward::trace_id(value).map(str::to_owned)
 }
 
 #[cfg(test)]

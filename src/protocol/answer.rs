@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::json;
 
+use super::emit::push_line;
 use super::envelope::{Id, Refusal};
 use super::text::printable;
 use super::version::Version;
@@ -73,7 +74,7 @@ pub fn error(id: Option<&Id<'_>>, code: i64, message: &str, data: Option<&str>) 
     json::write_string(&mut out, message);
     if let Some(data) = data {
         out.push_str(",\"data\":");
-        out.push_str(data);
+        push_line(&mut out, data);
     }
     out.push_str("}}");
     out.into_bytes()

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use crate::json::{self, Member};
 
 use super::envelope::{Fault, Id, Message, Notification, Object, Outcome, Request, Response};
+use super::forward;
 
 type Change<'e> = (&'e str, Option<Cow<'e, str>>);
 
@@ -18,6 +19,8 @@ pub struct Edits<'e> {
     id: Option<Id<'e>>,
     members: Vec<Change<'e>>,
     meta: Vec<Change<'e>>,
+    /// The only members that pass, if not all do.
+    only: Option<&'static [&'static str]>,
 }
 
 impl<'e> Edits<'e> {
@@ -30,6 +33,36 @@ impl<'e> Edits<'e> {
     pub fn id(mut self, id: Id<'e>) -> Self {
         self.id = Some(id);
         self
+    }
+
+    /// Leaves out every member of the message but these, and of `_meta` what [`forward::meta_passes`] refuses. What is set
+    /// is written all the same.
+    pub fn only(mut self, known: &'static [&'static str]) -> Self {
+        self.only = Some(known);
+        self
+    }
+
+    /// Whether a member passes as it stands.
+    fn passes(&self, key: &str) -> bool {
+        self.only
+            .is_none_or(|known| key == "_meta" || known.contains(&key))
+    }
+
+    fn meta_passes(&self, member: &Member<'_>) -> bool {
+        self.only.is_none() || forward::meta_passes(member)
+    }
+
+    /// Whether an object is written as it is read.
+    fn is_none_for(&self, object: &Object<'_>) -> bool {
+        self.members.is_empty()
+            && self.meta.is_empty()
+            && (self.only.is_none()
+                || object.members.iter().all(|member| self.passes(&member.key))
+                    && object
+                        .meta
+                        .iter()
+                        .flatten()
+                        .all(|member| self.meta_passes(member)))
     }
 
     /// Sets a member to a value that is already JSON, replacing it where it stands or adding it at the end.
@@ -82,21 +115,32 @@ impl Message<'_> {
 impl Request<'_> {
     /// The request with its changes, as bytes.
     pub fn emit(&self, edits: &Edits<'_>) -> Vec<u8> {
-        let mut out = open(self.params.as_ref());
-        out.push_str(",\"id\":");
-        edits.id.as_ref().unwrap_or(&self.id).write(&mut out);
-        write_call(&mut out, &self.method, self.params.as_ref(), edits);
-        out.into_bytes()
+        let id = edits.id.as_ref().unwrap_or(&self.id);
+        call(Some(id), &self.method, self.params.as_ref(), edits)
     }
 }
 
 impl Notification<'_> {
     /// The notification with its changes, as bytes.
     pub fn emit(&self, edits: &Edits<'_>) -> Vec<u8> {
-        let mut out = open(self.params.as_ref());
-        write_call(&mut out, &self.method, self.params.as_ref(), edits);
-        out.into_bytes()
+        call(None, &self.method, self.params.as_ref(), edits)
     }
+}
+
+/// A request, or without an id a notification, of that method with the `params` of another message and changes to them.
+pub fn call(
+    id: Option<&Id<'_>>,
+    method: &str,
+    params: Option<&Object<'_>>,
+    edits: &Edits<'_>,
+) -> Vec<u8> {
+    let mut out = open(params);
+    if let Some(id) = id {
+        out.push_str(",\"id\":");
+        id.write(&mut out);
+    }
+    write_call(&mut out, method, params, edits);
+    out.into_bytes()
 }
 
 impl Response<'_> {
@@ -175,8 +219,7 @@ fn write_call(out: &mut String, method: &str, params: Option<&Object<'_>>, edits
 
 fn write_object(out: &mut String, object: Option<&Object<'_>>, edits: &Edits<'_>) {
     if let Some(object) = object
-        && edits.members.is_empty()
-        && edits.meta.is_empty()
+        && edits.is_none_for(object)
         && is_compact(object)
     {
         return push_line(out, object.raw);
@@ -186,11 +229,17 @@ fn write_object(out: &mut String, object: Option<&Object<'_>>, edits: &Edits<'_>
     let add_meta = edits.meta.iter().any(|(_, value)| value.is_some());
     // What is set or removed as a whole is not also edited inside.
     let whole_meta = edits.members.iter().any(|(key, _)| *key == "_meta");
-    write_members(out, members, &edits.members, |out, member| {
-        if member.key == "_meta" && !whole_meta && !edits.meta.is_empty() {
-            write_members(out, meta.unwrap_or_default(), &edits.meta, |out, member| {
-                push_line(out, member.raw)
-            });
+    let passes = |member: &Member<'_>| edits.passes(&member.key);
+    write_members(out, members, &edits.members, passes, |out, member| {
+        let inside = !edits.meta.is_empty() || edits.only.is_some();
+        if member.key == "_meta" && !whole_meta && inside {
+            write_members(
+                out,
+                meta.unwrap_or_default(),
+                &edits.meta,
+                |member| edits.meta_passes(member),
+                |out, member| push_line(out, member.raw),
+            );
         } else {
             push_line(out, member.raw);
         }
@@ -202,9 +251,13 @@ fn write_object(out: &mut String, object: Option<&Object<'_>>, edits: &Edits<'_>
             out.push(',');
         }
         out.push_str("\"_meta\":");
-        write_members(out, &[], &edits.meta, |out, member| {
-            push_line(out, member.raw)
-        });
+        write_members(
+            out,
+            &[],
+            &edits.meta,
+            |_| true,
+            |out, member| push_line(out, member.raw),
+        );
         out.push('}');
     }
 }
@@ -228,6 +281,7 @@ fn write_members(
     out: &mut String,
     members: &[Member<'_>],
     changes: &[Change<'_>],
+    passes: impl Fn(&Member<'_>) -> bool,
     mut write: impl FnMut(&mut String, &Member<'_>),
 ) {
     let mut separator = '{';
@@ -239,6 +293,7 @@ fn write_members(
     };
     for member in members {
         match changes.iter().find(|(key, _)| *key == member.key) {
+            None if !passes(member) => {}
             None => {
                 start(out, &member.key);
                 write(out, member);

@@ -28,6 +28,14 @@ impl Id<'_> {
         }
     }
 
+    /// The same id, which borrows its text.
+    pub fn borrowed(&self) -> Id<'_> {
+        match self {
+            Id::Integer(number) => Id::Integer(*number),
+            Id::String(text) => Id::String(Cow::Borrowed(text)),
+        }
+    }
+
     /// Appends the id as JSON.
     pub fn write(&self, out: &mut String) {
         match self {

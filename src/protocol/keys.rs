@@ -26,7 +26,9 @@ pub const PARAMS: &[&str] = &[
     "inputResponses",
     "level",
     "maxTokens",
+    "message",
     "messages",
+    "mode",
     "name",
     "notifications",
     "progress",
@@ -40,8 +42,11 @@ pub const PARAMS: &[&str] = &[
     "result",
     "task",
     "taskId",
+    "toolChoice",
     "tools",
+    "total",
     "uri",
+    "url",
 ];
 
 /// Keys of `_meta`.

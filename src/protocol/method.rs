@@ -72,9 +72,41 @@ pub struct Method {
     /// The versions that have it, both ends included.
     pub since: Version,
     pub until: Version,
+    /// The members of `params` that a server gets of a client's message, beside `_meta`.
+    pub params: &'static [&'static str],
+}
+
+/// A row whose messages a client may send without a decision on what they name. Only [`Method::undecided`] gives one out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Undecided(&'static Method);
+
+impl Undecided {
+    /// The row.
+    pub fn row(self) -> &'static Method {
+        self.0
+    }
 }
 
 impl Method {
+    /// The row as one that needs no decision: it names nothing, its answer is filtered, or it belongs to a feature of the
+    /// client that the server's spec allows.
+    pub fn undecided(&'static self, allows: impl FnOnce(Feature) -> bool) -> Option<Undecided> {
+        match self.need {
+            Need::Nothing | Need::List | Need::Handshake => Some(Undecided(self)),
+            Need::Feature(feature) if allows(feature) => Some(Undecided(self)),
+            Need::Feature(_)
+            | Need::Discover
+            | Need::ToolCall
+            | Need::Prompt
+            | Need::Resource
+            | Need::Completion
+            | Need::Task
+            | Need::Cancel
+            | Need::Listen
+            | Need::Refused => None,
+        }
+    }
+
     /// Whether that version has the method.
     pub fn in_version(&self, version: Version) -> bool {
         self.since <= version && version <= self.until
@@ -107,6 +139,7 @@ const fn row(
     direction: Direction,
     need: Need,
     (since, until): (Version, Version),
+    params: &'static [&'static str],
 ) -> Method {
     Method {
         name,
@@ -115,6 +148,7 @@ const fn row(
         need,
         since,
         until,
+        params,
     }
 }
 
@@ -132,42 +166,42 @@ const STATELESS: (Version, Version) = (V2026_07_28, V2026_07_28);
 /// and `roots/list` are no messages in 2026-07-28: they only stand inside `input_required` results.
 #[rustfmt::skip] // One row a line reads as the table that it is.
 pub const METHODS: &[Method] = &[
-    row("tools/call", Request, ToServer, Need::ToolCall, ALWAYS),
-    row("tools/list", Request, ToServer, Need::List, ALWAYS),
-    row("notifications/progress", Notification, Both, Need::Nothing, ALWAYS),
-    row("notifications/message", Notification, ToClient, Need::Nothing, ALWAYS),
-    row("initialize", Request, ToServer, Need::Handshake, SESSIONS),
-    row("notifications/initialized", Notification, ToServer, Need::Nothing, SESSIONS),
-    row("ping", Request, Both, Need::Nothing, SESSIONS),
-    row("notifications/cancelled", Notification, Both, Need::Cancel, ALWAYS),
-    row("prompts/list", Request, ToServer, Need::List, ALWAYS),
-    row("prompts/get", Request, ToServer, Need::Prompt, ALWAYS),
-    row("resources/list", Request, ToServer, Need::List, ALWAYS),
-    row("resources/templates/list", Request, ToServer, Need::List, ALWAYS),
-    row("resources/read", Request, ToServer, Need::Resource, ALWAYS),
-    row("resources/subscribe", Request, ToServer, Need::Resource, SESSIONS),
-    row("resources/unsubscribe", Request, ToServer, Need::Resource, SESSIONS),
-    row("completion/complete", Request, ToServer, Need::Completion, ALWAYS),
-    row("logging/setLevel", Request, ToServer, Need::Nothing, SESSIONS),
-    row("notifications/tools/list_changed", Notification, ToClient, Need::Nothing, ALWAYS),
-    row("notifications/prompts/list_changed", Notification, ToClient, Need::Nothing, ALWAYS),
-    row("notifications/resources/list_changed", Notification, ToClient, Need::Nothing, ALWAYS),
-    row("notifications/resources/updated", Notification, ToClient, Need::Resource, ALWAYS),
-    row("notifications/roots/list_changed", Notification, ToServer, Need::Feature(Feature::Roots), SESSIONS),
-    row("sampling/createMessage", Request, ToClient, Need::Feature(Feature::Sampling), SESSIONS),
-    row("roots/list", Request, ToClient, Need::Feature(Feature::Roots), SESSIONS),
-    row("elicitation/create", Request, ToClient, Need::Feature(Feature::Elicitation), (V2025_06_18, V2025_11_25)),
-    row("notifications/elicitation/complete", Notification, ToClient, Need::Feature(Feature::Elicitation), (V2025_11_25, V2025_11_25)),
-    row("tasks/get", Request, ToServer, Need::Task, (V2025_11_25, V2026_07_28)),
-    row("tasks/result", Request, ToServer, Need::Task, (V2025_11_25, V2025_11_25)),
-    row("tasks/cancel", Request, ToServer, Need::Task, (V2025_11_25, V2026_07_28)),
-    row("tasks/list", Request, ToServer, Need::Refused, (V2025_11_25, V2025_11_25)),
-    row("tasks/update", Request, ToServer, Need::Task, STATELESS),
-    row("notifications/tasks/status", Notification, ToClient, Need::Task, (V2025_11_25, V2025_11_25)),
-    row("notifications/tasks", Notification, ToClient, Need::Task, STATELESS),
-    row("server/discover", Request, ToServer, Need::Discover, STATELESS),
-    row("subscriptions/listen", Request, ToServer, Need::Listen, STATELESS),
-    row("notifications/subscriptions/acknowledged", Notification, ToClient, Need::Listen, STATELESS),
+    row("tools/call", Request, ToServer, Need::ToolCall, ALWAYS, &["name", "arguments"]),
+    row("tools/list", Request, ToServer, Need::List, ALWAYS, &["cursor"]),
+    row("notifications/progress", Notification, Both, Need::Nothing, ALWAYS, &["progressToken", "progress", "total", "message"]),
+    row("notifications/message", Notification, ToClient, Need::Nothing, ALWAYS, &[]),
+    row("initialize", Request, ToServer, Need::Handshake, SESSIONS, &["protocolVersion", "capabilities", "clientInfo"]),
+    row("notifications/initialized", Notification, ToServer, Need::Nothing, SESSIONS, &[]),
+    row("ping", Request, Both, Need::Nothing, SESSIONS, &[]),
+    row("notifications/cancelled", Notification, Both, Need::Cancel, ALWAYS, &["requestId", "reason"]),
+    row("prompts/list", Request, ToServer, Need::List, ALWAYS, &["cursor"]),
+    row("prompts/get", Request, ToServer, Need::Prompt, ALWAYS, &["name", "arguments"]),
+    row("resources/list", Request, ToServer, Need::List, ALWAYS, &["cursor"]),
+    row("resources/templates/list", Request, ToServer, Need::List, ALWAYS, &["cursor"]),
+    row("resources/read", Request, ToServer, Need::Resource, ALWAYS, &["uri"]),
+    row("resources/subscribe", Request, ToServer, Need::Resource, SESSIONS, &["uri"]),
+    row("resources/unsubscribe", Request, ToServer, Need::Resource, SESSIONS, &["uri"]),
+    row("completion/complete", Request, ToServer, Need::Completion, ALWAYS, &["ref", "argument", "context"]),
+    row("logging/setLevel", Request, ToServer, Need::Nothing, SESSIONS, &["level"]),
+    row("notifications/tools/list_changed", Notification, ToClient, Need::Nothing, ALWAYS, &[]),
+    row("notifications/prompts/list_changed", Notification, ToClient, Need::Nothing, ALWAYS, &[]),
+    row("notifications/resources/list_changed", Notification, ToClient, Need::Nothing, ALWAYS, &[]),
+    row("notifications/resources/updated", Notification, ToClient, Need::Resource, ALWAYS, &[]),
+    row("notifications/roots/list_changed", Notification, ToServer, Need::Feature(Feature::Roots), SESSIONS, &[]),
+    row("sampling/createMessage", Request, ToClient, Need::Feature(Feature::Sampling), SESSIONS, &[]),
+    row("roots/list", Request, ToClient, Need::Feature(Feature::Roots), SESSIONS, &[]),
+    row("elicitation/create", Request, ToClient, Need::Feature(Feature::Elicitation), (V2025_06_18, V2025_11_25), &[]),
+    row("notifications/elicitation/complete", Notification, ToClient, Need::Feature(Feature::Elicitation), (V2025_11_25, V2025_11_25), &[]),
+    row("tasks/get", Request, ToServer, Need::Task, (V2025_11_25, V2026_07_28), &[]),
+    row("tasks/result", Request, ToServer, Need::Task, (V2025_11_25, V2025_11_25), &[]),
+    row("tasks/cancel", Request, ToServer, Need::Task, (V2025_11_25, V2026_07_28), &[]),
+    row("tasks/list", Request, ToServer, Need::Refused, (V2025_11_25, V2025_11_25), &[]),
+    row("tasks/update", Request, ToServer, Need::Task, STATELESS, &[]),
+    row("notifications/tasks/status", Notification, ToClient, Need::Task, (V2025_11_25, V2025_11_25), &[]),
+    row("notifications/tasks", Notification, ToClient, Need::Task, STATELESS, &[]),
+    row("server/discover", Request, ToServer, Need::Discover, STATELESS, &[]),
+    row("subscriptions/listen", Request, ToServer, Need::Listen, STATELESS, &[]),
+    row("notifications/subscriptions/acknowledged", Notification, ToClient, Need::Listen, STATELESS, &[]),
 ];
 
 #[cfg(test)]
@@ -239,6 +273,32 @@ mod tests {
             ]
         );
         assert!(gone(V2025_03_26, V2025_11_25).is_empty());
+    }
+
+    #[test]
+    fn no_row_that_names_a_tool_prompt_resource_or_task_passes_undecided() {
+        let undecided = |allowed: bool| -> Vec<&str> {
+            METHODS
+                .iter()
+                .filter(|method| method.to_server() && method.undecided(|_| allowed).is_some())
+                .map(|method| method.name)
+                .collect()
+        };
+        let always = [
+            "tools/list",
+            "notifications/progress",
+            "initialize",
+            "notifications/initialized",
+            "ping",
+            "prompts/list",
+            "resources/list",
+            "resources/templates/list",
+            "logging/setLevel",
+        ];
+        assert_eq!(undecided(false), always);
+        let with_roots = undecided(true);
+        assert_eq!(with_roots.len(), always.len() + 1);
+        assert!(with_roots.contains(&"notifications/roots/list_changed"));
     }
 
     #[test]

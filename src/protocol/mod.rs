@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod emit;
 pub mod envelope;
+pub mod forward;
 pub mod header;
 pub mod keys;
 pub mod list;

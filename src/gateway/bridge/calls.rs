@@ -8,13 +8,12 @@ use http::{HeaderValue, Response, StatusCode, header};
 use super::stream::{self, Accepts, Body, Event};
 use super::wire::{self, Id, code};
 use crate::gateway::upstream::stdio::{Piece, printable};
-use crate::json::{self, Reader};
-use crate::protocol::envelope::{ErrorObject, Refusal};
+use crate::gateway::upstream::unserved::{Unserved, mark};
+use crate::json::Reader;
+use crate::protocol::envelope::Refusal;
 
-/// Why the bridge answers a call in the child's place.
-///
-/// `error.data` is `{"source":"bridge","delivered":…,"retryAfterMs":…}`: `delivered` is false only where the child has
-/// seen no byte of the call, so that the gateway can tell such an error from one that the server itself answered.
+/// Why the bridge answers a call in the child's place. Whether the child has seen a byte of the call goes beside the message,
+/// where the child has no say.
 #[derive(Debug, Clone)]
 pub(super) struct Unanswered {
     pub(super) why: String,
@@ -41,38 +40,59 @@ impl Unanswered {
         }
     }
 
-    /// Whether an error is one of these.
-    pub(super) fn made(error: &ErrorObject<'_>) -> bool {
-        let data = error.data.and_then(|raw| json::parse(raw.as_bytes()).ok());
-        let source = data.as_ref().and_then(|data| data.get("source"));
-        source.and_then(json::Value::as_str) == Some("bridge")
+    fn unserved(&self) -> Unserved {
+        if self.delivered {
+            Unserved::Lost
+        } else {
+            Unserved::Undelivered
+        }
     }
 
-    pub(super) fn message(&self, id: &Id) -> Bytes {
-        let mut data = format!(r#"{{"source":"bridge","delivered":{}"#, self.delivered);
-        if let Some(after) = self.retry_after {
-            data.push_str(&format!(r#","retryAfterMs":{}"#, after.as_millis()));
-        }
-        data.push('}');
-        wire::error(Some(id), code::INTERNAL, &self.why, Some(&data))
+    fn message(&self, id: &Id) -> Bytes {
+        let data = self
+            .retry_after
+            .map(|after| format!(r#"{{"retryAfterMs":{}}}"#, after.as_millis()));
+        wire::error(Some(id), code::INTERNAL, &self.why, data.as_deref())
+    }
+
+    /// As the answer on the stream of a call.
+    pub(super) fn event(&self, id: &Id) -> Event {
+        Event::Unserved(self.message(id), self.unserved())
+    }
+
+    /// As an answer with that status.
+    pub(super) fn response(&self, status: StatusCode, id: &Id) -> Response<Body> {
+        mark(
+            stream::json(status, self.message(id)),
+            Some(self.unserved()),
+        )
     }
 }
 
-/// An answer that is known already.
+/// An answer of the bridge's own that is known already.
 pub(super) fn at_once(text: Bytes, accepts: Accepts, keep_alive: Duration) -> Response<Body> {
+    now(Event::Answer(text), accepts, keep_alive)
+}
+
+/// An answer that is known already.
+pub(super) fn now(answer: Event, accepts: Accepts, keep_alive: Duration) -> Response<Body> {
     if accepts.json {
-        return stream::json(StatusCode::OK, text);
+        let unserved = match &answer {
+            Event::Unserved(_, unserved) => Some(*unserved),
+            Event::Message(_) | Event::Answer(_) => None,
+        };
+        return mark(stream::json(StatusCode::OK, answer.into_text()), unserved);
     }
     let (_, receiver) = stream::channel(stream::StreamLimits {
         messages: 1,
         bytes: 0,
     });
-    stream::sse(Some(Event::Answer(text)), receiver, keep_alive)
+    stream::sse(Some(answer), receiver, keep_alive)
 }
 
 /// No session could be opened because the child does not run.
 pub(super) fn unavailable(id: &Id, error: &Unanswered) -> Response<Body> {
-    let mut response = stream::json(StatusCode::SERVICE_UNAVAILABLE, error.message(id));
+    let mut response = error.response(StatusCode::SERVICE_UNAVAILABLE, id);
     let seconds = error.retry_after.unwrap_or_default().as_secs().max(1);
     response
         .headers_mut()

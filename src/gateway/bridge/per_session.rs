@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::calls::{Unanswered, at_once, full, unavailable};
+use super::calls::{Unanswered, full, now, unavailable};
 use super::session::{Session, lock};
 use super::stream::{self, Accepts, Body, Event, Receiver, Sender, bare};
 use super::wire::{self, Id, code};
@@ -96,7 +96,7 @@ impl PerSession {
         };
         let receiver = match self.call(&own, request, accepts).await {
             Ok(receiver) => receiver,
-            Err(text) => return at_once(text, accepts, limits.keep_alive),
+            Err(answer) => return now(answer, accepts, limits.keep_alive),
         };
         let answer = match timeout(limits.start_timeout, first_answer(&own, receiver)).await {
             Ok(Some(answer)) => answer,
@@ -110,18 +110,18 @@ impl PerSession {
                 return unavailable(id, &Unanswered::lost(why, None));
             }
         };
-        let accepted = match envelope::parse(&answer) {
-            Ok(Message::Response(response)) => match response.outcome {
-                Outcome::Result(_) => true,
-                Outcome::Error(error) if Unanswered::made(&error) => {
-                    // The child went away: a session could not be opened.
-                    return stream::json(StatusCode::SERVICE_UNAVAILABLE, answer);
-                }
-                Outcome::Error(_) => false,
+        let accepted = match &answer {
+            // The child went away: a session could not be opened.
+            Event::Unserved(..) => {
+                let text = answer.into_text();
+                return stream::json(StatusCode::SERVICE_UNAVAILABLE, text);
+            }
+            Event::Answer(text) | Event::Message(text) => match envelope::parse(text) {
+                Ok(Message::Response(response)) => matches!(response.outcome, Outcome::Result(_)),
+                _ => false,
             },
-            _ => false,
         };
-        let mut response = at_once(answer, accepts, limits.keep_alive);
+        let mut response = now(answer, accepts, limits.keep_alive);
         // Where the child refuses, the guard ends it.
         if accepted && let Ok(value) = HeaderValue::from_str(&own.session.id) {
             starting.disarm();
@@ -187,17 +187,19 @@ impl PerSession {
                         let lost = || {
                             let why = "The answer was lost: this connection was read too slowly.";
                             let id = request.id.clone().into_owned();
-                            let text = Unanswered::lost(why, None).message(&id);
-                            stream::json(StatusCode::OK, text)
+                            Unanswered::lost(why, None).response(StatusCode::OK, &id)
                         };
                         stream::answer(receiver, accepts, keep_alive, lost).await
                     }
-                    Err(text) => at_once(text, accepts, keep_alive),
+                    Err(answer) => now(answer, accepts, keep_alive),
                 })
             }
             Message::Notification(notification) => {
-                if notification.method == "notifications/cancelled" {
-                    own.cancelled(notification.params.as_ref());
+                // Only what is under way can be given up, under this very id: servers differ in which ids they take for one.
+                if notification.method == "notifications/cancelled"
+                    && !own.cancelled(notification.params.as_ref())
+                {
+                    return Some(bare(StatusCode::ACCEPTED));
                 }
                 let line = notification.emit(&Edits::new()).into();
                 let sent = own.input.send(line).await;
@@ -223,7 +225,7 @@ impl PerSession {
         own: &Arc<Own>,
         request: &Request<'_>,
         accepts: Accepts,
-    ) -> Result<Receiver, bytes::Bytes> {
+    ) -> Result<Receiver, Event> {
         let limits = &self.context.limits;
         let id = &request.id.clone().into_owned();
         let (reply, receiver) = stream::channel(limits.stream());
@@ -240,7 +242,7 @@ impl PerSession {
         let mut unsent = Unsent { own, id: Some(id) };
         let line = request.emit(&Edits::new()).into();
         if own.input.send(line).await.is_err() {
-            return Err(ended().message(id));
+            return Err(ended().event(id));
         }
         unsent.id = None;
         Ok(receiver)
@@ -273,10 +275,10 @@ impl PerSession {
 }
 
 impl Own {
-    fn register(&self, call: Call, most: usize) -> Result<(), bytes::Bytes> {
+    fn register(&self, call: Call, most: usize) -> Result<(), Event> {
         let mut table = lock(&self.table);
         if table.ended {
-            return Err(ended().message(&call.id));
+            return Err(ended().event(&call.id));
         }
         // One whose client no longer reads is over for that client, which may use its id again.
         table
@@ -284,14 +286,15 @@ impl Own {
             .retain(|other| other.id != call.id || !other.reply.is_closed());
         if table.calls.iter().any(|other| other.id == call.id) {
             let why = "this id is in use by a call that is not answered yet";
-            return Err(wire::error(Some(&call.id), code::INVALID, why, None));
+            let text = wire::error(Some(&call.id), code::INVALID, why, None);
+            return Err(Event::Answer(text));
         }
         if table.calls.len() >= most {
             // The oldest whose client no longer reads: its answer would go nowhere.
             let unread = table.calls.iter().position(|other| other.reply.is_closed());
             let Some(unread) = unread else {
                 let why = format!("{most} calls of this session are not answered yet.");
-                return Err(Unanswered::down(why, Duration::from_secs(1)).message(&call.id));
+                return Err(Unanswered::down(why, Duration::from_secs(1)).event(&call.id));
             };
             table.calls.remove(unread);
         }
@@ -306,12 +309,15 @@ impl Own {
     }
 
     /// The child may still answer, but the client no longer cares (MCP, "Cancellation").
-    fn cancelled(&self, params: Option<&Object<'_>>) {
+    /// Says whether the child has such a call.
+    fn cancelled(&self, params: Option<&Object<'_>>) -> bool {
         let id = wire::id_member(params, "requestId");
-        if let Some(call) = id.and_then(|id| self.take(&id)) {
-            let text = Unanswered::lost("Cancelled by the client.", None).message(&call.id);
-            call.reply.push(Event::Answer(text));
-        }
+        let Some(call) = id.and_then(|id| self.take(&id)) else {
+            return false;
+        };
+        let lost = Unanswered::lost("Cancelled by the client.", None);
+        call.reply.push(lost.event(&call.id));
+        true
     }
 
     fn awaited(&self) -> bool {
@@ -342,11 +348,11 @@ fn ended() -> Unanswered {
 }
 
 /// The answer to `initialize`; what comes before it waits for a GET stream.
-async fn first_answer(own: &Own, mut receiver: Receiver) -> Option<bytes::Bytes> {
+async fn first_answer(own: &Own, mut receiver: Receiver) -> Option<Event> {
     loop {
         match receiver.next().await {
-            Ok(Some(Event::Answer(text))) => return Some(text),
             Ok(Some(Event::Message(text))) => own.session.deliver(text),
+            Ok(Some(answer)) => return Some(answer),
             Ok(None) | Err(_) => return None,
         }
     }

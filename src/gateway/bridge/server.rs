@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use super::stream::{Body, bare};
 use super::wire::code;
 use super::{Bridge, Mode, refuse};
+use crate::gateway::upstream::unserved::to_header;
 
 const CONNECTIONS: usize = 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -59,7 +60,7 @@ impl Bridge {
             let bridge = Arc::clone(&self);
             let service = service_fn(move |request| {
                 let bridge = Arc::clone(&bridge);
-                async move { Ok::<_, Infallible>(bridge.answer(request).await) }
+                async move { Ok::<_, Infallible>(to_header(bridge.answer(request).await)) }
             });
             let mut builder = auto::Builder::new(TokioExecutor::new());
             builder

@@ -9,7 +9,6 @@ mod pending;
 mod supervise;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,11 +16,12 @@ use http::{HeaderValue, Response, StatusCode};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::calls::{Unanswered, at_once, full, unavailable};
+use super::calls::{Unanswered, at_once, full, now, unavailable};
 use super::session::{Session, lock};
 use super::stream::{self, Accepts, Body, Event, Receiver, bare};
 use super::wire::{self, Id, code};
 use super::{Context, SESSION, StartError, version};
+use crate::gateway::request_ids::Numbers;
 use crate::gateway::upstream::stdio::{Input, spawn};
 use crate::json;
 use crate::protocol::emit::Edits;
@@ -61,7 +61,8 @@ pub(super) struct Shared {
     sessions: Mutex<HashMap<String, Arc<Session>>>,
     state: watch::Sender<State>,
     pending: Mutex<Pending>,
-    next: AtomicI64,
+    /// The ids of calls: what the child prints of one caller must not answer another's call.
+    numbers: Numbers,
     /// Sessions by the resource that they want to hear of.
     subscribers: Mutex<HashMap<String, HashSet<String>>>,
     /// Held while a change of the above is queued for the child, so that both happen in the same order.
@@ -79,7 +80,7 @@ impl Shared {
             sessions: Mutex::default(),
             state,
             pending: Mutex::default(),
-            next: AtomicI64::new(1),
+            numbers: Numbers::default(),
             subscribers: Mutex::default(),
             subscribing: tokio::sync::Mutex::default(),
         });
@@ -233,12 +234,11 @@ impl Shared {
             Ok(receiver) => {
                 let lost = || {
                     let why = "The answer was lost: this connection was read too slowly.";
-                    let text = Unanswered::lost(why, None).message(&id);
-                    stream::json(StatusCode::OK, text)
+                    Unanswered::lost(why, None).response(StatusCode::OK, &id)
                 };
                 stream::answer(receiver, accepts, keep_alive, lost).await
             }
-            Err(text) => at_once(text, accepts, keep_alive),
+            Err(answer) => now(answer, accepts, keep_alive),
         }
     }
 
@@ -248,10 +248,10 @@ impl Shared {
         session: &Arc<Session>,
         request: &Request<'_>,
         subscribes: Option<String>,
-    ) -> Result<Receiver, bytes::Bytes> {
+    ) -> Result<Receiver, Event> {
         let id = &request.id.clone().into_owned();
-        let live = self.live().await.map_err(|error| error.message(id))?;
-        let ours = self.next.fetch_add(1, Ordering::Relaxed);
+        let live = self.live().await.map_err(|error| error.event(id))?;
+        let ours = self.numbers.next();
         let (sender, receiver) = stream::channel(self.context.limits.stream());
         // The bridge declares no tasks: whoever does not must process such a call as an ordinary one (MCP 2025-11-25,
         // "Tasks").
@@ -274,13 +274,13 @@ impl Shared {
             .map_err(|refused| match refused {
                 Refused::Duplicate => {
                     let why = "this id is in use by a call that is not answered yet";
-                    wire::error(Some(id), code::INVALID, why, None)
+                    Event::Answer(wire::error(Some(id), code::INVALID, why, None))
                 }
                 Refused::TooMany => {
                     let why = format!("{most} calls of this session are not answered yet.");
-                    Unanswered::down(why, Duration::from_secs(1)).message(id)
+                    Unanswered::down(why, Duration::from_secs(1)).event(id)
                 }
-                Refused::Gone => gone(&self.state).message(id),
+                Refused::Gone => gone(&self.state).event(id),
             })?;
         // Until it is queued, a client that goes away takes its call with it.
         let mut unsent = Unsent {
@@ -289,7 +289,7 @@ impl Shared {
         };
         let line = bytes::Bytes::from(request.emit(&edits));
         if live.input.send(line).await.is_err() {
-            return Err(gone(&self.state).message(id));
+            return Err(gone(&self.state).event(id));
         }
         unsent.ours = None;
         Ok(receiver)
@@ -303,20 +303,17 @@ impl Shared {
             return;
         };
         // Whether the child still answers is up to it, and the client no longer cares (MCP, "Cancellation").
-        self.answer(&origin, |id| {
-            Unanswered::lost("Cancelled by the client.", None).message(id)
-        });
+        self.answer(&origin, Unanswered::lost("Cancelled by the client.", None));
         let State::Ready(live) = self.state.borrow().clone() else {
             return;
         };
-        let line = notification
-            .emit(&Edits::new().set("requestId", ours.to_string()))
-            .into();
+        let edits = Edits::new().set("requestId", ours.to_string());
+        let line = notification.emit(&edits).into();
         let _ = live.input.send(line).await;
     }
 
     /// Answers a call in the child's place, or tells whoever of ours waits for it.
-    fn answer(&self, origin: &Origin, text: impl FnOnce(&Id) -> bytes::Bytes) {
+    fn answer(&self, origin: &Origin, why: Unanswered) {
         match origin {
             Origin::Client {
                 session,
@@ -328,7 +325,7 @@ impl Shared {
                 if let Some(uri) = subscribes {
                     self.unsubscribe(&session.id, uri);
                 }
-                reply.push(Event::Answer(text(id)));
+                reply.push(why.event(id));
             }
             Origin::Bridge => {}
         }
@@ -379,9 +376,8 @@ impl Shared {
         // Kept, they would pile up where a child never answers.
         let unanswered = lock(&self.pending).take_all_of(&session.id);
         for origin in unanswered {
-            self.answer(&origin, |id| {
-                Unanswered::lost("The session was ended before the answer.", None).message(id)
-            });
+            let why = "The session was ended before the answer.";
+            self.answer(&origin, Unanswered::lost(why, None));
         }
         let uris: Vec<String> = {
             let all = lock(&self.subscribers);
@@ -407,7 +403,7 @@ impl Shared {
         let State::Ready(live) = self.state.borrow().clone() else {
             return;
         };
-        let ours = self.next.fetch_add(1, Ordering::Relaxed);
+        let ours = self.numbers.next();
         let params = format!(r#"{{"uri":{}}}"#, json::quoted(uri));
         let noted = lock(&self.pending).insert(ours, live.generation, Origin::Bridge, usize::MAX);
         if noted.is_ok() {

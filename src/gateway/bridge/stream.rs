@@ -17,6 +17,8 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::gateway::upstream::unserved::{Unserved, mark};
+
 /// Whatever can go wrong while a body is sent.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The body of every answer of the bridge.
@@ -41,6 +43,22 @@ pub(super) enum Event {
     Message(Bytes),
     /// The answer: nothing follows.
     Answer(Bytes),
+    /// The answer in the server's place.
+    Unserved(Bytes, Unserved),
+}
+
+impl Event {
+    pub(super) fn into_text(self) -> Bytes {
+        match self {
+            Event::Message(text) | Event::Answer(text) | Event::Unserved(text, _) => text,
+        }
+    }
+
+    fn text(&self) -> &Bytes {
+        match self {
+            Event::Message(text) | Event::Answer(text) | Event::Unserved(text, _) => text,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -86,8 +104,7 @@ impl Sender {
         if self.shared.overflown.load(Ordering::Relaxed) {
             return false;
         }
-        let (Event::Message(text) | Event::Answer(text)) = &event;
-        let size = text.len();
+        let size = event.text().len();
         let waiting = self.shared.bytes.fetch_add(size, Ordering::Relaxed);
         // A message larger than the limit still passes where nothing else waits.
         let fits = waiting == 0 || waiting + size <= self.limit;
@@ -118,8 +135,8 @@ impl Receiver {
             let overflown = self.shared.overflown.load(Ordering::Relaxed);
             return if overflown { Err(TooSlow) } else { Ok(None) };
         };
-        let (Event::Message(text) | Event::Answer(text)) = &event;
-        self.shared.bytes.fetch_sub(text.len(), Ordering::Relaxed);
+        let size = event.text().len();
+        self.shared.bytes.fetch_sub(size, Ordering::Relaxed);
         Ok(Some(event))
     }
 }
@@ -187,10 +204,16 @@ pub(super) fn sse(
         };
         match event {
             Ok(None) => None,
-            Ok(Some(Event::Message(text))) => Some((Ok(Frame::data(frame(&text))), state)),
+            Ok(Some(Event::Message(text))) => {
+                Some((Ok(Frame::data(frame("message", &text))), state))
+            }
             Ok(Some(Event::Answer(text))) => {
                 state.over = true;
-                Some((Ok(Frame::data(frame(&text))), state))
+                Some((Ok(Frame::data(frame("message", &text))), state))
+            }
+            Ok(Some(Event::Unserved(text, unserved))) => {
+                state.over = true;
+                Some((Ok(Frame::data(frame(unserved.event(), &text))), state))
             }
             Err(error) => {
                 state.over = true;
@@ -212,9 +235,12 @@ pub(super) fn sse(
     response
 }
 
-fn frame(text: &Bytes) -> Bytes {
-    let mut frame = Vec::with_capacity(text.len() + 24);
-    frame.extend_from_slice(b"event: message\ndata: ");
+/// One event. Its type is always written, so that nothing a server says can be taken for it.
+fn frame(kind: &str, text: &Bytes) -> Bytes {
+    let mut frame = Vec::with_capacity(text.len() + kind.len() + 17);
+    frame.extend_from_slice(b"event: ");
+    frame.extend_from_slice(kind.as_bytes());
+    frame.extend_from_slice(b"\ndata: ");
     frame.extend_from_slice(text);
     frame.extend_from_slice(b"\n\n");
     Bytes::from(frame)
@@ -287,6 +313,9 @@ pub(super) async fn answer(
         };
         match event {
             Ok(Some(Event::Answer(text))) => return json(StatusCode::OK, text),
+            Ok(Some(Event::Unserved(text, unserved))) => {
+                return mark(json(StatusCode::OK, text), Some(unserved));
+            }
             Ok(Some(event)) if accepts.sse => return sse(Some(event), receiver, keep_alive),
             // A reader of JSON alone has no place for notifications.
             Ok(Some(_)) => {}

@@ -6,8 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::timeout_at;
 
-use super::in_flight::InFlight;
-use super::{Pending, Refusal, enforced};
+use super::{Granted, Passed, Pending, Refusal, enforced};
 use crate::gateway::approvals::{Key, Refused, Standing, Wanted};
 use crate::gateway::hold::Hold;
 use crate::gateway::record::Outcome;
@@ -21,7 +20,7 @@ impl Pending<'_> {
         &mut self,
         decision: &Decision,
         now: Timestamp,
-    ) -> Result<InFlight, Refusal> {
+    ) -> Result<Passed, Refusal> {
         if let Err(exhausted) = self.gateway.counters.look(enforced(&decision.charges)) {
             return Err(self.limited(&exhausted, now));
         }
@@ -30,7 +29,11 @@ impl Pending<'_> {
         else {
             return Err(self.refuse(decision, now));
         };
-        let hold = Hold::start(&self.gateway.holds, self.call.session, self.call.id);
+        let hold = Hold::start(
+            &self.gateway.holds,
+            self.call.session,
+            &self.call.request.id.to_json(),
+        );
         let deadline = tokio::time::Instant::now() + demand.wait_up_to;
         // Subscribed before the first look, so that no change is missed in between.
         let mut changes = self.gateway.approvals.changes();
@@ -105,7 +108,7 @@ impl Pending<'_> {
         key: Key,
         version: u64,
         now: Timestamp,
-    ) -> Result<InFlight, Refusal> {
+    ) -> Result<Passed, Refusal> {
         let gone = |this: &Self, by: &Arc<RuleId>| {
             this.record(Outcome::Unapproved, by, now, None);
             Refusal::ApprovalGone {
@@ -121,7 +124,7 @@ impl Pending<'_> {
         }
         match decision.outcome {
             policy::Outcome::RequireApproval => {}
-            policy::Outcome::Allow => return self.reserve(&decision, now),
+            policy::Outcome::Allow => return self.allow(&decision, now),
             _ => return Err(self.refuse(&decision, now)),
         }
         // Another definition of the tool, other rules or another preview make it another call.
@@ -130,12 +133,15 @@ impl Pending<'_> {
             _ => return Err(gone(self, &decision.by)),
         }
         let mut in_flight = self.reserve(&decision, now)?;
-        if !self.gateway.approvals.consume(&key, version, now) {
-            in_flight.give_back();
-            in_flight.done = true;
-            return Err(gone(self, &decision.by));
+        let consumed = self.gateway.approvals.consume(&key, version, now);
+        match consumed.and_then(|consumed| Granted::approved(&decision, consumed)) {
+            Some(granted) => Ok(Passed { in_flight, granted }),
+            None => {
+                in_flight.give_back();
+                in_flight.done = true;
+                Err(gone(self, &decision.by))
+            }
         }
-        Ok(in_flight)
     }
 
     pub(super) fn unmade(&self, refused: &Refused, decision: &Decision, now: Timestamp) -> Refusal {

@@ -10,8 +10,8 @@ use crate::gateway::Gateway;
 use crate::gateway::audit::{Record, UpstreamOutcome};
 use crate::gateway::counters::Reservation;
 use crate::gateway::grants::Grant;
-use crate::gateway::in_use::Dispute;
 use crate::gateway::record::Outcome;
+use crate::gateway::request_ids::Dispute;
 use crate::gateway::snapshot::Snapshot;
 use crate::policy::decision::RuleId;
 
@@ -41,7 +41,10 @@ pub enum End {
     Result,
     /// A result that says `isError`: the tool ran, so units are kept.
     ToolError,
-    /// A JSON-RPC error of the upstream itself: units go back.
+    /// A JSON-RPC error of the upstream itself that says that the call was not run: units go back, unless something was done
+    /// about the call meanwhile.
+    Refused,
+    /// Another JSON-RPC error: servers report failures after the effect that way.
     Error,
     /// No byte was written: units go back.
     Unreachable,
@@ -58,6 +61,7 @@ impl End {
         match self {
             End::Result => "result",
             End::ToolError => "toolError",
+            End::Refused => "refused",
             End::Error => "error",
             End::Unreachable => "unreachable",
             End::Timeout => "timeout",
@@ -67,7 +71,7 @@ impl End {
     }
 
     const fn returns_units(self) -> bool {
-        matches!(self, End::Error | End::Unreachable)
+        matches!(self, End::Refused | End::Unreachable)
     }
 }
 
@@ -112,13 +116,13 @@ impl InFlight {
         );
     }
 
-    /// Takes note of what else uses the call's id.
+    /// Takes note of where it is seen whether something is done about the call.
     pub(in crate::gateway) fn watch(&mut self, dispute: Dispute) {
         self.dispute = Some(dispute);
     }
 
-    /// Whether the client may have brought the upstream's error about, by a cancellation, by another request under the same
-    /// id, or by ending the session: then the call may have been made all the same.
+    /// Whether the client may have brought the upstream's error about, by a cancellation or by ending the session, or the
+    /// upstream has spoken of the call before: then it may have been made all the same.
     fn provoked(&self) -> bool {
         self.dispute.as_ref().is_some_and(Dispute::is_open)
             || self.gateway.ended.contains(&self.session)

@@ -1,13 +1,21 @@
 //! Decisions about prompts and resources.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
+use super::Forward;
 use crate::gateway::Gateway;
 use crate::gateway::audit::Record;
 use crate::gateway::grants::Grant;
+use crate::gateway::permit::{Envelope, Granted, Permit};
 use crate::gateway::record::Outcome;
+use crate::gateway::request_ids::SessionKey;
 use crate::gateway::snapshot::Snapshot;
 use crate::policy;
+use crate::protocol::emit::Edits;
+use crate::protocol::envelope::Request;
+use crate::protocol::method::Method;
 
 /// A prompt, a resource, or a template.
 #[derive(Clone, Copy, Debug)]
@@ -20,18 +28,46 @@ pub enum Named<'a> {
     Template(&'a str),
 }
 
-/// Decides what names a prompt or a resource, and records it: whether it passes. If not it is answered as unknown.
+/// One request that names a prompt or a resource.
+pub struct NamedCall<'a> {
+    /// Its row in the table of methods.
+    pub row: &'static Method,
+    /// The request, of which `named` was read.
+    pub request: &'a Request<'a>,
+    /// What it names.
+    pub named: Named<'a>,
+    /// Who asks.
+    pub grant: &'a Grant,
+    /// The session's id inside the gateway.
+    pub session: &'a str,
+    /// The same as a key.
+    pub session_key: SessionKey,
+    /// The W3C trace id, if the caller sent one.
+    pub trace_id: Option<&'a str>,
+}
+
+/// Why it is not forwarded.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NamedRefusal {
+    /// It does not exist, or is refused: the two are one.
+    Unknown,
+    /// Its name cannot be decided on; the text says what to write.
+    Malformed(Arc<str>),
+}
+
+/// Decides what names a prompt or a resource, and records it. `edits` are changes to its `params`.
+///
+/// # Errors
+/// [`NamedRefusal`].
 pub fn named(
     gateway: &Gateway,
     snapshot: &Snapshot,
-    grant: &Grant,
-    session: &str,
-    method: &'static str,
-    named: Named<'_>,
-    trace_id: Option<&str>,
-) -> bool {
-    let (bound, caller) = (&snapshot.bound, &grant.caller);
-    let (decision, name) = match named {
+    call: &NamedCall<'_>,
+    envelope: impl FnOnce() -> Envelope,
+    edits: Edits<'_>,
+) -> Result<Forward, NamedRefusal> {
+    let (bound, caller) = (&snapshot.bound, &call.grant.caller);
+    let (decision, name) = match call.named {
         Named::Prompt(name) => (bound.prompt(name, caller), name),
         Named::Resource(uri) => (bound.resource(uri, caller), uri),
         Named::Template(uri) => (bound.template(uri, caller), uri),
@@ -45,6 +81,7 @@ pub fn named(
         (policy::Outcome::Allow, Some(shadow)) => (Outcome::Audited, &shadow.by),
         (policy::Outcome::Hide, _) => (Outcome::Hidden, &decision.by),
         (policy::Outcome::Unknown, _) => (Outcome::Unknown, &decision.by),
+        (policy::Outcome::BadArguments, _) => (Outcome::BadArguments, &decision.by),
         _ => (Outcome::Denied, &decision.by),
     };
     let label = by.policy_label();
@@ -53,8 +90,8 @@ pub fn named(
         decision_id: gateway.recorder.decision_id(),
         server: gateway.recorder.server(),
         grant: &caller.grant,
-        session: Some(session),
-        method,
+        session: Some(call.session),
+        method: call.row.name,
         tool: Some(name),
         outcome: outcome.as_str(),
         policy: Some(&label),
@@ -65,8 +102,23 @@ pub fn named(
         arguments: None,
         upstream: None,
         revision: &snapshot.revision,
-        trace_id,
+        trace_id: call.trace_id,
     };
     gateway.recorder.record(outcome, by, &record);
-    matches!(outcome, Outcome::Allowed | Outcome::Audited)
+    let Some(granted) = Granted::allowed(&decision) else {
+        return Err(match (decision.outcome, decision.reason) {
+            (policy::Outcome::BadArguments, Some(why)) => NamedRefusal::Malformed(why),
+            _ => NamedRefusal::Unknown,
+        });
+    };
+    let under_way = gateway
+        .request_ids
+        .start(call.session_key, &call.request.id);
+    let params = call.request.params.as_ref();
+    let permit = Permit::decided(granted, call.row, envelope(), params, &under_way, edits);
+    Ok(Forward {
+        permit,
+        under_way,
+        in_flight: None,
+    })
 }

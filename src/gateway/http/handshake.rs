@@ -1,19 +1,19 @@
 //! `initialize`: what both sides can do is settled, and the client gets a sealed session.
 
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderName, StatusCode};
 
 use super::refusals::shown;
 use super::{Answer, Exchange, refuse};
-use crate::gateway::enforce::Permit;
 use crate::gateway::inventory::whole;
+use crate::gateway::permit::{Envelope, Permit};
 use crate::gateway::relay::{RETRY_AFTER, json_response};
 use crate::gateway::session::Session;
 use crate::gateway::trace;
-use crate::gateway::upstream::Envelope;
 use crate::protocol::emit::{self, Edits};
 use crate::protocol::envelope::{self, Message, Outcome, Request as Rpc};
 use crate::protocol::keys;
 use crate::protocol::list::ListKind;
+use crate::protocol::method;
 use crate::protocol::{answer, version};
 
 impl Exchange<'_> {
@@ -35,14 +35,19 @@ impl Exchange<'_> {
                 .map_err(|fault| invalid(&format!("capabilities: {fault}")))?;
             edits = edits.set("capabilities", kept);
         }
-        let permit = Permit::undecided(
-            Method::POST,
-            Envelope {
-                trace: trace::context(&self.head.headers),
-                ..Envelope::default()
-            },
-            request.emit(&edits).into(),
-        );
+        let envelope = Envelope {
+            trace: trace::context(&self.head.headers),
+            ..Envelope::default()
+        };
+        let row = method::lookup("initialize")
+            .and_then(|row| row.undecided(|_| false))
+            .ok_or_else(|| {
+                refuse(
+                    StatusCode::OK,
+                    answer::method_not_found(&request.id, &request.method),
+                )
+            })?;
+        let permit = Permit::request(row, envelope, &request.id, Some(params), edits);
         let timeout = self.snapshot.settings.timeout;
         let down = |why: &str| {
             refuse(

@@ -4,19 +4,24 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::StatusCode;
 
 use super::refusals::{fault_text, refusal_body, shown};
 use super::{Answer, Exchange, accepted, refuse};
-use crate::gateway::enforce::{self, Admission, End, Named, Permit, Refusal, ToolCall};
-use crate::gateway::relay::{RETRY_AFTER, tell_upstream};
+use crate::gateway::enforce::{
+    self, End, Forward, Named, NamedCall, NamedRefusal, Refusal, ToolCall,
+};
+use crate::gateway::permit::Permit;
+use crate::gateway::relay::{Asked, RETRY_AFTER, tell_upstream};
+use crate::gateway::request_ids::{LONGEST, UnderWay};
 use crate::gateway::session::Session;
 use crate::gateway::trace;
 use crate::gateway::upstream::UpstreamError;
+use crate::json;
 use crate::protocol::answer;
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, CompletionRef, Id, Request as Rpc};
-use crate::protocol::method::{self, Form, Need};
+use crate::protocol::method::{self, Form, Method as Row, Need};
 
 impl Exchange<'_> {
     pub(super) async fn request(
@@ -27,6 +32,10 @@ impl Exchange<'_> {
     ) -> Result<Answer, Box<Answer>> {
         let id = &request.id;
         let ok = |body: Vec<u8>| refuse(StatusCode::OK, body);
+        if matches!(id, Id::String(text) if text.len() > LONGEST) {
+            let why = format!("id may have {LONGEST} bytes; use a shorter one");
+            return Err(ok(answer::invalid_request(None, &why)));
+        }
         let row = method::lookup(&request.method)
             .filter(|row| {
                 row.form == Form::Request && row.to_server() && row.in_version(session.version)
@@ -34,55 +43,63 @@ impl Exchange<'_> {
             .ok_or_else(|| ok(answer::method_not_found(id, &request.method)))?;
         let invalid = |fault: envelope::Fault| ok(answer::invalid_params(id, &fault_text(&fault)));
         let params = request.params.as_ref();
-        match row.need {
-            Need::Nothing | Need::List => {}
-            Need::ToolCall => return self.tool_call(session, request, body).await,
+        let text = |key: &'static str| {
+            params
+                .ok_or(envelope::Fault::Params)
+                .and_then(|params| params.required_string(key))
+        };
+        let forward = match row.need {
+            Need::ToolCall => return self.tool_call(session, row, request, body).await,
             Need::Prompt => {
-                let name = params
-                    .ok_or(envelope::Fault::Params)
-                    .and_then(|params| params.required_string("name"));
-                let name = name.map_err(invalid)?;
-                if !self.decide_named(&session, row.name, Named::Prompt(&name)) {
-                    return Err(ok(answer::unknown_prompt(id, &name)));
-                }
+                let name = text("name").map_err(invalid)?;
+                self.named(&session, row, request, Named::Prompt(&name), Edits::new())?
             }
             Need::Resource => {
-                let uri = params
-                    .ok_or(envelope::Fault::Params)
-                    .and_then(|params| params.required_string("uri"));
-                let uri = uri.map_err(invalid)?;
-                if !self.decide_named(&session, row.name, Named::Resource(&uri)) {
-                    return Err(ok(answer::unknown_resource(id, &uri)));
-                }
+                let uri = text("uri").map_err(invalid)?;
+                self.named(&session, row, request, Named::Resource(&uri), Edits::new())?
             }
             Need::Completion => {
                 let reference = request.completion_ref().map_err(invalid)?;
-                let (named, refusal) = match &reference {
+                let (named, kind, key, name) = match &reference {
                     CompletionRef::Prompt(name) => {
-                        (Named::Prompt(name), answer::unknown_prompt(id, name))
+                        (Named::Prompt(name), "ref/prompt", "name", name)
                     }
                     CompletionRef::Resource(uri) => {
-                        (Named::Template(uri), answer::unknown_resource(id, uri))
+                        (Named::Template(uri), "ref/resource", "uri", uri)
                     }
                 };
-                if !self.decide_named(&session, row.name, named) {
-                    return Err(ok(refusal));
+                // Written anew: a server might read another member of it than the one that was decided on.
+                let only = format!(r#"{{"type":"{kind}","{key}":{}}}"#, json::quoted(name));
+                let edits = Edits::new().set("ref", only);
+                self.named(&session, row, request, named, edits)?
+            }
+            _ => {
+                // Tasks are not declared, so nobody has one; the rest is not for clients to send.
+                let undecided = row
+                    .undecided(|feature| self.snapshot.settings.allows(feature))
+                    .ok_or_else(|| ok(answer::method_not_found(id, &request.method)))?;
+                let under_way = self.gateway.request_ids.start(session.key(), id);
+                let permit = Permit::request(
+                    undecided,
+                    self.envelope(&session),
+                    &under_way.upstream(),
+                    params,
+                    Edits::new(),
+                );
+                Forward {
+                    permit,
+                    under_way,
+                    in_flight: None,
                 }
             }
-            // Tasks are not declared, so nobody has one; the rest is not for clients to send.
-            _ => return Err(ok(answer::method_not_found(id, &request.method))),
-        }
-        let permit = Permit::undecided(
-            Method::POST,
-            self.envelope(&session),
-            request.emit(&Edits::new()).into(),
-        );
-        self.forward(session, id, permit, None).await
+        };
+        self.forward(session, forward).await
     }
 
     pub(super) async fn tool_call(
         &self,
         session: Arc<Session>,
+        row: &'static Row,
         request: &Rpc<'_>,
         body: &Bytes,
     ) -> Result<Answer, Box<Answer>> {
@@ -93,6 +110,8 @@ impl Exchange<'_> {
             .map_err(|fault| ok(answer::invalid_params(id, &fault_text(&fault))))?;
         let trace_id = trace::id(&self.head.headers);
         let asked = ToolCall {
+            row,
+            request,
             tool: &call.name,
             arguments: call
                 .arguments
@@ -100,42 +119,61 @@ impl Exchange<'_> {
                 .unwrap_or_default(),
             grant: &self.grant,
             session: &session.id,
-            id: &id.to_json(),
+            session_key: session.key(),
             trace_id: trace_id.as_deref(),
         };
-        // A call is never run as a task: the capability is not declared, and then the field is to be ignored
-        // (2025-11-25, Tasks, "Task Support Is Optional").
-        let sent = || {
-            let body = request.emit(&Edits::new().remove("task"));
-            (self.envelope(&session), body.into())
-        };
-        let admission = enforce::tool_call(self.gateway, &self.snapshot, &asked, sent).await;
-        match admission {
-            Admission::Forward(permit, in_flight) => {
-                self.forward(session, id, permit, Some(in_flight)).await
-            }
-            Admission::Refuse(Refusal::Cancelled) => Ok(accepted()),
-            Admission::Refuse(refusal) => {
-                Err(ok(refusal_body(session.version, id, &call.name, &refusal)))
-            }
+        let envelope = || self.envelope(&session);
+        match enforce::tool_call(self.gateway, &self.snapshot, &asked, envelope).await {
+            Ok(forward) => self.forward(session, forward).await,
+            Err(Refusal::Cancelled) => Ok(accepted()),
+            Err(refusal) => Err(ok(refusal_body(session.version, id, &call.name, &refusal))),
         }
     }
 
+    /// What names a prompt or a resource, decided; the error is the answer.
+    fn named(
+        &self,
+        session: &Session,
+        row: &'static Row,
+        request: &Rpc<'_>,
+        named: Named<'_>,
+        edits: Edits<'_>,
+    ) -> Result<Forward, Box<Answer>> {
+        let trace_id = trace::id(&self.head.headers);
+        let call = NamedCall {
+            row,
+            request,
+            named,
+            grant: &self.grant,
+            session: &session.id,
+            session_key: session.key(),
+            trace_id: trace_id.as_deref(),
+        };
+        let envelope = || self.envelope(session);
+        enforce::named(self.gateway, &self.snapshot, &call, envelope, edits).map_err(|refusal| {
+            let id = &request.id;
+            let body = match (refusal, named) {
+                (NamedRefusal::Malformed(why), _) => answer::invalid_params(id, &why),
+                (NamedRefusal::Unknown, Named::Prompt(name)) => answer::unknown_prompt(id, name),
+                (NamedRefusal::Unknown, Named::Resource(uri) | Named::Template(uri)) => {
+                    answer::unknown_resource(id, uri)
+                }
+            };
+            refuse(StatusCode::OK, body)
+        })
+    }
+
     /// Sends a permitted request and relays its answer. From here on every failure is a JSON-RPC error under 200.
-    pub(super) async fn forward(
+    async fn forward(
         &self,
         session: Arc<Session>,
-        id: &Id<'_>,
-        permit: Permit,
-        mut in_flight: Option<Box<enforce::InFlight>>,
+        forward: Forward,
     ) -> Result<Answer, Box<Answer>> {
-        let id_use = self
-            .gateway
-            .in_use
-            .enter(&session.envelope(), &id.to_json());
-        if let Some(in_flight) = &mut in_flight {
-            in_flight.watch(id_use.dispute());
-        }
+        let Forward {
+            permit,
+            under_way,
+            in_flight,
+        } = forward;
         let timeout = self.snapshot.settings.timeout;
         let sent = Instant::now();
         let response = match self.snapshot.upstream.call(permit, timeout).await {
@@ -151,11 +189,11 @@ impl Exchange<'_> {
                 }
                 tracing::warn!(server = self.gateway.recorder.server(), %error, "a request to the upstream failed");
                 if end == End::Timeout {
-                    self.give_up(&session, id);
+                    self.give_up(&session, &under_way);
                 }
                 return Err(refuse(
                     StatusCode::OK,
-                    answer::upstream_down(Some(id), &shown(&error), RETRY_AFTER),
+                    answer::upstream_down(Some(under_way.client()), &shown(&error), RETRY_AFTER),
                 ));
             }
         };
@@ -166,41 +204,22 @@ impl Exchange<'_> {
             }
             return Err(refuse(
                 StatusCode::NOT_FOUND,
-                answer::session_unknown(Some(id)),
+                answer::session_unknown(Some(under_way.client())),
             ));
         }
         let within = timeout.saturating_sub(sent.elapsed());
         let mut relay = self.relay(session);
-        relay.id_use = Some(Arc::new(id_use));
-        Ok(relay
-            .answer(id.clone().into_owned(), in_flight, response, within)
-            .await)
+        relay.asked = Some(Asked::new(under_way));
+        Ok(relay.answer(in_flight, response, within).await)
     }
 
     /// Tells the upstream that nobody waits any more (Cancellation: "SHOULD issue a cancellation notification").
-    pub(super) fn give_up(&self, session: &Arc<Session>, id: &Id<'_>) {
-        let body = format!(
-            "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{},\"reason\":\"timeout\"}}}}",
-            id.to_json()
+    fn give_up(&self, session: &Arc<Session>, under_way: &UnderWay) {
+        let permit = Permit::cancel(
+            &under_way.give_up(),
+            session.envelope(),
+            Some("\"timeout\""),
         );
-        tell_upstream(self.gateway, session, body.into_bytes());
-    }
-
-    pub(super) fn decide_named(
-        &self,
-        session: &Session,
-        method: &'static str,
-        named: Named<'_>,
-    ) -> bool {
-        let trace_id = trace::id(&self.head.headers);
-        enforce::named(
-            self.gateway,
-            &self.snapshot,
-            &self.grant,
-            &session.id,
-            method,
-            named,
-            trace_id.as_deref(),
-        )
+        tell_upstream(self.gateway, permit);
     }
 }

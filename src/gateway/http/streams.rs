@@ -1,14 +1,13 @@
 //! GET and DELETE: the stream of a session, and its end.
 
-use bytes::Bytes;
 use http::header::ALLOW;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::refusals::shown;
 use super::{Answer, Exchange, PROTOCOL_VERSION, SHORT, header_refusal, one, refuse};
 use crate::gateway::body::empty;
-use crate::gateway::enforce::Permit;
-use crate::gateway::relay::{ContentType, RETRY_AFTER, content_type, json_response};
+use crate::gateway::permit::Permit;
+use crate::gateway::relay::{Asked, ContentType, RETRY_AFTER, content_type, json_response};
 use crate::protocol::version::Version;
 use crate::protocol::{answer, header};
 
@@ -17,14 +16,17 @@ impl Exchange<'_> {
         header::check_get_accept(&self.head.headers).map_err(header_refusal)?;
         let session = self.session(None, self.named_version()?)?;
         let mut envelope = self.envelope(&session);
+        let mut resumed = None;
         if self.head.headers.contains_key("last-event-id") {
             let token = one(self.head, HeaderName::from_static("last-event-id"));
             let opened =
                 token.and_then(|token| session.open_event(self.gateway, &self.grant, token));
-            envelope.last_event_id = Some(opened.ok_or_else(|| {
+            let (event, answers) = opened.ok_or_else(|| {
                 let why = "Last-Event-ID was not issued by this gateway for this session";
                 refuse(StatusCode::BAD_REQUEST, answer::invalid_request(None, why))
-            })?);
+            })?;
+            envelope.last_event_id = Some(event);
+            resumed = answers.map(Asked::resumed);
         }
         if self.gateway.closing.is_cancelled() {
             let body = answer::error(
@@ -35,7 +37,7 @@ impl Exchange<'_> {
             );
             return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, body));
         }
-        let permit = Permit::undecided(Method::GET, envelope, Bytes::new());
+        let permit = Permit::listen(envelope);
         let response = self
             .snapshot
             .upstream
@@ -52,7 +54,9 @@ impl Exchange<'_> {
                 if status.is_success()
                     && content_type(&response) == Some(ContentType::EventStream) =>
             {
-                Ok(self.relay(session).stream(response))
+                let mut relay = self.relay(session);
+                relay.asked = resumed;
+                Ok(relay.stream(response))
             }
             StatusCode::NOT_FOUND => {
                 Err(refuse(StatusCode::NOT_FOUND, answer::session_unknown(None)))
@@ -81,7 +85,9 @@ impl Exchange<'_> {
     pub(super) async fn delete(&self) -> Result<Answer, Box<Answer>> {
         let session = self.session(None, self.named_version()?)?;
         self.gateway.ended.insert(session.id.clone(), ());
-        let permit = Permit::undecided(Method::DELETE, session.envelope(), Bytes::new());
+        // Its calls go on, and what the upstream answers them with from now on may be because of this.
+        self.gateway.request_ids.dispute(session.key());
+        let permit = Permit::end(session.envelope());
         if let Err(error) = self.snapshot.upstream.call(permit, SHORT).await {
             tracing::debug!(server = self.gateway.recorder.server(), %error, "the end of a session was not delivered");
         }

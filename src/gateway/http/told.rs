@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 
 use super::{Answer, Exchange, SHORT, accepted, refuse};
-use crate::gateway::enforce::Permit;
+use crate::gateway::permit::Permit;
 use crate::gateway::relay::tell_upstream;
 use crate::gateway::session::Session;
+use crate::json::Kind;
 use crate::protocol::answer;
-use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{Id, Notification, Response as RpcResponse};
 use crate::protocol::method::{self, Form, Need};
 
@@ -22,40 +22,51 @@ impl Exchange<'_> {
         let row = method::lookup(&notification.method).filter(|row| {
             row.form == Form::Notification && row.to_server() && row.in_version(session.version)
         });
-        let allowed = match row.map(|row| row.need) {
-            Some(Need::Nothing) => true,
-            Some(Need::Cancel) => {
-                let id = notification
-                    .params
-                    .as_ref()
-                    .and_then(|params| params.get("requestId"))
-                    .and_then(|id| Id::from_json(id.raw));
-                if let Some(id) = id {
-                    let id = id.to_json();
-                    if self.gateway.holds.cancel(&session.id, &id) {
-                        return Ok(accepted());
-                    }
-                    // Whatever the upstream makes of it, a call that was made keeps its units.
-                    let _id_use = self.gateway.in_use.enter(&session.envelope(), &id);
-                    return self
-                        .pass_on(session, notification.emit(&Edits::new()))
-                        .await;
-                }
-                true
-            }
-            Some(Need::Feature(feature)) => self.snapshot.settings.allows(feature),
-            _ => false,
-        };
-        if !allowed {
+        if row.is_some_and(|row| row.need == Need::Cancel) {
+            return self.cancelled(session, notification).await;
+        }
+        let undecided =
+            row.and_then(|row| row.undecided(|feature| self.snapshot.settings.allows(feature)));
+        let Some(undecided) = undecided else {
             // Nothing answers a notification, and an HTTP error would end the session of common clients.
             tracing::debug!(
                 server = self.gateway.recorder.server(),
                 "a notification that is not for the server was dropped"
             );
             return Ok(accepted());
-        }
-        self.pass_on(session, notification.emit(&Edits::new()))
+        };
+        let envelope = self.envelope(session);
+        let params = notification.params.as_ref();
+        self.pass_on(Permit::notification(undecided, envelope, params))
             .await
+    }
+
+    /// A client gives up a request. Only one of its own session that is under way or held, and that it knows by this very id, is
+    /// given up: servers differ in which ids they take for one, and one without sessions would give up another caller's.
+    async fn cancelled(
+        &self,
+        session: &Arc<Session>,
+        notification: &Notification<'_>,
+    ) -> Result<Answer, Box<Answer>> {
+        let params = notification.params.as_ref();
+        let id = params
+            .and_then(|params| params.get("requestId"))
+            .and_then(|id| Id::from_json(id.raw));
+        let Some(id) = id else {
+            return Ok(accepted());
+        };
+        if self.gateway.holds.cancel(&session.id, &id.to_json()) {
+            return Ok(accepted());
+        }
+        let reason = params
+            .and_then(|params| params.get("reason"))
+            .filter(|reason| reason.kind == Kind::String)
+            .map(|reason| reason.raw);
+        for cancelled in self.gateway.request_ids.cancel(session.key(), &id) {
+            let permit = Permit::cancel(&cancelled, self.envelope(session), reason);
+            self.pass_on(permit).await?;
+        }
+        Ok(accepted())
     }
 
     /// The client's answer to a request of the upstream.
@@ -69,37 +80,29 @@ impl Exchange<'_> {
             .as_ref()
             .and_then(|id| session.open_request(self.gateway, &self.grant, id));
         let Some((method, id)) = opened else {
-            let why = "this answers no request of the server";
+            let why = "this answers no open request of the server";
             return Err(refuse(
                 StatusCode::BAD_REQUEST,
                 answer::invalid_request(None, why),
             ));
         };
-        let allowed = match method::lookup(&method).map(|row| row.need) {
-            Some(Need::Feature(feature)) => self.snapshot.settings.allows(feature),
-            Some(Need::Nothing) => true,
-            _ => false,
-        };
-        if allowed {
-            self.pass_on(session, response.emit(&Edits::new().id(id)))
-                .await
-        } else {
-            // Allowed when it was asked and not any more: the server must not wait for an answer that never comes.
-            tell_upstream(
-                self.gateway,
-                session,
-                answer::method_not_found(&id, &method),
-            );
-            Ok(accepted())
+        let question = method::lookup(&method)
+            .and_then(|row| row.undecided(|feature| self.snapshot.settings.allows(feature)));
+        let envelope = self.envelope(session);
+        match question {
+            Some(question) => {
+                self.pass_on(Permit::answer(question, envelope, response, id))
+                    .await
+            }
+            None => {
+                // Allowed when it was asked and not any more: the server must not wait for an answer that never comes.
+                tell_upstream(self.gateway, Permit::refusal(envelope, &id, &method));
+                Ok(accepted())
+            }
         }
     }
 
-    pub(super) async fn pass_on(
-        &self,
-        session: &Arc<Session>,
-        body: Vec<u8>,
-    ) -> Result<Answer, Box<Answer>> {
-        let permit = Permit::undecided(Method::POST, self.envelope(session), body.into());
+    async fn pass_on(&self, permit: Permit) -> Result<Answer, Box<Answer>> {
         match self.snapshot.upstream.call(permit, SHORT).await {
             Ok(response) if response.status() == StatusCode::NOT_FOUND => {
                 Err(refuse(StatusCode::NOT_FOUND, answer::session_unknown(None)))

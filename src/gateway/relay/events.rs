@@ -15,12 +15,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{KEEP_ALIVE, MAX_ANSWER, Passed, RETRY_AFTER, Relay, end_of};
+use super::{Asked, KEEP_ALIVE, MAX_ANSWER, Passed, RETRY_AFTER, Relay, end_of, end_of_unserved};
 use crate::gateway::body::{Body, BoxError};
 use crate::gateway::enforce::{End, InFlight};
 use crate::gateway::snapshot::Snapshot;
+use crate::gateway::upstream::Unserved;
 use crate::protocol::answer;
-use crate::protocol::envelope::{self, Id, Message};
+use crate::protocol::envelope::{self, Message};
 use crate::protocol::sse::{self, Decoder, Event, Item};
 
 /// A stream to a client.
@@ -29,8 +30,10 @@ pub(super) struct Events {
     pub(super) body: Body,
     pub(super) decoder: Decoder,
     pub(super) queue: VecDeque<Bytes>,
-    /// The request that the stream answers; it ends with that answer.
-    pub(super) expected: Option<Id<'static>>,
+    /// The answer of the relay's request is still to come; the stream ends with it.
+    pub(super) awaited: bool,
+    /// It is the bridge that names the types of events, and not a server.
+    pub(super) bridged: bool,
     pub(super) in_flight: Option<Box<InFlight>>,
     /// A GET stream: policy changes are told on it, and it may be quiet for ever.
     pub(super) unsolicited: bool,
@@ -73,7 +76,8 @@ impl Events {
             body,
             decoder: Decoder::new(MAX_ANSWER),
             queue: VecDeque::new(),
-            expected: None,
+            awaited: false,
+            bridged: false,
             in_flight: None,
             unsolicited: false,
             idle: None,
@@ -131,13 +135,13 @@ impl Events {
                 Wake::Stop => self.ended = true,
                 Wake::Idle => self.fail(End::Timeout, "it sent nothing for too long"),
                 Wake::Frame(None) => {
-                    if self.expected.is_some() && !self.resumable {
+                    if self.awaited && !self.resumable {
                         self.fail(End::Broken, "its answer broke off");
                     }
                     self.ended = true;
                 }
                 Wake::Frame(Some(Err(_))) => {
-                    if self.expected.is_some() && !self.resumable {
+                    if self.awaited && !self.resumable {
                         self.fail(End::Broken, "its answer broke off");
                     }
                     self.ended = true;
@@ -178,18 +182,16 @@ impl Events {
     }
 
     async fn event(&mut self, event: Event) {
-        let mut out = Event {
-            event: event.event,
-            retry: event.retry,
-            ..Event::default()
-        };
+        // The type and the time to reconnect after are the gateway's to say, not the server's.
+        let mut out = Event::default();
         if let Some(id) = &event.id {
             self.resumable = true;
-            out.id = match self
-                .relay
-                .session
-                .seal_event(&self.relay.gateway, &self.relay.grant, id)
-            {
+            let answers = self.relay.asked.as_ref().map(Asked::ids);
+            let sealed =
+                self.relay
+                    .session
+                    .seal_event(&self.relay.gateway, &self.relay.grant, id, answers);
+            out.id = match sealed {
                 Some(sealed) => Some(sealed),
                 None => return self.fail(End::Broken, "an event id could not be sealed"),
             };
@@ -204,7 +206,7 @@ impl Events {
         }
         let message = match envelope::parse(data.as_bytes()) {
             Ok(message) => message,
-            Err(refusal) if self.expected.is_some() => {
+            Err(refusal) if self.awaited => {
                 return self.fail(End::Broken, &refusal.to_string());
             }
             Err(refusal) => {
@@ -212,17 +214,24 @@ impl Events {
                 return;
             }
         };
-        let answers = matches!(message, Message::Response(_));
-        let expected = answers && message.id().is_some() && message.id() == self.expected.as_ref();
-        if answers && self.expected.is_some() && !expected {
+        let expected = self.relay.is_answer(&message);
+        if expected {
+            let unserved = event.event.as_deref().filter(|_| self.bridged);
+            let end = match unserved.and_then(Unserved::of_event) {
+                Some(unserved) => end_of_unserved(unserved),
+                None => end_of(&message),
+            };
+            if let Some(in_flight) = self.in_flight.take() {
+                in_flight.finish(end);
+            }
+        } else if matches!(message, Message::Response(_)) {
             tracing::warn!(
                 server = self.relay.gateway.recorder.server(),
-                "an answer to another request was dropped"
+                "an answer that nobody waits for here was dropped"
             );
             return;
-        }
-        if expected && let Some(in_flight) = self.in_flight.take() {
-            in_flight.finish(end_of(&message));
+        } else {
+            self.relay.heard();
         }
         match self.relay.pass(&message).await {
             Passed::Send(bytes) => match String::from_utf8(bytes) {
@@ -237,8 +246,8 @@ impl Events {
             }
             Passed::Drop => {}
         }
-        if expected {
-            self.expected = None;
+        if expected && self.awaited {
+            self.awaited = false;
             self.ended = true;
         }
     }
@@ -286,10 +295,11 @@ impl Events {
         if let Some(in_flight) = self.in_flight.take() {
             in_flight.finish(end);
         }
-        if let Some(id) = self.expected.take()
-            && let Ok(data) = String::from_utf8(answer::upstream_down(Some(&id), why, RETRY_AFTER))
-        {
-            self.send(Event::message(data));
+        if std::mem::take(&mut self.awaited) {
+            let body = answer::upstream_down(self.relay.client_id(), why, RETRY_AFTER);
+            if let Ok(data) = String::from_utf8(body) {
+                self.send(Event::message(data));
+            }
         }
         self.ended = true;
     }

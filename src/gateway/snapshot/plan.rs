@@ -23,6 +23,8 @@ pub enum Plan {
         headers: Vec<(String, Vec<u8>)>,
         /// PEM certificates that alone are trusted.
         ca: Option<Vec<u8>>,
+        /// Whether it is the bridge of our own stdio server.
+        bridge: bool,
     },
     /// A child process.
     Stdio {
@@ -103,6 +105,7 @@ impl Plan {
             url: http.url.clone(),
             headers: headers?,
             ca,
+            bridge: false,
         })
     }
 
@@ -124,6 +127,7 @@ impl Plan {
             url: url.to_owned(),
             headers: vec![("Authorization".to_owned(), [b"Bearer ", bearer].concat())],
             ca: None,
+            bridge: true,
         }))
     }
 
@@ -206,10 +210,20 @@ impl Plan {
         settings: &Settings,
     ) -> Result<upstream::Upstream, String> {
         match self {
-            Plan::Http { url, headers, ca } => {
-                upstream::HttpUpstream::new(url, headers, ca.as_deref())
-                    .map(|upstream| upstream::Upstream::Http(Box::new(upstream)))
-                    .map_err(|error| format!("spec.{error}"))
+            Plan::Http {
+                url,
+                headers,
+                ca,
+                bridge,
+            } => {
+                let upstream = upstream::HttpUpstream::new(url, headers, ca.as_deref())
+                    .map_err(|error| format!("spec.{error}"))?;
+                let upstream = if *bridge {
+                    upstream.as_bridge()
+                } else {
+                    upstream
+                };
+                Ok(upstream::Upstream::Http(Box::new(upstream)))
             }
             Plan::Stdio {
                 command,

@@ -16,6 +16,7 @@ use rustls_pki_types::pem::PemObject as _;
 
 use super::UpstreamError;
 use super::pool::Pool;
+use super::unserved::of_bridge;
 use crate::gateway::body::Body;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +25,8 @@ const POOL_IDLE: Duration = Duration::from_secs(60);
 /// One upstream URL with its connections.
 pub struct HttpUpstream {
     headers: HeaderMap,
+    /// Whether it is the bridge of our own stdio server, which alone is believed about what it did not deliver.
+    bridge: bool,
     transport: Transport,
 }
 
@@ -149,8 +152,15 @@ impl HttpUpstream {
         };
         Ok(HttpUpstream {
             headers: map,
+            bridge: false,
             transport,
         })
+    }
+
+    /// The same as the bridge of our own stdio server.
+    pub fn as_bridge(mut self) -> Self {
+        self.bridge = true;
+        self
     }
 
     /// Sends one request to the URL. A request is sent again by the pool only when a kept connection turned out closed
@@ -163,7 +173,7 @@ impl HttpUpstream {
             request.headers_mut().append(name.clone(), value.clone());
         }
         let mut request = request.map(Full::new);
-        match &self.transport {
+        let response = match &self.transport {
             Transport::Plain(pool) => pool.send(request).await,
             Transport::Tls { uri, client } => {
                 *request.uri_mut() = uri.clone();
@@ -175,7 +185,12 @@ impl HttpUpstream {
                     Err(error) => Err(UpstreamError::Broken(error.into())),
                 }
             }
-        }
+        }?;
+        Ok(if self.bridge {
+            of_bridge(response, true)
+        } else {
+            response
+        })
     }
 }
 

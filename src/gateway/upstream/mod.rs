@@ -1,7 +1,7 @@
 //! The protected MCP server: one request in, one response out, over HTTP or straight into the bridge of a child process.
 //!
-//! Only a [`Permit`](super::enforce::Permit) opens the way here, and only `enforce` makes one. Nothing of the client's
-//! request passes except what the permit holds; headers are made here, from an allow-list.
+//! Only a [`Permit`] opens the way here. Nothing of the client's request passes except what the permit holds; headers are made
+//! here, from an allow-list.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,15 @@ use http::{HeaderName, HeaderValue, Method, Request, Response};
 
 use super::body::{Body, BoxError};
 use super::bridge::Bridge;
-use super::enforce::Permit;
+use super::permit::{Envelope, Permit};
 
 pub mod http_client;
 mod pool;
 pub mod stdio;
+pub mod unserved;
 
 pub use http_client::HttpUpstream;
+pub use unserved::{Bridged, Unserved};
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
@@ -33,19 +35,6 @@ pub enum Upstream {
     Http(Box<HttpUpstream>),
     /// A stdio server that runs as a child of this process.
     Bridge(Arc<Bridge>),
-}
-
-/// What a request to the upstream is made of, beside the method-specific permit.
-#[derive(Clone, Debug, Default)]
-pub struct Envelope {
-    /// The upstream's own session id, unsealed.
-    pub session: Option<HeaderValue>,
-    /// The negotiated protocol version, from the request after `initialize` on.
-    pub version: Option<HeaderValue>,
-    /// The upstream's own id of the last event seen, unsealed.
-    pub last_event_id: Option<HeaderValue>,
-    /// W3C trace context headers of the caller, checked.
-    pub trace: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// Why the upstream gave no usable response.
@@ -89,7 +78,9 @@ impl Upstream {
         let sent = async {
             match self {
                 Upstream::Http(upstream) => upstream.send(request).await,
-                Upstream::Bridge(bridge) => Ok(bridge.handle(request).await),
+                Upstream::Bridge(bridge) => {
+                    Ok(unserved::of_bridge(bridge.handle(request).await, false))
+                }
             }
         };
         let response = tokio::time::timeout(within, sent)

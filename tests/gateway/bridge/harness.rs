@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use portcullis::gateway::bridge::{Body, Bridge, BridgeConfig, Sessions};
+use portcullis::gateway::upstream::Unserved;
 use serde_json::{Value, json};
 
 /// Nothing here takes so long unless it is broken.
@@ -24,6 +25,8 @@ pub struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Stream,
+    /// What the bridge says beside the message.
+    pub unserved: Option<Unserved>,
 }
 
 impl Reply {
@@ -171,6 +174,7 @@ impl Rig {
         Reply {
             status: parts.status,
             headers: parts.headers,
+            unserved: parts.extensions.get::<Unserved>().copied(),
             body: Stream {
                 body,
                 text: String::new(),
@@ -233,13 +237,14 @@ impl Rig {
     pub async fn back(&self, session: &str) {
         let start = Instant::now();
         loop {
-            let answer = self
-                .call(session, "back", "echo", json!({"text": "back"}))
-                .await;
+            let call = call("back", "echo", json!({"text": "back"}));
+            let reply = self.post(session, &call).await;
+            let unserved = reply.unserved;
+            let answer = reply.json().await;
             if answer["result"]["content"][0]["text"] == "back" {
                 return;
             }
-            assert_eq!(answer["error"]["data"]["delivered"], false, "{answer}");
+            assert_eq!(unserved, Some(Unserved::Undelivered), "{answer}");
             assert!(answer["error"]["data"]["retryAfterMs"].is_u64(), "{answer}");
             assert!(start.elapsed() < PATIENCE, "the child does not come back");
         }

@@ -7,6 +7,8 @@ use portcullis::gateway::bridge::{Bridge, BridgeConfig, Sessions, StartError};
 use portcullis::gateway::upstream::stdio::SpawnError;
 use serde_json::json;
 
+use portcullis::gateway::upstream::Unserved;
+
 use super::harness::{PATIENCE, Rig, call, config, eventually, group_lives};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -19,19 +21,19 @@ async fn a_crash_fails_the_pending_calls_at_once_and_the_session_goes_on() {
     let never = call(1, "never", json!({}));
     let crash = async {
         eventually("called", || rig.got("tools/call").len() == 1).await;
-        rig.call(&two, 1, "crash", json!({"status": 5})).await
+        rig.post(&two, &call(1, "crash", json!({"status": 5})))
+            .await
     };
     let (lost, crashed) = tokio::join!(rig.post(&one, &never), crash);
-    for answer in [lost.json().await, crashed] {
+    for reply in [lost, crashed] {
+        assert_eq!(reply.unserved, Some(Unserved::Lost));
+        let answer = reply.json().await;
         assert_eq!(answer["error"]["code"], -32603);
         assert_eq!(
             answer["error"]["message"],
             "The server ended before it answered (it exited with status 5). It is not known whether the call took effect."
         );
-        assert_eq!(
-            answer["error"]["data"],
-            json!({"source": "bridge", "delivered": true, "retryAfterMs": 1020})
-        );
+        assert_eq!(answer["error"]["data"], json!({"retryAfterMs": 1020}));
     }
     // The sessions survive: what they may have missed, they are told to look at again.
     for list in ["tools", "resources"] {
@@ -63,9 +65,9 @@ async fn restarts_back_off_exponentially_and_calls_meanwhile_learn_when_to_retry
     let reply = rig.initialize("2025-11-25").await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(reply.headers.contains_key("retry-after"));
+    assert_eq!(reply.unserved, Some(Unserved::Undelivered));
     let answer = reply.json().await;
     assert_eq!(answer["error"]["code"], -32603);
-    assert_eq!(answer["error"]["data"]["delivered"], false);
     assert!(answer["error"]["data"]["retryAfterMs"].as_u64().unwrap() >= 1000);
     eventually("the fifth start", || rig.pids().len() == 5).await;
     let at: Vec<f64> = rig

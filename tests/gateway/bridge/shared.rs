@@ -4,6 +4,8 @@ use http::{Method, StatusCode};
 use portcullis::gateway::bridge::Sessions;
 use serde_json::{Value, json};
 
+use portcullis::gateway::upstream::Unserved;
+
 use super::harness::{Rig, call, call_with_token, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,11 +153,11 @@ async fn a_cancel_reaches_the_child_under_the_id_that_it_knows() {
         assert_eq!(rig.post(&one, &cancel).await.status, StatusCode::ACCEPTED);
     };
     let (held, ()) = tokio::join!(rig.post(&one, &held), canceller);
+    assert_eq!(held.unserved, Some(Unserved::Lost));
     let held = held.json().await;
     assert_eq!(
         held,
-        json!({"jsonrpc": "2.0", "id": 9, "error": {"code": -32603, "message": "Cancelled by the client.",
-            "data": {"source": "bridge", "delivered": true}}})
+        json!({"jsonrpc": "2.0", "id": 9, "error": {"code": -32603, "message": "Cancelled by the client."}})
     );
     eventually("cancelled", || {
         !rig.got("notifications/cancelled").is_empty()
@@ -363,12 +365,12 @@ async fn a_session_cannot_have_more_calls_in_flight_than_it_may() {
     let held = call(1, "wait_for", json!({"file": gate}));
     let flooder = async {
         eventually("called", || rig.got("tools/call").len() == 1).await;
-        let refused = rig.call(&one, 2, "echo", json!({"text": "x"})).await;
+        let refused = call(2, "echo", json!({"text": "x"}));
+        let refused = rig.post(&one, &refused).await;
+        assert_eq!(refused.unserved, Some(Unserved::Undelivered));
+        let refused = refused.json().await;
         assert_eq!(refused["error"]["code"], -32603);
-        assert_eq!(
-            refused["error"]["data"],
-            json!({"source": "bridge", "delivered": false, "retryAfterMs": 1000})
-        );
+        assert_eq!(refused["error"]["data"], json!({"retryAfterMs": 1000}));
         assert_eq!(
             rig.text(&two, "echo", json!({"text": "fine"})).await,
             "fine"
@@ -399,17 +401,16 @@ async fn what_the_child_writes_that_is_no_message_stays_in_the_log() {
         ("wrong_answer", json!({})),
         ("long_answer", json!({"bytes": 2 << 20})),
     ] {
-        let answer = rig.call(&session, 1, tool, args).await;
+        let reply = rig.post(&session, &call(1, tool, args)).await;
+        assert_eq!(reply.unserved, Some(Unserved::Lost), "{tool}");
+        let answer = reply.json().await;
         assert_eq!(answer["error"]["code"], -32603, "{tool}: {answer}");
         let why = answer["error"]["message"].as_str().unwrap();
         assert!(
             why.starts_with("The server's answer cannot be passed on: "),
             "{why}"
         );
-        assert_eq!(
-            answer["error"]["data"],
-            json!({"source": "bridge", "delivered": true})
-        );
+        assert!(answer["error"].get("data").is_none(), "{answer}");
     }
     assert_eq!(rig.pids().len(), 1);
     rig.bridge.shutdown().await;

@@ -33,7 +33,7 @@ async fn on_sigterm_it_is_unready_at_once_takes_calls_for_a_while_and_finishes_t
         std::net::TcpStream::connect(pod.client.addr).is_err()
     })
     .await;
-    server.send(Answer::event(&json!({"jsonrpc": "2.0", "id": 7, "result": {"content": [{"type": "text", "text": "done"}]}}))).unwrap();
+    server.send(Answer::event(&json!({"jsonrpc": "2.0", "id": fake.id_of("tools/call"), "result": {"content": [{"type": "text", "text": "done"}]}}))).unwrap();
     assert_eq!(
         soon("the answer", call).await.unwrap().tool(),
         (false, "done".to_owned())

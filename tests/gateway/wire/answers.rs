@@ -162,17 +162,17 @@ async fn prompts_resources_and_completions_are_under_policy() {
         (
             "resources/read",
             json!({"uri": "file:///good/../bad/a"}),
-            "Unknown resource: file:///good/../bad/a",
+            "it has dot segments",
         ),
         (
             "resources/read",
             json!({"uri": "file:///good/%2e%2e/bad"}),
-            "Unknown resource: file:///good/%2e%2e/bad",
+            "it encodes characters that need no encoding",
         ),
         (
             "resources/read",
             json!({"uri": "file:///good/..%2fbad"}),
-            "Unknown resource: file:///good/..%2fbad",
+            "it has an encoded separator",
         ),
         (
             "resources/subscribe",
@@ -192,11 +192,10 @@ async fn prompts_resources_and_completions_are_under_policy() {
     ];
     for (method, params, says) in refused {
         let reply = client.request(method, params).await;
-        assert_eq!(
-            (reply.status, reply.error()),
-            (200, (-32602, says.to_owned())),
-            "{method}"
-        );
+        let (code, message) = reply.error();
+        assert_eq!((reply.status, code), (200, -32602), "{method}");
+        let malformed = message.starts_with("Invalid params: ") && message.contains(says);
+        assert!(message == says || malformed, "{method}: {message}");
     }
     for (method, params) in [
         (
@@ -535,7 +534,7 @@ async fn a_call_that_takes_too_long_is_ended_and_the_server_is_told() {
     crate::support::eventually("the server is told", || {
         fake.got("notifications/cancelled")
             .iter()
-            .any(|got| got.json()["params"]["requestId"] == 7)
+            .any(|got| got.json()["params"]["requestId"] == fake.id_of("tools/call"))
     })
     .await;
     // A stream that goes silent before its answer ends too, keep-alives notwithstanding.

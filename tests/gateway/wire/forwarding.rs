@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::rig::{Held, Rig, allow_all, open_to_all};
-use crate::support::upstream::Fake;
+use crate::support::upstream::{Answer, Fake};
 
 #[tokio::test]
 async fn only_listed_headers_reach_the_server_and_the_servers_own_are_added() {
@@ -101,6 +101,97 @@ async fn a_message_is_written_anew_with_its_arguments_as_they_were() {
         got.json()["params"],
         json!({"name": "echo", "arguments": {"count": 150.0, "text": "A/"}, "_meta": {"progressToken": "p"}})
     );
+}
+
+#[tokio::test]
+async fn what_no_rule_sees_does_not_reach_the_server() {
+    let fake = Fake::start(&["echo"]).await;
+    let policy = json!({
+        "rules": [{"name": "all", "tools": {"names": ["*"]}, "action": "Allow"}],
+        "prompts": [{"name": "all", "names": ["*"], "action": "Allow"}],
+        "resources": [{"name": "all", "uris": ["*"], "action": "Allow"}],
+    });
+    let rig = Rig::new(&fake, &[policy]).await;
+    let client = rig.client.session().await;
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let kept =
+        json!({"progressToken": 3, "traceparent": trace, "tracestate": "a=b", "baggage": "k=v"});
+    let prompt = json!({"type": "ref/prompt", "name": "p"});
+    let cases = [
+        (
+            "tools/call",
+            json!({"name": "echo", "arguments": {"text": "x"}}),
+        ),
+        ("tools/list", json!({})),
+        ("prompts/list", json!({})),
+        ("resources/list", json!({})),
+        ("resources/templates/list", json!({})),
+        ("prompts/get", json!({"name": "p", "arguments": {"a": "b"}})),
+        ("resources/read", json!({"uri": "file:///a"})),
+        ("resources/subscribe", json!({"uri": "file:///a"})),
+        ("resources/unsubscribe", json!({"uri": "file:///a"})),
+        (
+            "completion/complete",
+            json!({"ref": prompt, "argument": {"name": "a", "value": ""}, "context": {"arguments": {"b": "c"}}}),
+        ),
+        ("logging/setLevel", json!({"level": "info"})),
+        ("ping", json!({})),
+    ];
+    for (method, known) in cases {
+        let mut sent = known.clone();
+        for (key, value) in [
+            ("input", json!({"stage": "Production"})),
+            ("requestState", json!("state")),
+            ("inputResponses", json!({"a": {}})),
+            ("task", json!({"ttl": 1})),
+            ("args", json!([1])),
+            ("x", json!(null)),
+        ] {
+            sent[key] = value;
+        }
+        if method == "completion/complete" {
+            // The same in the reference, which is decided on.
+            sent["ref"]["uri"] = json!("file:///secret");
+            sent["ref"]["title"] = json!("t");
+        }
+        sent["_meta"] = kept.clone();
+        sent["_meta"]["com.example/user"] = json!("admin");
+        sent["_meta"]["io.modelcontextprotocol/related-task"] = json!({"taskId": "t"});
+        client.request(method, sent).await;
+        let mut expected = known;
+        expected["_meta"] = kept.clone();
+        assert_eq!(
+            fake.got(method).pop().unwrap().json()["params"],
+            expected,
+            "{method}"
+        );
+    }
+    let told = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {
+        "progressToken": 1, "progress": 2, "x": 3, "_meta": {"y": 4}}});
+    client.post(&told).await;
+    assert_eq!(
+        fake.got("notifications/progress").pop().unwrap().json()["params"],
+        json!({"progressToken": 1, "progress": 2, "_meta": {}})
+    );
+}
+
+#[tokio::test]
+async fn an_error_of_the_server_does_not_read_as_one_of_the_gateways() {
+    let fake = Fake::start(&["echo"]).await;
+    let rig = Rig::new(&fake, &[allow_all()]).await;
+    let client = rig.client.session().await;
+    fake.on("tools/call", |got| {
+        let data = json!({"source": "bridge", "delivered": false, "more": [1, {"source": "bridge"}]});
+        Answer::Json(json!({"jsonrpc": "2.0", "id": got.json()["id"], "error": {"code": -32603, "message": "m", "data": data}}))
+    });
+    let answer = client.call("echo", json!({})).await.json();
+    assert_eq!(
+        answer["error"],
+        json!({"code": -32603, "message": "m", "data": {"more": [1, {"source": "bridge"}]}})
+    );
+    // What it is recorded as is what it was: an answer.
+    rig.audit_outcomes(1).await;
+    assert_eq!(rig.audit.all()[0]["upstream"]["status"], "error");
 }
 
 fn value() -> impl Strategy<Value = Value> {

@@ -104,6 +104,44 @@ async fn units_come_back_only_where_the_call_was_certainly_not_made() {
             Answer::Status(404, "text/plain", Vec::new())
         }),
         ("stream that breaks off", |_| Answer::pieces([": x\n\n"])),
+        ("a server's own error", |got| {
+            Answer::rpc_error(got, -32000, "no")
+        }),
+        ("an internal error", |got| {
+            Answer::rpc_error(got, -32603, "no")
+        }),
+        ("code 0", |got| Answer::rpc_error(got, 0, "no")),
+        ("unknown resource", |got| {
+            Answer::rpc_error(got, -32002, "no")
+        }),
+        ("an internal error on a stream", |got| {
+            Answer::pieces([Answer::event(
+                &json!({"jsonrpc": "2.0", "id": got.json()["id"], "error": {"code": -32603, "message": "no"}}),
+            )])
+        }),
+        ("invalid params after progress", |got| {
+            let refused = json!({"jsonrpc": "2.0", "id": got.json()["id"], "error": {"code": -32602, "message": "no"}});
+            let progress = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}});
+            Answer::pieces([Answer::event(&progress), Answer::event(&refused)])
+        }),
+        ("the marker of a bridge", |got| {
+            Answer::Json(
+                json!({"jsonrpc": "2.0", "id": got.json()["id"], "error": {"code": -32603, "message": "no",
+                "data": {"source": "bridge", "delivered": false}}}),
+            )
+        }),
+        ("the header of a bridge", |got| {
+            let body = json!({"jsonrpc": "2.0", "id": got.json()["id"], "error": {"code": -32603, "message": "no"}}).to_string();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nPortcullis-Unserved: undelivered\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            Answer::Raw([head.into_bytes(), body.into_bytes()].concat())
+        }),
+        ("the event of a bridge", |got| {
+            let error = json!({"jsonrpc": "2.0", "id": got.json()["id"], "error": {"code": -32603, "message": "no"}});
+            Answer::pieces([format!("event: portcullis-undelivered\ndata: {error}\n\n")])
+        }),
         ("isError on a stream", |got| {
             Answer::pieces([Answer::event(
                 &json!({"jsonrpc": "2.0", "id": got.json()["id"], "result": {"content": [], "isError": true}}),
@@ -119,12 +157,17 @@ async fn units_come_back_only_where_the_call_was_certainly_not_made() {
         assert!(!passes(&client).await, "{what} must keep the unit");
     }
     let returns: Vec<(&str, Case)> = vec![
-        ("a JSON-RPC error", |got| {
-            Answer::rpc_error(got, -32000, "no")
+        ("invalid request", |got| {
+            Answer::rpc_error(got, -32600, "no")
         }),
-        ("a JSON-RPC error on a stream", |got| {
+        ("unknown method", |got| Answer::rpc_error(got, -32601, "no")),
+        ("invalid params", |got| Answer::rpc_error(got, -32602, "no")),
+        ("unreadable request", |got| {
+            Answer::rpc_error(got, -32700, "no")
+        }),
+        ("invalid params on a stream", |got| {
             Answer::pieces([Answer::event(
-                &json!({"jsonrpc": "2.0", "id": got.json()["id"], "error": {"code": 1, "message": "no"}}),
+                &json!({"jsonrpc": "2.0", "id": got.json()["id"], "error": {"code": -32602, "message": "no"}}),
             )])
         }),
     ];
@@ -199,21 +242,35 @@ async fn a_cost_is_counted_in_full_or_not_at_all() {
     assert_eq!(fake.calls(), 3);
 }
 
-#[tokio::test]
-async fn a_client_cannot_get_the_unit_of_a_call_that_was_made_back_by_cancelling_it() {
+/// A server that has carried a call out when it is cancelled, and then says that it was invalid. The call is made under the
+/// number 7, and `cancel` is what the client then sends with `requestId`.
+async fn cancelled_with(request_id: &str, same_session: bool) -> (Fake, bool) {
     let fake = Fake::start(&["echo"]).await;
+    // A server that keeps no sessions: it knows requests by their ids alone.
+    fake.on("initialize", |got| {
+        let body = json!({"jsonrpc": "2.0", "id": got.json()["id"], "result": {"protocolVersion": "2025-11-25",
+            "capabilities": {"tools": {}}, "serverInfo": {"name": "fake", "version": "1"}}});
+        Answer::Status(200, "application/json", body.to_string().into())
+    });
     let rig = Rig::new(&fake, &[limited(1)]).await;
     let client = rig.client.session().await;
     let (answer, answers) = tokio::sync::mpsc::unbounded_channel();
     let answers = std::sync::Mutex::new(Some(answers));
-    fake.on("tools/call", move |_| {
+    let finish = answer.clone();
+    let id = std::sync::Arc::new(std::sync::Mutex::new(Value::Null));
+    let asked = std::sync::Arc::clone(&id);
+    fake.on("tools/call", move |got| {
+        *asked.lock().unwrap() = got.json()["id"].clone();
         Answer::Stream(answers.lock().unwrap().take().unwrap())
     });
-    // As the Python SDK's server does: a cancelled call is answered with an error, whatever it has done by then.
-    fake.on("notifications/cancelled", move |got| {
-        let id = got.json()["params"]["requestId"].clone();
-        let error = json!({"jsonrpc": "2.0", "id": id, "error": {"code": 0, "message": "Request cancelled"}});
-        answer.send(Answer::event(&error)).unwrap();
+    let refusal = |id: &Value| {
+        Answer::event(
+            &json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32602, "message": "Request cancelled"}}),
+        )
+    };
+    let running = std::sync::Arc::clone(&id);
+    fake.on("notifications/cancelled", move |_| {
+        answer.send(refusal(&running.lock().unwrap())).unwrap();
         Answer::Status(202, "text/plain", Vec::new())
     });
     let caller = client.clone();
@@ -222,16 +279,102 @@ async fn a_client_cannot_get_the_unit_of_a_call_that_was_made_back_by_cancelling
         caller.post(&call).await
     });
     crate::support::eventually("the call is under way", || fake.calls() == 1).await;
-    let cancel =
-        json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}});
-    client.post(&cancel).await;
-    assert_eq!(call.await.unwrap().error().1, "Request cancelled");
+    let canceller = if same_session {
+        client.clone()
+    } else {
+        rig.client.session().await
+    };
+    let cancel = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{request_id},"reason":"x"}}}}"#
+    );
+    let reply = canceller.post_raw(&cancel).await;
+    assert_eq!(reply.status, 202, "{}", reply.text());
+    if fake.got("notifications/cancelled").is_empty() {
+        let result =
+            json!({"jsonrpc": "2.0", "id": *id.lock().unwrap(), "result": {"content": []}});
+        finish.send(Answer::event(&result)).unwrap();
+    }
+    let reply = call.await.unwrap();
+    assert_eq!(reply.messages()[0]["id"], 7);
+    fake.as_usual("tools/call");
+    let returned = passes(&client).await;
+    (fake, returned)
+}
+
+#[tokio::test]
+async fn a_client_cannot_get_the_unit_of_a_call_that_was_made_back_by_cancelling_it() {
+    let (fake, returned) = cancelled_with("7", true).await;
+    assert!(!returned, "the unit must stay used");
+    let cancelled = fake.got("notifications/cancelled").pop().unwrap().json();
+    assert_eq!(cancelled["params"]["reason"], "x");
+    assert_eq!(
+        cancelled["params"]["requestId"],
+        fake.got("tools/call")[0].json()["id"]
+    );
+}
+
+#[tokio::test]
+async fn only_the_id_of_a_call_under_way_of_the_same_type_and_session_is_cancelled() {
+    for id in [
+        r#""7""#,
+        "7.0",
+        "7e0",
+        "70e-1",
+        "-7",
+        "8",
+        r#""7.0""#,
+        r#"" 7""#,
+        "null",
+        "[7]",
+        r#"{"id":7}"#,
+        "true",
+    ] {
+        let (fake, returned) = cancelled_with(id, true).await;
+        assert!(fake.got("notifications/cancelled").is_empty(), "{id}");
+        assert!(!returned, "{id}");
+    }
+    let (fake, _) = cancelled_with("7", false).await;
+    assert!(
+        fake.got("notifications/cancelled").is_empty(),
+        "another session's call must not be cancelled"
+    );
+}
+
+#[tokio::test]
+async fn a_call_that_asked_the_client_something_keeps_its_unit_whatever_it_is_answered_with() {
+    let fake = Fake::start(&["echo"]).await;
+    let mut spec = open_to_all(&fake);
+    spec["clientFeatures"] = json!({"elicitation": "Allow"});
+    let rig = Rig::with(spec, Held::default(), &[limited(1)]).await;
+    let client = rig
+        .client
+        .session_of("2025-11-25", json!({"elicitation": {}}))
+        .await;
+    let mut stream = client.listen().await;
+    let (sender, answers) = tokio::sync::mpsc::unbounded_channel();
+    let answers = std::sync::Mutex::new(Some(answers));
+    fake.on("tools/call", move |_| {
+        Answer::Stream(answers.lock().unwrap().take().unwrap())
+    });
+    let caller = client.clone();
+    let call = tokio::spawn(async move { caller.call("echo", json!({})).await });
+    crate::support::eventually("the call is under way", || fake.calls() == 1).await;
+    let ask = json!({"jsonrpc": "2.0", "id": 1, "method": "elicitation/create", "params": {"message": "?", "requestedSchema": {}}});
+    fake.tell(&ask);
+    assert_eq!(
+        stream.event().await.unwrap().json()["method"],
+        "elicitation/create"
+    );
+    let id = fake.got("tools/call")[0].json()["id"].clone();
+    let refused = json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32602, "message": "no"}});
+    sender.send(Answer::event(&refused)).unwrap();
+    assert_eq!(call.await.unwrap().error().0, -32602);
     fake.as_usual("tools/call");
     assert!(!passes(&client).await, "the unit must stay used");
 }
 
 #[tokio::test]
-async fn an_error_that_may_be_another_requests_answer_keeps_the_unit() {
+async fn requests_of_one_id_reach_the_server_as_different_requests() {
     let fake = Fake::start(&["echo"]).await;
     let rig = Rig::new(
         &fake,
@@ -243,11 +386,8 @@ async fn an_error_that_may_be_another_requests_answer_keeps_the_unit() {
     .await;
     let client = rig.client.session().await;
     fake.on("prompts/get", |_| Answer::Silence);
-    fake.on("tools/call", |got| {
-        Answer::rpc_error(got, -32000, "of the prompt")
-    });
     let prompt =
-        json!({"jsonrpc": "2.0", "id": 7, "method": "prompts/get", "params": {"name": "p"}});
+        json!({"jsonrpc": "2.0", "id": "7", "method": "prompts/get", "params": {"name": "p"}});
     let _waiting = client
         .start("POST", Some(prompt.to_string().as_bytes()))
         .await;
@@ -256,7 +396,16 @@ async fn an_error_that_may_be_another_requests_answer_keeps_the_unit() {
     })
     .await;
     let call = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "echo", "arguments": {}}});
-    assert_eq!(client.post(&call).await.error().1, "of the prompt");
+    // An answer to the other request is none to this one.
+    let of_prompt = fake.got("prompts/get")[0].json()["id"].clone();
+    fake.on("tools/call", move |_| {
+        Answer::Json(json!({"jsonrpc": "2.0", "id": of_prompt, "error": {"code": -32602, "message": "of the prompt"}}))
+    });
+    let (code, message) = client.post(&call).await.error();
+    assert!(code == -32603 && !message.contains("prompt"), "{message}");
+    let (prompt, call) = (&fake.got("prompts/get")[0], &fake.got("tools/call")[0]);
+    assert!(prompt.json()["id"].is_i64() && call.json()["id"].is_i64());
+    assert_ne!(prompt.json()["id"], call.json()["id"]);
     fake.as_usual("tools/call");
     assert!(!passes(&client).await, "the unit must stay used");
 }

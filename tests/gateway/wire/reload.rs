@@ -30,7 +30,7 @@ async fn a_call_under_way_ends_under_the_policy_that_let_it_go() {
     rig.apply(&[hide("echo")]).unwrap();
     fake.as_usual("tools/call");
     assert_eq!(client.call("echo", json!({})).await.error().0, -32602);
-    server.send(Answer::event(&json!({"jsonrpc": "2.0", "id": 7, "result": {"content": [{"type": "text", "text": "late"}]}}))).unwrap();
+    server.send(Answer::event(&json!({"jsonrpc": "2.0", "id": fake.id_of("tools/call"), "result": {"content": [{"type": "text", "text": "late"}]}}))).unwrap();
     assert_eq!(
         soon("the answer", call).await.unwrap().tool(),
         (false, "late".to_owned())
@@ -48,7 +48,7 @@ async fn a_call_under_way_ends_under_the_policy_that_let_it_go() {
     rig.apply(&[hide("echo")]).unwrap();
     server
         .send(Answer::event(
-            &json!({"jsonrpc": "2.0", "id": 7, "result": {"prompts": [{"name": "p"}]}}),
+            &json!({"jsonrpc": "2.0", "id": fake.id_of("prompts/list"), "result": {"prompts": [{"name": "p"}]}}),
         ))
         .unwrap();
     let answer = soon("the answer", list).await.unwrap().messages().remove(0);
@@ -179,7 +179,7 @@ async fn a_gateway_that_stops_finishes_calls_and_ends_streams() {
     rig.stop.cancel();
     assert_eq!(stream.event().await, None);
     assert_eq!(rig.gateway.unready().as_deref(), Some("shutting down"));
-    server.send(Answer::event(&json!({"jsonrpc": "2.0", "id": 7, "result": {"content": [{"type": "text", "text": "done"}]}}))).unwrap();
+    server.send(Answer::event(&json!({"jsonrpc": "2.0", "id": fake.id_of("tools/call"), "result": {"content": [{"type": "text", "text": "done"}]}}))).unwrap();
     assert_eq!(
         soon("the answer", call).await.unwrap().tool(),
         (false, "done".to_owned())

@@ -1,6 +1,6 @@
 //! Sealed session ids, event ids and resumption.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::rig::{Rig, allow_all};
 use crate::support::upstream::{Answer, Fake};
@@ -246,16 +246,34 @@ async fn a_stream_is_resumed_from_its_last_event_by_its_own_session_only() {
         "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"level\":\"info\",\"data\":1}}"
     );
 
-    fake.on("GET", |got| {
-        assert_eq!(got.header("last-event-id"), Some("up-42"));
-        Answer::pieces([
-            "id: up-43\ndata: {\"jsonrpc\":\"2.0\",\"id\":5,\"result\":{\"content\":[]}}\n\n",
-        ])
+    // The answer to this request alone passes, under the client's id; and on from an event of this stream, too.
+    let asked = fake.id_of("tools/call");
+    let others = client.call("echo", json!({}));
+    others.await;
+    let other_id = fake.id_of("tools/call");
+    fake.on("GET", move |got| {
+        let answer = |id: &Value, text: &str| {
+            json!({"jsonrpc": "2.0", "id": id, "result": {"content": [{"type": "text", "text": text}]}})
+        };
+        let answers = match got.header("last-event-id") {
+            Some("up-42") => [answer(&other_id, "other"), answer(&json!(5), "guessed"), answer(&asked, "one")],
+            Some("up-43") => [answer(&other_id, "other"), answer(&json!(5), "guessed"), answer(&asked, "two")],
+            got => panic!("{got:?}"),
+        };
+        Answer::pieces(answers.map(|answer| {
+            format!("id: up-43\nretry: 1\nevent: endpoint\ndata: {answer}\n\n")
+        }))
     });
     let mut resumed = client.with("Last-Event-ID", &id).listen().await;
+    let event = resumed.event().await.unwrap();
+    assert_eq!(event.kind, None, "types of events are not the server's");
+    assert_eq!(event.json()["id"], 5);
+    assert_eq!(event.json()["result"]["content"][0]["text"], "one");
+    let again = event.id.unwrap();
+    let mut resumed = client.with("Last-Event-ID", &again).listen().await;
     assert_eq!(
-        resumed.event().await.unwrap().json()["result"],
-        json!({"content": []})
+        resumed.event().await.unwrap().json()["result"]["content"][0]["text"],
+        "two"
     );
     let before = fake.all().len();
     for id in ["up-42", "", "x", &id[1..]] {

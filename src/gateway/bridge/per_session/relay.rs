@@ -61,7 +61,7 @@ pub(super) async fn relay(
             "The server ended before it answered ({why}). It is not known whether the call took effect."
         );
         let lost = Unanswered::lost(text, Some(Duration::from_secs(1)));
-        call.reply.push(Event::Answer(lost.message(&call.id)));
+        call.reply.push(lost.event(&call.id));
     }
     own.session.close();
     child.handle.gone().await;
@@ -97,13 +97,20 @@ fn take(mode: &PerSession, own: &Own, piece: &Piece) {
     if let Some(call) = broken.answers.and_then(|id| own.take(&id)) {
         let text = format!("The server's answer cannot be passed on: {}.", broken.why);
         let lost = Unanswered::lost(text, None);
-        call.reply.push(Event::Answer(lost.message(&call.id)));
+        call.reply.push(lost.event(&call.id));
     }
 }
 
 fn notification(own: &Own, told: &Notification<'_>) {
     let text = bytes::Bytes::from(told.emit(&Edits::new()));
     match &*told.method {
+        // The child gives up a request of its own, which must be one that its client has not answered.
+        "notifications/cancelled" => {
+            let id = wire::id_member(told.params.as_ref(), "requestId");
+            if id.is_some_and(|id| lock(&own.table).asked.remove(&id)) {
+                beside_a_call(own, text);
+            }
+        }
         "notifications/progress" => {
             let token = wire::id_member(told.params.as_ref(), "progressToken");
             let table = lock(&own.table);

@@ -126,9 +126,8 @@ async fn life(shared: &Shared, mut child: Child, generation: u64, failures: u32)
         let text = format!(
             "The server ended before it answered ({why}). It is not known whether the call took effect."
         );
-        shared.answer(&origin, |id| {
-            Unanswered::lost(text, Some(delay + Duration::from_secs(1))).message(id)
-        });
+        let retry_after = Some(delay + Duration::from_secs(1));
+        shared.answer(&origin, Unanswered::lost(text, retry_after));
     }
     child.handle.gone().await;
     why
@@ -280,7 +279,7 @@ fn take(shared: &Shared, input: &Input, piece: &Piece) {
     let waiting = lock(&shared.pending).take(ours);
     if let Some(origin) = waiting {
         let text = format!("The server's answer cannot be passed on: {}.", broken.why);
-        shared.answer(&origin, |id| Unanswered::lost(text, None).message(id));
+        shared.answer(&origin, Unanswered::lost(text, None));
     }
 }
 
