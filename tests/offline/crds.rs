@@ -218,6 +218,7 @@ fn unknown_keys_are_kept_exactly_where_a_misspelt_one_could_loosen_a_rule() {
         "McpPolicy.spec.targetRefs[]",
         "McpPolicy.spec.targetSelector",
         "McpServer.spec.tools[]",
+        "McpServer.spec.tools[].arguments{}",
     ];
     assert_eq!(kept, expected.map(str::to_owned).into());
 }
