@@ -76,7 +76,6 @@ pub fn result_members(method: &str) -> &'static [&'static str] {
 mod tests {
     use super::super::emit::Edits;
     use super::super::envelope::{Message, parse};
-    use super::*;
 
     fn forwarded(params: &str) -> String {
         let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
