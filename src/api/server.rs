@@ -64,6 +64,11 @@ pub struct McpServerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ClientFeatures")]
     pub client_features: Option<ClientFeatures>,
+    /// Whether clients get what the server writes for their model about itself. Absent drops it for callers from whom
+    /// anything of the server is hidden, as it names tools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Instructions")]
+    pub instructions: Option<Instructions>,
     /// Who may call. Absent admits nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Authentication")]
@@ -203,6 +208,16 @@ pub struct ArgumentForm {
     #[serde(flatten)]
     #[schemars(skip)]
     pub unknown: Unknown,
+}
+
+/// What becomes of the server's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum Instructions {
+    /// Every caller gets them.
+    Pass,
+    /// Nobody gets them.
+    Drop,
 }
 
 /// What the server may ask of clients. Deny strips the capability and refuses the server's request.

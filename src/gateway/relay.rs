@@ -131,8 +131,15 @@ impl Relay {
         }
     }
 
-    /// An error of the upstream. Its `data` must not read as if the gateway or a bridge had spoken.
+    /// An error of the upstream. Its `data` must not read as if the gateway or a bridge had spoken, and one that sends the
+    /// user to a page is a question to the client like any other.
     fn error(&self, error: &ErrorObject<'_>) -> Passed {
+        let id = self.client_id();
+        let pages = self.allows(Feature::Elicitation) && self.session.declared.url_elicitation();
+        if error.code == code::URL_ELICITATION_REQUIRED && !pages {
+            let why = "The server asks the user to open a page first; spec.clientFeatures.elicitation, or the client, does not allow that";
+            return Passed::Send(answer::error(id, code::INTERNAL_ERROR, why, None));
+        }
         let data = error.data.map(|raw| match Object::from_raw(raw, &[]) {
             Ok(data) if data.string("source").ok().flatten().as_deref() == Some("bridge") => {
                 let edits = OURS
@@ -142,7 +149,6 @@ impl Relay {
             }
             _ => Cow::Borrowed(raw),
         });
-        let id = self.client_id();
         Passed::Send(answer::error(
             id,
             error.code,
@@ -163,6 +169,37 @@ impl Relay {
         let mut edits = Edits::new();
         if let Some(id) = self.client_id() {
             edits = edits.id(id.borrowed());
+        }
+        let result = match message {
+            Message::Response(response) => match &response.outcome {
+                Outcome::Result(result) => Some(result),
+                Outcome::Error(_) => None,
+            },
+            Message::Request(_) | Message::Notification(_) => None,
+        };
+        if let Some(result) = result {
+            // No session version has these: a client that knows them anyway would be asked past `clientFeatures`.
+            for key in ["inputRequests", "requestState", "resultType"] {
+                if result.get(key).is_some() {
+                    edits = edits.remove(key);
+                }
+            }
+            if result.get("nextCursor").is_some() {
+                let sealed = list::next_cursor(result).map(|cursor| {
+                    self.session
+                        .seal_cursor(&self.gateway, &self.grant, &cursor)
+                });
+                match sealed {
+                    Some(Some(sealed)) => edits = edits.set_string("nextCursor", &sealed),
+                    // Without the cursor the list would look whole.
+                    Some(None) => {
+                        let why = "its cursor cannot be sealed";
+                        let body = answer::upstream_down(self.client_id(), why, RETRY_AFTER);
+                        return (Passed::Send(body), false);
+                    }
+                    None => edits = edits.remove("nextCursor"),
+                }
+            }
         }
         let filtered = list::filter(message, &edits, |kind, entry| match kind {
             ListKind::Tools => {
@@ -255,12 +292,13 @@ impl Relay {
             Some(Need::Feature(feature)) => self.allows(feature),
             _ => false,
         };
-        if !allowed {
+        let admitted = self.session.declared.admits(request).filter(|_| allowed);
+        let Some(edits) = admitted else {
             let envelope = self.session.envelope();
             let permit = Permit::refusal(envelope, &request.id, &request.method);
             tell_upstream(&self.gateway, permit);
             return Passed::Drop;
-        }
+        };
         // Whichever of the session's calls it is about: that one is being made.
         self.gateway.request_ids.dispute(self.session.key());
         let raw = request.id.to_json();
@@ -272,7 +310,7 @@ impl Relay {
                 self.gateway
                     .requests
                     .remember(&self.session.id, &request.id, &sealed);
-                Passed::Send(request.emit(&Edits::new().id(Id::String(sealed.into()))))
+                Passed::Send(request.emit(&edits.id(Id::String(sealed.into()))))
             }
             None => Passed::Drop,
         }

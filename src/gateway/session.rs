@@ -14,6 +14,7 @@ use super::Gateway;
 use super::grants::Grant;
 use super::permit::Envelope;
 use super::request_ids::SessionKey;
+use crate::protocol::declared::Declared;
 use crate::protocol::envelope::Id;
 use crate::protocol::seal::{self, Binding, Purpose};
 use crate::protocol::version::Version;
@@ -42,6 +43,8 @@ pub struct Session {
     pub id: String,
     /// What `initialize` settled on.
     pub version: Version,
+    /// What the client declared in `initialize`.
+    pub declared: Declared,
     uuid: [u8; 16],
     upstream: Option<HeaderValue>,
 }
@@ -117,6 +120,7 @@ impl Session {
         gateway: &Gateway,
         grant: &Grant,
         version: Version,
+        declared: Declared,
         upstream: Option<&HeaderValue>,
     ) -> Result<(Session, HeaderValue), String> {
         let upstream = upstream
@@ -129,7 +133,7 @@ impl Session {
             .sealer()
             .ok_or("the gateway has no policy in force")?;
         let sealed = sealer
-            .new_session(version, upstream)
+            .new_session(version, declared, upstream)
             .map_err(|error| error.to_string())?;
         let token = sealer
             .seal_session(
@@ -153,6 +157,7 @@ impl Session {
         Some(Session {
             id: uuid::Uuid::from_bytes(sealed.uuid).to_string(),
             version: sealed.version,
+            declared: sealed.declared,
             uuid: sealed.uuid,
             upstream,
         })
@@ -224,6 +229,24 @@ impl Session {
         let owned = |raw| Id::from_json(raw).map(Id::into_owned);
         let answers = owned(upstream).zip(owned(client));
         Some((HeaderValue::from_str(id).ok()?, answers))
+    }
+
+    /// The upstream's cursor, for the client. Servers write the names of what they list last into it.
+    pub fn seal_cursor(&self, gateway: &Gateway, grant: &Grant, cursor: &str) -> Option<String> {
+        let binding = self.binding(gateway, grant);
+        gateway
+            .sealer()?
+            .seal_text(Purpose::Cursor, &binding, cursor, expiry(EVENT_LIFE))
+            .ok()
+    }
+
+    /// The upstream's cursor that a client's stands for.
+    pub fn open_cursor(&self, gateway: &Gateway, grant: &Grant, token: &str) -> Option<String> {
+        let binding = self.binding(gateway, grant);
+        gateway
+            .sealer()?
+            .open_text(Purpose::Cursor, &binding, token, seconds(Timestamp::now()))
+            .ok()
     }
 
     /// The id of an upstream's request, for the client. The method goes along, so that an answer can be held to the

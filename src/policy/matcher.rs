@@ -1,7 +1,7 @@
 //! Globs over tool names, grants, prompts and resource URIs.
 //!
 //! In: patterns from policies, names from calls. Out: yes or no, in time linear in the name. Must not do: treat anything but
-//! `*` as special, or match a URI that another reader could read differently.
+//! `*` as special.
 
 use std::borrow::Cow;
 
@@ -134,86 +134,6 @@ pub fn grant_glob(text: &str) -> Result<Glob, String> {
     }
 }
 
-/// Why a resource URI is refused before any rule is asked, if it is.
-///
-/// Servers normalize such URIs in their own ways (RFC 3986 section 6.2.2), so that the one which was decided on would not be
-/// the one that is read.
-pub fn uri_fault(uri: &str) -> Option<&'static str> {
-    if uri.is_empty() {
-        return Some("it is empty");
-    }
-    if uri.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        return Some("it has spaces or control characters");
-    }
-    if uri.contains('\\') {
-        return Some("it has a backslash");
-    }
-    let scheme = uri.split([':', '/', '?', '#']).next().unwrap_or_default();
-    if scheme.len() < uri.len()
-        && uri[scheme.len()..].starts_with(':')
-        && scheme.bytes().any(|b| b.is_ascii_uppercase())
-    {
-        return Some("its scheme is not in lower case");
-    }
-    if let Some(fault) = web_fault(scheme, &uri[scheme.len()..]) {
-        return Some(fault);
-    }
-    if uri
-        .split(['/', '?', '#', ';', ':'])
-        .any(|segment| segment == "." || segment == "..")
-    {
-        return Some("it has dot segments");
-    }
-    let bytes = uri.as_bytes();
-    for (at, _) in uri.match_indices('%') {
-        let digit = |offset: usize| {
-            bytes
-                .get(at + offset)
-                .and_then(|b| char::from(*b).to_digit(16))
-        };
-        let (Some(high), Some(low)) = (digit(1), digit(2)) else {
-            return Some("it has a `%` that encodes nothing");
-        };
-        match u8::try_from(high * 16 + low).unwrap_or(b'%') {
-            b'/' | b'\\' | b'%' | b'?' | b'#' => return Some("it has an encoded separator"),
-            b'.' | b'-' | b'_' | b'~' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => {
-                return Some("it encodes characters that need no encoding");
-            }
-            0..=0x1f | 0x7f => return Some("it has encoded control characters"),
-            _ => {}
-        }
-    }
-    None
-}
-
-/// Why a URI of a scheme that the URL standard calls special is refused: parsers write those anew, with the slashes that are
-/// missing, the host in lower case, no default port, and a path (WHATWG URL, "basic URL parser").
-fn web_fault(scheme: &str, rest: &str) -> Option<&'static str> {
-    let default = match scheme {
-        "http" | "ws" => ":80",
-        "https" | "wss" => ":443",
-        "ftp" => ":21",
-        _ => return None,
-    };
-    let rest = rest.strip_prefix(':')?;
-    let Some(rest) = rest
-        .strip_prefix("//")
-        .filter(|rest| !rest.starts_with('/'))
-    else {
-        return Some("its host does not follow two slashes");
-    };
-    let Some((authority, _)) = rest.split_once('/') else {
-        return Some("it has no path");
-    };
-    let plain = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b':' | b'[' | b']' | b'{' | b'}' | b'*');
-    if !authority.bytes().all(plain) || authority.ends_with(default) || authority.ends_with(':') {
-        return Some(
-            "its host is not in lower case, or has a user, a default port or unusual characters",
-        );
-    }
-    None
-}
-
 /// One form of a name for finding those that differ only in case: Unicode simple folding, by way of upper case, so that
 /// characters such as the long s and the Kelvin sign fold too.
 pub fn fold_case(text: &str) -> Cow<'_, str> {
@@ -284,41 +204,6 @@ mod tests {
     }
 
     #[test]
-    fn a_uri_that_two_readers_could_read_differently_is_refused() {
-        for good in [
-            "mlflow://runs/abc",
-            "file:///a/b.txt",
-            "x://a/b%20c",
-            "x://a/...",
-            "urn:a:b",
-        ] {
-            assert_eq!(uri_fault(good), None, "{good}");
-        }
-        for bad in [
-            "",
-            "x://a/../b",
-            "x://a/..",
-            "x://a/./b",
-            "x://a/..?q",
-            "x://a/..;p/b",
-            "x://a/%2e%2e/b",
-            "x://a%2Fb",
-            "x://a%5cb",
-            "x://a/%252e",
-            "x:\\a",
-            "X://a",
-            "x://a b",
-            "x://a%0a",
-            "x://%61dmin",
-            "x://a%",
-            "x://a%zz",
-            "file:..",
-        ] {
-            assert!(uri_fault(bad).is_some(), "{bad}");
-        }
-    }
-
-    #[test]
     fn case_variants_fold_to_one_form() {
         for (a, b) in [
             ("Alias", "alias"),
@@ -343,40 +228,6 @@ mod tests {
             if glob(&a).covers(&glob(&b)) && glob(&b).matches(&text) {
                 prop_assert!(glob(&a).matches(&text));
             }
-        }
-
-        #[test]
-        fn no_uri_panics(uri in "\\PC{0,40}") {
-            uri_fault(&uri);
-        }
-    }
-
-    #[test]
-    fn web_addresses_that_parsers_would_write_anew_are_refused() {
-        for uri in [
-            "http://runs/secret",
-            "https://runs:8443/secret?x=1",
-            "mlflow://Runs/1",
-            "file:///data/x",
-            "https",
-            "urn:x",
-        ] {
-            assert_eq!(uri_fault(uri), None, "{uri}");
-        }
-        for uri in [
-            "http://RUNS/secret",
-            "http:/runs/secret",
-            "http:runs/secret",
-            "http:///runs/secret",
-            "http://runs:80/secret",
-            "https://runs:443/secret",
-            "http://runs:/secret",
-            "http://me@runs/secret",
-            "http://r\u{fc}ns/secret",
-            "http://runs",
-            "http://runs?secret",
-        ] {
-            assert!(uri_fault(uri).is_some(), "{uri}");
         }
     }
 }

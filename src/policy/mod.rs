@@ -24,6 +24,7 @@ pub mod matcher;
 mod program;
 mod schema;
 pub mod target;
+mod uri;
 
 pub use compile::compile;
 pub use decision::{Call, Caller, Decision, Outcome};

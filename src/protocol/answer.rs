@@ -43,6 +43,8 @@ pub mod code {
     pub const METHOD_NOT_FOUND: i64 = -32601;
     pub const INVALID_PARAMS: i64 = -32602;
     pub const INTERNAL_ERROR: i64 = -32603;
+    /// 2025-11-25, "URL Mode With Elicitation Required Error".
+    pub const URL_ELICITATION_REQUIRED: i64 = -32042;
     /// What the SDKs' servers answer with under a 404.
     pub const SESSION_NOT_FOUND: i64 = -32001;
     /// 2026-07-28, basic, "Error Codes".

@@ -137,6 +137,25 @@ pub const ENTRY: &[&str] = &[
     "annotations",
 ];
 
+/// Keys of a content block, of a resource's contents, and of a message of a prompt.
+pub const BLOCK: &[&str] = &[
+    "_meta",
+    "annotations",
+    "blob",
+    "content",
+    "data",
+    "description",
+    "mimeType",
+    "name",
+    "resource",
+    "role",
+    "size",
+    "text",
+    "title",
+    "type",
+    "uri",
+];
+
 /// Up to so many unknown keys are compared one with the other.
 const FEW: usize = 16;
 
@@ -363,6 +382,7 @@ mod tests {
             CAPABILITIES,
             LISTEN,
             ENTRY,
+            BLOCK,
         ] {
             for (at, name) in known.iter().enumerate() {
                 assert!(name.is_ascii());

@@ -122,6 +122,15 @@ fn changes(
             changes.push((kind.key(), raw));
         }
     }
+    if lists {
+        for (key, carrier) in CARRIERS {
+            if let Some(member) = object.get(key)
+                && let Some(raw) = filter_carriers(carrier, member.kind, member.raw, keep)?
+            {
+                changes.push((key, raw));
+            }
+        }
+    }
     let Some(inner) = object
         .get("result")
         .filter(|member| member.kind == Kind::Object)
@@ -140,6 +149,105 @@ fn changes(
         changes.push(("result", result.to_text(&edits)));
     }
     Ok(changes)
+}
+
+/// What an element of a list holds that names resources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carrier {
+    /// It is a resource's contents: `uri`.
+    Contents,
+    /// It is a content block: `uri` of a link, `resource.uri` of an embedded resource.
+    Block,
+    /// It has one block, or a list of them, as its `content`.
+    Message,
+}
+
+/// The members of results that hold such elements: of `resources/read`, `tools/call` and `prompts/get`.
+const CARRIERS: [(&str, Carrier); 3] = [
+    ("contents", Carrier::Contents),
+    ("content", Carrier::Block),
+    ("messages", Carrier::Message),
+];
+
+/// The array without the elements that name a resource which `keep` refuses; `None` if none does.
+fn filter_carriers(
+    carrier: Carrier,
+    found: Kind,
+    raw: &str,
+    keep: &mut impl FnMut(ListKind, &Entry<'_>) -> bool,
+) -> Result<Option<String>, Malformed> {
+    // Nearly all answers are text: without these letters, and without escapes in which they could hide, nothing is named.
+    if found != Kind::Array || !may_name_resources(raw) {
+        return Ok(None);
+    }
+    let mut kept = Vec::new();
+    let mut all = 0;
+    let mut reader = Reader::over_checked(raw);
+    reader
+        .array(|reader| {
+            let kind = reader.kind()?;
+            let element = reader.raw()?;
+            all += 1;
+            if carrier_passes(carrier, kind, element, keep) {
+                kept.push(element);
+            }
+            Ok::<(), json::Error>(())
+        })
+        .map_err(|error| Malformed::Nested(Fault::Json(error)))?;
+    if kept.len() == all {
+        return Ok(None);
+    }
+    Ok(Some(format!("[{}]", kept.join(","))))
+}
+
+fn may_name_resources(raw: &str) -> bool {
+    raw.as_bytes()
+        .windows(3)
+        .any(|three| three.eq_ignore_ascii_case(b"uri") || three.starts_with(b"\\u"))
+}
+
+fn carrier_passes(
+    carrier: Carrier,
+    kind: Kind,
+    raw: &str,
+    keep: &mut impl FnMut(ListKind, &Entry<'_>) -> bool,
+) -> bool {
+    if kind != Kind::Object {
+        return carrier == Carrier::Block;
+    }
+    // Keys that a client could read differently name what nobody can decide on.
+    let Ok(object) = Object::from_raw(raw, keys::BLOCK) else {
+        return false;
+    };
+    if carrier == Carrier::Message {
+        return match object.get("content") {
+            Some(content) if content.kind == Kind::Array => {
+                filter_carriers(Carrier::Block, content.kind, content.raw, keep) == Ok(None)
+            }
+            Some(content) => carrier_passes(Carrier::Block, content.kind, content.raw, keep),
+            None => true,
+        };
+    }
+    let mut named = |object: &Object<'_>| match object.string("uri") {
+        Ok(Some(name)) => Some(keep(
+            ListKind::Resources,
+            &Entry {
+                name,
+                raw: object.raw,
+            },
+        )),
+        Ok(None) => None,
+        Err(_) => Some(false),
+    };
+    let own = named(&object);
+    if carrier == Carrier::Contents {
+        return own == Some(true);
+    }
+    let embedded = object.get("resource").is_none_or(|resource| {
+        Object::from_raw(resource.raw, keys::BLOCK)
+            .is_ok_and(|resource| named(&resource) == Some(true))
+    });
+    own != Some(false) && embedded
 }
 
 /// The array without refused entries; `None` if none is refused.
@@ -474,6 +582,66 @@ mod tests {
                 "{entry}"
             );
         }
+    }
+
+    #[test]
+    fn resources_are_filtered_wherever_answers_name_them() {
+        let (hidden, seen) = ("file:///secret", "file:///a");
+        let check = |before: &str, after: Option<&str>| {
+            assert_eq!(
+                filtered(&result(before), &[hidden]),
+                Ok(after.map(result)),
+                "{before}"
+            );
+        };
+        let text = r#"{"type":"text","text":"see the uri file:///secret"}"#;
+        check(
+            &format!(
+                r#"{{"contents":[{{"uri":"{hidden}","text":"x"}},{{"uri":"{seen}","text":"y"}}]}}"#
+            ),
+            Some(&format!(
+                r#"{{"contents":[{{"uri":"{seen}","text":"y"}}]}}"#
+            )),
+        );
+        for block in [
+            format!(r#"{{"type":"resource_link","uri":"{hidden}","name":"n"}}"#),
+            format!(r#"{{"type":"resource","resource":{{"uri":"{hidden}","text":"x"}}}}"#),
+            r#"{"type":"resource_link","\u0075ri":"file:///secret"}"#.to_owned(),
+            r#"{"type":"resource_link","uri":"file:\/\/\/\u0073ecret"}"#.to_owned(),
+            format!(r#"{{"type":"resource_link","uri":"{seen}","URI":"{hidden}"}}"#),
+            format!(r#"{{"type":"resource","resource":{{"Uri":"{hidden}","text":"x"}}}}"#),
+            format!(r#"{{"type":"text","text":"t","resource":{{"uri":"{hidden}"}}}}"#),
+            r#"{"type":"resource_link","uri":["file:///secret"]}"#.to_owned(),
+            r#"{"type":"resource","resource":"uri file:///secret"}"#.to_owned(),
+        ] {
+            check(
+                &format!(r#"{{"content":[{text},{block}],"isError":false}}"#),
+                Some(&format!(r#"{{"content":[{text}],"isError":false}}"#)),
+            );
+            let message = |content: &str| format!(r#"{{"role":"user","content":{content}}}"#);
+            let kept = message(text);
+            for content in [block.clone(), format!("[{text},{block}]")] {
+                check(
+                    &format!(r#"{{"messages":[{},{kept}]}}"#, message(&content)),
+                    Some(&format!(r#"{{"messages":[{kept}]}}"#)),
+                );
+            }
+        }
+        for whole in [
+            format!(r#"{{"content":[{text}]}}"#),
+            format!(r#"{{"content":[{{"type":"resource_link","uri":"{seen}"}}]}}"#),
+            format!(
+                r#"{{"messages":[{{"role":"user","content":{{"type":"resource","resource":{{"uri":"{seen}"}}}}}}]}}"#
+            ),
+            r#"{"content":{"uri":"x"}}"#.to_owned(),
+        ] {
+            check(&whole, None);
+        }
+        // Inside the result of a task, too.
+        check(
+            &format!(r#"{{"result":{{"contents":[{{"uri":"{hidden}"}}]}}}}"#),
+            Some(r#"{"result":{"contents":[]}}"#),
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! not read strictly is refused, never passed on as it is.
 
 pub mod answer;
+pub mod declared;
 pub mod emit;
 pub mod envelope;
 pub mod forward;

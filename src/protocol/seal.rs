@@ -13,6 +13,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::declared::Declared;
 use super::envelope::Id;
 use super::version::Version;
 
@@ -84,6 +85,8 @@ pub struct Session {
     pub uuid: [u8; 16],
     /// What `initialize` settled on.
     pub version: Version,
+    /// What the client declared.
+    pub declared: Declared,
     /// The upstream's own id, if it gave one.
     pub upstream: Option<String>,
 }
@@ -312,6 +315,7 @@ impl Sealer {
     pub fn new_session(
         &self,
         version: Version,
+        declared: Declared,
         upstream: Option<&str>,
     ) -> Result<Session, SealError> {
         let mut uuid = [0; 16];
@@ -319,6 +323,7 @@ impl Sealer {
         Ok(Session {
             uuid,
             version,
+            declared,
             upstream: upstream.map(str::to_owned),
         })
     }
@@ -333,6 +338,7 @@ impl Sealer {
     ) -> Result<String, SealError> {
         let mut value = session.uuid.to_vec();
         value.push(version_byte(session.version));
+        value.push(session.declared.byte());
         if let Some(upstream) = &session.upstream {
             value.push(1);
             value.extend_from_slice(upstream.as_bytes());
@@ -372,11 +378,11 @@ impl Session {
     /// Reads what [`Sealer::seal_session`] sealed.
     fn read(value: &[u8]) -> Result<Session, NotOurs> {
         let (uuid, rest) = value.split_first_chunk::<16>().ok_or(NotOurs)?;
-        let (version, upstream) = match rest {
-            [version, 0] => (*version, None),
-            [version, 1, id @ ..] => {
+        let (version, declared, upstream) = match rest {
+            [version, declared, 0] => (*version, *declared, None),
+            [version, declared, 1, id @ ..] => {
                 let id = std::str::from_utf8(id).map_err(|_| NotOurs)?;
-                (*version, Some(id.to_owned()))
+                (*version, *declared, Some(id.to_owned()))
             }
             _ => return Err(NotOurs),
         };
@@ -387,6 +393,7 @@ impl Session {
         Ok(Session {
             uuid: *uuid,
             version,
+            declared: Declared::of_byte(declared),
             upstream,
         })
     }
@@ -566,7 +573,9 @@ mod tests {
         let sealer = sealer(NEW);
         for version in Version::SESSION {
             for upstream in [None, Some(""), Some("1868a90c-é")] {
-                let session = sealer.new_session(version, upstream).unwrap();
+                let session = sealer
+                    .new_session(version, Declared::of_byte(9), upstream)
+                    .unwrap();
                 let token = sealer.seal_session("uid", "key:a", &session, 100).unwrap();
                 assert!(token.bytes().all(|byte| (0x21..=0x7e).contains(&byte)));
                 assert_eq!(sealer.open_session("uid", "key:a", &token, 1), Ok(session));
@@ -578,12 +587,16 @@ mod tests {
             }
         }
         let (one, two) = (
-            sealer.new_session(Version::V2025_11_25, None),
-            sealer.new_session(Version::V2025_11_25, None),
+            sealer.new_session(Version::V2025_11_25, Declared::default(), None),
+            sealer.new_session(Version::V2025_11_25, Declared::default(), None),
         );
         assert_ne!(one.unwrap().uuid, two.unwrap().uuid);
         let too_long = sealer
-            .new_session(Version::V2025_11_25, Some(&"x".repeat(5000)))
+            .new_session(
+                Version::V2025_11_25,
+                Declared::default(),
+                Some(&"x".repeat(5000)),
+            )
             .unwrap();
         assert_eq!(
             sealer.seal_session("uid", "key:a", &too_long, 1),

@@ -241,6 +241,7 @@ fn nothing() -> McpServerSpec {
         catalog: None,
         tools: Vec::new(),
         client_features: None,
+        instructions: None,
         authentication: None,
         counters: None,
         audit: None,

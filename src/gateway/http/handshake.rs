@@ -1,6 +1,7 @@
 //! `initialize`: what both sides can do is settled, and the client gets a sealed session.
 
 use http::{HeaderName, StatusCode};
+use jiff::Timestamp;
 
 use super::refusals::shown;
 use super::{Answer, Exchange, refuse};
@@ -9,6 +10,7 @@ use crate::gateway::permit::{Envelope, Permit};
 use crate::gateway::relay::{RETRY_AFTER, json_response};
 use crate::gateway::session::Session;
 use crate::gateway::trace;
+use crate::protocol::declared::Declared;
 use crate::protocol::emit::{self, Edits};
 use crate::protocol::envelope::{self, Message, Outcome, Request as Rpc};
 use crate::protocol::keys;
@@ -30,9 +32,11 @@ impl Exchange<'_> {
         let offered = version::offer(&requested);
         let stripped = self.snapshot.settings.stripped_capabilities();
         let mut edits = Edits::new().set_string("protocolVersion", offered.as_str());
+        let mut declared = Declared::default();
         if let Some(capabilities) = params.get("capabilities") {
             let kept = emit::without(capabilities.raw, keys::CAPABILITIES, &stripped)
                 .map_err(|fault| invalid(&format!("capabilities: {fault}")))?;
+            declared = Declared::read(&kept);
             edits = edits.set("capabilities", kept);
         }
         let envelope = Envelope {
@@ -87,19 +91,48 @@ impl Exchange<'_> {
             .into_iter()
             .chain(["result"])
             .fold(Edits::new(), Edits::remove);
+        if result.get("instructions").is_some() {
+            let offers = |list: &str| {
+                let capabilities = result.object("capabilities", keys::CAPABILITIES);
+                capabilities.map_or(true, |all| all.is_none_or(|all| all.get(list).is_some()))
+            };
+            let settings = &self.snapshot.settings;
+            if !settings.passes_instructions(|| self.hides_something(offers)) {
+                edits = edits.remove("instructions");
+            }
+        }
         if let Some(capabilities) = result.get("capabilities") {
             // What the gateway does not carry is not promised.
             let kept = emit::without(capabilities.raw, keys::CAPABILITIES, &["tasks"])
                 .map_err(|fault| down(&format!("its capabilities: {fault}")))?;
             edits = edits.set("capabilities", kept);
         }
-        let (_, token) =
-            Session::start(self.gateway, &self.grant, chosen, answered.session.as_ref())
-                .map_err(|why| down(&why))?;
+        let (_, token) = Session::start(
+            self.gateway,
+            &self.grant,
+            chosen,
+            declared,
+            answered.session.as_ref(),
+        )
+        .map_err(|why| down(&why))?;
         let mut response = json_response(StatusCode::OK, message.emit(&edits));
         response
             .headers_mut()
             .insert(HeaderName::from_static("mcp-session-id"), token);
         Ok(response)
+    }
+
+    /// Whether anything of the server may be hidden from the caller, who has no session yet. `offers` is whether the server has
+    /// such a list.
+    fn hides_something(&self, offers: impl Fn(&str) -> bool) -> bool {
+        let (bound, caller) = (&self.snapshot.bound, &self.grant.caller);
+        let now = Timestamp::now();
+        !self.snapshot.listed
+            || bound
+                .tools()
+                .iter()
+                .any(|tool| !bound.visible(&tool.name, caller, "", now))
+            || offers("prompts") && !bound.shows_every_prompt(caller)
+            || offers("resources") && !bound.shows_every_resource(caller)
     }
 }

@@ -78,13 +78,24 @@ impl Exchange<'_> {
                 let undecided = row
                     .undecided(|feature| self.snapshot.settings.allows(feature))
                     .ok_or_else(|| ok(answer::method_not_found(id, &request.method)))?;
+                let edits = match params.and_then(|params| params.get("cursor")) {
+                    Some(cursor) if row.need == Need::List => {
+                        let cursor = json::decode_string(cursor.raw).ok().and_then(|cursor| {
+                            session.open_cursor(self.gateway, &self.grant, &cursor)
+                        });
+                        let why = "the cursor was not issued in this session, or is too old; list again from the start";
+                        let cursor = cursor.ok_or_else(|| ok(answer::invalid_params(id, why)))?;
+                        Edits::new().set_string("cursor", &cursor)
+                    }
+                    _ => Edits::new(),
+                };
                 let under_way = self.gateway.request_ids.start(session.key(), id);
                 let permit = Permit::request(
                     undecided,
                     self.envelope(&session),
                     &under_way.upstream(),
                     params,
-                    Edits::new(),
+                    edits,
                 );
                 Forward {
                     permit,

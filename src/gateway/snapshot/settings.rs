@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Rejected;
 use crate::api::Switch;
-use crate::api::server::{AuditArguments, McpServerSpec};
+use crate::api::server::{AuditArguments, Instructions, McpServerSpec};
 use crate::protocol::method::Feature;
 
 /// The spec's settings, parsed once.
@@ -20,6 +20,7 @@ pub struct Settings {
     pub allowed_origins: Vec<String>,
     /// Further values of `Host` that are accepted.
     pub allowed_hosts: Vec<String>,
+    instructions: Option<Instructions>,
     sampling: bool,
     elicitation: bool,
     roots: bool,
@@ -56,6 +57,7 @@ impl Settings {
             max_request_bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
             allowed_origins: gateway.allowed_origins,
             allowed_hosts,
+            instructions: spec.instructions,
             sampling: features.sampling() == Switch::Allow,
             elicitation: features.elicitation() == Switch::Allow,
             roots: features.roots() == Switch::Allow,
@@ -69,6 +71,15 @@ impl Settings {
             Feature::Sampling => self.sampling,
             Feature::Elicitation => self.elicitation,
             Feature::Roots => self.roots,
+        }
+    }
+
+    /// Whether a caller gets the server's instructions; `hides` is whether anything is hidden from that caller.
+    pub fn passes_instructions(&self, hides: impl FnOnce() -> bool) -> bool {
+        match self.instructions {
+            Some(Instructions::Pass) => true,
+            Some(Instructions::Drop) => false,
+            None => !hides(),
         }
     }
 

@@ -10,8 +10,9 @@ use crate::policy::check::{Condition, Cost, Patterns, Reads, Spent};
 use crate::policy::decision::Counter;
 use crate::policy::diagnostic::{Diagnostic, Level};
 use crate::policy::lint::{foreign, foreign_uri};
-use crate::policy::matcher::{Glob, Globs, uri_fault};
+use crate::policy::matcher::{Glob, Globs};
 use crate::policy::program::{NameRule, Rule, Selector};
+use crate::policy::uri::pattern_fault;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -356,9 +357,9 @@ fn resource_rule(rule: &ResourceRule, audit: bool, scribe: &mut Scribe<'_>) -> N
 /// A pattern over URIs; one that only refused URIs could match would silently be for nothing.
 fn uri_glob(text: &str) -> Result<Glob, String> {
     let glob = Glob::try_from(text)?;
-    match uri_fault(&glob.sample()) {
+    match pattern_fault(text) {
         Some(fault) => Err(format!(
-            "no request can match {text:?}, as such URIs are refused: {fault}"
+            "no request can match {text:?}, as its URIs are refused: {fault}"
         )),
         None => Ok(glob),
     }

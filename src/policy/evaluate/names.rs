@@ -5,8 +5,9 @@ use super::{denied, forwarded, outcome_of, plain};
 use crate::api::policy::DefaultAction;
 use crate::policy::decision::{Caller, Decision, Outcome, RuleId, Shadow};
 use crate::policy::inventory::Bound;
-use crate::policy::matcher::uri_fault;
+use crate::policy::matcher::Glob;
 use crate::policy::program::{Default as DefaultRule, NameRule, Program};
+use crate::policy::uri::{template_fault, uri_fault};
 use std::sync::Arc;
 
 impl Bound {
@@ -22,17 +23,19 @@ impl Bound {
 
     /// Decides a request for a resource.
     pub fn resource(&self, uri: &str, caller: &Caller) -> Decision {
-        let decision = match uri_fault(uri) {
-            Some(fault) => {
-                let reason = format!("the URI is refused, as {fault}; write it in its plain form");
-                plain(
-                    Outcome::BadArguments,
-                    &self.program.inventory,
-                    Some(reason.into()),
-                )
-            }
-            None => return self.by_name(&self.program.resources, uri, caller),
+        self.by_uri(uri, uri_fault(uri), caller)
+    }
+
+    fn by_uri(&self, uri: &str, fault: Option<String>, caller: &Caller) -> Decision {
+        let Some(fault) = fault else {
+            return self.by_name(&self.program.resources, uri, caller);
         };
+        let reason = format!("the URI is refused: {fault}");
+        let decision = plain(
+            Outcome::BadArguments,
+            &self.program.inventory,
+            Some(reason.into()),
+        );
         if self.program.audit {
             forwarded(decision)
         } else {
@@ -52,7 +55,36 @@ impl Bound {
 
     /// Decides what names a resource template, as completions do.
     pub fn template(&self, template: &str, caller: &Caller) -> Decision {
-        self.by_name(&self.program.resources, template, caller)
+        self.by_uri(template, template_fault(template), caller)
+    }
+
+    /// Whether every prompt that the server may have is in the caller's list.
+    pub fn shows_every_prompt(&self, caller: &Caller) -> bool {
+        self.shows_everything(&self.program.prompts, caller)
+    }
+
+    /// Whether every resource that the server may have is in the caller's list.
+    pub fn shows_every_resource(&self, caller: &Caller) -> bool {
+        self.shows_everything(&self.program.resources, caller)
+    }
+
+    fn shows_everything(&self, rules: &[NameRule], caller: &Caller) -> bool {
+        let program = &*self.program;
+        let mut shown = false;
+        for rule in rules
+            .iter()
+            .filter(|rule| !rule.audit && rule.callers.matches(&caller.grant))
+        {
+            match outcome_of(rule.action) {
+                Outcome::Hide => return program.audit,
+                Outcome::Allow => {
+                    let names = &rule.names;
+                    shown |= names.except.is_empty() && names.any_of.iter().any(Glob::is_any);
+                }
+                _ => {}
+            }
+        }
+        program.audit || shown && program.closed.is_none()
     }
 
     fn by_name(&self, rules: &[NameRule], name: &str, caller: &Caller) -> Decision {

@@ -83,7 +83,8 @@ resources:
         ("mlflow://models/1", Outcome::Hide),
         ("mlflow://runs/x/../private/1", Outcome::BadArguments),
         ("mlflow://runs/%70rivate/1", Outcome::BadArguments),
-        ("mlflow://runs/x%2f..", Outcome::BadArguments),
+        ("mlflow://runs/x%2F..", Outcome::BadArguments),
+        ("mlflow://runs//private/1", Outcome::BadArguments),
     ] {
         assert_eq!(bound.resource(uri, &caller).outcome, outcome, "{uri}");
         assert_eq!(
@@ -98,4 +99,9 @@ resources:
         Outcome::Hide
     );
     assert!(bound.template_visible("mlflow://runs/{id}", &caller));
+    assert!(!bound.template_visible("mlflow://runs//{id}", &caller));
+    assert_eq!(
+        bound.template("mlflow://runs/../{id}", &caller).outcome,
+        Outcome::BadArguments
+    );
 }

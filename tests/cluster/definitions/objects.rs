@@ -95,7 +95,7 @@ pub fn all() -> Vec<Value> {
                 ],
                 "prompts": [{"name": "all", "action": "Allow", "names": ["*"], "exceptNames": ["x"], "callers": ["key:*"],
                     "exceptCallers": ["key:admin"], "reason": "so it is"}],
-                "resources": [{"name": "all", "action": "Allow", "uris": ["*"], "exceptUris": ["x"], "callers": ["key:*"],
+                "resources": [{"name": "all", "action": "Allow", "uris": ["*"], "exceptUris": ["x:y"], "callers": ["key:*"],
                     "exceptCallers": ["key:admin"], "reason": "so it is"}],
             }),
         ),

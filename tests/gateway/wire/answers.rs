@@ -118,8 +118,8 @@ async fn prompts_resources_and_completions_are_under_policy() {
         }
     };
     assert_eq!(
-        list("prompts/list", "prompts").await,
-        (vec!["good".to_owned()], json!("c"))
+        list("prompts/list", "prompts").await.0,
+        vec!["good".to_owned()]
     );
     assert_eq!(
         list("resources/list", "resources").await.0,
@@ -166,12 +166,12 @@ async fn prompts_resources_and_completions_are_under_policy() {
         ),
         (
             "resources/read",
-            json!({"uri": "file:///good/%2e%2e/bad"}),
+            json!({"uri": "file:///good/%2E%2E/bad"}),
             "it encodes characters that need no encoding",
         ),
         (
             "resources/read",
-            json!({"uri": "file:///good/..%2fbad"}),
+            json!({"uri": "file:///good/..%2Fbad"}),
             "it has an encoded separator",
         ),
         (
@@ -213,6 +213,59 @@ async fn prompts_resources_and_completions_are_under_policy() {
         );
     }
     assert_eq!(fake.all().len(), before);
+}
+
+#[tokio::test]
+async fn a_resource_is_named_in_one_spelling_in_every_method_and_the_answer_says_which() {
+    let fake = Fake::start(&["echo"]).await;
+    let policy = json!({"resources": [
+        {"name": "all", "uris": ["*"], "action": "Allow"},
+        {"name": "etc", "uris": ["file:///etc/*"], "action": "Hide"},
+    ]});
+    let rig = Rig::new(&fake, &[policy]).await;
+    let client = rig.client.session().await;
+    let before = fake.all().len();
+    for (uri, write) in [
+        ("file:/etc/passwd", "write file:///a/b"),
+        ("file://localhost/etc/passwd", "write file:///a/b"),
+        ("file:////etc/passwd", "write file:///a/b"),
+        ("file:///etc//passwd", "write single slashes"),
+        ("file:///a/../etc/passwd", "write the path"),
+        ("FILE:///etc/passwd", "write file:"),
+        ("file:///\tetc/passwd", "leave them out"),
+        ("file:///\u{e9}", "write %C3%A9"),
+        ("file:///%c3%a9", "upper case"),
+        ("file:///%65tc/passwd", "write e"),
+    ] {
+        for (method, params) in [
+            ("resources/read", json!({"uri": uri})),
+            ("resources/subscribe", json!({"uri": uri})),
+            ("resources/unsubscribe", json!({"uri": uri})),
+            (
+                "completion/complete",
+                json!({"ref": {"type": "ref/resource", "uri": uri}, "argument": {"name": "a", "value": ""}}),
+            ),
+        ] {
+            let (code, message) = client.request(method, params).await.error();
+            assert_eq!(code, -32602);
+            assert!(message.contains(write), "{method} {uri}: {message}");
+        }
+    }
+    assert_eq!(fake.all().len(), before);
+    let plain = json!({"uri": "file:///%C3%A9"});
+    client.request("resources/read", plain.clone()).await;
+    assert_eq!(
+        fake.got("resources/read").pop().unwrap().json()["params"],
+        plain
+    );
+    // The spellings are refused in rules, too.
+    let error = rig
+        .apply(&[
+            json!({"resources": [{"name": "etc", "uris": ["file:/etc/*"], "action": "Hide"}]}),
+        ])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("write file:///a/b"), "{error}");
 }
 
 #[tokio::test]

@@ -33,7 +33,9 @@ fn check_filtered(answer: &Value) {
     assert_eq!(names(&result["prompts"]), ["good"]);
     assert_eq!(names(&result["resources"]), ["file:///good/a"]);
     assert_eq!(names(&result["resourceTemplates"]), ["file:///good/{x}"]);
-    assert_eq!(result["nextCursor"], "next");
+    // A server's cursor may hold the name of what it listed last.
+    let cursor = result["nextCursor"].as_str().unwrap();
+    assert!(cursor.len() > 20 && !cursor.contains("next"), "{cursor}");
     assert!(!answer.to_string().contains("secret"), "{answer}");
 }
 
@@ -319,6 +321,215 @@ async fn requests_of_the_server_reach_the_client_under_a_sealed_id_and_its_answe
         .find(|got| got.json()["id"] == 11)
         .unwrap();
     assert_eq!(got.json()["error"]["code"], -32601);
+}
+
+#[tokio::test]
+async fn a_cursor_is_sealed_and_opens_in_its_own_session_only() {
+    let fake = Fake::start(&["echo", "secret_tool"]).await;
+    let rig = Rig::new(&fake, &[only_echo()]).await;
+    let (client, other) = (rig.client.session().await, rig.client.session().await);
+    fake.on("tools/list", |got| {
+        let params = got.json()["params"].clone();
+        let list = match params["cursor"].as_str() {
+            None => json!({"tools": [tool("echo")], "nextCursor": "after:secret_tool"}),
+            Some("after:secret_tool") => json!({"tools": []}),
+            Some(cursor) => panic!("{cursor}"),
+        };
+        Answer::result(got, list)
+    });
+    let answer = client.request("tools/list", json!({})).await.json();
+    let cursor = answer["result"]["nextCursor"].as_str().unwrap().to_owned();
+    assert!(!answer.to_string().contains("secret"), "{answer}");
+    let next = client
+        .request("tools/list", json!({"cursor": cursor}))
+        .await;
+    assert_eq!(next.json()["result"], json!({"tools": []}));
+    let before = fake.got("tools/list").len();
+    for (client, cursor) in [
+        (&other, json!(cursor)),
+        (&client, json!("after:secret_tool")),
+        (&client, json!("")),
+        (&client, json!(null)),
+        (&client, json!({"after": 1})),
+        (&client, json!(cursor[1..])),
+    ] {
+        let (code, message) = client
+            .request("tools/list", json!({"cursor": cursor}))
+            .await
+            .error();
+        assert_eq!(code, -32602);
+        assert!(message.contains("list again from the start"), "{message}");
+    }
+    assert_eq!(fake.got("tools/list").len(), before);
+}
+
+#[tokio::test]
+async fn a_server_asks_by_no_other_door() {
+    let asks = json!({"content": [], "resultType": "input_required", "requestState": "s",
+        "inputRequests": {"a": {"method": "elicitation/create", "params": {"message": "?"}}}});
+    for switch in ["Deny", "Allow"] {
+        let fake = Fake::start(&["echo"]).await;
+        let rig = with_features(&fake, switch).await;
+        let result = asks.clone();
+        fake.on("tools/call", move |got| Answer::result(got, result.clone()));
+        let session = |capabilities: Value| {
+            let client = rig.client.clone();
+            async move { client.session_of("2025-11-25", capabilities).await }
+        };
+        let forms = session(all_capabilities()).await;
+        let pages = session(json!({"elicitation": {"url": {}}})).await;
+        assert_eq!(
+            forms.call("echo", json!({})).await.json()["result"],
+            json!({"content": []})
+        );
+        // An error that sends the user to a page.
+        fake.on("tools/call", |got| {
+            Answer::Json(json!({"jsonrpc": "2.0", "id": got.json()["id"], "error": {"code": -32042, "message": "open https://evil.example",
+                "data": {"elicitations": [{"mode": "url", "elicitationId": "1", "url": "https://evil.example", "message": "m"}]}}}))
+        });
+        for (client, passes) in [(&forms, false), (&pages, switch == "Allow")] {
+            let answer = client.call("echo", json!({})).await.json();
+            assert_eq!(
+                answer["error"]["code"] == -32042,
+                passes,
+                "{switch}: {answer}"
+            );
+            assert_eq!(
+                answer.to_string().contains("evil"),
+                passes,
+                "{switch}: {answer}"
+            );
+        }
+        // The page itself, to a client that has declared forms only.
+        let mut stream = forms.listen().await;
+        for (id, params) in [
+            (
+                1,
+                json!({"mode": "url", "url": "https://evil.example", "message": "m", "elicitationId": "1"}),
+            ),
+            (2, json!({"mode": "other", "message": "m"})),
+        ] {
+            fake.tell(&json!({"jsonrpc": "2.0", "id": id, "method": "elicitation/create", "params": params}));
+            eventually("the server is told", || {
+                fake.got("response")
+                    .iter()
+                    .any(|got| got.json()["id"] == id && got.json()["error"]["code"] == -32601)
+            })
+            .await;
+        }
+        fake.tell(&json!({"jsonrpc": "2.0", "id": 3, "method": "sampling/createMessage", "params": {"messages": [], "tools": []}}));
+        let sampling = json!({"messages": [], "maxTokens": 1, "includeContext": "allServers"});
+        fake.tell(&json!({"jsonrpc": "2.0", "id": 4, "method": "sampling/createMessage", "params": sampling}));
+        fake.tell(&json!({"jsonrpc": "2.0", "method": "notifications/prompts/list_changed"}));
+        let mut seen = stream.event().await.unwrap().json();
+        if switch == "Allow" {
+            assert_eq!(seen["method"], "sampling/createMessage");
+            assert_eq!(seen["params"], json!({"messages": [], "maxTokens": 1}));
+            seen = stream.event().await.unwrap().json();
+        }
+        assert_eq!(seen["method"], "notifications/prompts/list_changed");
+    }
+}
+
+#[tokio::test]
+async fn instructions_reach_only_callers_from_whom_nothing_is_hidden_unless_the_spec_says_otherwise()
+ {
+    let everything = json!({
+        "rules": [{"name": "all", "tools": {"names": ["*"]}, "action": "Allow"}],
+        "prompts": [{"name": "all", "names": ["*"], "action": "Allow"}],
+        "resources": [{"name": "all", "uris": ["*"], "action": "Allow"}],
+    });
+    let mut hides_a_prompt = everything.clone();
+    hides_a_prompt["prompts"][0]["exceptNames"] = json!(["secret"]);
+    let mut hides_a_resource = everything.clone();
+    let hide = json!({"name": "no", "uris": ["x:secret"], "action": "Hide"});
+    hides_a_resource["resources"]
+        .as_array_mut()
+        .unwrap()
+        .push(hide);
+    let mut hides_a_tool = everything.clone();
+    hides_a_tool["rules"][0]["tools"]["exceptNames"] = json!(["secret_tool"]);
+    for (policy, switch, passes) in [
+        (&everything, None, true),
+        (&hides_a_tool, None, false),
+        (&hides_a_prompt, None, false),
+        (&hides_a_resource, None, false),
+        (&everything, Some("Drop"), false),
+        (&hides_a_tool, Some("Pass"), true),
+    ] {
+        let fake = Fake::start(&["echo", "secret_tool"]).await;
+        fake.on("initialize", |got| {
+            Answer::result(got, json!({"protocolVersion": "2025-11-25", "serverInfo": {"name": "fake", "version": "1"},
+                "capabilities": {"tools": {}, "prompts": {}, "resources": {}}, "instructions": "Use secret_tool."}))
+        });
+        let mut spec = open_to_all(&fake);
+        if let Some(switch) = switch {
+            spec["instructions"] = json!(switch);
+        }
+        let rig = Rig::with(spec, Held::default(), std::slice::from_ref(policy)).await;
+        let answer = rig.client.initialize("2025-11-25", json!({})).await.json();
+        let instructions = answer["result"].get("instructions");
+        assert_eq!(
+            instructions.is_some(),
+            passes,
+            "{switch:?} {policy}: {answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn hidden_resources_are_not_in_answers() {
+    let fake = Fake::start(&["echo"]).await;
+    let rig = Rig::new(&fake, &[only_echo()]).await;
+    let client = rig.client.session().await;
+    let text = json!({"type": "text", "text": "t"});
+    let link = |uri: &str| json!({"type": "resource_link", "uri": uri, "name": "n"});
+    let embedded = |uri: &str| json!({"type": "resource", "resource": {"uri": uri, "text": "x"}});
+    let (good, bad) = ("file:///good/a", "file:///secret");
+    let content = json!([
+        text,
+        link(good),
+        link(bad),
+        embedded(bad),
+        embedded(good),
+        link("FILE:///good/a")
+    ]);
+    fake.on("tools/call", move |got| {
+        Answer::result(got, json!({"content": content}))
+    });
+    assert_eq!(
+        client.call("echo", json!({})).await.json()["result"]["content"],
+        json!([text, link(good), embedded(good)])
+    );
+    let message = |content: Value| json!({"role": "user", "content": content});
+    let messages = json!([
+        message(link(bad)),
+        message(text.clone()),
+        message(embedded(bad))
+    ]);
+    fake.on("prompts/get", move |got| {
+        Answer::result(got, json!({"messages": messages}))
+    });
+    assert_eq!(
+        client
+            .request("prompts/get", json!({"name": "good"}))
+            .await
+            .json()["result"],
+        json!({"messages": [message(text)]})
+    );
+    fake.on("resources/read", move |got| {
+        Answer::result(
+            got,
+            json!({"contents": [{"uri": good, "text": "a"}, {"uri": bad, "text": "b"}]}),
+        )
+    });
+    assert_eq!(
+        client
+            .request("resources/read", json!({"uri": good}))
+            .await
+            .json()["result"],
+        json!({"contents": [{"uri": good, "text": "a"}]})
+    );
 }
 
 #[tokio::test]
