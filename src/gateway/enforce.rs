@@ -3,6 +3,7 @@
 //! This is the only place that makes a [`Permit`], and without one nothing reaches the upstream. Must not do: read the wire
 //! or write to it.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ mod in_flight;
 mod named;
 
 use self::in_flight::Written;
-pub use self::in_flight::{End, InFlight};
+pub use self::in_flight::{Decided, End, InFlight};
 pub use self::named::{Named, named};
 
 /// The right to send one request upstream.
@@ -123,14 +124,16 @@ pub enum Refusal {
     Cancelled,
     /// The upstream has never been listed, so nothing can be decided.
     Unavailable,
+    /// The audit log cannot be written, and the spec says to refuse what cannot be recorded.
+    Unrecorded(String),
 }
 
 /// What becomes of a call.
 pub enum Admission {
     /// Send it, and tell the [`InFlight`] how it ended.
     Forward(Permit, Box<InFlight>),
-    /// Answer it.
-    Refuse(Refusal),
+    /// Answer it; with the number of the decision, if one was recorded.
+    Refuse(Refusal, Option<u64>),
 }
 
 /// Decides a call and does all that the decision asks for before the call may go.
@@ -149,25 +152,58 @@ pub async fn tool_call(
         snapshot: Arc::clone(snapshot),
         call,
         approval: None,
+        decided: Cell::new(None),
     };
     let decision = pending.evaluate(now);
+    let passes = matches!(
+        decision.outcome,
+        policy::Outcome::Allow | policy::Outcome::RequireApproval
+    );
     let admitted = match decision.outcome {
+        // Before anything is taken for the call: a unit, or an approval.
+        _ if passes && let Some(why) = unrecordable(gateway, snapshot) => {
+            pending.record(Outcome::Unrecorded, &decision.by, now, None);
+            Err(Refusal::Unrecorded(why))
+        }
         policy::Outcome::Allow => pending.reserve(&decision, now),
         policy::Outcome::RequireApproval => Box::pin(pending.approve(&decision, now)).await,
         _ => Err(pending.refuse(&decision, now)),
     };
     match admitted {
-        Err(refusal) => Admission::Refuse(refusal),
-        Ok(in_flight) => {
+        Err(refusal) => Admission::Refuse(refusal, pending.decided.get()),
+        Ok(mut in_flight) => {
+            let (outcome, by) = (in_flight.outcome, Arc::clone(&in_flight.by));
+            let decided = pending.record(outcome, &by, now, None);
+            in_flight.decision = Some(decided);
+            let in_flight = Box::new(in_flight);
+            // Made while the record is written.
             let (envelope, body) = sent();
+            if let Err(unwritten) = in_flight.written().await
+                && snapshot.settings.must_record
+            {
+                in_flight.finish(End::Unrecorded);
+                let refusal = Refusal::Unrecorded(unwritten.to_string());
+                return Admission::Refuse(refusal, Some(decided.number));
+            }
             let permit = Permit {
                 method: Method::POST,
                 envelope,
                 body,
             };
-            Admission::Forward(permit, Box::new(in_flight))
+            Admission::Forward(permit, in_flight)
         }
     }
+}
+
+/// Why a call that would pass cannot be recorded, where it must be.
+fn unrecordable(gateway: &Gateway, snapshot: &Snapshot) -> Option<String> {
+    if !snapshot.settings.must_record {
+        return None;
+    }
+    gateway
+        .recorder
+        .unwritten()
+        .map(|unwritten| unwritten.to_string())
 }
 
 struct Pending<'a> {
@@ -175,6 +211,8 @@ struct Pending<'a> {
     snapshot: Arc<Snapshot>,
     call: &'a ToolCall<'a>,
     approval: Option<String>,
+    /// The number of the decision that was recorded last.
+    decided: Cell<Option<u64>>,
 }
 
 impl Pending<'_> {
@@ -232,8 +270,8 @@ impl Pending<'_> {
 
     /// Reserves the limits' units; the call may go when this succeeds.
     fn reserve(&self, decision: &Decision, now: Timestamp) -> Result<InFlight, Refusal> {
-        let counters = &self.gateway.counters;
-        let reservation = match counters.reserve(enforced(&decision.charges)) {
+        let (counters, grant) = (&self.gateway.counters, &*self.call.grant.caller.grant);
+        let reservation = match counters.reserve(grant, enforced(&decision.charges)) {
             Ok(reservation) => reservation,
             Err(exhausted) => return Err(self.limited(&exhausted, now)),
         };
@@ -242,7 +280,7 @@ impl Pending<'_> {
             .charges
             .iter()
             .filter(|charge| !charge.enforced())
-            .filter_map(|charge| counters.reserve(std::iter::once(charge)).err())
+            .filter_map(|charge| counters.reserve(grant, std::iter::once(charge)).err())
             .map(|exhausted| exhausted.by)
             .min();
         let audited = decision
@@ -257,17 +295,11 @@ impl Pending<'_> {
         };
         Ok(InFlight {
             gateway: Arc::clone(self.gateway),
-            snapshot: Arc::clone(&self.snapshot),
             reservation: Some(reservation),
             outcome,
             by,
-            tool: self.call.tool.to_owned(),
-            arguments: self.call.arguments.clone(),
-            grant: self.call.grant.clone(),
+            decision: None,
             session: self.call.session.to_owned(),
-            trace_id: self.call.trace_id.map(str::to_owned),
-            approval: self.approval.clone(),
-            decided: now,
             sent: Instant::now(),
             dispute: None,
             done: false,
@@ -295,7 +327,7 @@ impl Pending<'_> {
         by: &Arc<RuleId>,
         now: Timestamp,
         retry_after: Option<Duration>,
-    ) {
+    ) -> Decided {
         let written = Written {
             snapshot: &self.snapshot,
             tool: self.call.tool,
@@ -305,7 +337,9 @@ impl Pending<'_> {
             trace_id: self.call.trace_id,
             approval: self.approval.as_deref(),
         };
-        written.record(self.gateway, outcome, by, now, retry_after, None);
+        let decided = written.record(self.gateway, outcome, by, now, retry_after);
+        self.decided.set(Some(decided.number));
+        decided
     }
 }
 

@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Gateway;
-use super::body::{Body, ReadError, full, read};
+use super::body::{Body, ReadError, full, holding, read_for};
+use super::budget::FREE;
 use super::enforce::{End, InFlight};
 use super::grants::Grant;
 use super::in_use::Use;
@@ -28,8 +29,12 @@ mod events;
 
 use self::events::Events;
 
-/// An upstream answer, or one event of a stream, may be this large.
+/// An upstream answer may be this large.
 pub const MAX_ANSWER: usize = 64 << 20;
+/// One event of a stream may be this large: as a line of a stdio server, with what goes around it.
+pub const MAX_EVENT: usize = 17 << 20;
+/// However much a server says before its answer, a call ends after this many times its time-out.
+const LONGEST: u32 = 10;
 /// Comments keep intermediaries from closing a quiet stream (gateway.md).
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// When the client may try again after the upstream failed.
@@ -200,13 +205,15 @@ impl Relay {
 
     /// The answer to one request, from the head of the upstream's response.
     ///
-    /// `in_flight` is told how the call ended; `within` is what is left of the whole call's time.
+    /// `in_flight` is told how the call ended. `timeout` is for the whole call, from `sent` on; each message that comes before
+    /// the answer gives it that time again, up to [`LONGEST`] times.
     pub async fn answer(
         self,
         id: Id<'static>,
         in_flight: Option<Box<InFlight>>,
         response: Response<Body>,
-        within: Duration,
+        timeout: Duration,
+        sent: Instant,
     ) -> Response<Body> {
         let finish = |in_flight: Option<Box<InFlight>>, end| {
             if let Some(in_flight) = in_flight {
@@ -214,12 +221,19 @@ impl Relay {
             }
         };
         let status = response.status();
+        let within = timeout.saturating_sub(sent.elapsed());
         match content_type(&response) {
             Some(ContentType::Json) => {
-                let read = read(response.into_body(), MAX_ANSWER, within, within).await;
-                let body = match read {
-                    Ok(body) => body,
-                    Err(error @ (ReadError::TooLarge { .. } | ReadError::Broken(_))) => {
+                let share = self.grant.share.as_ref();
+                let body = response.into_body();
+                let read = read_for(share, body, MAX_ANSWER, within, within).await;
+                let (body, room) = match read {
+                    Ok(read) => read,
+                    Err(
+                        error @ (ReadError::TooLarge { .. }
+                        | ReadError::Broken(_)
+                        | ReadError::Spent(_)),
+                    ) => {
                         finish(in_flight, End::Broken);
                         return json_response(
                             StatusCode::OK,
@@ -228,7 +242,8 @@ impl Relay {
                     }
                     Err(ReadError::Stalled) => {
                         finish(in_flight, End::Timeout);
-                        let why = UpstreamError::Timeout(within).to_string();
+                        give_up(&self.gateway, &self.session, &id);
+                        let why = UpstreamError::Timeout(timeout).to_string();
                         return json_response(
                             StatusCode::OK,
                             answer::upstream_down(Some(&id), &why, RETRY_AFTER),
@@ -243,12 +258,24 @@ impl Relay {
                     end
                 };
                 finish(in_flight, end);
-                json_response(StatusCode::OK, bytes)
+                drop(body);
+                let size = bytes.len();
+                let response = json_response(StatusCode::OK, bytes);
+                match room {
+                    // Kept until the client has taken it.
+                    Some(mut room) if size > FREE => {
+                        // It was room for two of them, and so gives some back.
+                        let _ = room.set(size);
+                        response.map(|body| holding(body, room))
+                    }
+                    _ => response,
+                }
             }
             Some(ContentType::EventStream) if status.is_success() => {
                 let mut events = Events::new(self, response.into_body());
-                events.idle = Some(within);
-                events.silent_until = Some(Instant::now() + within);
+                events.idle = Some(timeout);
+                events.silent_until = Some(sent + timeout);
+                events.ends_at = Some(sent + timeout.saturating_mul(LONGEST));
                 events.expected = Some(id);
                 events.in_flight = in_flight;
                 events.into_response()
@@ -290,9 +317,9 @@ impl Relay {
 
     /// A stream that the client opened with GET.
     pub fn stream(self, response: Response<Body>) -> Response<Body> {
-        let mut events = Events::new(self, response.into_body());
-        events.unsolicited = true;
-        events.into_response()
+        Events::new(self, response.into_body())
+            .tells_changes()
+            .into_response()
     }
 }
 
@@ -311,6 +338,15 @@ pub fn tell_upstream(gateway: &Arc<Gateway>, session: &Arc<Session>, body: Vec<u
         teller.answer_upstream(&session, body).await;
         drop(place);
     });
+}
+
+/// Tells the upstream that nobody waits any more (Cancellation: "SHOULD issue a cancellation notification").
+pub fn give_up(gateway: &Arc<Gateway>, session: &Arc<Session>, id: &Id<'_>) {
+    let body = format!(
+        "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{},\"reason\":\"timeout\"}}}}",
+        id.to_json()
+    );
+    tell_upstream(gateway, session, body.into_bytes());
 }
 
 /// How a call ended, by the message that answers it.

@@ -93,6 +93,7 @@ impl Session {
             Some(session) => Ok(session),
             None => {
                 let session = Arc::new(Session::open(gateway, grant, token)?);
+                gateway.opened.touch(&grant.caller.grant, &session);
                 *last.lock() = Some(Last {
                     token: token.to_owned(),
                     server: gateway.uid.clone(),
@@ -285,11 +286,12 @@ impl<V: Clone> Remembered<V> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers a key.
-    pub fn insert(&self, key: String, value: V) {
+    /// Remembers a key; false if it was remembered before.
+    pub fn insert(&self, key: String, value: V) -> bool {
         let mut guard = self.lock();
         let (map, order) = &mut *guard;
-        if map.insert(key.clone(), value).is_none() {
+        let fresh = map.insert(key.clone(), value).is_none();
+        if fresh {
             order.push_back(key);
         }
         while order.len() > REMEMBERED {
@@ -297,6 +299,7 @@ impl<V: Clone> Remembered<V> {
                 map.remove(&oldest);
             }
         }
+        fresh
     }
 
     /// Whether the key is remembered.

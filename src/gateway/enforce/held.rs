@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::time::timeout_at;
 
 use super::in_flight::InFlight;
-use super::{Pending, Refusal, enforced};
+use super::{Pending, Refusal, enforced, unrecordable};
 use crate::gateway::approvals::{Key, Refused, Standing, Wanted};
 use crate::gateway::hold::Hold;
 use crate::gateway::record::Outcome;
@@ -22,7 +22,12 @@ impl Pending<'_> {
         decision: &Decision,
         now: Timestamp,
     ) -> Result<InFlight, Refusal> {
-        if let Err(exhausted) = self.gateway.counters.look(enforced(&decision.charges)) {
+        let grant = &*self.call.grant.caller.grant;
+        if let Err(exhausted) = self
+            .gateway
+            .counters
+            .look(grant, enforced(&decision.charges))
+        {
             return Err(self.limited(&exhausted, now));
         }
         let (Some(wanted), Some(demand)) =
@@ -128,6 +133,11 @@ impl Pending<'_> {
         match self.wanted(&decision, now)? {
             Some(again) if again.name == wanted.name && same(&again, wanted) => {}
             _ => return Err(gone(self, &decision.by)),
+        }
+        // The approval is good for one call: it is not used up for one that cannot be recorded.
+        if let Some(why) = unrecordable(self.gateway, &self.snapshot) {
+            self.record(Outcome::Unrecorded, &decision.by, now, None);
+            return Err(Refusal::Unrecorded(why));
         }
         let mut in_flight = self.reserve(&decision, now)?;
         if !self.gateway.approvals.consume(&key, version, now) {

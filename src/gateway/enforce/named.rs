@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::gateway::Gateway;
-use crate::gateway::audit::Record;
+use crate::gateway::audit::{Record, Unwritten};
 use crate::gateway::grants::Grant;
 use crate::gateway::record::Outcome;
 use crate::gateway::snapshot::Snapshot;
@@ -21,7 +21,10 @@ pub enum Named<'a> {
 }
 
 /// Decides what names a prompt or a resource, and records it: whether it passes. If not it is answered as unknown.
-pub fn named(
+///
+/// # Errors
+/// [`Unwritten`] when it would pass and cannot be recorded.
+pub async fn named(
     gateway: &Gateway,
     snapshot: &Snapshot,
     grant: &Grant,
@@ -29,7 +32,7 @@ pub fn named(
     method: &'static str,
     named: Named<'_>,
     trace_id: Option<&str>,
-) -> bool {
+) -> Result<bool, Unwritten> {
     let (bound, caller) = (&snapshot.bound, &grant.caller);
     let (decision, name) = match named {
         Named::Prompt(name) => (bound.prompt(name, caller), name),
@@ -47,6 +50,10 @@ pub fn named(
         (policy::Outcome::Unknown, _) => (Outcome::Unknown, &decision.by),
         _ => (Outcome::Denied, &decision.by),
     };
+    let passes = matches!(outcome, Outcome::Allowed | Outcome::Audited);
+    let refuses = snapshot.settings.must_record;
+    let trouble = gateway.recorder.unwritten().filter(|_| passes && refuses);
+    let outcome = trouble.as_ref().map_or(outcome, |_| Outcome::Unrecorded);
     let label = by.policy_label();
     let record = Record {
         time: Timestamp::now(),
@@ -63,10 +70,16 @@ pub fn named(
         approval: None,
         retry_after_ms: None,
         arguments: None,
-        upstream: None,
         revision: &snapshot.revision,
         trace_id,
     };
-    gateway.recorder.record(outcome, by, &record);
-    matches!(outcome, Outcome::Allowed | Outcome::Audited)
+    let position = gateway.recorder.record(outcome, by, &record);
+    match trouble {
+        Some(unwritten) => Err(unwritten),
+        None if passes => match gateway.recorder.written(position).await {
+            Err(unwritten) if refuses => Err(unwritten),
+            _ => Ok(true),
+        },
+        None => Ok(false),
+    }
 }

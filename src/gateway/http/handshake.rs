@@ -1,9 +1,12 @@
 //! `initialize`: what both sides can do is settled, and the client gets a sealed session.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use http::{HeaderName, Method, StatusCode};
 
 use super::refusals::shown;
-use super::{Answer, Exchange, refuse};
+use super::{Answer, Exchange, SHORT, refuse};
 use crate::gateway::enforce::Permit;
 use crate::gateway::inventory::whole;
 use crate::gateway::relay::{RETRY_AFTER, json_response};
@@ -15,6 +18,9 @@ use crate::protocol::envelope::{self, Message, Outcome, Request as Rpc};
 use crate::protocol::keys;
 use crate::protocol::list::ListKind;
 use crate::protocol::{answer, version};
+
+/// What a server says of itself is not larger: anybody can have it said, and it is read whole.
+const MAX_HANDSHAKE: usize = 1 << 20;
 
 impl Exchange<'_> {
     /// The handshake: capabilities that the spec denies are taken out, and the client gets a sealed session.
@@ -39,6 +45,8 @@ impl Exchange<'_> {
             Method::POST,
             Envelope {
                 trace: trace::context(&self.head.headers),
+                caller: Some(self.grant.token()),
+                hops: self.hops(),
                 ..Envelope::default()
             },
             request.emit(&edits).into(),
@@ -56,7 +64,13 @@ impl Exchange<'_> {
             .call(permit, timeout)
             .await
             .map_err(|error| down(&shown(&error)))?;
-        let answered = tokio::time::timeout(timeout, whole(response, &request.id))
+        if response.status() == StatusCode::LOOP_DETECTED {
+            // Told on, so that the gateway that began it can say what is wrong.
+            let why = "its URL leads back to a gateway that this request came by";
+            let body = answer::upstream_down(Some(&request.id), why, RETRY_AFTER);
+            return Err(refuse(StatusCode::LOOP_DETECTED, body));
+        }
+        let answered = tokio::time::timeout(timeout, whole(response, &request.id, MAX_HANDSHAKE))
             .await
             .map_err(|_| down("it did not answer in time"))?
             .map_err(|why| down(&why))?;
@@ -88,13 +102,28 @@ impl Exchange<'_> {
                 .map_err(|fault| down(&format!("its capabilities: {fault}")))?;
             edits = edits.set("capabilities", kept);
         }
-        let (_, token) =
+        let (session, token) =
             Session::start(self.gateway, &self.grant, chosen, answered.session.as_ref())
                 .map_err(|why| down(&why))?;
+        if self.snapshot.upstream.keeps_sessions() {
+            Box::pin(self.make_room(Arc::new(session))).await;
+        }
         let mut response = json_response(StatusCode::OK, message.emit(&edits));
         response
             .headers_mut()
             .insert(HeaderName::from_static("mcp-session-id"), token);
         Ok(response)
+    }
+    /// Takes note of a session at the server; where its caller has too many there, the one used longest ago is ended.
+    async fn make_room(&self, session: Arc<Session>) {
+        let grant = &self.grant.caller.grant;
+        let Some(surplus) = self.gateway.opened.opened(grant, &session) else {
+            return;
+        };
+        self.gateway.ended.insert(surplus.id, ());
+        let permit = Permit::undecided(Method::DELETE, surplus.envelope, Bytes::new());
+        if let Err(error) = self.snapshot.upstream.call(permit, SHORT).await {
+            tracing::debug!(server = self.gateway.recorder.server(), %error, "the end of a session was not delivered");
+        }
     }
 }

@@ -1,15 +1,15 @@
 //! Requests of the client: decided, refused or forwarded, and answered.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use tokio::time::Instant;
 
-use super::refusals::{fault_text, refusal_body, shown};
+use super::refusals::{fault_text, refusal_body, shown, unrecorded};
 use super::{Answer, Exchange, accepted, refuse};
 use crate::gateway::enforce::{self, Admission, End, Named, Permit, Refusal, ToolCall};
-use crate::gateway::relay::{RETRY_AFTER, tell_upstream};
+use crate::gateway::relay::{RETRY_AFTER, give_up};
 use crate::gateway::session::Session;
 use crate::gateway::trace;
 use crate::gateway::upstream::UpstreamError;
@@ -17,6 +17,9 @@ use crate::protocol::answer;
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, CompletionRef, Id, Request as Rpc};
 use crate::protocol::method::{self, Form, Need};
+
+/// Names the decision on a call in its answer.
+const DECISION_ID: HeaderName = HeaderName::from_static("portcullis-decision-id");
 
 impl Exchange<'_> {
     pub(super) async fn request(
@@ -42,7 +45,10 @@ impl Exchange<'_> {
                     .ok_or(envelope::Fault::Params)
                     .and_then(|params| params.required_string("name"));
                 let name = name.map_err(invalid)?;
-                if !self.decide_named(&session, row.name, Named::Prompt(&name)) {
+                if !self
+                    .decide_named(&session, row.name, Named::Prompt(&name), id)
+                    .await?
+                {
                     return Err(ok(answer::unknown_prompt(id, &name)));
                 }
             }
@@ -51,7 +57,10 @@ impl Exchange<'_> {
                     .ok_or(envelope::Fault::Params)
                     .and_then(|params| params.required_string("uri"));
                 let uri = uri.map_err(invalid)?;
-                if !self.decide_named(&session, row.name, Named::Resource(&uri)) {
+                if !self
+                    .decide_named(&session, row.name, Named::Resource(&uri), id)
+                    .await?
+                {
                     return Err(ok(answer::unknown_resource(id, &uri)));
                 }
             }
@@ -65,7 +74,7 @@ impl Exchange<'_> {
                         (Named::Template(uri), answer::unknown_resource(id, uri))
                     }
                 };
-                if !self.decide_named(&session, row.name, named) {
+                if !self.decide_named(&session, row.name, named, id).await? {
                     return Err(ok(refusal));
                 }
             }
@@ -112,13 +121,28 @@ impl Exchange<'_> {
         let admission = enforce::tool_call(self.gateway, &self.snapshot, &asked, sent).await;
         match admission {
             Admission::Forward(permit, in_flight) => {
-                self.forward(session, id, permit, Some(in_flight)).await
+                let number = in_flight.decision();
+                let answer = self.forward(session, id, permit, Some(in_flight)).await;
+                match answer {
+                    Ok(answer) => Ok(self.naming(number, answer)),
+                    Err(answer) => Err(Box::new(self.naming(number, *answer))),
+                }
             }
-            Admission::Refuse(Refusal::Cancelled) => Ok(accepted()),
-            Admission::Refuse(refusal) => {
-                Err(ok(refusal_body(session.version, id, &call.name, &refusal)))
+            Admission::Refuse(Refusal::Cancelled, _) => Ok(accepted()),
+            Admission::Refuse(refusal, number) => {
+                let answer = ok(refusal_body(session.version, id, &call.name, &refusal));
+                Err(Box::new(self.naming(number, *answer)))
             }
         }
+    }
+
+    /// The answer with the id of its decision, as the audit log has it.
+    fn naming(&self, number: Option<u64>, mut answer: Answer) -> Answer {
+        let id = number.map(|number| self.gateway.recorder.id(number).to_string());
+        if let Some(Ok(id)) = id.map(HeaderValue::try_from) {
+            answer.headers_mut().insert(DECISION_ID, id);
+        }
+        answer
     }
 
     /// Sends a permitted request and relays its answer. From here on every failure is a JSON-RPC error under 200.
@@ -151,7 +175,7 @@ impl Exchange<'_> {
                 }
                 tracing::warn!(server = self.gateway.recorder.server(), %error, "a request to the upstream failed");
                 if end == End::Timeout {
-                    self.give_up(&session, id);
+                    give_up(self.gateway, &session, id);
                 }
                 return Err(refuse(
                     StatusCode::OK,
@@ -169,31 +193,22 @@ impl Exchange<'_> {
                 answer::session_unknown(Some(id)),
             ));
         }
-        let within = timeout.saturating_sub(sent.elapsed());
         let mut relay = self.relay(session);
         relay.id_use = Some(Arc::new(id_use));
         Ok(relay
-            .answer(id.clone().into_owned(), in_flight, response, within)
+            .answer(id.clone().into_owned(), in_flight, response, timeout, sent)
             .await)
     }
 
-    /// Tells the upstream that nobody waits any more (Cancellation: "SHOULD issue a cancellation notification").
-    pub(super) fn give_up(&self, session: &Arc<Session>, id: &Id<'_>) {
-        let body = format!(
-            "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{},\"reason\":\"timeout\"}}}}",
-            id.to_json()
-        );
-        tell_upstream(self.gateway, session, body.into_bytes());
-    }
-
-    pub(super) fn decide_named(
+    pub(super) async fn decide_named(
         &self,
         session: &Session,
         method: &'static str,
         named: Named<'_>,
-    ) -> bool {
+        id: &Id<'_>,
+    ) -> Result<bool, Box<Answer>> {
         let trace_id = trace::id(&self.head.headers);
-        enforce::named(
+        let decided = enforce::named(
             self.gateway,
             &self.snapshot,
             &self.grant,
@@ -201,6 +216,11 @@ impl Exchange<'_> {
             method,
             named,
             trace_id.as_deref(),
-        )
+        );
+        decided.await.map_err(|unwritten| {
+            let code = answer::code::INTERNAL_ERROR;
+            let body = answer::error(Some(id), code, &unrecorded(&unwritten.to_string()), None);
+            refuse(StatusCode::OK, body)
+        })
     }
 }

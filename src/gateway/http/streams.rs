@@ -81,6 +81,8 @@ impl Exchange<'_> {
     pub(super) async fn delete(&self) -> Result<Answer, Box<Answer>> {
         let session = self.session(None, self.named_version()?)?;
         self.gateway.ended.insert(session.id.clone(), ());
+        let grant = &self.grant.caller.grant;
+        self.gateway.opened.ended(grant, &session.id);
         let permit = Permit::undecided(Method::DELETE, session.envelope(), Bytes::new());
         if let Err(error) = self.snapshot.upstream.call(permit, SHORT).await {
             tracing::debug!(server = self.gateway.recorder.server(), %error, "the end of a session was not delivered");

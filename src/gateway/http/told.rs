@@ -68,8 +68,13 @@ impl Exchange<'_> {
             .id
             .as_ref()
             .and_then(|id| session.open_request(self.gateway, &self.grant, id));
-        let Some((method, id)) = opened else {
-            let why = "this answers no request of the server";
+        // Sealed ids are never the same, so that each stands for one question.
+        let first = || {
+            let token = response.id.as_ref().map(Id::to_json);
+            self.gateway.answered.insert(token.unwrap_or_default(), ())
+        };
+        let Some((method, id)) = opened.filter(|_| first()) else {
+            let why = "this answers no request of the server, or one that was answered already";
             return Err(refuse(
                 StatusCode::BAD_REQUEST,
                 answer::invalid_request(None, why),

@@ -10,7 +10,7 @@ use super::Settings;
 use super::secrets::Lookup;
 use crate::api::server::{HttpUpstream, Sessions, StdioUpstream, Upstream};
 use crate::gateway::bridge::{self, Bridge, BridgeConfig};
-use crate::gateway::upstream;
+use crate::gateway::{hops, upstream};
 
 /// A resolved upstream. Holds secret values: never to be shown, so it has no `Debug`.
 #[derive(Clone, PartialEq)]
@@ -23,6 +23,8 @@ pub enum Plan {
         headers: Vec<(String, Vec<u8>)>,
         /// PEM certificates that alone are trusted.
         ca: Option<Vec<u8>>,
+        /// It is the bridge of a stdio server, which shares its sessions among callers.
+        bridge: bool,
     },
     /// A child process.
     Stdio {
@@ -103,6 +105,7 @@ impl Plan {
             url: http.url.clone(),
             headers: headers?,
             ca,
+            bridge: false,
         })
     }
 
@@ -124,6 +127,7 @@ impl Plan {
             url: url.to_owned(),
             headers: vec![("Authorization".to_owned(), [b"Bearer ", bearer].concat())],
             ca: None,
+            bridge: true,
         }))
     }
 
@@ -203,14 +207,22 @@ impl Plan {
     pub(super) fn connect(
         &self,
         name: &str,
+        uid: &str,
         settings: &Settings,
     ) -> Result<upstream::Upstream, String> {
         match self {
-            Plan::Http { url, headers, ca } => {
-                upstream::HttpUpstream::new(url, headers, ca.as_deref())
-                    .map(|upstream| upstream::Upstream::Http(Box::new(upstream)))
-                    .map_err(|error| format!("spec.{error}"))
-            }
+            Plan::Http {
+                url,
+                headers,
+                ca,
+                bridge,
+            } => upstream::HttpUpstream::new(url, headers, ca.as_deref())
+                .map(|mut upstream| {
+                    upstream.bridge = *bridge;
+                    upstream.hop = (!bridge).then(|| hops::name(uid));
+                    upstream::Upstream::Http(Box::new(upstream))
+                })
+                .map_err(|error| format!("spec.{error}")),
             Plan::Stdio {
                 command,
                 args,
@@ -224,6 +236,7 @@ impl Plan {
                     Sessions::Shared => bridge::Sessions::Shared,
                     Sessions::PerSession => bridge::Sessions::PerSession,
                 };
+                config.limits.max_sessions = config.sessions.most();
                 // What the gateway lets pass grows a little when it is written anew.
                 config.limits.request_bytes = settings.max_request_bytes.saturating_add(64 << 10);
                 Bridge::start(config)

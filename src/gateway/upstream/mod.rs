@@ -11,8 +11,9 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 
 use super::body::{Body, BoxError};
-use super::bridge::Bridge;
+use super::bridge::{Bridge, CALLER};
 use super::enforce::Permit;
+use super::hops;
 
 pub mod http_client;
 mod pool;
@@ -44,6 +45,10 @@ pub struct Envelope {
     pub version: Option<HeaderValue>,
     /// The upstream's own id of the last event seen, unsealed.
     pub last_event_id: Option<HeaderValue>,
+    /// Whose session it opens; told to bridges only.
+    pub caller: Option<HeaderValue>,
+    /// The gateways that the request came by before this one.
+    pub hops: Option<HeaderValue>,
     /// W3C trace context headers of the caller, checked.
     pub trace: Vec<(HeaderName, HeaderValue)>,
 }
@@ -73,6 +78,11 @@ impl UpstreamError {
 }
 
 impl Upstream {
+    /// Whether it keeps sessions that the gateway has to bound; bridges bound theirs themselves.
+    pub fn keeps_sessions(&self) -> bool {
+        matches!(self, Upstream::Http(upstream) if !upstream.bridge)
+    }
+
     /// Sends what the permit allows and returns the response once its head is there.
     ///
     /// # Errors
@@ -82,7 +92,16 @@ impl Upstream {
         permit: Permit,
         within: Duration,
     ) -> Result<Response<Body>, UpstreamError> {
-        let (method, envelope, body) = permit.into_parts();
+        let (method, mut envelope, body) = permit.into_parts();
+        match self {
+            Upstream::Http(upstream) => {
+                if !upstream.bridge {
+                    envelope.caller = None;
+                }
+                envelope.hops = hops::with(envelope.hops, upstream.hop.as_ref());
+            }
+            Upstream::Bridge(_) => envelope.hops = None,
+        }
         let mut request = Request::new(body);
         *request.method_mut() = method;
         head(&mut request, envelope);
@@ -135,12 +154,16 @@ fn head(request: &mut Request<Bytes>, envelope: Envelope) {
         session,
         version,
         last_event_id,
+        caller,
+        hops,
         trace,
     } = envelope;
     for (name, value) in [
         (SESSION_ID, session),
         (PROTOCOL_VERSION, version),
         (LAST_EVENT_ID, last_event_id),
+        (HeaderName::from_static(CALLER), caller),
+        (HeaderName::from_static(hops::HOPS), hops),
     ] {
         if let Some(value) = value {
             headers.insert(name, value);
