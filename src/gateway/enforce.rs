@@ -129,6 +129,10 @@ pub enum Refusal {
 }
 
 /// What becomes of a call.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every call is forwarded, and another box would cost each of them"
+)]
 pub enum Admission {
     /// Send it, and tell the [`InFlight`] how it ended.
     Forward(Permit, Box<InFlight>),

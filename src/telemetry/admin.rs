@@ -222,4 +222,41 @@ mod tests {
             assert!(!is_own_name(foreign), "{foreign}");
         }
     }
+    struct Ready;
+
+    impl Admin for Ready {
+        fn ready(&self) -> Result<(), String> {
+            Ok(())
+        }
+        fn get(&self, _: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_of_another_host_gets_nothing() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let registry = Arc::new(Registry::default());
+        tokio::spawn(serve(listener, Arc::new(Ready), registry, stop.clone()));
+        let own = format!("Host: {address}");
+        for (host, status) in [
+            (&*own, 200),
+            ("Host: evil.example", 403),
+            ("Host: evil.example\r\nHost: localhost", 403),
+        ] {
+            for path in ["/livez", "/readyz", "/metrics"] {
+                let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+                let request = format!("GET {path} HTTP/1.1\r\n{host}\r\nConnection: close\r\n\r\n");
+                stream.write_all(request.as_bytes()).await.unwrap();
+                let mut reply = String::new();
+                stream.read_to_string(&mut reply).await.unwrap();
+                let begins = format!("HTTP/1.1 {status} ");
+                assert!(reply.starts_with(&begins), "{host} {path}: {reply}");
+            }
+        }
+        stop.cancel();
+    }
 }

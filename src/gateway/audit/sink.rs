@@ -100,7 +100,7 @@ impl Sink {
                 Out::File(file) => file.write(&bytes[at..]),
             };
             match wrote {
-                Ok(0) => return self.failed(&bytes[..], at, ErrorKind::WriteZero.into()),
+                Ok(0) => return self.failed(bytes, at, ErrorKind::WriteZero.into()),
                 Ok(count) => at += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return self.failed(bytes, at, error),

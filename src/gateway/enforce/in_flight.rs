@@ -77,7 +77,7 @@ impl End {
 
 impl InFlight {
     /// Ends the call: returns its units where decisions.md says so, and records it.
-    pub fn finish(mut self: Box<Self>, end: End) {
+    pub fn finish(mut self, end: End) {
         self.end(end);
     }
 
