@@ -87,6 +87,7 @@ pub async fn run(target: SocketAddr, full: bool) -> Done<()> {
         metrics: Metrics::register(&mut prometheus_client::registry::Registry::default()),
         sealing: Sealing::Own(Arc::new(Sealer::ephemeral()?)),
         approvals: Approvals::Memory(Arc::new(Memory::default())),
+        counters: Default::default(),
     };
     let environment = Environment::local(Box::new(NoSecrets), BTreeMap::new());
     let bundle = bundle(&format!("http://{target}/mcp"), rules(full))?;

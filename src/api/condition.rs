@@ -87,6 +87,8 @@ named! {
         TargetNotFound,
         /// A Secret or a key in it is missing.
         SecretMissing,
+        /// Calls are refused because they cannot be recorded.
+        AuditFailing,
         /// The tools were listed.
         Listed,
         /// The upstream did not answer.

@@ -111,6 +111,14 @@ impl McpServerSpec {
             .unwrap_or(AuditArguments::Keys)
     }
 
+    /// What becomes of calls that cannot be recorded: they are refused where nothing is written.
+    pub fn audit_on_failure(&self) -> AuditFailure {
+        self.audit
+            .as_ref()
+            .and_then(|audit| audit.on_failure)
+            .unwrap_or(AuditFailure::Deny)
+    }
+
     /// The gateway's settings, all defaults where none are written.
     pub fn gateway(&self) -> Gateway {
         self.gateway.clone().unwrap_or_default()
@@ -292,6 +300,20 @@ pub struct Audit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "AuditArguments", extend("default" = "Keys"))]
     pub arguments: Option<AuditArguments>,
+    /// What becomes of calls while the audit log cannot be written: Deny refuses them, Continue forwards them unrecorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "AuditFailure", extend("default" = "Deny"))]
+    pub on_failure: Option<AuditFailure>,
+}
+
+/// What becomes of calls that cannot be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum AuditFailure {
+    /// They are refused.
+    Deny,
+    /// They are forwarded; what was lost is counted.
+    Continue,
 }
 
 /// How much of a call's arguments is logged.

@@ -1,6 +1,9 @@
 //! How commands print: tables for people, YAML and JSON for programs. Nothing is coloured.
 
 use serde::Serialize;
+use serde_json::Value;
+
+use crate::protocol::text::hidden;
 
 /// `-o` of most commands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -50,10 +53,80 @@ pub fn print_data<T: Serialize>(value: &T, output: Output) -> Result<(), Failure
             // By way of JSON, so that both have the same keys in the same order.
             let value =
                 serde_json::to_value(value).map_err(|error| Failure::new(error.to_string()))?;
-            serde_saphyr::to_string(&value).map_err(|error| Failure::new(error.to_string()))?
+            yaml(value)?
         }
     };
     print(&text)
+}
+
+/// A value as YAML in which every character that a terminal acts on, or does not show, is written as an escape.
+fn yaml(mut value: Value) -> Result<String, Failure> {
+    let mut set_aside = SetAside {
+        // Nobody who wrote the text can know it.
+        mark: uuid::Uuid::new_v4().simple().to_string(),
+        texts: Vec::new(),
+    };
+    set_aside.take(&mut value);
+    let text = serde_saphyr::to_string(&value).map_err(|error| Failure::new(error.to_string()))?;
+    Ok(set_aside.put_back(text))
+}
+
+/// Texts that only a double-quoted scalar can hold, while the rest is written as YAML.
+struct SetAside {
+    mark: String,
+    texts: Vec<String>,
+}
+
+impl SetAside {
+    fn take(&mut self, value: &mut Value) {
+        match value {
+            Value::String(text) => self.take_text(text),
+            Value::Array(values) => values.iter_mut().for_each(|value| self.take(value)),
+            Value::Object(members) => {
+                for (mut key, mut value) in std::mem::take(members) {
+                    self.take_text(&mut key);
+                    self.take(&mut value);
+                    members.insert(key, value);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn take_text(&mut self, text: &mut String) {
+        if text.chars().any(|c| c != '\n' && hidden(c)) {
+            // A letter first and last: a plain scalar, and no number of another text is its beginning.
+            let mark = format!("x{}n{}x", self.mark, self.texts.len());
+            self.texts.push(std::mem::replace(text, mark));
+        }
+    }
+
+    fn put_back(&self, mut yaml: String) -> String {
+        for (number, text) in self.texts.iter().enumerate() {
+            let mark = format!("x{}n{number}x", self.mark);
+            yaml = yaml.replace(&mark, &double_quoted(text));
+        }
+        yaml
+    }
+}
+
+/// A text as YAML's double-quoted scalar (YAML 1.2, section 5.7).
+fn double_quoted(text: &str) -> String {
+    let mut out = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            c if hidden(c) && u32::from(c) > 0xffff => {
+                out.push_str(&format!("\\U{:08x}", u32::from(c)));
+            }
+            c if hidden(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
 }
 
 /// Writes to standard output. A reader that has gone, as `head` does, ends the program quietly.
@@ -80,7 +153,7 @@ pub fn columns(headings: &[&str], rows: &[Vec<String>]) -> String {
         .set_content_arrangement(comfy_table::ContentArrangement::Disabled);
     table.set_header(headings.iter().map(|heading| heading.to_uppercase()));
     for row in rows {
-        table.add_row(row.iter().map(|cell| visible(cell)));
+        table.add_row(row.iter().map(|cell| cut(&visible(cell))));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -95,17 +168,21 @@ pub fn columns(headings: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A text that came from elsewhere, as a terminal may show it: no control characters, none that change direction.
+/// A cell is no wider than this; `-o yaml` has the whole.
+const CELL: usize = 120;
+
+fn cut(cell: &str) -> String {
+    match cell.char_indices().nth(CELL) {
+        Some((at, _)) => format!("{}…", &cell[..at]),
+        None => cell.to_owned(),
+    }
+}
+
+/// A text that came from elsewhere, as a terminal may show it: no control characters, none that change direction or are not
+/// shown.
 pub fn visible(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                '\u{fffd}'
-            }
-            c if c.is_control() => '\u{fffd}',
-            c => c,
-        })
-        .collect()
+    let shown = |c| if hidden(c) { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
 }
 
 /// [`visible`] for text of several lines.
@@ -150,6 +227,44 @@ mod tests {
             [
                 "0s", "119s", "2m", "2m5s", "10m", "179m", "3h", "3h1m", "8h", "2d", "2d1h", "10d"
             ]
+        );
+    }
+
+    #[test]
+    fn yaml_says_the_same_and_shows_every_character() {
+        let odd = [
+            "a\u{202e}b",
+            "\u{200b}",
+            "x\u{1b}[2J",
+            "tab\there",
+            "\u{e0041}",
+            "q\"\\\u{feff}\n two",
+            "\r\n",
+            "\u{ad}: x",
+            "plain",
+            "two\nlines\n",
+            "- x: y",
+            "",
+            "é — 漢",
+        ];
+        let mut value = serde_json::json!({ "list": odd });
+        for text in odd {
+            value[text] = serde_json::json!([{ "value": text, "number": 1 }]);
+        }
+        let text = yaml(value.clone()).unwrap();
+        let shown = |c: char| c == '\n' || !hidden(c);
+        assert!(text.chars().all(shown), "{text}");
+        let read: Value = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(read, value, "{text}");
+    }
+
+    #[test]
+    fn a_long_cell_is_cut() {
+        let rows = [vec!["é".repeat(1_000), "b".to_owned()]];
+        let text = columns(&["Name", "Why"], &rows);
+        assert!(
+            text.ends_with("…  b\n") && text.chars().count() < 300,
+            "{text}"
         );
     }
 

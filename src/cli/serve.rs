@@ -22,7 +22,7 @@ use crate::api::server::McpServer;
 use crate::gateway::approvals::{Approvals, Memory};
 use crate::gateway::grants::Grants;
 use crate::gateway::metrics::Metrics;
-use crate::gateway::process::{Signals, audit, bind};
+use crate::gateway::process::{Signals, audit, bind, raise_files};
 use crate::gateway::server::Routes;
 use crate::gateway::snapshot::Sealing;
 use crate::gateway::{Gateway, Shared};
@@ -164,6 +164,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
     }
     paths(&world)?;
 
+    raise_files();
     // Everything that can be in use by others is taken before any child process is started.
     let mut signals = Signals::new()?;
     let listener = bind(args.listen, "--listen")?;
@@ -190,6 +191,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
             metrics,
             sealing: Sealing::Own(Arc::new(sealer)),
             approvals: Approvals::Memory(Arc::clone(&memory)),
+            counters: Default::default(),
         },
         memory,
         routes: Arc::new(Routes::default()),
@@ -209,8 +211,16 @@ async fn serve(args: Args) -> Result<(), Failure> {
     });
     let stop = CancellationToken::new();
     let stopping = stop.clone();
+    // Before the servers are asked for their tools: one whose URL leads back here is answered, and named, at once.
+    let http = tokio::spawn(crate::gateway::server::serve(
+        listener,
+        Arc::clone(&serving.routes),
+        stop.clone(),
+        GRACE,
+    ));
     let result = start(&serving, world, &mut signals).await;
     if let Err(failure) = result {
+        stop.cancel();
         serving.shutdown().await;
         return Err(failure);
     }
@@ -227,12 +237,6 @@ async fn serve(args: Args) -> Result<(), Failure> {
     tokio::spawn(control.serve(
         Arc::clone(&serving) as Arc<dyn socket::Handler>,
         stop.clone(),
-    ));
-    let http = tokio::spawn(crate::gateway::server::serve(
-        listener,
-        Arc::clone(&serving.routes),
-        stop.clone(),
-        GRACE,
     ));
 
     let reload = async {

@@ -258,6 +258,7 @@ fn differs(before: &Report, now: &Report) -> bool {
         missing_secret_keys,
         bundle_error,
         listing,
+        audit_error,
     } = now;
     let error = |report: &Report| report.listing.as_ref().map(|listing| listing.error.clone());
     before.instance != *instance
@@ -266,6 +267,7 @@ fn differs(before: &Report, now: &Report) -> bool {
         || before.tools != *tools
         || before.missing_secret_keys != *missing_secret_keys
         || before.bundle_error != *bundle_error
+        || before.audit_error != *audit_error
         || error(before) != listing.as_ref().map(|listing| listing.error.clone())
 }
 

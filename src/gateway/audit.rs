@@ -1,40 +1,38 @@
-//! The audit log: one JSON line for each decision, on standard output or in a file.
+//! The audit log: one JSON line for each decision and one for the end of each call, on standard output or in a file.
 //!
-//! Callers only append to a buffer; a thread of its own writes. When the reader of the log falls so far behind that the
-//! buffer is full, new requests wait for room ([`AuditLog::room`]) before they are decided: a call that cannot be recorded is
-//! not let through unrecorded. What is decided already is always taken, so that no thread is ever held up. Under load the
-//! thread takes many lines at once: waking it for each would cost more than all the rest of recording.
+//! In: records. Out: whole lines, in the order in which they were made, and the answer to whether a record has left this
+//! process. Callers only append to a buffer; a thread of its own writes (see [`writer`]), so that a disk or a reader that is
+//! slow holds up no thread that serves requests. A call goes upstream only once its line has been written
+//! ([`AuditLog::written`]): one `write` covers all the calls that were decided while the one before it was under way. Must
+//! not do: call `fsync`, drop a line silently, or forget that lines could not be written.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::value::RawValue;
-use tokio::sync::Notify;
 
 mod line;
+mod sink;
+mod writer;
 
 use self::line::Line;
+pub use self::sink::Sink;
+pub use self::writer::AuditWriter;
+use self::writer::{LOST, Shared};
 
-/// Beyond this many unwritten bytes requests wait for the writer.
-const BUFFER: usize = 8 << 20;
-/// Beyond this many the writer does not wait for more.
-const PLENTY: usize = 64 << 10;
-/// After a write the writer lets lines gather for this long.
-const GATHER: Duration = Duration::from_millis(5);
+/// A line that has not been written after this long counts as one that cannot be.
+const STALLED: Duration = Duration::from_secs(5);
 /// A line is seldom longer.
 const LINE: usize = 512;
-/// At the end, the writer gets this long to write what is left.
-const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Names come from callers: no more bytes of one than this are recorded.
 const NAME: usize = 1_024;
-/// No more names of arguments than this are recorded.
-const KEYS: usize = 256;
+/// No more names of arguments than this are recorded; of the others it is told how many they are.
+pub const KEYS: usize = 256;
 
 /// One decision as it is recorded. Times are RFC 3339 in UTC, durations milliseconds. Never holds a credential.
 #[derive(Debug)]
@@ -67,8 +65,6 @@ pub struct Record<'a> {
     pub retry_after_ms: Option<u64>,
     /// As `spec.audit.arguments` says: the argument names, or all of the redacted arguments.
     pub arguments: Option<Arguments<'a>>,
-    /// What the upstream made of it, if it was asked.
-    pub upstream: Option<UpstreamOutcome>,
     /// The revision of the bundle that decided.
     pub revision: &'a str,
     /// The W3C trace id, when the caller sent one.
@@ -90,6 +86,21 @@ impl fmt::Display for DecisionId<'_> {
     }
 }
 
+/// How a call ended that was let through: the second line of its decision.
+#[derive(Debug)]
+pub struct Ended<'a> {
+    /// When it ended.
+    pub time: Timestamp,
+    /// The decision that let it through.
+    pub decision_id: DecisionId<'a>,
+    /// `namespace/name` of the McpServer.
+    pub server: &'a str,
+    /// `result`, `toolError`, `error`, `timeout`, `unreachable`, `broken`, `abandoned` or `unrecorded`.
+    pub status: &'static str,
+    /// From sending the request to its answer.
+    pub latency_ms: u64,
+}
+
 /// The arguments of a recorded call.
 #[derive(Debug)]
 pub enum Arguments<'a> {
@@ -99,14 +110,14 @@ pub enum Arguments<'a> {
     Full(Box<RawValue>),
 }
 
-/// How the upstream's part of a call ended.
-#[derive(Clone, Copy, Debug)]
-pub struct UpstreamOutcome {
-    /// `result`, `toolError`, `error`, `timeout`, `unreachable`, `broken` or `abandoned`.
-    pub status: &'static str,
-    /// From sending the request to its answer.
-    pub latency_ms: u64,
-}
+/// Where a record stands in the log: it and all before it are written once the log has been written up to here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position(u64);
+
+/// The audit log cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the audit log cannot be written ({0})")]
+pub struct Unwritten(pub String);
 
 /// Where decisions are recorded. Clones share one writer.
 #[derive(Clone)]
@@ -114,144 +125,88 @@ pub struct AuditLog {
     shared: Arc<Shared>,
 }
 
-/// Writes what is left and ends the writer when dropped.
-pub struct AuditWriter {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    filled: Condvar,
-    full: AtomicBool,
-    room: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    buffer: Vec<u8>,
-    /// The writer waits for the first line, or for plenty.
-    wanted: Option<usize>,
-    closed: bool,
-}
-
 impl AuditLog {
-    /// Starts the writer. `sinks` get every line; one that fails is reported once on the log and left out from then on.
+    /// Starts the writer; every sink gets every line.
     ///
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(sinks: Vec<Box<dyn Write + Send>>) -> std::io::Result<(AuditLog, AuditWriter)> {
-        let shared = Arc::new(Shared::default());
-        let writer = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("audit".to_owned())
-            .spawn(move || writer.write_to(sinks))?;
-        let log = AuditLog {
-            shared: Arc::clone(&shared),
-        };
-        Ok((
-            log,
-            AuditWriter {
-                shared,
-                thread: Some(thread),
-            },
-        ))
+        Self::to(sinks.into_iter().map(Sink::of).collect())
     }
 
-    /// Records one decision.
-    pub fn record(&self, record: &Record<'_>) {
+    /// [`Self::start`] with sinks that are known by name.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn to(sinks: Vec<Sink>) -> std::io::Result<(AuditLog, AuditWriter)> {
+        let shared = Arc::new(Shared::default());
+        let writer = AuditWriter::start(&shared, sinks)?;
+        Ok((AuditLog { shared }, writer))
+    }
+
+    /// Records one decision. `awaited` says that somebody waits for it to be written.
+    pub fn record(&self, record: &Record<'_>, awaited: bool) -> Position {
         // Written aside, so that others wait for no more than a copy.
         let line = Line::of(record);
-        let mut state = self.shared.lock();
-        state.buffer.extend_from_slice(line.as_bytes());
-        if state.buffer.len() > BUFFER {
-            self.shared.full.store(true, Ordering::SeqCst);
-        }
-        if state
-            .wanted
-            .is_some_and(|bytes| state.buffer.len() >= bytes)
-        {
-            state.wanted = None;
-            drop(state);
-            self.shared.filled.notify_one();
-        }
+        Position(self.shared.append(line.as_bytes(), awaited))
     }
 
-    /// Waits while too much is unwritten.
-    pub async fn room(&self) {
-        while self.shared.full.load(Ordering::SeqCst) {
-            let mut written = std::pin::pin!(self.shared.room.notified());
+    /// Records the end of a call. Nobody waits for it.
+    pub fn ended(&self, end: &Ended<'_>) {
+        let line = Line::of_end(end);
+        self.shared.append(line.as_bytes(), false);
+    }
+
+    /// Waits until a record has been handed to the system.
+    ///
+    /// # Errors
+    /// [`Unwritten`] when that fails or takes too long.
+    pub async fn written(&self, position: Position) -> Result<(), Unwritten> {
+        let until = tokio::time::Instant::now() + STALLED;
+        while self.shared.written.load(Ordering::Acquire) < position.0 {
+            let mut progress = std::pin::pin!(self.shared.progress.notified());
             // Listens from here on, so that what is written before the next look is not missed.
+            progress.as_mut().enable();
+            if self.shared.written.load(Ordering::Acquire) >= position.0 {
+                break;
+            }
+            if let Some(trouble) = self.trouble() {
+                return Err(trouble);
+            }
+            if position.0 == LOST {
+                return Err(Unwritten("too much is unwritten already".to_owned()));
+            }
+            if tokio::time::timeout_at(until, progress).await.is_err() {
+                self.shared.stalled();
+            }
+        }
+        Ok(())
+    }
+
+    /// Why lines cannot be written now; None while they can.
+    pub fn trouble(&self) -> Option<Unwritten> {
+        self.shared.trouble()
+    }
+
+    /// Lines that were dropped since the start, as there was no room to keep them until they could be written.
+    pub fn lost(&self) -> u64 {
+        self.shared.lost.load(Ordering::Relaxed)
+    }
+
+    /// Waits while too much is unwritten, unless nothing can be written at all.
+    pub async fn room(&self) {
+        if !self.shared.full.load(Ordering::SeqCst) {
+            return;
+        }
+        let until = tokio::time::Instant::now() + STALLED;
+        while self.shared.full.load(Ordering::SeqCst) && self.trouble().is_none() {
+            let mut written = std::pin::pin!(self.shared.progress.notified());
             written.as_mut().enable();
-            if self.shared.full.load(Ordering::SeqCst) {
-                written.await;
+            if self.shared.full.load(Ordering::SeqCst)
+                && tokio::time::timeout_at(until, written).await.is_err()
+            {
+                self.shared.stalled();
             }
-        }
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write_to(&self, mut sinks: Vec<Box<dyn Write + Send>>) {
-        let mut taken = Vec::new();
-        loop {
-            let mut state = self.lock();
-            while state.buffer.is_empty() && !state.closed {
-                state.wanted = Some(1);
-                state = self
-                    .filled
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
-            }
-            let closed = state.closed;
-            std::mem::swap(&mut taken, &mut state.buffer);
-            self.full.store(false, Ordering::SeqCst);
-            drop(state);
-            self.room.notify_waiters();
-            sinks.retain_mut(|sink| match sink.write_all(&taken).and_then(|()| sink.flush()) {
-                Ok(()) => true,
-                Err(error) => {
-                    tracing::error!(%error, "the audit log cannot be written; records are lost until it is restarted");
-                    false
-                }
-            });
-            taken.clear();
-            let mut state = self.lock();
-            if closed && state.buffer.is_empty() {
-                return;
-            }
-            if !state.closed && state.buffer.len() < PLENTY {
-                state.wanted = Some(PLENTY);
-                let gathered = self.filled.wait_timeout(state, GATHER);
-                gathered.unwrap_or_else(PoisonError::into_inner).0.wanted = None;
-            }
-        }
-    }
-}
-
-impl Drop for AuditWriter {
-    fn drop(&mut self) {
-        self.shared.lock().closed = true;
-        self.shared.filled.notify_one();
-        let until = Instant::now() + LAST_WORDS;
-        while self
-            .thread
-            .as_ref()
-            .is_some_and(|thread| !thread.is_finished())
-        {
-            if Instant::now() > until {
-                tracing::error!("nobody reads the audit log; its last records are lost");
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        if let Some(thread) = self.thread.take() {
-            // A writer that panicked has already said so on standard error.
-            let _ = thread.join();
         }
     }
 }

@@ -2,13 +2,17 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use tokio::time::Instant;
+
+use super::budget::{Room, Share, Spent};
 
 /// Any error that can end a stream.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -43,6 +47,9 @@ pub enum ReadError {
     /// The connection broke.
     #[error("the body broke off")]
     Broken(#[source] BoxError),
+    /// The caller, or all callers together, have too much buffered already.
+    #[error(transparent)]
+    Spent(#[from] Spent),
 }
 
 /// Reads a body whole: at most `limit` bytes, at most `idle` between two frames, at most `within` for all of it.
@@ -50,11 +57,31 @@ pub enum ReadError {
 /// A body that came in one frame, as nearly all do, is returned as it is, without a copy; and one that is there already sets
 /// no timer.
 pub async fn read<B>(
-    mut body: B,
+    body: B,
     limit: usize,
     idle: Duration,
     within: Duration,
 ) -> Result<Bytes, ReadError>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    read_for(None, body, limit, idle, within)
+        .await
+        .map(|(bytes, _)| bytes)
+}
+
+/// What is read is read as it came and written anew: twice its size is in memory for a while.
+const COPIES: usize = 2;
+
+/// [`read`], within the share of the caller for whom it is. The room is for the bytes and for one copy of them.
+pub async fn read_for<B>(
+    share: Option<&Arc<Share>>,
+    mut body: B,
+    limit: usize,
+    idle: Duration,
+    within: Duration,
+) -> Result<(Bytes, Option<Room>), ReadError>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -65,6 +92,8 @@ where
     let mut until = None;
     let mut first = Bytes::new();
     let mut rest: Option<BytesMut> = None;
+    let mut room = share.map(Share::room);
+    let announced = body.size_hint().exact();
     loop {
         let there = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
         let frame = match there {
@@ -88,11 +117,17 @@ where
         if have + data.len() > limit {
             return Err(ReadError::TooLarge { limit });
         }
+        if let Some(room) = &mut room {
+            room.set((have + data.len()) * COPIES)?;
+        }
         match &mut rest {
             Some(rest) => rest.extend_from_slice(&data),
             None if first.is_empty() => first = data,
             None => {
-                let mut buffer = BytesMut::with_capacity(first.len() + data.len());
+                // All of what was announced: growing would hold it twice. What is not used takes no memory.
+                let all = announced.and_then(|all| usize::try_from(all).ok());
+                let most = all.unwrap_or(0).min(limit);
+                let mut buffer = BytesMut::with_capacity(most.max(first.len() + data.len()));
                 buffer.extend_from_slice(&first);
                 buffer.extend_from_slice(&data);
                 rest = Some(buffer);
@@ -102,7 +137,37 @@ where
             break;
         }
     }
-    Ok(rest.map_or(first, BytesMut::freeze))
+    Ok((rest.map_or(first, BytesMut::freeze), room))
+}
+
+/// A body that holds something until it has been sent, or its reader has gone.
+pub fn holding<H: Send + Unpin + 'static>(body: Body, held: H) -> Body {
+    Holding { body, _held: held }.boxed_unsync()
+}
+
+struct Holding<H> {
+    body: Body,
+    _held: H,
+}
+
+impl<H: Unpin> http_body::Body for Holding<H> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// As much of a refused body is still taken off the wire, and for as long.

@@ -37,6 +37,8 @@ use wire::code;
 
 /// The header that names a session.
 const SESSION: &str = "mcp-session-id";
+/// The header in which the gateway says whose session it opens: the same text for the same caller, and not its name.
+pub const CALLER: &str = "portcullis-caller";
 /// The header that names the negotiated version.
 const VERSION: &str = "mcp-protocol-version";
 
@@ -47,6 +49,16 @@ pub enum Sessions {
     Shared,
     /// A child for each session.
     PerSession,
+}
+
+impl Sessions {
+    /// As many are open at once where nothing else is said: a process each is dear.
+    pub const fn most(self) -> usize {
+        match self {
+            Sessions::Shared => 256,
+            Sessions::PerSession => 16,
+        }
+    }
 }
 
 /// What to run, and for whom.
@@ -88,7 +100,7 @@ pub struct Limits {
     pub child: ChildLimits,
     /// A larger body is refused with 413.
     pub request_bytes: usize,
-    /// One more is refused with 503.
+    /// One more ends the one that is idle for longest; where none is, it is refused with 503.
     pub max_sessions: usize,
     /// A session that is not used for so long ends.
     pub session_idle: Duration,
@@ -115,7 +127,7 @@ impl Default for Limits {
         Self {
             child: ChildLimits::default(),
             request_bytes: 4 << 20,
-            max_sessions: 256,
+            max_sessions: Sessions::Shared.most(),
             session_idle: Duration::from_secs(30 * 60),
             calls_per_session: 64,
             stream_messages: 256,
@@ -192,6 +204,7 @@ impl Bridge {
             env: config.env,
             inherit: config.inherit,
             limits: config.limits.child.clone(),
+            chatter: Arc::default(),
         };
         check_command(&child)?;
         let stop = CancellationToken::new();
@@ -335,9 +348,11 @@ impl Bridge {
         if let Message::Request(request) = &message
             && request.method == "initialize"
         {
+            let caller = headers.get(CALLER).and_then(|caller| caller.to_str().ok());
+            let caller = caller.unwrap_or_default();
             return Ok(match &self.mode {
-                Mode::Shared(mode) => mode.initialize(request, accepts).await,
-                Mode::PerSession(mode) => mode.initialize(request, accepts).await,
+                Mode::Shared(mode) => mode.initialize(request, accepts, caller).await,
+                Mode::PerSession(mode) => mode.initialize(request, accepts, caller).await,
             });
         }
         let session = session_id(headers)?;

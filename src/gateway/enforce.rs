@@ -3,6 +3,7 @@
 //! In: what a client asks for, read. Out: a [`Permit`] for it with the record of what became of it, or the reason for a
 //! refusal. Must not do: read the wire or write to it.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ mod in_flight;
 mod named;
 
 use self::in_flight::Written;
-pub use self::in_flight::{End, InFlight};
+pub use self::in_flight::{Decided, End, InFlight};
 pub use self::named::{Named, NamedCall, NamedRefusal, named};
 
 /// One tool call on its way through the gateway.
@@ -108,6 +109,8 @@ pub enum Refusal {
     Cancelled,
     /// The upstream has never been listed, so nothing can be decided.
     Unavailable,
+    /// The audit log cannot be written, and the spec says to refuse what cannot be recorded.
+    Unrecorded(String),
 }
 
 /// A request that may be sent.
@@ -126,52 +129,95 @@ struct Passed {
     granted: Granted,
 }
 
+/// What becomes of a call.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every call is forwarded, and another box would cost each of them"
+)]
+pub enum Admission {
+    /// Send it, and tell its [`InFlight`] how it ended.
+    Forward(Forward),
+    /// Answer it; with the number of the decision, if one was recorded.
+    Refuse(Refusal, Option<u64>),
+}
+
 /// Decides a call and does all that the decision asks for before the call may go.
 ///
 /// `envelope` is asked for if it may. The decision is the snapshot's that the caller looked up; a call that
 /// was held is decided again under the snapshot and the credentials of then.
-///
-/// # Errors
-/// Why it may not go.
 pub async fn tool_call(
     gateway: &Arc<Gateway>,
     snapshot: &Arc<Snapshot>,
     call: &ToolCall<'_>,
     envelope: impl FnOnce() -> Envelope,
-) -> Result<Forward, Refusal> {
+) -> Admission {
     let now = Timestamp::now();
     let mut pending = Pending {
         gateway,
         snapshot: Arc::clone(snapshot),
         call,
         approval: None,
+        decided: Cell::new(None),
     };
     let decision = pending.evaluate(now);
-    let passed = match decision.outcome {
-        policy::Outcome::RequireApproval => Box::pin(pending.approve(&decision, now)).await?,
-        _ => pending.allow(&decision, now)?,
+    let passes = matches!(
+        decision.outcome,
+        policy::Outcome::Allow | policy::Outcome::RequireApproval
+    );
+    let admitted = match decision.outcome {
+        // Before anything is taken for the call: a unit, or an approval.
+        _ if passes && let Some(why) = unrecordable(gateway, snapshot) => {
+            pending.record(Outcome::Unrecorded, &decision.by, now, None);
+            Err(Refusal::Unrecorded(why))
+        }
+        policy::Outcome::RequireApproval => Box::pin(pending.approve(&decision, now)).await,
+        _ => pending.allow(&decision, now),
     };
-    let mut in_flight = passed.in_flight;
+    let Passed { in_flight, granted } = match admitted {
+        Ok(passed) => passed,
+        Err(refusal) => return Admission::Refuse(refusal, pending.decided.get()),
+    };
+    let mut in_flight = Box::new(in_flight);
+    let decided = pending.record(in_flight.outcome, &in_flight.by, now, None);
+    in_flight.decision = Some(decided);
     let under_way = gateway
         .request_ids
         .start(call.session_key, &call.request.id);
     in_flight.watch(under_way.dispute());
     let params = call.request.params.as_ref();
-    // A call is never run as a task, as no row has `task`: the capability is not declared, and then the field is to be
-    // ignored (2025-11-25, Tasks, "Task Support Is Optional").
+    // Made while the record is written. A call is never run as a task, as no row has `task`: the capability is not declared,
+    // and then the field is to be ignored (2025-11-25, Tasks, "Task Support Is Optional").
     let permit = Permit::decided(
-        passed.granted,
+        granted,
         call.row,
         envelope(),
         params,
         &under_way,
         Edits::new(),
     );
-    Ok(Forward {
+    if let Err(unwritten) = in_flight.written().await
+        && snapshot.settings.must_record
+    {
+        in_flight.finish(End::Unrecorded);
+        let refusal = Refusal::Unrecorded(unwritten.to_string());
+        return Admission::Refuse(refusal, Some(decided.number));
+    }
+    Admission::Forward(Forward {
         permit,
         under_way,
-        in_flight: Some(Box::new(in_flight)),
+        in_flight: Some(in_flight),
     })
+}
+
+/// Why a call that would pass cannot be recorded, where it must be.
+fn unrecordable(gateway: &Gateway, snapshot: &Snapshot) -> Option<String> {
+    if !snapshot.settings.must_record {
+        return None;
+    }
+    gateway
+        .recorder
+        .unwritten()
+        .map(|unwritten| unwritten.to_string())
 }
 
 struct Pending<'a> {
@@ -179,6 +225,8 @@ struct Pending<'a> {
     snapshot: Arc<Snapshot>,
     call: &'a ToolCall<'a>,
     approval: Option<String>,
+    /// The number of the decision that was recorded last.
+    decided: Cell<Option<u64>>,
 }
 
 impl Pending<'_> {
@@ -243,8 +291,8 @@ impl Pending<'_> {
 
     /// Reserves the limits' units; the call may go when this succeeds.
     fn reserve(&self, decision: &Decision, now: Timestamp) -> Result<InFlight, Refusal> {
-        let counters = &self.gateway.counters;
-        let reservation = match counters.reserve(enforced(&decision.charges)) {
+        let (counters, grant) = (&self.gateway.counters, &*self.call.grant.caller.grant);
+        let reservation = match counters.reserve(grant, enforced(&decision.charges)) {
             Ok(reservation) => reservation,
             Err(exhausted) => return Err(self.limited(&exhausted, now)),
         };
@@ -253,7 +301,7 @@ impl Pending<'_> {
             .charges
             .iter()
             .filter(|charge| !charge.enforced())
-            .filter_map(|charge| counters.reserve(std::iter::once(charge)).err())
+            .filter_map(|charge| counters.reserve(grant, std::iter::once(charge)).err())
             .map(|exhausted| exhausted.by)
             .min();
         let audited = decision
@@ -268,17 +316,11 @@ impl Pending<'_> {
         };
         Ok(InFlight {
             gateway: Arc::clone(self.gateway),
-            snapshot: Arc::clone(&self.snapshot),
             reservation: Some(reservation),
             outcome,
             by,
-            tool: self.call.tool.to_owned(),
-            arguments: self.call.arguments.clone(),
-            grant: self.call.grant.clone(),
+            decision: None,
             session: self.call.session.to_owned(),
-            trace_id: self.call.trace_id.map(str::to_owned),
-            approval: self.approval.clone(),
-            decided: now,
             sent: Instant::now(),
             dispute: None,
             done: false,
@@ -306,7 +348,7 @@ impl Pending<'_> {
         by: &Arc<RuleId>,
         now: Timestamp,
         retry_after: Option<Duration>,
-    ) {
+    ) -> Decided {
         let written = Written {
             snapshot: &self.snapshot,
             tool: self.call.tool,
@@ -316,7 +358,9 @@ impl Pending<'_> {
             trace_id: self.call.trace_id,
             approval: self.approval.as_deref(),
         };
-        written.record(self.gateway, outcome, by, now, retry_after, None);
+        let decided = written.record(self.gateway, outcome, by, now, retry_after);
+        self.decided.set(Some(decided.number));
+        decided
     }
 }
 

@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
+use super::budget::Share;
 use crate::policy::Caller;
 
 /// The credentials that this server accepts, as read at one moment.
@@ -31,6 +32,22 @@ pub struct Grant {
     /// The name under which the engine decides.
     pub caller: Arc<Caller>,
     credential: Option<[u8; SHA256_OUTPUT_LEN]>,
+    /// Its share of what can run out, once its connection knows it.
+    pub share: Option<Arc<Share>>,
+}
+
+impl Grant {
+    /// The same text for the same caller, from which its name is not to be read.
+    pub fn token(&self) -> HeaderValue {
+        let mut token = String::with_capacity(32);
+        for byte in &sha256(self.caller.grant.as_bytes())[..16] {
+            let digits =
+                [byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]);
+            token.extend(digits.map(char::from));
+        }
+        // Digits and letters are always a header's value.
+        HeaderValue::from_str(&token).unwrap_or(HeaderValue::from_static("unknown"))
+    }
 }
 
 /// No credential, or none that is accepted. Deliberately without a reason: it would help only a guesser.
@@ -94,6 +111,7 @@ impl Grants {
             return Ok(Grant {
                 caller,
                 credential: None,
+                share: None,
             });
         };
         if values.next().is_some() {
@@ -127,6 +145,7 @@ impl Grants {
         Ok(Grant {
             caller,
             credential: Some(presented),
+            share: None,
         })
     }
 }

@@ -12,8 +12,11 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
 use super::Gateway;
-use super::body::{Body, BoxError, ReadError, discard, empty, read};
+use super::body::{Body, BoxError, ReadError, discard, empty, holding, read_for};
+use super::budget::{Kind, Taken};
+use super::floor::Seat;
 use super::grants::Grant;
+use super::hops;
 use super::permit::Envelope;
 use super::relay::{Relay, json_response};
 use super::session::{LastSession, Session};
@@ -40,10 +43,11 @@ const SHORT: Duration = Duration::from_secs(30);
 
 type Answer = Response<Body>;
 
-/// Answers one request to the MCP endpoint of a gateway. Never fails: every error is an answer. `last_session` is that of
-/// the connection.
+/// Answers one request to the MCP endpoint of a gateway. Never fails: every error is an answer. `seat` and `last_session`
+/// are those of the connection.
 pub async fn handle<B>(
     gateway: &Arc<Gateway>,
+    seat: &Seat,
     last_session: &LastSession,
     request: Request<B>,
 ) -> Answer
@@ -53,9 +57,13 @@ where
 {
     let started = Instant::now();
     let (head, body) = request.into_parts();
-    let answer = match admit(gateway, &head) {
+    let admitted = admit(gateway, &head).and_then(|(snapshot, mut grant)| {
+        let taken = share(gateway, seat, &head, &mut grant)?;
+        Ok((snapshot, grant, taken))
+    });
+    let answer = match admitted {
         Err(refusal) => *refusal,
-        Ok((snapshot, grant)) => {
+        Ok((snapshot, grant, taken)) => {
             let mut exchange = Exchange {
                 gateway,
                 snapshot,
@@ -63,7 +71,12 @@ where
                 head: &head,
                 last_session,
             };
-            exchange.run(body).await.unwrap_or_else(|refusal| *refusal)
+            let answer = exchange.run(body).await.unwrap_or_else(|refusal| *refusal);
+            if http_body::Body::size_hint(answer.body()).exact().is_some() {
+                answer
+            } else {
+                answer.map(|body| holding(body, taken))
+            }
         }
     };
     gateway
@@ -112,6 +125,14 @@ fn admit(gateway: &Gateway, head: &Parts) -> Result<(Arc<Snapshot>, Grant), Box<
             ));
         }
     }
+    if hops::way(&head.headers, &gateway.hop) == hops::Way::Loop {
+        let why = format!(
+            "this request comes from this very gateway: the URL of McpServer {} leads back to it; correct spec.upstream.http.url",
+            gateway.recorder.server()
+        );
+        let body = answer::invalid_request(None, &why);
+        return Err(refuse(StatusCode::LOOP_DETECTED, body));
+    }
     match snapshot.grants.authenticate(&head.headers) {
         Ok(grant) => Ok((snapshot, grant)),
         Err(unauthorized) => {
@@ -122,6 +143,37 @@ fn admit(gateway: &Gateway, head: &Parts) -> Result<(Arc<Snapshot>, Grant), Box<
             Err(Box::new(response))
         }
     }
+}
+
+/// Takes what every request needs of the caller's share: a connection, and a stream or a place among the requests under way.
+fn share(
+    gateway: &Gateway,
+    seat: &Seat,
+    head: &Parts,
+    grant: &mut Grant,
+) -> Result<Taken, Box<Answer>> {
+    let busy = |why: &dyn std::fmt::Display, close: bool| {
+        let mut response = refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            answer::error(None, answer::code::INTERNAL_ERROR, &why.to_string(), None),
+        );
+        let headers = response.headers_mut();
+        headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("5"));
+        if close {
+            headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    };
+    let share = seat
+        .known(&gateway.uid, grant)
+        .map_err(|crowded| busy(&crowded, true))?;
+    let kind = match head.method {
+        Method::GET => Kind::Stream,
+        _ => Kind::Request,
+    };
+    let taken = share.take(kind).map_err(|spent| busy(&spent, false))?;
+    grant.share = Some(share);
+    Ok(taken)
 }
 
 /// The value of a header that stands exactly once.
@@ -172,15 +224,17 @@ impl Exchange<'_> {
             Method::POST => {
                 self.check_post_headers()?;
                 let limit = self.snapshot.settings.max_request_bytes;
-                let read = read(&mut body, limit, BODY_IDLE, BODY_WITHIN).await;
-                if matches!(read, Err(ReadError::TooLarge { .. })) {
+                let share = self.grant.share.clone();
+                let read = read_for(share.as_ref(), &mut body, limit, BODY_IDLE, BODY_WITHIN).await;
+                if matches!(read, Err(ReadError::TooLarge { .. } | ReadError::Spent(_))) {
                     discard(&mut body).await;
                 }
-                let body = read.map_err(|error| {
+                let (body, _room) = read.map_err(|error| {
                     let status = match error {
                         ReadError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
                         ReadError::Stalled => StatusCode::REQUEST_TIMEOUT,
                         ReadError::Broken(_) => StatusCode::BAD_REQUEST,
+                        ReadError::Spent(_) => StatusCode::SERVICE_UNAVAILABLE,
                     };
                     refuse(status, answer::invalid_request(None, &error.to_string()))
                 })?;
@@ -193,6 +247,7 @@ impl Exchange<'_> {
                     .is_some_and(|now| Arc::ptr_eq(&now, &self.snapshot));
                 if !unchanged {
                     (self.snapshot, self.grant) = admit(self.gateway, self.head)?;
+                    self.grant.share = share;
                 }
                 self.post(&body).await
             }
@@ -287,7 +342,16 @@ impl Exchange<'_> {
     fn envelope(&self, session: &Session) -> Envelope {
         Envelope {
             trace: trace::context(&self.head.headers),
+            hops: self.hops(),
             ..session.envelope()
+        }
+    }
+
+    /// The gateways that the request came by.
+    fn hops(&self) -> Option<HeaderValue> {
+        match hops::way(&self.head.headers, &self.gateway.hop) {
+            hops::Way::Straight(hops) => hops,
+            hops::Way::Loop => None,
         }
     }
 }

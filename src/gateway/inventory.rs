@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::Gateway;
 use super::body::{Body, read};
 use super::permit::{Envelope, Permit};
-use super::relay::{ContentType, MAX_ANSWER, content_type};
+use super::relay::{ContentType, MAX_ANSWER, MAX_EVENT, content_type};
 use super::upstream::{Upstream, UpstreamError};
 use crate::policy::inventory::Definition;
 use crate::protocol::emit::Edits;
@@ -73,6 +73,10 @@ enum ListError {
     Upstream(#[from] UpstreamError),
     #[error("it answered HTTP {0}")]
     Status(StatusCode),
+    #[error(
+        "spec.upstream.http.url leads back to this gateway, itself or by way of another; write the address of the server"
+    )]
+    Loop,
     #[error("it answered `{method}` with error {code}: {message}")]
     Error {
         method: &'static str,
@@ -365,7 +369,7 @@ async fn open(upstream: &Arc<Upstream>) -> Result<Own, ListError> {
             && response.status().is_success()
             && content_type(&response) == Some(ContentType::EventStream)
         {
-            stream = Some((response.into_body(), Decoder::new(MAX_ANSWER)));
+            stream = Some((response.into_body(), Decoder::new(MAX_EVENT)));
         }
     }
     Ok(Own {
@@ -415,18 +419,26 @@ async fn exchange(
     if status == StatusCode::NOT_FOUND {
         return Err(ListError::SessionGone);
     }
+    if status == StatusCode::LOOP_DETECTED {
+        return Err(ListError::Loop);
+    }
     let credential = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     if credential || content_type(&response).is_none() && !status.is_success() {
         return Err(ListError::Status(status));
     }
-    timeout(EXCHANGE, whole(response, &Id::Integer(id)))
+    timeout(EXCHANGE, whole(response, &Id::Integer(id), MAX_ANSWER))
         .await
         .map_err(|_| UpstreamError::Timeout(EXCHANGE))?
         .map_err(|why| ListError::Unreadable(method, why))
 }
 
 /// Reads a response up to the message that answers `id`.
-pub(super) async fn whole(response: http::Response<Body>, id: &Id<'_>) -> Result<Answer, String> {
+/// The answer to a request in a response of at most `limit` bytes.
+pub(super) async fn whole(
+    response: http::Response<Body>,
+    id: &Id<'_>,
+    limit: usize,
+) -> Result<Answer, String> {
     let session = response.headers().get("mcp-session-id").cloned();
     let answers = |body: &[u8]| {
         envelope::parse(body).is_ok_and(|message| {
@@ -435,7 +447,7 @@ pub(super) async fn whole(response: http::Response<Body>, id: &Id<'_>) -> Result
     };
     match content_type(&response) {
         Some(ContentType::Json) => {
-            let body = read(response.into_body(), MAX_ANSWER, EXCHANGE, EXCHANGE)
+            let body = read(response.into_body(), limit, EXCHANGE, EXCHANGE)
                 .await
                 .map_err(|error| error.to_string())?;
             envelope::parse(&body).map_err(|refusal| refusal.to_string())?;
@@ -446,7 +458,7 @@ pub(super) async fn whole(response: http::Response<Body>, id: &Id<'_>) -> Result
             }
         }
         Some(ContentType::EventStream) => {
-            let mut decoder = Decoder::new(MAX_ANSWER);
+            let mut decoder = Decoder::new(limit.min(MAX_EVENT));
             let mut body = response.into_body();
             while let Some(frame) = body.frame().await {
                 let frame = frame.map_err(|error| error.to_string())?;

@@ -81,6 +81,10 @@ pub struct Metrics {
     pub bundle_errors: Family<ServerLabels, Counter>,
     /// Streams open to clients now.
     pub active_streams: Family<ServerLabels, Gauge>,
+    /// 1 while the audit log cannot be written.
+    pub audit_failing: Gauge,
+    /// Lines of the audit log that were dropped.
+    pub audit_lost: Counter,
 }
 
 impl Metrics {
@@ -99,6 +103,8 @@ impl Metrics {
             bundle_info: Family::default(),
             bundle_errors: Family::default(),
             active_streams: Family::default(),
+            audit_failing: Gauge::default(),
+            audit_lost: Counter::default(),
         };
         let registry = registry.sub_registry_with_prefix("portcullis");
         registry.register(
@@ -144,6 +150,16 @@ impl Metrics {
             "active_streams",
             "Streams open to clients",
             metrics.active_streams.clone(),
+        );
+        registry.register(
+            "audit_failing",
+            "1 while the audit log cannot be written",
+            metrics.audit_failing.clone(),
+        );
+        registry.register(
+            "audit_lost_records",
+            "Lines of the audit log that were dropped because it could not be written",
+            metrics.audit_lost.clone(),
         );
         metrics
     }

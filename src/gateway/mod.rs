@@ -16,13 +16,18 @@ pub mod approvals;
 pub mod audit;
 pub mod body;
 pub mod bridge;
+pub mod budget;
 pub mod counters;
 pub mod enforce;
+pub mod floor;
 pub mod grants;
 mod hold;
+mod hops;
 pub mod http;
 pub mod inventory;
+mod lists;
 pub mod metrics;
+mod opened;
 mod permit;
 pub mod process;
 pub mod record;
@@ -38,10 +43,11 @@ pub mod upstream;
 
 use self::approvals::Approvals;
 use self::audit::AuditLog;
-use self::counters::Local;
+use self::counters::{Counters, Local};
 use self::hold::Holds;
 use self::inventory::Inventory;
 use self::metrics::Metrics;
+use self::opened::Opened;
 use self::permit::Permit;
 use self::record::Recorder;
 use self::request_ids::RequestIds;
@@ -60,14 +66,18 @@ const TELLINGS: usize = 64;
 /// The gateway of one McpServer.
 pub struct Gateway {
     uid: String,
+    /// What its requests are known by when they come back.
+    hop: ::http::HeaderValue,
     /// Counts and writes what became of calls.
     pub recorder: Recorder,
-    counters: Local,
+    counters: Arc<Local>,
     approvals: Approvals,
     holds: Holds,
     request_ids: RequestIds,
     requests: ServerRequests,
     ended: Remembered<()>,
+    /// What callers have open at an HTTP server.
+    opened: Opened,
     /// What is known of the upstream's tools.
     pub inventory: Inventory,
     /// Bounds what is told to the upstream at once: it decides how much there is to refuse.
@@ -117,6 +127,8 @@ pub struct Shared {
     pub sealing: Sealing,
     /// Where approvals are kept.
     pub approvals: Approvals,
+    /// What limits have counted.
+    pub counters: Counters,
 }
 
 impl Gateway {
@@ -155,13 +167,15 @@ impl Gateway {
                 shared.audit.clone(),
                 shared.metrics.clone(),
             ),
+            counters: shared.counters.of(&server.uid),
+            hop: hops::name(&server.uid),
             uid: server.uid,
-            counters: Local::default(),
             approvals: shared.approvals.clone(),
             holds: Holds::default(),
             request_ids: RequestIds::default(),
             requests: ServerRequests::default(),
             ended: Remembered::default(),
+            opened: Opened::default(),
             inventory: Inventory::default(),
             telling: Arc::new(Semaphore::new(TELLINGS)),
             closing: CancellationToken::new(),
@@ -330,7 +344,8 @@ impl Gateway {
             return Some("shutting down".to_owned());
         }
         if self.snapshot().is_some() {
-            return None;
+            let why = self.unrecordable();
+            return why.map(|why| format!("{why}; every call is refused"));
         }
         let missing = self.builder().missing().to_vec();
         Some(match missing.as_slice() {
@@ -340,6 +355,13 @@ impl Gateway {
             [] => "no bundle is in force".to_owned(),
             missing => format!("Secrets are missing: {}", missing.join(", ")),
         })
+    }
+
+    /// Why calls are refused that cannot be recorded; None while they can be, or go on without.
+    pub fn unrecordable(&self) -> Option<String> {
+        let refuses = self.snapshot()?.settings.must_record;
+        let unwritten = self.recorder.unwritten().filter(|_| refuses)?;
+        Some(unwritten.to_string())
     }
 
     /// Secrets, or their keys (`NAME/KEY`), that are referred to and not there.

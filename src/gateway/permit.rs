@@ -26,6 +26,10 @@ pub struct Envelope {
     pub version: Option<HeaderValue>,
     /// The upstream's own id of the last event seen, unsealed.
     pub last_event_id: Option<HeaderValue>,
+    /// Whose session it opens; for bridges only.
+    pub caller: Option<HeaderValue>,
+    /// The gateways that the request came by before this one.
+    pub hops: Option<HeaderValue>,
     /// W3C trace context headers of the caller, checked.
     pub trace: Vec<(HeaderName, HeaderValue)>,
 }

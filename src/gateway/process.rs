@@ -4,15 +4,16 @@
 //! to be had is said with what to change.
 
 use std::fs::OpenOptions;
-use std::io::{IsTerminal as _, Write};
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::audit::{AuditLog, AuditWriter};
+use super::audit::{AuditLog, AuditWriter, Sink};
 use crate::telemetry::listen::{self, ListenError};
 
 /// Why the process cannot have what it needs.
@@ -50,23 +51,44 @@ pub fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, Setu
 /// # Errors
 /// When the file cannot be opened or the writer not be started.
 pub fn audit(file: Option<&Path>) -> Result<(AuditLog, AuditWriter), SetupError> {
-    let mut sinks: Vec<Box<dyn Write + Send>> = Vec::new();
+    let mut sinks = Vec::new();
     if file.is_none() || !std::io::stdout().is_terminal() {
-        sinks.push(Box::new(std::io::stdout()));
+        sinks.push(Sink::stdout().map_err(SetupError::Audit)?);
     }
     if let Some(path) = file {
+        let unusable = |source| SetupError::AuditFile {
+            path: path.to_owned(),
+            source,
+        };
         let opened = OpenOptions::new()
             .create(true)
+            .read(true)
             .append(true)
             .mode(0o600)
             .open(path)
-            .map_err(|source| SetupError::AuditFile {
-                path: path.to_owned(),
-                source,
-            })?;
-        sinks.push(Box::new(opened));
+            .map_err(unusable)?;
+        sinks.push(Sink::file(path.display().to_string(), opened).map_err(unusable)?);
     }
-    AuditLog::start(sinks).map_err(SetupError::Audit)
+    AuditLog::to(sinks).map_err(SetupError::Audit)
+}
+
+/// More open files than this are not asked for: child processes inherit the limit, and some visit every number below it.
+const FILES: u64 = 65_536;
+
+/// Raises the limit on open files to what the system admits. What is sized by it is to be made afterwards.
+pub fn raise_files() {
+    let now = getrlimit(Resource::Nofile);
+    let most = now.maximum.unwrap_or(FILES).min(FILES);
+    if now.current.is_none_or(|current| current >= most) {
+        return;
+    }
+    let raised = Rlimit {
+        current: Some(most),
+        maximum: now.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit on open files could not be raised");
+    }
 }
 
 /// SIGTERM and SIGINT, from the moment at which this is made.

@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::audit::{AuditLog, DecisionId, Record};
+use super::audit::{AuditLog, DecisionId, Ended, Position, Record, Unwritten};
 use super::metrics::{BundleLabels, DecisionLabels, LimitLabels, Metrics, ServerLabels};
 use crate::policy::decision::{NO_POLICY, RuleId};
 use crate::status::report::{FORMER, OTHER};
@@ -38,6 +38,8 @@ pub enum Outcome {
     Unknown,
     /// Neither forwarded nor refused: the upstream was known to be down.
     Unavailable,
+    /// Refused because it could not be recorded. Not a violation.
+    Unrecorded,
 }
 
 impl Outcome {
@@ -53,6 +55,7 @@ impl Outcome {
             Outcome::BadArguments => "badArguments",
             Outcome::Unknown => "unknown",
             Outcome::Unavailable => "unavailable",
+            Outcome::Unrecorded => "unrecorded",
         }
     }
 
@@ -164,14 +167,20 @@ impl Recorder {
 
     /// A new decision's id.
     pub fn decision_id(&self) -> DecisionId<'_> {
+        self.id(self.ids.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The id of the decision of this number.
+    pub fn id(&self, number: u64) -> DecisionId<'_> {
         DecisionId {
             instance: &self.instance,
-            number: self.ids.fetch_add(1, Ordering::Relaxed),
+            number,
         }
     }
 
-    /// Counts and writes down what became of a call. `by` is the rule that decided.
-    pub fn record(&self, outcome: Outcome, by: &Arc<RuleId>, record: &Record<'_>) {
+    /// Counts and writes down what was decided. `by` is the rule that decided. What is let through must not go before
+    /// [`Self::written`] says that it may.
+    pub fn record(&self, outcome: Outcome, by: &Arc<RuleId>, record: &Record<'_>) -> Position {
         self.calls.fetch_add(1, Ordering::Relaxed);
         {
             let mut state = self.lock();
@@ -202,7 +211,40 @@ impl Recorder {
                 });
             }
         }
-        self.audit.record(record);
+        let passes = matches!(outcome, Outcome::Allowed | Outcome::Audited);
+        self.audit.record(record, passes)
+    }
+
+    /// Writes down how a call ended that was let through.
+    pub fn ended(&self, number: u64, status: &'static str, latency_ms: u64) {
+        self.audit.ended(&Ended {
+            time: Timestamp::now(),
+            decision_id: self.id(number),
+            server: &self.server,
+            status,
+            latency_ms,
+        });
+    }
+
+    /// Waits until a decision has been written down.
+    ///
+    /// # Errors
+    /// [`Unwritten`] when it cannot be.
+    pub async fn written(&self, position: Position) -> Result<(), Unwritten> {
+        self.audit.written(position).await
+    }
+
+    /// Why nothing can be written down now.
+    pub fn unwritten(&self) -> Option<Unwritten> {
+        self.audit.trouble()
+    }
+
+    /// Brings the metrics of the audit log up to date.
+    pub fn show_audit(&self) {
+        let failing = i64::from(self.unwritten().is_some());
+        self.metrics.audit_failing.set(failing);
+        let lost = self.metrics.audit_lost.inner();
+        lost.store(self.audit.lost(), Ordering::Relaxed);
     }
 
     fn count(&self, state: &mut State, outcome: Outcome, by: &Arc<RuleId>) {

@@ -12,7 +12,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Gateway;
-use super::body::{Body, ReadError, full, read};
+use super::body::{Body, ReadError, full, holding, read_for};
+use super::budget::FREE;
 use super::enforce::{End, InFlight};
 use super::grants::Grant;
 use super::permit::Permit;
@@ -32,8 +33,12 @@ mod events;
 
 use self::events::Events;
 
-/// An upstream answer, or one event of a stream, may be this large.
+/// An upstream answer may be this large.
 pub const MAX_ANSWER: usize = 64 << 20;
+/// One event of a stream may be this large: as a line of a stdio server, with what goes around it.
+pub const MAX_EVENT: usize = 17 << 20;
+/// However much a server says before its answer, a call ends after this many times its time-out.
+const LONGEST: u32 = 10;
 /// Comments keep intermediaries from closing a quiet stream (gateway.md).
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// When the client may try again after the upstream failed.
@@ -108,6 +113,14 @@ impl Relay {
             .and_then(|asked| asked.under_way.as_ref())
         {
             under_way.dispute().open();
+        }
+    }
+
+    /// The gateway does not wait for the answer any more.
+    fn give_up(&self) {
+        let asked = self.asked.as_ref();
+        if let Some(under_way) = asked.and_then(|asked| asked.under_way.as_ref()) {
+            give_up(&self.gateway, &self.session, under_way);
         }
     }
 
@@ -324,12 +337,14 @@ impl Relay {
 
     /// The answer to one request, from the head of the upstream's response.
     ///
-    /// `in_flight` is told how the call ended; `within` is what is left of the whole call's time.
+    /// `in_flight` is told how the call ended. `timeout` is for the whole call, from `sent` on; each message that comes before
+    /// the answer gives it that time again, up to [`LONGEST`] times.
     pub async fn answer(
         self,
         in_flight: Option<Box<InFlight>>,
         response: Response<Body>,
-        within: Duration,
+        timeout: Duration,
+        sent: Instant,
     ) -> Response<Body> {
         let finish = |in_flight: Option<Box<InFlight>>, end| {
             if let Some(in_flight) = in_flight {
@@ -339,12 +354,19 @@ impl Relay {
         let status = response.status();
         let bridged = response.extensions().get::<Bridged>().copied();
         let id = self.client_id().cloned();
+        let within = timeout.saturating_sub(sent.elapsed());
         match content_type(&response) {
             Some(ContentType::Json) => {
-                let read = read(response.into_body(), MAX_ANSWER, within, within).await;
-                let body = match read {
-                    Ok(body) => body,
-                    Err(error @ (ReadError::TooLarge { .. } | ReadError::Broken(_))) => {
+                let share = self.grant.share.as_ref();
+                let body = response.into_body();
+                let read = read_for(share, body, MAX_ANSWER, within, within).await;
+                let (body, room) = match read {
+                    Ok(read) => read,
+                    Err(
+                        error @ (ReadError::TooLarge { .. }
+                        | ReadError::Broken(_)
+                        | ReadError::Spent(_)),
+                    ) => {
                         finish(in_flight, End::Broken);
                         return json_response(
                             StatusCode::OK,
@@ -353,7 +375,8 @@ impl Relay {
                     }
                     Err(ReadError::Stalled) => {
                         finish(in_flight, End::Timeout);
-                        let why = UpstreamError::Timeout(within).to_string();
+                        self.give_up();
+                        let why = UpstreamError::Timeout(timeout).to_string();
                         return json_response(
                             StatusCode::OK,
                             answer::upstream_down(id.as_ref(), &why, RETRY_AFTER),
@@ -368,12 +391,24 @@ impl Relay {
                     (end, _) => end,
                 };
                 finish(in_flight, end);
-                json_response(StatusCode::OK, bytes)
+                drop(body);
+                let size = bytes.len();
+                let response = json_response(StatusCode::OK, bytes);
+                match room {
+                    // Kept until the client has taken it.
+                    Some(mut room) if size > FREE => {
+                        // It was room for two of them, and so gives some back.
+                        let _ = room.set(size);
+                        response.map(|body| holding(body, room))
+                    }
+                    _ => response,
+                }
             }
             Some(ContentType::EventStream) if status.is_success() => {
                 let mut events = Events::new(self, response.into_body());
-                events.idle = Some(within);
-                events.silent_until = Some(Instant::now() + within);
+                events.idle = Some(timeout);
+                events.silent_until = Some(sent + timeout);
+                events.ends_at = Some(sent + timeout.saturating_mul(LONGEST));
                 events.awaited = true;
                 events.bridged = bridged.is_some();
                 events.in_flight = in_flight;
@@ -416,9 +451,9 @@ impl Relay {
 
     /// A stream that the client opened with GET.
     pub fn stream(self, response: Response<Body>) -> Response<Body> {
-        let mut events = Events::new(self, response.into_body());
-        events.unsolicited = true;
-        events.into_response()
+        Events::new(self, response.into_body())
+            .tells_changes()
+            .into_response()
     }
 }
 
@@ -437,6 +472,16 @@ pub fn tell_upstream(gateway: &Arc<Gateway>, permit: Permit) {
         teller.answer_upstream(permit).await;
         drop(place);
     });
+}
+
+/// Tells the upstream that nobody waits any more (Cancellation: "SHOULD issue a cancellation notification").
+pub fn give_up(gateway: &Arc<Gateway>, session: &Session, under_way: &UnderWay) {
+    let permit = Permit::cancel(
+        &under_way.give_up(),
+        session.envelope(),
+        Some("\"timeout\""),
+    );
+    tell_upstream(gateway, permit);
 }
 
 /// The codes of errors that say that a request was not run (JSON-RPC 2.0, section 5.1). Every other code, that of an internal

@@ -10,6 +10,7 @@ impl Gateway {
     /// Brings `portcullis_limit_used_ratio` up to date.
     pub fn show_limits(&self) {
         self.recorder.limits(self.counters.ratios());
+        self.recorder.show_audit();
     }
 
     /// The report of this moment. Counts are cumulative since the gateway started.
@@ -47,6 +48,7 @@ impl Gateway {
                 time,
                 error: listing.error,
             }),
+            audit_error: self.unrecordable(),
         };
         report.fit()
     }
@@ -59,9 +61,11 @@ fn violation(outcome: Outcome) -> Option<ViolationOutcome> {
         Outcome::Limited => ViolationOutcome::Limited,
         Outcome::Unapproved => ViolationOutcome::Unapproved,
         Outcome::Audited => ViolationOutcome::Audited,
-        Outcome::Allowed | Outcome::BadArguments | Outcome::Unknown | Outcome::Unavailable => {
-            return None;
-        }
+        Outcome::Allowed
+        | Outcome::BadArguments
+        | Outcome::Unknown
+        | Outcome::Unavailable
+        | Outcome::Unrecorded => return None,
     })
 }
 

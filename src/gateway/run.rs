@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::approvals::Approvals;
 use super::metrics::Metrics;
-use super::process::{SetupError, Signals, audit, bind};
+use super::process::{SetupError, Signals, audit, bind, raise_files};
 use super::server::{ONLY, Routes, serve_as};
 use super::snapshot::plan::Stdio;
 use super::snapshot::{Environment, Sealing};
@@ -98,6 +98,7 @@ pub enum RunError {
 /// # Errors
 /// [`RunError`] when it could not start.
 pub async fn run(args: RunArgs) -> Result<(), RunError> {
+    raise_files();
     let mut signals = Signals::new()?;
     let listener = bind(args.listen, "--listen")?;
     let admin_listener = bind(args.admin_listen, "--admin-listen")?;
@@ -121,6 +122,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         metrics,
         sealing: sealing(&args),
         approvals: Approvals::Unavailable,
+        counters: Default::default(),
     };
     let environment = Environment {
         secrets: Box::new(mounted.held()),

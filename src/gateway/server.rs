@@ -6,29 +6,31 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Gateway;
 use super::again::Again;
-use super::body::Body;
+use super::body::{Body, holding};
+use super::budget::Budgets;
+use super::floor::{Floor, Seat};
 use super::relay::json_response;
 use super::session::LastSession;
 use super::snapshot::tls::Transport;
 use crate::protocol::answer;
+use crate::telemetry::timed::Timed;
 
 /// A request's head must be there within this time (slow-header attacks).
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
-/// Connections beyond this wait to be accepted.
-const MAX_CONNECTIONS: usize = 4_096;
 /// The largest request head.
 const MAX_HEAD: usize = 64 << 10;
 
@@ -39,6 +41,8 @@ pub const ONLY: &str = "/mcp";
 #[derive(Default)]
 pub struct Routes {
     paths: RwLock<Arc<BTreeMap<String, Arc<Gateway>>>>,
+    /// What all callers of all gateways share.
+    pub budgets: Arc<Budgets>,
 }
 
 impl Routes {
@@ -52,10 +56,22 @@ impl Routes {
         Arc::clone(&self.paths.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn answer(&self, last: &LastSession, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(
+        &self,
+        seat: &Seat,
+        last: &LastSession,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
         let gateway = self.all().get(request.uri().path()).cloned();
         match gateway {
-            Some(gateway) => super::http::handle(&gateway, last, request).await,
+            Some(gateway) => {
+                let under_way = seat.begin();
+                let answer = super::http::handle(&gateway, seat, last, request).await;
+                if answer.body().size_hint().exact().is_some() {
+                    return answer;
+                }
+                answer.map(|body| holding(body, under_way))
+            }
             None => {
                 let why = if self.all().contains_key(ONLY) {
                     "no MCP server is served at this path; it is /mcp"
@@ -92,19 +108,12 @@ pub async fn serve_as(
     let mut spoken = transport.borrow_and_update().clone();
     let mut graceful = GracefulShutdown::new();
     let before = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let floor = Floor::new(Arc::clone(&routes.budgets));
     loop {
-        let place = tokio::select! {
-            () = stop.cancelled() => break,
-            place = Arc::clone(&places).acquire_owned() => match place {
-                Ok(place) => place,
-                Err(_) => break,
-            },
-        };
-        let stream = tokio::select! {
+        let (stream, address) = tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Too many open files, mostly: it gets better when connections end.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -121,6 +130,12 @@ pub async fn serve_as(
                 continue;
             }
         };
+        let Some(seat) = floor.enter(address.ip()) else {
+            // Its own connections, or those of all, are all busy: who waits here would keep out those who come after.
+            tracing::debug!(%address, "a connection was refused: there are too many");
+            continue;
+        };
+        let ends = seat.ends();
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
@@ -128,27 +143,26 @@ pub async fn serve_as(
         let (routes, watcher) = (Arc::clone(&routes), graceful.watcher());
         match transport.borrow().clone() {
             Transport::Plain => {
-                let connection = connection(TokioIo::new(stream), routes, watcher);
-                tokio::spawn(async move {
-                    connection.await;
-                    drop(place);
-                });
+                let connection = connection(TokioIo::new(stream), routes, seat, watcher);
+                ends.by(tokio::spawn(connection).abort_handle());
             }
             Transport::Tls(config) => {
                 let stop = stop.clone();
-                tokio::spawn(async move {
+                let task = tokio::spawn(async move {
                     let handshake = TlsAcceptor::from(config).accept(stream);
                     let shaken = tokio::select! {
                         () = stop.cancelled() => return,
                         shaken = tokio::time::timeout(HEAD_WITHIN, handshake) => shaken,
                     };
                     match shaken {
-                        Ok(Ok(stream)) => connection(TokioIo::new(stream), routes, watcher).await,
+                        Ok(Ok(stream)) => {
+                            connection(TokioIo::new(stream), routes, seat, watcher).await;
+                        }
                         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                         Err(_) => tracing::debug!("a TLS handshake was not finished in time"),
                     }
-                    drop(place);
                 });
+                ends.by(task.abort_handle());
             }
             Transport::Closed => drop(stream),
         }
@@ -168,23 +182,28 @@ pub async fn serve_as(
 }
 
 /// One connection, until it ends.
-fn connection<I>(io: I, routes: Arc<Routes>, watcher: Watcher) -> impl Future<Output = ()>
+fn connection<I>(
+    io: I,
+    routes: Arc<Routes>,
+    seat: Seat,
+    watcher: Watcher,
+) -> impl Future<Output = ()>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let last = Arc::new((routes, LastSession::default()));
+    let last = Arc::new((routes, seat, LastSession::default()));
     let service = service_fn(move |request| {
         let last = Arc::clone(&last);
         async move {
-            let (routes, last) = &*last;
-            Ok::<_, Infallible>(routes.answer(last, request).await)
+            let (routes, seat, last) = &*last;
+            Ok::<_, Infallible>(routes.answer(seat, last, request).await)
         }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(io, service);
+        .serve_connection(Timed::new(io), service);
     let connection = Again::new(watcher.watch(connection));
     async move {
         if let Err(error) = connection.await {

@@ -100,6 +100,7 @@ impl Session {
             Some(session) => Ok(session),
             None => {
                 let session = Arc::new(Session::open(gateway, grant, token)?);
+                gateway.opened.touch(&grant.caller.grant, &session);
                 *last.lock() = Some(Last {
                     token: token.to_owned(),
                     server: gateway.uid.clone(),

@@ -17,8 +17,9 @@ use self::plan::{Plan, Stdio};
 use self::secrets::{Lookup, Secrets};
 pub use self::settings::Settings;
 use self::tls::{Certificate, Transport};
-use super::audit::Arguments;
+use super::audit::{Arguments, KEYS};
 use super::grants::Grants;
+use super::lists::Lists;
 use super::upstream::Upstream;
 use crate::api::Switch;
 use crate::api::server::{AuditArguments, McpServerSpec};
@@ -47,6 +48,8 @@ pub struct Snapshot {
     pub upstream: Arc<Upstream>,
     /// Seals what clients hand back.
     pub sealer: Arc<Sealer>,
+    /// The lists that callers have under it.
+    pub(super) lists: Arc<Lists>,
     /// Whether agents are to be spoken to over TLS only.
     pub secure: bool,
 }
@@ -93,7 +96,16 @@ impl Snapshot {
             AuditArguments::Keys => {
                 let members = json::members(arguments).ok()?;
                 let keys = members.into_iter().map(|member| member.key);
-                Some(Arguments::Keys(keys.collect()))
+                let mut keys: Vec<_> = keys.collect();
+                if keys.len() > KEYS {
+                    // Those that mean something to the server are not crowded out by others.
+                    let properties = self.bound.tool(tool).map(|tool| &*tool.properties);
+                    let listed = properties.unwrap_or_default();
+                    keys.sort_by_key(|key| {
+                        listed.binary_search_by(|name| (**name).cmp(key)).is_err()
+                    });
+                }
+                Some(Arguments::Keys(keys))
             }
             AuditArguments::Full => {
                 let redact = self.bound.tool(tool).map_or(&[][..], |tool| &tool.redact);
@@ -292,7 +304,10 @@ impl Builder {
             Some((same, upstream)) if *same == plan => Arc::clone(upstream),
             _ => {
                 let name = format!("{}/{}", bundle.server.namespace, bundle.server.name);
-                let upstream = Arc::new(plan.connect(&name, &settings).map_err(Rejected::Setting)?);
+                let upstream = Arc::new(
+                    plan.connect(&name, &bundle.server.uid, &settings)
+                        .map_err(Rejected::Setting)?,
+                );
                 if self.upstream.take().is_some() {
                     // Another server: nothing that the old one listed is known of it.
                     self.listing = None;
@@ -315,9 +330,20 @@ impl Builder {
             grants,
             upstream,
             sealer,
+            lists: Arc::new(Lists::new(by_session(bundle))),
             secure: tls::wanted(spec),
         })))
     }
+}
+
+/// Whether some condition may read the session: what is visible to a caller then depends on it.
+fn by_session(bundle: &Bundle) -> bool {
+    let mut rules = bundle.policies.iter().flat_map(|policy| &policy.spec.rules);
+    rules.any(|rule| {
+        rule.when
+            .as_ref()
+            .is_some_and(|when| when.contains("session"))
+    })
 }
 
 /// Who may call now. `made` is what was made last, and of what.

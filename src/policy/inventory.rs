@@ -122,6 +122,8 @@ pub struct Tool {
     pub redact: Vec<String>,
     /// Whether the server's spec pins its definition.
     pub pinned: bool,
+    /// Names of the arguments that its schema lists, sorted.
+    pub properties: Vec<String>,
     /// Indexes of the rules that select it, in order of attribution.
     pub(super) rules: Vec<u32>,
     /// Whether a rule of an Audit policy selects it.
@@ -341,6 +343,7 @@ fn bind(program: &Program, definition: &Definition, budget: &mut Budget) -> Tool
         drifted: off_pin || off_catalog,
         withheld,
         pinned: is_pinned,
+        properties: definition.properties.clone().unwrap_or_default(),
         redact: entry.map(|entry| entry.redact.clone()).unwrap_or_default(),
         has_audit_rules: selected().any(|rule| rule.audit),
         rules,

@@ -82,6 +82,9 @@ pub struct Decoder {
     error: Option<DecodeError>,
 }
 
+/// A longer buffer is not kept for the next line: streams live long, and there are many.
+const KEPT_LINE: usize = 64 << 10;
+
 impl Decoder {
     /// A decoder at the start of a stream whose events may have `limit` bytes each.
     pub fn new(limit: usize) -> Self {
@@ -122,6 +125,7 @@ impl Decoder {
             // The buffer is kept for the next line.
             self.line = line;
             self.line.clear();
+            self.line.shrink_to(KEPT_LINE);
         }
     }
 

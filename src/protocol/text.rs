@@ -49,7 +49,7 @@ pub fn cut(text: &str, limit: usize) -> &str {
 }
 
 /// Whether a character changes how its neighbours are shown, or is not shown itself.
-fn hidden(character: char) -> bool {
+pub fn hidden(character: char) -> bool {
     character.is_control()
         || matches!(
             character,

@@ -56,6 +56,13 @@ pub struct Report {
     /// The last listing of the upstream's tools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listing: Option<ReportedListing>,
+    /// Why calls are refused that cannot be recorded, if they are.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "maybe_text::<_, ERROR>"
+    )]
+    pub audit_error: Option<String>,
 }
 
 /// Violations of one policy, rule and outcome.

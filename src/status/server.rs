@@ -330,6 +330,17 @@ fn ready(
             ),
         );
     }
+    let reports = inputs.replicas.iter().filter_map(|replica| replica.report);
+    let mut unrecorded = reports.filter_map(|report| report.audit_error.as_deref());
+    if let Some(why) = unrecorded.next() {
+        return Verdict::new(
+            false,
+            Reason::AuditFailing,
+            format!(
+                "Calls are refused because they cannot be recorded: {why}. Make room for the log of the gateway, or read it; spec.audit.onFailure: Continue forwards calls unrecorded."
+            ),
+        );
+    }
     for verdict in [programmed, upstream] {
         if !verdict.holds() {
             return because(verdict);

@@ -140,6 +140,7 @@ fn report() -> Report {
             time: at(1),
             error: None,
         }),
+        audit_error: None,
     }
 }
 

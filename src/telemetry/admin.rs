@@ -4,7 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HOST};
+use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -14,7 +15,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+use super::timed::Timed;
 
 /// What the admin port shows of the program.
 pub trait Admin: Send + Sync + 'static {
@@ -31,6 +35,9 @@ pub trait Admin: Send + Sync + 'static {
     fn get(&self, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>>;
 }
 
+/// More connections than this wait to be accepted: the files that a process may open are for agents.
+const CONNECTIONS: usize = 32;
+
 /// Answers under way when `stop` comes get this long.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -42,7 +49,16 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
+        // Waited for before a connection is accepted: each ends by itself within seconds when it asks for nothing.
+        let place = tokio::select! {
+            () = stop.cancelled() => break,
+            place = Arc::clone(&places).acquire_owned() => match place {
+                Ok(place) => place,
+                Err(_) => break,
+            },
+        };
         let stream = tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
@@ -62,12 +78,13 @@ pub async fn serve(
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(std::time::Duration::from_secs(10))
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(Timed::new(TokioIo::new(stream)), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "an admin connection ended");
             }
+            drop(place);
         });
     }
     drop(listener);
@@ -84,6 +101,12 @@ fn answer(
     registry: &Registry,
     request: &Request<Incoming>,
 ) -> Response<Full<Bytes>> {
+    if !is_own_host(request) {
+        return text(
+            StatusCode::FORBIDDEN,
+            "the Host is not one of this address; use an IP address, localhost or the name of a Service\n",
+        );
+    }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -104,6 +127,35 @@ fn answer(
             .get(request)
             .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "no such page\n")),
     }
+}
+
+/// Whether the request was sent to an address or a name of a cluster, and not to a name that anybody can point here: a web page
+/// could else have a browser on this machine read what is served (DNS rebinding).
+fn is_own_host(request: &Request<Incoming>) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    // HTTP/1.0 has none, and browsers always send it.
+    let Some(host) = hosts.next() else {
+        return request.uri().authority().is_none();
+    };
+    let one = hosts.next().is_none() && request.uri().authority().is_none();
+    one && host.to_str().is_ok_and(is_own_name)
+}
+
+fn is_own_name(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    if host.contains('@') {
+        return false;
+    }
+    let name = authority.host().to_ascii_lowercase();
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    // Nobody outside can register a name without a dot, or one of a cluster's own domain.
+    address.parse::<std::net::IpAddr>().is_ok()
+        || !name.contains('.')
+        || name.ends_with(".svc")
+        || name.ends_with(".cluster.local")
+        || name.ends_with(".localhost")
 }
 
 /// The registry in the OpenMetrics text format.
@@ -134,4 +186,77 @@ pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>>
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_nobody_else_can_point_here_are_answered() {
+        for own in [
+            "127.0.0.1:9090",
+            "10.1.2.3",
+            "[::1]:9090",
+            "[fd00::7]",
+            "localhost:9090",
+            "mlflow-gateway:9090",
+            "mlflow-gateway.ml.svc:9090",
+            "mlflow-gateway.ml.svc.cluster.local",
+            "LOCALHOST",
+        ] {
+            assert!(is_own_name(own), "{own}");
+        }
+        for foreign in [
+            "evil.example",
+            "evil.example:9090",
+            "127.0.0.1.nip.io",
+            "svc.evil.example",
+            "a@127.0.0.1",
+            "",
+            "x y",
+            "evil.example.",
+            "localhost.evil.example",
+            "cluster.local.evil.example:80",
+        ] {
+            assert!(!is_own_name(foreign), "{foreign}");
+        }
+    }
+    struct Ready;
+
+    impl Admin for Ready {
+        fn ready(&self) -> Result<(), String> {
+            Ok(())
+        }
+        fn get(&self, _: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_of_another_host_gets_nothing() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let registry = Arc::new(Registry::default());
+        tokio::spawn(serve(listener, Arc::new(Ready), registry, stop.clone()));
+        let own = format!("Host: {address}");
+        for (host, status) in [
+            (&*own, 200),
+            ("Host: evil.example", 403),
+            ("Host: evil.example\r\nHost: localhost", 403),
+        ] {
+            for path in ["/livez", "/readyz", "/metrics"] {
+                let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+                let request = format!("GET {path} HTTP/1.1\r\n{host}\r\nConnection: close\r\n\r\n");
+                stream.write_all(request.as_bytes()).await.unwrap();
+                let mut reply = String::new();
+                stream.read_to_string(&mut reply).await.unwrap();
+                let begins = format!("HTTP/1.1 {status} ");
+                assert!(reply.starts_with(&begins), "{host} {path}: {reply}");
+            }
+        }
+        stop.cancel();
+    }
 }

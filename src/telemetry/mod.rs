@@ -4,3 +4,4 @@ pub mod admin;
 pub mod listen;
 pub mod logging;
 pub mod process;
+pub mod timed;

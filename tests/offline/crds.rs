@@ -405,6 +405,7 @@ fn optional_scalars_show_their_defaults() {
             "McpPolicy.spec.rules[].approval.waitUpTo = \"15s\"",
             "McpPolicy.spec.rules[].limits[].scope = \"Grant\"",
             "McpServer.spec.audit.arguments = \"Keys\"",
+            "McpServer.spec.audit.onFailure = \"Deny\"",
             "McpServer.spec.authentication.anonymous = \"Deny\"",
             "McpServer.spec.authentication.jwt[].grantClaim = \"sub\"",
             "McpServer.spec.catalog = \"MLflow\"",

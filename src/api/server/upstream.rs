@@ -22,7 +22,8 @@ pub struct Upstream {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "StdioUpstream")]
     pub stdio: Option<StdioUpstream>,
-    /// How long a whole call may take; streams have an idle time-out instead.
+    /// How long a whole call may take. Each message that the server sends before its answer (progress, a question, a log line)
+    /// gives it this time again, up to ten times in all; comments of an event stream do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurationString", extend("default" = "60s"))]
     #[x_kube(validation = Rule::new("self.matches('[1-9]')").message("timeout must be longer than nothing, for example 60s"))]

@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use super::super::output::{age, columns};
 use super::{Served, State};
 use crate::api::Switch;
+use crate::api::server::Sessions;
+use crate::gateway::bridge;
 use crate::gateway::record::Outcome;
 
 /// What is shown once all runs: where each server is, and what to do next.
@@ -24,6 +26,17 @@ pub fn start(state: &State, address: SocketAddr) -> String {
         )
     );
     text.push_str("\nPoint an MCP client at a URL. `portcullis status` shows more, `portcullis approvals list` what waits for you; Ctrl-C ends it.\n");
+    for served in state.served.values() {
+        if let Some(stdio) = &served.server.spec.upstream.stdio
+            && stdio.sessions() == Sessions::PerSession
+        {
+            text.push_str(&format!(
+                "note: McpServer {}: a process for each session (sessions: PerSession), at most {} at once and half of them for one caller; the one idle for longest ends first. sessions: Shared runs one for all.\n",
+                served.gateway.recorder.server(),
+                bridge::Sessions::PerSession.most()
+            ));
+        }
+    }
     if let Some(open) = open_warning(state, address) {
         text.push_str(&open);
     }

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use super::{Arguments, DecisionId, KEYS, LINE, NAME, Record, UpstreamOutcome};
+use jiff::Timestamp;
+
+use super::{Arguments, DecisionId, Ended, KEYS, LINE, NAME, Record};
 use crate::json;
 use crate::protocol::text;
 
@@ -20,13 +22,7 @@ impl Line {
             text: String::with_capacity(LINE),
             strange: false,
         };
-        // Neither times nor numbers need escapes, and writing to a string cannot fail.
-        let _ = write!(line.text, "{{\"time\":\"{}\",\"decisionId\":", record.time);
-        let DecisionId { instance, number } = record.decision_id;
-        line.string(instance);
-        line.text.pop();
-        let _ = write!(line.text, "-{number}\"");
-        line.member("server", record.server);
+        line.open(record.time, record.decision_id, "decision", record.server);
         line.member("grant", record.grant);
         line.optional("session", record.session);
         line.member("method", record.method);
@@ -54,6 +50,9 @@ impl Line {
                     line.string(text::cut(key, NAME));
                 }
                 line.text.push(']');
+                if let Some(more) = keys.len().checked_sub(KEYS).filter(|more| *more > 0) {
+                    let _ = write!(line.text, ",\"argumentsOmitted\":{more}");
+                }
             }
             Some(Arguments::Full(json)) => {
                 line.text.push_str(",\"arguments\":");
@@ -61,23 +60,48 @@ impl Line {
                 line.strange = true;
             }
         }
-        if let Some(upstream) = &record.upstream {
-            let UpstreamOutcome { status, latency_ms } = upstream;
-            let _ = write!(
-                line.text,
-                ",\"upstream\":{{\"status\":\"{status}\",\"latencyMs\":{latency_ms}}}"
-            );
-        }
         line.member("revision", record.revision);
         line.optional("traceId", record.trace_id);
-        line.text.push('}');
-        if line.strange
-            && let Cow::Owned(plain) = text::plain_json(&line.text)
+        line.close()
+    }
+
+    pub(super) fn of_end(end: &Ended<'_>) -> String {
+        let mut line = Line {
+            text: String::with_capacity(LINE / 2),
+            strange: false,
+        };
+        line.open(end.time, end.decision_id, "end", end.server);
+        let Ended {
+            status, latency_ms, ..
+        } = end;
+        let _ = write!(
+            line.text,
+            ",\"upstream\":{{\"status\":\"{status}\",\"latencyMs\":{latency_ms}}}"
+        );
+        line.close()
+    }
+
+    /// What every line begins with.
+    fn open(&mut self, time: Timestamp, id: DecisionId<'_>, event: &str, server: &str) {
+        // Neither times nor numbers need escapes, and writing to a string cannot fail.
+        let _ = write!(self.text, "{{\"time\":\"{time}\",\"decisionId\":");
+        let DecisionId { instance, number } = id;
+        self.string(instance);
+        self.text.pop();
+        let _ = write!(self.text, "-{number}\"");
+        self.member("event", event);
+        self.member("server", server);
+    }
+
+    fn close(mut self) -> String {
+        self.text.push('}');
+        if self.strange
+            && let Cow::Owned(plain) = text::plain_json(&self.text)
         {
-            line.text = plain;
+            self.text = plain;
         }
-        line.text.push('\n');
-        line.text
+        self.text.push('\n');
+        self.text
     }
 
     fn member(&mut self, key: &str, value: &str) {

@@ -1,3 +1,6 @@
+use std::sync::Mutex;
+use std::time::Instant;
+
 use super::*;
 use crate::protocol::text;
 
@@ -25,7 +28,7 @@ fn written(records: &[Record<'_>]) -> String {
     let sink = Sink::default();
     let (log, writer) = AuditLog::start(vec![Box::new(sink.clone())]).unwrap();
     for record in records {
-        log.record(record);
+        log.record(record, false);
     }
     drop(writer);
     let written = sink.0.lock().unwrap().clone();
@@ -50,10 +53,6 @@ fn every_record_is_one_line_of_json_in_the_order_made() {
     };
     let keys = Record {
         arguments: Some(Arguments::Keys(vec!["run_id".into(), "a\n\"b".into()])),
-        upstream: Some(UpstreamOutcome {
-            status: "result",
-            latency_ms: 3,
-        }),
         ..named("get_run")
     };
     let written = written(&[keys, full]);
@@ -65,12 +64,12 @@ fn every_record_is_one_line_of_json_in_the_order_made() {
         lines,
         [
             serde_json::json!({
-                "time": "1970-01-01T00:00:00Z", "decisionId": "i-7", "server": "ml/mlflow", "grant": "anonymous",
+                "time": "1970-01-01T00:00:00Z", "decisionId": "i-7", "event": "decision", "server": "ml/mlflow", "grant": "anonymous",
                 "method": "tools/call", "tool": "get_run", "outcome": "unknown", "enforced": true,
-                "arguments": ["run_id", "a\n\"b"], "upstream": {"status": "result", "latencyMs": 3}, "revision": "r",
+                "arguments": ["run_id", "a\n\"b"], "revision": "r",
             }),
             serde_json::json!({
-                "time": "1970-01-01T00:00:00Z", "decisionId": "i-18446744073709551615", "server": "ml/mlflow",
+                "time": "1970-01-01T00:00:00Z", "decisionId": "i-18446744073709551615", "event": "decision", "server": "ml/mlflow",
                 "grant": "anonymous", "session": "s", "method": "tools/call", "tool": "x", "outcome": "unknown",
                 "policy": "p", "rule": "r", "enforced": false, "approval": "a", "retryAfterMs": 1_500,
                 "arguments": {"a": "\u{202e}"}, "revision": "r", "traceId": "t",
@@ -94,6 +93,20 @@ proptest::proptest! {
         proptest::prop_assert_eq!(read["arguments"][0].as_str(), Some(text::cut(&key, NAME)));
         let id = format!("{instance}-1");
         proptest::prop_assert_eq!(read["decisionId"].as_str(), Some(id.as_str()));
+    }
+}
+
+#[test]
+fn it_is_told_how_many_names_were_left_out() {
+    for (count, more) in [(KEYS, None), (KEYS + 3, Some(3))] {
+        let keys = (0..count).map(|number| format!("a{number}").into());
+        let record = Record {
+            arguments: Some(Arguments::Keys(keys.collect())),
+            ..named("x")
+        };
+        let line: serde_json::Value = serde_json::from_str(&written(&[record])).unwrap();
+        assert_eq!(line["arguments"].as_array().unwrap().len(), KEYS);
+        assert_eq!(line["argumentsOmitted"].as_u64(), more);
     }
 }
 
@@ -126,7 +139,6 @@ fn named(tool: &str) -> Record<'_> {
         approval: None,
         retry_after_ms: None,
         arguments: None,
-        upstream: None,
         revision: "r",
         trace_id: None,
     }
@@ -137,14 +149,14 @@ async fn a_log_that_nobody_reads_makes_requests_wait_and_holds_up_no_thread() {
     let (log, writer) = AuditLog::start(vec![Box::new(Stuck)]).unwrap();
     let name = "x".repeat(NAME);
     while !log.shared.full.load(Ordering::SeqCst) {
-        log.record(&named(&name));
+        log.record(&named(&name), false);
     }
-    log.record(&named(&name));
+    log.record(&named(&name), false);
     let room = tokio::time::timeout(Duration::from_millis(50), log.room());
     assert!(room.await.is_err());
     let started = Instant::now();
     drop(writer);
-    assert!(started.elapsed() < LAST_WORDS * 2);
+    assert!(started.elapsed() < super::writer::LAST_WORDS * 2);
 }
 
 #[tokio::test]
@@ -153,11 +165,113 @@ async fn requests_go_on_once_the_log_has_been_read() {
     let held = sink.0.lock().unwrap();
     let (log, _writer) = AuditLog::start(vec![Box::new(sink.clone())]).unwrap();
     while !log.shared.full.load(Ordering::SeqCst) {
-        log.record(&named("x"));
+        log.record(&named("x"), false);
     }
     drop(held);
     let room = tokio::time::timeout(Duration::from_secs(20), log.room());
     assert!(room.await.is_ok());
+}
+
+/// Takes a few bytes at a time and fails in between, as a disk that is full now and then.
+#[derive(Clone, Default)]
+struct Moody(Sink, Arc<std::sync::atomic::AtomicUsize>);
+
+impl Write for Moody {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let turn = self.1.fetch_add(1, Ordering::SeqCst);
+        if turn % 3 == 2 {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        let some = bytes.len().min(turn % 90 + 1);
+        self.0.write(&bytes[..some])
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn every_line_is_written_once_and_whole_however_often_writing_fails() {
+    let (moody, steady) = (Moody::default(), Sink::default());
+    let sinks: Vec<Box<dyn Write + Send>> = vec![Box::new(moody.clone()), Box::new(steady.clone())];
+    let (log, writer) = AuditLog::start(sinks).unwrap();
+    let mut last = Position(0);
+    for number in 0..20 {
+        let record = Record {
+            decision_id: id(number),
+            ..named("x")
+        };
+        last = log.record(&record, true);
+    }
+    let written = async {
+        while log.written(last).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), written)
+        .await
+        .unwrap();
+    assert_eq!(log.trouble(), None);
+    drop(writer);
+    for sink in [moody.0, steady] {
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let numbers = text.lines().map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["decisionId"].as_str().unwrap().to_owned()
+        });
+        let expected: Vec<String> = (0..20).map(|number| format!("i-{number}")).collect();
+        assert_eq!(numbers.collect::<Vec<_>>(), expected);
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_line_is_told_when_it_cannot_be_written() {
+    struct Closed;
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let (log, _writer) = AuditLog::start(vec![Box::new(Closed)]).unwrap();
+    let position = log.record(&named("x"), true);
+    let told = log.written(position).await.unwrap_err();
+    assert!(told.to_string().contains("broken pipe"), "{told}");
+    assert_eq!(log.trouble(), Some(told));
+    // What no longer fits is counted, not forgotten.
+    let name = "x".repeat(NAME);
+    while log.lost() == 0 {
+        log.record(&named(&name), true);
+    }
+}
+
+#[test]
+fn a_file_never_holds_half_a_line() {
+    use std::io::Read as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    // As another run left it that was killed.
+    std::fs::write(&path, "whole\nhal").unwrap();
+    let open = || {
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).append(true).open(&path).unwrap()
+    };
+    let mut sink = super::Sink::file("f".to_owned(), open()).unwrap();
+    assert_eq!(sink.put(b"one\n"), (0, Ok(())));
+    let text = || {
+        let mut text = String::new();
+        open().read_to_string(&mut text).unwrap();
+        text
+    };
+    assert_eq!(text(), "whole\nhal\none\n");
+    super::sink::take_back(&open(), b"ne\n").unwrap();
+    assert_eq!(text(), "whole\nhal\no");
+    assert!(
+        super::sink::take_back(&open(), b"x").is_err(),
+        "another's bytes"
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
+use super::session::Full;
 use super::stream::{self, Accepts, Body, Event};
 use super::wire::{self, Id, code};
 use crate::gateway::upstream::stdio::{Piece, printable};
@@ -101,9 +102,15 @@ pub(super) fn unavailable(id: &Id, error: &Unanswered) -> Response<Body> {
 }
 
 /// No session could be opened because there are too many.
-pub(super) fn full(id: &Id, most: usize) -> Response<Body> {
-    let why =
-        format!("All {most} sessions of this server are in use; end one (DELETE) or retry later.");
+pub(super) fn full(id: &Id, full: Full) -> Response<Body> {
+    let why = match full {
+        Full::All(most) => format!(
+            "All {most} sessions of this server are in use; end one (DELETE) or retry later."
+        ),
+        Full::Caller(share) => format!(
+            "This caller has {share} sessions with a call or an open stream, as many as one caller may have; end one (DELETE) or retry later."
+        ),
+    };
     unavailable(id, &Unanswered::down(why, Duration::from_secs(10)))
 }
 

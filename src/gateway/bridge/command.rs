@@ -95,6 +95,7 @@ pub async fn run(args: BridgeArgs) -> Result<(), CommandError> {
         None if args.listen.ip().is_loopback() => None,
         None => return Err(CommandError::Exposed(args.listen)),
     };
+    crate::gateway::process::raise_files();
     let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::Signals)?;
     let listener = bind(args.listen, "--listen")?;
@@ -139,13 +140,12 @@ fn config(args: BridgeArgs, bearer: Option<Bearer>) -> Result<BridgeConfig, Comm
     };
     config.sessions = args.sessions;
     config.bearer = bearer;
-    let most = args.max_sessions.unwrap_or(match args.sessions {
-        Sessions::Shared => 256,
-        // Each is a process.
-        Sessions::PerSession => 16,
-    });
+    let most = match args.max_sessions {
+        Some(most) => usize::try_from(most).unwrap_or(usize::MAX),
+        None => args.sessions.most(),
+    };
     config.limits = Limits {
-        max_sessions: usize::try_from(most).unwrap_or(usize::MAX),
+        max_sessions: most,
         session_idle: Duration::from_secs(args.session_idle_timeout),
         request_bytes: usize::try_from(args.max_request_bytes).unwrap_or(usize::MAX),
         ..Limits::default()

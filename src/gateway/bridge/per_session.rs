@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::calls::{Unanswered, full, now, unavailable};
-use super::session::{Session, lock};
+use super::session::{Full, Session, lock, makes_room, share};
 use super::stream::{self, Accepts, Body, Event, Receiver, Sender, bare};
 use super::wire::{self, Id, code};
 use super::{Context, SESSION};
@@ -87,10 +87,11 @@ impl PerSession {
         self: &Arc<Self>,
         request: &Request<'_>,
         accepts: Accepts,
+        caller: &str,
     ) -> Response<Body> {
         let id = &request.id.clone().into_owned();
         let limits = &self.context.limits;
-        let (own, starting) = match self.open(id).await {
+        let (own, starting) = match self.open(id, caller).await {
             Ok(opened) => opened,
             Err(response) => return response,
         };
@@ -131,23 +132,31 @@ impl PerSession {
     }
 
     /// Starts a child for a new session. The guard ends both unless `initialize` succeeds.
-    async fn open(self: &Arc<Self>, id: &Id) -> Result<(Arc<Own>, DropGuard), Response<Body>> {
+    async fn open(
+        self: &Arc<Self>,
+        id: &Id,
+        caller: &str,
+    ) -> Result<(Arc<Own>, DropGuard), Response<Body>> {
         if self.context.stop.is_cancelled() {
             let why = Unanswered::down("The bridge is shutting down.", Duration::from_secs(5));
             return Err(unavailable(id, &why));
         }
-        let most = self.context.limits.max_sessions;
-        if lock(&self.sessions).len() >= most {
-            return Err(full(id, most));
-        }
+        self.make_room(caller)
+            .map_err(|refused| full(id, refused))?;
         // Sessions that have just ended may still have a process.
         let slot = timeout(
             self.context.limits.start_wait,
             Arc::clone(&self.slots).acquire_owned(),
         );
         let Ok(Ok(slot)) = slot.await else {
-            return Err(full(id, most));
+            return Err(full(id, Full::All(self.context.limits.max_sessions)));
         };
+        // While it waited, the caller may have got others. Nothing waits from here on.
+        let mut sessions = lock(&self.sessions);
+        if let Ok(Some(_)) | Err(Full::Caller(_)) = self.room(&sessions, caller) {
+            let share = share(self.context.limits.max_sessions);
+            return Err(full(id, Full::Caller(share)));
+        }
         let child = spawn(&self.context.child, &self.context.tasks).map_err(|error| {
             tracing::error!(server = %self.context.child.name, "{error}");
             unavailable(
@@ -157,17 +166,42 @@ impl PerSession {
         })?;
         let end = self.context.stop.child_token();
         let own = Arc::new(Own {
-            session: Session::new(),
+            session: Session::new(caller),
             input: child.input.clone(),
             table: Mutex::default(),
             end: end.clone(),
         });
-        lock(&self.sessions).insert(own.session.id.clone(), Arc::clone(&own));
+        sessions.insert(own.session.id.clone(), Arc::clone(&own));
+        drop(sessions);
         let mode = Arc::clone(self);
         self.context
             .tasks
             .spawn(relay::relay(mode, Arc::clone(&own), child, slot));
         Ok((own, end.drop_guard()))
+    }
+
+    /// Ends idle sessions until there is room for another one of this caller.
+    fn make_room(&self, caller: &str) -> Result<(), Full> {
+        loop {
+            let idle = self.room(&lock(&self.sessions), caller)?;
+            let Some(idle) = idle else {
+                return Ok(());
+            };
+            tracing::info!(server = %self.context.child.name, "the session idle for longest was ended to make room for another");
+            self.delete(&idle);
+        }
+    }
+
+    fn room(
+        &self,
+        sessions: &HashMap<String, Arc<Own>>,
+        caller: &str,
+    ) -> Result<Option<String>, Full> {
+        let all = sessions.values().map(|own| {
+            let busy = own.session.has_reader() || own.awaited();
+            (&own.session, busy)
+        });
+        makes_room(all, caller, self.context.limits.max_sessions)
     }
 
     /// A message within a session; `None` if there is no such session.

@@ -29,6 +29,8 @@ pub(super) fn new_id() -> String {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: String,
+    /// Whose it is, as the gateway tells callers apart; empty for the gateway's own.
+    pub(super) caller: String,
     used: Mutex<Instant>,
     outbox: Mutex<Outbox>,
 }
@@ -41,10 +43,52 @@ struct Outbox {
     closed: bool,
 }
 
+/// Of all sessions one caller has no more than this many.
+pub(super) fn share(most: usize) -> usize {
+    (most / 2).max(1)
+}
+
+/// Which session has to make room for another one of this caller: none, the one that has been idle for longest, or there
+/// is no room. `all` gives each session and whether somebody waits for it or reads from it.
+pub(super) fn makes_room<'a>(
+    all: impl Iterator<Item = (&'a Session, bool)> + Clone,
+    caller: &str,
+    most: usize,
+) -> Result<Option<String>, Full> {
+    let own = |session: &Session| session.caller == caller;
+    let over = !caller.is_empty()
+        && all.clone().filter(|(session, _)| own(session)).count() >= share(most);
+    if !over && all.clone().count() < most {
+        return Ok(None);
+    }
+    // The gateway's own session is what it lists tools with: others never end it.
+    let may_go = |session: &Session| match caller {
+        "" => true,
+        _ => !session.caller.is_empty() && (!over || own(session)),
+    };
+    let idle = all.filter(|(session, busy)| !busy && may_go(session));
+    let longest = idle.max_by_key(|(session, _)| session.idle_for());
+    match longest {
+        Some((session, _)) => Ok(Some(session.id.clone())),
+        None if over => Err(Full::Caller(share(most))),
+        None => Err(Full::All(most)),
+    }
+}
+
+/// Why there is no room for another session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    /// This many are in use.
+    All(usize),
+    /// The caller uses all of its share.
+    Caller(usize),
+}
+
 impl Session {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(caller: &str) -> Self {
         Self {
             id: new_id(),
+            caller: caller.to_owned(),
             used: Mutex::new(Instant::now()),
             outbox: Mutex::default(),
         }
@@ -117,5 +161,53 @@ impl Session {
         outbox.closed = true;
         outbox.streams.clear();
         outbox.backlog.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(all: &[(Session, bool)], caller: &str, most: usize) -> Result<Option<usize>, Full> {
+        let made = makes_room(
+            all.iter().map(|(session, busy)| (session, *busy)),
+            caller,
+            most,
+        )?;
+        Ok(made.map(|id| {
+            all.iter()
+                .position(|(session, _)| session.id == id)
+                .unwrap()
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_idle_makes_room_but_a_callers_share_is_filled_by_its_own() {
+        let mut all = Vec::new();
+        for (caller, busy) in [
+            ("", false),
+            ("a", true),
+            ("a", false),
+            ("a", false),
+            ("b", false),
+        ] {
+            all.push((Session::new(caller), busy));
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(ids(&all, "b", 8), Ok(None));
+        assert_eq!(ids(&all, "a", 8), Ok(None));
+        assert_eq!(ids(&all, "a", 6), Ok(Some(2)), "its share of three is full");
+        assert_eq!(ids(&all, "b", 6), Ok(None));
+        assert_eq!(
+            ids(&all, "b", 5),
+            Ok(Some(2)),
+            "of all, and never the gateway's own"
+        );
+        assert_eq!(ids(&all, "", 5), Ok(Some(0)));
+        all[2].1 = true;
+        all[3].1 = true;
+        assert_eq!(ids(&all, "a", 6), Err(Full::Caller(3)));
+        all[4].1 = true;
+        assert_eq!(ids(&all, "b", 5), Err(Full::All(5)));
     }
 }

@@ -6,9 +6,10 @@
 //! that reads slowly must hold up nobody else.
 
 mod pending;
+mod subscribers;
 mod supervise;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::calls::{Unanswered, at_once, full, now, unavailable};
-use super::session::{Session, lock};
+use super::session::{Full, Session, lock, makes_room};
 use super::stream::{self, Accepts, Body, Event, Receiver, bare};
 use super::wire::{self, Id, code};
 use super::{Context, SESSION, StartError, version};
@@ -28,6 +29,7 @@ use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{Message, Notification, Request};
 use crate::protocol::version::Version;
 use pending::{Origin, Pending, Refused};
+use subscribers::{NoRoom, Subscribers};
 
 /// Stands for the protocol version in the cached result of `initialize`; no server can write it there, as JSON has no
 /// such string.
@@ -63,8 +65,7 @@ pub(super) struct Shared {
     pending: Mutex<Pending>,
     /// The ids of calls: what the child prints of one caller must not answer another's call.
     numbers: Numbers,
-    /// Sessions by the resource that they want to hear of.
-    subscribers: Mutex<HashMap<String, HashSet<String>>>,
+    subscribers: Mutex<Subscribers>,
     /// Held while a change of the above is queued for the child, so that both happen in the same order.
     subscribing: tokio::sync::Mutex<()>,
 }
@@ -134,9 +135,10 @@ impl Shared {
     }
 
     pub(super) async fn initialize(
-        &self,
+        self: &Arc<Self>,
         request: &Request<'_>,
         accepts: Accepts,
+        caller: &str,
     ) -> Response<Body> {
         let id = &request.id.clone().into_owned();
         let Some(asked) = wire::text(request.params.as_ref(), "protocolVersion") else {
@@ -148,15 +150,21 @@ impl Shared {
             Ok(live) => live,
             Err(error) => return unavailable(id, &error),
         };
-        let session = {
-            let mut sessions = lock(&self.sessions);
-            let most = self.context.limits.max_sessions;
-            if sessions.len() >= most {
-                return full(id, most);
-            }
-            let session = Arc::new(Session::new());
-            sessions.insert(session.id.clone(), Arc::clone(&session));
-            session
+        let session = loop {
+            let idle = {
+                let mut sessions = lock(&self.sessions);
+                match self.room(&sessions, caller) {
+                    Ok(None) => {
+                        let session = Arc::new(Session::new(caller));
+                        sessions.insert(session.id.clone(), Arc::clone(&session));
+                        break session;
+                    }
+                    Ok(Some(idle)) => idle,
+                    Err(refused) => return full(id, refused),
+                }
+            };
+            tracing::info!(server = %self.context.child.name, "the session idle for longest was ended to make room for another");
+            self.delete(&idle);
         };
         let version = version::negotiate(&asked, live.version);
         let text = wire::result(id, &live.result.replacen(VERSION_HERE, version.as_str(), 1));
@@ -165,6 +173,19 @@ impl Shared {
             response.headers_mut().insert(SESSION, value);
         }
         response
+    }
+
+    fn room(
+        &self,
+        sessions: &HashMap<String, Arc<Session>>,
+        caller: &str,
+    ) -> Result<Option<String>, Full> {
+        let pending = lock(&self.pending);
+        let all = sessions.values().map(|session| {
+            let busy = session.has_reader() || pending.awaited(&session.id);
+            (&**session, busy)
+        });
+        makes_room(all, caller, self.context.limits.max_sessions)
     }
 
     /// A message within a session; `None` if there is no such session.
@@ -214,16 +235,24 @@ impl Shared {
                 let order = self.subscribing.lock().await;
                 let mut fresh = None;
                 if method == "resources/unsubscribe" {
-                    if !self.unsubscribe(&session.id, &uri) {
+                    if !self.unsubscribe(session, &uri) {
                         return empty();
                     }
-                } else if self.subscribe(&session.id, &uri) {
-                    fresh = Some(uri.clone());
+                } else {
+                    match self.subscribe(session, &uri) {
+                        Ok(true) => fresh = Some(uri.clone()),
+                        Ok(false) => {}
+                        Err(full) => {
+                            let text =
+                                wire::error(Some(&id), code::INVALID, &full.to_string(), None);
+                            return at_once(text, accepts, keep_alive);
+                        }
+                    }
                 }
                 let undo = fresh.is_some();
                 let call = self.call(session, request, fresh).await;
                 if undo && call.is_err() {
-                    self.unsubscribe(&session.id, &uri);
+                    self.unsubscribe(session, &uri);
                 }
                 drop(order);
                 call
@@ -323,7 +352,7 @@ impl Shared {
                 ..
             } => {
                 if let Some(uri) = subscribes {
-                    self.unsubscribe(&session.id, uri);
+                    self.unsubscribe(session, uri);
                 }
                 reply.push(why.event(id));
             }
@@ -332,23 +361,18 @@ impl Shared {
     }
 
     /// Whether that is new for the session.
-    fn subscribe(&self, session: &str, uri: &str) -> bool {
-        let mut all = lock(&self.subscribers);
-        let sessions = all.entry(uri.to_owned()).or_default();
-        sessions.insert(session.to_owned())
+    fn subscribe(&self, session: &Session, uri: &str) -> Result<bool, NoRoom> {
+        let fresh = lock(&self.subscribers).subscribe(session, uri)?;
+        // It may have been ended meanwhile, and then nobody would ever take this back.
+        if fresh && !lock(&self.sessions).contains_key(&session.id) {
+            self.unsubscribe(session, uri);
+        }
+        Ok(fresh)
     }
 
     /// Whether that was the last one: only then the child is told.
-    fn unsubscribe(&self, session: &str, uri: &str) -> bool {
-        let mut all = lock(&self.subscribers);
-        let Some(sessions) = all.get_mut(uri) else {
-            return false;
-        };
-        if sessions.remove(session) && sessions.is_empty() {
-            all.remove(uri);
-            return true;
-        }
-        false
+    fn unsubscribe(&self, session: &Session, uri: &str) -> bool {
+        lock(&self.subscribers).unsubscribe(session, uri)
     }
 
     pub(super) fn listen(&self, session: &str) -> Option<Receiver> {
@@ -379,17 +403,13 @@ impl Shared {
             let why = "The session was ended before the answer.";
             self.answer(&origin, Unanswered::lost(why, None));
         }
-        let uris: Vec<String> = {
-            let all = lock(&self.subscribers);
-            let of_it = all.iter().filter(|(_, who)| who.contains(&session.id));
-            of_it.map(|(uri, _)| uri.clone()).collect()
-        };
+        let uris = lock(&self.subscribers).of(&session.id);
         if !uris.is_empty() {
             let shared = Arc::clone(self);
             self.context.tasks.spawn(async move {
                 let _order = shared.subscribing.lock().await;
                 for uri in uris {
-                    if shared.unsubscribe(&session.id, &uri) {
+                    if shared.unsubscribe(&session, &uri) {
                         shared.tell("resources/unsubscribe", &uri).await;
                     }
                 }
@@ -430,7 +450,7 @@ impl Drop for Unsent<'_> {
             ..
         }) = taken
         {
-            self.shared.unsubscribe(&session.id, &uri);
+            self.shared.unsubscribe(&session, &uri);
         }
     }
 }

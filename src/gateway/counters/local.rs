@@ -10,11 +10,29 @@ use crate::policy::limit::{self, Refused, Window};
 
 /// As many keys are kept; live ones are never dropped for new ones (decisions.md, Limits).
 pub const MAX_KEYS: usize = 10_000;
+/// As many of them one grant can take up: with sessions or different calls it could else fill them all.
+pub const GRANT_KEYS: usize = MAX_KEYS / 8;
+/// Keys that count nothing any more are looked for no more often than this, as long as there are too many.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Counts kept by key.
 pub struct Local {
     epoch: Instant,
-    windows: Mutex<HashMap<CounterKey, Window>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    windows: HashMap<CounterKey, Counted>,
+    /// How many keys each grant has taken up.
+    owners: HashMap<Arc<str>, usize>,
+    swept: Option<Duration>,
+}
+
+struct Counted {
+    window: Window,
+    /// The grant whose call made the key; nobody's where all callers share it.
+    owner: Option<Arc<str>>,
 }
 
 /// Units taken from one or more counters.
@@ -43,7 +61,7 @@ impl Default for Local {
     fn default() -> Self {
         Local {
             epoch: Instant::now(),
-            windows: Mutex::default(),
+            kept: Mutex::default(),
         }
     }
 }
@@ -55,20 +73,21 @@ impl Local {
     /// [`Exhausted`].
     pub fn reserve<'a>(
         &self,
+        grant: &str,
         charges: impl Iterator<Item = &'a Charge> + Clone,
     ) -> Result<Reservation, Exhausted> {
         let now = self.epoch.elapsed();
-        let mut windows = self.lock();
-        check(&mut windows, charges.clone(), now)?;
+        let mut kept = self.lock();
+        kept.check(grant, charges.clone(), now)?;
         let mut taken = Vec::new();
         for charge in charges {
             let key = charge.key();
-            if let Some(window) = windows.get_mut(&key) {
-                match window.reserve(now, charge.cost) {
+            if let Some(counted) = kept.windows.get_mut(&key) {
+                match counted.window.reserve(now, charge.cost) {
                     Ok(reservation) => taken.push((key, reservation)),
                     // Two charges of one key, which the engine does not make, could get here.
                     Err(refused) => {
-                        give_back(&mut windows, taken);
+                        kept.give_back(taken);
                         return Err(Exhausted::of(charge, refused));
                     }
                 }
@@ -83,87 +102,137 @@ impl Local {
     /// [`Exhausted`].
     pub fn look<'a>(
         &self,
+        grant: &str,
         charges: impl Iterator<Item = &'a Charge> + Clone,
     ) -> Result<(), Exhausted> {
-        check(&mut self.lock(), charges, self.epoch.elapsed())
+        self.lock().check(grant, charges, self.epoch.elapsed())
     }
 
     /// Returns units, for a call that was never made.
     pub fn give_back(&self, reservation: Reservation) {
-        give_back(&mut self.lock(), reservation.taken);
+        self.lock().give_back(reservation.taken);
     }
 
     /// The use of the fullest key of each counter, by policy (`namespace/name`) and counter name.
     pub fn ratios(&self) -> HashMap<(String, String), f64> {
         let now = self.epoch.elapsed();
         let mut ratios: HashMap<(String, String), f64> = HashMap::new();
-        for (key, window) in self.lock().iter_mut().filter(|(key, _)| !key.shadow) {
+        let mut kept = self.lock();
+        for (key, counted) in kept.windows.iter_mut().filter(|(key, _)| !key.shadow) {
             let name = (
                 format!("{}/{}", key.namespace, key.policy),
                 key.counter.clone(),
             );
             let fullest = ratios.entry(name).or_default();
-            *fullest = fullest.max(window.ratio(now));
+            *fullest = fullest.max(counted.window.ratio(now));
         }
         ratios
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<CounterKey, Window>> {
-        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether nothing is counted that still matters.
+    pub fn is_idle(&self) -> bool {
+        let now = self.epoch.elapsed();
+        let mut kept = self.lock();
+        kept.windows
+            .values_mut()
+            .all(|counted| counted.window.is_idle(now))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn give_back(
-    windows: &mut HashMap<CounterKey, Window>,
-    taken: Vec<(CounterKey, limit::Reservation)>,
-) {
-    for (key, reservation) in taken {
-        if let Some(window) = windows.get_mut(&key) {
-            window.refund(reservation);
-        }
-    }
-}
-
-/// Makes the windows that are not there yet, and asks every one.
-fn check<'a>(
-    windows: &mut HashMap<CounterKey, Window>,
-    charges: impl Iterator<Item = &'a Charge>,
-    now: Duration,
-) -> Result<(), Exhausted> {
-    let mut worst: Option<Exhausted> = None;
-    for charge in charges {
-        let key = charge.key();
-        if windows.len() >= MAX_KEYS && !windows.contains_key(&key) {
-            windows.retain(|_, window| !window.is_idle(now));
-        }
-        let full = windows.len() >= MAX_KEYS;
-        let (max, length) = (charge.counter.max, charge.counter.window);
-        let window = match windows.entry(key) {
-            Entry::Occupied(entry) => {
-                let window = entry.into_mut();
-                window.set(max, length);
-                window
+impl Kept {
+    fn give_back(&mut self, taken: Vec<(CounterKey, limit::Reservation)>) {
+        for (key, reservation) in taken {
+            if let Some(counted) = self.windows.get_mut(&key) {
+                counted.window.refund(reservation);
             }
-            Entry::Vacant(_) if full => {
+        }
+    }
+
+    /// Makes the windows that are not there yet, and asks every one.
+    fn check<'a>(
+        &mut self,
+        grant: &str,
+        charges: impl Iterator<Item = &'a Charge>,
+        now: Duration,
+    ) -> Result<(), Exhausted> {
+        let mut worst: Option<Exhausted> = None;
+        for charge in charges {
+            let key = charge.key();
+            let (max, length) = (charge.counter.max, charge.counter.window);
+            if !self.windows.contains_key(&key) && !self.has_room(grant, &key, now) {
                 return Err(Exhausted {
                     capacity: true,
                     ..Exhausted::of(charge, Refused::For(Duration::from_secs(60)))
                 });
             }
-            Entry::Vacant(entry) => entry.insert(Window::new(max, length)),
-        };
-        if let Err(refused) = window.check(now, charge.cost) {
-            let exhausted = Exhausted::of(charge, refused);
-            let longer = |other: &Exhausted| match (other.retry_after, exhausted.retry_after) {
-                (Some(other), Some(this)) => this > other,
-                (other, this) => other.is_some() && this.is_none(),
+            let window = match self.windows.entry(key) {
+                Entry::Occupied(entry) => {
+                    let window = &mut entry.into_mut().window;
+                    window.set(max, length);
+                    window
+                }
+                Entry::Vacant(entry) => {
+                    let owner = owner(grant, entry.key());
+                    if let Some(owner) = &owner {
+                        *self.owners.entry(Arc::clone(owner)).or_default() += 1;
+                    }
+                    let window = Window::new(max, length);
+                    &mut entry.insert(Counted { window, owner }).window
+                }
             };
-            if worst.as_ref().is_none_or(longer) {
-                worst = Some(exhausted);
+            if let Err(refused) = window.check(now, charge.cost) {
+                let exhausted = Exhausted::of(charge, refused);
+                let longer = |other: &Exhausted| match (other.retry_after, exhausted.retry_after) {
+                    (Some(other), Some(this)) => this > other,
+                    (other, this) => other.is_some() && this.is_none(),
+                };
+                if worst.as_ref().is_none_or(longer) {
+                    worst = Some(exhausted);
+                }
             }
         }
+        worst.map_or(Ok(()), Err)
     }
-    worst.map_or(Ok(()), Err)
+
+    /// Whether another key of the grant can be kept. Those that count nothing any more make room.
+    fn has_room(&mut self, grant: &str, key: &CounterKey, now: Duration) -> bool {
+        let owned = owner(grant, key).is_some();
+        let full = |kept: &Self| {
+            let own = kept.owners.get(grant).copied().unwrap_or(0);
+            kept.windows.len() >= MAX_KEYS || owned && own >= GRANT_KEYS
+        };
+        if !full(self) {
+            return true;
+        }
+        if self.swept.is_some_and(|swept| now < swept + SWEEP) {
+            return false;
+        }
+        self.swept = Some(now);
+        let owners = &mut self.owners;
+        self.windows.retain(|_, counted| {
+            let idle = counted.window.is_idle(now);
+            if idle
+                && let Some(owner) = &counted.owner
+                && let Entry::Occupied(mut count) = owners.entry(Arc::clone(owner))
+            {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+            !idle
+        });
+        !full(self)
+    }
+}
+
+/// Whose a new key is: a key that all callers share is nobody's.
+fn owner(grant: &str, key: &CounterKey) -> Option<Arc<str>> {
+    (!key.value.is_empty()).then(|| Arc::from(grant))
 }
 
 impl Exhausted {
@@ -220,18 +289,18 @@ mod tests {
             charge("short", "a", 1, 60, 1),
             charge("long", "a", 1, 3_600, 1),
         );
-        let first = local.reserve([&short, &long].into_iter()).unwrap();
-        let refused = local.reserve([&short, &long].into_iter()).unwrap_err();
+        let first = local.reserve("g", [&short, &long].into_iter()).unwrap();
+        let refused = local.reserve("g", [&short, &long].into_iter()).unwrap_err();
         assert_eq!(
             (refused.by.rule.as_str(), refused.capacity),
             ("long", false)
         );
         assert!(refused.retry_after > Some(Duration::from_secs(3_500)));
         local.give_back(first);
-        let kept = local.reserve(std::iter::once(&long)).unwrap();
-        assert!(local.reserve([&short, &long].into_iter()).is_err());
+        let kept = local.reserve("g", std::iter::once(&long)).unwrap();
+        assert!(local.reserve("g", [&short, &long].into_iter()).is_err());
         assert!(
-            local.look(std::iter::once(&short)).is_ok(),
+            local.look("g", std::iter::once(&short)).is_ok(),
             "a refused call must not use up another counter"
         );
         drop(kept);
@@ -241,48 +310,79 @@ mod tests {
     fn a_cost_above_the_limit_never_passes_and_a_lower_limit_counts_what_was_used() {
         let local = Local::default();
         let never = local
-            .reserve(std::iter::once(&charge("c", "a", 5, 60, 6)))
+            .reserve("g", std::iter::once(&charge("c", "a", 5, 60, 6)))
             .unwrap_err();
         assert_eq!(never.retry_after, None);
         let _kept = local
-            .reserve(std::iter::once(&charge("c", "a", 5, 60, 5)))
+            .reserve("g", std::iter::once(&charge("c", "a", 5, 60, 5)))
             .unwrap();
         assert!(
             local
-                .reserve(std::iter::once(&charge("c", "a", 9, 60, 5)))
+                .reserve("g", std::iter::once(&charge("c", "a", 9, 60, 5)))
                 .is_err()
         );
         assert!(
             local
-                .reserve(std::iter::once(&charge("c", "a", 9, 60, 4)))
+                .reserve("g", std::iter::once(&charge("c", "a", 9, 60, 4)))
                 .is_ok()
         );
     }
 
+    /// Time goes on, without a wait, so that keys may be looked through again.
+    fn later(local: &mut Local, by: Duration) {
+        local.epoch -= by;
+    }
+
+    #[test]
+    fn one_grant_cannot_take_all_keys() {
+        let mut local = Local::default();
+        let take = |local: &Local, grant: &str, value: usize| {
+            local.reserve(
+                grant,
+                std::iter::once(&charge("c", &value.to_string(), 2, 60, 1)),
+            )
+        };
+        for value in 0..GRANT_KEYS {
+            assert!(take(&local, "greedy", value).is_ok());
+        }
+        let refused = take(&local, "greedy", GRANT_KEYS).unwrap_err();
+        assert!(refused.capacity);
+        assert!(take(&local, "greedy", 7).is_ok(), "what is counted goes on");
+        for value in GRANT_KEYS..2 * GRANT_KEYS {
+            assert!(take(&local, "calm", value).is_ok());
+        }
+        let shared = charge("server", "", 9, 60, 1);
+        assert!(local.reserve("greedy", std::iter::once(&shared)).is_ok());
+        // What counts nothing any more makes room, and is not counted among its keys.
+        later(&mut local, Duration::from_secs(61));
+        assert!(take(&local, "greedy", 3 * GRANT_KEYS).is_ok());
+        let kept = local.lock();
+        assert_eq!((kept.owners.len(), kept.windows.len()), (1, 1));
+    }
+
     #[test]
     fn new_keys_are_refused_when_full_and_live_ones_go_on() {
-        let local = Local::default();
+        let mut local = Local::default();
         let mut kept = Vec::new();
         for n in 0..MAX_KEYS {
-            kept.push(
-                local
-                    .reserve(std::iter::once(&charge("c", &n.to_string(), 2, 3_600, 1)))
-                    .unwrap(),
-            );
+            let key = charge("c", &n.to_string(), 2, 3_600, 1);
+            let grant = (n % 10).to_string();
+            kept.push(local.reserve(&grant, std::iter::once(&key)).unwrap());
         }
         let refused = local
-            .reserve(std::iter::once(&charge("c", "new", 2, 3_600, 1)))
+            .reserve("g", std::iter::once(&charge("c", "new", 2, 3_600, 1)))
             .unwrap_err();
         assert!(refused.capacity);
         assert!(
             local
-                .reserve(std::iter::once(&charge("c", "7", 2, 3_600, 1)))
+                .reserve("g", std::iter::once(&charge("c", "7", 2, 3_600, 1)))
                 .is_ok()
         );
         local.give_back(kept.swap_remove(0));
+        later(&mut local, SWEEP);
         assert!(
             local
-                .reserve(std::iter::once(&charge("c", "new", 2, 3_600, 1)))
+                .reserve("g", std::iter::once(&charge("c", "new", 2, 3_600, 1)))
                 .is_ok(),
             "an idle key makes room"
         );
@@ -298,7 +398,7 @@ mod tests {
                         (0..100)
                             .filter(|_| {
                                 local
-                                    .reserve(std::iter::once(&charge("c", "a", 30, 3_600, 1)))
+                                    .reserve("g", std::iter::once(&charge("c", "a", 30, 3_600, 1)))
                                     .is_ok()
                             })
                             .count()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::timeout_at;
 
-use super::{Granted, Passed, Pending, Refusal, enforced};
+use super::{Granted, Passed, Pending, Refusal, enforced, unrecordable};
 use crate::gateway::approvals::{Key, Refused, Standing, Wanted};
 use crate::gateway::hold::Hold;
 use crate::gateway::record::Outcome;
@@ -21,7 +21,12 @@ impl Pending<'_> {
         decision: &Decision,
         now: Timestamp,
     ) -> Result<Passed, Refusal> {
-        if let Err(exhausted) = self.gateway.counters.look(enforced(&decision.charges)) {
+        let grant = &*self.call.grant.caller.grant;
+        if let Err(exhausted) = self
+            .gateway
+            .counters
+            .look(grant, enforced(&decision.charges))
+        {
             return Err(self.limited(&exhausted, now));
         }
         let (Some(wanted), Some(demand)) =
@@ -131,6 +136,11 @@ impl Pending<'_> {
         match self.wanted(&decision, now)? {
             Some(again) if again.name == wanted.name && same(&again, wanted) => {}
             _ => return Err(gone(self, &decision.by)),
+        }
+        // The approval is good for one call: it is not used up for one that cannot be recorded.
+        if let Some(why) = unrecordable(self.gateway, &self.snapshot) {
+            self.record(Outcome::Unrecorded, &decision.by, now, None);
+            return Err(Refusal::Unrecorded(why));
         }
         let mut in_flight = self.reserve(&decision, now)?;
         let consumed = self.gateway.approvals.consume(&key, version, now);

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::gateway::Gateway;
-use crate::gateway::audit::{Record, UpstreamOutcome};
+use crate::gateway::audit::{Position, Record, Unwritten};
 use crate::gateway::counters::Reservation;
-use crate::gateway::grants::Grant;
 use crate::gateway::record::Outcome;
 use crate::gateway::request_ids::Dispute;
 use crate::gateway::snapshot::Snapshot;
@@ -18,17 +16,12 @@ use crate::policy::decision::RuleId;
 /// A call that was let through. Tell it how it ended; dropped without, it counts as abandoned and keeps its units.
 pub struct InFlight {
     pub(super) gateway: Arc<Gateway>,
-    pub(super) snapshot: Arc<Snapshot>,
     pub(super) reservation: Option<Reservation>,
     pub(super) outcome: Outcome,
     pub(super) by: Arc<RuleId>,
-    pub(super) tool: String,
-    pub(super) arguments: Bytes,
-    pub(super) grant: Grant,
+    /// The number of its decision, once that is recorded.
+    pub(super) decision: Option<Decided>,
     pub(super) session: String,
-    pub(super) trace_id: Option<String>,
-    pub(super) approval: Option<String>,
-    pub(super) decided: Timestamp,
     pub(super) sent: Instant,
     pub(super) dispute: Option<Dispute>,
     pub(super) done: bool,
@@ -54,6 +47,16 @@ pub enum End {
     Broken,
     /// The client went away.
     Abandoned,
+    /// It was not sent, because the audit log could not be written: units go back.
+    Unrecorded,
+}
+
+/// A decision that was recorded: its number, and where it stands in the audit log.
+#[derive(Clone, Copy, Debug)]
+pub struct Decided {
+    /// Counts within this run of the gateway.
+    pub number: u64,
+    pub(super) position: Position,
 }
 
 impl End {
@@ -67,17 +70,18 @@ impl End {
             End::Timeout => "timeout",
             End::Broken => "broken",
             End::Abandoned => "abandoned",
+            End::Unrecorded => "unrecorded",
         }
     }
 
     const fn returns_units(self) -> bool {
-        matches!(self, End::Refused | End::Unreachable)
+        matches!(self, End::Refused | End::Unreachable | End::Unrecorded)
     }
 }
 
 impl InFlight {
     /// Ends the call: returns its units where decisions.md says so, and records it.
-    pub fn finish(mut self: Box<Self>, end: End) {
+    pub fn finish(mut self, end: End) {
         self.end(end);
     }
 
@@ -85,7 +89,7 @@ impl InFlight {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
-        if end.returns_units() && (end == End::Unreachable || !self.provoked()) {
+        if end.returns_units() && (end != End::Error || !self.provoked()) {
             self.give_back();
         }
         let latency = self.sent.elapsed();
@@ -93,27 +97,24 @@ impl InFlight {
             .recorder
             .upstream_duration
             .observe(latency.as_secs_f64());
-        let upstream = UpstreamOutcome {
-            status: end.as_str(),
-            latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
-        };
-        let written = Written {
-            snapshot: &self.snapshot,
-            tool: &self.tool,
-            arguments: &self.arguments,
-            grant: &self.grant.caller.grant,
-            session: &self.session,
-            trace_id: self.trace_id.as_deref(),
-            approval: self.approval.as_deref(),
-        };
-        written.record(
-            &self.gateway,
-            self.outcome,
-            &self.by,
-            self.decided,
-            None,
-            Some(upstream),
-        );
+        if let Some(decided) = self.decision {
+            let latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
+            let recorder = &self.gateway.recorder;
+            recorder.ended(decided.number, end.as_str(), latency_ms);
+        }
+    }
+
+    /// The number of the decision that let it through.
+    pub fn decision(&self) -> Option<u64> {
+        self.decision.map(|decided| decided.number)
+    }
+
+    /// Waits until the decision is in the audit log: before that the call must not go.
+    pub(super) async fn written(&self) -> Result<(), Unwritten> {
+        match self.decision {
+            Some(decided) => self.gateway.recorder.written(decided.position).await,
+            None => Err(Unwritten("it was not recorded".to_owned())),
+        }
     }
 
     /// Takes note of where it is seen whether something is done about the call.
@@ -160,12 +161,12 @@ impl Written<'_> {
         by: &Arc<RuleId>,
         time: Timestamp,
         retry_after: Option<Duration>,
-        upstream: Option<UpstreamOutcome>,
-    ) {
+    ) -> Decided {
         let label = by.policy_label();
+        let decision_id = gateway.recorder.decision_id();
         let record = Record {
             time,
-            decision_id: gateway.recorder.decision_id(),
+            decision_id,
             server: gateway.recorder.server(),
             grant: self.grant,
             session: (!self.session.is_empty()).then_some(self.session),
@@ -179,10 +180,12 @@ impl Written<'_> {
             retry_after_ms: retry_after
                 .map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
             arguments: self.snapshot.audited_arguments(self.tool, self.arguments),
-            upstream,
             revision: &self.snapshot.revision,
             trace_id: self.trace_id,
         };
-        gateway.recorder.record(outcome, by, &record);
+        Decided {
+            number: decision_id.number,
+            position: gateway.recorder.record(outcome, by, &record),
+        }
     }
 }

@@ -53,13 +53,15 @@ pub enum NamedRefusal {
     Unknown,
     /// Its name cannot be decided on; the text says what to write.
     Malformed(Arc<str>),
+    /// It would pass and cannot be recorded.
+    Unrecorded(String),
 }
 
 /// Decides what names a prompt or a resource, and records it. `edits` are changes to its `params`.
 ///
 /// # Errors
 /// [`NamedRefusal`].
-pub fn named(
+pub async fn named(
     gateway: &Gateway,
     snapshot: &Snapshot,
     call: &NamedCall<'_>,
@@ -84,6 +86,10 @@ pub fn named(
         (policy::Outcome::BadArguments, _) => (Outcome::BadArguments, &decision.by),
         _ => (Outcome::Denied, &decision.by),
     };
+    let passes = matches!(outcome, Outcome::Allowed | Outcome::Audited);
+    let refuses = snapshot.settings.must_record;
+    let trouble = gateway.recorder.unwritten().filter(|_| passes && refuses);
+    let outcome = trouble.as_ref().map_or(outcome, |_| Outcome::Unrecorded);
     let label = by.policy_label();
     let record = Record {
         time: Timestamp::now(),
@@ -100,17 +106,24 @@ pub fn named(
         approval: None,
         retry_after_ms: None,
         arguments: None,
-        upstream: None,
         revision: &snapshot.revision,
         trace_id: call.trace_id,
     };
-    gateway.recorder.record(outcome, by, &record);
+    let position = gateway.recorder.record(outcome, by, &record);
+    if let Some(unwritten) = trouble {
+        return Err(NamedRefusal::Unrecorded(unwritten.to_string()));
+    }
     let Some(granted) = Granted::allowed(&decision) else {
         return Err(match (decision.outcome, decision.reason) {
             (policy::Outcome::BadArguments, Some(why)) => NamedRefusal::Malformed(why),
             _ => NamedRefusal::Unknown,
         });
     };
+    if let Err(unwritten) = gateway.recorder.written(position).await
+        && refuses
+    {
+        return Err(NamedRefusal::Unrecorded(unwritten.to_string()));
+    }
     let under_way = gateway
         .request_ids
         .start(call.session_key, &call.request.id);

@@ -1,10 +1,12 @@
 //! `initialize`: what both sides can do is settled, and the client gets a sealed session.
 
+use std::sync::Arc;
+
 use http::{HeaderName, StatusCode};
 use jiff::Timestamp;
 
 use super::refusals::shown;
-use super::{Answer, Exchange, refuse};
+use super::{Answer, Exchange, SHORT, refuse};
 use crate::gateway::inventory::whole;
 use crate::gateway::permit::{Envelope, Permit};
 use crate::gateway::relay::{RETRY_AFTER, json_response};
@@ -17,6 +19,9 @@ use crate::protocol::keys;
 use crate::protocol::list::ListKind;
 use crate::protocol::method;
 use crate::protocol::{answer, version};
+
+/// What a server says of itself is not larger: anybody can have it said, and it is read whole.
+const MAX_HANDSHAKE: usize = 1 << 20;
 
 impl Exchange<'_> {
     /// The handshake: capabilities that the spec denies are taken out, and the client gets a sealed session.
@@ -41,6 +46,8 @@ impl Exchange<'_> {
         }
         let envelope = Envelope {
             trace: trace::context(&self.head.headers),
+            caller: Some(self.grant.token()),
+            hops: self.hops(),
             ..Envelope::default()
         };
         let row = method::lookup("initialize")
@@ -65,7 +72,13 @@ impl Exchange<'_> {
             .call(permit, timeout)
             .await
             .map_err(|error| down(&shown(&error)))?;
-        let answered = tokio::time::timeout(timeout, whole(response, &request.id))
+        if response.status() == StatusCode::LOOP_DETECTED {
+            // Told on, so that the gateway that began it can say what is wrong.
+            let why = "its URL leads back to a gateway that this request came by";
+            let body = answer::upstream_down(Some(&request.id), why, RETRY_AFTER);
+            return Err(refuse(StatusCode::LOOP_DETECTED, body));
+        }
+        let answered = tokio::time::timeout(timeout, whole(response, &request.id, MAX_HANDSHAKE))
             .await
             .map_err(|_| down("it did not answer in time"))?
             .map_err(|why| down(&why))?;
@@ -107,7 +120,7 @@ impl Exchange<'_> {
                 .map_err(|fault| down(&format!("its capabilities: {fault}")))?;
             edits = edits.set("capabilities", kept);
         }
-        let (_, token) = Session::start(
+        let (session, token) = Session::start(
             self.gateway,
             &self.grant,
             chosen,
@@ -115,13 +128,15 @@ impl Exchange<'_> {
             answered.session.as_ref(),
         )
         .map_err(|why| down(&why))?;
+        if self.snapshot.upstream.keeps_sessions() {
+            Box::pin(self.make_room(Arc::new(session))).await;
+        }
         let mut response = json_response(StatusCode::OK, message.emit(&edits));
         response
             .headers_mut()
             .insert(HeaderName::from_static("mcp-session-id"), token);
         Ok(response)
     }
-
     /// Whether anything of the server may be hidden from the caller, who has no session yet. `offers` is whether the server has
     /// such a list.
     fn hides_something(&self, offers: impl Fn(&str) -> bool) -> bool {
@@ -134,5 +149,18 @@ impl Exchange<'_> {
                 .any(|tool| !bound.visible(&tool.name, caller, "", now))
             || offers("prompts") && !bound.shows_every_prompt(caller)
             || offers("resources") && !bound.shows_every_resource(caller)
+    }
+
+    /// Takes note of a session at the server; where its caller has too many there, the one used longest ago is ended.
+    async fn make_room(&self, session: Arc<Session>) {
+        let grant = &self.grant.caller.grant;
+        let Some(surplus) = self.gateway.opened.opened(grant, &session) else {
+            return;
+        };
+        self.gateway.ended.insert(surplus.id, ());
+        let permit = Permit::end(surplus.envelope);
+        if let Err(error) = self.snapshot.upstream.call(permit, SHORT).await {
+            tracing::debug!(server = self.gateway.recorder.server(), %error, "the end of a session was not delivered");
+        }
     }
 }

@@ -23,6 +23,17 @@ pub(super) fn shown(error: &UpstreamError) -> String {
     error.to_string()
 }
 
+/// When a call may come again that could not be recorded.
+const UNRECORDED: Duration = Duration::from_secs(30);
+
+/// That a call was not made because it could not be recorded.
+pub(super) fn unrecorded(why: &str) -> String {
+    format!(
+        "The call was not made because it could not be recorded: {why}. Tell the operator of this gateway; retry after {} s.",
+        UNRECORDED.as_secs()
+    )
+}
+
 pub(super) fn refusal_body(
     version: Version,
     id: &Id<'_>,
@@ -66,7 +77,7 @@ pub(super) fn refusal_body(
             version,
             id,
             &by.rule,
-            "too many callers are being counted",
+            "too many calls are being counted, or too many of this caller",
             Duration::from_secs(60),
         ),
         Refusal::Pending { name } => answer::approval(version, id, name, answer::Approval::Pending),
@@ -81,6 +92,9 @@ pub(super) fn refusal_body(
         }
         Refusal::ApprovalRefused { by, why } => {
             answer::denied(version, id, &by.policy_label(), &by.rule, why)
+        }
+        Refusal::Unrecorded(why) => {
+            answer::tool_refused(version, id, &unrecorded(why), Some(UNRECORDED))
         }
         Refusal::Unavailable => {
             answer::upstream_down(Some(id), "its tools have not been listed yet", RETRY_AFTER)

@@ -1,19 +1,19 @@
 //! Requests of the client: decided, refused or forwarded, and answered.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderName, HeaderValue, StatusCode};
+use tokio::time::Instant;
 
-use super::refusals::{fault_text, refusal_body, shown};
+use super::refusals::{fault_text, refusal_body, shown, unrecorded};
 use super::{Answer, Exchange, accepted, refuse};
 use crate::gateway::enforce::{
-    self, End, Forward, Named, NamedCall, NamedRefusal, Refusal, ToolCall,
+    self, Admission, End, Forward, Named, NamedCall, NamedRefusal, Refusal, ToolCall,
 };
 use crate::gateway::permit::Permit;
-use crate::gateway::relay::{Asked, RETRY_AFTER, tell_upstream};
-use crate::gateway::request_ids::{LONGEST, UnderWay};
+use crate::gateway::relay::{Asked, RETRY_AFTER, give_up};
+use crate::gateway::request_ids::LONGEST;
 use crate::gateway::session::Session;
 use crate::gateway::trace;
 use crate::gateway::upstream::UpstreamError;
@@ -22,6 +22,9 @@ use crate::protocol::answer;
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, CompletionRef, Id, Request as Rpc};
 use crate::protocol::method::{self, Form, Method as Row, Need};
+
+/// Names the decision on a call in its answer.
+const DECISION_ID: HeaderName = HeaderName::from_static("portcullis-decision-id");
 
 impl Exchange<'_> {
     pub(super) async fn request(
@@ -52,11 +55,13 @@ impl Exchange<'_> {
             Need::ToolCall => return self.tool_call(session, row, request, body).await,
             Need::Prompt => {
                 let name = text("name").map_err(invalid)?;
-                self.named(&session, row, request, Named::Prompt(&name), Edits::new())?
+                self.named(&session, row, request, Named::Prompt(&name), Edits::new())
+                    .await?
             }
             Need::Resource => {
                 let uri = text("uri").map_err(invalid)?;
-                self.named(&session, row, request, Named::Resource(&uri), Edits::new())?
+                self.named(&session, row, request, Named::Resource(&uri), Edits::new())
+                    .await?
             }
             Need::Completion => {
                 let reference = request.completion_ref().map_err(invalid)?;
@@ -71,7 +76,7 @@ impl Exchange<'_> {
                 // Written anew: a server might read another member of it than the one that was decided on.
                 let only = format!(r#"{{"type":"{kind}","{key}":{}}}"#, json::quoted(name));
                 let edits = Edits::new().set("ref", only);
-                self.named(&session, row, request, named, edits)?
+                self.named(&session, row, request, named, edits).await?
             }
             _ => {
                 // Tasks are not declared, so nobody has one; the rest is not for clients to send.
@@ -135,14 +140,33 @@ impl Exchange<'_> {
         };
         let envelope = || self.envelope(&session);
         match enforce::tool_call(self.gateway, &self.snapshot, &asked, envelope).await {
-            Ok(forward) => self.forward(session, forward).await,
-            Err(Refusal::Cancelled) => Ok(accepted()),
-            Err(refusal) => Err(ok(refusal_body(session.version, id, &call.name, &refusal))),
+            Admission::Forward(forward) => {
+                let in_flight = forward.in_flight.as_ref();
+                let number = in_flight.and_then(|in_flight| in_flight.decision());
+                match self.forward(session, forward).await {
+                    Ok(answer) => Ok(self.naming(number, answer)),
+                    Err(answer) => Err(Box::new(self.naming(number, *answer))),
+                }
+            }
+            Admission::Refuse(Refusal::Cancelled, _) => Ok(accepted()),
+            Admission::Refuse(refusal, number) => {
+                let answer = ok(refusal_body(session.version, id, &call.name, &refusal));
+                Err(Box::new(self.naming(number, *answer)))
+            }
         }
     }
 
+    /// The answer with the id of its decision, as the audit log has it.
+    fn naming(&self, number: Option<u64>, mut answer: Answer) -> Answer {
+        let id = number.map(|number| self.gateway.recorder.id(number).to_string());
+        if let Some(Ok(id)) = id.map(HeaderValue::try_from) {
+            answer.headers_mut().insert(DECISION_ID, id);
+        }
+        answer
+    }
+
     /// What names a prompt or a resource, decided; the error is the answer.
-    fn named(
+    async fn named(
         &self,
         session: &Session,
         row: &'static Row,
@@ -161,10 +185,15 @@ impl Exchange<'_> {
             trace_id: trace_id.as_deref(),
         };
         let envelope = || self.envelope(session);
-        enforce::named(self.gateway, &self.snapshot, &call, envelope, edits).map_err(|refusal| {
+        let decided = enforce::named(self.gateway, &self.snapshot, &call, envelope, edits).await;
+        decided.map_err(|refusal| {
             let id = &request.id;
             let body = match (refusal, named) {
                 (NamedRefusal::Malformed(why), _) => answer::invalid_params(id, &why),
+                (NamedRefusal::Unrecorded(why), _) => {
+                    let code = answer::code::INTERNAL_ERROR;
+                    answer::error(Some(id), code, &unrecorded(&why), None)
+                }
                 (NamedRefusal::Unknown, Named::Prompt(name)) => answer::unknown_prompt(id, name),
                 (NamedRefusal::Unknown, Named::Resource(uri) | Named::Template(uri)) => {
                     answer::unknown_resource(id, uri)
@@ -200,7 +229,7 @@ impl Exchange<'_> {
                 }
                 tracing::warn!(server = self.gateway.recorder.server(), %error, "a request to the upstream failed");
                 if end == End::Timeout {
-                    self.give_up(&session, &under_way);
+                    give_up(self.gateway, &session, &under_way);
                 }
                 return Err(refuse(
                     StatusCode::OK,
@@ -218,19 +247,8 @@ impl Exchange<'_> {
                 answer::session_unknown(Some(under_way.client())),
             ));
         }
-        let within = timeout.saturating_sub(sent.elapsed());
         let mut relay = self.relay(session);
         relay.asked = Some(Asked::new(under_way));
-        Ok(relay.answer(in_flight, response, within).await)
-    }
-
-    /// Tells the upstream that nobody waits any more (Cancellation: "SHOULD issue a cancellation notification").
-    fn give_up(&self, session: &Arc<Session>, under_way: &UnderWay) {
-        let permit = Permit::cancel(
-            &under_way.give_up(),
-            session.envelope(),
-            Some("\"timeout\""),
-        );
-        tell_upstream(self.gateway, permit);
+        Ok(relay.answer(in_flight, response, timeout, sent).await)
     }
 }

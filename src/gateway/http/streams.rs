@@ -85,6 +85,9 @@ impl Exchange<'_> {
     pub(super) async fn delete(&self) -> Result<Answer, Box<Answer>> {
         let session = self.session(None, self.named_version()?)?;
         self.gateway.ended.insert(session.id.clone(), ());
+        self.gateway
+            .opened
+            .ended(&self.grant.caller.grant, &session.id);
         // Its calls go on, and what the upstream answers them with from now on may be because of this.
         self.gateway.request_ids.dispute(session.key());
         let permit = Permit::end(session.envelope());

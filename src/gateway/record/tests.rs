@@ -36,7 +36,6 @@ fn what_cannot_be_counted_apart_is_counted_together() {
         approval: None,
         retry_after_ms: None,
         arguments: None,
-        upstream: None,
         revision: "r",
         trace_id: None,
     };

@@ -10,13 +10,13 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use jiff::Timestamp;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Asked, KEEP_ALIVE, MAX_ANSWER, Passed, RETRY_AFTER, Relay, end_of, end_of_unserved};
+use super::{Asked, KEEP_ALIVE, MAX_EVENT, Passed, RETRY_AFTER, Relay, end_of, end_of_unserved};
 use crate::gateway::body::{Body, BoxError};
+use crate::gateway::budget::{Room, Share};
 use crate::gateway::enforce::{End, InFlight};
 use crate::gateway::snapshot::Snapshot;
 use crate::gateway::upstream::Unserved;
@@ -30,6 +30,10 @@ pub(super) struct Events {
     pub(super) body: Body,
     pub(super) decoder: Decoder,
     pub(super) queue: VecDeque<Bytes>,
+    /// For the event that is read, and for what the client has not taken.
+    pub(super) room: Option<Room>,
+    /// Bytes of an event that has begun.
+    pub(super) begun: usize,
     /// The answer of the relay's request is still to come; the stream ends with it.
     pub(super) awaited: bool,
     /// It is the bridge that names the types of events, and not a server.
@@ -37,19 +41,25 @@ pub(super) struct Events {
     pub(super) in_flight: Option<Box<InFlight>>,
     /// A GET stream: policy changes are told on it, and it may be quiet for ever.
     pub(super) unsolicited: bool,
-    /// How long the upstream may be silent while an answer is due. Keep-alives to the client do not count.
+    /// How long the upstream may say nothing while an answer is due. Comments, in either direction, say nothing.
     pub(super) idle: Option<Duration>,
     pub(super) silent_until: Option<Instant>,
+    /// When it is over whatever the upstream says.
+    pub(super) ends_at: Option<Instant>,
     /// The client can come back with the id of the last event.
     pub(super) resumable: bool,
     pub(super) ended: bool,
     pub(super) changes: watch::Receiver<Option<Arc<Snapshot>>>,
-    pub(super) listed: Vec<String>,
+    /// Stands for the list that the caller has; of streams on which changes are told.
+    pub(super) listed: Option<u64>,
     /// Whether it goes out under a spec that asks for TLS.
     pub(super) secure: Option<bool>,
     pub(super) keep_alive: tokio::time::Interval,
     pub(super) streams: Gauge,
 }
+
+/// An event is in memory as it came, as text, as it is written anew, and as it is sent.
+const COPIES: usize = 4;
 
 enum Wake {
     Frame(Option<Result<Frame<Bytes>, BoxError>>),
@@ -67,14 +77,14 @@ impl Events {
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let changes = relay.gateway.subscribe();
         let snapshot = relay.gateway.snapshot();
-        let listed = snapshot
-            .as_ref()
-            .map_or_else(Vec::new, |snapshot| listed(snapshot, &relay));
         let secure = snapshot.as_ref().map(|snapshot| snapshot.secure);
+        let room = relay.grant.share.as_ref().map(Share::room);
         Events {
             relay,
+            room,
+            begun: 0,
             body,
-            decoder: Decoder::new(MAX_ANSWER),
+            decoder: Decoder::new(MAX_EVENT),
             queue: VecDeque::new(),
             awaited: false,
             bridged: false,
@@ -82,14 +92,23 @@ impl Events {
             unsolicited: false,
             idle: None,
             silent_until: None,
+            ends_at: None,
             resumable: false,
             ended: false,
             changes,
-            listed,
+            listed: None,
             secure,
             keep_alive,
             streams,
         }
+    }
+
+    /// Changes of the policy are told on it.
+    pub(super) fn tells_changes(mut self) -> Self {
+        self.unsolicited = true;
+        let snapshot = self.relay.gateway.snapshot();
+        self.listed = snapshot.map(|snapshot| listed(&snapshot, &self.relay));
+        self
     }
 
     pub(super) fn into_response(self) -> Response<Body> {
@@ -117,11 +136,17 @@ impl Events {
             if let Some(bytes) = self.queue.pop_front() {
                 return Some(bytes);
             }
+            // It asks for more once the client has taken what it had.
+            if self.begun == 0
+                && let Some(room) = &mut self.room
+            {
+                let _ = room.set(0);
+            }
             if self.ended {
                 return None;
             }
             let stop = self.relay.gateway.closing.clone();
-            let silent_until = self.silent_until;
+            let silent_until = self.silent_until.min(self.ends_at).or(self.silent_until);
             let wake = tokio::select! {
                 frame = self.body.frame() => Wake::Frame(frame),
                 _ = self.keep_alive.tick() => Wake::KeepAlive,
@@ -133,7 +158,12 @@ impl Events {
                 Wake::KeepAlive => return Some(Bytes::from_static(b": keep-alive\n\n")),
                 Wake::Changed => self.changed(),
                 Wake::Stop => self.ended = true,
-                Wake::Idle => self.fail(End::Timeout, "it sent nothing for too long"),
+                Wake::Idle => {
+                    if self.awaited {
+                        self.relay.give_up();
+                    }
+                    self.fail(End::Timeout, "it did not answer in time");
+                }
                 Wake::Frame(None) => {
                     if self.awaited && !self.resumable {
                         self.fail(End::Broken, "its answer broke off");
@@ -147,9 +177,6 @@ impl Events {
                     self.ended = true;
                 }
                 Wake::Frame(Some(Ok(frame))) => {
-                    if let Some(idle) = self.idle {
-                        self.silent_until = Some(Instant::now() + idle);
-                    }
                     if let Ok(data) = frame.into_data() {
                         self.decode(&data).await;
                     }
@@ -159,6 +186,11 @@ impl Events {
     }
 
     async fn decode(&mut self, data: &[u8]) {
+        self.begun += data.len();
+        let needed = self.begun * COPIES;
+        if let Some(Err(spent)) = self.room.as_mut().map(|room| room.set(needed)) {
+            return self.fail(End::Broken, &spent.to_string());
+        }
         let mut items = Vec::new();
         self.decoder.push(data);
         while let Some(item) = self.decoder.next_item() {
@@ -169,6 +201,9 @@ impl Events {
                     return;
                 }
             }
+        }
+        if !self.decoder.is_partial() {
+            self.begun = 0;
         }
         for item in items {
             match item {
@@ -215,6 +250,13 @@ impl Events {
             }
         };
         let expected = self.relay.is_answer(&message);
+        let answers = matches!(message, Message::Response(_));
+        if let Some(idle) = self.idle
+            && !answers
+        {
+            // It works on it: progress, a question, a line of its log.
+            self.silent_until = Some(Instant::now() + idle);
+        }
         if expected {
             let unserved = event.event.as_deref().filter(|_| self.bridged);
             let end = match unserved.and_then(Unserved::of_event) {
@@ -224,7 +266,7 @@ impl Events {
             if let Some(in_flight) = self.in_flight.take() {
                 in_flight.finish(end);
             }
-        } else if matches!(message, Message::Response(_)) {
+        } else if answers {
             tracing::warn!(
                 server = self.relay.gateway.recorder.server(),
                 "an answer that nobody waits for here was dropped"
@@ -278,12 +320,14 @@ impl Events {
             self.ended = true;
             return;
         }
-        let listed = listed(&snapshot, &self.relay);
-        if listed == self.listed {
+        if !self.unsolicited {
             return;
         }
-        self.listed = listed;
-        if self.unsolicited && self.relay.gateway.inventory.tells_changes() {
+        let listed = Some(listed(&snapshot, &self.relay));
+        if std::mem::replace(&mut self.listed, listed) == listed {
+            return;
+        }
+        if self.relay.gateway.inventory.tells_changes() {
             self.send(Event::message(
                 r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#,
             ));
@@ -305,14 +349,11 @@ impl Events {
     }
 }
 
-/// The tools that a caller's list has now.
-fn listed(snapshot: &Snapshot, relay: &Relay) -> Vec<String> {
-    let (caller, session, now) = (&relay.grant.caller, &*relay.session.id, Timestamp::now());
-    let tools = snapshot.bound.tools().iter();
-    tools
-        .filter(|tool| snapshot.bound.visible(&tool.name, caller, session, now))
-        .map(|tool| tool.name.clone())
-        .collect()
+/// Stands for the list that a caller has now.
+fn listed(snapshot: &Snapshot, relay: &Relay) -> u64 {
+    snapshot
+        .lists
+        .of(snapshot, &relay.grant.caller, &relay.session.id)
 }
 
 impl Drop for Events {

@@ -10,7 +10,7 @@ use super::Settings;
 use super::secrets::Lookup;
 use crate::api::server::{HttpUpstream, Sessions, StdioUpstream, Upstream};
 use crate::gateway::bridge::{self, Bridge, BridgeConfig};
-use crate::gateway::upstream;
+use crate::gateway::{hops, upstream};
 
 /// A resolved upstream. Holds secret values: never to be shown, so it has no `Debug`.
 #[derive(Clone, PartialEq)]
@@ -23,7 +23,7 @@ pub enum Plan {
         headers: Vec<(String, Vec<u8>)>,
         /// PEM certificates that alone are trusted.
         ca: Option<Vec<u8>>,
-        /// Whether it is the bridge of our own stdio server.
+        /// It is the bridge of our own stdio server, which shares its sessions among callers.
         bridge: bool,
     },
     /// A child process.
@@ -207,6 +207,7 @@ impl Plan {
     pub(super) fn connect(
         &self,
         name: &str,
+        uid: &str,
         settings: &Settings,
     ) -> Result<upstream::Upstream, String> {
         match self {
@@ -216,13 +217,13 @@ impl Plan {
                 ca,
                 bridge,
             } => {
-                let upstream = upstream::HttpUpstream::new(url, headers, ca.as_deref())
+                let mut upstream = upstream::HttpUpstream::new(url, headers, ca.as_deref())
                     .map_err(|error| format!("spec.{error}"))?;
-                let upstream = if *bridge {
-                    upstream.as_bridge()
+                if *bridge {
+                    upstream = upstream.as_bridge();
                 } else {
-                    upstream
-                };
+                    upstream.hop = Some(hops::name(uid));
+                }
                 Ok(upstream::Upstream::Http(Box::new(upstream)))
             }
             Plan::Stdio {
@@ -238,6 +239,7 @@ impl Plan {
                     Sessions::Shared => bridge::Sessions::Shared,
                     Sessions::PerSession => bridge::Sessions::PerSession,
                 };
+                config.limits.max_sessions = config.sessions.most();
                 // What the gateway lets pass grows a little when it is written anew.
                 config.limits.request_bytes = settings.max_request_bytes.saturating_add(64 << 10);
                 Bridge::start(config)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Rejected;
 use crate::api::Switch;
-use crate::api::server::{AuditArguments, Instructions, McpServerSpec};
+use crate::api::server::{AuditArguments, AuditFailure, Instructions, McpServerSpec};
 use crate::protocol::method::Feature;
 
 /// The spec's settings, parsed once.
@@ -25,6 +25,8 @@ pub struct Settings {
     elicitation: bool,
     roots: bool,
     pub(super) audit: AuditArguments,
+    /// Whether calls that cannot be recorded are refused.
+    pub must_record: bool,
 }
 
 impl Settings {
@@ -62,6 +64,7 @@ impl Settings {
             elicitation: features.elicitation() == Switch::Allow,
             roots: features.roots() == Switch::Allow,
             audit: spec.audit_arguments(),
+            must_record: spec.audit_on_failure() == AuditFailure::Deny,
         })
     }
 

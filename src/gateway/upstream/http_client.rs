@@ -24,9 +24,11 @@ const POOL_IDLE: Duration = Duration::from_secs(60);
 
 /// One upstream URL with its connections.
 pub struct HttpUpstream {
-    headers: HeaderMap,
     /// Whether it is the bridge of our own stdio server, which alone is believed about what it did not deliver.
-    bridge: bool,
+    pub bridge: bool,
+    /// Names the gateway that asks, so that it knows its own requests when they come back.
+    pub hop: Option<HeaderValue>,
+    headers: HeaderMap,
     transport: Transport,
 }
 
@@ -65,7 +67,7 @@ pub enum ConfigError {
 }
 
 /// Headers that belong to the gateway or to the connection: an McpServer must not set them.
-const RESERVED: [&str; 14] = [
+const RESERVED: [&str; 16] = [
     "accept",
     "accept-encoding",
     "connection",
@@ -77,6 +79,8 @@ const RESERVED: [&str; 14] = [
     "last-event-id",
     "mcp-protocol-version",
     "mcp-session-id",
+    crate::gateway::bridge::CALLER,
+    crate::gateway::hops::HOPS,
     "te",
     "transfer-encoding",
     "upgrade",
@@ -94,7 +98,7 @@ impl HttpUpstream {
         ca_pem: Option<&[u8]>,
     ) -> Result<Self, ConfigError> {
         let bad_url = |why: &str| ConfigError::Url {
-            url: redact_userinfo(url),
+            url: shown(url),
             why: why.to_owned(),
         };
         let uri: Uri = url
@@ -151,8 +155,9 @@ impl HttpUpstream {
             Transport::Tls { uri, client }
         };
         Ok(HttpUpstream {
-            headers: map,
             bridge: false,
+            hop: None,
+            headers: map,
             transport,
         })
     }
@@ -230,13 +235,17 @@ fn tls(ca_pem: Option<&[u8]>) -> Result<rustls::ClientConfig, ConfigError> {
     Ok(config)
 }
 
-/// A URL as it may be shown: without what stands before an `@`.
-fn redact_userinfo(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
+/// A URL as it may be shown: without what stands before an `@`, and without its query, as both can hold credentials.
+fn shown(url: &str) -> String {
+    let (place, rest) = match url.find(['?', '#']) {
+        Some(at) => (&url[..at], "?…"),
+        None => (url, ""),
+    };
+    match (place.find("://"), place.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => {
-            format!("{}***{}", &url[..scheme + 3], &url[at..])
+            format!("{}***{}{rest}", &place[..scheme + 3], &place[at..])
         }
-        _ => url.to_owned(),
+        _ => format!("{place}{rest}"),
     }
 }
 
@@ -267,6 +276,13 @@ mod tests {
             ("mlflow:8080", "scheme"),
             ("ftp://mlflow/mcp", "only http and https"),
             ("http://joe:hunter2@mlflow/mcp", "holds credentials"),
+            ("mlflow:8080/mcp?token=hunter2", "cannot be used"),
+            ("ftp://mlflow/mcp?a=b&token=hunter2", "only http and https"),
+            (
+                "http://joe@mlflow/mcp?token=hunter2#hunter2",
+                "holds credentials",
+            ),
+            ("http://mlf low/mcp?token=hunter2", "cannot be used"),
         ] {
             let text = refusal(url, &[]);
             assert!(text.contains(says) && !text.contains("hunter2"), "{text}");

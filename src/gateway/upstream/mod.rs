@@ -11,7 +11,8 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 
 use super::body::{Body, BoxError};
-use super::bridge::Bridge;
+use super::bridge::{Bridge, CALLER};
+use super::hops;
 use super::permit::{Envelope, Permit};
 
 pub mod http_client;
@@ -62,6 +63,11 @@ impl UpstreamError {
 }
 
 impl Upstream {
+    /// Whether it keeps sessions that the gateway has to bound; bridges bound theirs themselves.
+    pub fn keeps_sessions(&self) -> bool {
+        matches!(self, Upstream::Http(upstream) if !upstream.bridge)
+    }
+
     /// Sends what the permit allows and returns the response once its head is there.
     ///
     /// # Errors
@@ -71,7 +77,16 @@ impl Upstream {
         permit: Permit,
         within: Duration,
     ) -> Result<Response<Body>, UpstreamError> {
-        let (method, envelope, body) = permit.into_parts();
+        let (method, mut envelope, body) = permit.into_parts();
+        match self {
+            Upstream::Http(upstream) => {
+                if !upstream.bridge {
+                    envelope.caller = None;
+                }
+                envelope.hops = hops::with(envelope.hops, upstream.hop.as_ref());
+            }
+            Upstream::Bridge(_) => envelope.hops = None,
+        }
         let mut request = Request::new(body);
         *request.method_mut() = method;
         head(&mut request, envelope);
@@ -126,12 +141,16 @@ fn head(request: &mut Request<Bytes>, envelope: Envelope) {
         session,
         version,
         last_event_id,
+        caller,
+        hops,
         trace,
     } = envelope;
     for (name, value) in [
         (SESSION_ID, session),
         (PROTOCOL_VERSION, version),
         (LAST_EVENT_ID, last_event_id),
+        (HeaderName::from_static(CALLER), caller),
+        (HeaderName::from_static(hops::HOPS), hops),
     ] {
         if let Some(value) = value {
             headers.insert(name, value);

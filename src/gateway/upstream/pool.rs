@@ -24,9 +24,7 @@ use tower_service::Service as _;
 
 use super::UpstreamError;
 use crate::gateway::body::{Body, BoxError, empty};
-
-/// More connections than this are not kept between calls.
-const KEPT: usize = 256;
+use crate::gateway::budget::Bounds;
 
 /// The connections to one upstream.
 pub(super) struct Pool {
@@ -41,6 +39,8 @@ pub(super) struct Pool {
 
 struct Inner {
     kept: Mutex<Kept>,
+    /// More connections than this are not kept between calls.
+    most: usize,
     idle: Duration,
 }
 
@@ -77,6 +77,7 @@ impl Pool {
         Ok(Pool {
             inner: Arc::new(Inner {
                 kept: Mutex::default(),
+                most: Bounds::here().kept_upstream,
                 idle,
             }),
             connector,
@@ -192,7 +193,7 @@ impl Inner {
             return;
         }
         let mut kept = self.lock();
-        if kept.lines.len() >= KEPT {
+        if kept.lines.len() >= self.most {
             return;
         }
         kept.lines.push((line, Instant::now()));

@@ -8,9 +8,11 @@
 //! but PATH, HOME and LANG of this process's environment reaches the child unless it is asked for.
 
 mod care;
+mod chatter;
 mod lines;
 pub mod orphans;
 
+use chatter::Chatter;
 pub use lines::Piece;
 pub(crate) use lines::printable;
 
@@ -44,6 +46,29 @@ pub struct ChildConfig {
     /// Names taken from this process's environment, besides [`INHERITED`].
     pub inherit: Vec<OsString>,
     pub limits: ChildLimits,
+    /// Bounds what of its lines is logged, for all its processes together.
+    pub chatter: Arc<Chatters>,
+}
+
+/// What a server writes that goes to the log.
+#[derive(Debug)]
+pub struct Chatters {
+    /// Lines of standard error.
+    pub errors: Chatter,
+    /// Lines of standard output that are no messages, or too long.
+    pub garbage: Chatter,
+    /// Messages for its log.
+    pub messages: Chatter,
+}
+
+impl Default for Chatters {
+    fn default() -> Self {
+        Chatters {
+            errors: Chatter::new(200, Duration::from_millis(50)),
+            garbage: Chatter::new(20, Duration::from_secs(1)),
+            messages: Chatter::new(200, Duration::from_millis(50)),
+        }
+    }
 }
 
 /// How much, and how long.
@@ -235,6 +260,7 @@ pub fn spawn(config: &ChildConfig, tasks: &TaskTracker) -> Result<Child, SpawnEr
     tasks.spawn(care::run(care::Care {
         name: Arc::clone(&config.name),
         limits: config.limits.clone(),
+        chatter: Arc::clone(&config.chatter),
         started,
         queued,
         budget: Arc::clone(&budget),

@@ -169,6 +169,18 @@ fn what_is_wrong_with_a_server_shows_in_its_conditions() {
     );
     assert_eq!(differs(status), ["Ready=False SecretMissing"]);
 
+    let unrecorded = Report {
+        audit_error: Some("the audit log cannot be written (disk full)".to_owned()),
+        ..report()
+    };
+    let status = status_of(&quiet, Some(&unrecorded), |_| {});
+    let message = &status.conditions[6].message;
+    assert!(
+        message.contains("disk full") && message.contains("spec.audit.onFailure"),
+        "{message}"
+    );
+    assert_eq!(differs(status), ["Ready=False AuditFailing"]);
+
     let refusal = Refusal {
         reason: Reason::Unsupported,
         message: "jwt is not supported yet".to_owned(),

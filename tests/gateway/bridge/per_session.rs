@@ -207,6 +207,8 @@ async fn one_session_too_many_is_refused_until_another_ends() {
     })
     .await;
     let session = rig.open().await;
+    // Without a reader it would make room.
+    let _stream = rig.listen(&session).await;
     let reply = rig.initialize("2025-11-25").await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(reply.headers.contains_key("retry-after"));

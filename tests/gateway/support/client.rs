@@ -335,6 +335,14 @@ impl Client {
         self.send("POST", Some(body.as_ref())).await
     }
 
+    /// Whether the gateway still answers; the answer may be anything.
+    pub async fn try_post(&self, message: &Value) -> Option<()> {
+        let mut stream = TcpStream::connect(self.addr).await.ok()?;
+        let bytes = self.bytes("POST", Some(message.to_string().as_bytes()));
+        stream.write_all(&bytes).await.ok()?;
+        (stream.read(&mut [0; 512]).await.ok()? > 0).then_some(())
+    }
+
     pub async fn post(&self, message: &Value) -> Reply {
         self.post_raw(message.to_string()).await
     }

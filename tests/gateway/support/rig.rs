@@ -26,12 +26,24 @@ use super::upstream::Fake;
 
 /// What the audit log got.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<u8>>>);
+pub struct Lines(Arc<Mutex<Vec<u8>>>, Arc<AtomicU64>);
 
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
+        let mut written = self.0.lock().unwrap();
+        let taken = match self.1.load(Ordering::SeqCst) {
+            0 => bytes.len(),
+            // A disk that is full takes what fits, and then nothing.
+            most => {
+                let room = usize::try_from(most).unwrap() - 1;
+                room.saturating_sub(written.len()).min(bytes.len())
+            }
+        };
+        if taken == 0 {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        written.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -40,11 +52,33 @@ impl Write for Lines {
 }
 
 impl Lines {
-    pub fn all(&self) -> Vec<Value> {
+    /// From now on there is room for this many more bytes; `None` for any number.
+    pub fn room(&self, bytes: Option<usize>) {
+        let written = self.0.lock().unwrap();
+        let most = bytes.map_or(0, |bytes| written.len() + bytes + 1);
+        self.1.store(most.try_into().unwrap(), Ordering::SeqCst);
+    }
+
+    /// Every line, whether it is whole or not.
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn lines(&self, event: &str) -> Vec<Value> {
         let bytes = self.0.lock().unwrap();
         let lines = bytes.split(|byte| *byte == b'\n');
-        let whole = lines.filter_map(|line| serde_json::from_slice(line).ok());
-        whole.collect()
+        let whole = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+        whole.filter(|line| line["event"] == event).collect()
+    }
+
+    /// The decisions.
+    pub fn all(&self) -> Vec<Value> {
+        self.lines("decision")
+    }
+
+    /// How calls ended.
+    pub fn ends(&self) -> Vec<Value> {
+        self.lines("end")
     }
 
     pub fn outcomes(&self) -> Vec<String> {
@@ -171,6 +205,7 @@ impl Rig {
             metrics: Metrics::register(&mut registry),
             sealing: Sealing::Own(Arc::new(Sealer::ephemeral().unwrap())),
             approvals: Approvals::Memory(Arc::clone(&approvals)),
+            counters: Default::default(),
         };
         let gateway =
             Gateway::start(&shared, secrets.environment(), bundle(1, &spec, policies)).unwrap();

@@ -42,6 +42,13 @@ async fn only_listed_headers_reach_the_server_and_the_servers_own_are_added() {
         .iter()
         .map(|(name, value)| (&**name, &**value))
         .collect();
+    // Not the name of the server, nor its UID.
+    let hops = got.header("portcullis-hops").unwrap();
+    assert!(
+        hops.len() == 16 && hops.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        "{hops}"
+    );
+    names.retain(|(name, _)| *name != "portcullis-hops");
     names.sort_unstable();
     let (host, length) = (fake.addr.to_string(), got.body.len().to_string());
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::rig::{Rig, allow_all};
+use crate::support::rig::{Held, Rig, allow_all, open_to_all};
 use crate::support::upstream::{Answer, Fake};
 
 fn session_id(client: &crate::support::client::Client) -> String {
@@ -314,4 +314,29 @@ async fn a_server_without_a_stream_of_its_own_is_told_as_405() {
             .status,
         406
     );
+}
+
+/// Clients that never end a session must not have the server keep them all.
+#[tokio::test]
+async fn of_too_many_sessions_at_a_server_the_callers_oldest_is_ended_there() {
+    let fake = Fake::start(&["echo"]).await;
+    let mut spec = open_to_all(&fake);
+    spec["authentication"]["apiKeys"] = json!({"secretRef": {"name": "keys"}});
+    let keys = Held::default();
+    keys.set("keys", "greedy", "the-key-of-the-greedy-one");
+    let rig = Rig::with(spec, keys, &[allow_all()]).await;
+    let calm = rig.client.session().await;
+    let greedy = rig
+        .client
+        .with("Authorization", "Bearer the-key-of-the-greedy-one");
+    let mut sessions = Vec::new();
+    for _ in 0..70 {
+        sessions.push(greedy.session().await);
+    }
+    assert_eq!(fake.got("DELETE").len(), 6);
+    for (number, session) in sessions.iter().enumerate() {
+        let reply = session.call("echo", json!({})).await;
+        assert_eq!(reply.status, if number < 6 { 404 } else { 200 }, "{number}");
+    }
+    assert!(!calm.call("echo", json!({})).await.tool().0);
 }

@@ -13,10 +13,51 @@ async fn rig(sessions: &str, features: &str, policy: Value) -> Rig {
     let spec = json!({
         "upstream": {"stdio": {"image": "unused:1", "command": ["python3", "-u", script], "sessions": sessions,
             "env": [{"name": "TOOLS", "value": "echo,crash,ask,progress,secret_tool"}]}},
-        "authentication": {"anonymous": "Allow"},
+        "authentication": {"apiKeys": {"secretRef": {"name": "keys"}}, "anonymous": "Allow"},
         "clientFeatures": {"sampling": features},
     });
-    Rig::with(spec, Held::default(), &[policy]).await
+    let keys = Held::default();
+    keys.set("keys", "greedy", "the-key-of-the-greedy-one");
+    Rig::with(spec, keys, &[policy]).await
+}
+
+/// Clients that never end a session, as most do not: they can open others without end, and end nobody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_that_nobody_uses_make_room_and_one_caller_does_not_end_anothers() {
+    for (sessions, most) in [("Shared", 256), ("PerSession", 16)] {
+        let rig = rig(sessions, "Deny", limited(1_000)).await;
+        let calm = rig.client.session().await;
+        let greedy = rig
+            .client
+            .with("Authorization", "Bearer the-key-of-the-greedy-one");
+        let mut opened = Vec::new();
+        for _ in 0..most + 4 {
+            let client = greedy.session().await;
+            assert!(
+                !client.call("echo", json!({"text": "x"})).await.tool().0,
+                "{sessions}"
+            );
+            opened.push(client);
+        }
+        let reply = opened[0].call("echo", json!({"text": "x"})).await;
+        assert_eq!(reply.status, 404, "{sessions}: its oldest made room");
+        // Those that are listened to stay, and then one more is one too many.
+        let mut streams = Vec::new();
+        for client in &opened[opened.len() - most / 2..] {
+            streams.push(client.listen().await);
+        }
+        let (_, refused) = greedy.initialize("2025-11-25", json!({})).await.error();
+        let share = format!("This caller has {} sessions", most / 2);
+        assert!(refused.starts_with(&share), "{sessions}: {refused}");
+        for client in [calm, rig.client.session().await] {
+            assert!(
+                !client.call("echo", json!({"text": "x"})).await.tool().0,
+                "{sessions}"
+            );
+        }
+        drop(streams);
+        rig.gateway.shutdown().await;
+    }
 }
 
 fn limited(max: u64) -> Value {

@@ -588,3 +588,26 @@ async fn updates_of_resources_reach_only_who_may_see_them() {
         "notifications/prompts/list_changed"
     );
 }
+
+#[tokio::test]
+async fn a_question_of_the_server_can_be_answered_once() {
+    let fake = Fake::start(&["echo"]).await;
+    let rig = with_features(&fake, "Allow").await;
+    let client = rig
+        .client
+        .session_of("2025-11-25", all_capabilities())
+        .await;
+    let mut stream = client.listen().await;
+    for id in [1, 1, 2] {
+        // The server may ask again under the same id; that is another question.
+        fake.tell(&json!({"jsonrpc": "2.0", "id": id, "method": "roots/list"}));
+        let sealed = stream.event().await.unwrap().json()["id"].clone();
+        let before = fake.got("response").len();
+        let answer = |roots: serde_json::Value| json!({"jsonrpc": "2.0", "id": sealed, "result": {"roots": roots}});
+        assert_eq!(client.post(&answer(json!([]))).await.status, 202);
+        for again in [json!([]), json!([{"uri": "file:///other"}])] {
+            assert_eq!(client.post(&answer(again)).await.status, 400);
+        }
+        assert_eq!(fake.got("response").len(), before + 1);
+    }
+}

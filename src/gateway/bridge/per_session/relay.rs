@@ -91,8 +91,10 @@ fn take(mode: &PerSession, own: &Own, piece: &Piece) {
         Piece::TooLong { .. } => None,
     };
     let broken = unreadable(piece, refusal.as_ref(), 200);
-    if refusal.is_some() {
-        tracing::warn!(server = %name, line = broken.excerpt, "server wrote what is no message: {}", broken.why);
+    if refusal.is_some()
+        && let Some(withheld) = mode.context.child.chatter.garbage.passes()
+    {
+        tracing::warn!(server = %name, line = broken.excerpt, withheld, "server wrote what is no message: {}", broken.why);
     }
     if let Some(call) = broken.answers.and_then(|id| own.take(&id)) {
         let text = format!("The server's answer cannot be passed on: {}.", broken.why);

@@ -226,7 +226,7 @@ fn as_served(result: &Object<'_>) -> Result<(String, Vec<&'static str>), envelop
 
 /// After a restart: the child knows nothing of the subscriptions, and its lists may differ.
 async fn renew(shared: &Shared, live: &Live) {
-    let uris: Vec<String> = lock(&shared.subscribers).keys().cloned().collect();
+    let uris = lock(&shared.subscribers).uris();
     for uri in uris {
         shared.tell("resources/subscribe", &uri).await;
     }
@@ -270,8 +270,10 @@ fn take(shared: &Shared, input: &Input, piece: &Piece) {
         Piece::TooLong { .. } => None,
     };
     let broken = unreadable(piece, refusal.as_ref(), 200);
-    if refusal.is_some() {
-        tracing::warn!(server = %name, line = broken.excerpt, "server wrote what is no message: {}", broken.why);
+    if refusal.is_some()
+        && let Some(withheld) = shared.context.child.chatter.garbage.passes()
+    {
+        tracing::warn!(server = %name, line = broken.excerpt, withheld, "server wrote what is no message: {}", broken.why);
     }
     let Some(Id::Integer(ours)) = broken.answers else {
         return;
@@ -302,7 +304,7 @@ fn response(shared: &Shared, answer: &envelope::Response<'_>) {
         return;
     };
     if let (Outcome::Error(_), Some(uri)) = (&answer.outcome, subscribes) {
-        shared.unsubscribe(&session.id, &uri);
+        shared.unsubscribe(&session, &uri);
     }
     session.touch();
     reply.push(Event::Answer(answer.emit(&Edits::new().id(id)).into()));
@@ -330,6 +332,9 @@ fn notification(shared: &Shared, told: &Notification<'_>) {
             }
         }
         "notifications/message" => {
+            let Some(withheld) = shared.context.child.chatter.messages.passes() else {
+                return;
+            };
             let level = wire::text(params, "level").unwrap_or_default();
             let data = params.and_then(|params| params.get("data"));
             let data = data.map_or("", |data| data.raw);
@@ -338,7 +343,7 @@ fn notification(shared: &Shared, told: &Notification<'_>) {
                 printable(level.as_bytes(), 20),
                 printable(data.as_bytes(), cap),
             );
-            tracing::info!(server = %name, level, "server says: {data}");
+            tracing::info!(server = %name, level, withheld, "server says: {data}");
         }
         "notifications/tools/list_changed"
         | "notifications/prompts/list_changed"
@@ -348,9 +353,9 @@ fn notification(shared: &Shared, told: &Notification<'_>) {
                 return;
             };
             let text = Bytes::from(told.emit(&Edits::new()));
-            let subscribers = lock(&shared.subscribers).get(&uri).cloned();
+            let subscribers = lock(&shared.subscribers).to(&uri);
             let sessions = lock(&shared.sessions);
-            for id in subscribers.unwrap_or_default() {
+            for id in subscribers {
                 if let Some(session) = sessions.get(&id) {
                     session.deliver(text.clone());
                 }

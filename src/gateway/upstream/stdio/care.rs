@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::lines::{Lines, Piece, printable};
-use super::{ChildLimits, Exit, Progress, Queued};
+use super::{Chatters, ChildLimits, Exit, Progress, Queued};
 
 /// After the leader has ended, what it wrote is still read for so long, even if another process holds the pipe open.
 const DRAIN: Duration = Duration::from_millis(250);
@@ -89,6 +89,7 @@ pub(super) fn start(command: &mut Command) -> std::io::Result<Started> {
 pub(super) struct Care {
     pub(super) name: Arc<str>,
     pub(super) limits: ChildLimits,
+    pub(super) chatter: Arc<Chatters>,
     pub(super) started: Started,
     pub(super) queued: mpsc::UnboundedReceiver<Queued>,
     pub(super) budget: Arc<Semaphore>,
@@ -102,6 +103,7 @@ pub(super) async fn run(care: Care) {
     let Care {
         name,
         limits,
+        chatter,
         started,
         queued,
         budget,
@@ -129,12 +131,14 @@ pub(super) async fn run(care: Care) {
         child.stdout.take(),
         lines,
         limits.clone(),
+        Arc::clone(&chatter),
         stop_reading.clone(),
     ));
     let errors = tokio::spawn(log(
         Arc::clone(&name),
         child.stderr.take(),
         limits.log_line_bytes,
+        chatter,
     ));
     let (mut writer, mut reader, mut errors) = (writer, reader, errors);
     let mut reader_done = false;
@@ -269,6 +273,7 @@ async fn read(
     stdout: Option<impl AsyncRead + Unpin>,
     lines: mpsc::Sender<Piece>,
     limits: ChildLimits,
+    chatter: Arc<Chatters>,
     stop: CancellationToken,
 ) {
     let Some(stdout) = stdout else { return };
@@ -280,10 +285,12 @@ async fn read(
         };
         match next {
             Ok(Some(piece)) => {
-                if let Piece::TooLong { start, length } = &piece {
+                if let Piece::TooLong { start, length } = &piece
+                    && let Some(withheld) = chatter.garbage.passes()
+                {
                     let start = printable(start, limits.log_line_bytes);
                     tracing::warn!(
-                        server = %name, length, limit = limits.line_bytes, start,
+                        server = %name, length, limit = limits.line_bytes, start, withheld,
                         "server wrote a line that is too long; it was dropped"
                     );
                 }
@@ -303,12 +310,28 @@ async fn read(
     while let Ok(Some(_)) = pipe.next().await {}
 }
 
-async fn log(name: Arc<str>, stderr: Option<impl AsyncRead + Unpin>, cap: usize) {
+async fn log(
+    name: Arc<str>,
+    stderr: Option<impl AsyncRead + Unpin>,
+    cap: usize,
+    chatter: Arc<Chatters>,
+) {
     let Some(stderr) = stderr else { return };
     let mut pipe = Lines::new(stderr, cap);
     loop {
-        match pipe.next().await {
-            Ok(Some(Piece::Line(line))) if line.is_empty() => {}
+        let next = pipe.next().await;
+        let passes = match &next {
+            Ok(Some(Piece::Line(line))) if line.is_empty() => continue,
+            Ok(Some(_)) => chatter.errors.passes(),
+            _ => return,
+        };
+        let Some(withheld) = passes else {
+            continue;
+        };
+        if withheld > 0 {
+            tracing::info!(server = %name, withheld, "stderr: lines were left out, there were too many");
+        }
+        match next {
             Ok(Some(Piece::Line(line))) => {
                 tracing::info!(server = %name, "stderr: {}", printable(&line, cap));
             }

@@ -1,0 +1,81 @@
+//! The gateways that a request has come by: a McpServer whose URL leads back to its own gateway would go round for ever.
+//!
+//! In: the UID of a server, the header of a request. Out: the header with another name, and whether a name is in it. Must not
+//! do: tell a server behind the gateway anything but that a gateway is there.
+
+use http::{HeaderMap, HeaderValue};
+use ring::digest::{SHA256, digest};
+
+/// The names of the gateways, the nearest last.
+pub const HOPS: &str = "portcullis-hops";
+/// More gateways in a row are taken for a loop.
+const MOST: usize = 16;
+
+/// The name of the gateways of a server: the same for all its replicas.
+pub fn name(uid: &str) -> HeaderValue {
+    let digest = digest(&SHA256, format!("hop {uid}").as_bytes());
+    let digits = digest.as_ref().iter().take(8);
+    let name: String = digits.map(|byte| format!("{byte:02x}")).collect();
+    // Digits and letters are always a header's value.
+    HeaderValue::try_from(name).unwrap_or(HeaderValue::from_static("gateway"))
+}
+
+/// The header with one more name.
+pub fn with(before: Option<HeaderValue>, own: Option<&HeaderValue>) -> Option<HeaderValue> {
+    let (Some(before), Some(own)) = (&before, own) else {
+        return before.or_else(|| own.cloned());
+    };
+    HeaderValue::from_bytes(&[before.as_bytes(), b",", own.as_bytes()].concat()).ok()
+}
+
+/// What a request that comes in has come by.
+#[derive(Debug, PartialEq)]
+pub enum Way {
+    /// Not by this gateway; to be told on.
+    Straight(Option<HeaderValue>),
+    /// By this one already, or by more than is sensible.
+    Loop,
+}
+
+/// Reads the header of a request to the gateway of that name.
+pub fn way(headers: &HeaderMap, own: &HeaderValue) -> Way {
+    let mut all: Option<HeaderValue> = None;
+    let mut count = 0;
+    for value in headers.get_all(HOPS) {
+        for name in value.as_bytes().split(|byte| *byte == b',') {
+            count += 1;
+            let name = name.trim_ascii();
+            if name == own.as_bytes() || count > MOST || name.len() > 64 {
+                return Way::Loop;
+            }
+            let name = HeaderValue::from_bytes(name).ok();
+            all = with(all, name.as_ref());
+        }
+    }
+    Way::Straight(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_known_when_it_comes_back() {
+        let (one, two, three) = (name("1"), name("2"), name("3"));
+        assert!(one != two && one == name("1"));
+        let mut headers = HeaderMap::new();
+        assert_eq!(way(&headers, &one), Way::Straight(None));
+        let told = with(with(None, Some(&one)), Some(&two)).unwrap();
+        headers.insert(HOPS, told.clone());
+        assert_eq!(way(&headers, &one), Way::Loop);
+        assert_eq!(way(&headers, &two), Way::Loop);
+        assert_eq!(way(&headers, &three), Way::Straight(Some(told.clone())));
+        // In two headers as in one.
+        headers.append(HOPS, three.clone());
+        assert_eq!(way(&headers, &three), Way::Loop);
+        let all = with(Some(told), Some(&three));
+        assert_eq!(way(&headers, &name("4")), Way::Straight(all));
+        headers.insert(HOPS, HeaderValue::try_from("a,".repeat(MOST)).unwrap());
+        assert_eq!(way(&headers, &one), Way::Loop);
+    }
+}
