@@ -73,6 +73,8 @@ pub(super) struct Rule {
     pub reason: Option<Arc<str>>,
     /// Whether the condition or a cost reads the arguments.
     pub reads_args: bool,
+    /// Why its policy is not accepted here, if so: the rule restricts and lets nothing through.
+    pub restricts_only: Option<Arc<str>>,
 }
 
 impl Rule {

@@ -117,6 +117,11 @@ pub(super) fn compile(
             .resources
             .push(resource_rule(rule, audit, &mut scribe));
     }
+    if owner.restricts_only.is_some() {
+        let restricts = |rule: &NameRule| rule.action != Action::Allow;
+        compiled.prompts.retain(restricts);
+        compiled.resources.retain(restricts);
+    }
     compiled
 }
 
@@ -273,6 +278,7 @@ fn tool_rule(
         wait_up_to,
         reason: reason(rule.reason.as_ref(), scribe),
         reads_args,
+        restricts_only: scribe.owner.restricts_only.clone(),
     })
 }
 
