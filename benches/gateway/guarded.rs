@@ -68,9 +68,11 @@ pub fn bundle(url: &str, rules: Value) -> Done<Bundle> {
             uid: "policy".to_owned(),
             generation: 1,
             spec: serde_json::from_value(policy)?,
+            not_accepted: None,
         }],
         blocked: Vec::new(),
         issuers: Vec::new(),
+        signature: None,
         report_token_sha256: None,
     };
     Ok(bundle.sealed()?)

@@ -220,6 +220,7 @@ fn guarded(bundle: &Bundle) -> Bundle {
         uid: "guard-rail".to_owned(),
         generation: 1,
         spec,
+        not_accepted: None,
     });
     guarded
 }

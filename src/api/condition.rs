@@ -51,6 +51,8 @@ named! {
         Accepted,
         /// The latest reported listing of tools succeeded.
         UpstreamReady,
+        /// Every policy that targets the server is accepted there.
+        PoliciesAccepted,
         /// Callers must prove who they are.
         Authenticated,
         /// Refusals are carried out, not only recorded.
@@ -61,6 +63,8 @@ named! {
         Programmed,
         /// All that is needed to serve calls is there.
         Ready,
+        /// Others change what the operator owns of the server; there only while True.
+        Tampered,
         /// Something is still being brought about (kstatus).
         Reconciling,
         /// Nothing more will happen until somebody changes something (kstatus).
@@ -83,6 +87,16 @@ named! {
         Unsupported,
         /// The policies of one server do not fit into one object.
         BundleTooLarge,
+        /// The policies of one server have more patterns than one server may have.
+        TooManyPatterns,
+        /// The policy is being deleted.
+        Deleting,
+        /// A policy is not accepted at the server.
+        PolicyNotAccepted,
+        /// A policy that was never accepted closes the server: every call is refused.
+        Closed,
+        /// No policy allows anything at the server.
+        NothingAllowed,
         /// A server that the policy names does not exist.
         TargetNotFound,
         /// A Secret or a key in it is missing.
@@ -97,6 +111,8 @@ named! {
         Configured,
         /// Anyone may call.
         Anonymous,
+        /// An API key is refused, as it is too short.
+        KeyTooShort,
         /// Nobody is admitted, as no authentication is configured.
         NoAuthentication,
         /// Refusals are carried out.
@@ -117,6 +133,8 @@ named! {
         NoReadyReplica,
         /// A gateway refused the bundle.
         BundleRejected,
+        /// Somebody else changed what the operator owns.
+        ForeignChange,
         /// Nothing has been reported yet.
         Pending,
         /// All that is needed is there.

@@ -178,7 +178,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let (audit, audit_writer) = audit(args.audit_file.as_deref())?;
 
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(process::ProcessCollector));
+    process::register(&mut registry);
     let metrics = Metrics::register(&mut registry);
     let memory = Arc::new(Memory::default());
     let sealer = Sealer::ephemeral()

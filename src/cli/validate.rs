@@ -70,8 +70,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
             let mut findings = world.findings();
             if let Some(cluster) = &cluster {
                 findings.extend(refusals(cluster, &world)?);
-                findings.extend(world.together()?);
             }
+            findings.extend(world.together()?);
             let fails = |finding: &Finding| finding.level == Level::Error || args.strict;
             Report {
                 valid: !findings.iter().any(fails),

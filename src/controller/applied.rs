@@ -1,13 +1,14 @@
 //! What is to be done about one child.
 //!
 //! In: the child as it should be, as it is, and what was last written. Out: one step. Pure. Must not do: fight: what another
-//! manager changes back is put right again only after a wait that grows.
+//! manager changes back is put right again only after a wait that grows, unless it lets pods do more.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::drift;
 use super::live::Live;
 use super::quantity::quantity;
 use super::server::kinds::Child;
@@ -16,6 +17,10 @@ use super::server::kinds::Child;
 pub const HASH: &str = "portcullis.dev/applied";
 /// The same drift is not put right again before this time; it doubles each time.
 const WAITS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
+/// What lets pods do more is put right each time, with no more than this between.
+const WIDENED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(1));
+/// What is there again in the answer to our own write.
+const UNSETTLED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3_600));
 /// What was written is in the caches after this time, or somebody has removed it.
 pub const WATCH_LAG: Duration = Duration::from_secs(2);
 
@@ -30,6 +35,9 @@ pub struct Mark {
     at: Instant,
     repairs: u32,
     repaired: Option<Instant>,
+    /// What the API server made of it holds fields that we did not write: an admission webhook adds them, or somebody was
+    /// faster.
+    unsettled: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -112,12 +120,21 @@ pub fn step(
         // Neither labels nor annotations change the generation.
         return mark.map_or(Step::Apply { drift: true }, |mark| repair(mark, now));
     }
-    if holds(&value, &child.body) {
+    let changes = drift::changes(child, live);
+    if changes.is_empty() {
         return Step::Nothing;
     }
+    let step_after = |waits, mark: &Mark| match wait(waits, mark.repairs, mark.repaired, now) {
+        Some(left) => Step::Wait(left),
+        None => Step::Apply { drift: true },
+    };
     match mark {
+        Some(mark) if older(live, mark) => Step::Nothing,
+        Some(mark) if mark.stamp == live.stamp() && mark.unsettled => step_after(UNSETTLED, mark),
         // The API server writes some values otherwise (1000m as 1): what it made of ours is ours.
-        Some(mark) if mark.stamp == live.stamp() || older(live, mark) => Step::Nothing,
+        Some(mark) if mark.stamp == live.stamp() => Step::Nothing,
+        // What widens what pods may do is not waited with, however often.
+        Some(mark) if changes.iter().any(|change| change.widens) => step_after(WIDENED, mark),
         Some(mark) => repair(mark, now),
         None => Step::Apply { drift: true },
     }
@@ -169,6 +186,9 @@ pub fn mark(child: &Child, live: &Live, before: Option<&Mark>, drift: bool, now:
     let repairs = before.map_or(0, |before| before.repairs);
     Mark {
         hash,
+        unsettled: drift::changes(child, live)
+            .iter()
+            .any(|change| change.added),
         stamp: live.stamp(),
         version: live.resource_version().to_owned(),
         at: now,
@@ -187,17 +207,6 @@ fn labelled(live: &Value, wanted: &Value) -> bool {
         (Some(live), Some(wanted)) => covers(live, wanted),
         _ => false,
     }
-}
-
-/// Whether an object is as it should be. Items of a list do not say what kind they are, the list does.
-pub fn holds(live: &Value, wanted: &Value) -> bool {
-    let Some(wanted) = wanted.as_object() else {
-        return false;
-    };
-    wanted
-        .iter()
-        .filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind"))
-        .all(|(key, wanted)| has(live.get(key), key, wanted))
 }
 
 /// Whether `live` has everything that `wanted` has; more does not matter, as defaults and other managers add to it.
@@ -230,7 +239,7 @@ fn has(live: Option<&Value>, key: &str, wanted: &Value) -> bool {
 }
 
 /// Whether resources are as wanted, however the API server writes them (1000m as 1).
-fn quantities(live: &Value, wanted: &Value) -> bool {
+pub fn quantities(live: &Value, wanted: &Value) -> bool {
     let (Some(live), Some(wanted)) = (live.as_object(), wanted.as_object()) else {
         return live == wanted;
     };
@@ -246,7 +255,7 @@ fn quantities(live: &Value, wanted: &Value) -> bool {
     })
 }
 
-fn is_nothing(value: &Value) -> bool {
+pub fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Object(map) => map.values().all(is_nothing),

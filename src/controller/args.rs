@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
+use k8s_openapi::api::networking::v1::{NetworkPolicyEgressRule, NetworkPolicyPeer};
 
 use super::names::ADMIN_PORT;
 use crate::api::DurationString;
@@ -67,6 +67,9 @@ pub struct Args {
     /// JSON list of NetworkPolicyPeers that may reach gateways' admin port: this operator's pods, and who scrapes metrics
     #[arg(long, env = "PORTCULLIS_ADMIN_FROM", default_value = "[]", value_parser = peers, value_name = "JSON")]
     pub admin_from: Peers,
+    /// JSON list of NetworkPolicyEgressRules that say where gateways may connect to; null lets them connect anywhere
+    #[arg(long, env = "PORTCULLIS_GATEWAY_EGRESS", default_value = "null", value_parser = egress, value_name = "JSON")]
+    pub gateway_egress: Egress,
     /// Port of gateways' reports
     #[arg(long, env = "PORTCULLIS_REPORT_PORT", default_value_t = ADMIN_PORT, value_name = "PORT")]
     pub report_port: u16,
@@ -78,6 +81,30 @@ pub struct Args {
 /// Who may reach the admin port; a struct, as clap takes lists for flags that are repeated.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Peers(pub Vec<NetworkPolicyPeer>);
+
+/// Where gateways may connect to; None is anywhere.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Egress(pub Option<Vec<NetworkPolicyEgressRule>>);
+
+/// A key that is not understood would leave a rule that lets everything through.
+fn egress(text: &str) -> Result<Egress, String> {
+    let wrong = |error| format!("not a JSON list of NetworkPolicyEgressRules, nor null: {error}");
+    let written: Option<Vec<serde_json::Value>> =
+        serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+    let rules = written.map(|written| {
+        let mut rules = Vec::with_capacity(written.len());
+        for rule in written {
+            let read: NetworkPolicyEgressRule =
+                serde_json::from_value(rule.clone()).map_err(|error| wrong(error.to_string()))?;
+            if serde_json::to_value(&read).ok().as_ref() != Some(&rule) {
+                return Err(wrong(format!("{rule} has a field that no such rule has")));
+            }
+            rules.push(read);
+        }
+        Ok(rules)
+    });
+    Ok(Egress(rules.transpose()?))
+}
 
 fn peers(text: &str) -> Result<Peers, String> {
     serde_json::from_str(text)
@@ -139,6 +166,23 @@ mod tests {
                 .to_string()
                 .contains("NetworkPolicyPeers")
         );
+        assert_eq!(args.gateway_egress, Egress(None));
+        let egress =
+            |text: &str| given(&["--gateway-egress", text]).map(|args| args.gateway_egress.0);
+        assert_eq!(egress("null").unwrap(), None);
+        let dns = r#"[{"to":[{"namespaceSelector":{}}],"ports":[{"port":53,"protocol":"UDP"}]}]"#;
+        assert_eq!(egress(dns).unwrap().unwrap().len(), 1);
+        assert_eq!(egress("[]").unwrap(), Some(Vec::new()));
+        // Else these would be rules without peers, which let everything through.
+        for wrong in [
+            r#"[{"tos":[]}]"#,
+            r#"[{"to":[{"podselector":{}}]}]"#,
+            "open",
+            "{}",
+        ] {
+            let said = egress(wrong).unwrap_err().to_string();
+            assert!(said.contains("NetworkPolicyEgressRules"), "{wrong}: {said}");
+        }
         assert!(given(&["--lease-duration", "soon"]).is_err());
         assert_eq!(args.watch_duration, Duration::from_secs(60));
         for (duration, good) in [("5s", true), ("10m", true), ("4s", false), ("11m", false)] {

@@ -251,11 +251,13 @@ fn differs(before: &Report, now: &Report) -> bool {
     let Report {
         instance,
         revision,
+        sequence,
         calls: _,
         violations,
         recent: _,
         tools,
         missing_secret_keys,
+        refused_keys,
         bundle_error,
         listing,
         audit_error,
@@ -263,9 +265,11 @@ fn differs(before: &Report, now: &Report) -> bool {
     let error = |report: &Report| report.listing.as_ref().map(|listing| listing.error.clone());
     before.instance != *instance
         || before.revision != *revision
+        || before.sequence != *sequence
         || !same_counts(&before.violations, violations)
         || before.tools != *tools
         || before.missing_secret_keys != *missing_secret_keys
+        || before.refused_keys != *refused_keys
         || before.bundle_error != *bundle_error
         || before.audit_error != *audit_error
         || error(before) != listing.as_ref().map(|listing| listing.error.clone())

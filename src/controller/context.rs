@@ -21,6 +21,7 @@ use super::queue::Queue;
 use super::server::Compiled;
 use super::server::build::Settings;
 use super::server::kinds::Kind;
+use super::tampering::Tampering;
 use super::verdicts::Verdicts;
 use crate::api::approval::McpApproval;
 use crate::api::loose::Loose;
@@ -165,9 +166,15 @@ pub struct Memory {
 pub struct ServerMemory {
     pub uid: String,
     pub marks: HashMap<(Kind, String), Mark>,
-    /// The bundle of the ConfigMap, with that object's resource version.
-    pub bundle: Option<(String, Arc<Bundle>)>,
-    /// The bundle that was written last.
+    /// The newest bundle of the operator's that is known.
+    pub bundle: Option<Arc<Bundle>>,
+    /// The resource version of the ConfigMap that was looked at last.
+    pub bundle_version: Option<String>,
+    /// That version holds something else than `bundle`, which somebody else has written.
+    pub foreign: bool,
+    /// What others changed of what is ours.
+    pub tampering: Tampering,
+    /// When a bundle was written last.
     pub delivered: Option<Delivered>,
     pub compiled: Compiled,
     /// The stored ledger, likewise.
@@ -197,11 +204,7 @@ pub struct ServerMemory {
 /// A bundle that was written.
 #[derive(Clone, Debug)]
 pub struct Delivered {
-    pub revision: String,
     pub at: Instant,
-    /// So often it was written again, as somebody had put something else in its place.
-    pub repairs: u32,
-    pub repaired: Option<Instant>,
 }
 
 /// What is known of reading one pod's report.

@@ -45,7 +45,7 @@ pub async fn wait(ctx: &Arc<Context>) -> Result<(), Behind> {
     let all = async {
         for scope in scopes(&ctx.args.watch_namespace) {
             kind::<McpServer, _>(ctx, |ctx| &ctx.caches.servers, scope.clone(), "").await;
-            let labels = watch::gateway_labels();
+            let labels = watch::pod_labels();
             kind::<Pod, _>(ctx, |ctx| &ctx.caches.pods, scope.clone(), &labels).await;
             kind::<ReplicaSet, _>(ctx, |ctx| &ctx.caches.replica_sets, scope, &labels).await;
         }

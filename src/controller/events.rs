@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::context::{Queues, lock};
 use super::metrics::Kind;
-use crate::api::condition::{Condition, ConditionStatus, ConditionType};
+use crate::api::condition::{Condition, ConditionStatus, ConditionType, Reason};
 use crate::status::report::ReportedViolation;
 
 /// A note must not be longer (events.k8s.io/v1).
@@ -132,6 +132,50 @@ impl Events {
                 "Enforce",
                 &note,
             );
+        }
+    }
+
+    /// Tells that somebody changed what the operator owns of a server.
+    pub fn tampering(&self, of: &ObjectMeta, note: &str) {
+        let warning = EventType::Warning;
+        tracing::warn!(
+            namespace = of.namespace,
+            server = of.name,
+            "security: {note}"
+        );
+        self.publish(Kind::McpServer, of, warning, "Tampered", "Restore", note);
+    }
+
+    /// Tells when a server begins to refuse every call, does so for another reason, or no longer.
+    pub fn closing(&self, of: &ObjectMeta, before: &[Condition], now: &[Condition]) {
+        let closed = |conditions: &[Condition]| {
+            let mut all = conditions.iter();
+            let ready = all.find(|condition| condition.type_ == ConditionType::Ready.as_str())?;
+            let closes = [Reason::Closed, Reason::NothingAllowed];
+            let closed = closes.iter().any(|reason| reason.as_str() == ready.reason);
+            closed.then(|| (ready.reason.clone(), ready.message.clone()))
+        };
+        match (closed(before), closed(now)) {
+            (before, Some(now)) if before.as_ref() != Some(&now) => {
+                let (reason, note) = now;
+                self.publish(
+                    Kind::McpServer,
+                    of,
+                    EventType::Warning,
+                    &reason,
+                    "Refuse",
+                    &note,
+                );
+            }
+            (Some(_), None) => self.publish(
+                Kind::McpServer,
+                of,
+                EventType::Normal,
+                "Opened",
+                "Serve",
+                "The server no longer refuses every call.",
+            ),
+            _ => {}
         }
     }
 

@@ -16,8 +16,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::MANAGER;
 use super::names::{Ident, SERVER};
+use super::{MANAGER, trouble};
 use crate::api;
 use crate::api::raw::{Object, members, read};
 
@@ -30,9 +30,31 @@ pub struct Live {
     body: Box<str>,
     /// Whether somebody else decides on `spec.replicas` (an autoscaler, `kubectl scale`).
     pub replicas_of_others: bool,
+    /// Why a Deployment has no pods.
+    pub trouble: Option<String>,
+    /// Fields of the content that others manage: the manager, and the paths.
+    others: Box<[(String, Vec<String>)]>,
 }
 
+/// Paths that are kept of one object's other managers.
+const PATHS: usize = 64;
+
 impl Live {
+    /// Who else manages a field, or something in it, or all that it is in.
+    pub fn manager_of(&self, field: &str) -> Option<String> {
+        let within = |inner: &str, outer: &str| {
+            inner
+                .strip_prefix(outer)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        let mut others = self.others.iter();
+        let found = others.find(|(_, paths)| {
+            let mut paths = paths.iter();
+            paths.any(|path| within(path, field) || within(field, path))
+        });
+        found.map(|(manager, _)| manager.clone())
+    }
+
     /// The text, parsed; null of an object that is not ours.
     pub fn value(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_default()
@@ -81,19 +103,28 @@ impl<'de> Deserialize<'de> for Live {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = Object::deserialize(deserializer)?;
         let metadata = small(object.metadata());
-        let (mut body, mut others) = (None, false);
+        let (mut body, mut others, mut managers) = (None, false, Vec::new());
+        let mut trouble = None;
         if is_child(&metadata) {
             // One that cannot be read is not as it should be, and is written over.
             body = object.value(&["status"]).ok().map(|body| body.to_string());
             let members = object.members();
-            others = members
-                .get("metadata")
-                .is_some_and(|text| replicas_of_others(text));
+            let status = members
+                .get("status")
+                .and_then(|status| read::<Value>(status));
+            trouble = status.and_then(|status| trouble::of_deployment(&status));
+            if let Some(text) = members.get("metadata") {
+                let entries = managed_fields(text);
+                others = entries.iter().any(replicas_of_others);
+                managers = others_fields(&entries);
+            }
         }
         Ok(Live {
             metadata,
             body: body.unwrap_or_default().into_boxed_str(),
             replicas_of_others: others,
+            others: managers.into_boxed_slice(),
+            trouble,
         })
     }
 }
@@ -137,15 +168,77 @@ fn is_child(metadata: &ObjectMeta) -> bool {
     })
 }
 
-fn replicas_of_others(metadata: &RawValue) -> bool {
+fn managed_fields(metadata: &RawValue) -> Vec<Value> {
     let entries: Vec<&RawValue> = members(metadata)
         .get("managedFields")
         .and_then(|entries| serde_json::from_str(entries.get()).ok())
         .unwrap_or_default();
-    entries.into_iter().filter_map(read::<Value>).any(|entry| {
-        entry.get("manager").and_then(Value::as_str) != Some(MANAGER)
-            && entry.pointer("/fieldsV1/f:spec/f:replicas").is_some()
-    })
+    entries.into_iter().filter_map(read::<Value>).collect()
+}
+
+fn is_others(entry: &Value) -> bool {
+    entry.get("manager").and_then(Value::as_str) != Some(MANAGER)
+}
+
+fn replicas_of_others(entry: &Value) -> bool {
+    is_others(entry) && entry.pointer("/fieldsV1/f:spec/f:replicas").is_some()
+}
+
+/// The paths of content, status and metadata apart, that others manage, as KEP-555 writes them.
+fn others_fields(entries: &[Value]) -> Vec<(String, Vec<String>)> {
+    let mut found = Vec::new();
+    let mut left = PATHS;
+    for entry in entries.iter().filter(|entry| is_others(entry)) {
+        // What is written through a subresource is nobody's change of the content, the scale apart.
+        if entry.get("subresource").and_then(Value::as_str) == Some("status") {
+            continue;
+        }
+        let mut paths = Vec::new();
+        let fields = entry.get("fieldsV1").and_then(Value::as_object);
+        for (key, below) in fields.into_iter().flatten() {
+            if !matches!(key.as_str(), "f:metadata" | "f:status") {
+                paths_below(String::new(), key, below, &mut paths, left);
+            }
+        }
+        left = left.saturating_sub(paths.len());
+        if let (false, Some(manager)) = (
+            paths.is_empty(),
+            entry.get("manager").and_then(Value::as_str),
+        ) {
+            found.push((manager.to_owned(), paths));
+        }
+    }
+    found
+}
+
+fn paths_below(before: String, key: &str, below: &Value, found: &mut Vec<String>, left: usize) {
+    let path = if let Some(field) = key.strip_prefix("f:") {
+        if before.is_empty() {
+            field.to_owned()
+        } else {
+            format!("{before}.{field}")
+        }
+    } else if let Some(item) = key.strip_prefix("k:") {
+        let item: Value = serde_json::from_str(item).unwrap_or_default();
+        let named = item.get("name").and_then(Value::as_str).map(str::to_owned);
+        let first = || Some(item.as_object()?.values().next()?.to_string());
+        format!("{before}[{}]", named.or_else(first).unwrap_or_default())
+    } else if key.starts_with("v:") || key.starts_with("i:") {
+        format!("{before}[{}]", key.get(2..).unwrap_or_default())
+    } else {
+        // ".": the list or object itself.
+        return;
+    };
+    let mut deeper = false;
+    for (key, below) in below.as_object().into_iter().flatten() {
+        if key != "." {
+            deeper = true;
+            paths_below(path.clone(), key, below, found, left);
+        }
+    }
+    if !deeper && found.len() < left {
+        found.push(path);
+    }
 }
 
 impl Resource for Live {
@@ -175,7 +268,8 @@ impl Resource for Live {
     }
 }
 
-/// A gateway's pod: what is needed to find it and to ask it for its report.
+/// A pod of a gateway or of a stdio server: what is needed to find it, to ask a gateway for its report, and to say why it does not
+/// run.
 #[derive(Clone, Debug, Default)]
 pub struct GatewayPod {
     metadata: ObjectMeta,
@@ -183,6 +277,8 @@ pub struct GatewayPod {
     pub ready: bool,
     /// It was told to stop.
     pub terminating: bool,
+    /// Why it does not run, or not for long.
+    pub trouble: Option<String>,
     /// UID of the ReplicaSet that controls it.
     pub replica_set: Option<String>,
 }
@@ -218,6 +314,7 @@ impl<'de> Deserialize<'de> for GatewayPod {
             .and_then(Value::as_str)
             .and_then(|ip| ip.parse().ok());
         Ok(GatewayPod {
+            trouble: trouble::of_pod(&status),
             metadata,
             ip,
             // One that stops gets no more calls.

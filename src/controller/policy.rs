@@ -136,7 +136,7 @@ fn targets(ctx: &Context, policy: &McpPolicy) -> Option<Vec<Seen>> {
         let status = memory.status.as_ref().map(Arc::clone);
         let before = || server.status(|server| &server.status).unwrap_or_default();
         seen.push(Seen {
-            bundle: memory.bundle.as_ref().map(|(_, bundle)| Arc::clone(bundle)),
+            bundle: memory.bundle.clone(),
             status: status.unwrap_or_else(|| Arc::new(before())),
             ledger: memory
                 .ledger

@@ -69,7 +69,7 @@ pub enum RunError {
 pub async fn run(args: Args) -> Result<(), RunError> {
     let mut signals = Signals::new()?;
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(process::ProcessCollector));
+    process::register(&mut registry);
     let metrics = Metrics::register(&mut registry);
     let (missing, shown) = watch::channel::<Missing>(Some(UNLISTED.to_owned()));
     let stop = CancellationToken::new();
@@ -146,6 +146,7 @@ async fn lead(
             gateway_image: args.gateway_image.clone(),
             gateway_image_pull_policy: args.gateway_image_pull_policy.clone(),
             admin_from: args.admin_from.clone(),
+            gateway_egress: args.gateway_egress.clone(),
         },
         key: OnceLock::new(),
         caches: Caches::new(all, policies),
@@ -206,7 +207,7 @@ async fn key(ctx: &Context, missing: &watch::Sender<Missing>) -> Result<Operator
             .map_err(RunError::KeySecret)?;
         // The mount follows in a minute; what was made just now is known.
         if made {
-            return Ok(OperatorKey::new(key.as_bytes()));
+            return Ok(OperatorKey::new(key.as_bytes(), name)?);
         }
     }
     if !path.exists() {

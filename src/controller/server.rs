@@ -18,6 +18,7 @@ pub mod build;
 mod fetch;
 pub mod kinds;
 mod ledger;
+mod sequence;
 mod status;
 mod validate;
 
@@ -92,8 +93,15 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
         looked_at(ctx, &refs, &memory);
         return Ok(Done::Settled);
     }
-    let stored = apply::stored_bundle(&refs, &memory);
     let key = ctx.key.get().ok_or(ServerError::NoKey)?;
+    let stored = apply::stored_bundle(&refs, key, &memory);
+    // Of a policy that is not valid now the form in the stored bundle goes on. A leader that is new must first hear from the
+    // gateways that this is not an old bundle that somebody has put back.
+    let carried = refs.policies.iter().any(|policy| !policy.errors.is_empty());
+    if carried && status::unheard(&refs, &memory) {
+        ctx.queues.reports.add(name.clone());
+        return Ok(Done::Later(UNHEARD_AGAIN));
+    }
     let mut compiled = std::mem::take(&mut lock(&memory).compiled);
     let verdict = validate::validate(&refs, stored.as_deref(), key, &mut compiled);
     // What is in force stays, under the policies of now.
@@ -143,11 +151,20 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
     if let Some(error) = failed {
         return Err(error);
     }
-    let again = [applied.again, ledger_again, status_again]
+    tell_of_tampering(ctx, &refs, &memory);
+    let quiet = lock(&memory).tampering.quiet_in(Instant::now());
+    let again = [applied.again, ledger_again, status_again, quiet]
         .into_iter()
         .flatten()
         .min();
     Ok(again.map_or(Done::Settled, Done::Later))
+}
+
+/// Events of what others changed of the server's objects.
+fn tell_of_tampering(ctx: &Context, refs: &fetch::Refs, memory: &Remembered) {
+    for note in lock(memory).tampering.untold(Instant::now()) {
+        ctx.events.tampering(refs.object.metadata(), &note);
+    }
 }
 
 /// The server has been looked at: policies may say what became of it. The first time they are told to.

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use super::cache::{Cache, Change, name_of};
 use super::context::Context;
 use super::live::{GatewayPod, Identity, Live};
-use super::names::{COMPONENT, GATEWAY, MANAGED_BY, Name, SERVER};
+use super::names::{COMPONENT, GATEWAY, MANAGED_BY, Name, SERVER, UPSTREAM};
 use super::server::kinds::Kind;
 use crate::api::approval::McpApproval;
 use crate::api::loose::Loose;
@@ -64,9 +64,12 @@ pub fn policy_scopes(namespaces: &[String], own: &str) -> Vec<Option<String>> {
     scopes(&namespaces)
 }
 
-/// Selects what belongs to gateways: their pods and ReplicaSets.
-pub fn gateway_labels() -> String {
-    format!("{}={},{COMPONENT}={GATEWAY}", MANAGED_BY.0, MANAGED_BY.1)
+/// Selects the pods and ReplicaSets of gateways and of stdio servers.
+pub fn pod_labels() -> String {
+    format!(
+        "{}={},{COMPONENT} in ({GATEWAY},{UPSTREAM})",
+        MANAGED_BY.0, MANAGED_BY.1
+    )
 }
 
 /// Begins every watch.
@@ -80,7 +83,7 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     let ours = format!("{}={}", MANAGED_BY.0, MANAGED_BY.1);
     for scope in scopes(&ctx.args.watch_namespace) {
         let labelled = plain.clone().labels(&ours);
-        let pods = plain.clone().labels(&gateway_labels());
+        let pods = plain.clone().labels(&pod_labels());
         tasks.spawn(follow(
             Arc::clone(ctx),
             static_api(client, &scope),
@@ -388,7 +391,7 @@ fn owner_of<K: Resource>(object: &K) -> Option<Name> {
 }
 
 fn child_changed(ctx: &Context, change: Change<'_, Live>) {
-    let said = |live: &Arc<Live>| (live.uid().to_owned(), live.stamp());
+    let said = |live: &Arc<Live>| (live.uid().to_owned(), live.stamp(), live.trouble.clone());
     if change.before.map(said) == change.after.map(said) {
         return;
     }
@@ -400,7 +403,16 @@ fn child_changed(ctx: &Context, change: Change<'_, Live>) {
 }
 
 fn pod_changed(ctx: &Context, change: Change<'_, GatewayPod>) {
-    let said = |pod: &Arc<GatewayPod>| (pod.uid().to_owned(), pod.ip, pod.ready, pod.terminating);
+    let said = |pod: &Arc<GatewayPod>| {
+        let trouble = pod.trouble.clone();
+        (
+            pod.uid().to_owned(),
+            pod.ip,
+            pod.ready,
+            pod.terminating,
+            trouble,
+        )
+    };
     if change.before.map(said) == change.after.map(said) {
         return;
     }

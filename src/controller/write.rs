@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::MANAGER;
+use super::drift::{self, Change};
 use super::live::Live;
 use super::server::kinds::{Child, Kind};
 
@@ -146,19 +147,26 @@ impl Children<'_> {
         match applied {
             // Beside what somebody put in place of ours, ours may not fit (two ports of one name).
             Err(kube::Error::Api(status)) if status.code == 422 && over => {
-                self.merge(child, uid).await
+                self.merge(child, uid, &[]).await
             }
             applied => applied.map_err(fail),
         }
     }
 
-    /// A merge patch of the whole intent, of an object with that UID only: it replaces whole lists (RFC 7386).
-    pub async fn merge(&self, child: &Child, uid: &str) -> Result<Live, WriteError> {
+    /// A merge patch of the whole intent, of an object with that UID only: it replaces whole lists (RFC 7386) and removes
+    /// what was added.
+    pub async fn merge(
+        &self,
+        child: &Child,
+        uid: &str,
+        changes: &[Change],
+    ) -> Result<Live, WriteError> {
         let params = PatchParams {
             field_manager: Some(MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        let patch = Patch::Merge(of(child, uid));
+        let body = of(child, uid);
+        let patch = Patch::Merge(drift::patch(&body, changes));
         self.api(child.kind)
             .patch(&child.name, &params, &patch)
             .await

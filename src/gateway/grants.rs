@@ -18,7 +18,11 @@ use crate::policy::Caller;
 pub struct Grants {
     keys: Vec<Key>,
     anonymous: Option<Arc<Caller>>,
+    refused: Vec<String>,
 }
+
+/// Shorter keys are refused: they can be guessed.
+pub const SHORTEST_KEY: usize = 16;
 
 #[derive(Debug)]
 struct Key {
@@ -62,20 +66,26 @@ pub struct NoDigest;
 
 impl Grants {
     /// Builds the table. Each entry of `keys` is a grant's name and its key; white space around a key is not part of it
-    /// (Secrets made from files end in a newline), and an empty key admits nobody.
+    /// (Secrets made from files end in a newline). A key of fewer than [`SHORTEST_KEY`] characters admits nobody, and is
+    /// among the [refused](Self::refused).
     pub fn new(keys: &BTreeMap<String, Vec<u8>>, anonymous: bool) -> Self {
-        let keys = keys
-            .iter()
-            .filter_map(|(name, key)| {
-                let key = key.trim_ascii();
-                (!key.is_empty()).then(|| Key {
+        let (mut accepted, mut refused) = (Vec::with_capacity(keys.len()), Vec::new());
+        for (name, key) in keys {
+            let key = key.trim_ascii();
+            // Characters, as people count them; bytes of what is no text.
+            let length = std::str::from_utf8(key).map_or(key.len(), |text| text.chars().count());
+            if length < SHORTEST_KEY {
+                refused.push(name.clone());
+            } else {
+                accepted.push(Key {
                     digest: sha256(key),
                     caller: Arc::new(Caller::key(name)),
-                })
-            })
-            .collect();
+                });
+            }
+        }
         Grants {
-            keys,
+            keys: accepted,
+            refused,
             anonymous: anonymous.then(|| Arc::new(Caller::anonymous())),
         }
     }
@@ -96,7 +106,13 @@ impl Grants {
         Ok(Grants {
             keys: vec![Key { digest, caller }],
             anonymous: None,
+            refused: Vec::new(),
         })
+    }
+
+    /// Names of the keys that are too short to be accepted.
+    pub fn refused(&self) -> &[String] {
+        &self.refused
     }
 
     /// The grant that a request's headers prove.
@@ -170,7 +186,7 @@ mod tests {
 
     fn grants(anonymous: bool) -> Grants {
         let keys = BTreeMap::from([
-            ("trainer".to_owned(), b"s3cret-one\n".to_vec()),
+            ("trainer".to_owned(), b"s3cret-number-one\n".to_vec()),
             ("empty".to_owned(), b" \n".to_vec()),
         ]);
         Grants::new(&keys, anonymous)
@@ -191,23 +207,42 @@ mod tests {
     fn a_key_names_its_grant_and_nothing_else_does() {
         let keyed = grants(false);
         assert_eq!(
-            name(&keyed, &["Bearer s3cret-one"]).as_deref(),
+            name(&keyed, &["Bearer s3cret-number-one"]).as_deref(),
             Some("key:trainer")
         );
         assert_eq!(
-            name(&keyed, &["bearer s3cret-one"]).as_deref(),
+            name(&keyed, &["bearer s3cret-number-one"]).as_deref(),
             Some("key:trainer")
         );
         for bad in [
             &[][..],
             &["Bearer"],
             &["Bearer "],
-            &["Bearer s3cret-two"],
-            &["Basic s3cret-one"],
-            &["Bearer s3cret-one", "Bearer s3cret-one"],
+            &["Bearer s3cret-number-two"],
+            &["Basic s3cret-number-one"],
+            &["Bearer s3cret-number-one", "Bearer s3cret-number-one"],
         ] {
             assert_eq!(name(&keyed, bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_key_that_could_be_guessed_admits_nobody_and_is_named() {
+        let of = |key: &str| {
+            let keys = BTreeMap::from([
+                ("short".to_owned(), key.as_bytes().to_vec()),
+                ("long".to_owned(), b"0123456789abcdef".to_vec()),
+            ]);
+            Grants::new(&keys, false)
+        };
+        for key in ["", "x", "0123456789abcde", " 0123456789abcde\n", "éééééééé"] {
+            let grants = of(key);
+            assert_eq!(grants.refused(), ["short"], "{key:?}");
+            assert_eq!(name(&grants, &[&format!("Bearer {}", key.trim())]), None);
+            let long = name(&grants, &["Bearer 0123456789abcdef"]);
+            assert_eq!(long.as_deref(), Some("key:long"));
+        }
+        assert_eq!(of("0123456789abcdeg").refused(), [""; 0]);
     }
 
     #[test]
@@ -220,16 +255,16 @@ mod tests {
 
     #[test]
     fn a_digest_admits_its_key_and_nobody_else() {
-        let hex: String = sha256(b"s3cret-one")
+        let hex: String = sha256(b"s3cret-number-one")
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
         let grants = Grants::of_digest("report", &hex).unwrap();
         assert_eq!(
-            name(&grants, &["Bearer s3cret-one"]).as_deref(),
+            name(&grants, &["Bearer s3cret-number-one"]).as_deref(),
             Some("key:report")
         );
-        assert_eq!(name(&grants, &["Bearer s3cret-two"]), None);
+        assert_eq!(name(&grants, &["Bearer s3cret-number-two"]), None);
         assert_eq!(name(&grants, &[]), None);
         for bad in [
             "",
@@ -244,11 +279,11 @@ mod tests {
     #[test]
     fn a_revoked_key_no_longer_holds() {
         let mut headers = HeaderMap::new();
-        headers.insert(AUTHORIZATION, "Bearer s3cret-one".parse().unwrap());
+        headers.insert(AUTHORIZATION, "Bearer s3cret-number-one".parse().unwrap());
         let grant = grants(false).authenticate(&headers).unwrap();
         assert!(grants(false).still_holds(&grant));
         assert!(!Grants::new(&BTreeMap::new(), true).still_holds(&grant));
-        let renamed = BTreeMap::from([("other".to_owned(), b"s3cret-one".to_vec())]);
+        let renamed = BTreeMap::from([("other".to_owned(), b"s3cret-number-one".to_vec())]);
         assert!(!Grants::new(&renamed, false).still_holds(&grant));
     }
 }

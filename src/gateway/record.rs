@@ -138,6 +138,8 @@ impl Recorder {
         let request_duration = metrics.request_duration.get_or_create(&labels).clone();
         let evaluation = metrics.evaluation.get_or_create(&labels).clone();
         let upstream_duration = metrics.upstream_duration.get_or_create(&labels).clone();
+        // An alert on its increase would miss the first one if it were not there before.
+        drop(metrics.bundle_errors.get_or_create(&labels));
         let streams = metrics.active_streams.get_or_create(&labels).clone();
         Recorder {
             request_duration,

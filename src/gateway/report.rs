@@ -36,6 +36,7 @@ impl Gateway {
         let report = Report {
             instance: self.recorder.instance().to_owned(),
             revision: snapshot.as_ref().map(|snapshot| snapshot.revision.clone()),
+            sequence: self.in_force().map(|(sequence, _)| sequence),
             calls: self.recorder.calls(),
             violations,
             recent: recent.iter().filter_map(reported).collect(),
@@ -43,6 +44,9 @@ impl Gateway {
                 .as_ref()
                 .map_or_else(Vec::new, |snapshot| report::tools(&snapshot.bound)),
             missing_secret_keys: self.missing_secrets(),
+            refused_keys: snapshot
+                .as_ref()
+                .map_or_else(Vec::new, |snapshot| snapshot.grants.refused().to_vec()),
             bundle_error: self.last_error(),
             listing: listing.time.map(|time| ReportedListing {
                 time,

@@ -21,6 +21,7 @@ use super::server::{ONLY, Routes, serve_as};
 use super::snapshot::plan::Stdio;
 use super::snapshot::{Environment, Sealing};
 use super::{Gateway, Served, Shared};
+use crate::policy::signature::PublicKey;
 use crate::telemetry::{admin, process};
 
 mod follow;
@@ -50,6 +51,9 @@ pub struct RunArgs {
     /// The McpServer's UID: a bundle for another server, even one of the same name, is refused
     #[arg(long, value_name = "UID")]
     pub server_uid: String,
+    /// The operator's public key, by whose signature bundles are believed; may be given several times
+    #[arg(long = "bundle-key", value_name = "HEX", required = true)]
+    pub bundle_keys: Vec<PublicKey>,
     /// The mounted copy of the bundle; the ConfigMap NAME-gateway is read and watched through the API besides
     #[arg(long, value_name = "FILE")]
     pub bundle_file: PathBuf,
@@ -111,7 +115,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         args.server
     );
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(process::ProcessCollector));
+    process::register(&mut registry);
     let metrics = Metrics::register(&mut registry);
 
     let mut mounted = Mounted::new(args.secrets_dir.clone(), own_keys(&args));
@@ -162,7 +166,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let (tell, told) = mpsc::channel(4);
     tokio::spawn(watch::follow(target, tell));
     let keeping = tokio::spawn(keep(
-        Intake::new(Arc::clone(&gateway), readers),
+        Intake::new(Arc::clone(&gateway), readers, args.bundle_keys.clone()),
         mounted,
         MountedFile::new(args.bundle_file.clone()),
         told,

@@ -18,7 +18,7 @@ use self::secrets::{Lookup, Secrets};
 pub use self::settings::Settings;
 use self::tls::{Certificate, Transport};
 use super::audit::{Arguments, KEYS};
-use super::grants::Grants;
+use super::grants::{Grants, SHORTEST_KEY};
 use super::lists::Lists;
 use super::upstream::Upstream;
 use crate::api::Switch;
@@ -363,6 +363,11 @@ fn grants(
         _ => {
             let held = keys.as_ref().unwrap_or(const { &BTreeMap::new() });
             let grants = Arc::new(Grants::new(held, anonymous));
+            for name in grants.refused() {
+                tracing::error!(
+                    "the API key {name} is refused, as it has fewer than {SHORTEST_KEY} characters: put a longer one into the Secret, for example that of `openssl rand -hex 32`"
+                );
+            }
             *made = Some((keys, anonymous, Arc::clone(&grants)));
             grants
         }

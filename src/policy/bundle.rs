@@ -9,7 +9,7 @@ use crate::json;
 use serde::{Deserialize, Serialize};
 
 /// The format that this release writes. It reads this one and none newer.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// One server with everything that its gateways enforce.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub struct Bundle {
     pub format: u32,
     /// Grows with every write: a gateway refuses a bundle older than the one in force.
     pub sequence: u64,
-    /// SHA-256 of the canonical form without `revision` and `sequence`, in hexadecimal.
+    /// SHA-256 of the canonical form without `revision`, `sequence` and `signature`, in hexadecimal.
     pub revision: String,
     /// The server.
     pub server: BundleServer,
@@ -35,6 +35,9 @@ pub struct Bundle {
     /// SHA-256 of the bearer that may read the gateway's report, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report_token_sha256: Option<String>,
+    /// The operator's signature, in hexadecimal; none outside a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 /// The server of a bundle.
@@ -63,8 +66,21 @@ pub struct BundlePolicy {
     pub uid: String,
     /// The generation of the spec.
     pub generation: i64,
-    /// Its spec, verbatim.
+    /// Its spec, verbatim; of a policy that is not accepted, possibly without what could not be carried.
     pub spec: McpPolicySpec,
+    /// Why the policy is not accepted at this server, if so: it then restricts calls and allows none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_accepted: Option<NotAccepted>,
+}
+
+/// Why a policy that compiles is not accepted at one server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotAccepted {
+    /// The reason of the policy's condition.
+    pub reason: String,
+    /// What is wrong and what to change.
+    pub message: String,
 }
 
 /// A policy that was never accepted.
@@ -141,6 +157,7 @@ fn revision(mut bundle: serde_json::Value) -> String {
     if let Some(object) = bundle.as_object_mut() {
         object.remove("revision");
         object.remove("sequence");
+        object.remove("signature");
     }
     canonical::hex(&canonical::sha256(canonical::plain(&bundle).as_bytes()))
 }

@@ -111,11 +111,24 @@ pub fn diagnose_policy(
         namespace,
         name,
         qualified: namespace != server_namespace,
+        restricts_only: None,
         uid: Arc::from(""),
     };
     let mut findings = Vec::new();
     policy::compile(&owner, &Arc::from(""), false, spec, &mut findings);
     findings
+}
+
+/// What the patterns of one policy cost, of the budget that the policies of a server share.
+pub(super) fn spent(spec: &McpPolicySpec) -> check::Spent {
+    let owner = Owner {
+        namespace: "",
+        name: "",
+        qualified: false,
+        restricts_only: None,
+        uid: Arc::from(""),
+    };
+    policy::compile(&owner, &Arc::from(""), false, spec, &mut Vec::new()).spent
 }
 
 /// Findings about what a server's spec says of tools.
@@ -130,6 +143,8 @@ struct Owner<'a> {
     namespace: &'a str,
     name: &'a str,
     qualified: bool,
+    /// Why the policy is not accepted at this server, if so.
+    restricts_only: Option<Arc<str>>,
     uid: Arc<str>,
 }
 
@@ -139,6 +154,13 @@ impl<'a> Owner<'a> {
             namespace: &entry.namespace,
             name: &entry.name,
             qualified: entry.namespace != server_namespace,
+            restricts_only: entry.not_accepted.as_ref().map(|why| {
+                format!(
+                    "only policy {} would allow this, and it is not accepted at this server: {}",
+                    entry.name, why.message
+                )
+                .into()
+            }),
             uid: Arc::from(entry.uid.as_str()),
         }
     }
@@ -185,6 +207,7 @@ fn closed(bundle: &Bundle) -> Option<Closed> {
             namespace,
             name,
             qualified: !namespace.is_empty() && namespace != bundle.server.namespace,
+            restricts_only: None,
             uid: Arc::from(blocked.uid.as_str()),
         };
         return Some(Closed {
@@ -208,6 +231,7 @@ fn closed(bundle: &Bundle) -> Option<Closed> {
         namespace: "",
         name: NO_POLICY,
         qualified: false,
+        restricts_only: None,
         uid: Arc::from(""),
     };
     Some(Closed {
@@ -223,12 +247,17 @@ fn default_of(bundle: &Bundle, counts: fn(Mode) -> bool) -> Default {
         .policies
         .iter()
         .filter(|entry| counts(entry.spec.mode()));
-    let stated = policies
-        .clone()
-        .filter_map(|entry| entry.spec.default_action)
-        .max();
+    // A policy that is not accepted allows nothing, by its default neither.
+    let stated_by = |entry: &BundlePolicy| {
+        let allows = entry.spec.default_action == Some(DefaultAction::Allow);
+        entry
+            .spec
+            .default_action
+            .filter(|_| !(allows && entry.not_accepted.is_some()))
+    };
+    let stated = policies.clone().filter_map(stated_by).max();
     let smallest = policies
-        .filter(|entry| stated.is_none() || entry.spec.default_action == stated)
+        .filter(|entry| stated.is_none() || stated_by(entry) == stated)
         .min_by_key(|entry| (&entry.namespace, &entry.name));
     let by = match smallest {
         Some(entry) => Owner::of(entry, &bundle.server.namespace).rule(DEFAULT_RULE),
@@ -236,6 +265,7 @@ fn default_of(bundle: &Bundle, counts: fn(Mode) -> bool) -> Default {
             namespace: "",
             name: NO_POLICY,
             qualified: false,
+            restricts_only: None,
             uid: Arc::from(""),
         }
         .rule(DEFAULT_RULE),

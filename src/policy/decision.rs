@@ -154,6 +154,8 @@ pub enum Denial {
     CostError,
     /// A policy for this server was never accepted.
     Blocked,
+    /// Only a policy that is not accepted at this server would let it through.
+    NotAccepted,
     /// No Enforce policy is in force for this server.
     NoPolicy,
 }

@@ -61,6 +61,16 @@ impl<'p> Judgement<'p> {
             Verdict::DoesNot => return,
             Verdict::Matches => {
                 self.matched.set(at);
+                if let Some(why) = &rule.restricts_only
+                    && matches!(rule.action, Action::Allow | Action::RequireApproval)
+                {
+                    let approval = rule.action == Action::RequireApproval;
+                    if !rule.audit {
+                        self.enforced.restrict(&rule.id, why, approval);
+                    }
+                    self.both.restrict(&rule.id, why, approval);
+                    return;
+                }
                 (outcome_of(rule.action), rule.reason.as_ref())
             }
             Verdict::Failed(error) => {

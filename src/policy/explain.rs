@@ -153,6 +153,17 @@ impl Trace {
 }
 
 fn ask(rule: &Rule, env: &Env<'_>) -> (StepResult, String) {
+    let (result, mut detail) = asked(rule, env);
+    if let Some(why) = &rule.restricts_only
+        && matches!(rule.action, Action::Allow | Action::RequireApproval)
+        && result == StepResult::Matches
+    {
+        detail = format!("{detail}, but lets nothing through: {why}");
+    }
+    (result, detail)
+}
+
+fn asked(rule: &Rule, env: &Env<'_>) -> (StepResult, String) {
     let error = rule.when.as_ref().and_then(|when| when.holds(env).err());
     match (verdict(rule, env), error) {
         (Verdict::DoesNot, _) => (

@@ -1,94 +1,73 @@
-//! Whether a server and its policies can be carried out together, beside what the compiler says of them.
+//! Whether a server can keep what a policy says, beside what the compiler says of it.
 //!
-//! In: a [`Bundle`]. Out: what does not fit, and what to do. Pure.
+//! In: a server's spec, a policy's spec, a [`Bundle`]. Out: what does not fit, and what to change. Pure.
 
 use std::time::Duration;
 
 use super::bundle::Bundle;
+use crate::api::policy::McpPolicySpec;
+use crate::api::server::McpServerSpec;
 
 /// A ConfigMap takes 1 MiB with all that is in it (`MaxSecretSize` of the API server); something is left for its metadata.
 pub const LARGEST_BUNDLE: usize = 1_000_000;
 /// A limit over a longer window must survive a restart of the gateway.
 const LONGEST_LOCAL: Duration = Duration::from_secs(3_600);
 
-/// Whether the bundle has limits that are counted in the gateway's memory.
-///
-/// # Errors
-/// Where that cannot keep them: which limit, and what to do.
-pub fn counted_alone(bundle: &Bundle) -> Result<bool, String> {
-    let spec = &bundle.server.spec;
-    let gateway = spec.gateway();
-    let shared = spec
+/// Whether a server's limits are counted outside of its gateways.
+fn is_shared(server: &McpServerSpec) -> bool {
+    server
         .counters
         .as_ref()
-        .is_some_and(|counters| counters.redis.is_some());
-    let mut limits = bundle.policies.iter().flat_map(|policy| {
-        policy
-            .spec
-            .rules
-            .iter()
-            .flat_map(move |rule| rule.limits.iter().map(move |limit| (policy, rule, limit)))
-    });
-    if shared {
-        return Ok(false);
+        .is_some_and(|counters| counters.redis.is_some())
+}
+
+/// Whether a policy's limits are counted in the memory of the server's gateway, which then must be the only one.
+pub fn counts_alone(server: &McpServerSpec, policy: &McpPolicySpec) -> bool {
+    !is_shared(server) && policy.rules.iter().any(|rule| !rule.limits.is_empty())
+}
+
+/// Whether the gateways of a server in a cluster can keep a policy's limits.
+///
+/// # Errors
+/// The first limit that they cannot keep, and what to change.
+pub fn limits(server: &McpServerSpec, policy: &McpPolicySpec) -> Result<(), String> {
+    if is_shared(server) {
+        return Ok(());
     }
-    let mut any = false;
-    for (policy, rule, limit) in limits.by_ref() {
-        any = true;
-        let at = format!(
-            "Rule {} of policy {}/{} has the limit {}",
-            rule.name, policy.namespace, policy.name, limit.counter
-        );
-        let several = if gateway.autoscaling.is_some() {
-            Some("an autoscaler".to_owned())
-        } else {
-            (gateway.replicas() > 1).then(|| format!("{} replicas", gateway.replicas()))
-        };
-        if let Some(several) = several {
+    let gateway = server.gateway();
+    let several = if gateway.autoscaling.is_some() {
+        Some("an autoscaler".to_owned())
+    } else {
+        (gateway.replicas() > 1).then(|| format!("{} replicas", gateway.replicas()))
+    };
+    let limits = policy
+        .rules
+        .iter()
+        .flat_map(|rule| rule.limits.iter().map(move |limit| (rule, limit)));
+    for (rule, limit) in limits {
+        let (rule, counter) = (&rule.name, &limit.counter);
+        if let Some(several) = &several {
             return Err(format!(
-                "{at}, and the gateway has {several}: each replica would admit that many. Write counters.redis, or run one replica."
+                "Rule {rule} has the limit {counter}, and the server's gateway has {several}: each replica would admit that \
+                 many calls. Run one replica without an autoscaler, or remove the limit."
             ));
         }
         let window = limit.window.parse().unwrap_or(Duration::MAX);
         if window > LONGEST_LOCAL {
             return Err(format!(
-                "{at} over {}: counted in the gateway's memory, a window over 1h would not survive a restart. Write counters.redis, or a shorter window.",
+                "Rule {rule} has the limit {counter} over {}: the gateway counts in memory, and a window over 1h would not \
+                 survive its restart. Write a window of at most 1h.",
                 limit.window
             ));
         }
     }
-    Ok(any)
-}
-
-/// Whether the bundle fits into a ConfigMap.
-///
-/// # Errors
-/// Its size and its largest policy.
-pub fn size(bundle: &Bundle) -> Result<(), String> {
-    let text = serde_json::to_string(bundle).map_err(|error| error.to_string())?;
-    if text.len() > LARGEST_BUNDLE {
-        return Err(too_large(text.len(), largest(bundle).unwrap_or_default()));
-    }
     Ok(())
 }
 
-/// The largest policy of a bundle: its size, namespace and name.
-fn largest(bundle: &Bundle) -> Option<(usize, &str, &str)> {
-    let sized = bundle.policies.iter().map(|policy| {
-        let size = serde_json::to_string(policy).map_or(0, |text| text.len());
-        (size, policy.namespace.as_str(), policy.name.as_str())
-    });
-    sized.max_by_key(|(size, ..)| *size)
-}
-
-/// Says that a server and its policies have that size, and which policy is the largest: its size, namespace and name.
-pub fn too_large(size: usize, (largest, namespace, name): (usize, &str, &str)) -> String {
-    let named = if name.is_empty() {
-        String::new()
-    } else {
-        format!(" The largest policy is {namespace}/{name} with {largest} bytes.")
-    };
-    format!(
-        "The server and its policies are {size} bytes together, and {LARGEST_BUNDLE} fit into one bundle.{named} Split the server, or shorten policies."
-    )
+/// Bytes of a bundle as it is stored.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn size(bundle: &Bundle) -> Result<usize, serde_json::Error> {
+    serde_json::to_string(bundle).map(|text| text.len())
 }

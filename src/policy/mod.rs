@@ -4,6 +4,7 @@
 //! [`decision::Decision`] with all that is needed to act on it. Pure: no I/O, no clock, no log. It never panics, and what it
 //! cannot compile or evaluate never allows anything.
 
+pub mod acceptance;
 pub mod approval;
 pub mod bundle;
 mod canonical;
@@ -23,6 +24,7 @@ pub mod lint;
 pub mod matcher;
 mod program;
 mod schema;
+pub mod signature;
 pub mod target;
 mod uri;
 
@@ -32,4 +34,4 @@ pub use inventory::{Bound, Definition};
 pub use program::Program;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

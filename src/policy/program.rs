@@ -76,6 +76,8 @@ pub(super) struct Rule {
     pub reason: Option<Arc<str>>,
     /// The arguments that the condition or a cost reads.
     pub reads: Reads,
+    /// Why its policy is not accepted here, if so: the rule restricts and lets nothing through.
+    pub restricts_only: Option<Arc<str>>,
 }
 
 impl Rule {

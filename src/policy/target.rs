@@ -60,6 +60,7 @@ pub fn bundle<'a>(
             uid: policy.metadata.uid.clone().unwrap_or_default(),
             generation: policy.metadata.generation.unwrap_or(1),
             spec: policy.spec.clone(),
+            not_accepted: None,
         })
         .collect();
     // One order, so that the same policies always have the same revision.
@@ -77,6 +78,7 @@ pub fn bundle<'a>(
         policies,
         blocked,
         issuers: Vec::new(),
+        signature: None,
         report_token_sha256: None,
     };
     bundle.sealed()

@@ -20,7 +20,7 @@ pub(super) fn now() -> Timestamp {
 }
 
 /// A bundle of one server and policies, each given as name (or namespace/name) and the YAML of its spec without targets.
-pub(super) fn bundle(server: &str, policies: &[(&str, &str)]) -> Bundle {
+pub(crate) fn bundle(server: &str, policies: &[(&str, &str)]) -> Bundle {
     let server = if server.is_empty() {
         "upstream: {}"
     } else {
@@ -47,11 +47,13 @@ pub(super) fn bundle(server: &str, policies: &[(&str, &str)]) -> Bundle {
                     uid: format!("uid-{name}"),
                     generation: 1,
                     spec: serde_saphyr::from_str(&format!("{target}\n{spec}")).unwrap(),
+                    not_accepted: None,
                 }
             })
             .collect(),
         blocked: Vec::new(),
         issuers: Vec::new(),
+        signature: None,
         report_token_sha256: None,
     }
     .sealed()
@@ -65,7 +67,7 @@ fn tool(name: &str, properties: &str) -> Definition {
     Definition::parse(raw.as_bytes()).unwrap()
 }
 
-fn listing() -> Vec<Definition> {
+pub(super) fn listing() -> Vec<Definition> {
     let text = r#"{"name":{"type":"string"},"alias":{"type":"string"},"version":{"type":"integer"},"force":{"type":"boolean","default":false}}"#;
     vec![
         tool("get_run", r#"{"run_id":{"type":"string"}}"#),

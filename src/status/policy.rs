@@ -16,7 +16,7 @@ use crate::{
         server::McpServerStatus,
     },
     policy::{
-        bundle::Bundle,
+        bundle::{Bundle, NotAccepted},
         diagnostic::{Diagnostic, Level},
     },
 };
@@ -125,6 +125,65 @@ fn conditions(inputs: &Inputs<'_>, accepted: &Verdict, programmed: &Verdict) -> 
     conditions.list
 }
 
+/// What a server's bundle says of the policy as it is now.
+enum There<'a> {
+    /// It is in force.
+    Accepted,
+    /// It restricts, and allows nothing.
+    NotAccepted(&'a NotAccepted),
+    /// An earlier form of it is in force.
+    Earlier,
+    /// It was never accepted, and closes the server.
+    Closes,
+    Absent,
+}
+
+fn there<'a>(policy: &McpPolicy, bundle: Option<&'a Bundle>) -> There<'a> {
+    let metadata = &policy.metadata;
+    let (namespace, name) = (
+        metadata.namespace.as_deref().unwrap_or_default(),
+        metadata.name.as_deref().unwrap_or_default(),
+    );
+    let Some(bundle) = bundle else {
+        return There::Absent;
+    };
+    let entry = bundle
+        .policies
+        .iter()
+        .find(|entry| entry.namespace == namespace && entry.name == name);
+    let closes = bundle
+        .blocked
+        .iter()
+        .any(|blocked| blocked.policy.split_once('/') == Some((namespace, name)));
+    match entry {
+        _ if closes => There::Closes,
+        None => There::Absent,
+        Some(entry) => match &entry.not_accepted {
+            Some(why) if Some(entry.generation) == metadata.generation => There::NotAccepted(why),
+            None if entry.spec == policy.spec => There::Accepted,
+            Some(_) | None => There::Earlier,
+        },
+    }
+}
+
+/// The servers of which a bundle says that, as namespace/name.
+fn named<'a>(
+    inputs: &'a Inputs<'_>,
+    wanted: impl Fn(&There<'_>) -> bool,
+) -> impl Iterator<Item = (&'a Target<'a>, There<'a>)> {
+    inputs.targets.iter().filter_map(move |target| {
+        let there = there(inputs.policy, target.bundle);
+        wanted(&there).then_some((target, there))
+    })
+}
+
+fn more(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    }
+}
+
 fn accepted(inputs: &Inputs<'_>) -> Verdict {
     let errors: Vec<&Diagnostic> = inputs
         .findings
@@ -132,11 +191,41 @@ fn accepted(inputs: &Inputs<'_>) -> Verdict {
         .filter(|finding| finding.level == Level::Error)
         .collect();
     if let Some(first) = errors.first() {
-        let more = match errors.len() - 1 {
-            0 => String::new(),
-            more => format!(" (and {more} more)"),
+        let more = more(errors.len() - 1);
+        let closes = named(inputs, |there| matches!(there, There::Closes)).count();
+        let never = match closes {
+            0 => "",
+            _ => ". It was never accepted: its servers refuse every call",
         };
-        return Verdict::new(false, Reason::Invalid, format!("{first}{more}"));
+        return Verdict::new(false, Reason::Invalid, format!("{first}{more}{never}"));
+    }
+    let mut refused = named(inputs, |there| {
+        matches!(there, There::NotAccepted(_) | There::Closes)
+    });
+    if let Some((target, why)) = refused.next() {
+        let at = format!(
+            "McpServer {}/{}{}",
+            target.namespace,
+            target.name,
+            more(refused.count())
+        );
+        return match why {
+            There::NotAccepted(why) => Verdict::new(
+                false,
+                not_accepted_because(why),
+                format!(
+                    "{at} cannot keep the policy, so there it restricts calls and allows none. {}",
+                    why.message
+                ),
+            ),
+            _ => Verdict::new(
+                false,
+                Reason::BundleTooLarge,
+                format!(
+                    "{at} has no room for the policy, so it refuses every call. Shorten its policies, or split the server."
+                ),
+            ),
+        };
     }
     match inputs.missing {
         [] => Verdict::new(true, Reason::Accepted, "The policy is valid."),
@@ -151,24 +240,44 @@ fn accepted(inputs: &Inputs<'_>) -> Verdict {
     }
 }
 
+fn not_accepted_because(why: &NotAccepted) -> Reason {
+    let known = Reason::ALL.iter().copied();
+    known
+        .into_iter()
+        .find(|reason| reason.as_str() == why.reason)
+        .unwrap_or(Reason::PolicyNotAccepted)
+}
+
+const NEVER: &str = "The policy was never accepted: its servers refuse every call.";
+
 /// Whether one server enforces this generation of the policy.
 fn programmed_at(policy: &McpPolicy, accepted: &Verdict, target: &Target<'_>) -> Verdict {
+    let there = there(policy, target.bundle);
     // A missing target elsewhere does not keep the policy from being in force here.
     if accepted.reason == Reason::Invalid {
-        return Verdict::new(
-            false,
-            Reason::Invalid,
-            "The policy is not valid, so this generation of it is in force nowhere.",
-        );
+        let message = match there {
+            There::Closes => NEVER,
+            There::Accepted | There::NotAccepted(_) | There::Earlier => {
+                "The policy is not valid; the form of it that was accepted last stays in force."
+            }
+            There::Absent => "The policy is not valid, so it is in force nowhere.",
+        };
+        return Verdict::new(false, Reason::Invalid, message);
     }
-    let metadata = &policy.metadata;
-    let carried = target.bundle.is_some_and(|bundle| {
-        bundle.policies.iter().any(|entry| {
-            Some(entry.namespace.as_str()) == metadata.namespace.as_deref()
-                && Some(entry.name.as_str()) == metadata.name.as_deref()
-                && entry.spec == policy.spec
-        })
-    });
+    match there {
+        There::NotAccepted(why) => {
+            return Verdict::new(false, not_accepted_because(why), why.message.clone());
+        }
+        There::Closes => {
+            return Verdict::new(
+                false,
+                Reason::BundleTooLarge,
+                "The server has no room for the policy, so it refuses every call.",
+            );
+        }
+        There::Accepted | There::Earlier | There::Absent => {}
+    }
+    let carried = matches!(there, There::Accepted);
     if !carried {
         return Verdict::new(
             false,
@@ -213,10 +322,11 @@ fn programmed(accepted: &Verdict, targets: &[(&Target<'_>, Verdict)]) -> Verdict
         .filter(|(_, verdict)| !verdict.holds())
         .count();
     match targets.first() {
-        _ if accepted.reason == Reason::Invalid => Verdict::new(
+        Some((_, verdict)) if accepted.reason == Reason::Invalid => verdict.clone(),
+        None if accepted.reason == Reason::Invalid => Verdict::new(
             false,
             Reason::Invalid,
-            "The policy is not valid; the form of it that was accepted last, if any, stays in force.",
+            "The policy is not valid, and no server matches.",
         ),
         None => Verdict::new(
             false,
@@ -266,10 +376,12 @@ fn ancestor(
         .unwrap_or_default();
     let mut conditions = Conditions::new(inputs.policy.metadata.generation, previous, inputs.now);
     // This server is there, whichever others are not.
-    let here = if accepted.reason == Reason::TargetNotFound {
-        Verdict::new(true, Reason::Accepted, "The policy is valid.")
-    } else {
-        accepted.clone()
+    let here = match (accepted.reason, there(inputs.policy, target.bundle)) {
+        (Reason::Invalid, _) | (_, There::Closes) => accepted.clone(),
+        (_, There::NotAccepted(why)) => {
+            Verdict::new(false, not_accepted_because(why), why.message.clone())
+        }
+        _ => Verdict::new(true, Reason::Accepted, "The policy is valid."),
     };
     conditions.put(ConditionType::Accepted, &here);
     conditions.put(ConditionType::Programmed, programmed);

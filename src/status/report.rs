@@ -31,6 +31,9 @@ pub struct Report {
         deserialize_with = "maybe_text::<_, NAME>"
     )]
     pub revision: Option<String>,
+    /// Sequence of the bundle in force: the operator writes above it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
     /// Calls that were decided since start.
     #[serde(default)]
     pub calls: u64,
@@ -46,6 +49,13 @@ pub struct Report {
     /// Keys of Secrets that are referred to and not there, as `name/key`.
     #[serde(default, deserialize_with = "texts::<_, SHOWN, MISSING>")]
     pub missing_secret_keys: Vec<String>,
+    /// API keys that are too short to be accepted, by the names of their grants.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "texts::<_, SHOWN, MISSING>"
+    )]
+    pub refused_keys: Vec<String>,
     /// Why the newest bundle is not in force, if so.
     #[serde(
         default,

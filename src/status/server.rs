@@ -14,18 +14,19 @@ use crate::{
         Switch,
         condition::{ConditionStatus, ConditionType, Reason},
         server::{
-            Enforcement, McpServer, McpServerSpec, McpServerStatus, ReplicaCounts, ServerPolicy,
-            ToolCounts,
+            Enforcement, McpServer, McpServerSpec, McpServerStatus, ReplicaCounts, ToolCounts,
         },
     },
     policy::bundle::Bundle,
 };
 use jiff::Timestamp;
 
+mod opening;
+
 /// Why a server cannot be carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// NameConflict, Invalid, SharedCountersNeeded, Unsupported or BundleTooLarge.
+    /// NameConflict, Invalid, Unsupported or BundleTooLarge.
     pub reason: Reason,
     /// What is wrong and what to do.
     pub message: String,
@@ -49,8 +50,8 @@ pub struct Inputs<'a> {
     pub refusal: Option<&'a Refusal>,
     /// The bundle that should be in force.
     pub bundle: Option<&'a Bundle>,
-    /// Whether that is not what was delivered last, but what somebody else has put in its place.
-    pub overwritten: bool,
+    /// What others changed of the operator's objects, while they go on doing so.
+    pub tampered: Option<&'a str>,
     /// The URL to give to agents.
     pub url: Option<&'a str>,
     /// How many replicas there should be.
@@ -59,6 +60,10 @@ pub struct Inputs<'a> {
     pub replicas: &'a [Replica<'a>],
     /// The command that shows what becomes of the pods, in a cluster.
     pub look: Option<&'a str>,
+    /// Why the gateway's pods do not run, in a cluster.
+    pub trouble: Option<&'a str>,
+    /// Why the pods of a stdio server do not run, in a cluster.
+    pub upstream_trouble: Option<&'a str>,
     /// Violations so far.
     pub ledger: &'a Ledger,
     /// The status before.
@@ -79,7 +84,7 @@ pub fn status(inputs: &Inputs<'_>) -> McpServerStatus {
         policy_count: Some(count(
             inputs.bundle.map_or(0, |bundle| bundle.policies.len()),
         )),
-        policies: policies(inputs.bundle),
+        policies: opening::policies(inputs.bundle),
         tools: tools(inputs.replicas),
         violations: Some(accounting::of_server(inputs.ledger)),
         revision,
@@ -93,23 +98,32 @@ fn conditions(inputs: &Inputs<'_>) -> Vec<crate::api::condition::Condition> {
         .map(|status| status.conditions.as_slice())
         .unwrap_or_default();
     let accepted = accepted(inputs.refusal);
+    let together = opening::policies_accepted(inputs.bundle);
     let upstream = upstream_ready(inputs);
     let programmed = programmed(inputs);
     let ready = ready(inputs, &accepted, &upstream, &programmed);
     let mut conditions = Conditions::new(inputs.server.metadata.generation, previous, inputs.now);
     conditions.put(ConditionType::Accepted, &accepted);
     conditions.put(ConditionType::UpstreamReady, &upstream);
-    conditions.put(ConditionType::Authenticated, &authenticated(spec));
+    conditions.put(ConditionType::Authenticated, &authenticated(inputs));
     conditions.put(ConditionType::Enforced, &enforced(spec));
     conditions.put(ConditionType::LimitsDurable, &limits_durable(inputs));
     conditions.put(ConditionType::Programmed, &programmed);
     conditions.put(ConditionType::Ready, &ready);
+    conditions.put(ConditionType::PoliciesAccepted, &together);
+    if let Some(what) = inputs.tampered {
+        let tampered = Verdict::new(true, Reason::ForeignChange, what);
+        conditions.put(ConditionType::Tampered, &tampered);
+    }
     // kstatus reads these as "in progress" and "failed"; they are there only while True.
-    if !accepted.holds() || programmed.reason == Reason::BundleRejected {
-        let cause = if accepted.holds() {
-            &programmed
-        } else {
+    let closed = ready.reason == Reason::Closed;
+    if !accepted.holds() || closed || programmed.reason == Reason::BundleRejected {
+        let cause = if !accepted.holds() {
             &accepted
+        } else if closed {
+            &ready
+        } else {
+            &programmed
         };
         conditions.put_because(ConditionType::Stalled, cause);
     } else if !programmed.holds() {
@@ -135,23 +149,31 @@ fn newest_listing<'a>(replicas: &'a [Replica<'a>]) -> Option<(&'a Report, &'a Re
 }
 
 fn upstream_ready(inputs: &Inputs<'_>) -> Verdict {
-    match newest_listing(inputs.replicas) {
-        None => Verdict::new(
+    match (newest_listing(inputs.replicas), inputs.upstream_trouble) {
+        (None | Some((_, ReportedListing { error: Some(_), .. })), Some(trouble)) => Verdict::new(
+            false,
+            Reason::Unreachable,
+            format!("The server does not run: {trouble}."),
+        ),
+        (None, None) => Verdict::new(
             ConditionStatus::Unknown,
             Reason::Pending,
             "No gateway has listed the server's tools yet.",
         ),
-        Some((report, ReportedListing { error: None, .. })) => Verdict::new(
+        (Some((report, ReportedListing { error: None, .. })), _) => Verdict::new(
             true,
             Reason::Listed,
             format!("The server lists {} tools.", report.tools.len()),
         ),
-        Some((
-            _,
-            ReportedListing {
-                error: Some(error), ..
-            },
-        )) => Verdict::new(
+        (
+            Some((
+                _,
+                ReportedListing {
+                    error: Some(error), ..
+                },
+            )),
+            None,
+        ) => Verdict::new(
             false,
             Reason::Unreachable,
             match (inputs.look, &inputs.server.spec.upstream.stdio) {
@@ -164,7 +186,24 @@ fn upstream_ready(inputs: &Inputs<'_>) -> Verdict {
     }
 }
 
-fn authenticated(spec: &McpServerSpec) -> Verdict {
+fn authenticated(inputs: &Inputs<'_>) -> Verdict {
+    let reports = inputs.replicas.iter().filter_map(|replica| replica.report);
+    let mut refused: Vec<&str> = reports
+        .flat_map(|report| report.refused_keys.iter().map(String::as_str))
+        .collect();
+    refused.sort_unstable();
+    refused.dedup();
+    if !refused.is_empty() {
+        return Verdict::new(
+            false,
+            Reason::KeyTooShort,
+            format!(
+                "The API keys of {} have fewer than 16 characters and are refused; put longer ones into the Secret, for example those of `openssl rand -hex 32`.",
+                refused.join(", ")
+            ),
+        );
+    }
+    let spec = &inputs.server.spec;
     let Some(authentication) = &spec.authentication else {
         return nobody();
     };
@@ -234,7 +273,7 @@ fn limits_durable(inputs: &Inputs<'_>) -> Verdict {
         (true, false) => Verdict::new(
             false,
             Reason::LocalCounters,
-            "Limits are counted in the gateway's memory, so a restart can admit up to max more calls in one window; write counters.redis to keep them.",
+            "Limits are counted in the gateway's memory, so a restart can admit up to max more calls in one window; shorter windows admit fewer.",
         ),
     }
 }
@@ -258,19 +297,16 @@ fn programmed(inputs: &Inputs<'_>) -> Verdict {
                 .is_some_and(|report| runs(report, inputs.bundle))
         })
         .count();
-    if inputs.overwritten {
-        return Verdict::new(
-            false,
-            Reason::Delivering,
-            "Somebody else has written the ConfigMap of the gateway, and what it says is not what was delivered; it is written over by and by. metadata.managedFields of it names who.",
-        );
-    }
     match (inputs.bundle, ready.len(), rejected) {
         (None, _, _) => Verdict::new(false, Reason::Pending, "There is no bundle to enforce yet."),
         (Some(_), 0, _) => Verdict::new(
             false,
             Reason::NoReadyReplica,
             match inputs.look {
+                _ if inputs.trouble.is_some() => format!(
+                    "No replica of the gateway is ready: {}.",
+                    inputs.trouble.unwrap_or_default()
+                ),
                 None => "No replica of the gateway is ready.".to_owned(),
                 Some(look) => {
                     format!("No replica of the gateway is ready; if it stays so: {look}")
@@ -320,6 +356,9 @@ fn ready(
     if !accepted.holds() {
         return because(accepted);
     }
+    if let Some(closed) = opening::closed(inputs.server, inputs.bundle) {
+        return closed;
+    }
     if !missing.is_empty() {
         return Verdict::new(
             false,
@@ -365,20 +404,6 @@ fn replicas(inputs: &Inputs<'_>) -> ReplicaCounts {
         programmed: count(programmed),
         summary: format!("{programmed}/{}", inputs.desired),
     }
-}
-
-fn policies(bundle: Option<&Bundle>) -> Vec<ServerPolicy> {
-    let mut policies: Vec<ServerPolicy> = bundle
-        .into_iter()
-        .flat_map(|bundle| &bundle.policies)
-        .map(|policy| ServerPolicy {
-            namespace: policy.namespace.clone(),
-            name: policy.name.clone(),
-            mode: policy.spec.mode(),
-        })
-        .collect();
-    policies.sort();
-    policies
 }
 
 /// The tools as the newest successful listing has them; a gateway that cannot reach the server now still knows its last one.

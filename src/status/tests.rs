@@ -77,10 +77,12 @@ fn bundle_of(server: &McpServer, policies: &[&McpPolicy]) -> Bundle {
                 uid: "p1".to_owned(),
                 generation: 1,
                 spec: policy.spec.clone(),
+                not_accepted: None,
             })
             .collect(),
         blocked: Vec::new(),
         issuers: Vec::new(),
+        signature: None,
         report_token_sha256: None,
     }
 }
@@ -125,6 +127,7 @@ fn report() -> Report {
     Report {
         instance: "i1".to_owned(),
         revision: Some("r2".to_owned()),
+        sequence: Some(2),
         calls: 9,
         violations: vec![counted("deletions", ViolationOutcome::Hidden, 2, 5)],
         recent: vec![violation("deletions", 5)],
@@ -135,6 +138,7 @@ fn report() -> Report {
             tool("y", true),
         ],
         missing_secret_keys: Vec::new(),
+        refused_keys: Vec::new(),
         bundle_error: None,
         listing: Some(ReportedListing {
             time: at(1),
@@ -151,15 +155,17 @@ fn status_of(
 ) -> McpServerStatus {
     let server = keep(server.clone());
     let report = report.map(|report| keep(report.clone()));
-    let policy =
-        policy_with(json!([{ "name": "deletions", "tools": {"names": ["*"]}, "action": "Hide" }]));
+    let policy = policy_with(json!([
+        { "name": "deletions", "tools": { "risks": ["Destructive"] }, "action": "Hide" },
+        { "name": "reads", "tools": { "risks": ["Read"] }, "action": "Allow" },
+    ]));
     let mut ledger = Ledger::default();
     report.iter().for_each(|report| ledger.observe(report));
     let mut inputs = server::Inputs {
         server,
         refusal: None,
         bundle: Some(keep(bundle_of(server, &[&policy]))),
-        overwritten: false,
+        tampered: None,
         url: Some("http://127.0.0.1:8080/mlflow/mcp"),
         desired: 1,
         replicas: keep([Replica {
@@ -167,6 +173,8 @@ fn status_of(
             report,
         }]),
         look: None,
+        trouble: None,
+        upstream_trouble: None,
         ledger: keep(ledger),
         previous: None,
         now: at(10),

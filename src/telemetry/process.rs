@@ -3,6 +3,18 @@
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// Registers what every program of ours shows of itself: its process, and `portcullis_build_info`.
+pub fn register(registry: &mut Registry) {
+    registry.register_collector(Box::new(ProcessCollector));
+    registry.sub_registry_with_prefix("portcullis").register(
+        "build",
+        "1 for the version that runs",
+        Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+    );
+}
 
 /// Collects `process_resident_memory_bytes`, `process_open_fds` and `process_threads` on Linux; elsewhere nothing.
 #[derive(Debug)]
@@ -46,4 +58,22 @@ fn status_field(name: &str) -> Option<i64> {
 
 fn open_files() -> Option<i64> {
     i64::try_from(std::fs::read_dir("/proc/self/fd").ok()?.count()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_a_metric() {
+        let mut registry = Registry::default();
+        register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let line = format!(
+            "portcullis_build_info{{version=\"{}\"}} 1",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert!(text.lines().any(|found| found == line), "{text}");
+    }
 }

@@ -320,7 +320,8 @@ fn status_is_what_kubectl_would_show_and_ctrl_c_sums_up() {
     let url = format!("http://{}/scripted/mcp", serve.address);
     assert_eq!(
         row[..7],
-        ["ml", "scripted", "True", url.as_str(), "1/1", "1", "3"]
+        ["ml", "scripted", "False", url.as_str(), "1/1", "1", "3"],
+        "it refuses every call"
     );
     assert_eq!(row[9], "1/1");
     let policy: Vec<&str> = wide.lines().last().unwrap().split_whitespace().collect();

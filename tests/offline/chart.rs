@@ -290,6 +290,37 @@ fn the_alerts_and_the_dashboard_ask_for_metrics_that_exist() {
 }
 
 #[test]
+fn every_alert_links_to_its_section_of_the_runbooks_and_every_section_has_an_alert() {
+    let rule = read(&format!("{CHART}/templates/monitoring/prometheusrule.yaml"));
+    let alerts: Vec<&str> = rule
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+        .collect();
+    assert!(alerts.len() >= 10, "{alerts:?}");
+    let links: Vec<String> = alerts
+        .iter()
+        .map(|alert| {
+            format!(
+                "runbook_url: {{{{ printf \"%s#%s\" $.Values.prometheusRule.runbookUrl \"{}\" | quote }}}}",
+                alert.to_lowercase()
+            )
+        })
+        .collect();
+    let written: Vec<&str> = rule
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("runbook_url:"))
+        .collect();
+    assert_eq!(written, links);
+    let runbooks = read("docs/runbooks.md");
+    let sections: Vec<&str> = runbooks
+        .lines()
+        .filter_map(|line| line.strip_prefix("## "))
+        .collect();
+    assert_eq!(sections, alerts);
+}
+
+#[test]
 fn the_dashboard_has_no_panel_twice_and_none_without_a_query() {
     let dashboard: Value =
         serde_json::from_str(&read(&format!("{CHART}/files/dashboard.json"))).unwrap();

@@ -32,7 +32,7 @@ pub struct McpServerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64")]
     pub policy_count: Option<i64>,
-    /// The policies in force here.
+    /// The policies that target the server: in force here, or not accepted, with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["namespace".into(), "name".into()]))]
     pub policies: Vec<ServerPolicy>,
@@ -60,7 +60,7 @@ pub struct ReplicaCounts {
     pub summary: String,
 }
 
-/// A policy in force at a server.
+/// A policy that targets a server.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerPolicy {
@@ -70,6 +70,14 @@ pub struct ServerPolicy {
     pub name: String,
     /// Enforce or Audit.
     pub mode: Mode,
+    /// Why the policy is not accepted here; absent if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub reason: Option<String>,
+    /// The same in words, with what to change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub message: Option<String>,
 }
 
 /// The upstream's tools in figures.

@@ -15,8 +15,10 @@ use crate::api::condition::Reason;
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::gateway::Gateway;
+use crate::gateway::grants::SHORTEST_KEY;
 use crate::gateway::snapshot::{Environment, tls};
 use crate::manifest::survey;
+use crate::policy::acceptance::Place;
 use crate::policy::bundle::{Blocked, Bundle};
 use crate::policy::diagnostic::Level;
 use crate::status::server::Refusal;
@@ -95,26 +97,29 @@ impl Serving {
             for located in &world.servers {
                 let name = name_of(&located.object.metadata);
                 state.refusals.remove(&name);
-                if let Err(message) = self.put_server(&mut state, &world, &located.object, &blocked)
-                {
-                    state.refusals.insert(
-                        name,
-                        Refusal {
-                            reason: Reason::Invalid,
-                            message: message.clone(),
-                        },
-                    );
-                    findings.push(Finding {
-                        level: Level::Error,
-                        file: located.file.clone(),
-                        line: located.at.line,
-                        column: located.at.column,
-                        object: format!("McpServer {}", name_of(&located.object.metadata).1),
-                        rule: None,
-                        path: String::new(),
-                        expression: None,
-                        message,
-                    });
+                let put = self.put_server(&mut state, &world, &located.object, &blocked);
+                match put {
+                    Ok(not_accepted) => findings.extend(not_accepted),
+                    Err(message) => {
+                        state.refusals.insert(
+                            name,
+                            Refusal {
+                                reason: Reason::Invalid,
+                                message: message.clone(),
+                            },
+                        );
+                        findings.push(Finding {
+                            level: Level::Error,
+                            file: located.file.clone(),
+                            line: located.at.line,
+                            column: located.at.column,
+                            object: format!("McpServer {}", name_of(&located.object.metadata).1),
+                            rule: None,
+                            path: String::new(),
+                            expression: None,
+                            message,
+                        });
+                    }
                 }
             }
             let routes = state
@@ -139,7 +144,7 @@ impl Serving {
         world: &World,
         server: &McpServer,
         blocked: &[(McpPolicy, String)],
-    ) -> Result<(), String> {
+    ) -> Result<Vec<Finding>, String> {
         let name = name_of(&server.metadata);
         if let Some((namespace, _)) = state
             .served
@@ -172,9 +177,20 @@ impl Serving {
             .served
             .get(&name)
             .map_or(1, |served| served.sequence + 1);
-        let bundle = world
-            .bundle(server, state.accepted.all(), blocked, sequence)
-            .map_err(|failure| failure.message)?;
+        let known: Vec<Blocked> = Vec::clone(&blocked);
+        let before = state.served.get(&name).map(|served| &served.wanted);
+        let mut settled = world.settle(
+            server,
+            state.accepted.all(),
+            blocked,
+            before,
+            Place::Process,
+        )?;
+        let mut bundle = settled.bundle.clone();
+        bundle.sequence = sequence;
+        // Policies that were never right are told of where they are read.
+        settled.bundle.blocked.retain(|one| !known.contains(one));
+        let not_accepted = world.refused(server, Ok(settled), Level::Error);
         let make = || Environment::local(Box::new(secrets.clone()), self.env.clone());
         match state.served.get_mut(&name) {
             None => {
@@ -216,7 +232,7 @@ impl Serving {
                 missing(&served.gateway)?;
             }
         }
-        Ok(())
+        Ok(not_accepted)
     }
 }
 
@@ -228,6 +244,13 @@ fn changed(gateway: &Gateway, bundle: &Bundle) -> bool {
 }
 
 fn missing(gateway: &Gateway) -> Result<(), String> {
+    if let Some(snapshot) = gateway.snapshot()
+        && let [first, ..] = snapshot.grants.refused()
+    {
+        return Err(format!(
+            "the API key {first} has fewer than {SHORTEST_KEY} characters and is refused; put a longer one into the Secret, for example that of `openssl rand -hex 32`"
+        ));
+    }
     match gateway.missing_secrets().as_slice() {
         [] => Ok(()),
         missing => Err(format!(

@@ -1,20 +1,51 @@
-//! What the operator would refuse of a server with its policies, though nothing is wrong with either.
+//! Servers with their policies: what is in force of policies that cannot be carried out together, and who is told.
 //!
-//! In: the files, and the cluster around them. Out: findings at the server if it is in the files, else at a policy that is.
+//! In: the files, and the cluster around them. Out: bundles, and findings at the policy that is not accepted, or at the server if
+//! the policy is not in the files. The operator judges by the same code.
 
-use super::{Finding, World, finding, shown};
+use super::{Finding, World, finding, name_of, shown};
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::cli::output::Failure;
-use crate::policy::compile::{compile, diagnose_policy, diagnose_server};
+use crate::policy::acceptance::{self, Asked, Candidate, Place, Settled, size_of};
+use crate::policy::bundle::{Blocked, Bundle};
+use crate::policy::compile::{diagnose_policy, diagnose_server};
 use crate::policy::diagnostic::{Diagnostic, Level};
-use crate::policy::fit;
 
 impl World {
-    /// Everything of that kind, for the servers that the files change.
+    /// What is in force at a server under the accepted policies that target it. `before` is what was.
     ///
     /// # Errors
-    /// When a bundle cannot be written as JSON.
+    /// What is wrong with the server itself.
+    pub fn settle<'a>(
+        &self,
+        server: &McpServer,
+        accepted: impl IntoIterator<Item = &'a McpPolicy>,
+        blocked: Vec<Blocked>,
+        before: Option<&Bundle>,
+        place: Place,
+    ) -> Result<Settled, String> {
+        let candidates = accepted
+            .into_iter()
+            .filter(|policy| self.targets(policy, server))
+            .map(|policy| Candidate::of(policy, size_of(&policy.spec), before))
+            .collect();
+        let asked = Asked {
+            server,
+            candidates,
+            blocked,
+            report_token_sha256: None,
+            place,
+        };
+        acceptance::settle(asked, &mut acceptance::Memory::default()).map_err(|unfit| unfit.message)
+    }
+
+    /// What is wrong with the servers that the files change, each under all policies that it would be under in a cluster.
+    /// Without one it may be meant to be served from the files, where a limit is kept as long as the process runs: that
+    /// a cluster would not keep it is then a warning.
+    ///
+    /// # Errors
+    /// None so far; a bundle that cannot be made is a finding.
     pub fn together(&self) -> Result<Vec<Finding>, Failure> {
         let files = self.policies.iter().map(|policy| &policy.object);
         let accepted: Vec<&McpPolicy> = files
@@ -24,51 +55,113 @@ impl World {
         let mut findings = Vec::new();
         for server in self.every_server() {
             let is_it = |other: &McpServer| std::ptr::eq(other, server);
-            let of_files = self.servers.iter().find(|one| is_it(&one.object));
-            let policy = self
+            let of_files = self.servers.iter().any(|one| is_it(&one.object));
+            let targeted = self
                 .policies
                 .iter()
-                .find(|one| self.targets(&one.object, server));
-            if (of_files.is_none() && policy.is_none()) || is_wrong(&diagnose_server(&server.spec))
-            {
+                .any(|one| self.targets(&one.object, server));
+            if (!of_files && !targeted) || is_wrong(&diagnose_server(&server.spec)) {
                 continue;
             }
-            let Some(message) = self.refusal(server, &accepted)? else {
-                continue;
+            let settled = |place| {
+                let accepted = accepted.iter().copied();
+                self.settle(server, accepted, Vec::new(), None, place)
             };
-            findings.extend(match (of_files, policy) {
-                (Some(located), _) => {
-                    let metadata = &located.object.metadata;
-                    Some(finding(located, "McpServer", metadata, "", message))
-                }
-                (None, Some(located)) => {
-                    let metadata = &located.object.metadata;
-                    let name = shown(&server.metadata);
-                    let message = format!("McpServer {name} would be refused with it: {message}");
-                    Some(finding(located, "McpPolicy", metadata, "", message))
-                }
-                (None, None) => None,
+            let process = self.refused(server, settled(Place::Process), Level::Error);
+            let level = match self.around.servers {
+                Some(_) => Level::Error,
+                None => Level::Warning,
+            };
+            let mut cluster = self.refused(server, settled(Place::Cluster), level);
+            // What is refused anywhere is said once.
+            cluster.retain(|one| {
+                !process
+                    .iter()
+                    .any(|other| (&other.object, &other.file) == (&one.object, &one.file))
             });
+            findings.extend(process);
+            findings.extend(cluster);
         }
         Ok(findings)
     }
 
-    /// Why the operator would not accept a server under those policies that target it.
-    fn refusal(
+    /// What was not accepted at a server, where it is written.
+    pub fn refused(
         &self,
         server: &McpServer,
-        accepted: &[&McpPolicy],
-    ) -> Result<Option<String>, Failure> {
-        let bundle = self.bundle(server, accepted.iter().copied(), Vec::new(), 1)?;
-        Ok(match compile(&bundle) {
-            Err(found) => {
-                let mut errors = found.iter().filter(|one| one.level == Level::Error);
-                errors.next().map(ToString::to_string)
-            }
-            Ok(_) => fit::counted_alone(&bundle)
-                .map(drop)
-                .and_then(|()| fit::size(&bundle))
-                .err(),
+        settled: Result<Settled, String>,
+        level: Level,
+    ) -> Vec<Finding> {
+        let bundle = match settled {
+            Ok(settled) => settled.bundle,
+            Err(message) => return self.at(server, None, &message, level).into_iter().collect(),
+        };
+        let carried = bundle.policies.iter().filter_map(|entry| {
+            let why = entry.not_accepted.as_ref()?;
+            let label = format!("{}/{}", entry.namespace, entry.name);
+            Some((label, why.message.clone()))
+        });
+        let blocked = bundle
+            .blocked
+            .iter()
+            .map(|blocked| (blocked.policy.clone(), blocked.message.clone()));
+        carried
+            .chain(blocked)
+            .filter_map(|(policy, message)| self.at(server, Some(&policy), &message, level))
+            .collect()
+    }
+
+    /// A finding at the policy, if it is in the files; else at the server.
+    fn at(
+        &self,
+        server: &McpServer,
+        policy: Option<&str>,
+        message: &str,
+        level: Level,
+    ) -> Option<Finding> {
+        let place = match level {
+            Level::Error => "",
+            Level::Warning => "in a cluster, ",
+        };
+        let name = shown(&server.metadata);
+        let located = policy.and_then(|policy| {
+            let mut all = self.policies.iter();
+            all.find(|one| shown(&one.object.metadata) == policy)
+        });
+        if let Some(located) = located {
+            let message = format!(
+                "{place}McpServer {name} cannot keep it, so there it would restrict calls and allow none: {message}"
+            );
+            let metadata = &located.object.metadata;
+            return Some(Finding {
+                level,
+                ..finding(located, "McpPolicy", metadata, "", message)
+            });
+        }
+        let by = policy.map_or_else(String::new, |policy| {
+            format!("policy {policy} would not be accepted at it: ")
+        });
+        let same = |one: &&super::Located<McpServer>| {
+            name_of(&one.object.metadata) == name_of(&server.metadata)
+        };
+        let server_of = server;
+        let server = self.servers.iter().find(same);
+        if let Some(server) = server {
+            let message = format!("{place}{by}{message}");
+            let metadata = &server.object.metadata;
+            return Some(Finding {
+                level,
+                ..finding(server, "McpServer", metadata, "", message)
+            });
+        }
+        // Neither is in the files: whichever policy of the files targets the server brings it up.
+        let mut all = self.policies.iter();
+        let located = all.find(|one| self.targets(&one.object, server_of))?;
+        let message = format!("{place}McpServer {name} with it: {by}{message}");
+        let metadata = &located.object.metadata;
+        Some(Finding {
+            level,
+            ..finding(located, "McpPolicy", metadata, "", message)
         })
     }
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::ResourceExt as _;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -13,19 +14,17 @@ use super::build::{self, Replicas, Wanted};
 use super::fetch::Refs;
 use super::kinds::{Child, Kind};
 use super::validate::Plan;
-use super::{Remembered, ServerError, throttled};
+use super::{Remembered, ServerError, sequence, throttled};
 use crate::controller::applied::{self, Step, WATCH_LAG};
 use crate::controller::collect;
-use crate::controller::context::{Context, Delivered, is_newer, lock};
-use crate::controller::key;
+use crate::controller::context::{Context, Delivered, ServerMemory, is_newer, lock};
+use crate::controller::drift;
+use crate::controller::key::{self, OperatorKey};
 use crate::controller::live::Live;
 use crate::controller::names::{BUNDLE_KEY, GATEWAY, Ident, UPSTREAM};
+use crate::controller::tampering::Foreign;
 use crate::controller::write::{self, Children, Created, WriteError, Written};
 use crate::policy::bundle::Bundle;
-
-/// The first and the longest wait before a bundle that somebody else writes again and again is written over: what gateways
-/// enforce is not given up for long.
-const BUNDLE_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// What remains to be done later.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,21 +32,53 @@ pub struct Applied {
     pub again: Option<Duration>,
 }
 
-/// The bundle that the gateways have: of the newest version of the ConfigMap that is known.
-pub fn stored_bundle(refs: &Refs, memory: &Remembered) -> Option<Arc<Bundle>> {
+/// The newest bundle of the operator's that is known: of the newest version of the ConfigMap, or, while that holds something
+/// else, the one before.
+pub fn stored_bundle(refs: &Refs, key: &OperatorKey, memory: &Remembered) -> Option<Arc<Bundle>> {
     let live = refs.own(Kind::ConfigMap, &refs.ident.gateway());
     let mut memory = lock(memory);
-    let seen = live.map(|live| live.resource_version());
-    match (seen, &memory.bundle) {
-        (Some(seen), Some((known, bundle))) if !is_newer(seen, known) => Some(Arc::clone(bundle)),
-        (Some(seen), _) => {
-            let bundle = live.and_then(read).map(Arc::new);
-            memory.bundle = bundle.clone().map(|bundle| (seen.to_owned(), bundle));
-            bundle
-        }
-        // Removed; or created just now, and the watch has not brought it yet.
-        (None, known) => known.as_ref().map(|(_, bundle)| Arc::clone(bundle)),
+    if let Some(live) = live
+        && memory
+            .bundle_version
+            .as_deref()
+            .is_none_or(|known| is_newer(live.resource_version(), known))
+    {
+        saw(&mut memory, live, key);
     }
+    memory.bundle.clone()
+}
+
+/// Takes a version of the ConfigMap in. What the operator did not sign, and what it signed before what is known to be in force,
+/// somebody else has put there.
+fn saw(memory: &mut ServerMemory, live: &Live, key: &OperatorKey) {
+    let known = memory.bundle.as_ref().map(|bundle| bundle.sequence);
+    let newest = known.max(reported(memory));
+    let found = read(live).filter(|bundle| {
+        key.verify(bundle).is_ok() && newest.is_none_or(|newest| bundle.sequence >= newest)
+    });
+    memory.foreign = found.is_none();
+    memory.bundle_version = Some(live.resource_version().to_owned());
+    match found {
+        Some(found) => memory.bundle = Some(Arc::new(found)),
+        None => memory.tampering.note(
+            Kind::ConfigMap,
+            &live.name_any(),
+            &Foreign {
+                field: format!("data.{BUNDLE_KEY}"),
+                manager: live.manager_of(&format!("data.{BUNDLE_KEY}")),
+            },
+            Instant::now(),
+        ),
+    }
+}
+
+/// The highest sequence that a gateway says it has in force.
+fn reported(memory: &ServerMemory) -> Option<u64> {
+    let newest = memory.newest.iter();
+    newest
+        .filter_map(|(pod, instance)| memory.reports.get(&(pod.clone(), instance.clone())))
+        .filter_map(|report| report.sequence)
+        .max()
 }
 
 fn read(live: &Live) -> Option<Bundle> {
@@ -69,6 +100,7 @@ pub async fn apply(
         spec: &plan.server.spec,
         settings: &ctx.settings,
         alone: plan.alone,
+        bundle_keys: ctx.key.get().map_or(&[], |key| key.public()),
         replicas: deployment.map(|live| Replicas {
             now: live
                 .value()
@@ -221,6 +253,16 @@ async fn write_over(
     drift: bool,
 ) -> Result<Option<Duration>, ServerError> {
     if drift {
+        let changes = drift::changes(child, live);
+        let mut memory = lock(memory);
+        for change in changes.iter().filter(|change| change.widens) {
+            let field = change.field();
+            let manager = live.manager_of(&field);
+            let foreign = Foreign { field, manager };
+            memory
+                .tampering
+                .note(child.kind, &child.name, &foreign, Instant::now());
+        }
         tracing::info!(
             kind = child.kind.as_str(),
             namespace = writes.namespace,
@@ -232,10 +274,15 @@ async fn write_over(
         .apply(child, live.uid(), drift)
         .await
         .map_err(ServerError::Apply)?;
-    // An apply leaves what somebody has put into a list beside ours: a container, a volume, a port.
-    if drift && !applied::holds(&written.value(), &child.body) {
+    // An apply leaves what somebody has added beside ours: a field, a container, a volume, a port.
+    let left = if drift {
+        drift::changes(child, &written)
+    } else {
+        Vec::new()
+    };
+    if !left.is_empty() {
         written = writes
-            .merge(child, live.uid())
+            .merge(child, live.uid(), &left)
             .await
             .map_err(ServerError::Apply)?;
     }
@@ -304,50 +351,37 @@ async fn deliver(
     let there = refs
         .children
         .contains_key(&(Kind::ConfigMap, ident.gateway()));
-    let (stored, delivered) = {
+    let key = ctx.key.get().ok_or(ServerError::NoKey)?;
+    let (version, known, delivered, foreign, reported) = {
         let memory = lock(memory);
-        (memory.bundle.clone(), memory.delivered.clone())
+        (
+            memory.bundle_version.clone(),
+            memory.bundle.clone(),
+            memory.delivered.clone(),
+            memory.foreign,
+            reported(&memory),
+        )
     };
     let now = Instant::now();
-    let (version, known) = stored.unzip();
-    if known
+    if let Some(known) = known
         .as_ref()
-        .is_some_and(|known| known.revision == wanted.revision)
+        .filter(|known| !foreign && known.revision == wanted.revision)
     {
-        if there {
-            // It may have been somebody else who wrote it.
-            let mut memory = lock(memory);
-            memory
-                .delivered
-                .take_if(|before| before.revision != wanted.revision);
+        // A gateway that has something newer in force does not take this: what is there was put back by somebody.
+        let behind = reported.is_some_and(|reported| reported > known.sequence);
+        if there && !behind {
             return Ok(None);
         }
         // Removed, unless the watch has not brought it yet.
         let written = delivered.as_ref().map(|delivered| delivered.at);
-        if let Some(left) = throttled(written, WATCH_LAG, now) {
+        if let Some(left) = throttled(written, WATCH_LAG, now).filter(|_| !there) {
             return Ok(Some(left));
         }
     }
-    let delivered = delivered.filter(|delivered| delivered.revision == wanted.revision);
-    // Somebody has put something else in place of what was delivered: not without pause.
-    let repairs = match &delivered {
-        Some(before) => {
-            if let Some(left) = applied::wait(BUNDLE_WAITS, before.repairs, before.repaired, now) {
-                return Ok(Some(left));
-            }
-            before.repairs.saturating_add(1)
-        }
-        None => 0,
-    };
     let mut bundle = wanted.clone();
-    let next = known.map_or(0, |known| known.sequence.saturating_add(1));
-    // One that is made anew must stand above whatever was there before it.
-    let floor = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(1);
-    bundle.sequence = if there && next > 0 {
-        next
-    } else {
-        floor.max(next)
-    };
+    let clock = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(1);
+    bundle.sequence = sequence::next(known.map(|known| known.sequence), reported, clock);
+    key.sign(&mut bundle);
     let child = config_map(ident, &ident.gateway(), BUNDLE_KEY, &text(&bundle)?);
     let seen = version.or_else(|| {
         // Unreadable, but ours: it is written over.
@@ -362,14 +396,7 @@ async fn deliver(
         Written::Now(live) => live,
         Written::Otherwise(live) => {
             // Written over what it says the next time, which is now.
-            let unreadable = || {
-                Arc::new(Bundle {
-                    revision: String::new(),
-                    ..bundle.clone()
-                })
-            };
-            let found = read(&live).map_or_else(unreadable, Arc::new);
-            lock(memory).bundle = Some((live.resource_version().to_owned(), found));
+            saw(&mut lock(memory), &live, key);
             return Ok(Some(Duration::ZERO));
         }
     };
@@ -384,13 +411,10 @@ async fn deliver(
     ctx.metrics.deliveries.inc();
     {
         let mut memory = lock(memory);
-        memory.bundle = Some((written.resource_version().to_owned(), Arc::new(bundle)));
-        memory.delivered = Some(Delivered {
-            revision: revision.clone(),
-            at: now,
-            repairs,
-            repaired: (repairs > 0).then_some(now),
-        });
+        memory.bundle_version = Some(written.resource_version().to_owned());
+        memory.bundle = Some(Arc::new(bundle));
+        memory.foreign = false;
+        memory.delivered = Some(Delivered { at: now });
         memory.delivering = Some((revision, now));
     }
     // The pods are asked at once whether they have it.

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::kinds::{Child, Kind};
 use crate::api::server::{McpServerSpec, PodOptions};
-use crate::controller::args::Peers;
+use crate::controller::args::{Egress, Peers};
 use crate::controller::names::{self, Ident};
+use crate::policy::signature::PublicKey;
 
 mod gateway;
 mod upstream;
@@ -19,6 +20,7 @@ pub struct Settings {
     pub gateway_image: String,
     pub gateway_image_pull_policy: String,
     pub admin_from: Peers,
+    pub gateway_egress: Egress,
 }
 
 /// Of what children follow.
@@ -26,6 +28,8 @@ pub struct Wanted<'a> {
     pub ident: &'a Ident,
     pub spec: &'a McpServerSpec,
     pub settings: &'a Settings,
+    /// What gateways believe bundles by.
+    pub bundle_keys: &'a [PublicKey],
     /// Limits are counted in the gateway's memory, so there must never be two gateways at once.
     pub alone: bool,
     /// Replicas of the gateway as they are now, if there is one.

@@ -44,6 +44,8 @@ pub struct Refs {
     pub policies: Vec<Targeting>,
     pub children: BTreeMap<(Kind, String), Arc<Live>>,
     pub pods: Vec<Arc<GatewayPod>>,
+    /// The pods of a stdio server.
+    pub upstream_pods: Vec<Arc<GatewayPod>>,
 }
 
 impl Refs {
@@ -53,6 +55,14 @@ impl Refs {
             .get(&(kind, name.to_owned()))
             .map(Arc::as_ref)
             .filter(|live| live.controller() == Some(&self.ident.uid))
+    }
+
+    /// Why the pods of a Deployment of ours do not run, if so.
+    pub fn trouble(&self, deployment: &str, pods: &[Arc<GatewayPod>]) -> Option<String> {
+        let mut of_pods = pods.iter().filter(|pod| !pod.terminating && !pod.ready);
+        of_pods
+            .find_map(|pod| pod.trouble.clone())
+            .or_else(|| self.own(Kind::Deployment, deployment)?.trouble.clone())
     }
 
     /// Writes of this server's children.
@@ -80,11 +90,16 @@ pub fn fetch(ctx: &Context, name: &Name) -> Option<Refs> {
         .map_err(|undecoded| undecoded.error.clone());
     let policies = policies(ctx, &object);
     let children = children(ctx, &ident);
-    let pods = children
-        .get(&(Kind::Deployment, ident.gateway()))
-        .filter(|deployment| deployment.controller() == Some(&ident.uid))
-        .map(|deployment| ctx.caches.pods_of(&ident, deployment.uid()))
-        .unwrap_or_default();
+    let pods_of = |name: String| {
+        let deployment = children
+            .get(&(Kind::Deployment, name))
+            .filter(|deployment| deployment.controller() == Some(&ident.uid));
+        deployment
+            .map(|deployment| ctx.caches.pods_of(&ident, deployment.uid()))
+            .unwrap_or_default()
+    };
+    let pods = pods_of(ident.gateway());
+    let upstream_pods = pods_of(ident.upstream());
     Some(Refs {
         ident,
         server,
@@ -92,6 +107,7 @@ pub fn fetch(ctx: &Context, name: &Name) -> Option<Refs> {
         policies,
         children,
         pods,
+        upstream_pods,
     })
 }
 

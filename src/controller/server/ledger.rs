@@ -47,7 +47,7 @@ pub async fn keep(
     let (stored, next) = {
         let mut memory = lock(memory);
         let stored = stored(ctx, refs, &mut memory, live);
-        let bundle = memory.bundle.as_ref().map(|(_, bundle)| Arc::clone(bundle));
+        let bundle = memory.bundle.clone();
         let kept = bundle.as_deref().map(Kept::of);
         let seen = accounts::Seen {
             reports: &memory.reports,

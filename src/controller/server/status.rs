@@ -43,14 +43,7 @@ pub async fn write(
     refusal: Option<&Refusal>,
     memory: &Remembered,
 ) -> Result<Wrote, ServerError> {
-    let unheard = refs.pods.iter().any(|pod| {
-        let asked = lock(memory)
-            .polls
-            .get(pod.uid())
-            .is_some_and(|poll| poll.asked);
-        pod.ip.is_some() && !pod.terminating && !asked
-    });
-    if unheard {
+    if unheard(refs, memory) {
         return Ok(Wrote::Unknown);
     }
     let cached = refs.object.status(|server| &server.status);
@@ -82,6 +75,8 @@ pub async fn write(
             &before.conditions,
             &now.conditions,
         );
+        let of = refs.object.metadata();
+        ctx.events.closing(of, &before.conditions, &now.conditions);
     }
     let counts = now.violations.as_ref().map(|violations| &violations.counts);
     let Ident {
@@ -110,6 +105,15 @@ pub async fn write(
         tell_policies(ctx, refs);
     }
     Ok(Wrote::Current)
+}
+
+/// Whether there is a gateway that has not been asked for its report yet.
+pub fn unheard(refs: &Refs, memory: &Remembered) -> bool {
+    let memory = lock(memory);
+    refs.pods.iter().any(|pod| {
+        let poll = memory.polls.get(pod.uid());
+        pod.ip.is_some() && !pod.terminating && !poll.is_some_and(|poll| poll.asked)
+    })
 }
 
 /// Whether nothing differs but what gateways count: no condition but by its message.
@@ -156,7 +160,7 @@ fn compute(
     memory: &Remembered,
 ) -> (McpServerStatus, bool) {
     let ident = &refs.ident;
-    let (stored, bundle, overwritten, reports, judged) = {
+    let (stored, bundle, tampered, reports, judged) = {
         let memory = lock(memory);
         // Whether stored just now or not: `ledger::keep` has looked.
         let ledger = ledger::known(&memory).unwrap_or_default();
@@ -171,13 +175,10 @@ fn compute(
                     .cloned()
             })
             .collect();
-        let bundle = memory.bundle.as_ref().map(|(_, bundle)| Arc::clone(bundle));
-        let overwritten = match (&bundle, &memory.delivered) {
-            (Some(bundle), Some(delivered)) => bundle.revision != delivered.revision,
-            _ => false,
-        };
+        let bundle = memory.bundle.clone();
         let judged = memory.status.clone();
-        (ledger, bundle, overwritten, reports, judged)
+        let tampered = memory.tampering.condition(Instant::now());
+        (ledger, bundle, tampered, reports, judged)
     };
     let replicas: Vec<Replica<'_>> = refs
         .pods
@@ -205,15 +206,19 @@ fn compute(
         ident.namespace, ident.name
     );
     let url = (plan.is_some() || bundle.is_some()).then(|| url(ident, &server.spec));
+    let trouble = refs.trouble(&ident.gateway(), &refs.pods);
+    let upstream_trouble = refs.trouble(&ident.upstream(), &refs.upstream_pods);
     let now = status(&Inputs {
         server: &server,
         refusal,
         bundle: bundle.as_deref(),
-        overwritten,
+        tampered: tampered.as_deref(),
         url: url.as_deref(),
         desired,
         replicas: &replicas,
         look: Some(&look),
+        trouble: trouble.as_deref(),
+        upstream_trouble: upstream_trouble.as_deref(),
         ledger: &stored,
         previous,
         now: Timestamp::now(),

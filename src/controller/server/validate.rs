@@ -5,14 +5,12 @@
 
 use super::fetch::{Refs, Targeting};
 use crate::api::condition::Reason;
-use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::controller::key::OperatorKey;
+pub use crate::policy::acceptance::Memory as Compiled;
+use crate::policy::acceptance::{self, Asked, Candidate, Place, Settled, Unfit};
 use crate::policy::bundle::{Blocked, Bundle, BundlePolicy};
-use crate::policy::compile::{self, compile};
-use crate::policy::diagnostic::Diagnostic;
-use crate::policy::fit::{self, LARGEST_BUNDLE};
-use crate::policy::target;
+use crate::policy::compile;
 use crate::status::server::Refusal;
 
 /// What is to be brought about.
@@ -25,48 +23,6 @@ pub struct Plan {
     pub held: Option<Bundle>,
     /// Limits are counted in the gateway's memory.
     pub alone: bool,
-}
-
-/// Bundles of one server whose verdicts are remembered: each reconciliation judges five at most, the same each time.
-const REMEMBERED: usize = 5;
-
-/// What the compiler said of a server's last bundles, by their revisions: the same is not compiled again at each
-/// reconciliation. Newest last.
-#[derive(Debug, Default)]
-pub struct Compiled(Vec<(String, Result<(), String>)>);
-
-impl Compiled {
-    fn of(&mut self, bundle: &Bundle) -> Result<(), String> {
-        let known = self.0.iter().position(|(of, _)| *of == bundle.revision);
-        let entry = match known {
-            Some(at) => self.0.remove(at),
-            None => {
-                let verdict = compile(bundle)
-                    .map(drop)
-                    .map_err(|findings| told(&findings));
-                (bundle.revision.clone(), verdict)
-            }
-        };
-        let verdict = entry.1.clone();
-        if self.0.len() >= REMEMBERED {
-            drop(self.0.remove(0));
-        }
-        self.0.push(entry);
-        verdict
-    }
-}
-
-/// The first of some findings, and how many more there are.
-fn told(findings: &[Diagnostic]) -> String {
-    let more = match findings.len().saturating_sub(1) {
-        0 => String::new(),
-        more => format!(" (and {more} more)"),
-    };
-    let first = findings
-        .first()
-        .map(ToString::to_string)
-        .unwrap_or_default();
-    format!("{first}{more}")
 }
 
 /// Judges a server under its policies. `stored` is the bundle that its gateways have now.
@@ -89,8 +45,7 @@ pub fn validate(
             format!("{}: {}", first.path, first.message),
         ));
     }
-    let bundle = bundle(refs, &server, stored, |_| true)?;
-    let (bundle, alone) = judge(bundle, refs, key, compiled)?;
+    let Settled { bundle, alone } = settled(refs, &server, stored, key, compiled)?;
     let held = stored
         .filter(|stored| stored.server.spec != server.spec)
         .and_then(|_| held(refs, stored, key, compiled));
@@ -102,160 +57,55 @@ pub fn validate(
     })
 }
 
-/// What should be in force while the server cannot be accepted: the server as it was accepted last, under the policies of now.
-/// If those are what cannot be accepted, then under those that were, without those that were removed, and with all guardrails
-/// of now: nobody escapes a guardrail by a server or a policy that is refused. None if nothing was ever accepted.
+/// What should be in force while the server cannot be accepted: the server as it was accepted last, under the policies of now:
+/// nobody escapes a policy by a server that is refused. None if no server was ever accepted.
 pub fn held(
     refs: &Refs,
     stored: Option<&Bundle>,
     key: &OperatorKey,
     compiled: &mut Compiled,
 ) -> Option<Bundle> {
-    let stored = stored?;
     let server = McpServer {
         metadata: refs.object.metadata().clone(),
-        spec: stored.server.spec.clone(),
+        spec: stored?.server.spec.clone(),
         status: None,
     };
-    let is_own = |namespace: Option<&str>| namespace == Some(refs.ident.namespace.as_str());
-    let mut fits = |bundle: Bundle| {
-        let judged = judge(bundle, refs, key, compiled);
-        judged.ok().map(|(bundle, _)| bundle)
-    };
-    let all = bundle(refs, &server, Some(stored), |_| true).ok();
-    if let Some(all) = all.and_then(&mut fits) {
-        return Some(all);
-    }
-    // Policies of the server's own namespace as they were accepted last, of those that are still there.
-    let there = |uid: &str| {
-        let mut all = refs.policies.iter();
-        all.any(|one| one.policy.metadata.uid.as_deref() == Some(uid))
-    };
-    let own: Vec<BundlePolicy> = stored
-        .policies
-        .iter()
-        .filter(|known| is_own(Some(&known.namespace)) && there(&known.uid))
-        .cloned()
-        .collect();
-    let guardrails = bundle(refs, &server, Some(stored), |targeting| {
-        !is_own(targeting.policy.metadata.namespace.as_deref())
-    });
-    let guardrails = guardrails.ok()?;
-    if let Some(held) = fits(with(&guardrails, &own)) {
-        return Some(held);
-    }
-    // A guardrail that cannot be carried out on this server keeps no other one from it.
-    let mut kept = Bundle {
-        policies: Vec::new(),
-        ..guardrails.clone()
-    };
-    for guardrail in &guardrails.policies {
-        let before = stored.policies.iter().find(|one| one.uid == guardrail.uid);
-        let forms = [Some(guardrail), before].into_iter().flatten();
-        // Not what is remembered of: there may be many.
-        let judged = |bundle: Bundle| judge(bundle, refs, key, &mut Compiled::default()).is_ok();
-        let fitting = forms
-            .map(|form| with(&kept, std::slice::from_ref(form)))
-            .find(|bundle| judged(bundle.clone()));
-        kept = fitting.unwrap_or(kept);
-    }
-    if let Some(held) = fits(with(&kept, &own)) {
-        return Some(held);
-    }
-    // Nor do policies of the server's own namespace keep a guardrail from it by their size: without them, it is closed.
-    let first = own.first()?;
-    kept.blocked.push(Blocked {
-        policy: format!("{}/{}", first.namespace, first.name),
-        uid: first.uid.clone(),
-        message: format!(
-            "the policies of namespace {} and the guardrails are too much together",
-            first.namespace
-        ),
-    });
-    fits(kept)
+    let settled = settled(refs, &server, stored, key, compiled).ok()?;
+    Some(settled.bundle)
 }
 
-/// A bundle with more policies, in the order that a bundle has.
-fn with(bundle: &Bundle, more: &[BundlePolicy]) -> Bundle {
-    let mut bundle = bundle.clone();
-    bundle.policies.extend_from_slice(more);
-    bundle
-        .policies
-        .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    bundle
-}
-
-/// Judges what would be delivered; with it, whether its limits are counted in the gateway's memory.
-fn judge(
-    mut bundle: Bundle,
-    refs: &Refs,
-    key: &OperatorKey,
-    compiled: &mut Compiled,
-) -> Result<(Bundle, bool), Refusal> {
-    let refused = |reason: Reason, message: String| Refusal { reason, message };
-    bundle.report_token_sha256 = Some(key.bearer_sha256(&refs.ident.uid));
-    bundle.sequence = 0;
-    let bundle = bundle
-        .sealed()
-        .map_err(|error| refused(Reason::Invalid, error.to_string()))?;
-    compiled
-        .of(&bundle)
-        .map_err(|message| refused(Reason::Invalid, message))?;
-    let alone = fit::counted_alone(&bundle)
-        .map_err(|message| refused(Reason::SharedCountersNeeded, message))?;
-    fit::size(&bundle).map_err(|message| refused(Reason::BundleTooLarge, message))?;
-    Ok((bundle, alone))
-}
-
-/// The server under its accepted policies that are wanted; those that block do so wanted or not. Of one that is not accepted the form in the stored bundle stays; one that would
+/// The server under its policies. Of one that is not accepted anywhere the form in the stored bundle stays; one that would
 /// enforce and was never accepted blocks everything, as what it would have said is unknown.
-fn bundle(
+fn settled(
     refs: &Refs,
     server: &McpServer,
     stored: Option<&Bundle>,
-    wanted: impl Fn(&Targeting) -> bool,
-) -> Result<Bundle, Refusal> {
-    let refused = |reason: Reason, message: String| Refusal { reason, message };
-    let (mut accepted, mut carried, mut blocked) =
-        (Vec::<&McpPolicy>::new(), Vec::new(), Vec::new());
-    let (mut size, mut largest) = (0_usize, None::<&Targeting>);
+    key: &OperatorKey,
+    compiled: &mut Compiled,
+) -> Result<Settled, Refusal> {
+    let (mut candidates, mut blocked) = (Vec::new(), Vec::new());
     for targeting in &refs.policies {
-        let left_out = !wanted(targeting);
         if targeting.errors.is_empty() {
-            if left_out {
-                continue;
-            }
-            accepted.push(&targeting.policy);
-            size = size.saturating_add(targeting.size);
-            largest = largest
-                .filter(|before| before.size >= targeting.size)
-                .or(Some(targeting));
+            candidates.push(Candidate::of(&targeting.policy, targeting.size, stored));
         } else if let Some(entry) = stored.and_then(|stored| last_accepted(stored, targeting)) {
             // Even if what is wrong with it now targets something else: what was accepted did target this.
-            if !left_out {
-                carried.push(entry.clone());
-            }
+            candidates.push(Candidate {
+                leaving: targeting.policy.metadata.deletion_timestamp.is_some(),
+                ..Candidate::again(entry)
+            });
         } else if targeting.now && targeting.enforces() {
             blocked.push(block(targeting));
         }
     }
-    // Before anything is copied: a hundred such policies must not cost a hundred times their size.
-    if let (true, Some(largest)) = (size > LARGEST_BUNDLE, largest) {
-        let metadata = &largest.policy.metadata;
-        let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
-        let largest = (
-            largest.size,
-            namespace.unwrap_or_default(),
-            name.unwrap_or_default(),
-        );
-        return Err(refused(
-            Reason::BundleTooLarge,
-            fit::too_large(size, largest),
-        ));
-    }
-    let bundle = target::bundle(server, accepted, blocked, 0)
-        .map_err(|error| refused(Reason::Invalid, error.to_string()))?;
-    Ok(with(&bundle, &carried))
+    let asked = Asked {
+        server,
+        candidates,
+        blocked,
+        report_token_sha256: Some(key.bearer_sha256(&refs.ident.uid)),
+        place: Place::Cluster,
+    };
+    acceptance::settle(asked, compiled)
+        .map_err(|Unfit { reason, message }| Refusal { reason, message })
 }
 
 fn last_accepted<'a>(stored: &'a Bundle, targeting: &Targeting) -> Option<&'a BundlePolicy> {

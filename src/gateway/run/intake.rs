@@ -1,13 +1,14 @@
 //! Bundles as they come in, from the API and from the mounted copy: which is put into force.
 //!
-//! In: the text of a bundle and where it is from. Out: what became of it. Must not do: put an older bundle back, or drop what
-//! is in force for one that is wrong. What is refused is kept until it is replaced, as a Secret that comes may make it right.
+//! In: the text of a bundle and where it is from. Out: what became of it. Must not do: believe a bundle that the operator did
+//! not sign, put an older bundle back, or drop what is in force for one that is wrong. What is refused is kept until it is replaced, as a Secret that comes may make it right.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::gateway::grants::Grants;
 use crate::gateway::{Gateway, Served};
 use crate::policy::bundle::Bundle;
+use crate::policy::signature::{self, PublicKey};
 
 /// Where a bundle is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub enum Taken {
     InForce,
     /// It was in force already, or is a copy that lags behind.
     Known,
-    /// It cannot be enforced; what was in force stays.
+    /// It cannot be believed or enforced; what was in force stays.
     Refused(String),
 }
 
@@ -66,19 +67,49 @@ impl Readers {
     }
 }
 
+/// Sequences are times in milliseconds, or follow one another. One that is ahead of the clock by more than this would, once in
+/// force, keep every later bundle out.
+const AHEAD: u64 = 60_000;
+
+/// Whether a bundle was signed by the operator, for now. `now` is the time in milliseconds.
+fn believed(
+    offered: &Bundle,
+    keys: &[PublicKey],
+    in_force: Option<u64>,
+    now: u64,
+) -> Result<(), String> {
+    signature::verify(offered, keys).map_err(|error| error.to_string())?;
+    // What follows upon what is in force is never ahead: this gateway's clock may have been set back.
+    let latest = now.max(in_force.unwrap_or_default()).saturating_add(AHEAD);
+    if offered.sequence > latest {
+        return Err(format!(
+            "the bundle's sequence {} is ahead of this gateway's clock by {} s: set the operator's clock or this node's right",
+            offered.sequence,
+            offered.sequence.saturating_sub(now) / 1_000
+        ));
+    }
+    Ok(())
+}
+
+fn now() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
+}
+
 /// Takes bundles in for one gateway.
 pub struct Intake {
     gateway: Arc<Gateway>,
     readers: Readers,
+    keys: Vec<PublicKey>,
     refused: Option<(Source, Vec<u8>)>,
 }
 
 impl Intake {
-    /// For this gateway, and for those who read its report.
-    pub fn new(gateway: Arc<Gateway>, readers: Readers) -> Self {
+    /// For this gateway, and for those who read its report; bundles are signed by one of these keys.
+    pub fn new(gateway: Arc<Gateway>, readers: Readers, keys: Vec<PublicKey>) -> Self {
         Intake {
             gateway,
             readers,
+            keys,
             refused: None,
         }
     }
@@ -91,15 +122,25 @@ impl Intake {
     /// Takes a bundle.
     pub fn offer(&mut self, source: Source, text: Vec<u8>) -> Taken {
         let in_force = self.gateway.in_force();
-        let taken = match Bundle::parse(&text) {
-            Err(error) => {
-                let why = error.to_string();
+        let sequence = in_force.as_ref().map(|(sequence, _)| *sequence);
+        let read = Bundle::parse(&text)
+            .map_err(|error| error.to_string())
+            .and_then(|bundle| {
+                believed(&bundle, &self.keys, sequence, now())?;
+                Ok(bundle)
+            });
+        let taken = match read {
+            Err(why) => {
                 self.gateway.refuse(why.clone());
                 Taken::Refused(why)
             }
             Ok(bundle) => match judge(source, in_force.as_ref(), &bundle) {
+                // The API has again what is in force, after something that was refused.
+                Verdict::Known if source == Source::Api && self.gateway.last_error().is_some() => {
+                    self.put(bundle, sequence)
+                }
                 Verdict::Known => return Taken::Known,
-                Verdict::Try => self.put(bundle, in_force.map(|(sequence, _)| sequence)),
+                Verdict::Try => self.put(bundle, sequence),
             },
         };
         self.refused = matches!(taken, Taken::Refused(_)).then_some((source, text));
@@ -164,9 +205,41 @@ mod tests {
             policies: Vec::new(),
             blocked: Vec::new(),
             issuers: Vec::new(),
+            signature: None,
             report_token_sha256: None,
         };
         bundle.sealed().unwrap()
+    }
+
+    #[test]
+    fn only_what_the_operator_signed_for_now_is_believed() {
+        let signer = signature::Signer::of_seed(&[1; 32]).unwrap();
+        let keys = [signer.public()];
+        let signed = |sequence| {
+            let mut bundle = bundle(sequence, "a");
+            signer.sign(&mut bundle);
+            bundle
+        };
+        let clock = 1_000_000;
+        let believed = |bundle: &Bundle, in_force| believed(bundle, &keys, in_force, clock);
+        assert!(believed(&bundle(7, "a"), None).is_err(), "unsigned");
+        assert_eq!(believed(&signed(7), None), Ok(()));
+        assert_eq!(believed(&signed(clock + AHEAD), None), Ok(()));
+        for ahead in [clock + AHEAD + 1, u64::MAX] {
+            let why = believed(&signed(ahead), None).unwrap_err();
+            assert!(why.contains("clock"), "{why}");
+        }
+        // A clock that was set back keeps no bundle out.
+        let in_force = clock * 100;
+        assert_eq!(believed(&signed(in_force + 1), Some(in_force)), Ok(()));
+        let raised = Bundle {
+            sequence: clock + 1,
+            ..signed(7)
+        };
+        assert!(
+            believed(&raised, None).is_err(),
+            "only the sequence was raised"
+        );
     }
 
     #[test]

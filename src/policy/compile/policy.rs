@@ -121,6 +121,11 @@ pub(super) fn compile(
             .resources
             .push(resource_rule(rule, audit, &mut scribe));
     }
+    if owner.restricts_only.is_some() {
+        let restricts = |rule: &NameRule| rule.action != Action::Allow;
+        compiled.prompts.retain(restricts);
+        compiled.resources.retain(restricts);
+    }
     compiled
 }
 
@@ -293,6 +298,7 @@ fn tool_rule(
         wait_up_to,
         reason: reason(rule.reason.as_ref(), scribe),
         reads,
+        restricts_only: scribe.owner.restricts_only.clone(),
     })
 }
 

@@ -11,6 +11,10 @@ pub(super) struct Side<'p> {
     found: Option<Found<'p>>,
     /// A rule that could match with other arguments shows the tool.
     pub may_show: bool,
+    /// The first rule that would let the call through if its policy were accepted, and why it is not.
+    restricting: Option<(&'p Arc<RuleId>, &'p Arc<str>)>,
+    /// The first of those that asks for approval of what others let through.
+    approval: Option<&'p Arc<RuleId>>,
 }
 
 pub(super) struct Found<'p> {
@@ -39,17 +43,54 @@ impl<'p> Side<'p> {
         }
     }
 
+    /// A rule matches that would let the call through, of a policy that is not accepted: it lets nothing through, and what
+    /// others let through needs the approval that it asks for.
+    pub fn restrict(&mut self, by: &'p Arc<RuleId>, why: &'p Arc<str>, approval: bool) {
+        if self.restricting.is_none_or(|(first, _)| by < first) {
+            self.restricting = Some((by, why));
+        }
+        if approval && self.approval.is_none_or(|first| by < first) {
+            self.approval = Some(by);
+        }
+    }
+
     /// Whether the tool is hidden from the caller whatever the arguments.
     pub fn hides(&self, default: &DefaultRule) -> bool {
         match &self.found {
             Some(found) => found.outcome == Outcome::Hide,
-            None => !self.may_show && default.action == DefaultAction::Hide,
+            None => {
+                !self.may_show
+                    && self.restricting.is_none()
+                    && default.action == DefaultAction::Hide
+            }
         }
     }
 
     pub fn finish(self, default: &'p DefaultRule) -> Found<'p> {
+        let approval = self.approval;
+        let found = self.decided(default);
+        match approval {
+            Some(by) if found.outcome == Outcome::Allow => Found {
+                outcome: Outcome::RequireApproval,
+                by,
+                reason: None,
+            },
+            _ => found,
+        }
+    }
+
+    fn decided(self, default: &'p DefaultRule) -> Found<'p> {
         if let Some(found) = self.found {
             return found;
+        }
+        if let (Some((by, why)), DefaultAction::Deny | DefaultAction::Hide) =
+            (self.restricting, default.action)
+        {
+            return Found {
+                outcome: Outcome::Deny(Denial::NotAccepted),
+                by,
+                reason: Some(Arc::clone(why)),
+            };
         }
         let (outcome, reason) = match default.action {
             DefaultAction::Allow => (Outcome::Allow, None),

@@ -116,10 +116,10 @@ fn a_revision_depends_on_what_a_bundle_says_and_on_nothing_else() {
         Err(bundle::BundleError::Revision { .. })
     ));
     assert!(matches!(
-        Bundle::parse(text.replace("\"format\": 1", "\"format\": 2").as_bytes()),
-        Err(bundle::BundleError::Format(2))
+        Bundle::parse(text.replace("\"format\": 2", "\"format\": 3").as_bytes()),
+        Err(bundle::BundleError::Format(3))
     ));
-    let twice = text.replacen("\"format\": 1", "\"format\": 1, \"format\": 1", 1);
+    let twice = text.replacen("\"format\": 2", "\"format\": 2, \"format\": 2", 1);
     assert!(matches!(
         Bundle::parse(twice.as_bytes()),
         Err(bundle::BundleError::Strict(_))

@@ -21,7 +21,8 @@ fn a_healthy_server_is_ready_with_all_its_figures() {
                 condition("Enforced", "Enforcing", "Refusals are carried out."),
                 condition("LimitsDurable", "NoLimits", "No rule has a limit."),
                 condition("Programmed", "Programmed", "All ready replicas (1) run the revision."),
-                condition("Ready", "Ready", "The gateway serves calls.")
+                condition("Ready", "Ready", "The gateway serves calls."),
+                condition("PoliciesAccepted", "Accepted", "Every policy is accepted.")
             ],
             "url": "http://127.0.0.1:8080/mlflow/mcp",
             "revision": "r2",
@@ -81,6 +82,7 @@ fn what_is_wrong_with_a_server_shows_in_its_conditions() {
         "LimitsDurable=True NoLimits",
         "Programmed=True Programmed",
         "Ready=True Ready",
+        "PoliciesAccepted=True Accepted",
     ];
     let differs = |status: McpServerStatus| -> Vec<String> {
         short(&status.conditions)
@@ -258,13 +260,153 @@ fn what_a_server_is_told_to_do_shows_in_its_conditions() {
 }
 
 #[test]
-fn a_bundle_of_somebody_elses_is_never_programmed() {
+fn what_others_change_is_a_condition_while_it_goes_on() {
     let status = status_of(&server_with(json!({})), Some(&report()), |inputs| {
-        inputs.overwritten = true;
+        inputs.tampered = Some("mallory changed data.bundle.json");
     });
     let conditions = short(&status.conditions);
-    assert!(conditions.contains(&"Programmed=False Delivering".to_owned()));
-    assert!(conditions.contains(&"Ready=False Delivering".to_owned()));
+    assert!(conditions.contains(&"Tampered=True ForeignChange".to_owned()));
+    let quiet = status_of(&server_with(json!({})), Some(&report()), |_| {});
+    assert!(!short(&quiet.conditions).join(" ").contains("Tampered"));
+}
+
+/// A policy, and why it is not accepted.
+type Named = (String, Option<String>);
+
+/// The conditions that say whether calls are let through, with the message of `Ready`, and the policies.
+fn opening(
+    server: &McpServer,
+    policies: &[&McpPolicy],
+    change: impl FnOnce(&mut Bundle),
+) -> (Vec<String>, String, Vec<Named>) {
+    let mut bundle = bundle_of(server, policies);
+    change(&mut bundle);
+    let status = status_of(server, Some(&report()), |inputs| {
+        inputs.bundle = Some(keep(bundle));
+    });
+    let mut conditions = short(&status.conditions);
+    conditions.retain(|one| {
+        ["Ready", "Poli", "Stal"]
+            .iter()
+            .any(|kind| one.starts_with(kind))
+    });
+    let ready = status.conditions.iter().find(|one| one.type_ == "Ready");
+    let named = status
+        .policies
+        .iter()
+        .map(|policy| {
+            (
+                format!("{}/{}", policy.namespace, policy.name),
+                policy.reason.clone(),
+            )
+        })
+        .collect();
+    (conditions, ready.unwrap().message.clone(), named)
+}
+
+#[test]
+fn a_server_that_refuses_every_call_is_not_ready_and_names_the_policy() {
+    let server = server_with(json!({}));
+    let reads = policy_with(
+        json!([{ "name": "reads", "tools": { "risks": ["Read"] }, "action": "Allow" }]),
+    );
+    let block = |policy: &'static str| {
+        move |bundle: &mut Bundle| {
+            bundle.blocked.push(crate::policy::bundle::Blocked {
+                policy: policy.to_owned(),
+                uid: "b".to_owned(),
+                message: "spec.rules[0].when: there is no variable argz".to_owned(),
+            });
+        }
+    };
+    let closed = [
+        "Ready=False Closed",
+        "PoliciesAccepted=False Closed",
+        "Stalled=True Closed",
+    ];
+    let (conditions, message, policies) = opening(&server, &[&reads], block("ml/broken"));
+    assert_eq!(conditions, closed);
+    assert!(
+        message.contains("Policy ml/broken") && message.contains("argz"),
+        "{message}"
+    );
+    assert_eq!(
+        policies,
+        [
+            ("ml/base".to_owned(), None),
+            ("ml/broken".to_owned(), Some("Closed".to_owned()))
+        ]
+    );
+    let (conditions, message, _) = opening(&server, &[&reads], block("ops/guard"));
+    assert_eq!(conditions, closed);
+    assert!(message.contains("Guardrail ops/guard"), "{message}");
+    // What is only recorded closes nothing.
+    let audit = server_with(json!({ "enforcement": "Audit" }));
+    let (conditions, ..) = opening(&audit, &[&reads], block("ml/broken"));
+    assert_eq!(conditions[0], "Ready=True Ready");
+}
+
+#[test]
+fn a_server_at_which_nothing_is_allowed_is_not_ready_and_says_what_to_write() {
+    let server = server_with(json!({}));
+    let rules = |rules: Value| policy_with(rules);
+    let allow = json!({ "name": "a", "tools": { "risks": ["Read"] }, "action": "Allow" });
+    let none = rules(json!([{ "name": "d", "tools": { "risks": ["Write"] }, "action": "Deny" }]));
+    let blanket =
+        rules(json!([allow, { "name": "d", "tools": { "names": ["*"] }, "action": "Deny" }]));
+    let mut audit = rules(json!([allow]));
+    audit.spec.mode = Some(crate::api::policy::Mode::Audit);
+    for (policies, says) in [
+        (vec![], "no McpPolicy with mode Enforce targets this server"),
+        (
+            vec![&audit],
+            "no McpPolicy with mode Enforce targets this server",
+        ),
+        (vec![&none], "Add one to ml/base"),
+        (vec![&blanket], "rule d of policy ml/base refuses all tools"),
+    ] {
+        let (conditions, message, _) = opening(&server, &policies, |_| {});
+        assert_eq!(
+            conditions,
+            [
+                "Ready=False NothingAllowed",
+                "PoliciesAccepted=True Accepted"
+            ]
+        );
+        assert!(message.contains(says), "{message}");
+    }
+    let mut default = none.clone();
+    default.spec.default_action = Some(crate::api::policy::DefaultAction::Allow);
+    let some =
+        rules(json!([allow, { "name": "d", "tools": {"names": ["*"]}, "callers": ["key:x"], "action": "Deny" }]));
+    for policy in [&default, &some] {
+        assert_eq!(opening(&server, &[policy], |_| {}).0[0], "Ready=True Ready");
+    }
+    let refuse = |bundle: &mut Bundle| {
+        bundle.policies[0].not_accepted = Some(crate::policy::bundle::NotAccepted {
+            reason: "SharedCountersNeeded".to_owned(),
+            message: "Write a window of at most 1h.".to_owned(),
+        });
+    };
+    let (conditions, message, policies) = opening(&server, &[&rules(json!([allow]))], refuse);
+    assert_eq!(
+        conditions,
+        [
+            "Ready=False NothingAllowed",
+            "PoliciesAccepted=False SharedCountersNeeded"
+        ]
+    );
+    assert!(
+        message.contains("ml/base") && message.contains("at most 1h"),
+        "{message}"
+    );
+    assert_eq!(
+        policies,
+        [(
+            "ml/base".to_owned(),
+            Some("SharedCountersNeeded".to_owned())
+        )]
+    );
 }
 
 #[test]
@@ -340,4 +482,47 @@ fn replicas_count_as_programmed_only_when_ready_and_current() {
         status.conditions[5].message,
         "1 of 2 ready replicas run the revision; the others have not reported it yet."
     );
+}
+
+#[test]
+fn why_pods_do_not_run_is_told_in_place_of_what_follows_from_it() {
+    let message = |status: &McpServerStatus, kind: ConditionType| {
+        let mut all = status.conditions.iter();
+        let found = all
+            .find(|condition| condition.type_ == kind.as_str())
+            .unwrap();
+        (found.status.clone(), found.message.clone())
+    };
+    let failed = Report {
+        listing: Some(ReportedListing {
+            time: at(1),
+            error: Some("connection refused".to_owned()),
+        }),
+        ..report()
+    };
+    let own = server_with(json!({ "upstream": { "stdio": { "image": "i", "command": ["c"] } } }));
+    for heard in [Some(&failed), None] {
+        let status = status_of(&own, heard, |inputs| {
+            inputs.upstream_trouble = Some("the image i cannot be pulled: not found");
+        });
+        let (is, told) = message(&status, ConditionType::UpstreamReady);
+        assert_eq!(
+            (is.as_str(), told.as_str()),
+            (
+                "False",
+                "The server does not run: the image i cannot be pulled: not found."
+            )
+        );
+    }
+    // What is listed is there, whatever another pod does.
+    let status = status_of(&own, Some(&report()), |inputs| {
+        inputs.upstream_trouble = Some("the image i cannot be pulled: not found");
+    });
+    assert_eq!(message(&status, ConditionType::UpstreamReady).0, "True");
+    let none = status_of(&own, None, |inputs| {
+        inputs.replicas = &[];
+        inputs.trouble = Some("its pods cannot be made: exceeded quota: few");
+    });
+    let (_, told) = message(&none, ConditionType::Ready);
+    assert!(told.contains("exceeded quota: few"), "{told}");
 }

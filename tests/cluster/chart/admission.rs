@@ -29,6 +29,8 @@ const ROLES: &str = r#"
   { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": "writer" },
     "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "writer" },
     "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "writers" }] },
+  { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": { "name": "server-writer" },
+    "rules": [{ "apiGroups": ["portcullis.dev"], "resources": ["mcpservers"], "verbs": ["*"] }] },
   { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": { "name": "pod-creator" },
     "rules": [{ "apiGroups": [""], "resources": ["pods"], "verbs": ["create"] }] },
   { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": { "name": "secret-reader" },
@@ -43,7 +45,8 @@ pub async fn guarded(what: &str) -> Option<&'static Cluster> {
     let cluster = SHARED
         .get_or_init(|| {
             let cluster = Cluster::start(what, &Options::default())?;
-            let values = "approvals: { serviceAccounts: [ops/approver-bot, ops/mlflow-gateway] }";
+            let values = "approvals: { serviceAccounts: [ops/approver-bot, ops/mlflow-gateway] }\n\
+                          admissionPolicies: { lockedLabels: [team, example.com/tier] }";
             let arguments = [
                 "install",
                 "portcullis",
@@ -308,5 +311,5 @@ async fn the_expressions_agree_with_the_definitions() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(seen, 3);
+    assert_eq!(seen, 4);
 }

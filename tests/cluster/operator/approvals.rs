@@ -29,6 +29,7 @@ async fn an_approval_says_where_it_stands() {
     };
     let fake = Fake::start(&["get_run"]).await;
     room.serve("mlflow", &fake);
+    room.open_to_all("mlflow");
     room.ready("mlflow").await;
     let gateway = room
         .cluster

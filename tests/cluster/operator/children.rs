@@ -43,6 +43,7 @@ async fn a_name_that_is_taken_is_a_conflict_and_the_other_object_is_left_alone()
     let mut touched = server("mlflow", &fake);
     touched["spec"]["gateway"] = json!({"allowedHosts": ["again.example"]});
     room.apply(&touched);
+    room.open_to_all("mlflow");
     room.ready("mlflow").await;
 }
 
@@ -208,6 +209,7 @@ async fn a_server_that_is_made_anew_does_not_adopt_what_the_one_before_left() {
     };
     let fake = Fake::start(&["get_run"]).await;
     room.serve("mlflow", &fake);
+    room.open_to_all("mlflow");
     let first = room.ready("mlflow").await;
     room.cluster
         .kubectl([
@@ -236,6 +238,7 @@ async fn replicas_follow_the_spec_and_whoever_scales() {
     };
     let fake = Fake::start(&["get_run"]).await;
     room.serve("mlflow", &fake);
+    room.open_to_all("mlflow");
     room.ready("mlflow").await;
     let with = |gateway: serde_json::Value| {
         let mut document = server("mlflow", &fake);

@@ -83,7 +83,8 @@ async fn one_deeply_nested_object_stops_nobody_else() {
         "{shown}"
     );
     // What the policy would have said is unknown: its server is closed.
-    room.ready("blocked").await;
+    room.server_is("blocked", ConditionType::Ready, "False", "Closed")
+        .await;
     let why = call(&room.agent("blocked").await, "get_run")
         .await
         .unwrap_err();

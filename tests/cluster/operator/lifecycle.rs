@@ -177,6 +177,7 @@ async fn a_deleted_server_takes_all_that_was_made_for_it_along() {
     };
     let fake = Fake::start(&["get_run"]).await;
     room.serve("mlflow", &fake);
+    room.open_to_all("mlflow");
     room.ready("mlflow").await;
     let kinds = "deployments,services,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,secrets,pods";
     let left = || {

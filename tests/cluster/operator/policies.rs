@@ -106,7 +106,48 @@ async fn a_policy_that_was_never_right_closes_its_servers_and_no_others() {
     room.policy_is("q", ConditionType::Accepted, "False", "Invalid")
         .await;
     room.ready("other").await;
-    room.ready("mlflow").await;
+    let closed = room
+        .server_is("mlflow", ConditionType::Ready, "False", "Closed")
+        .await;
+    let status = closed.status.unwrap();
+    let ready = find(&status.conditions, ConditionType::Ready).unwrap();
+    assert!(
+        ready.message.contains(&format!("{}/q", room.name())),
+        "{}",
+        ready.message
+    );
+    assert_eq!(status.policies[0].reason.as_deref(), Some("Closed"));
+    eventually("the policy says what follows", || async {
+        let policy = room.policies().get("q").await.unwrap();
+        let conditions = policy.status.unwrap_or_default().conditions;
+        let said = |kind| find(&conditions, kind).map(|one| one.message.clone());
+        let all = [ConditionType::Accepted, ConditionType::Programmed].map(said);
+        let right = all
+            .iter()
+            .flatten()
+            .all(|said| said.contains("never accepted: its servers refuse every call"));
+        if right { Ok(()) } else { Err(all) }
+    })
+    .await;
+    eventually("an Event about it", || async {
+        let events = room
+            .cluster
+            .kubectl([
+                "get",
+                "events.events.k8s.io",
+                "-n",
+                room.name(),
+                "-o",
+                "jsonpath={range .items[*]}{.type} {.regarding.name} {.reason}{\"\\n\"}{end}",
+            ])
+            .ok();
+        if events.lines().any(|line| line == "Warning mlflow Closed") {
+            Ok(())
+        } else {
+            Err(events)
+        }
+    })
+    .await;
     let agent = room.agent("mlflow").await;
     assert_eq!(agent.tools().await, Vec::<String>::new());
     let why = call(&agent, "get_run").await.unwrap_err();
@@ -217,14 +258,87 @@ async fn what_cannot_be_carried_out_is_refused_with_its_reason_and_changes_nothi
     room.apply(&policy("p", "mlflow", limited));
     room.ready("mlflow").await;
     room.apply(&with(json!({"gateway": {"replicas": 2}})));
-    room.server_is(
-        "mlflow",
+    let refused = room
+        .policy_is(
+            "p",
+            ConditionType::Accepted,
+            "False",
+            "SharedCountersNeeded",
+        )
+        .await;
+    let message = find(&refused.status.unwrap().conditions, ConditionType::Accepted)
+        .unwrap()
+        .message
+        .clone();
+    assert!(message.contains("2 replicas"), "{message}");
+    room.server_is("mlflow", ConditionType::Ready, "False", "NothingAllowed")
+        .await;
+    room.apply(&server("mlflow", &fake));
+    room.policy_is("p", ConditionType::Accepted, "True", "Accepted")
+        .await;
+    room.ready("mlflow").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_whose_limit_cannot_be_kept_holds_up_no_other_one() {
+    let Some((room, _fake)) = room("a limit over a day").await else {
+        return;
+    };
+    let reads = json!([allow("reads", &["get_*"])]);
+    room.apply(&policy("reads", "mlflow", reads));
+    room.ready("mlflow").await;
+    let agent = room.agent("mlflow").await;
+    let day = json!([
+        {"name": "day", "tools": {"names": ["set_*"]}, "action": "Allow", "limits": [{"counter": "c", "max": 5, "window": "1d"}]},
+        deny("none", &["get_*"], "Not by day."),
+    ]);
+    room.apply(&policy("day", "mlflow", day));
+    room.policy_is(
+        "day",
         ConditionType::Accepted,
         "False",
         "SharedCountersNeeded",
     )
     .await;
-    assert_eq!(room.gateway_pods("mlflow").await.len(), 1);
-    room.apply(&server("mlflow", &fake));
-    room.ready("mlflow").await;
+    // What it refuses is refused, and what it alone would allow is denied, naming it.
+    let refused_for = |why: &'static str, tool: &'static str| {
+        let agent = &agent;
+        eventually(why, move || async move {
+            match call(agent, tool).await {
+                Err(said) if said.contains(why) => Ok(()),
+                other => Err(other),
+            }
+        })
+    };
+    refused_for("Not by day.", "get_run").await;
+    refused_for("only policy day would allow this", "set_tag").await;
+    let server = room
+        .server_is(
+            "mlflow",
+            ConditionType::PoliciesAccepted,
+            "False",
+            "SharedCountersNeeded",
+        )
+        .await;
+    let status = server.status.unwrap();
+    let named: Vec<(&str, Option<&str>)> = status
+        .policies
+        .iter()
+        .map(|policy| (policy.name.as_str(), policy.reason.as_deref()))
+        .collect();
+    assert_eq!(
+        named,
+        [("day", Some("SharedCountersNeeded")), ("reads", None)]
+    );
+    let accepted = find(&status.conditions, ConditionType::Accepted).unwrap();
+    assert_eq!(accepted.status, "True");
+    // A new policy comes into force beside it.
+    room.apply(&policy(
+        "all",
+        "mlflow",
+        json!([deny("everything", &["*"], "Closed for now.")]),
+    ));
+    room.policy_is("all", ConditionType::Ready, "True", "Ready")
+        .await;
+    refused_for("Closed for now.", "set_tag").await;
 }

@@ -1,6 +1,7 @@
 //! What the API server, or somebody with rights in the namespace, puts in the operator's way: it is told, nothing else is held up
 //! by it, and it is put right.
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
@@ -201,6 +202,7 @@ async fn a_selector_that_selects_less_is_put_right() {
         return;
     };
     room.serve("mlflow", &fake);
+    room.open_to_all("mlflow");
     room.ready("mlflow").await;
     let services: Api<Service> = Api::namespaced(room.client.clone(), room.name());
     let more = json!({"spec": {"selector": {"nobody": "has-this"}}});
@@ -264,6 +266,7 @@ async fn a_server_that_turns_from_http_to_stdio_gets_its_bearer() {
         return;
     };
     room.serve("mlflow", &fake);
+    room.open_to_all("mlflow");
     let before = room.ready("mlflow").await;
     turn_to_stdio(&room, &fake);
     let secrets: Api<Secret> = Api::namespaced(room.client.clone(), room.name());
@@ -317,9 +320,9 @@ async fn a_secret_that_a_quota_forbids_leaves_the_server_as_it_was_under_the_pol
         .await;
 }
 
-/// Whoever may write ConfigMaps writes a bundle of his own, well-formed and sealed, again and again.
+/// Whoever may write ConfigMaps writes bundles of their own, well-formed and with their revision, again and again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bundle_of_somebody_elses_is_told_and_written_over() {
+async fn a_bundle_of_somebody_elses_is_never_in_force_told_and_written_over_each_time() {
     let Some((room, fake)) = opened("a forged bundle").await else {
         return;
     };
@@ -333,43 +336,149 @@ async fn a_bundle_of_somebody_elses_is_told_and_written_over() {
     let agent = room.agent("mlflow").await;
     refused_for(&agent, "Not you.").await;
     let maps: Api<ConfigMap> = Api::namespaced(room.client.clone(), room.name());
-    let stored = || async {
+    let text = || async {
         let map = maps.get("mlflow-gateway").await.unwrap();
-        let text = map.data.unwrap().remove("bundle.json").unwrap();
-        Bundle::parse(text.as_bytes()).unwrap()
+        map.data.and_then(|mut data| data.remove("bundle.json"))
     };
-    let ours = stored().await.revision;
-    eventually("it is told", || async {
-        let mut forged = stored().await;
-        if forged.revision == ours {
-            forged.server.spec.enforcement = Some(Enforcement::Audit);
-            forged.sequence += 1;
-            let text = serde_json::to_string(&forged.sealed().unwrap()).unwrap();
-            let patch = Patch::Merge(json!({"data": {"bundle.json": text}}));
-            maps.patch("mlflow-gateway", &PatchParams::default(), &patch)
-                .await
-                .unwrap();
-        }
-        let status = room.servers().get("mlflow").await.unwrap().status;
-        let conditions = status.unwrap_or_default().conditions;
-        let programmed = find(&conditions, ConditionType::Programmed).cloned();
-        match programmed {
-            Some(one) if one.message.starts_with("Somebody else") => Ok(()),
-            other => Err(other),
-        }
+    let first = text().await.unwrap();
+    let ours = Bundle::parse(first.as_bytes()).unwrap();
+    let forged = |sequence: u64| {
+        let mut forged = ours.clone();
+        forged.server.spec.enforcement = Some(Enforcement::Audit);
+        forged.sequence = sequence;
+        serde_json::to_string(&forged.sealed().unwrap()).unwrap()
+    };
+    let raised = serde_json::to_string(&Bundle {
+        sequence: u64::MAX,
+        ..ours.clone()
     })
-    .await;
-    eventually("it is written over", || async {
-        let revision = stored().await.revision;
-        if revision == ours {
-            Ok(())
-        } else {
-            Err(revision)
-        }
-    })
-    .await;
+    .unwrap();
+    let writes = [
+        forged(ours.sequence + 1),
+        forged(u64::MAX),
+        raised,
+        "{}".to_owned(),
+        forged(u64::MAX),
+        first,
+        String::new(),
+    ];
+    for written in writes {
+        let patch = Patch::Merge(json!({"data": {"bundle.json": written}}));
+        let params = PatchParams {
+            field_manager: Some("mallory".to_owned()),
+            ..PatchParams::default()
+        };
+        maps.patch("mlflow-gateway", &params, &patch).await.unwrap();
+        // At once each time, above what was there, and nothing of it is ever in force.
+        eventually("it is written over", || async {
+            let now = text().await.unwrap_or_default();
+            assert!(call(&agent, "set_tag").await.is_err());
+            match Bundle::parse(now.as_bytes()) {
+                Ok(bundle) if bundle.revision == ours.revision && now != written => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+    let told = room
+        .server_is("mlflow", ConditionType::Tampered, "True", "ForeignChange")
+        .await;
+    let conditions = told.status.unwrap().conditions;
+    let message = &find(&conditions, ConditionType::Tampered).unwrap().message;
+    assert!(
+        message.contains("mallory") && message.contains("data.bundle.json"),
+        "{message}"
+    );
+    tampering_is_told(&room, "mallory", "data.bundle.json").await;
     room.ready("mlflow").await;
-    refused_for(&agent, "Not you.").await;
+    // Policies go on coming into force.
+    room.apply(&policy(
+        "p",
+        "mlflow",
+        json!([
+            allow("reads", &["get_*"]),
+            deny("writes", &["set_*"], "Later.")
+        ]),
+    ));
+    refused_for(&agent, "Later.").await;
+}
+
+/// An Event names the field and who changed it.
+async fn tampering_is_told(room: &Room, manager: &str, field: &str) {
+    eventually("an Event about it", || async {
+        let events = room
+            .cluster
+            .kubectl([
+                "get",
+                "events.events.k8s.io",
+                "-n",
+                room.name(),
+                "-o",
+                "jsonpath={range .items[*]}{.type} {.reason} {.note}{\"\\n\"}{end}",
+            ])
+            .ok();
+        let mut lines = events.lines();
+        let found = lines.any(|line| {
+            line.starts_with("Warning Tampered") && line.contains(manager) && line.contains(field)
+        });
+        if found { Ok(()) } else { Err(events.clone()) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_adds_to_what_pods_may_do_is_removed_each_time_and_told() {
+    let Some((room, fake)) = opened("widening drift").await else {
+        return;
+    };
+    room.serve("mlflow", &fake);
+    room.apply(&policy("p", "mlflow", json!([allow("all", &["*"])])));
+    room.ready("mlflow").await;
+    let deployments: Api<Deployment> = Api::namespaced(room.client.clone(), room.name());
+    let before = deployments.get("mlflow-gateway").await.unwrap();
+    let pod = |deployment: Deployment| deployment.spec.unwrap().template.spec.unwrap();
+    let before = pod(before);
+    let gateway = |more: Value| {
+        let mut container = json!({"name": "gateway"});
+        let map = container.as_object_mut().unwrap();
+        map.extend(more.as_object().unwrap().clone());
+        json!({ "containers": [container] })
+    };
+    let widened = [
+        json!({"hostNetwork": true}),
+        json!({"hostPID": true, "shareProcessNamespace": null}),
+        json!({"hostNetwork": true}),
+        gateway(json!({"env": [{"name": "KUBECONFIG", "value": "/tmp/x"}]})),
+        gateway(json!({"lifecycle": {"postStart": {"exec": {"command": ["x"]}}}})),
+        gateway(json!({"ports": [{"name": "more", "containerPort": 7777}]})),
+        json!({"containers": [{"name": "side", "image": "evil"}]}),
+        json!({"volumes": [{"name": "host", "hostPath": {"path": "/"}}]}),
+        json!({"initContainers": [{"name": "first", "image": "evil"}]}),
+        json!({"priorityClassName": "system-node-critical"}),
+    ];
+    for change in widened {
+        let patch = json!({"spec": {"template": {"spec": change}}});
+        let params = PatchParams {
+            field_manager: Some("mallory".to_owned()),
+            ..PatchParams::default()
+        };
+        deployments
+            .patch("mlflow-gateway", &params, &Patch::Strategic(&patch))
+            .await
+            .unwrap();
+        eventually("it is removed", || async {
+            let now = pod(deployments.get("mlflow-gateway").await.unwrap());
+            if now == before { Ok(()) } else { Err(now) }
+        })
+        .await;
+    }
+    let told = room
+        .server_is("mlflow", ConditionType::Tampered, "True", "ForeignChange")
+        .await;
+    let conditions = told.status.unwrap().conditions;
+    let message = &find(&conditions, ConditionType::Tampered).unwrap().message;
+    assert!(message.contains("mallory"), "{message}");
+    tampering_is_told(&room, "mallory", "spec.template.spec.hostNetwork").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,6 +102,12 @@ impl Room {
         self.apply(&server(name, fake));
     }
 
+    /// Lets every call to a server through: one that refuses every call is not ready.
+    pub fn open_to_all(&self, server: &str) {
+        let rules = json!([allow("all", &["*"])]);
+        self.apply(&policy(&format!("open-{server}"), server, rules));
+    }
+
     /// Waits for a condition of a server with that status and reason.
     pub async fn server_is(
         &self,

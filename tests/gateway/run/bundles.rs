@@ -1,5 +1,7 @@
 //! Bundles: which one is in force, and who learns of it.
 
+use portcullis::policy::bundle::Bundle;
+use portcullis::policy::signature::Signer;
 use serde_json::{Value, json};
 
 use super::pod::{Pod, UID, Volumes, bundle};
@@ -207,4 +209,70 @@ async fn a_call_that_needs_approval_is_denied_and_told_that_a_later_release_will
         (&counted["outcome"], &counted["rule"]),
         (&json!("Denied"), &json!("ask"))
     );
+}
+
+/// Whoever may write the ConfigMap writes all of these.
+#[tokio::test]
+async fn only_a_bundle_that_the_operator_signed_for_now_is_ever_in_force() {
+    let fake = Fake::start(&["echo", "other"]).await;
+    let volumes = Volumes::new();
+    let spec = open_to_all(&fake);
+    let opened = |sequence| bundle(sequence, &spec, &[allow_all()]);
+    // Not even the first one.
+    volumes.unsigned_bundle(&opened(1));
+    let pod = Pod::start(&volumes, &[]).await;
+    pod.is_unready("no bundle is in force; the newest was refused, and the log says why")
+        .await;
+    let hidden = bundle(10, &spec, &[hide("other")]);
+    volumes.bundle(&hidden);
+    pod.is_ready().await;
+    let client = pod.client.session().await;
+    assert_eq!(client.tools().await, ["echo"]);
+    let signed_by = |seed: u8, bundle: &Bundle| {
+        let mut signed = bundle.clone();
+        Signer::of_seed(&[seed; 32]).unwrap().sign(&mut signed);
+        signed
+    };
+    let mut moved = opened(11);
+    moved.signature = signed_by(7, &hidden).signature;
+    let mut raised = signed_by(7, &hidden);
+    raised.sequence = u64::MAX;
+    let forged = [
+        ("it is unsigned", opened(11), "not signed"),
+        (
+            "another key signed it",
+            signed_by(8, &opened(12)),
+            "not the operator's",
+        ),
+        (
+            "the signature is another bundle's",
+            moved,
+            "not the operator's",
+        ),
+        ("only its sequence was raised", raised, "not the operator's"),
+        (
+            "it is ahead of the clock",
+            signed_by(7, &opened(u64::MAX)),
+            "clock",
+        ),
+    ];
+    for (what, forged, says) in forged {
+        volumes.unsigned_bundle(&forged);
+        pod.until(what, async |pod| {
+            let report = pod.report().await;
+            report["bundleError"]
+                .as_str()
+                .is_some_and(|error| error.contains(says))
+        })
+        .await;
+        assert_eq!(client.tools().await, ["echo"], "{what}");
+        assert_eq!(pod.report().await["sequence"], 10, "{what}");
+    }
+    volumes.bundle(&bundle(11, &spec, &[hide("echo")]));
+    pod.until("what the operator writes comes into force", async |pod| {
+        let report = pod.report().await;
+        report["sequence"] == 11 && report.get("bundleError").is_none()
+    })
+    .await;
+    assert_eq!(client.tools().await, ["other"]);
 }

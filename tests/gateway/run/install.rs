@@ -54,6 +54,7 @@ fn a_command_line_that_cannot_work_starts_nothing() {
         "--namespace=ml",
         "--server=fake",
         "--server-uid=1",
+        "--bundle-key=0000000000000000000000000000000000000000000000000000000000000000",
         "--bundle-file=/b",
         "--secrets-dir=/s",
         "--sealing-keys-file=/k",

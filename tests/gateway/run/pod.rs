@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use portcullis::policy::bundle::Bundle;
+use portcullis::policy::signature::Signer;
 use portcullis::protocol::seal;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -100,8 +101,20 @@ impl Volumes {
     }
 
     pub fn bundle(&self, bundle: &Bundle) {
+        let mut signed = bundle.clone();
+        signer().sign(&mut signed);
+        self.unsigned_bundle(&signed);
+    }
+
+    /// As somebody other than the operator writes it.
+    pub fn unsigned_bundle(&self, bundle: &Bundle) {
         self.write("bundle/bundle.json", serde_json::to_vec(bundle).unwrap());
     }
+}
+
+/// The operator's key here.
+pub fn signer() -> Signer {
+    Signer::of_seed(&[7; 32]).unwrap()
 }
 
 /// A bundle that says who may read the report.
@@ -139,6 +152,7 @@ impl Pod {
                 "--log-format=json",
             ])
             .arg(format!("--server-uid={UID}"))
+            .arg(format!("--bundle-key={}", signer().public()))
             .arg(flag("--bundle-file", "bundle/bundle.json"))
             .arg(flag("--secrets-dir", "secrets"))
             .arg(flag("--sealing-keys-file", "sealing/keys"))

@@ -161,6 +161,7 @@ pub fn bundle(sequence: u64, server: &Value, policies: &[Value]) -> Bundle {
         uid: format!("policy-{at}"),
         generation: 1,
         spec: serde_json::from_value(policy(spec)).unwrap(),
+        not_accepted: None,
     });
     let bundle = Bundle {
         format: FORMAT,
@@ -175,6 +176,7 @@ pub fn bundle(sequence: u64, server: &Value, policies: &[Value]) -> Bundle {
         policies: policies.collect(),
         blocked: Vec::new(),
         issuers: Vec::new(),
+        signature: None,
         report_token_sha256: None,
     };
     bundle.sealed().unwrap()

@@ -356,7 +356,7 @@ async fn without_authentication_nobody_is_let_in() {
 async fn keys_name_grants_and_a_wrong_one_is_never_anonymous() {
     let fake = Fake::start(&["echo", "trainer_tool"]).await;
     let secrets = Held::default();
-    secrets.set("keys", "trainer", "key-of-trainer");
+    secrets.set("keys", "trainer", "the-long-key-of-trainer");
     let mut spec = open_to_all(&fake);
     spec["authentication"] =
         json!({"apiKeys": {"secretRef": {"name": "keys"}}, "anonymous": "Allow"});
@@ -368,7 +368,7 @@ async fn keys_name_grants_and_a_wrong_one_is_never_anonymous() {
     let anonymous = rig.client.session().await;
     let trainer = rig
         .client
-        .with("Authorization", "Bearer key-of-trainer")
+        .with("Authorization", "Bearer the-long-key-of-trainer")
         .session()
         .await;
     assert_eq!(anonymous.tools().await, ["echo"]);
@@ -379,11 +379,11 @@ async fn keys_name_grants_and_a_wrong_one_is_never_anonymous() {
     );
     assert!(!trainer.call("trainer_tool", json!({})).await.tool().0);
     for bad in [
-        "Bearer key-of-traine",
+        "Bearer the-long-key-of-traine",
         "Bearer ",
-        "Basic key-of-trainer",
-        "key-of-trainer",
-        "Bearer key-of-trainer x",
+        "Basic the-long-key-of-trainer",
+        "the-long-key-of-trainer",
+        "Bearer the-long-key-of-trainer x",
     ] {
         let reply = rig
             .client

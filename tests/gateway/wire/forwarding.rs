@@ -11,7 +11,7 @@ async fn only_listed_headers_reach_the_server_and_the_servers_own_are_added() {
     let fake = Fake::start(&["echo"]).await;
     let secrets = Held::default();
     secrets.set("upstream", "token", "Bearer up-stream-secret\n");
-    secrets.set("keys", "agent", "the-agents-key");
+    secrets.set("keys", "agent", "the-agents-long-key");
     let mut spec = open_to_all(&fake);
     spec["authentication"] = json!({"apiKeys": {"secretRef": {"name": "keys"}}});
     spec["upstream"]["http"]["headers"] = json!([
@@ -21,7 +21,7 @@ async fn only_listed_headers_reach_the_server_and_the_servers_own_are_added() {
     let rig = Rig::with(spec, secrets, &[allow_all()]).await;
     let client = rig
         .client
-        .with("Authorization", "Bearer the-agents-key")
+        .with("Authorization", "Bearer the-agents-long-key")
         .with("Cookie", "session=1")
         .with("X-Forwarded-For", "10.0.0.1")
         .with("X-Team", "evil")
@@ -73,7 +73,7 @@ async fn only_listed_headers_reach_the_server_and_the_servers_own_are_added() {
     // Neither secret shows in what is recorded.
     let recorded = format!("{:?}", rig.audit.all());
     assert!(
-        !recorded.contains("the-agents-key") && !recorded.contains("up-stream"),
+        !recorded.contains("the-agents-long-key") && !recorded.contains("up-stream"),
         "{recorded}"
     );
     // A trace context that is none is dropped.

@@ -62,12 +62,12 @@ async fn exactly_as_many_calls_pass_as_the_limit_says_however_many_come_at_once(
 async fn each_grant_has_its_own_units() {
     let fake = Fake::start(&["echo"]).await;
     let secrets = Held::default();
-    secrets.set("keys", "a", "key-of-a");
-    secrets.set("keys", "b", "key-of-b");
+    secrets.set("keys", "a", "the-long-key-of-a");
+    secrets.set("keys", "b", "the-long-key-of-b");
     let mut spec = open_to_all(&fake);
     spec["authentication"] = json!({"apiKeys": {"secretRef": {"name": "keys"}}});
     let rig = Rig::with(spec, secrets, &[limited(1)]).await;
-    for key in ["Bearer key-of-a", "Bearer key-of-b"] {
+    for key in ["Bearer the-long-key-of-a", "Bearer the-long-key-of-b"] {
         let client = rig.client.with("Authorization", key).session().await;
         assert_eq!(
             (passes(&client).await, passes(&client).await),

@@ -9,7 +9,7 @@ use super::{
     selector, set,
 };
 use crate::api::server::{Autoscaling, Gateway, McpServerSpec};
-use crate::controller::names::{ADMIN_PORT, BRIDGE_PORT, BUNDLE_KEY, GATEWAY, Ident};
+use crate::controller::names::{ADMIN_PORT, BRIDGE_PORT, BUNDLE_KEY, GATEWAY, Ident, UPSTREAM};
 use crate::controller::server::kinds::{Child, Kind};
 
 /// Nobody in particular, and not root.
@@ -104,11 +104,23 @@ fn network(wanted: &Wanted<'_>, gateway: &Gateway) -> Value {
             json!({ "from": wanted.settings.admin_from.0, "ports": port(json!(ADMIN_PORT)) }),
         );
     }
-    json!({ "spec": {
+    let mut spec = json!({
         "podSelector": { "matchLabels": selector(wanted.ident, GATEWAY) },
         "policyTypes": ["Ingress"],
         "ingress": ingress,
-    }})
+    });
+    if let (Some(rules), Some(spec)) = (&wanted.settings.gateway_egress.0, spec.as_object_mut()) {
+        let mut egress: Vec<Value> = rules.iter().map(|rule| json!(rule)).collect();
+        if wanted.spec.upstream.stdio.is_some() {
+            egress.push(json!({
+                "to": [{ "podSelector": { "matchLabels": selector(wanted.ident, UPSTREAM) } }],
+                "ports": port(json!(BRIDGE_PORT)),
+            }));
+        }
+        spec.insert("policyTypes".to_owned(), json!(["Ingress", "Egress"]));
+        spec.insert("egress".to_owned(), json!(egress));
+    }
+    json!({ "spec": spec })
 }
 
 fn autoscaler(name: &str, autoscaling: &Autoscaling) -> Value {
@@ -200,6 +212,12 @@ fn container(wanted: &Wanted<'_>, gateway: &Gateway) -> Value {
         format!("--admin-listen=[::]:{ADMIN_PORT}"),
         "--log-format=json".to_owned(),
     ];
+    args.extend(
+        wanted
+            .bundle_keys
+            .iter()
+            .map(|key| format!("--bundle-key={key}")),
+    );
     if wanted.spec.upstream.stdio.is_some() {
         args.push(format!(
             "--upstream-url=http://{}.{}.svc:{BRIDGE_PORT}/mcp",

@@ -25,7 +25,45 @@ fn settings() -> Settings {
             )
             .unwrap(),
         ),
+        gateway_egress: Egress::default(),
     }
+}
+
+#[test]
+fn gateways_connect_where_the_platform_lets_them_and_to_their_own_bridge() {
+    let network = |spec: Value, egress: Egress| {
+        let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
+        let settings = Settings {
+            gateway_egress: egress,
+            ..settings()
+        };
+        let children = super::children(&Wanted {
+            ident: &ident(),
+            spec: &spec,
+            settings: &settings,
+            alone: false,
+            bundle_keys: &[],
+            replicas: None,
+        });
+        let mut all = children.into_iter();
+        let found = all.find(|one| one.kind == Kind::NetworkPolicy && one.name == "mlflow-gateway");
+        found.unwrap().body["spec"].clone()
+    };
+    let open = network(http(), Egress(None));
+    assert_eq!(
+        (&open["policyTypes"], &open["egress"]),
+        (&json!(["Ingress"]), &Value::Null)
+    );
+    let rules = json!([{ "ports": [{ "port": 53, "protocol": "UDP" }] }]);
+    let some = Egress(serde_json::from_value(rules.clone()).unwrap());
+    let closed = network(http(), some.clone());
+    assert_eq!(closed["policyTypes"], json!(["Ingress", "Egress"]));
+    assert_eq!(closed["egress"], rules);
+    let own = json!({ "upstream": { "stdio": { "image": "i", "command": ["c"] } } });
+    let stdio = network(own, some);
+    assert_eq!(stdio["egress"][1]["ports"][0]["port"], json!(8000));
+    let none = network(http(), Egress(Some(Vec::new())));
+    assert_eq!(none["egress"], json!([]));
 }
 
 fn built(spec: Value, alone: bool, replicas: Option<Replicas>) -> BTreeMap<(Kind, String), Value> {
@@ -35,6 +73,7 @@ fn built(spec: Value, alone: bool, replicas: Option<Replicas>) -> BTreeMap<(Kind
         spec: &spec,
         settings: &settings(),
         alone,
+        bundle_keys: &[],
         replicas,
     });
     children
@@ -316,6 +355,7 @@ fn nobody_reaches_the_admin_port_unless_the_operator_says_who() {
         spec: &spec,
         settings: &closed,
         alone: false,
+        bundle_keys: &[],
         replicas: None,
     });
     let policy = children

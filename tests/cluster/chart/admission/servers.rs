@@ -302,3 +302,115 @@ async fn the_largest_server_stays_within_the_budget_of_an_expression() {
         Ok(())
     );
 }
+
+/// Whoever may write McpServers need not have the right to make pods, so the platform says how much they may take.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_asks_for_no_more_than_the_platform_allows() {
+    let Some(cluster) = guarded("the bounds of gateways").await else {
+        return;
+    };
+    let namespace = cluster.namespace("bounds").await;
+    let place = namespace.name.as_str();
+    let dev = writer(cluster, "dev");
+    let with = |gateway: Value| {
+        let mut spec = http();
+        spec["gateway"] = gateway;
+        spec
+    };
+    let largest = [
+        json!({ "replicas": 10 }),
+        json!({ "autoscaling": { "minReplicas": 2, "maxReplicas": 10 } }),
+        json!({ "resources": { "requests": { "cpu": 4, "memory": "4Gi" }, "limits": { "cpu": "4000m", "memory": "4096Mi", "ephemeral-storage": "1Gi" } } }),
+    ];
+    for (n, gateway) in largest.into_iter().enumerate() {
+        let document = server(&format!("fits{n}"), &with(gateway));
+        assert_eq!(create(&dev, place, &document).await, Ok(()));
+    }
+    let too_much = [
+        (json!({ "replicas": 11 }), "gateway.replicas"),
+        (
+            json!({ "autoscaling": { "maxReplicas": 11 } }),
+            "gateway.autoscaling",
+        ),
+        (
+            json!({ "autoscaling": { "minReplicas": 1000, "maxReplicas": 1000 } }),
+            "gateway.autoscaling",
+        ),
+        (
+            json!({ "resources": { "requests": { "cpu": "4001m" } } }),
+            "requests.cpu may be at most 4 here",
+        ),
+        (
+            json!({ "resources": { "limits": { "cpu": 5 } } }),
+            "limits.cpu may be at most 4 here",
+        ),
+        (
+            json!({ "resources": { "requests": { "memory": "5Gi" } } }),
+            "requests.memory may be at most 4Gi here",
+        ),
+        (
+            json!({ "resources": { "limits": { "memory": "1Ti" } } }),
+            "limits.memory may be at most 4Gi here",
+        ),
+        (
+            json!({ "resources": { "limits": { "nvidia.com/gpu": 1 } } }),
+            "a gateway has no use for others",
+        ),
+    ];
+    for (n, (gateway, says)) in too_much.into_iter().enumerate() {
+        let name = format!("more{n}");
+        let refused = create(&dev, place, &server(&name, &with(gateway.clone()))).await;
+        let told = refused.unwrap_err();
+        assert!(
+            told.starts_with("portcullis-mcpservers: ") && told.contains(says),
+            "{gateway}: {told}"
+        );
+        // Nor by a change of one that fits.
+        let change = json!({ "spec": { "gateway": gateway } });
+        let told = patch(&dev, place, "McpServer", "fits0", change).await;
+        assert!(told.is_err(), "{gateway}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_label_that_guardrails_select_by_is_changed_by_those_who_may_write_guardrails() {
+    let Some(cluster) = guarded("locked labels").await else {
+        return;
+    };
+    let namespace = cluster.namespace("labels").await;
+    let place = namespace.name.as_str();
+    let dev = cluster.impersonate("dev", &["editors-of-servers"]);
+    cluster
+        .grant(place, Subject::User("dev"), "server-writer")
+        .await;
+    let mut labelled = server("mlflow", &http());
+    labelled["metadata"]["labels"] = json!({ "team": "ml", "free": "a" });
+    assert_eq!(create(&dev, place, &labelled).await, Ok(()));
+    let change = |labels: Value| json!({ "metadata": { "labels": labels } });
+    for labels in [
+        json!({ "team": "other" }),
+        json!({ "team": null }),
+        json!({ "example.com/tier": "x" }),
+        json!(null),
+    ] {
+        let told = patch(&dev, place, "McpServer", "mlflow", change(labels.clone())).await;
+        let told = told.unwrap_err();
+        assert!(
+            told.starts_with("portcullis-mcpserver-labels: ")
+                && told.contains("team, example.com/tier"),
+            "{labels}: {told}"
+        );
+    }
+    let free = change(json!({ "free": "b", "another": "c" }));
+    assert_eq!(
+        patch(&dev, place, "McpServer", "mlflow", free).await,
+        Ok(())
+    );
+    // Who may write every resource of Portcullis everywhere may write guardrails.
+    let platform = writer(cluster, "platform");
+    let moved = change(json!({ "team": "other" }));
+    assert_eq!(
+        patch(&platform, place, "McpServer", "mlflow", moved).await,
+        Ok(())
+    );
+}
