@@ -277,9 +277,12 @@ mod tests {
         let (_, closed) = seats.remove(0);
         assert!(closed.await.unwrap_err().is_cancelled());
         let (known, _task) = seats.remove(0);
-        let grant = Grants::new(&[("a".to_owned(), b"key".to_vec())].into(), false);
+        let grant = Grants::new(
+            &[("a".to_owned(), b"a-key-of-16-bytes".to_vec())].into(),
+            false,
+        );
         let mut headers = http::HeaderMap::new();
-        headers.insert("authorization", "Bearer key".parse().unwrap());
+        headers.insert("authorization", "Bearer a-key-of-16-bytes".parse().unwrap());
         known
             .known("s", &grant.authenticate(&headers).unwrap())
             .unwrap();
@@ -294,10 +297,13 @@ mod tests {
     #[tokio::test]
     async fn a_caller_has_its_share_and_its_longest_idle_connection_makes_room() {
         let floor = floor();
-        let grants = Grants::new(&[("a".to_owned(), b"key".to_vec())].into(), true);
+        let grants = Grants::new(
+            &[("a".to_owned(), b"a-key-of-16-bytes".to_vec())].into(),
+            true,
+        );
         let mut headers = http::HeaderMap::new();
         let calm = grants.authenticate(&headers).unwrap();
-        headers.insert("authorization", "Bearer key".parse().unwrap());
+        headers.insert("authorization", "Bearer a-key-of-16-bytes".parse().unwrap());
         let greedy = grants.authenticate(&headers).unwrap();
         let most = floor.budgets.bounds.caller_connections;
         let mut seats = Vec::new();

@@ -25,8 +25,20 @@ pub fn template_fault(template: &str) -> Option<String> {
 }
 
 /// [`uri_fault`] for a pattern in which `*` stands for anything: a fault if it can match no URI that is let in, as its rule
-/// would silently be for nothing.
+/// would silently be for nothing. A pattern may also name URI templates, whose expressions it then has as they stand.
 pub fn pattern_fault(pattern: &str) -> Option<String> {
+    if !pattern.contains('{') {
+        return plain_pattern_fault(pattern);
+    }
+    let text = match expanded(pattern, "x") {
+        Ok(text) => text,
+        Err(fault) => return Some(fault),
+    };
+    let number = || plain_pattern_fault(&expanded(pattern, "1").ok()?);
+    plain_pattern_fault(&text).filter(|_| number().is_some())
+}
+
+fn plain_pattern_fault(pattern: &str) -> Option<String> {
     const FIRST: [&str; 9] = [
         "x", "", "1", "/x", "//x", "///x", "://x/x", "x://x/x", "http://x",
     ];

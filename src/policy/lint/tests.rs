@@ -50,7 +50,7 @@ fn a_pattern_of_another_dialect_is_warned_of_with_what_to_write() {
 rules:
 - {name: all, tools: {names: ['*'], exceptNames: ['delete_.*']}, callers: ['key:.*'], exceptCallers: ['key:a|b'], action: Allow}
 prompts: [{name: a, names: ['.*'], exceptNames: ['^a'], action: Allow}]
-resources: [{name: a, uris: ['mlflow://.*'], exceptUris: ['mlflow://a|b'], action: Allow}]
+resources: [{name: a, uris: ['mlflow://.*'], exceptUris: ['mlflow://a.*'], action: Allow}]
 ";
     let found = warnings("", &[("p", elsewhere)]);
     for path in [

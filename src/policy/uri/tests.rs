@@ -252,3 +252,22 @@ proptest! {
         prop_assert!(uri_fault(&changed).is_some(), "{}", changed);
     }
 }
+
+#[test]
+fn a_pattern_may_name_templates() {
+    for pattern in [
+        "mlflow://runs/{id}",
+        "mlflow://runs/{id}/*",
+        "mlflow://runs/{id}{?x}",
+        "*/{id}",
+    ] {
+        assert_eq!(pattern_fault(pattern), None, "{pattern}");
+    }
+    for pattern in [
+        "mlflow://runs/{id",
+        "mlflow://../{id}",
+        "MLFLOW://runs/{id}",
+    ] {
+        assert!(pattern_fault(pattern).is_some(), "{pattern}");
+    }
+}

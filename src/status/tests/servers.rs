@@ -377,8 +377,9 @@ fn a_server_at_which_nothing_is_allowed_is_not_ready_and_says_what_to_write() {
     }
     let mut default = none.clone();
     default.spec.default_action = Some(crate::api::policy::DefaultAction::Allow);
-    let some =
-        rules(json!([allow, { "name": "d", "tools": {"names": ["*"]}, "callers": ["key:x"], "action": "Deny" }]));
+    let some = rules(
+        json!([allow, { "name": "d", "tools": {"names": ["*"]}, "callers": ["key:x"], "action": "Deny" }]),
+    );
     for policy in [&default, &some] {
         assert_eq!(opening(&server, &[policy], |_| {}).0[0], "Ready=True Ready");
     }
