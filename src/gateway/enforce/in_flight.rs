@@ -89,7 +89,7 @@ impl InFlight {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
-        if end.returns_units() && (end != End::Error || !self.provoked()) {
+        if end.returns_units() && (end != End::Refused || !self.provoked()) {
             self.give_back();
         }
         let latency = self.sent.elapsed();

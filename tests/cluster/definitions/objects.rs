@@ -31,7 +31,8 @@ pub fn all() -> Vec<Value> {
                 },
                 "enforcement": "Enforce", "catalog": "MLflow",
                 "tools": [{"name": "set_model_alias", "risk": "Write", "severity": "Critical", "definitionDigest": digest,
-                    "redact": ["/description"]}],
+                    "redact": ["/description"], "arguments": {"version": {"pattern": "0|[1-9][0-9]*"}}}],
+                "instructions": "Drop",
                 "clientFeatures": {"sampling": "Deny", "elicitation": "Deny", "roots": "Deny"},
                 "authentication": {
                     "serviceAccounts": {"audiences": ["portcullis:ml/mlflow"]},
@@ -45,7 +46,7 @@ pub fn all() -> Vec<Value> {
                     "anonymous": "Deny",
                 },
                 "counters": {"redis": {"urlSecretRef": secret, "onUnavailable": "Deny"}},
-                "audit": {"arguments": "Keys"},
+                "audit": {"arguments": "Keys", "onFailure": "Deny"},
                 "gateway": {
                     "replicas": 1, "port": 8080, "publicUrl": "https://mcp.example/mlflow",
                     "allowedOrigins": ["https://a.example"], "allowedHosts": ["a.example"],

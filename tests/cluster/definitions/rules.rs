@@ -264,7 +264,7 @@ async fn the_server_fills_in_the_defaults_of_the_design_and_nothing_else() {
             },
             "enforcement": "Enforce", "catalog": "MLflow",
             "clientFeatures": {"sampling": "Deny", "elicitation": "Deny", "roots": "Deny"},
-            "audit": {"arguments": "Keys"}, "authentication": {"anonymous": "Deny"},
+            "audit": {"arguments": "Keys", "onFailure": "Deny"}, "authentication": {"anonymous": "Deny"},
             "gateway": {"port": 8080, "service": {"type": "ClusterIP"}, "autoscaling": {
                 "minReplicas": 2, "maxReplicas": 8, "targetCPUUtilizationPercentage": 70}},
             "counters": {"redis": {"urlSecretRef": {"name": "s", "key": "k"}, "onUnavailable": "Deny"}},

@@ -63,6 +63,11 @@ pub async fn read(stage: &Stage<'_>) -> Result<(Value, Counts), String> {
             let revision = bundle["revision"].as_str().unwrap_or_default().to_owned();
             // Wherever else it is told, it must be the same.
             names.push((revision, "REVISION".to_owned()));
+            // Over the sequence and the UID, which differ from run to run.
+            let signature = bundle["signature"]
+                .as_str()
+                .ok_or("a bundle without signature")?;
+            names.push((signature.to_owned(), "SIGNATURE".to_owned()));
             child["data"]["bundle.json"] = bundle;
         }
         all.push(child);

@@ -197,8 +197,8 @@ async fn an_error_of_the_server_does_not_read_as_one_of_the_gateways() {
         json!({"code": -32603, "message": "m", "data": {"more": [1, {"source": "bridge"}]}})
     );
     // What it is recorded as is what it was: an answer.
-    rig.audit_outcomes(1).await;
-    assert_eq!(rig.audit.all()[0]["upstream"]["status"], "error");
+    crate::support::eventually("the end of the call", || rig.audit.ends().len() == 1).await;
+    assert_eq!(rig.audit.ends()[0]["upstream"]["status"], "error");
 }
 
 fn value() -> impl Strategy<Value = Value> {

@@ -99,7 +99,8 @@ async fn only_the_gateway_says_that_the_call_was_made() {
     let other = account(cluster, place, "other-gateway");
     let other_name = format!("system:serviceaccount:{place}:other-gateway");
 
-    let phase = json!({ "phase": "Pending" });
+    // Not what the operator would write, who is at work here: writing what is there is nobody's offence.
+    let phase = json!({ "phase": "Denied" });
     let consumed =
         json!({ "phase": "Consumed", "consumedAt": time_after(Duration::from_secs(5 * 60)) });
     let status = |client: &Client, status: &serde_json::Value| {
