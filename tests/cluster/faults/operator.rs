@@ -118,6 +118,7 @@ fn command(start: &Start) -> Command {
         .arg(env!("CARGO_BIN_EXE_portcullis-operator"))
         .args(&start.arguments)
         .env_clear()
+        .envs(crate::support::wire::clock())
         .env("KUBECONFIG", &start.kubeconfig)
         .env("RUST_LOG", "portcullis=debug")
         .stdin(Stdio::null())

@@ -30,6 +30,18 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// The variables by which tests/clock.sh sets another time: what is started with an environment of its own needs them too.
+pub fn clock() -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
+    [
+        "LD_PRELOAD",
+        "FAKETIME",
+        "FAKETIME_DONT_FAKE_MONOTONIC",
+        "PORTCULLIS_CLOCK_OFFSET",
+    ]
+    .into_iter()
+    .filter_map(|variable| Some((variable, std::env::var_os(variable)?)))
+}
+
 /// The value of a variable that names an installed program. A test that needs one fails where it is not set, so that none
 /// passes without having run, unless the variable PORTCULLIS_SKIP says that its part is to be left out.
 pub fn installed(variable: &str, what: &str) -> Option<std::ffi::OsString> {

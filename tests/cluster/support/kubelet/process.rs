@@ -29,6 +29,7 @@ impl Process {
             .arg(&plan.program)
             .args(&plan.arguments)
             .env_clear()
+            .envs(crate::support::wire::clock())
             .envs(&plan.variables)
             .current_dir(&plan.root)
             .stdin(Stdio::null())
