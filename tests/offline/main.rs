@@ -10,3 +10,4 @@ mod examples;
 mod generated;
 mod import;
 mod layering;
+mod validate;
