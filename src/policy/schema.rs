@@ -7,6 +7,7 @@
 //! is resolved is what runs, it is weighed as it runs, and running it takes from the call's budget. Must not do: coerce.
 
 mod build;
+mod keywords;
 mod number;
 mod survey;
 #[cfg(test)]

@@ -11,3 +11,4 @@ mod examples;
 mod generated;
 mod import;
 mod layering;
+mod validate;
