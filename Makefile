@@ -15,7 +15,7 @@ demo: ## Show the main job on a real MLflow with the real mlflow-mcp (KEEP=1 lea
 demo-cluster: ## The same on Kubernetes: kind or minikube if there, else one node of its own (KEEP=1 leaves it running)
 	@KEEP='$(KEEP)' bash tests/e2e/run.sh demo
 
-test: ## Run every check and test that this machine can run (12 min; the first time up to 45)
+test: ## Run every check and test that this machine can run (20 min; the first time most of an hour)
 	@bash tests/run.sh
 
 test-unit: ## Unit and offline tests only; T=NAME runs those with NAME in their path (1 min)
@@ -24,10 +24,10 @@ test-unit: ## Unit and offline tests only; T=NAME runs those with NAME in their 
 test-gateway: ## Gateway tests only, with real MCP servers and clients; T=NAME as above (3 min)
 	@bash tests/run.sh gateway
 
-test-cluster: ## Cluster tests only, on a real API server; T=NAME as above (6 min; the first time 10 more)
+test-cluster: ## Cluster tests only, on a real API server; T=NAME as above (8 min; the first time 10 more)
 	@bash tests/run.sh cluster
 
-test-clock: ## The suites once more, a year ahead and at the end of a February; T=NAME as above (20 min)
+test-clock: ## The suites once more, a year ahead and at the end of a February; T=NAME as above (25 min)
 	@bash tests/run.sh clock
 
 e2e: ## Test all of it on a one-node cluster with real pods (4 min; needs root on Linux)
