@@ -144,6 +144,24 @@ use() {
 # What could not be installed has failed once; the tests that need it need not fail each.
 left_out_from_now() { PORTCULLIS_SKIP+=,$1; }
 
+# Waits until nothing is installed or built beside the tests any more: real MCP servers and API servers that start beside a
+# build of Kubernetes on two cores are slower than the tests' patience. The tests themselves are built meanwhile.
+settle() {
+  if [[ -z $background ]] || ! kill -0 "$background" 2>/dev/null; then return; fi
+  local started=$SECONDS shown
+  say "Building the tests beside the programs that they run against"
+  cargo test --locked --no-run "$@"
+  shown=$SECONDS
+  while kill -0 "$background" 2>/dev/null; do
+    if (( SECONDS >= shown + 30 )); then
+      shown=$SECONDS
+      printf '  waiting for the last of them: %s\n' "$(cat "$(ls -t "$work"/*.log 2>/dev/null | head -n 1)" 2>/dev/null | tail -n 1)"
+    fi
+    sleep 0.5
+  done
+  took "building tests and waiting for what they run against" $((SECONDS - started))
+}
+
 programs_ready=
 use_programs() {
   if [[ -n $programs_ready ]]; then return; fi
@@ -199,11 +217,13 @@ unit() { tests "Unit tests" cargo test --locked --lib --bins -- ${filter[@]+"${f
 offline() { tests "Offline tests" cargo test --locked --test offline -- ${filter[@]+"${filter[@]}"}; }
 
 gateway() {
+  settle --test gateway
   use_programs
   tests "Gateway tests, with real servers and clients" cargo test --locked --test gateway -- ${filter[@]+"${filter[@]}"}
 }
 
 cluster() {
+  settle --test cluster
   use_cluster || return 0
   use_programs
   # They wait more than they work.
