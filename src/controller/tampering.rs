@@ -64,7 +64,7 @@ impl Tampering {
         seen.fresh = true;
     }
 
-    /// What is to be told of now, each once.
+    /// What is to be reported now, each once.
     pub fn untold(&mut self, now: Instant) -> Vec<String> {
         let mut notes = Vec::new();
         for ((kind, name, field), seen) in &mut self.0 {

@@ -57,7 +57,7 @@ pub fn validate(
     })
 }
 
-/// What should be in force while the server cannot be accepted: the server as it was accepted last, under the policies of now:
+/// What should be in force while the server cannot be accepted: the server as it was accepted last, under the current policies:
 /// nobody escapes a policy by a server that is refused. None if no server was ever accepted.
 pub fn held(
     refs: &Refs,

@@ -26,7 +26,7 @@ pub enum Taken {
     InForce,
     /// It was in force already, or is a copy that lags behind.
     Known,
-    /// It cannot be believed or enforced; what was in force stays.
+    /// It cannot be believed or enforced; the previous bundle stays in force.
     Refused(String),
 }
 
