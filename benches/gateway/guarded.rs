@@ -93,7 +93,8 @@ pub async fn run(target: SocketAddr, full: bool) -> Done<()> {
     };
     let environment = Environment::local(Box::new(NoSecrets), BTreeMap::new());
     let bundle = bundle(&format!("http://{target}/mcp"), rules(full))?;
-    let gateway = Gateway::start(&shared, environment, bundle)?;
+    let gateway = Gateway::new(&shared, environment, bundle)?;
+    gateway.keep_inventory();
     gateway.inventory.first().await;
     if let Some(error) = gateway.inventory.latest().error {
         return Err(error.into());

@@ -19,7 +19,7 @@ use super::Gateway;
 use super::body::{Body, read};
 use super::permit::{Envelope, Permit};
 use super::relay::{ContentType, MAX_ANSWER, MAX_EVENT, content_type};
-use super::upstream::{Upstream, UpstreamError};
+use super::upstream::{Upstream, UpstreamError, cause};
 use crate::policy::inventory::Definition;
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, Id, Message, Object, Outcome};
@@ -34,7 +34,7 @@ const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 const CATCH_UP: Duration = Duration::from_secs(3);
 const EXCHANGE: Duration = Duration::from_secs(30);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(15);
+const LAST_RETRY: Duration = Duration::from_secs(8);
 const MAX_PAGES: usize = 100;
 const MAX_TOOLS: usize = 10_000;
 
@@ -71,7 +71,7 @@ impl Default for Inventory {
 enum ListError {
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    #[error("it answered HTTP {0}")]
+    #[error("{}", cause::of_status(*.0))]
     Status(StatusCode),
     #[error(
         "spec.upstream.http.url leads back to this gateway, itself or by way of another; write the address of the server"
@@ -194,7 +194,7 @@ pub async fn keep(gateway: Weak<Gateway>) {
                     own = None;
                     wait = retry;
                     retry = (retry * 2).min(LAST_RETRY);
-                    let error = chain(&error);
+                    let error = cause::of_error(&error);
                     if strong.inventory.latest().error.as_deref() != Some(&error) {
                         tracing::warn!(server = strong.recorder.server(), %error, "the upstream's tools could not be listed");
                     }
@@ -413,17 +413,22 @@ async fn exchange(
     edits: Edits<'_>,
 ) -> Result<Answer, ListError> {
     let row = undecided(method)?;
+    let in_session = envelope.session.is_some();
     let permit = Permit::request(row, envelope, &Id::Integer(id), None, edits);
     let response = upstream.call(permit, EXCHANGE).await?;
     let status = response.status();
-    if status == StatusCode::NOT_FOUND {
+    // Without a session id of its own there was no session that could have ended.
+    if status == StatusCode::NOT_FOUND && in_session {
         return Err(ListError::SessionGone);
     }
     if status == StatusCode::LOOP_DETECTED {
         return Err(ListError::Loop);
     }
-    let credential = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-    if credential || content_type(&response).is_none() && !status.is_success() {
+    let advised = matches!(
+        status,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
+    );
+    if advised || content_type(&response).is_none() && !status.is_success() {
         return Err(ListError::Status(status));
     }
     timeout(EXCHANGE, whole(response, &Id::Integer(id), MAX_ANSWER))
@@ -510,19 +515,4 @@ fn with_result<T>(
         )),
         Err(refusal) => Err(ListError::Unreadable(method, refusal.to_string())),
     }
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }

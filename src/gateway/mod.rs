@@ -132,12 +132,12 @@ pub struct Shared {
 }
 
 impl Gateway {
-    /// Makes the gateway of a bundle's server and starts to list its tools. Must be called within a Tokio runtime.
+    /// Makes the gateway of a bundle's server, which knows no tools before [`Gateway::keep_inventory`].
     ///
     /// # Errors
     /// [`Rejected`] when the bundle cannot be enforced or the upstream cannot be used as it is configured; nothing is left
     /// running then.
-    pub fn start(
+    pub fn new(
         shared: &Shared,
         environment: Environment,
         bundle: Bundle,
@@ -147,7 +147,6 @@ impl Gateway {
         let first = builder.bundle(bundle)?;
         let gateway = Gateway::with(shared, builder, server);
         gateway.swap(&gateway.builder(), first);
-        gateway.keep_inventory();
         Ok(gateway)
     }
 
@@ -187,7 +186,9 @@ impl Gateway {
         })
     }
 
-    fn keep_inventory(self: &Arc<Self>) {
+    /// Starts to list the server's tools, and goes on doing so. To be called once, when the gateway is where its clients find
+    /// it: a server whose URL leads back to it is recognized only then. Must be called within a Tokio runtime.
+    pub fn keep_inventory(self: &Arc<Self>) {
         self.tasks.spawn(inventory::keep(Arc::downgrade(self)));
     }
 

@@ -2,6 +2,7 @@
 
 mod answers;
 mod approvals;
+mod causes;
 mod forwarding;
 mod limits;
 mod parsing;

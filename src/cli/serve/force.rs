@@ -122,12 +122,18 @@ impl Serving {
                     }
                 }
             }
-            let routes = state
+            let routes: BTreeMap<_, _> = state
                 .served
                 .values()
                 .map(|served| (path_of(&served.server), Arc::clone(&served.gateway)))
                 .collect();
+            let before = self.routes.all();
+            let known = |gateway| before.values().any(|other| Arc::ptr_eq(other, gateway));
+            let new: Vec<_> = routes.values().filter(|one| !known(one)).cloned().collect();
             self.routes.set(routes);
+            for gateway in new {
+                gateway.keep_inventory();
+            }
             state.world = world;
             state.findings.clone_from(&findings);
             findings
@@ -195,7 +201,7 @@ impl Serving {
         match state.served.get_mut(&name) {
             None => {
                 let wanted = bundle.clone();
-                let gateway = Gateway::start(&self.shared, make(), bundle)
+                let gateway = Gateway::new(&self.shared, make(), bundle)
                     .map_err(|error| error.to_string())?;
                 missing(&gateway)?;
                 let (server, created) = (server.clone(), Timestamp::now());

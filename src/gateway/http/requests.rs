@@ -228,6 +228,8 @@ impl Exchange<'_> {
                     in_flight.finish(end);
                 }
                 tracing::warn!(server = self.gateway.recorder.server(), %error, "a request to the upstream failed");
+                // The report says why soon, not at the next regular listing.
+                self.gateway.inventory.nudge();
                 if end == End::Timeout {
                     give_up(self.gateway, &session, &under_way);
                 }

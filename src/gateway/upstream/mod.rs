@@ -15,6 +15,7 @@ use super::bridge::{Bridge, CALLER};
 use super::hops;
 use super::permit::{Envelope, Permit};
 
+pub mod cause;
 pub mod http_client;
 mod pool;
 pub mod stdio;

@@ -210,7 +210,7 @@ impl Rig {
             counters: Default::default(),
         };
         let gateway =
-            Gateway::start(&shared, secrets.environment(), bundle(1, &spec, policies)).unwrap();
+            Gateway::new(&shared, secrets.environment(), bundle(1, &spec, policies)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let routes = Arc::new(Routes::default());
@@ -218,6 +218,7 @@ impl Rig {
             "/fake/mcp".to_owned(),
             Arc::clone(&gateway),
         )]));
+        gateway.keep_inventory();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(serve(
             listener,
