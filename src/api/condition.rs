@@ -65,6 +65,8 @@ named! {
         Ready,
         /// Others change what the operator owns of the server; there only while True.
         Tampered,
+        /// Rules of the policy are valid and probably do not do what their author means; there only while True.
+        Doubtful,
         /// Something is still being brought about (kstatus).
         Reconciling,
         /// Nothing more will happen until somebody changes something (kstatus).
@@ -89,6 +91,8 @@ named! {
         BundleTooLarge,
         /// The policies of one server have more patterns than one server may have.
         TooManyPatterns,
+        /// A rule selects no known tool, is written for another matcher, or nothing is allowed.
+        RulesDoubtful,
         /// The policy is being deleted.
         Deleting,
         /// A policy is not accepted at the server.

@@ -28,6 +28,8 @@ use crate::api::loose::Loose;
 use crate::api::policy::{McpPolicy, McpPolicyStatus};
 use crate::api::server::{McpServer, McpServerStatus};
 use crate::policy::bundle::Bundle;
+use crate::policy::diagnostic::Diagnostic;
+use crate::policy::lint::lint;
 use crate::status::accounting::Ledger;
 
 pub struct Context {
@@ -166,8 +168,10 @@ pub struct Memory {
 pub struct ServerMemory {
     pub uid: String,
     pub marks: HashMap<(Kind, String), Mark>,
-    /// The newest bundle of the operator's that is known.
+    /// The newest bundle of the operator's that is known; changed by [`ServerMemory::knows`].
     pub bundle: Option<Arc<Bundle>>,
+    /// What looks wrong about the policies in it.
+    pub warnings: Arc<Vec<Diagnostic>>,
     /// The resource version of the ConfigMap that was looked at last.
     pub bundle_version: Option<String>,
     /// That version holds something else than `bundle`, which somebody else has written.
@@ -199,6 +203,14 @@ pub struct ServerMemory {
     pub delivering: Option<(String, Instant)>,
     /// Secrets that were made, or that were there when they were to be made.
     pub secrets_made: BTreeSet<String>,
+}
+
+impl ServerMemory {
+    /// Another bundle of the operator's is the newest.
+    pub fn knows(&mut self, bundle: Bundle) {
+        self.warnings = Arc::new(lint(&bundle));
+        self.bundle = Some(Arc::new(bundle));
+    }
 }
 
 /// A bundle that was written.

@@ -15,6 +15,7 @@ use super::write::{self, WriteError};
 use crate::api::policy::{McpPolicy, McpPolicyStatus};
 use crate::api::server::McpServerStatus;
 use crate::policy::bundle::Bundle;
+use crate::policy::diagnostic::Diagnostic;
 use crate::policy::target;
 use crate::status::accounting::Ledger;
 use crate::status::policy::{Inputs, Target, status};
@@ -26,6 +27,7 @@ const EVERY: Duration = Duration::from_secs(10);
 struct Seen {
     name: Name,
     bundle: Option<Arc<Bundle>>,
+    warnings: Arc<Vec<Diagnostic>>,
     status: Arc<McpServerStatus>,
     ledger: Arc<Ledger>,
 }
@@ -56,6 +58,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
             namespace: &seen.name.0,
             name: &seen.name.1,
             bundle: seen.bundle.as_deref(),
+            warnings: &seen.warnings,
             status: &seen.status,
             ledger: &seen.ledger,
         })
@@ -82,6 +85,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
     let now = status(&Inputs {
         policy: &policy,
         findings: &errors,
+        warnings: &ctx.verdicts.warnings(&object),
         missing: &missing,
         targets: &targets,
         previous: previous.as_ref(),
@@ -137,6 +141,7 @@ fn targets(ctx: &Context, policy: &McpPolicy) -> Option<Vec<Seen>> {
         let before = || server.status(|server| &server.status).unwrap_or_default();
         seen.push(Seen {
             bundle: memory.bundle.clone(),
+            warnings: Arc::clone(&memory.warnings),
             status: status.unwrap_or_else(|| Arc::new(before())),
             ledger: memory
                 .ledger

@@ -24,6 +24,7 @@ pub struct Verdicts {
 struct Known {
     generation: Option<i64>,
     errors: Arc<Vec<Diagnostic>>,
+    warnings: Arc<Vec<Diagnostic>>,
     /// Of a policy that was not understood: nothing but its targets.
     targets: Option<Arc<McpPolicy>>,
     /// Bytes of the spec as JSON; nothing of one that was not understood.
@@ -40,6 +41,11 @@ impl Verdicts {
             (Err(undecoded), None) => Arc::new(undecoded.targets_only()),
         };
         (readable, known.errors)
+    }
+
+    /// What is valid in the policy and probably not what its author means, whatever its servers are.
+    pub fn warnings(&self, policy: &Loose<McpPolicy>) -> Arc<Vec<Diagnostic>> {
+        self.known(policy).warnings
     }
 
     /// Bytes of the spec as JSON.
@@ -70,13 +76,13 @@ impl Verdicts {
         let size = policy.object().map_or(0, |object| {
             serde_json::to_string(&object.spec).map_or(0, |text| text.len())
         });
-        let (errors, targets) = match policy.object() {
+        let (errors, warnings, targets) = match policy.object() {
             Ok(object) => {
-                let mut findings = diagnose_policy(namespace, name, namespace, &object.spec);
-                findings.retain(|finding| finding.level == Level::Error);
-                findings.truncate(KEPT);
-                findings.shrink_to_fit();
-                (findings, None)
+                let findings = diagnose_policy(namespace, name, namespace, &object.spec);
+                let (errors, warnings) = findings
+                    .into_iter()
+                    .partition(|finding| finding.level == Level::Error);
+                (self.kept(errors), self.kept(warnings), None)
             }
             Err(undecoded) => {
                 let finding = Diagnostic {
@@ -85,23 +91,32 @@ impl Verdicts {
                     rule: None,
                     path: "spec".to_owned(),
                     position: None,
-                    message: format!("it is no McpPolicy: {}", undecoded.error),
+                    message: format!("not a valid McpPolicy: {}", undecoded.error),
                 };
-                (vec![finding], Some(Arc::new(undecoded.targets_only())))
+                let targets = Some(Arc::new(undecoded.targets_only()));
+                (self.kept(vec![finding]), self.kept(Vec::new()), targets)
             }
         };
         let known = Known {
             generation,
-            errors: if errors.is_empty() {
-                Arc::clone(&self.none)
-            } else {
-                Arc::new(errors)
-            },
+            errors,
+            warnings,
             targets,
             size,
         };
         self.lock().insert(uid(policy).to_owned(), known.clone());
         known
+    }
+}
+
+impl Verdicts {
+    fn kept(&self, mut findings: Vec<Diagnostic>) -> Arc<Vec<Diagnostic>> {
+        if findings.is_empty() {
+            return Arc::clone(&self.none);
+        }
+        findings.truncate(KEPT);
+        findings.shrink_to_fit();
+        Arc::new(findings)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     },
 };
 use jiff::Timestamp;
+use std::collections::HashSet;
 
 /// How many targets a status lists (GEP-713).
 pub const ANCESTORS: usize = 16;
@@ -34,6 +35,8 @@ pub struct Target<'a> {
     pub name: &'a str,
     /// The bundle that should be in force there.
     pub bundle: Option<&'a Bundle>,
+    /// What looks wrong about the policies in that bundle.
+    pub warnings: &'a [Diagnostic],
     /// The server's status, as it is now.
     pub status: &'a McpServerStatus,
     /// The server's violations.
@@ -45,8 +48,10 @@ pub struct Target<'a> {
 pub struct Inputs<'a> {
     /// The policy.
     pub policy: &'a McpPolicy,
-    /// What compiling found; warnings do not count.
+    /// What compiling found; warnings do not count here.
     pub findings: &'a [Diagnostic],
+    /// What is probably not what its author means, whatever the servers are.
+    pub warnings: &'a [Diagnostic],
     /// Names in `targetRefs` that no server has.
     pub missing: &'a [String],
     /// The servers that the policy targets.
@@ -117,12 +122,43 @@ fn conditions(inputs: &Inputs<'_>, accepted: &Verdict, programmed: &Verdict) -> 
         (true, false) => Verdict::new(false, programmed.reason, programmed.message.clone()),
     };
     conditions.put(ConditionType::Ready, &ready);
+    if let Some(doubtful) = doubtful(inputs) {
+        conditions.put(ConditionType::Doubtful, &doubtful);
+    }
     if !accepted.holds() {
         conditions.put_because(ConditionType::Stalled, accepted);
     } else if !programmed.holds() {
         conditions.put_because(ConditionType::Reconciling, programmed);
     }
     conditions.list
+}
+
+/// Rules that are valid and probably do not do what their author means.
+fn doubtful(inputs: &Inputs<'_>) -> Option<Verdict> {
+    let metadata = &inputs.policy.metadata;
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let own = metadata.namespace.as_deref().map(|own| (own, name));
+    let at_servers = inputs.targets.iter().flat_map(|target| target.warnings);
+    let mut found: Vec<String> = inputs
+        .warnings
+        .iter()
+        .chain(at_servers.filter(|warning| {
+            let policy = warning.policy.as_deref();
+            policy.and_then(|policy| policy.split_once('/')) == own
+        }))
+        .filter(|finding| finding.level == Level::Warning)
+        .map(Diagnostic::to_string)
+        .collect();
+    // Two servers of the same kind give the same warning.
+    let mut seen = HashSet::new();
+    found.retain(|text| seen.insert(text.clone()));
+    let first = found.first()?;
+    let more = more(found.len() - 1);
+    Some(Verdict::new(
+        true,
+        Reason::RulesDoubtful,
+        format!("{first}{more}"),
+    ))
 }
 
 /// What a server's bundle says of the policy as it is now.

@@ -8,6 +8,8 @@ use super::{Served, Serving, State, table};
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::policy::compile::diagnose_policy;
+use crate::policy::diagnostic::Diagnostic;
+use crate::policy::lint::lint;
 use crate::status::accounting::Ledger;
 use crate::status::server::Replica;
 use crate::status::{policy, server};
@@ -16,6 +18,7 @@ use crate::status::{policy, server};
 struct Seen {
     server: McpServer,
     bundle: Option<crate::policy::bundle::Bundle>,
+    warnings: Vec<Diagnostic>,
     ledger: Ledger,
 }
 
@@ -88,6 +91,7 @@ impl Serving {
         object.status = Some(status);
         Seen {
             server: object,
+            warnings: lint(&bundle),
             bundle: Some(bundle),
             ledger,
         }
@@ -126,6 +130,7 @@ fn policy_status(state: &State, written: &McpPolicy, seen: &[Seen], now: Timesta
                 namespace,
                 name,
                 bundle: seen.bundle.as_ref(),
+                warnings: &seen.warnings,
                 status: seen.server.status.as_ref()?,
                 ledger: &seen.ledger,
             })
@@ -134,6 +139,7 @@ fn policy_status(state: &State, written: &McpPolicy, seen: &[Seen], now: Timesta
     let status = policy::status(&policy::Inputs {
         policy: &object,
         findings: &findings,
+        warnings: &findings,
         missing: &missing,
         targets: &targets,
         previous: state.policy_statuses.get(&name),

@@ -59,7 +59,7 @@ fn saw(memory: &mut ServerMemory, live: &Live, key: &OperatorKey) {
     memory.foreign = found.is_none();
     memory.bundle_version = Some(live.resource_version().to_owned());
     match found {
-        Some(found) => memory.bundle = Some(Arc::new(found)),
+        Some(found) => memory.knows(found),
         None => memory.tampering.note(
             Kind::ConfigMap,
             &live.name_any(),
@@ -412,7 +412,7 @@ async fn deliver(
     {
         let mut memory = lock(memory);
         memory.bundle_version = Some(written.resource_version().to_owned());
-        memory.bundle = Some(Arc::new(bundle));
+        memory.knows(bundle);
         memory.foreign = false;
         memory.delivered = Some(Delivered { at: now });
         memory.delivering = Some((revision, now));

@@ -16,12 +16,14 @@ fn policy_status(
         namespace: "ml",
         name: "mlflow",
         bundle: Some(keep(bundle_of(&server, &[policy]))),
+        warnings: &[],
         status: keep(status_of(&server, Some(&report()), |_| {})),
         ledger: keep(ledger),
     };
     let mut inputs = policy::Inputs {
         policy,
         findings: &[],
+        warnings: &[],
         missing: &[],
         targets: keep([target]),
         previous: None,
@@ -29,6 +31,51 @@ fn policy_status(
     };
     change(&mut inputs);
     policy::status(&inputs)
+}
+
+/// The condition `Doubtful` of a policy with that rule.
+fn doubtful(rule: serde_json::Value) -> Option<String> {
+    let policy = keep(policy_with(json!([rule])));
+    let server = server_with(json!({}));
+    let bundle = keep(bundle_of(&server, &[policy]));
+    let at_server = keep(crate::policy::lint::lint(bundle));
+    let own = keep(crate::policy::compile::diagnose_policy(
+        "ml",
+        "careful",
+        "ml",
+        &policy.spec,
+    ));
+    let status = policy_status(|inputs| {
+        let mut target = inputs.targets[0];
+        target.bundle = Some(bundle);
+        target.warnings = at_server;
+        // The same server twice, which warns of the same.
+        inputs.targets = keep([target, target]);
+        inputs.policy = policy;
+        inputs.warnings = own;
+    });
+    assert_eq!(short(&status.conditions)[2], "Ready=True Ready");
+    let found = status.conditions.iter().find(|one| one.type_ == "Doubtful");
+    found.map(|one| format!("{} {}: {}", one.status, one.reason, one.message))
+}
+
+#[test]
+fn a_rule_that_does_not_do_what_its_author_means_is_shown_in_the_status() {
+    let rule = |names: &str| json!({"name": "no", "tools": {"names": [names]}, "action": "Hide"});
+    for (names, says) in [
+        ("delete_.*", "`.*` included"),
+        ("delete_experiments", "did you mean \"delete_experiment\""),
+        ("nothing_*", "selects none of the"),
+    ] {
+        let found = doubtful(rule(names)).unwrap();
+        assert!(
+            found.starts_with("True RulesDoubtful") && found.contains(says),
+            "{found}"
+        );
+    }
+    // The same finding of two servers is one.
+    let allow = json!({"name": "some", "tools": {"names": ["get_*"]}, "action": "Allow"});
+    assert_eq!(doubtful(allow), None);
 }
 
 #[test]
@@ -149,6 +196,7 @@ fn failing_targets_come_first_and_sixteen_are_shown() {
             namespace: "ml",
             name,
             bundle: (name != "s18").then_some(&bundle),
+            warnings: &[],
             status: if name == "s19" { &bad } else { &good },
             ledger: &ledger,
         })
@@ -156,6 +204,7 @@ fn failing_targets_come_first_and_sixteen_are_shown() {
     let status = policy::status(&policy::Inputs {
         policy: &policy,
         findings: &[],
+        warnings: &[],
         missing: &[],
         targets: &targets,
         previous: None,
