@@ -4,6 +4,7 @@ mod answers;
 mod approvals;
 mod causes;
 mod forwarding;
+mod kinds;
 mod limits;
 mod parsing;
 mod records;
