@@ -295,7 +295,7 @@ async fn read(
                     );
                 }
                 let sent = tokio::select! {
-                    sent = lines.send(piece) => sent.is_ok(),
+                    sent = pass(&lines, piece) => sent,
                     () = stop.cancelled() => false,
                 };
                 if !sent {
@@ -308,6 +308,23 @@ async fn read(
     // Nobody listens any more, but the pipe is read to its end: that is how the last writer's exit shows.
     drop(lines);
     while let Ok(Some(_)) = pipe.next().await {}
+}
+
+/// A longer line is passed on only after all before it were taken.
+const LONG: usize = 1 << 20;
+
+/// Passes a piece on, when there is room for it; false once nobody takes any. A queue full of the longest lines would hold
+/// more than all else in the process together.
+async fn pass(lines: &mpsc::Sender<Piece>, piece: Piece) -> bool {
+    let long = matches!(&piece, Piece::Line(line) if line.len() > LONG);
+    let room = if long { lines.max_capacity() } else { 1 };
+    let Ok(mut permits) = lines.reserve_many(room).await else {
+        return false;
+    };
+    if let Some(permit) = permits.next() {
+        permit.send(piece);
+    }
+    true
 }
 
 async fn log(
@@ -340,5 +357,40 @@ async fn log(
             }
             Ok(None) | Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[tokio::test]
+    async fn lines_that_nobody_takes_hold_one_long_one_at_most() {
+        let (lines, mut taken) = mpsc::channel(16);
+        let line = |length| Piece::Line(Bytes::from(vec![b'x'; length]));
+        let passing = tokio::spawn(async move {
+            for length in [10, 10, LONG + 1, LONG + 1, 10] {
+                assert!(pass(&lines, line(length)).await);
+            }
+            lines
+        });
+        let mut lengths = Vec::new();
+        while lengths.len() < 5 {
+            // Whatever can be passed on is, before the next one is taken.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            let expected = [2, 1, 1, 2, 1];
+            assert_eq!(taken.len(), expected[lengths.len()], "{lengths:?}");
+            let Some(Piece::Line(line)) = taken.recv().await else {
+                panic!("no line")
+            };
+            lengths.push(line.len());
+        }
+        assert_eq!(lengths, [10, 10, LONG + 1, LONG + 1, 10]);
+        let lines = passing.await.unwrap();
+        drop(taken);
+        assert!(!pass(&lines, line(10)).await);
     }
 }
