@@ -207,6 +207,15 @@ async fn measure() -> Done<()> {
             );
         }
     }
+    if wanted("worst") {
+        let (taken, what) = evaluate::worst()?;
+        table.row(
+            "evaluate, 4 MB of arguments, the slowest condition",
+            format!("{taken:.1} ms ({what})"),
+            "<= 10 ms",
+            10.0 / taken,
+        );
+    }
     if wanted("memory") {
         memory(server.addr, via(&full), &mut table).await?;
     }

@@ -7,18 +7,23 @@
 //! not do: call `fsync`, drop a line silently, or forget that lines could not be written.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::HeaderValue;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
 mod line;
 mod sink;
 mod writer;
+
+use crate::json;
 
 use self::line::Line;
 pub use self::sink::Sink;
@@ -27,8 +32,13 @@ use self::writer::{LOST, Shared};
 
 /// A line that has not been written after this long counts as one that cannot be.
 const STALLED: Duration = Duration::from_secs(5);
-/// A line is seldom longer.
-const LINE: usize = 512;
+/// Room for a longer line is not kept for the next.
+const LONG: usize = 16 << 10;
+
+thread_local! {
+    static ASIDE: Cell<String> = const { Cell::new(String::new()) };
+}
+
 /// Names come from callers: no more bytes of one than this are recorded.
 const NAME: usize = 1_024;
 /// No more names of arguments than this are recorded; of the others it is told how many they are.
@@ -78,6 +88,23 @@ pub struct DecisionId<'a> {
     pub instance: &'a str,
     /// Counts within it.
     pub number: u64,
+}
+
+impl DecisionId<'_> {
+    /// Appends it as it is written everywhere. Instances are made of letters, digits and hyphens.
+    pub fn write(&self, out: &mut String) {
+        out.push_str(self.instance);
+        out.push('-');
+        json::write_number(out, self.number);
+    }
+
+    /// The value of a header that holds it.
+    pub fn to_header(&self) -> Option<HeaderValue> {
+        // A number has twenty digits at most.
+        let mut text = String::with_capacity(self.instance.len() + 21);
+        self.write(&mut text);
+        HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
+    }
 }
 
 impl fmt::Display for DecisionId<'_> {
@@ -146,15 +173,24 @@ impl AuditLog {
 
     /// Records one decision. `awaited` says that somebody waits for it to be written.
     pub fn record(&self, record: &Record<'_>, awaited: bool) -> Position {
-        // Written aside, so that others wait for no more than a copy.
-        let line = Line::of(record);
-        Position(self.shared.append(line.as_bytes(), awaited))
+        Position(self.append(|text| Line::of(record, text), awaited))
     }
 
     /// Records the end of a call. Nobody waits for it.
     pub fn ended(&self, end: &Ended<'_>) {
-        let line = Line::of_end(end);
-        self.shared.append(line.as_bytes(), false);
+        self.append(|text| Line::of_end(end, text), false);
+    }
+
+    /// Lines are written aside, so that others wait for no more than a copy, and always in the same place, so that no call
+    /// pays for another one.
+    fn append(&self, write: impl FnOnce(String) -> String, awaited: bool) -> u64 {
+        let mut line = write(ASIDE.take());
+        let position = self.shared.append(line.as_bytes(), awaited);
+        line.clear();
+        if line.capacity() <= LONG {
+            ASIDE.set(line);
+        }
+        position
     }
 
     /// Waits until a record has been handed to the system.

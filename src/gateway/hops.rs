@@ -3,11 +3,13 @@
 //! In: the UID of a server, the header of a request. Out: the header with another name, and whether a name is in it. Must not
 //! do: tell a server behind the gateway anything but that a gateway is there.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use ring::digest::{SHA256, digest};
 
 /// The names of the gateways, the nearest last.
-pub const HOPS: &str = "portcullis-hops";
+pub const HOPS: HeaderName = HeaderName::from_static(NAME);
+/// The header's name as text.
+pub const NAME: &str = "portcullis-hops";
 /// More gateways in a row are taken for a loop.
 const MOST: usize = 16;
 

@@ -33,7 +33,6 @@ mod requests;
 mod streams;
 mod told;
 
-const PROTOCOL_VERSION: &str = "mcp-protocol-version";
 /// Between two pieces of a request's body.
 const BODY_IDLE: Duration = Duration::from_secs(30);
 /// For all of a request's body: one that trickles must not hold a connection for ever.
@@ -57,19 +56,21 @@ where
 {
     let started = Instant::now();
     let (head, body) = request.into_parts();
-    let admitted = admit(gateway, &head).and_then(|(snapshot, mut grant)| {
-        let taken = share(gateway, seat, &head, &mut grant)?;
-        Ok((snapshot, grant, taken))
+    let admitted = admit(gateway, &head).and_then(|mut admitted| {
+        let taken = share(gateway, seat, &head, &mut admitted.grant)?;
+        Ok((admitted, taken))
     });
     let answer = match admitted {
         Err(refusal) => *refusal,
-        Ok((snapshot, grant, taken)) => {
+        Ok((admitted, taken)) => {
             let mut exchange = Exchange {
                 gateway,
-                snapshot,
-                grant,
+                snapshot: admitted.snapshot,
+                grant: admitted.grant,
                 head: &head,
                 last_session,
+                trace_id: trace::id(&head.headers),
+                hops: admitted.hops,
             };
             let answer = exchange.run(body).await.unwrap_or_else(|refusal| *refusal);
             if http_body::Body::size_hint(answer.body()).exact().is_some() {
@@ -87,7 +88,7 @@ where
 }
 
 /// What must hold for every request, whatever it says: a bundle, a Host and an Origin that are ours, a credential.
-fn admit(gateway: &Gateway, head: &Parts) -> Result<(Arc<Snapshot>, Grant), Box<Answer>> {
+fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, Box<Answer>> {
     let Some(snapshot) = gateway.snapshot() else {
         let body = answer::error(
             None,
@@ -125,16 +126,20 @@ fn admit(gateway: &Gateway, head: &Parts) -> Result<(Arc<Snapshot>, Grant), Box<
             ));
         }
     }
-    if hops::way(&head.headers, &gateway.hop) == hops::Way::Loop {
+    let hops::Way::Straight(hops) = hops::way(&head.headers, &gateway.hop) else {
         let why = format!(
             "this request comes from this very gateway: the URL of McpServer {} leads back to it; correct spec.upstream.http.url",
             gateway.recorder.server()
         );
         let body = answer::invalid_request(None, &why);
         return Err(refuse(StatusCode::LOOP_DETECTED, body));
-    }
+    };
     match snapshot.grants.authenticate(&head.headers) {
-        Ok(grant) => Ok((snapshot, grant)),
+        Ok(grant) => Ok(Admitted {
+            snapshot,
+            grant,
+            hops,
+        }),
         Err(unauthorized) => {
             let body = answer::invalid_request(None, &unauthorized.to_string());
             let mut response = json_response(StatusCode::UNAUTHORIZED, body);
@@ -191,6 +196,17 @@ struct Exchange<'a> {
     grant: Grant,
     head: &'a Parts,
     last_session: &'a LastSession,
+    /// The W3C trace id, if the caller sent one.
+    trace_id: Option<String>,
+    /// The gateways that the request came by.
+    hops: Option<HeaderValue>,
+}
+
+/// What must hold for every request, found to hold.
+struct Admitted {
+    snapshot: Arc<Snapshot>,
+    grant: Grant,
+    hops: Option<HeaderValue>,
 }
 
 fn refuse(status: StatusCode, body: Vec<u8>) -> Box<Answer> {
@@ -246,7 +262,8 @@ impl Exchange<'_> {
                     .snapshot()
                     .is_some_and(|now| Arc::ptr_eq(&now, &self.snapshot));
                 if !unchanged {
-                    (self.snapshot, self.grant) = admit(self.gateway, self.head)?;
+                    let admitted = admit(self.gateway, self.head)?;
+                    (self.snapshot, self.grant) = (admitted.snapshot, admitted.grant);
                     self.grant.share = share;
                 }
                 self.post(&body).await
@@ -275,7 +292,7 @@ impl Exchange<'_> {
     async fn post(&self, body: &Bytes) -> Result<Answer, Box<Answer>> {
         let message = envelope::parse(body)
             .map_err(|refusal| refuse(StatusCode::BAD_REQUEST, answer::refusal(&refusal)))?;
-        let named = match header::single(&self.head.headers, PROTOCOL_VERSION) {
+        let named = match header::protocol_version(&self.head.headers) {
             Ok(named) => named,
             Err(fault) => {
                 return Err(refuse(
@@ -341,17 +358,9 @@ impl Exchange<'_> {
 
     fn envelope(&self, session: &Session) -> Envelope {
         Envelope {
-            trace: trace::context(&self.head.headers),
-            hops: self.hops(),
+            trace: trace::context(&self.head.headers, self.trace_id.as_deref()),
+            hops: self.hops.clone(),
             ..session.envelope()
-        }
-    }
-
-    /// The gateways that the request came by.
-    fn hops(&self) -> Option<HeaderValue> {
-        match hops::way(&self.head.headers, &self.gateway.hop) {
-            hops::Way::Straight(hops) => hops,
-            hops::Way::Loop => None,
         }
     }
 }

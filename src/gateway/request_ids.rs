@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
-use std::hash::BuildHasher as _;
+use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -36,14 +36,32 @@ impl Numbers {
 /// A session, by its UUID.
 pub type SessionKey = [u8; 16];
 
+/// Takes what is random already for its own hash: sessions have their UUIDs from the gateway.
+#[derive(Debug, Default)]
+struct AlreadyRandom(u64);
+
+impl Hasher for AlreadyRandom {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for eight in bytes.chunks_exact(8) {
+            self.0 ^= eight.try_into().map_or(0, u64::from_le_bytes);
+        }
+    }
+}
+
 /// Every request of a gateway's clients that is under way.
 #[derive(Clone, Debug, Default)]
 pub struct RequestIds(Arc<Inner>);
 
+type Sessions = HashMap<SessionKey, Vec<Forwarded>, BuildHasherDefault<AlreadyRandom>>;
+
 #[derive(Debug, Default)]
 struct Inner {
     numbers: Numbers,
-    sessions: Mutex<HashMap<SessionKey, Vec<Forwarded>>>,
+    sessions: Mutex<Sessions>,
 }
 
 #[derive(Debug)]
@@ -98,7 +116,7 @@ impl RequestIds {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Vec<Forwarded>>> {
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

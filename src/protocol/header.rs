@@ -6,7 +6,9 @@
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use ::http::header::{
+    ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, GetAll, HeaderMap, HeaderName, HeaderValue,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -57,7 +59,19 @@ pub fn single<'h>(
     headers: &'h HeaderMap,
     name: &'static str,
 ) -> Result<Option<&'h str>, HeaderFault> {
-    let mut values = headers.get_all(name).iter();
+    only(headers.get_all(name), name)
+}
+
+/// `MCP-Protocol-Version`, which may stand once.
+pub fn protocol_version(headers: &HeaderMap) -> Result<Option<&str>, HeaderFault> {
+    only(headers.get_all(PROTOCOL_VERSION), "mcp-protocol-version")
+}
+
+fn only<'h>(
+    values: GetAll<'h, HeaderValue>,
+    name: &'static str,
+) -> Result<Option<&'h str>, HeaderFault> {
+    let mut values = values.iter();
     let Some(value) = values.next() else {
         return Ok(None);
     };

@@ -201,9 +201,14 @@ fn filter_carriers(
 }
 
 fn may_name_resources(raw: &str) -> bool {
-    raw.as_bytes()
-        .windows(3)
-        .any(|three| three.eq_ignore_ascii_case(b"uri") || three.starts_with(b"\\u"))
+    let bytes = raw.as_bytes();
+    memchr::memchr2_iter(b'u', b'U', bytes).any(|at| {
+        let escaped = at > 0 && bytes[at - 1] == b'\\';
+        escaped
+            || bytes
+                .get(at + 1..at + 3)
+                .is_some_and(|two| two.eq_ignore_ascii_case(b"ri"))
+    })
 }
 
 fn carrier_passes(

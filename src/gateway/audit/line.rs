@@ -4,10 +4,14 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
+use jiff::fmt::temporal::DateTimePrinter;
 
-use super::{Arguments, DecisionId, Ended, KEYS, LINE, NAME, Record};
+use super::{Arguments, DecisionId, Ended, KEYS, NAME, Record};
 use crate::json;
 use crate::protocol::text;
+
+/// As `Display` of a timestamp does it.
+const TIMES: DateTimePrinter = DateTimePrinter::new();
 
 /// A record as it is written: by hand, because every call pays for it.
 pub(super) struct Line {
@@ -17,9 +21,10 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn of(record: &Record<'_>) -> String {
+    /// Writes into `text`, which is empty.
+    pub(super) fn of(record: &Record<'_>, text: String) -> String {
         let mut line = Line {
-            text: String::with_capacity(LINE),
+            text,
             strange: false,
         };
         line.open(record.time, record.decision_id, "decision", record.server);
@@ -27,7 +32,7 @@ impl Line {
         line.optional("session", record.session);
         line.member("method", record.method);
         line.optional("tool", record.tool.map(|tool| text::cut(tool, NAME)));
-        line.member("outcome", record.outcome);
+        line.fixed("outcome", record.outcome);
         line.optional("policy", record.policy);
         line.optional("rule", record.rule);
         line.text.push_str(if record.enforced {
@@ -37,7 +42,8 @@ impl Line {
         });
         line.optional("approval", record.approval);
         if let Some(after) = record.retry_after_ms {
-            let _ = write!(line.text, ",\"retryAfterMs\":{after}");
+            line.text.push_str(",\"retryAfterMs\":");
+            json::write_number(&mut line.text, after);
         }
         match &record.arguments {
             None => {}
@@ -65,31 +71,33 @@ impl Line {
         line.close()
     }
 
-    pub(super) fn of_end(end: &Ended<'_>) -> String {
+    /// Writes into `text`, which is empty.
+    pub(super) fn of_end(end: &Ended<'_>, text: String) -> String {
         let mut line = Line {
-            text: String::with_capacity(LINE / 2),
+            text,
             strange: false,
         };
         line.open(end.time, end.decision_id, "end", end.server);
         let Ended {
             status, latency_ms, ..
         } = end;
-        let _ = write!(
-            line.text,
-            ",\"upstream\":{{\"status\":\"{status}\",\"latencyMs\":{latency_ms}}}"
-        );
+        line.text.push_str(",\"upstream\":{\"status\":\"");
+        line.text.push_str(status);
+        line.text.push_str("\",\"latencyMs\":");
+        json::write_number(&mut line.text, *latency_ms);
+        line.text.push('}');
         line.close()
     }
 
     /// What every line begins with.
-    fn open(&mut self, time: Timestamp, id: DecisionId<'_>, event: &str, server: &str) {
-        // Neither times nor numbers need escapes, and writing to a string cannot fail.
-        let _ = write!(self.text, "{{\"time\":\"{time}\",\"decisionId\":");
-        let DecisionId { instance, number } = id;
-        self.string(instance);
-        self.text.pop();
-        let _ = write!(self.text, "-{number}\"");
-        self.member("event", event);
+    fn open(&mut self, time: Timestamp, id: DecisionId<'_>, event: &'static str, server: &str) {
+        // Neither times nor ids need escapes, and writing to a string cannot fail.
+        self.text.push_str("{\"time\":\"");
+        let _ = TIMES.print_timestamp(&time, &mut self.text);
+        self.text.push_str("\",\"decisionId\":\"");
+        id.write(&mut self.text);
+        self.text.push('"');
+        self.fixed("event", event);
         self.member("server", server);
     }
 
@@ -109,6 +117,13 @@ impl Line {
         self.text.push_str(key);
         self.text.push_str("\":");
         self.string(value);
+    }
+
+    /// A value of our own, which needs no escapes.
+    fn fixed(&mut self, key: &str, value: &'static str) {
+        for part in [",\"", key, "\":\"", value, "\""] {
+            self.text.push_str(part);
+        }
     }
 
     fn optional(&mut self, key: &str, value: Option<&str>) {

@@ -36,7 +36,7 @@ struct Counted {
 }
 
 /// Units taken from one or more counters.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[must_use = "units that are not given back stay used"]
 pub struct Reservation {
     taken: Vec<(CounterKey, limit::Reservation)>,
@@ -76,12 +76,28 @@ impl Local {
         grant: &str,
         charges: impl Iterator<Item = &'a Charge> + Clone,
     ) -> Result<Reservation, Exhausted> {
+        // Most calls are not counted, or once.
+        let mut first = charges.clone();
+        let Some(charge) = first.next() else {
+            return Ok(Reservation::default());
+        };
         let now = self.epoch.elapsed();
         let mut kept = self.lock();
-        kept.check(grant, charges.clone(), now)?;
-        let mut taken = Vec::new();
-        for charge in charges {
+        if first.next().is_none() {
             let key = charge.key();
+            if let Some(counted) = kept.windows.get_mut(&key) {
+                let window = &mut counted.window;
+                window.set(charge.counter.max, charge.counter.window);
+                let taken = window.reserve(now, charge.cost);
+                let taken = taken.map_err(|refused| Exhausted::of(charge, refused))?;
+                return Ok(Reservation {
+                    taken: vec![(key, taken)],
+                });
+            }
+        }
+        let keys = kept.check(grant, charges.clone(), now)?;
+        let mut taken = Vec::with_capacity(keys.len());
+        for (charge, key) in charges.zip(keys) {
             if let Some(counted) = kept.windows.get_mut(&key) {
                 match counted.window.reserve(now, charge.cost) {
                     Ok(reservation) => taken.push((key, reservation)),
@@ -105,7 +121,8 @@ impl Local {
         grant: &str,
         charges: impl Iterator<Item = &'a Charge> + Clone,
     ) -> Result<(), Exhausted> {
-        self.lock().check(grant, charges, self.epoch.elapsed())
+        let now = self.epoch.elapsed();
+        self.lock().check(grant, charges, now).map(drop)
     }
 
     /// Returns units, for a call that was never made.
@@ -152,39 +169,38 @@ impl Kept {
         }
     }
 
-    /// Makes the windows that are not there yet, and asks every one.
+    /// Makes the windows that are not there yet, and asks every one; returns their keys.
     fn check<'a>(
         &mut self,
         grant: &str,
         charges: impl Iterator<Item = &'a Charge>,
         now: Duration,
-    ) -> Result<(), Exhausted> {
+    ) -> Result<Vec<CounterKey>, Exhausted> {
         let mut worst: Option<Exhausted> = None;
+        let mut keys = Vec::new();
         for charge in charges {
             let key = charge.key();
             let (max, length) = (charge.counter.max, charge.counter.window);
-            if !self.windows.contains_key(&key) && !self.has_room(grant, &key, now) {
+            let checked = if let Some(counted) = self.windows.get_mut(&key) {
+                counted.window.set(max, length);
+                counted.window.check(now, charge.cost)
+            } else if self.has_room(grant, &key, now) {
+                let owner = owner(grant, &key);
+                if let Some(owner) = &owner {
+                    *self.owners.entry(Arc::clone(owner)).or_default() += 1;
+                }
+                let mut window = Window::new(max, length);
+                let checked = window.check(now, charge.cost);
+                self.windows.insert(key.clone(), Counted { window, owner });
+                checked
+            } else {
                 return Err(Exhausted {
                     capacity: true,
                     ..Exhausted::of(charge, Refused::For(Duration::from_secs(60)))
                 });
-            }
-            let window = match self.windows.entry(key) {
-                Entry::Occupied(entry) => {
-                    let window = &mut entry.into_mut().window;
-                    window.set(max, length);
-                    window
-                }
-                Entry::Vacant(entry) => {
-                    let owner = owner(grant, entry.key());
-                    if let Some(owner) = &owner {
-                        *self.owners.entry(Arc::clone(owner)).or_default() += 1;
-                    }
-                    let window = Window::new(max, length);
-                    &mut entry.insert(Counted { window, owner }).window
-                }
             };
-            if let Err(refused) = window.check(now, charge.cost) {
+            keys.push(key);
+            if let Err(refused) = checked {
                 let exhausted = Exhausted::of(charge, refused);
                 let longer = |other: &Exhausted| match (other.retry_after, exhausted.retry_after) {
                     (Some(other), Some(this)) => this > other,
@@ -195,7 +211,7 @@ impl Kept {
                 }
             }
         }
-        worst.map_or(Ok(()), Err)
+        worst.map_or(Ok(keys), Err)
     }
 
     /// Whether another key of the grant can be kept. Those that count nothing any more make room.

@@ -45,9 +45,9 @@ impl Exchange<'_> {
             edits = edits.set("capabilities", kept);
         }
         let envelope = Envelope {
-            trace: trace::context(&self.head.headers),
+            trace: trace::context(&self.head.headers, self.trace_id.as_deref()),
             caller: Some(self.grant.token()),
-            hops: self.hops(),
+            hops: self.hops.clone(),
             ..Envelope::default()
         };
         let row = method::lookup("initialize")

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, StatusCode};
 use tokio::time::Instant;
 
 use super::refusals::{fault_text, refusal_body, shown, unrecorded};
@@ -15,7 +15,6 @@ use crate::gateway::permit::Permit;
 use crate::gateway::relay::{Asked, RETRY_AFTER, give_up};
 use crate::gateway::request_ids::LONGEST;
 use crate::gateway::session::Session;
-use crate::gateway::trace;
 use crate::gateway::upstream::UpstreamError;
 use crate::json;
 use crate::protocol::answer;
@@ -124,7 +123,6 @@ impl Exchange<'_> {
         let call = request
             .tool_call()
             .map_err(|fault| ok(answer::invalid_params(id, &fault_text(&fault))))?;
-        let trace_id = trace::id(&self.head.headers);
         let asked = ToolCall {
             row,
             request,
@@ -136,7 +134,7 @@ impl Exchange<'_> {
             grant: &self.grant,
             session: &session.id,
             session_key: session.key(),
-            trace_id: trace_id.as_deref(),
+            trace_id: self.trace_id.as_deref(),
         };
         let envelope = || self.envelope(&session);
         match enforce::tool_call(self.gateway, &self.snapshot, &asked, envelope).await {
@@ -158,8 +156,8 @@ impl Exchange<'_> {
 
     /// The answer with the id of its decision, as the audit log has it.
     fn naming(&self, number: Option<u64>, mut answer: Answer) -> Answer {
-        let id = number.map(|number| self.gateway.recorder.id(number).to_string());
-        if let Some(Ok(id)) = id.map(HeaderValue::try_from) {
+        let id = number.map(|number| self.gateway.recorder.id(number));
+        if let Some(id) = id.and_then(|id| id.to_header()) {
             answer.headers_mut().insert(DECISION_ID, id);
         }
         answer
@@ -174,7 +172,6 @@ impl Exchange<'_> {
         named: Named<'_>,
         edits: Edits<'_>,
     ) -> Result<Forward, Box<Answer>> {
-        let trace_id = trace::id(&self.head.headers);
         let call = NamedCall {
             row,
             request,
@@ -182,7 +179,7 @@ impl Exchange<'_> {
             grant: &self.grant,
             session: &session.id,
             session_key: session.key(),
-            trace_id: trace_id.as_deref(),
+            trace_id: self.trace_id.as_deref(),
         };
         let envelope = || self.envelope(session);
         let decided = enforce::named(self.gateway, &self.snapshot, &call, envelope, edits).await;

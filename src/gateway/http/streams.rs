@@ -4,7 +4,7 @@ use http::header::ALLOW;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::refusals::shown;
-use super::{Answer, Exchange, PROTOCOL_VERSION, SHORT, header_refusal, one, refuse};
+use super::{Answer, Exchange, SHORT, header_refusal, one, refuse};
 use crate::gateway::body::empty;
 use crate::gateway::permit::Permit;
 use crate::gateway::relay::{Asked, ContentType, RETRY_AFTER, content_type, json_response};
@@ -100,7 +100,7 @@ impl Exchange<'_> {
     }
 
     pub(super) fn named_version(&self) -> Result<Option<&str>, Box<Answer>> {
-        let named = header::single(&self.head.headers, PROTOCOL_VERSION).map_err(|fault| {
+        let named = header::protocol_version(&self.head.headers).map_err(|fault| {
             refuse(
                 StatusCode::BAD_REQUEST,
                 answer::invalid_request(None, &fault.to_string()),

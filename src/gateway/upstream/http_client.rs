@@ -80,7 +80,7 @@ const RESERVED: [&str; 16] = [
     "mcp-protocol-version",
     "mcp-session-id",
     crate::gateway::bridge::CALLER,
-    crate::gateway::hops::HOPS,
+    crate::gateway::hops::NAME,
     "te",
     "transfer-encoding",
     "upgrade",

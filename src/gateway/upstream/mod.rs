@@ -26,6 +26,7 @@ pub use unserved::{Bridged, Unserved};
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const CALLER_ID: HeaderName = HeaderName::from_static(CALLER);
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Room for the headers that a request has; to make more while they come costs more.
@@ -150,8 +151,8 @@ fn head(request: &mut Request<Bytes>, envelope: Envelope) {
         (SESSION_ID, session),
         (PROTOCOL_VERSION, version),
         (LAST_EVENT_ID, last_event_id),
-        (HeaderName::from_static(CALLER), caller),
-        (HeaderName::from_static(hops::HOPS), hops),
+        (CALLER_ID, caller),
+        (hops::HOPS, hops),
     ] {
         if let Some(value) = value {
             headers.insert(name, value);
