@@ -36,6 +36,24 @@ pub(super) fn complete_defaults(schema: &mut Schema) {
     let mut known: Vec<Option<Default>> = Vec::with_capacity(schema.nodes.len());
     for id in 0..schema.nodes.len() {
         let of = |id: &Id| known.get(*id).cloned().flatten();
+        // Those of its properties first: its own default may leave them out.
+        let defaults: Vec<(String, Default)> = schema
+            .node(id)
+            .and_then(|node| node.object.as_ref())
+            .map(|rules| {
+                let defaults = rules.order.iter();
+                defaults
+                    .filter_map(|(name, id)| Some((name.clone(), of(id)?)))
+                    .collect()
+            })
+            .unwrap_or_default();
+        if let Some(rules) = schema
+            .nodes
+            .get_mut(id)
+            .and_then(|node| node.object.as_mut())
+        {
+            rules.defaults = defaults;
+        }
         let Some(node) = schema.nodes.get(id) else {
             continue;
         };
@@ -63,21 +81,7 @@ pub(super) fn complete_defaults(schema: &mut Schema) {
                 })
             }
         };
-        let defaults: Option<Vec<(String, Default)>> = node.object.as_ref().map(|rules| {
-            rules
-                .order
-                .iter()
-                .filter_map(|(name, id)| Some((name.clone(), of(id)?)))
-                .collect()
-        });
         known.push(found);
-        if let Some(rules) = schema
-            .nodes
-            .get_mut(id)
-            .and_then(|node| node.object.as_mut())
-        {
-            rules.defaults = defaults.unwrap_or_default();
-        }
     }
 }
 

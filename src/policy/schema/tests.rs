@@ -352,6 +352,11 @@ fn defaults_are_taken_over_at_every_level_or_the_call_is_refused() {
             "args.opts.stage",
         ),
         (
+            json!({"properties": {"stage": {"default": "Production"}}, "default": {}}),
+            "{}",
+            "args.opts.stage",
+        ),
+        (
             json!({"anyOf": [stage, {"type": "null"}], "default": null}),
             r#"{"opts":{}}"#,
             "args.opts.stage",
