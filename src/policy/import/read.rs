@@ -151,10 +151,26 @@ pub(super) fn read(text: &str) -> Result<Node, Broken> {
         });
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if let Some(found) = text.find(['\u{85}', '\u{2028}', '\u{2029}', '\u{feff}']) {
+        let before = &text[..found];
+        let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        return Err(Broken {
+            at: Position {
+                line: number(before.matches('\n').count() + 1),
+                column: number(before[line_start..].chars().count() + 1),
+            },
+            message: "a character stands here that is not shown, and that ends a line to some readers of YAML; remove it, or write \
+                      it as an escape in double quotes"
+                .to_owned(),
+        });
+    }
     let mut reader = Reader {
         parser: Parser::new_from_str(text),
         anchors: HashMap::new(),
         nodes: 0,
+        cut_at: (!text.ends_with('\n')).then(|| text.chars().count()),
+        reached: 0,
     };
     let mut document = None;
     loop {
@@ -186,6 +202,10 @@ struct Reader<'t, I: granit_parser::BorrowedInput<'t>> {
     parser: Parser<'t, I>,
     anchors: HashMap<usize, (Node, usize)>,
     nodes: usize,
+    /// The end of a text whose last line has no line break.
+    cut_at: Option<usize>,
+    /// The end of the last event.
+    reached: usize,
 }
 
 impl<'t, I: granit_parser::BorrowedInput<'t>> Reader<'t, I> {
@@ -195,7 +215,10 @@ impl<'t, I: granit_parser::BorrowedInput<'t>> Reader<'t, I> {
             match self.parser.next_event() {
                 None => return Ok((Event::StreamEnd, START)),
                 Some(Ok((Event::Comment(..) | Event::Anchor(..), _))) => {}
-                Some(Ok((event, span))) => return Ok((event, position(&span.start))),
+                Some(Ok((event, span))) => {
+                    self.reached = span.end.index();
+                    return Ok((event, position(&span.start)));
+                }
                 Some(Err(error)) => {
                     return Err(Broken {
                         at: position(error.marker()),
@@ -220,7 +243,15 @@ impl<'t, I: granit_parser::BorrowedInput<'t>> Reader<'t, I> {
         self.count(1, at)?;
         let (value, anchor) = match event {
             Event::Scalar(raw, style, anchor, tag) => {
-                (Value::Scalar(scalar(raw, style, tag.as_deref())), anchor)
+                let block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+                // Whether its last line has a line break is a question that readers answer differently.
+                if block && self.cut_at.is_some_and(|end| self.reached >= end) {
+                    return fail(
+                        "this text ends with the file: end the last line with a line break",
+                    );
+                }
+                let scalar = scalar(raw, style, tag.as_deref());
+                (Value::Scalar(scalar), anchor)
             }
             Event::SequenceStart(_, anchor, _) => {
                 let mut items = Vec::new();
@@ -324,6 +355,7 @@ fn resolve(text: &str) -> Kind {
         _ => {}
     }
     match text.as_bytes() {
+        [b'.', ..] if text.contains('_') => Kind::Unclear,
         [b'.', ..] => float(text).map_or(Kind::Text, Kind::Float),
         [b'0'..=b'9' | b'+' | b'-', ..] if is_date(text) => Kind::Date,
         [b'0'..=b'9' | b'+' | b'-', ..] => number(&text.replace('_', "")),

@@ -27,6 +27,7 @@ fn scalars_are_what_go_reads() {
         ("1e3", Kind::Float(1000.0)),
         ("1E+3", Kind::Float(1000.0)),
         (".5", Kind::Float(0.5)),
+        (".5_0", Kind::Unclear),
         ("-.5", Kind::Float(-0.5)),
         ("5.", Kind::Float(5.0)),
         ("1e400", Kind::Text),
@@ -88,6 +89,9 @@ fn what_the_source_refuses_or_reads_in_part_is_refused_with_its_place() {
         ("a: [", 1, ""),
         ("", 1, "empty"),
         ("x: &x [*x]", 1, "a part of"),
+        ("a: 1\n# end\u{2028}hide: ['*']\n", 2, "not shown"),
+        ("a: 1\nb: \"x\u{85}y\"\n", 2, "not shown"),
+        ("a: |\n  x", 1, "line break"),
     ] {
         let broken = read(text).unwrap_err();
         assert!(
