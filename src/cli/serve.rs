@@ -148,9 +148,12 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let mut watched = Watched::new(&args.filename, args.secrets.as_deref());
     let mut world = World::load(&args.filename, &args.operator_namespace)
         .map_err(|findings| failed(&findings))?;
-    let folder = secrets::folder(args.secrets.as_deref()).map_err(Failure::new)?;
+    let folder = secrets::read(args.secrets.as_deref()).map_err(Failure::new)?;
+    if !folder.errors.is_empty() {
+        return Err(Failure::new(folder.errors.join("\n")));
+    }
     let told = world
-        .take_secrets(folder, std::env::vars_os())
+        .take_secrets(folder.secrets, std::env::vars_os())
         .map_err(Failure::new)?;
     for told in told {
         eprintln!("warning: {told}");

@@ -24,7 +24,7 @@ mod together;
 
 pub use accepted::Accepted;
 pub use finding::Finding;
-pub use secrets::{FileSecrets, Outside, folder, variable_for};
+pub use secrets::{FileSecrets, Folder, Outside, folder, variable_for};
 
 /// Namespace and name.
 pub type Name = (String, String);

@@ -28,7 +28,7 @@ impl Serving {
     pub(super) async fn reload(self: &Arc<Self>) {
         let paths = self.args.filename.clone();
         let secrets = self.args.secrets.clone();
-        let read = move || (survey::paths(&paths), secrets::folder(secrets.as_deref()));
+        let read = move || (survey::paths(&paths), secrets::read(secrets.as_deref()));
         let (survey, folder) = match tokio::task::spawn_blocking(read).await {
             Ok(read) => read,
             Err(error) => return tracing::error!(%error, "the files could not be read again"),

@@ -1,39 +1,35 @@
 //! The folder of Secrets that `--secrets` names.
 //!
-//! In: the folder. Out: what it holds, at the start and whenever it changes. A folder that cannot be read any more leaves what
-//! it held in force, and is told. Must not do: show a value.
+//! In: the folder. Out: what it holds, at the start and whenever it changes. While the folder as a whole cannot be read, what it
+//! held stays in force; what in it cannot be read is left out, so that a mistake keeps no key that is gone in force. Must not
+//! do: show a value.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::super::world::{Finding, Name, World};
+use super::super::world::{Finding, Folder, World, folder};
 use crate::policy::diagnostic::Level;
-
-/// Keys and values by Secret.
-pub type Folder = BTreeMap<Name, BTreeMap<String, Vec<u8>>>;
 
 /// What the folder holds now; nothing where none is named.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn folder(dir: Option<&Path>) -> Result<Folder, String> {
-    dir.map_or_else(|| Ok(Folder::new()), super::super::world::folder)
+/// When there is no such folder.
+pub fn read(dir: Option<&Path>) -> Result<Folder, String> {
+    dir.map_or_else(|| Ok(Folder::default()), folder)
 }
 
-/// Gives a world that was read again its Secrets. What cannot be read stays as it was before.
-pub fn renew(world: &mut World, before: &World, folder: Result<Folder, String>) -> Option<Finding> {
-    let (folder, unread) = match folder {
-        Ok(folder) => (folder, None),
-        Err(why) => (before.outside.folder.clone(), Some(why)),
-    };
-    match world.take_secrets(folder, std::env::vars_os()) {
-        Ok(_) => {}
-        Err(why) => {
-            world.outside = before.outside.clone();
-            return Some(finding(why));
-        }
+/// Gives a world that was read again its Secrets, and says what is wrong with them.
+pub fn renew(world: &mut World, before: &World, read: Result<Folder, String>) -> Vec<Finding> {
+    let Folder {
+        secrets,
+        mut errors,
+    } = read.unwrap_or_else(|why| Folder {
+        secrets: before.outside.folder.clone(),
+        errors: vec![why],
+    });
+    if let Err(why) = world.take_secrets(secrets, std::env::vars_os()) {
+        errors.push(why);
     }
-    unread.map(finding)
+    errors.into_iter().map(finding).collect()
 }
 
 fn finding(message: String) -> Finding {

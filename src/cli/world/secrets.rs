@@ -58,7 +58,8 @@ impl World {
             folder,
             variables: BTreeMap::new(),
         };
-        let mut told = Vec::new();
+        // A variable that is not clear is left out, and the others are taken.
+        let (mut told, mut wrong) = (Vec::new(), Vec::new());
         let namespaces: BTreeSet<String> = self
             .servers
             .iter()
@@ -100,15 +101,16 @@ impl World {
                         .or_default();
                     keys.insert((*key).to_owned(), bytes(value));
                 }
-                [(one, _), (other, _), ..] => {
-                    return Err(format!(
-                        "the variable {PREFIX}{rest} fits two Secrets, {one} and {other}; put them into a folder as \
-                         DIR/NAMESPACE/NAME/KEY, give it with --secrets DIR, and unset the variable"
-                    ));
-                }
+                [(one, _), (other, _), ..] => wrong.push(format!(
+                    "the variable {PREFIX}{rest} fits two Secrets, {one} and {other}; put them into a folder as \
+                     DIR/NAMESPACE/NAME/KEY, give it with --secrets DIR, and unset the variable"
+                )),
             }
         }
-        Ok(told)
+        match wrong.is_empty() {
+            true => Ok(told),
+            false => Err(wrong.join("\n")),
+        }
     }
 
     /// The Secrets of one namespace, from wherever they are.
@@ -159,22 +161,42 @@ fn references(value: &serde_json::Value, names: &mut BTreeSet<String>) {
     }
 }
 
+/// What a folder holds, and what in it cannot be read, which is left out.
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
+pub struct Folder {
+    /// The Secrets.
+    pub secrets: BTreeMap<Name, Keys>,
+    /// What is not as it should be, with its path.
+    pub errors: Vec<String>,
+}
+
 /// Reads DIR/NAMESPACE/NAME/KEY. What begins with a dot is left out, as the links by which Kubernetes swaps Secrets do.
 ///
 /// # Errors
-/// What is not as that says, with its path.
-pub fn folder(dir: &Path) -> Result<BTreeMap<Name, Keys>, String> {
-    let mut found = BTreeMap::new();
+/// When there is no such folder.
+pub fn folder(dir: &Path) -> Result<Folder, String> {
+    let mut found = Folder::default();
     for (namespace, path) in entries(dir)? {
-        for (name, path) in entries(&path)? {
+        let names = found.or_told(entries(&path));
+        for (name, path) in names {
             let mut keys = Keys::new();
-            for (key, path) in entries(&path)? {
-                keys.insert(key, value(&path)?);
+            let files = found.or_told(entries(&path));
+            for (key, path) in files {
+                keys.extend(found.or_told(value(&path).map(|value| Some((key, value)))));
             }
-            found.insert((namespace.clone(), name), keys);
+            found.secrets.insert((namespace.clone(), name), keys);
         }
     }
     Ok(found)
+}
+
+impl Folder {
+    fn or_told<T: Default>(&mut self, read: Result<T, String>) -> T {
+        read.unwrap_or_else(|why| {
+            self.errors.push(why);
+            T::default()
+        })
+    }
 }
 
 fn entries(dir: &Path) -> Result<Vec<(String, std::path::PathBuf)>, String> {
@@ -356,22 +378,34 @@ mod tests {
         std::os::unix::fs::symlink("..2026_01", secret.join("..data")).unwrap();
         std::os::unix::fs::symlink("..data/Trainer", secret.join("Trainer")).unwrap();
         let found = folder(dir.path()).unwrap();
+        assert_eq!(found.errors, Vec::<String>::new());
         let mut world = world(&["agents"]);
-        world.take_secrets(found, std::iter::empty()).unwrap();
+        world
+            .take_secrets(found.secrets, std::iter::empty())
+            .unwrap();
         assert_eq!(
             keys(&world, "agents"),
             [("Trainer".to_owned(), "key\n".to_owned())]
         );
         assert_eq!(world.secrets_of("other").all("agents"), None);
+        // What is not as it should be is left out and told; the rest is read.
         std::fs::write(dir.path().join("ml/stray"), "x").unwrap();
-        let error = folder(dir.path()).unwrap_err();
-        assert!(
-            error.contains("ml/stray") && error.contains("DIR/NAMESPACE/NAME/KEY"),
-            "{error}"
-        );
-        std::fs::remove_file(dir.path().join("ml/stray")).unwrap();
         std::fs::create_dir(secret.join("nested")).unwrap();
-        assert!(folder(dir.path()).unwrap_err().contains("not a file"));
+        std::fs::write(secret.join("large"), vec![0; 1 + (1 << 20)]).unwrap();
+        let found = folder(dir.path()).unwrap();
+        for part in ["ml/stray", "nested", "large"] {
+            assert_eq!(
+                found
+                    .errors
+                    .iter()
+                    .filter(|error| error.contains(part))
+                    .count(),
+                1,
+                "{found:?}"
+            );
+        }
+        let held = &found.secrets[&("ml".to_owned(), "agents".to_owned())];
+        assert_eq!(held.keys().collect::<Vec<_>>(), ["Trainer"]);
         assert!(folder(&dir.path().join("none")).is_err());
     }
 }

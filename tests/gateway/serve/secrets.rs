@@ -72,10 +72,16 @@ fn a_folder_of_secrets_is_read_as_mounted_and_again_when_it_changes() {
     mount(&serve.folder.path().join("secrets"), "2", SECOND);
     serve.status_until(SECOND, 200);
     assert_eq!(serve.status_of(FIRST), 401);
-    // What is no folder of Secrets any more leaves in force what was.
-    std::fs::write(serve.folder.path().join("secrets/ml/stray"), "x").unwrap();
+    // A mistake beside it is told, and keeps no key that is gone in force.
+    let secrets = serve.folder.path().join("secrets");
+    std::fs::write(secrets.join("ml/stray"), "x").unwrap();
     serve.says("DIR/NAMESPACE/NAME/KEY");
     assert_eq!(serve.status_of(SECOND), 200);
+    mount(&secrets, "3", PROD);
+    serve.status_until(PROD, 200);
+    assert_eq!(serve.status_of(SECOND), 401);
+    std::fs::remove_file(secrets.join("ml/agents/Trainer")).unwrap();
+    serve.status_until(PROD, 401);
     let (_, said, _) = serve.interrupt();
     assert!(!said.contains(FIRST) && !said.contains(SECOND), "{said}");
 }
