@@ -1,13 +1,15 @@
-//! `portcullis import`: another product's policy as an McpPolicy.
+//! `portcullis import`: another product's policy as McpPolicies.
 //!
-//! In: a PolicyLayer `policy.json` or an Intercept YAML. Out: the McpPolicy as YAML on standard output, and on standard error
-//! what has no equivalent. Exit code 0 when something could be imported.
+//! In: a PolicyLayer `policy.json` or an Intercept YAML. Out: the McpPolicies as YAML on standard output, and on standard error
+//! what has no equivalent, with its place in the file. Exit code 0 when it could be imported, 1 when it could not, or with
+//! `--strict` when something is denied because it could not be carried over.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
-use super::output::{Failure, Output, print_data, visible};
+use super::output::{Failure, Output, print, print_data, visible};
 use crate::api::policy::McpPolicy;
-use crate::policy::import::import;
+use crate::policy::import::{MAX_BYTES, Note, import};
 
 /// Turn a PolicyLayer policy.json or an Intercept YAML into an McpPolicy
 #[derive(Debug, clap::Args)]
@@ -17,33 +19,22 @@ pub struct Args {
     /// The McpServer that the policy is for; a policy reaches only servers in its own namespace
     #[arg(long, default_value = "mlflow", value_name = "[NAMESPACE/]NAME")]
     server: String,
+    /// Exit with code 1 if anything is denied because it could not be carried over; the policy is printed all the same
+    #[arg(long)]
+    strict: bool,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Output::Yaml)]
     output: Output,
 }
 
-/// Larger files are no policies.
-const MAX_BYTES: u64 = 4 << 20;
-
 /// Runs the command.
 ///
 /// # Errors
-/// Code 1 when the file is no policy that is known.
+/// Code 1 when the file is not a policy that is known, and with `--strict` when something was closed.
 pub fn run(args: Args) -> Result<(), Failure> {
-    use std::io::Read as _;
-    let shown = args.file.display();
-    let unreadable =
-        |error: std::io::Error| Failure::new(format!("{shown} cannot be read: {error}"));
-    let mut text = String::new();
-    let read = if args.file.as_os_str() == "-" {
-        std::io::stdin().take(MAX_BYTES).read_to_string(&mut text)
-    } else {
-        std::fs::File::open(&args.file)
-            .map_err(unreadable)?
-            .take(MAX_BYTES)
-            .read_to_string(&mut text)
-    };
-    read.map_err(unreadable)?;
+    let shown = visible(&args.file.display().to_string());
+    let text = read(&args.file)
+        .map_err(|error| Failure::new(format!("{shown} cannot be read: {error}")))?;
     let (namespace, server) = match args.server.split_once('/') {
         Some((namespace, server)) if namespace.is_empty() || server.is_empty() => {
             return Err(Failure::new(format!(
@@ -55,19 +46,132 @@ pub fn run(args: Args) -> Result<(), Failure> {
         None => (None, args.server.as_str()),
     };
     let imported = import(&text, server).map_err(|error| Failure {
-        message: format!("{shown}: {error}"),
+        message: match error.at {
+            Some(at) => format!(
+                "{shown}:{}:{}: {}",
+                at.line,
+                at.column,
+                visible(&error.message)
+            ),
+            None => format!("{shown}: {}", visible(&error.message)),
+        },
         code: 1,
     })?;
     for note in &imported.notes {
-        eprintln!("note: {}", visible(note));
+        eprintln!("{}", line(&shown, note));
     }
     if namespace.is_none() {
         eprintln!(
             "note: the policy has no namespace; it must be in that of the McpServer, which --server NAMESPACE/{server} writes"
         );
     }
-    let mut policy = McpPolicy::new(&format!("{server}-imported"), imported.spec);
-    // Where it is not given, `kubectl apply -n` decides.
-    policy.metadata.namespace = namespace.map(str::to_owned);
-    print_data(&policy, args.output)
+    let policies: Vec<McpPolicy> = imported
+        .policies
+        .into_iter()
+        .enumerate()
+        .map(|(i, spec)| {
+            let name = match i {
+                0 => format!("{server}-imported"),
+                i => format!("{server}-imported-{}", i + 1),
+            };
+            let mut policy = McpPolicy::new(&name, spec);
+            // Where it is not given, `kubectl apply -n` decides.
+            policy.metadata.namespace = namespace.map(str::to_owned);
+            policy
+        })
+        .collect();
+    if policies.len() > 1 {
+        eprintln!(
+            "note: one policy would be too large, so there are {}; they belong together, so apply all of them",
+            policies.len()
+        );
+    }
+    print_all(&policies, args.output)?;
+    let closed: usize = imported
+        .notes
+        .iter()
+        .filter(|note| note.closes)
+        .map(|note| note.places.len())
+        .sum();
+    match closed {
+        0 => Ok(()),
+        closed if args.strict => Err(Failure {
+            message: format!(
+                "--strict: {closed} place(s) of {shown} could not be carried over and deny calls; see the lines marked `closed`"
+            ),
+            code: 1,
+        }),
+        closed => {
+            eprintln!(
+                "note: {closed} place(s) could not be carried over and deny calls; see the lines marked `closed`"
+            );
+            Ok(())
+        }
+    }
+}
+
+/// The whole of a file, or why not.
+fn read(file: &Path) -> std::io::Result<String> {
+    let source: Box<dyn Read> = match file.as_os_str() == "-" {
+        true => Box::new(std::io::stdin()),
+        false => Box::new(std::fs::File::open(file)?),
+    };
+    let mut text = String::new();
+    // One byte more than may be there, so that a longer file is refused and not cut.
+    source
+        .take(MAX_BYTES as u64 + 1)
+        .read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Places that are listed of a note that is about many.
+const LISTED: usize = 8;
+
+fn line(file: &str, note: &Note) -> String {
+    let kind = if note.closes { "closed" } else { "note" };
+    let text = visible(&note.text);
+    let Some(first) = note.places.first() else {
+        return format!("{kind}: {text}");
+    };
+    let path = match first.path.as_str() {
+        "" => return format!("{kind}: {text}"),
+        path => visible(path),
+    };
+    let at = |line: u32, column: u32| format!("{line}:{column}");
+    let others: Vec<String> = note
+        .places
+        .iter()
+        .skip(1)
+        .map(|place| at(place.at.line, place.at.column))
+        .collect();
+    let also = match others.len() {
+        0 => String::new(),
+        count if count <= LISTED => format!(" (also at {})", others.join(", ")),
+        count => format!(
+            " (also at {} and {} more places)",
+            others[..LISTED].join(", "),
+            count - LISTED
+        ),
+    };
+    let at = at(first.at.line, first.at.column);
+    format!("{file}:{at}: {kind}: {path}: {text}{also}")
+}
+
+fn print_all(policies: &[McpPolicy], output: Output) -> Result<(), Failure> {
+    match (policies, output) {
+        ([policy], output) => print_data(policy, output),
+        (policies, Output::Json) => {
+            let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": policies});
+            print_data(&list, output)
+        }
+        (policies, output) => {
+            for (i, policy) in policies.iter().enumerate() {
+                if i > 0 {
+                    print("---\n")?;
+                }
+                print_data(policy, output)?;
+            }
+            Ok(())
+        }
+    }
 }

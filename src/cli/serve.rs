@@ -35,6 +35,7 @@ use crate::telemetry::{admin, logging, process};
 mod control;
 mod files;
 mod force;
+mod secrets;
 mod setup;
 mod state;
 mod table;
@@ -57,6 +58,9 @@ pub struct Args {
     /// Where MCP clients connect; each server is at /NAME/mcp
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
+    /// A folder of Secrets, as Kubernetes mounts them: DIR/NAMESPACE/NAME/KEY; it is read again when it changes
+    #[arg(long, value_name = "DIR")]
+    secrets: Option<PathBuf>,
     /// Set a variable of stdio servers over what their YAML says; may be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
@@ -141,9 +145,19 @@ struct Serving {
 }
 
 async fn serve(args: Args) -> Result<(), Failure> {
-    let mut watched = Watched::new(&args.filename);
-    let world = World::load(&args.filename, &args.operator_namespace)
+    let mut watched = Watched::new(&args.filename, args.secrets.as_deref());
+    let mut world = World::load(&args.filename, &args.operator_namespace)
         .map_err(|findings| failed(&findings))?;
+    let folder = secrets::read(args.secrets.as_deref()).map_err(Failure::new)?;
+    if !folder.errors.is_empty() {
+        return Err(Failure::new(folder.errors.join("\n")));
+    }
+    let told = world
+        .take_secrets(folder.secrets, std::env::vars_os())
+        .map_err(Failure::new)?;
+    for told in told {
+        eprintln!("warning: {told}");
+    }
     for ignored in &world.ignored {
         eprintln!("note: {ignored}");
     }

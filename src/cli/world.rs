@@ -24,7 +24,7 @@ mod together;
 
 pub use accepted::Accepted;
 pub use finding::Finding;
-pub use secrets::{FileSecrets, variable_for};
+pub use secrets::{FileSecrets, Folder, Outside, folder, variable_for};
 
 /// Namespace and name.
 pub type Name = (String, String);
@@ -38,6 +38,8 @@ pub struct World {
     pub policies: Vec<Located<McpPolicy>>,
     /// Secrets by namespace and name.
     pub secrets: BTreeMap<Name, BTreeMap<String, Vec<u8>>>,
+    /// Secrets that are not in the files.
+    pub outside: Outside,
     /// The file of each Secret.
     secret_files: BTreeMap<Name, String>,
     /// Documents of other kinds, as they are told.
@@ -356,17 +358,6 @@ impl World {
                 known()
             ))),
         }
-    }
-
-    /// The Secrets of one namespace, those of the environment included.
-    pub fn secrets_of(&self, namespace: &str) -> FileSecrets {
-        let secrets = self
-            .secrets
-            .iter()
-            .filter(|((of, _), _)| of == namespace)
-            .map(|((_, name), data)| (name.clone(), data.clone()))
-            .collect();
-        FileSecrets { secrets }
     }
 }
 

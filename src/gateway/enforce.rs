@@ -69,6 +69,8 @@ pub enum Refusal {
     Limited {
         /// The rule.
         by: Arc<RuleId>,
+        /// What its author says of it.
+        reason: Option<Arc<str>>,
         /// Units allowed.
         max: u64,
         /// In any window of this length, as written.
@@ -336,6 +338,7 @@ impl Pending<'_> {
         }
         Refusal::Limited {
             by: Arc::clone(&exhausted.by),
+            reason: exhausted.reason.clone(),
             max: exhausted.max,
             window: exhausted.window.clone(),
             retry_after: exhausted.retry_after,

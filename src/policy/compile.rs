@@ -120,7 +120,7 @@ pub fn diagnose_policy(
 }
 
 /// What the patterns of one policy cost, of the budget that the policies of a server share.
-pub(super) fn spent(spec: &McpPolicySpec) -> check::Spent {
+pub(in crate::policy) fn spent(spec: &McpPolicySpec) -> check::Spent {
     let owner = Owner {
         namespace: "",
         name: "",

@@ -236,6 +236,8 @@ pub struct Charge {
     pub cost: u64,
     /// The smallest rule that asks for it.
     pub by: Arc<RuleId>,
+    /// What its author says of it.
+    pub reason: Option<Arc<str>>,
 }
 
 impl Charge {

@@ -1,206 +1,221 @@
-//! PolicyLayer's `policy.json` and Intercept's YAML to an McpPolicy.
+//! PolicyLayer's `policy.json` and Intercept's YAML to McpPolicies.
 //!
 //! In: the text of such a document (version "1": default, hide, tools with rules or limits, deny_if and require, all_tools).
-//! Out: a policy that is never looser than what it came from, and a note on everything that has no equivalent. What cannot
-//! be carried over denies its tool until a person looks. Must not do: drop anything silently.
+//! Out: policies that are never looser than what it came from, and a note on everything that has no equivalent, with its
+//! place in the document. What cannot be carried over denies its tool until a person looks. Must not do: drop anything
+//! silently.
 
 mod condition;
 mod limits;
+mod literal;
 mod names;
+mod note;
+mod read;
+mod split;
 #[cfg(test)]
 mod tests;
 mod tool;
 
-use super::compile::diagnose_policy;
-use super::diagnostic::Level;
-use crate::api::GROUP;
-use crate::api::policy::{
-    Action, DefaultAction, Limit, McpPolicySpec, Rule, TargetRef, ToolSelector,
-};
-use names::{distinct, keys, label, plain_name, shown};
-use serde_json::{Map, Value};
+pub use note::{Note, Place};
+
+use super::diagnostic::Position;
+use crate::api::policy::{Action, DefaultAction, McpPolicySpec, Rule, Scope, ToolSelector};
+use names::{distinct, label, shown};
+use note::Notes;
+use read::{Entry, Node};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A policy and what a person should know about how it came about.
+/// Bytes that a document may have.
+pub const MAX_BYTES: usize = read::MAX_BYTES;
+
+/// Policies and what a person should know about how they came about.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Imported {
-    /// The policy.
-    pub spec: McpPolicySpec,
-    /// One sentence for each thing that has no equivalent, or means something slightly different here.
-    pub notes: Vec<String>,
+    /// The policies: one, or several where one would be too large. They belong together.
+    pub policies: Vec<McpPolicySpec>,
+    /// What has no equivalent, or means something slightly different here; closures first.
+    pub notes: Vec<Note>,
 }
 
 /// Why a document cannot be imported.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ImportError {
-    /// Neither JSON nor YAML.
-    #[error("the document cannot be read: {0}")]
-    Syntax(String),
-    /// Another kind of document.
-    #[error("{0}")]
-    Shape(String),
+#[error("{message}")]
+pub struct ImportError {
+    /// Where that is, unless it is about the whole.
+    pub at: Option<Position>,
+    /// What is wrong, and what to do.
+    pub message: String,
 }
 
-/// Converts a document into a policy for the server of this name.
+impl ImportError {
+    fn at(at: Position, message: impl Into<String>) -> Self {
+        Self {
+            at: Some(at),
+            message: message.into(),
+        }
+    }
+}
+
+/// Converts a document into policies for the server of this name.
+///
+/// # Errors
+/// When it is another kind of document, or what it says is beyond the bounds of policies.
 pub fn import(text: &str, server: &str) -> Result<Imported, ImportError> {
-    let document: Map<String, Value> =
-        serde_saphyr::from_str(text).map_err(|error| ImportError::Syntax(error.to_string()))?;
-    let version = document
-        .get("version")
-        .map(|version| version.to_string().trim_matches('"').to_owned());
-    if version.as_deref() != Some("1") {
-        return Err(ImportError::Shape(format!(
-            "version is {}, and only \"1\" of PolicyLayer's policy.json and Intercept's YAML is known",
-            version.unwrap_or_else(|| "missing".to_owned())
-        )));
-    }
-    let mut importer = Importer::new(&document)?;
-    importer.document(&document);
-    let spec = McpPolicySpec {
-        target_refs: vec![TargetRef {
-            group: GROUP.to_owned(),
-            kind: "McpServer".to_owned(),
-            name: server.to_owned(),
-            unknown: Default::default(),
-        }],
-        target_selector: None,
-        mode: None,
-        default_action: Some(importer.default),
-        rules: importer.rules,
-        prompts: Vec::new(),
-        resources: Vec::new(),
+    let document = read::read(text).map_err(|broken| ImportError::at(broken.at, broken.message))?;
+    let Some(entries) = document.map() else {
+        let message = format!("a policy is a mapping, and this is {}", document.kind());
+        return Err(ImportError::at(document.at, message));
     };
-    // What is written must be acceptable as it stands.
-    if let Some(error) = diagnose_policy("default", "imported", "default", &spec)
-        .into_iter()
-        .find(|found| found.level == Level::Error)
-    {
-        return Err(ImportError::Shape(format!(
-            "the document cannot be carried over: {error}"
-        )));
+    match document.get("version") {
+        Some(version) if version.text() == Some("1") => {}
+        version => {
+            let found = version.map_or("missing", |version| {
+                version.text().unwrap_or(version.kind())
+            });
+            return Err(ImportError::at(
+                version.map_or(document.at, |version| version.at),
+                format!(
+                    "version is {found}, and only \"1\" of PolicyLayer's policy.json and Intercept's YAML is known"
+                ),
+            ));
+        }
     }
+    let mut importer = Importer {
+        default: DefaultAction::Deny,
+        rules: Vec::new(),
+        notes: Notes::default(),
+        names: BTreeSet::new(),
+        closed: BTreeSet::new(),
+        counters: BTreeMap::new(),
+        listed: Vec::new(),
+    };
+    importer.document(&document, entries)?;
+    let Importer {
+        default,
+        rules,
+        notes,
+        ..
+    } = importer;
+    let policies = split::policies(rules, default, server)
+        .map_err(|message| ImportError { at: None, message })?;
     Ok(Imported {
-        spec,
-        notes: importer.notes,
+        policies,
+        notes: notes.finish(),
     })
 }
 
 struct Importer {
     default: DefaultAction,
     rules: Vec<Rule>,
-    notes: Vec<String>,
+    notes: Notes,
     names: BTreeSet<String>,
-    /// Counters as they were called there, with their names here: two never become one.
-    counters: BTreeMap<String, String>,
+    /// Tools that are denied already because something about them could not be carried over.
+    closed: BTreeSet<String>,
+    /// Counters by their names here: two never become one.
+    counters: BTreeMap<String, Bound>,
     /// Tools that the document lists, which is what allows them where the default is deny.
     listed: Vec<String>,
 }
 
-impl Importer {
-    fn new(document: &Map<String, Value>) -> Result<Self, ImportError> {
-        let mut notes = Vec::new();
-        let default = match document
-            .get("default")
-            .map(|value| value.as_str().unwrap_or_default())
-        {
-            Some("deny") => DefaultAction::Deny,
-            Some("allow") => DefaultAction::Allow,
-            Some(other) => {
-                return Err(ImportError::Shape(format!(
-                    "default is {other:?} and must be \"allow\" or \"deny\""
-                )));
-            }
-            None if document
-                .get("tools")
-                .is_some_and(|tools| tools.to_string().contains("\"rules\"")) =>
-            {
-                notes.push("default is not written, which Intercept reads as allow: defaultAction is Allow".to_owned());
-                DefaultAction::Allow
-            }
-            None => {
-                notes.push("default is not written: defaultAction is Deny".to_owned());
-                DefaultAction::Deny
-            }
-        };
-        Ok(Self {
-            default,
-            rules: Vec::new(),
-            notes,
-            names: BTreeSet::new(),
-            counters: BTreeMap::new(),
-            listed: Vec::new(),
-        })
-    }
+/// A counter, and what it bounds.
+struct Bound {
+    there: String,
+    here: String,
+    bound: (f64, &'static str, Scope),
+    tools: Vec<String>,
+    place: Place,
+}
 
-    fn document(&mut self, document: &Map<String, Value>) {
-        for key in keys(
-            document,
-            &[
-                "version",
-                "description",
-                "default",
-                "hide",
-                "tools",
-                "all_tools",
-            ],
-        ) {
-            self.note(format!(
-                "{key}: has no equivalent and was left out; look whether it restricted anything"
-            ));
-        }
-        self.hide(document.get("hide"));
-        let empty = Map::new();
-        let tools = document
-            .get("tools")
-            .and_then(Value::as_object)
-            .unwrap_or(&empty);
-        for name in tools.keys().filter(|name| *name != "*") {
-            if name.contains('*') {
-                self.note(format!(
-                    "tools.{name}: a name with `*` would be a pattern here; it is not allowed"
-                ));
-            } else {
-                self.listed.push(name.clone());
-            }
-        }
-        let all_limits = self.all_tools(document.get("all_tools"));
-        // Where the default is deny, being listed is what allows a tool; elsewhere this rule only carries the limits.
-        let everything = self.default == DefaultAction::Allow;
-        let names = if everything {
-            vec!["*".to_owned()]
-        } else {
-            self.listed.clone()
+impl Importer {
+    fn document(&mut self, document: &Node, entries: &[Entry]) -> Result<(), ImportError> {
+        let root = Place {
+            at: document.at,
+            path: String::new(),
         };
-        if !names.is_empty() && (!everything || !all_limits.is_empty()) {
-            self.rule(
-                if everything { "all-tools" } else { "listed" },
-                names,
-                Action::Allow,
-                |rule| {
-                    rule.limits = all_limits;
-                },
+        let known = [
+            "version",
+            "description",
+            "default",
+            "hide",
+            "tools",
+            "all_tools",
+            "approvals",
+        ];
+        for unknown in entries.iter().filter(|found| !known.contains(&&*found.key)) {
+            let why = format!("the key {:?} of a policy is not known", unknown.key);
+            self.closed("*", &root.key(&unknown.key, unknown.at), &why);
+        }
+        if let Err((at, why)) = condition::text_of(document, "description") {
+            self.closed("*", &root.key("description", at), &why);
+        }
+        if let Some(approvals) = document.get("approvals") {
+            self.note(
+                &root.key("approvals", approvals.at),
+                "how people are asked for approval is no part of a policy here; \
+                      requests stay open for 30m where no approval_timeout is written",
             );
         }
-        for (name, entry) in tools {
-            self.tool(name, entry);
+        self.default_action(document, &root)?;
+        self.hide(&root, document.get("hide"));
+        let tools: &[Entry] = match document.get("tools").map(|tools| (tools, tools.map())) {
+            None => &[],
+            Some((_, Some(tools))) => tools,
+            Some((tools, None)) => {
+                let why = format!(
+                    "tools must be a mapping of names, and this is {}",
+                    tools.kind()
+                );
+                self.closed("*", &root.key("tools", tools.at), &why);
+                &[]
+            }
+        };
+        let named = tools.iter().filter(|entry| !entry.key.contains('*'));
+        self.listed = named.map(|entry| entry.key.clone()).collect();
+        // Where the default is deny, being listed is what allows a tool.
+        if self.default == DefaultAction::Deny {
+            self.named("listed", &self.listed.clone(), Action::Allow);
+        }
+        self.all_tools(&root, document.get("all_tools"));
+        let place = root.key("tools", document.at);
+        for entry in tools {
+            self.tool(&place.key(&entry.key, entry.at), entry);
         }
         if self.default == DefaultAction::Deny && self.listed.is_empty() {
-            self.note("default: deny without any tool listed denies every tool, not only the hidden ones; list the tools \
+            self.note(&root, "default: deny without any tool listed denies every tool, not only the hidden ones; list the tools \
                        that should stay usable in a rule with action: Allow");
         }
-        self.note("prompts and resources were not governed there; here they are hidden until a rule allows them");
+        self.note(&root, "prompts and resources were not governed there; here they are hidden until a rule allows them");
         if self.rules.iter().any(|rule| !rule.limits.is_empty()) {
-            self.note("limits there reset with the calendar minute, hour or day; here they hold over any window of that \
+            self.note(&root, "limits there reset with the calendar minute, hour or day; here they hold over any window of that \
                        length, so that bursts across a reset are refused");
         }
         if self.rules.iter().any(|rule| rule.when.is_some()) {
-            self.note("conditions there convert between text and numbers; here an argument of another kind than the tool's \
-                       schema says is refused");
+            self.note(&root, "a condition denies where what was sent or what the server makes of it would be denied there; the \
+                       arguments of such a tool must also be as its schema says");
         }
+        Ok(())
     }
 
-    fn note(&mut self, note: impl Into<String>) {
-        self.notes.push(note.into());
+    fn default_action(&mut self, document: &Node, root: &Place) -> Result<(), ImportError> {
+        let Some(default) = document.get("default") else {
+            self.notes.add(true, root, "default is not written, and it is not guessed: tools that are not listed are denied; \
+                       write default: allow (as Intercept reads it) or default: deny".to_owned());
+            return Ok(());
+        };
+        self.default = match default.text() {
+            Some("deny") => DefaultAction::Deny,
+            Some("allow") => DefaultAction::Allow,
+            other => {
+                let found = other.unwrap_or(default.kind());
+                let message = format!("default is {found:?} and must be \"allow\" or \"deny\"");
+                return Err(ImportError::at(default.at, message));
+            }
+        };
+        Ok(())
+    }
+
+    fn note(&mut self, place: &Place, note: impl Into<String>) {
+        self.notes.add(false, place, note.into());
     }
 
     /// Adds a rule under a name that no other has.
@@ -232,58 +247,63 @@ impl Importer {
     }
 
     /// Denies a tool about which something was written that cannot be carried over.
-    fn closed(&mut self, tool: &str, at: &str, why: &str) {
-        self.note(format!(
-            "{at}: {why}; {} denied until you put that right",
-            shown(tool)
-        ));
-        self.rule(
-            &format!("{}-unclear", plain_name(tool)),
-            vec![tool.to_owned()],
-            Action::Deny,
-            |rule| {
-                rule.reason = Some("An imported rule could not be carried over.".to_owned());
-            },
-        );
+    fn closed(&mut self, tool: &str, place: &Place, why: &str) {
+        let text = format!("{why}; {} is denied until you put that right", shown(tool));
+        self.notes.add(true, place, text);
+        if self.closed.insert(tool.to_owned()) {
+            let reason = Some("An imported rule could not be carried over.".to_owned());
+            self.deny(tool, "unclear", None, reason);
+        }
     }
 
-    fn hide(&mut self, hide: Option<&Value>) {
+    fn hide(&mut self, root: &Place, hide: Option<&Node>) {
         let Some(hide) = hide else { return };
-        let names: Option<Vec<String>> = hide
-            .as_array()
-            .map(|names| {
-                names
-                    .iter()
-                    .map(|name| name.as_str().map(str::to_owned))
-                    .collect()
-            })
-            .unwrap_or_default();
-        match names {
-            Some(names) if names.is_empty() => {}
-            Some(names) => {
-                for name in names
-                    .iter()
-                    .filter(|name| *name != "*" && name.contains('*'))
-                {
-                    self.notes.push(format!(
-                        "hide: {name} is a pattern here and hides every tool that it matches"
-                    ));
+        let place = root.key("hide", hide.at);
+        let Some(items) = hide.list() else {
+            let why = format!("hide must be a list of names, and this is {}", hide.kind());
+            return self.closed("*", &place, &why);
+        };
+        let mut names = Vec::new();
+        for (i, item) in items.iter().enumerate() {
+            let place = place.index(i, item.at);
+            match item.text().filter(|name| !name.trim().is_empty()) {
+                Some(name) => {
+                    if name != "*" && name.contains('*') {
+                        self.note(
+                            &place,
+                            format!(
+                                "{name:?} is a pattern here and hides every tool that it matches"
+                            ),
+                        );
+                    }
+                    names.push(name.to_owned());
                 }
-                self.rule("hidden", names, Action::Hide, |_| {});
+                None => {
+                    let why = format!("hide must list names, and this is {}", item.kind());
+                    self.closed("*", &place, &why);
+                }
             }
-            None => self.closed("*", "hide", "it is no list of names"),
         }
+        self.named("hidden", &names, Action::Hide);
     }
 
-    fn all_tools(&mut self, all: Option<&Value>) -> Vec<Limit> {
-        let Some(all) = all else { return Vec::new() };
-        let Some(all) = all.as_object() else {
-            self.closed("*", "all_tools", "it is no object");
-            return Vec::new();
+    fn all_tools(&mut self, root: &Place, all: Option<&Node>) {
+        let Some(all) = all else { return };
+        let place = root.key("all_tools", all.at);
+        let Some(entries) = all.map() else {
+            let why = format!("all_tools must be a mapping, and this is {}", all.kind());
+            return self.closed("*", &place, &why);
         };
-        for key in keys(all, &["limits"]) {
-            self.closed("*", &format!("all_tools.{key}"), "it has no equivalent");
+        for unknown in entries
+            .iter()
+            .filter(|entry| !["limits", "description"].contains(&&*entry.key))
+        {
+            let why = format!("the key {:?} of all_tools is not known", unknown.key);
+            self.closed("*", &place.key(&unknown.key, unknown.at), &why);
         }
-        self.limits("*", "all_tools.limits", all.get("limits"))
+        if let Err((at, why)) = condition::text_of(all, "description") {
+            self.closed("*", &place.key("description", at), &why);
+        }
+        self.limits("*", &place.key("limits", all.at), all.get("limits"));
     }
 }

@@ -160,20 +160,29 @@ pub fn bad_arguments(version: Version, id: &Id<'_>, field: &str, must: &str) -> 
     )
 }
 
-/// A limit that is exhausted; `window` as the policy writes it.
+/// A limit that is exhausted; `window` as the policy writes it. Without a wait the call never fits.
 pub fn limited(
     version: Version,
     id: &Id<'_>,
-    max: u64,
-    window: &str,
+    (max, window): (u64, &str),
     rule: &str,
-    wait: Duration,
+    reason: &str,
+    wait: Option<Duration>,
 ) -> Vec<u8> {
-    let text = format!(
-        "Limit of {max} per {window} reached (rule {rule}). Retry after {} s.",
-        seconds(wait)
-    );
-    tool_refused(version, id, &text, Some(wait))
+    let because = match sentence(reason) {
+        "" => String::new(),
+        reason => format!(": {reason}"),
+    };
+    let text = match wait {
+        Some(wait) => format!(
+            "Limit of {max} per {window} reached (rule {rule}){because}. Retry after {} s.",
+            seconds(wait)
+        ),
+        None => format!(
+            "This call costs more than the limit of {max} per {window} (rule {rule}) ever allows{because}. Do not retry."
+        ),
+    };
+    tool_refused(version, id, &text, wait)
 }
 
 /// A limit that cannot be counted now: too many counters, or their server does not answer.
@@ -405,18 +414,19 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_says_when_to_call_again() {
+    fn a_limit_says_when_to_call_again_and_why() {
+        let limited = |reason, wait| text(limited(NEW, &one(), (30, "1m"), "tags", reason, wait));
+        let wait = Some(Duration::from_millis(11_001));
         assert_eq!(
-            text(limited(
-                NEW,
-                &one(),
-                30,
-                "1m",
-                "tag-writes",
-                Duration::from_millis(11_001)
-            )),
-            r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"Limit of 30 per 1m reached (rule tag-writes). Retry after 12 s."}],"isError":true,"_meta":{"portcullis.dev/retryAfterMs":11001}}}"#
+            limited("", wait),
+            r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"Limit of 30 per 1m reached (rule tags). Retry after 12 s."}],"isError":true,"_meta":{"portcullis.dev/retryAfterMs":11001}}}"#
         );
+        assert!(limited("Tag in bulk.\nAsk us how.", wait).contains(
+            r#""Limit of 30 per 1m reached (rule tags): Tag in bulk.\nAsk us how. Retry after 12 s.""#
+        ));
+        assert!(limited("Too much.", None).contains(
+            r#""This call costs more than the limit of 30 per 1m (rule tags) ever allows: Too much. Do not retry.""#
+        ));
     }
 
     #[test]

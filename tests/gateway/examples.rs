@@ -66,7 +66,7 @@ fn serve(example: &str, name: &str, variable: &str) -> Option<Served> {
         .arg(folder.path().join("serve.sock"))
         .env("PATH", path)
         .env(
-            "PORTCULLIS_SECRET_MLFLOW_AGENTS_TRAINER",
+            "PORTCULLIS_SECRET_MLFLOW_AGENTS__trainer",
             "a-key-of-this-test-only",
         )
         .stdout(Stdio::null())

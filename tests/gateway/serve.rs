@@ -1,6 +1,7 @@
 //! `portcullis serve` as a person runs it: the real program, a stdio server as its child, the commands beside it.
 
 mod files;
+mod secrets;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -60,18 +61,35 @@ const APPROVE: &str = "    - { name: echo, tools: { names: [echo] }, action: Req
 
 impl Serve {
     fn start(rules: &str) -> Serve {
+        Serve::start_as(&server_yaml(), rules, |_, _| {})
+    }
+
+    /// The same with another server, and with what the command is given more, beside the folder of the files.
+    fn start_as(server: &str, rules: &str, more: impl FnOnce(&mut Command, &Path)) -> Serve {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("files")).unwrap();
-        std::fs::write(folder.path().join("files/server.yaml"), server_yaml()).unwrap();
+        std::fs::write(folder.path().join("files/server.yaml"), server).unwrap();
         std::fs::write(folder.path().join("files/policy.yaml"), policy_yaml(rules)).unwrap();
         let address = format!("127.0.0.1:{}", free_port());
-        let mut child = portcullis()
+        let mut command = portcullis();
+        more(&mut command, folder.path());
+        // What is given more comes last; options may stand anywhere.
+        let given: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        let mut child = Command::new(command.get_program());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => child.env(name, value),
+                None => child.env_remove(name),
+            };
+        }
+        let mut child = child
             .args(["serve", "-f"])
             .arg(folder.path().join("files"))
             .args(["--listen", &address, "--socket"])
             .arg(folder.path().join("run/serve.sock"))
             .arg("--audit-file")
             .arg(folder.path().join("audit.jsonl"))
+            .args(given)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -138,13 +156,23 @@ impl Serve {
 
     /// One POST; status, session id, body.
     fn post(&self, session: Option<&str>, body: &Value) -> (u16, Option<String>, Value) {
+        self.post_with("", session, body)
+    }
+
+    /// The same with lines of the header, each with its line break.
+    fn post_with(
+        &self,
+        header: &str,
+        session: Option<&str>,
+        body: &Value,
+    ) -> (u16, Option<String>, Value) {
         let body = body.to_string();
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let session = session.map_or_else(String::new, |id| format!("Mcp-Session-Id: {id}\r\n"));
         write!(
             stream,
-            "POST /scripted/mcp HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nConnection: close\r\n{session}Content-Length: {}\r\n\r\n{body}",
+            "POST /scripted/mcp HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nConnection: close\r\n{header}{session}Content-Length: {}\r\n\r\n{body}",
             self.address,
             body.len()
         )

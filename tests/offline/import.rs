@@ -105,3 +105,108 @@ fn an_imported_policy_reaches_the_server_that_was_named_with_its_namespace() {
         assert!(said(wrong).contains("write NAME or NAMESPACE/NAME"));
     }
 }
+
+fn import(arguments: &[&str], text: &str) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("policy.yaml");
+    std::fs::write(&source, text).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["import", "--server", "ml/mlflow"])
+        .args(arguments)
+        .arg(&source)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let said = text(output.stderr).replace(&source.display().to_string(), "policy.yaml");
+    (output.status.code(), text(output.stdout), said)
+}
+
+const CLOSED: &str = "
+version: '1'
+default: allow
+tools:
+  charge:
+    rules:
+      - { name: limit, rate_limit: 5/hour }
+      - { name: odd, conditions: { path: args.x } }
+  refund:
+    rules:
+      - { name: limit, rate_limit: 5/hour }
+";
+
+#[test]
+fn strict_ends_with_1_if_anything_was_closed_and_prints_the_policy_all_the_same() {
+    let (code, policy, said) = import(&[], CLOSED);
+    assert_eq!(code, Some(0), "{said}");
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        lines[0].starts_with(
+            "policy.yaml:8:34: closed: tools.charge.rules[1]: conditions must be a list, and this is a mapping; the tool \
+             charge is denied"
+        ),
+        "{said}"
+    );
+    assert_eq!(said.matches("whole proxy").count(), 1, "{said}");
+    assert!(
+        said.contains("policy.yaml:7:36: note: tools.charge.rules[0].rate_limit: ")
+            && said.contains("(also at 11:36)"),
+        "{said}"
+    );
+    assert!(lines.last().unwrap().contains("1 place(s)"), "{said}");
+    let (code, strict, said) = import(&["--strict"], CLOSED);
+    assert_eq!((code, &strict), (Some(1), &policy), "{said}");
+    assert!(
+        said.contains("--strict: 1 place(s) of policy.yaml"),
+        "{said}"
+    );
+    let clean = CLOSED.replace(
+        "{ path: args.x }",
+        "[{ path: args.x, op: exists, value: true }]",
+    );
+    let (code, _, said) = import(&["--strict"], &clean);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn a_file_that_is_too_long_is_refused_and_not_cut() {
+    let long = format!("{CLOSED}#{}\n", "x".repeat(4 << 20));
+    let (code, policy, said) = import(&[], &format!("{long}hide: ['*']\n"));
+    assert_eq!((code, policy.as_str()), (Some(1), ""));
+    assert!(said.contains("longer than 4194304 bytes"), "{said}");
+    let (code, _, said) = import(&[], "version: '1'\ndefault: allow\ntools: {a: {}, b: [1, }");
+    assert_eq!(code, Some(1));
+    assert!(said.contains("policy.yaml:3:"), "{said}");
+}
+
+#[test]
+fn a_file_beyond_the_bounds_of_a_policy_becomes_several_that_validate_takes() {
+    let mut text = "version: '1'\ndefault: allow\ntools:\n  charge:\n    deny_if:\n".to_owned();
+    for i in 0..100 {
+        text.push_str(&format!(
+            "    - {{ path: args.x, op: regex, value: '^v{i}$' }}\n"
+        ));
+    }
+    for output in ["yaml", "json"] {
+        let (code, policies, said) = import(&["-o", output], &text);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("so there are 2"), "{said}");
+        assert_eq!(
+            policies.matches("mlflow-imported-2").count(),
+            1,
+            "{policies}"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join(format!("imported.{output}"));
+        std::fs::write(&target, &policies).unwrap();
+        let checked = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["validate"])
+            .arg(&target)
+            .output()
+            .unwrap();
+        assert!(
+            checked.status.success(),
+            "{}",
+            String::from_utf8_lossy(&checked.stderr)
+        );
+    }
+}

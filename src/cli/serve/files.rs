@@ -3,7 +3,7 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::manifest::survey;
@@ -14,16 +14,18 @@ pub const EVERY: Duration = Duration::from_millis(200);
 /// Files, what they held when they were last read, and what when they were last looked at.
 pub struct Watched {
     paths: Vec<PathBuf>,
+    secrets: Option<PathBuf>,
     read: u64,
     seen: u64,
 }
 
 impl Watched {
     /// Looks for the first time.
-    pub fn new(paths: &[PathBuf]) -> Self {
-        let now = fingerprint(paths);
+    pub fn new(paths: &[PathBuf], secrets: Option<&Path>) -> Self {
+        let now = fingerprint(paths, secrets);
         Watched {
             paths: paths.to_vec(),
+            secrets: secrets.map(Path::to_owned),
             read: now,
             seen: now,
         }
@@ -32,14 +34,15 @@ impl Watched {
     /// Whether the files differ from what was last read and have not changed between two looks. A file that is being written
     /// is often valid as far as it has come, but for the rules at its end.
     pub fn changed(&mut self) -> bool {
-        let now = fingerprint(&self.paths);
+        let now = fingerprint(&self.paths, self.secrets.as_deref());
         let still = std::mem::replace(&mut self.seen, now) == now;
         still && std::mem::replace(&mut self.read, now) != now
     }
 }
 
-fn fingerprint(paths: &[PathBuf]) -> u64 {
+fn fingerprint(paths: &[PathBuf], secrets: Option<&Path>) -> u64 {
     let mut hasher = DefaultHasher::new();
+    super::secrets::read(secrets).hash(&mut hasher);
     for path in paths {
         let (files, strays) = match survey::files(path) {
             Ok(found) => (found.files, found.strays),
@@ -67,7 +70,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.yaml");
         std::fs::write(&file, "one").unwrap();
-        let mut watched = Watched::new(&[folder.path().to_owned()]);
+        let mut watched = Watched::new(&[folder.path().to_owned()], None);
         let looks =
             |watched: &mut Watched| (watched.changed(), watched.changed(), watched.changed());
         let taken = (false, true, false);
@@ -101,7 +104,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.yaml");
         std::fs::write(&file, "").unwrap();
-        let mut watched = Watched::new(&[folder.path().to_owned()]);
+        let mut watched = Watched::new(&[folder.path().to_owned()], None);
         for written in ["a", "ab", "abc"] {
             std::fs::write(&file, written).unwrap();
             assert!(!watched.changed(), "{written}");

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::super::output::{Failure, plural};
 use super::super::world::{Finding, Name, World, name_of, variable_for};
-use super::{EnvironmentKey, Served, Serving, State};
+use super::{EnvironmentKey, Served, Serving, State, secrets};
 use crate::api::condition::Reason;
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
@@ -27,13 +27,16 @@ impl Serving {
     /// Reads the files again and puts what is right of them into force.
     pub(super) async fn reload(self: &Arc<Self>) {
         let paths = self.args.filename.clone();
-        let survey = match tokio::task::spawn_blocking(move || survey::paths(&paths)).await {
-            Ok(survey) => survey,
+        let secrets = self.args.secrets.clone();
+        let read = move || (survey::paths(&paths), secrets::read(secrets.as_deref()));
+        let (survey, folder) = match tokio::task::spawn_blocking(read).await {
+            Ok(read) => read,
             Err(error) => return tracing::error!(%error, "the files could not be read again"),
         };
         let (world, mut findings) = {
             let state = self.lock();
-            let (world, findings) = World::reload(survey, &state.world);
+            let (mut world, mut findings) = World::reload(survey, &state.world);
+            findings.extend(secrets::renew(&mut world, &state.world, folder));
             for removed in world.removed_since(&state.world) {
                 tracing::warn!("{removed} is no longer in the files and no longer in force");
             }
@@ -260,7 +263,7 @@ fn missing(gateway: &Gateway) -> Result<(), String> {
     match gateway.missing_secrets().as_slice() {
         [] => Ok(()),
         missing => Err(format!(
-            "Secrets are referred to and missing: {}; add a `kind: Secret` document to the files, or set {}",
+            "Secrets are referred to and missing: {}; put each into a folder as DIR/NAMESPACE/NAME/KEY and give it with --secrets DIR, add a `kind: Secret` document to the files, or set {}",
             missing.join(", "),
             missing
                 .iter()

@@ -47,6 +47,8 @@ pub struct Reservation {
 pub struct Exhausted {
     /// The rule whose limit it is.
     pub by: Arc<RuleId>,
+    /// What its author says of it.
+    pub reason: Option<Arc<str>>,
     /// Units allowed.
     pub max: u64,
     /// In any window of this length, as written.
@@ -255,6 +257,7 @@ impl Exhausted {
     fn of(charge: &Charge, refused: Refused) -> Self {
         Exhausted {
             by: Arc::clone(&charge.by),
+            reason: charge.reason.clone(),
             max: charge.counter.max,
             window: charge.counter.window_text.clone(),
             retry_after: match refused {
@@ -295,6 +298,7 @@ mod tests {
                 qualified: false,
                 uid: Arc::from(""),
             }),
+            reason: None,
         }
     }
 

@@ -57,22 +57,18 @@ pub(super) fn refusal_body(
         ),
         Refusal::Limited {
             by,
+            reason,
             max,
             window,
-            retry_after: Some(wait),
-        } => answer::limited(version, id, *max, window, &by.rule, *wait),
-        Refusal::Limited {
-            by,
-            max,
-            window,
-            retry_after: None,
-        } => {
-            let text = format!(
-                "This call costs more than the limit of {max} per {window} (rule {}) ever allows. Do not retry.",
-                by.rule
-            );
-            answer::tool_refused(version, id, &text, None)
-        }
+            retry_after,
+        } => answer::limited(
+            version,
+            id,
+            (*max, window),
+            &by.rule,
+            reason.as_deref().unwrap_or(""),
+            *retry_after,
+        ),
         Refusal::CounterCapacity { by } => answer::limit_unavailable(
             version,
             id,

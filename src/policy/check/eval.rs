@@ -112,6 +112,7 @@ impl<'a> Run<'a> {
                 Val::Time(time) => Val::Int(component(*part, time, *zone)?),
                 other => return Err(wrong("a part of a time needs a timestamp", &other)),
             },
+            Expr::IsOf(operand, kinds) => Val::Bool(kinds.has(self.eval(operand)?.kind())),
             Expr::Macro(kind, parts) => self.comprehension(*kind, &parts.0, &parts.1)?,
         })
     }
@@ -120,6 +121,7 @@ impl<'a> Run<'a> {
         let env = self.env;
         match variable {
             Variable::Args => env.args.value(),
+            Variable::Sent => env.args.sent(),
             Variable::ToolName => Val::Str(Cow::Borrowed(env.tool)),
             Variable::ToolRisk => Val::Str(Cow::Borrowed(env.risk)),
             Variable::ToolSeverity => Val::Str(Cow::Borrowed(env.severity)),

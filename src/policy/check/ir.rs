@@ -30,6 +30,22 @@ pub(super) enum Expr {
     /// A part of a timestamp, in the zone that lies so many seconds east of UTC.
     Part(Part, Box<Expr>, i32),
     Macro(Macro, Box<(Expr, Expr)>),
+    /// Whether the value is of one of these kinds.
+    IsOf(Box<Expr>, Kinds),
+}
+
+/// A set of kinds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kinds(u16);
+
+impl Kinds {
+    pub fn add(&mut self, kind: Kind) {
+        self.0 |= 1 << kind as u16;
+    }
+
+    pub fn has(self, kind: Kind) -> bool {
+        self.0 & (1 << kind as u16) != 0
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +65,7 @@ pub(super) enum Const {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Variable {
     Args,
+    Sent,
     ToolName,
     ToolRisk,
     ToolSeverity,

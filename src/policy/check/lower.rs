@@ -17,7 +17,7 @@ pub(super) struct Lowering<'p> {
     in_macro: bool,
 }
 
-const VARIABLES: &str = "args, tool.name, tool.risk, tool.severity, caller.grant, caller.kind, caller.groups, \
+const VARIABLES: &str = "args, sent, tool.name, tool.risk, tool.severity, caller.grant, caller.kind, caller.groups, \
                          caller.claims, session.id and now";
 
 impl<'p> Lowering<'p> {
@@ -104,6 +104,7 @@ impl<'p> Lowering<'p> {
         }
         let (variable, kind) = match name {
             "args" => (Variable::Args, Kind::Map),
+            "sent" => (Variable::Sent, Kind::Map),
             "now" => (Variable::Now, Kind::Timestamp),
             "tool" | "caller" | "session" => {
                 return Err(Fault::new(
@@ -215,6 +216,11 @@ impl<'p> Lowering<'p> {
         left: &Node,
         right: &Node,
     ) -> Result<Typed, Fault> {
+        if let tree::Kind::Call(name, None, operand) = &left.kind
+            && name == "type"
+        {
+            return self.is_of(left.at, operand, operator, right);
+        }
         let (left, a) = self.lower(left)?;
         let (right, b) = self.lower(right)?;
         let refuse = |a: Kind, b: Kind| {

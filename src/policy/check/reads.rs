@@ -43,9 +43,9 @@ impl Reads {
     }
 
     fn look(&mut self, expr: &Expr) {
-        let is_args = |expr: &Expr| matches!(expr, Expr::Variable(Variable::Args));
+        let is_args = |expr: &Expr| matches!(expr, Expr::Variable(Variable::Args | Variable::Sent));
         match expr {
-            Expr::Variable(Variable::Args) => self.any = true,
+            Expr::Variable(Variable::Args | Variable::Sent) => self.any = true,
             Expr::Const(_) | Expr::Variable(_) | Expr::Local => {}
             Expr::Select(operand, name) | Expr::Has(operand, name) if is_args(operand) => {
                 self.name(name);
@@ -71,7 +71,8 @@ impl Reads {
             | Expr::Not(operand)
             | Expr::Negate(operand)
             | Expr::Matches(operand, _)
-            | Expr::Part(_, operand, _) => self.look(operand),
+            | Expr::Part(_, operand, _)
+            | Expr::IsOf(operand, _) => self.look(operand),
             Expr::List(items) | Expr::And(items) | Expr::Or(items) | Expr::Call(_, items) => {
                 items.iter().for_each(|item| self.look(item))
             }
@@ -100,6 +101,10 @@ mod tests {
     fn an_expression_reads_the_arguments_that_it_names_or_any() {
         for (source, read, not) in [
             ("args.a == 'x'", "a", Some("b")),
+            ("sent.a == 'x'", "a", Some("b")),
+            ("'a' in sent", "a", Some("b")),
+            ("size(sent) > 2", "z", None),
+            ("type(args.a) == string", "a", Some("b")),
             ("has(args.a) && size(args.a.b) > 2", "a", Some("b")),
             ("args['a-b'] == 1", "a-b", Some("a")),
             ("'a' in args", "a", Some("b")),

@@ -54,6 +54,11 @@ impl<'a> Args<'a> {
         }
     }
 
+    /// The arguments as they came, without what the server fills in.
+    pub(super) fn sent(self) -> Val<'a> {
+        Args { fills: &[], ..self }.value()
+    }
+
     pub(super) fn value(self) -> Val<'a> {
         match self.root {
             Some(root) => Val::Map(Map::Wire(root, self.fills)),
@@ -270,8 +275,11 @@ fn all_equal<'a>(
     error.map_or(Ok(true), Err)
 }
 
-/// Reads a number token: int, then uint, then, if it is written as one, double.
+/// Reads a number token: int, then uint, then, if it is written as one, double. Only a double has a negative zero.
 fn number<'a>(token: &str) -> Result<Val<'a>, EvalError> {
+    if token == "-0" {
+        return Ok(Val::Double(-0.0));
+    }
     if let Ok(value) = token.parse::<i64>() {
         return Ok(Val::Int(value));
     }

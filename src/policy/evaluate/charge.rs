@@ -50,6 +50,7 @@ pub(super) fn charges<'p>(
                 value: value.to_owned(),
                 cost,
                 by: Arc::clone(&rule.id),
+                reason: rule.reason.clone(),
             });
         }
     }

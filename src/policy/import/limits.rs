@@ -1,159 +1,169 @@
 //! Quotas, rates and counters, as limits.
 //!
 //! In: PolicyLayer's `limits`, Intercept's `rate_limit` and `state`. Out: limits over any window of that length, with names
-//! that keep apart what was counted apart. Must not do: count in a narrower scope than was written.
+//! that keep apart what was counted apart. Must not do: count in a narrower scope than was written, or less than was written.
 
-use super::names::{distinct, keys, label, plain_name};
-use super::{Importer, condition};
+use super::condition::{self, Flaw, text_of};
+use super::names::{self, distinct, label, plain_name};
+use super::note::Place;
+use super::read::Node;
+use super::{Bound, Importer};
 use crate::api::DurationString;
 use crate::api::policy::{Limit, Scope};
-use serde_json::Value;
+
+/// Units that a limit may have.
+const MAX_UNITS: i64 = 1_000_000_000;
+
+/// What is counted, and how far.
+struct Quota<'n> {
+    counter: &'n str,
+    /// What is told when it is reached.
+    reason: Option<String>,
+    /// The largest number of units.
+    max: f64,
+    window: &'static str,
+    scope: Scope,
+    cost: Cost<'n>,
+}
+
+enum Cost<'n> {
+    Units(i64),
+    Argument(&'n str),
+}
 
 impl Importer {
     /// A counter with its bound: the state of a rule together with the condition on it.
     pub(super) fn counted(
         &mut self,
         tool: &str,
-        at: &str,
-        state: Option<&Value>,
-        conditions: &[&Value],
-    ) -> Result<Option<Limit>, String> {
-        let state = match (state.and_then(Value::as_object), conditions) {
-            (None, []) => return Ok(None),
-            (Some(state), [_]) => state,
-            (Some(_), []) => {
-                return Err("a counter without a condition on it has no equivalent".to_owned());
-            }
-            _ => {
-                return Err(
-                    "a condition on a counter that another rule counts has no equivalent"
-                        .to_owned(),
-                );
-            }
-        };
-        let condition = conditions
-            .first()
-            .ok_or("a counter without a condition has no equivalent")?;
-        let counter = state
-            .get("counter")
-            .and_then(Value::as_str)
-            .ok_or("the counter has no name")?;
+        place: &Place,
+        rule: &Node,
+        conditions: &[&Node],
+    ) -> Result<(), Flaw> {
         let scope = if tool == "*" { "_global" } else { tool };
-        if condition.get("path").and_then(Value::as_str)
-            != Some(&format!("state.{scope}.{counter}"))
-        {
-            return Err(
+        let elsewhere = |condition: &Node| {
+            (
+                condition.at,
                 "a condition on a counter that another rule counts has no equivalent".to_owned(),
-            );
+            )
+        };
+        let state = match (rule.get("state"), conditions) {
+            (None, []) => return Ok(()),
+            (None, [condition, ..]) => return Err(elsewhere(condition)),
+            (Some(state), _) => state,
+        };
+        known(
+            state,
+            &[
+                "counter",
+                "window",
+                "increment",
+                "increment_from",
+                "description",
+            ],
+            "a counter",
+        )?;
+        let condition = match conditions {
+            [condition] => condition,
+            [] => return Err((state.at, "a counter without a condition on it bounds nothing; write a condition, or remove it".to_owned())),
+            [_, second, ..] => return Err((second.at, "a second condition on a counter has no equivalent".to_owned())),
+        };
+        known(
+            condition,
+            &["path", "op", "value", "description"],
+            "a condition on a counter",
+        )?;
+        let counter = text_of(state, "counter")?
+            .filter(|name| !name.is_empty())
+            .ok_or((state.at, "the counter has no name".to_owned()))?;
+        if text_of(condition, "path")? != Some(&format!("state.{scope}.{counter}")) {
+            return Err(elsewhere(condition));
         }
-        let bound = condition
-            .get("value")
-            .and_then(Value::as_i64)
-            .ok_or("the bound of the counter is no integer")?;
-        let max = match condition.get("op").and_then(Value::as_str) {
-            Some("lte") => bound,
-            Some("lt") => bound.saturating_sub(1),
+        let value = condition.get("value");
+        let bound = value.and_then(number).ok_or((
+            value.map_or(condition.at, |value| value.at),
+            "the bound of a counter must be a number".to_owned(),
+        ))?;
+        let max = match text_of(condition, "op")? {
+            Some("lte") => bound.trunc(),
+            Some("lt") => bound.trunc() - 1.0,
             other => {
-                return Err(format!(
-                    "the operator {other:?} on a counter has no equivalent"
+                let op = other.unwrap_or_default();
+                return Err((
+                    condition.at,
+                    format!("the operator {op:?} on a counter has no equivalent; write lte or lt"),
                 ));
             }
         };
-        let window = window(state.get("window"))?;
-        let cost = match (
-            state.get("increment_from").and_then(Value::as_str),
-            state.get("increment").and_then(Value::as_i64),
-        ) {
-            (Some(path), _) => {
-                self.note(format!("{at}.state: {path} must be a non-negative integer here, else the call is denied"));
-                Some(condition::accessor(path)?)
-            }
-            (None, Some(increment)) if increment > 1 => Some(increment.to_string()),
-            _ => None,
+        let quota = Quota {
+            counter: &format!("{scope}.{counter}"),
+            reason: names::reason(rule, &["on_deny"]),
+            max: if bound < 0.0 { -1.0 } else { max },
+            window: window(state)?,
+            scope: Scope::Server,
+            cost: cost(state)?,
         };
-        self.scope_note(at);
-        self.limit(
-            tool,
-            at,
-            &format!("{scope}.{counter}"),
-            max,
-            window,
-            Scope::Server,
-            cost,
-        )
+        self.scope_note(place);
+        self.limit(tool, place, state, quota)
     }
 
-    fn scope_note(&mut self, at: &str) {
-        self.note(format!(
-            "{at}: the counter was one for the whole proxy, so its scope is Server; write Grant to count each caller apart"
-        ));
+    fn scope_note(&mut self, place: &Place) {
+        self.note(place, "the counter was one for the whole proxy, so its scope is Server; write Grant to count each caller by itself");
     }
 
-    pub(super) fn rate(&mut self, tool: &str, at: &str, rate: &Value) -> Option<Limit> {
-        let parsed = match rate {
-            Value::String(text) => text
+    /// `5/hour`, or `{max: 5, window: hour}`.
+    pub(super) fn rate(&mut self, tool: &str, place: &Place, rate: &Node, reason: Option<String>) {
+        let parsed = match (rate.text(), rate.map()) {
+            (Some(text), _) => text
                 .split_once('/')
-                .and_then(|(count, unit)| Some((count.parse().ok()?, Value::from(unit))))
-                .ok_or_else(|| format!("{text:?} is not written count/window")),
-            Value::Object(rate) => {
-                match (rate.get("max").and_then(Value::as_i64), rate.get("window")) {
-                    (Some(max), Some(unit)) => Ok((max, unit.clone())),
-                    _ => Err("it needs max and window".to_owned()),
-                }
-            }
-            _ => Err("it is neither text nor an object".to_owned()),
+                .and_then(|(count, unit)| Some((count.parse::<i64>().ok()?, unit)))
+                .and_then(|(count, unit)| Some((count, named_window(unit)?)))
+                .filter(|(count, _)| *count > 0)
+                .ok_or_else(|| {
+                    (rate.at, format!("{text:?} is not a rate: write a count and minute, hour or day, as in 5/hour"))
+                }),
+            (None, Some(_)) => max_and_window(rate),
+            _ => Err((rate.at, format!("a rate must be text such as 5/hour, and this is {}", rate.kind()))),
         };
-        let limit = parsed.and_then(|(max, unit)| {
-            let window = window(Some(&unit))?;
-            let counter = format!("{}-{window}", plain_name(tool));
-            self.scope_note(at);
-            self.limit(tool, at, &counter, max, window, Scope::Server, None)
+        let limit = parsed.and_then(|(max, window)| {
+            let counter = format!("_rate.{tool}.{window}");
+            self.scope_note(place);
+            self.limit(
+                tool,
+                place,
+                rate,
+                Quota {
+                    counter: &counter,
+                    reason,
+                    max: max as f64,
+                    window,
+                    scope: Scope::Server,
+                    cost: Cost::Units(1),
+                },
+            )
         });
-        match limit {
-            Ok(limit) => limit,
-            Err(why) => {
-                self.closed(tool, at, &why);
-                None
-            }
+        if let Err((at, why)) = limit {
+            self.closed(tool, &place.moved(at), &why);
         }
     }
 
-    /// The name here of a counter there.
-    fn counter(&mut self, there: &str) -> String {
-        if let Some(here) = self.counters.get(there) {
-            return here.clone();
-        }
-        let here = distinct(&label(there), |name| {
-            self.counters.values().any(|taken| taken == name)
-        });
-        self.counters.insert(there.to_owned(), here.clone());
-        here
-    }
-
-    pub(super) fn limits(&mut self, tool: &str, at: &str, limits: Option<&Value>) -> Vec<Limit> {
-        let entries = match limits {
-            None | Some(Value::Null) => return Vec::new(),
-            Some(Value::Array(entries)) => entries,
-            Some(_) => {
-                self.closed(tool, at, "it is no list");
-                return Vec::new();
-            }
+    pub(super) fn limits(&mut self, tool: &str, place: &Place, limits: Option<&Node>) {
+        let Some(limits) = limits else { return };
+        let Some(entries) = limits.list() else {
+            let why = format!("limits must be a list, and this is {}", limits.kind());
+            return self.closed(tool, &place.moved(limits.at), &why);
         };
-        let mut found = Vec::new();
         for (i, entry) in entries.iter().enumerate() {
-            let at = format!("{at}[{i}]");
-            match self.quota(tool, &at, entry) {
-                Ok(limit) => found.extend(limit),
-                Err(why) => self.closed(tool, &at, &why),
+            let place = place.index(i, entry.at);
+            if let Err((at, why)) = self.quota(tool, &place, entry) {
+                self.closed(tool, &place.moved(at), &why);
             }
         }
-        found
     }
 
     /// One limit of PolicyLayer.
-    fn quota(&mut self, tool: &str, at: &str, entry: &Value) -> Result<Option<Limit>, String> {
-        let entry = entry.as_object().ok_or("it is no object")?;
-        let known = [
+    fn quota(&mut self, tool: &str, place: &Place, entry: &Node) -> Result<(), Flaw> {
+        let keys = [
             "counter",
             "window",
             "max",
@@ -163,87 +173,257 @@ impl Importer {
             "on_deny",
             "name",
             "reason",
+            "description",
         ];
-        if let Some(key) = keys(entry, &known).first() {
-            return Err(format!("{key} has no equivalent"));
+        known(entry, &keys, "a limit")?;
+        for key in ["on_deny", "name", "reason", "description"] {
+            text_of(entry, key)?;
         }
-        let counter = entry
-            .get("counter")
-            .and_then(Value::as_str)
-            .ok_or("the limit has no counter")?;
-        let max = entry
-            .get("max")
-            .and_then(Value::as_i64)
-            .ok_or("max is no integer")?;
-        let window = window(entry.get("window"))?;
-        let scope = match entry
-            .get("scope")
-            .map(|scope| scope.as_str().unwrap_or_default())
-        {
+        let counter = text_of(entry, "counter")?
+            .filter(|name| !name.is_empty())
+            .ok_or((entry.at, "the limit has no counter".to_owned()))?;
+        let (max, window) = max_and_window(entry)?;
+        let scope = match text_of(entry, "scope")? {
             Some("grant") => Scope::Grant,
             Some("session") => Scope::Session,
             Some("server" | "global") => Scope::Server,
             other => {
-                self.note(format!(
-                    "{at}.scope: {other:?} has no equivalent; the widest, Server, is used"
-                ));
+                let scope = match other {
+                    None => "a limit without a scope".to_owned(),
+                    Some(other) => format!("the scope {other:?}"),
+                };
+                self.note(
+                    place,
+                    format!("{scope} has no equivalent; the widest, Server, is used"),
+                );
                 Scope::Server
             }
         };
-        let cost = match (
-            entry.get("increment_from").and_then(Value::as_str),
-            entry.get("increment").and_then(Value::as_i64),
-        ) {
-            (Some(path), _) => Some(condition::accessor(path)?),
-            (None, Some(increment)) if increment > 1 => Some(increment.to_string()),
-            _ => None,
+        let quota = Quota {
+            counter,
+            reason: names::reason(entry, &["on_deny", "reason"]),
+            max: max as f64,
+            window,
+            scope,
+            cost: cost(entry)?,
         };
-        self.limit(tool, at, counter, max, window, scope, cost)
+        self.limit(tool, place, entry, quota)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "these are the fields of a limit")]
     fn limit(
         &mut self,
         tool: &str,
-        at: &str,
-        counter: &str,
-        max: i64,
-        window: &str,
-        scope: Scope,
-        cost: Option<String>,
-    ) -> Result<Option<Limit>, String> {
-        if max < 1 {
-            self.note(format!(
-                "{at}: a limit of {max} never lets a call through, so it became a Deny rule"
-            ));
-            self.deny(tool, "limit-of-none", None, None);
-            return Ok(None);
+        place: &Place,
+        node: &Node,
+        quota: Quota<'_>,
+    ) -> Result<(), Flaw> {
+        let here = self.counter(tool, place, node, &quota)?;
+        let cost = match quota.cost {
+            Cost::Units(1) => None,
+            Cost::Units(units) => Some(units.to_string()),
+            Cost::Argument(path) => {
+                let flaw = |why| (node.at, why);
+                let (not_there, units) = condition::units(path).map_err(flaw)?;
+                for text in [&not_there, &format!("{units} > 0")] {
+                    crate::policy::check::Condition::compile(text).map_err(|fault| {
+                        flaw(format!(
+                            "increment_from {path} cannot be written in CEL: {}",
+                            fault.message
+                        ))
+                    })?;
+                }
+                self.note(place, "what a counter goes up by must be a number that is not negative, as here units never come back; \
+                                  else the call is denied");
+                let reason = Some(format!("{path} must be a number: calls are counted by it."));
+                self.deny(
+                    tool,
+                    &format!("{}-counted", quota.counter),
+                    Some(not_there),
+                    reason,
+                );
+                Some(units)
+            }
+        };
+        if quota.max < 1.0 {
+            self.note(
+                place,
+                "a limit below 1 lets no call through, so it became a Deny rule",
+            );
+            self.deny(tool, "limit-of-none", None, quota.reason);
+            return Ok(());
         }
-        Ok(Some(Limit {
-            counter: self.counter(counter),
+        let max = if quota.max > MAX_UNITS as f64 {
+            self.note(
+                place,
+                format!("limits here have at most {MAX_UNITS} units, so that is what this one has"),
+            );
+            MAX_UNITS
+        } else {
+            quota.max as i64
+        };
+        let limit = Limit {
+            counter: here,
             max,
-            window: DurationString::from(window),
-            scope: Some(scope),
+            window: DurationString::from(quota.window),
+            scope: Some(quota.scope),
             cost,
             unknown: Default::default(),
-        }))
+        };
+        self.allow_with(tool, limit, quota.reason);
+        Ok(())
+    }
+
+    /// The name here of a counter there. Whatever shares a counter must agree on what it bounds.
+    fn counter(
+        &mut self,
+        tool: &str,
+        place: &Place,
+        node: &Node,
+        quota: &Quota<'_>,
+    ) -> Result<String, Flaw> {
+        let bound = (quota.max, quota.window, quota.scope);
+        let taken = self
+            .counters
+            .values()
+            .find(|taken| taken.there == quota.counter);
+        if let Some(taken) = taken {
+            let line = taken.place.at.line;
+            if taken.bound != bound {
+                return Err((
+                    node.at,
+                    format!(
+                        "its counter has another bound, window or scope at line {line}; give one of them another name"
+                    ),
+                ));
+            }
+            if taken
+                .tools
+                .iter()
+                .any(|other| other == tool || other == "*" || tool == "*")
+            {
+                return Err((
+                    node.at,
+                    format!(
+                        "its counter counts the same calls at line {line}; give one of them another name"
+                    ),
+                ));
+            }
+            let here = taken.here.clone();
+            if let Some(taken) = self.counters.get_mut(&here) {
+                taken.tools.push(tool.to_owned());
+            }
+            return Ok(here);
+        }
+        let name = match quota.counter.strip_prefix("_rate.") {
+            Some(_) => format!("{}-{}", plain_name(tool), quota.window),
+            None => quota.counter.to_owned(),
+        };
+        let here = distinct(&label(&name), |name| self.counters.contains_key(name));
+        self.counters.insert(
+            here.clone(),
+            Bound {
+                there: quota.counter.to_owned(),
+                here: here.clone(),
+                bound,
+                tools: vec![tool.to_owned()],
+                place: place.clone(),
+            },
+        );
+        Ok(here)
     }
 }
 
-fn window(window: Option<&Value>) -> Result<&'static str, String> {
-    match window {
-        Some(Value::String(text)) => match text.as_str() {
-            "minute" => Ok("1m"),
-            "hour" => Ok("1h"),
-            "day" => Ok("1d"),
-            other => Err(format!("the window {other:?} is not known")),
-        },
-        Some(Value::Number(seconds)) => match seconds.as_u64() {
-            Some(60) => Ok("1m"),
-            Some(3_600) => Ok("1h"),
-            Some(86_400) => Ok("1d"),
-            _ => Err(format!("the window of {seconds} seconds is not known")),
-        },
-        _ => Err("there is no window".to_owned()),
+/// That there is no other key.
+pub(super) fn known(node: &Node, keys: &[&str], what: &str) -> Result<(), Flaw> {
+    let Some(entries) = node.map() else {
+        return Err((
+            node.at,
+            format!("{what} must be a mapping, and this is {}", node.kind()),
+        ));
+    };
+    match entries.iter().find(|entry| !keys.contains(&&*entry.key)) {
+        Some(entry) => Err((
+            entry.at,
+            format!("the key {:?} of {what} is not known", entry.key),
+        )),
+        None => Ok(()),
     }
+}
+
+fn number(node: &Node) -> Option<f64> {
+    use super::read::Kind;
+    match node.scalar()?.kind {
+        Kind::Int(value) => Some(value as f64),
+        Kind::Float(value) => Some(value),
+        _ => None,
+    }
+}
+
+fn max_and_window(node: &Node) -> Result<(i64, &'static str), Flaw> {
+    let max = node
+        .get("max")
+        .ok_or((node.at, "the limit has no max".to_owned()))?;
+    let max = max.whole().ok_or_else(|| {
+        (
+            max.at,
+            format!("max must be a whole number, and this is {}", max.kind()),
+        )
+    })?;
+    Ok((max, window(node)?))
+}
+
+fn cost(node: &Node) -> Result<Cost<'_>, Flaw> {
+    let units = match node.get("increment") {
+        None => 1,
+        Some(units) => match units.whole() {
+            // There too, none is one.
+            Some(0) => 1,
+            Some(count) if (1..=MAX_UNITS).contains(&count) => count,
+            _ => {
+                return Err((
+                    units.at,
+                    format!(
+                        "increment must be a whole number from 1 to {MAX_UNITS}, without quotes"
+                    ),
+                ));
+            }
+        },
+    };
+    Ok(match text_of(node, "increment_from")? {
+        None | Some("") => Cost::Units(units),
+        Some(path) => Cost::Argument(path),
+    })
+}
+
+fn named_window(name: &str) -> Option<&'static str> {
+    match name {
+        "minute" => Some("1m"),
+        "hour" => Some("1h"),
+        "day" => Some("1d"),
+        _ => None,
+    }
+}
+
+fn window(node: &Node) -> Result<&'static str, Flaw> {
+    let Some(window) = node.get("window") else {
+        return Err((
+            node.at,
+            "there is no window; write minute, hour or day".to_owned(),
+        ));
+    };
+    let found = match window.whole() {
+        Some(60) => Some("1m"),
+        Some(3_600) => Some("1h"),
+        Some(86_400) => Some("1d"),
+        _ => window.text().and_then(named_window),
+    };
+    found.ok_or_else(|| {
+        (
+            window.at,
+            format!(
+                "the window must be minute, hour or day, and this is {}",
+                window.text().unwrap_or(window.kind())
+            ),
+        )
+    })
 }

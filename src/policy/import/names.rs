@@ -1,13 +1,6 @@
 //! Names and texts of a document, in the form that they have here.
 
-use serde_json::{Map, Value};
-
-pub(super) fn keys<'m>(map: &'m Map<String, Value>, known: &[&str]) -> Vec<&'m str> {
-    map.keys()
-        .map(String::as_str)
-        .filter(|key| !known.contains(key))
-        .collect()
-}
+use super::read::Node;
 
 /// A name as the API takes it: lower-case letters, digits and `-`, with room left for a number.
 pub(super) fn label(text: &str) -> String {
@@ -39,13 +32,22 @@ pub(super) fn distinct(label: &str, mut taken: impl FnMut(&str) -> bool) -> Stri
     unique
 }
 
-pub(super) fn text(map: &Map<String, Value>, keys: &[&str]) -> Option<String> {
-    let text = keys
-        .iter()
-        .find_map(|key| map.get(*key))
-        .and_then(Value::as_str)?;
-    let text: String = text.chars().filter(|c| !c.is_control()).take(400).collect();
-    (!text.is_empty()).then_some(text)
+/// Characters that a reason may have.
+const REASON_CHARS: usize = 512;
+/// Bytes that a reason may have.
+const REASON_BYTES: usize = 1_024;
+
+/// The first text under one of these keys, for the agent: its line breaks stay, other control characters go.
+pub(super) fn reason(node: &Node, keys: &[&str]) -> Option<String> {
+    let text = keys.iter().find_map(|key| node.get(key)?.text())?;
+    let text = text.replace("\r\n", "\n").replace('\t', " ");
+    let text: String = text
+        .chars()
+        .filter(|c| *c == '\n' || !c.is_control())
+        .take(REASON_CHARS)
+        .collect();
+    let text = text[..text.floor_char_boundary(REASON_BYTES)].trim();
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 pub(super) fn plain_name(tool: &str) -> &str {
@@ -54,8 +56,8 @@ pub(super) fn plain_name(tool: &str) -> &str {
 
 pub(super) fn shown(tool: &str) -> String {
     if tool == "*" {
-        "every tool is".to_owned()
+        "every tool".to_owned()
     } else {
-        format!("the tool {tool} is")
+        format!("the tool {tool}")
     }
 }

@@ -352,6 +352,11 @@ fn defaults_are_taken_over_at_every_level_or_the_call_is_refused() {
             "args.opts.stage",
         ),
         (
+            json!({"properties": {"stage": {"default": "Production"}}, "default": {}}),
+            "{}",
+            "args.opts.stage",
+        ),
+        (
             json!({"anyOf": [stage, {"type": "null"}], "default": null}),
             r#"{"opts":{}}"#,
             "args.opts.stage",
@@ -398,6 +403,25 @@ fn defaults_are_taken_over_at_every_level_or_the_call_is_refused() {
             "{property}"
         );
     }
+    // A default that leaves something out, which only some branch of the schema fills in, or which is below an open key.
+    for property in [
+        json!({"anyOf": [stage, {"type": "null"}], "default": {}}),
+        json!({"oneOf": [{"$ref": "#/$defs/s"}, {"type": "string"}], "default": {}}),
+        json!({"if": {"required": ["k"]}, "then": stage, "default": {"k": 1}}),
+        json!({"dependentSchemas": {"k": stage}, "default": {"k": 1}}),
+        json!({"additionalProperties": stage, "default": {"k": {}}}),
+        json!({"patternProperties": {"^k": stage}, "default": {"k": {}}}),
+        json!({"properties": {"in": {"anyOf": [stage]}}, "default": {"in": {}}}),
+    ] {
+        let said = read(&at(property.clone()), "{}", "args.opts.stage");
+        assert!(
+            said.as_ref()
+                .is_err_and(|said| said.contains("send the argument `opts`")),
+            "{property}: {said:?}"
+        );
+    }
+    let items = at(json!({"items": stage, "default": [{}]}));
+    assert_eq!(read(&items, "{}", "args.opts[0].stage"), production);
     assert_eq!(
         read(
             &at(stage.clone()),

@@ -50,7 +50,7 @@ resources: [{name: r, uris: ['a/../b'], action: Allow}]
     );
     assert_eq!(
         found[11].to_string(),
-        "policy ml/p, rule e, spec.rules[4].when, line 2 column 2: unknown variable `arg`; there are args, tool.name, tool.risk, \
+        "policy ml/p, rule e, spec.rules[4].when, line 2 column 2: unknown variable `arg`; there are args, sent, tool.name, tool.risk, \
          tool.severity, caller.grant, caller.kind, caller.groups, caller.claims, session.id and now"
     );
 }

@@ -224,7 +224,8 @@ async fn counts_survive_a_change_of_policy() {
 async fn a_cost_is_counted_in_full_or_not_at_all() {
     let fake = Fake::start(&["echo"]).await;
     let policy = json!({"rules": [{"name": "echo", "tools": {"names": ["*"]}, "action": "Allow",
-        "limits": [{"counter": "units", "max": 10, "window": "1h", "cost": "args.count"}]}]});
+        "limits": [{"counter": "units", "max": 10, "window": "1h", "cost": "args.count"}],
+        "reason": "Ask for more units."}]});
     let rig = Rig::new(&fake, &[policy]).await;
     let client = rig.client.session().await;
     let call = |count: i64| {
@@ -232,7 +233,12 @@ async fn a_cost_is_counted_in_full_or_not_at_all() {
         async move { client.call("echo", json!({"count": count})).await.tool() }
     };
     assert!(!call(6).await.0);
-    assert!(call(5).await.1.starts_with("Limit of 10"));
+    let (_, text) = call(5).await;
+    assert!(
+        text.starts_with("Limit of 10 per 1h reached (rule ")
+            && text.contains("): Ask for more units. Retry after "),
+        "{text}"
+    );
     assert!(!call(4).await.0);
     assert!(!call(0).await.0);
     let (error, text) = call(11).await;

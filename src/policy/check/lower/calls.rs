@@ -1,10 +1,13 @@
 //! Functions, methods and macros: the only ones there are.
 
 use super::super::Fault;
-use super::super::ir::{Const, Expr, Function, Kind, Macro, Part};
+use super::super::ir::{Const, Expr, Function, Kind, Kinds, Macro, Part};
 use super::super::time;
 use super::super::tree::{self, Node};
 use super::{Lowering, Typed};
+
+const TYPE: &str = "write type(x) == string or type(x) in [int, uint, double]; the types are null_type, bool, int, uint, double, \
+                    string, list and map";
 
 impl Lowering<'_> {
     pub(super) fn call(
@@ -26,6 +29,9 @@ impl Lowering<'_> {
         };
         if let (Some(kind), Some(target)) = (kind, target) {
             return self.comprehension(at, name, kind, target, args);
+        }
+        if name == "type" {
+            return Err(Fault::new(at, TYPE));
         }
         if name == "matches" {
             return self.matches(at, target, args);
@@ -90,6 +96,57 @@ impl Lowering<'_> {
         Ok((Expr::Call(function, lowered), Some(result)))
     }
 
+    /// `type(x) == string` and its like; types are no values, so that they cost nothing when a call is decided.
+    pub(super) fn is_of(
+        &mut self,
+        at: usize,
+        operand: &[Node],
+        operator: tree::Operator,
+        types: &Node,
+    ) -> Result<Typed, Fault> {
+        let ([operand], tree::Operator::Equal | tree::Operator::NotEqual | tree::Operator::In) =
+            (operand, operator)
+        else {
+            return Err(Fault::new(at, TYPE));
+        };
+        let types = match (&types.kind, operator) {
+            (tree::Kind::List(types), tree::Operator::In) => types.as_slice(),
+            (tree::Kind::Ident(_), tree::Operator::Equal | tree::Operator::NotEqual) => {
+                std::slice::from_ref(types)
+            }
+            _ => return Err(Fault::new(types.at, TYPE)),
+        };
+        let mut kinds = Kinds::default();
+        for name in types {
+            let tree::Kind::Ident(text) = &name.kind else {
+                return Err(Fault::new(name.at, TYPE));
+            };
+            kinds.add(match text.as_str() {
+                "null_type" => Kind::Null,
+                "bool" => Kind::Bool,
+                "int" => Kind::Int,
+                "uint" => Kind::Uint,
+                "double" => Kind::Double,
+                "string" => Kind::String,
+                "list" => Kind::List,
+                "map" => Kind::Map,
+                _ => {
+                    return Err(Fault::new(
+                        name.at,
+                        format!("`{text}` is not a type; {TYPE}"),
+                    ));
+                }
+            });
+        }
+        let (operand, _) = self.lower(operand)?;
+        let is_of = Expr::IsOf(Box::new(operand), kinds);
+        let expr = match operator {
+            tree::Operator::NotEqual => Expr::Not(Box::new(is_of)),
+            _ => is_of,
+        };
+        Ok((expr, Some(Kind::Bool)))
+    }
+
     fn has(&mut self, at: usize, target: Option<&Node>, args: &[Node]) -> Result<Typed, Fault> {
         let written = Fault::new(at, "write has(args.name): it asks whether a map has a key");
         let (
@@ -151,7 +208,7 @@ impl Lowering<'_> {
         };
         if matches!(
             local.as_str(),
-            "args" | "tool" | "caller" | "session" | "now"
+            "args" | "sent" | "tool" | "caller" | "session" | "now"
         ) {
             return Err(Fault::new(
                 at,
@@ -266,7 +323,7 @@ fn unknown_function(name: &str) -> String {
         "upper" | "toUpperCase" | "toUpper" => format!("unknown function `{name}`; write upperAscii()"),
         _ => format!(
             "unknown function `{name}`; there are has, size, startsWith, endsWith, contains, matches, lowerAscii, \
-             upperAscii, all, exists, exists_one, filter, int, uint, double, string, timestamp, duration and getHours and \
+             upperAscii, all, exists, exists_one, filter, type, int, uint, double, string, timestamp, duration and getHours and \
              its kin"
         ),
     }
