@@ -1,5 +1,6 @@
 //! `portcullis serve` as a person runs it: the real program, a stdio server as its child, the commands beside it.
 
+mod attacker;
 mod files;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -60,16 +61,21 @@ const APPROVE: &str = "    - { name: echo, tools: { names: [echo] }, action: Req
 
 impl Serve {
     fn start(rules: &str) -> Serve {
-        let folder = tempfile::tempdir().unwrap();
+        Serve::launch(portcullis(), tempfile::tempdir().unwrap(), rules, &[])
+    }
+
+    /// With further arguments; `command` starts the program.
+    fn launch(mut command: Command, folder: TempDir, rules: &str, arguments: &[&str]) -> Serve {
         std::fs::create_dir(folder.path().join("files")).unwrap();
         std::fs::write(folder.path().join("files/server.yaml"), server_yaml()).unwrap();
         std::fs::write(folder.path().join("files/policy.yaml"), policy_yaml(rules)).unwrap();
         let address = format!("127.0.0.1:{}", free_port());
-        let mut child = portcullis()
+        let mut child = command
             .args(["serve", "-f"])
             .arg(folder.path().join("files"))
             .args(["--listen", &address, "--socket"])
             .arg(folder.path().join("run/serve.sock"))
+            .args(arguments)
             .arg("--audit-file")
             .arg(folder.path().join("audit.jsonl"))
             .stdout(Stdio::null())
@@ -292,7 +298,25 @@ fn a_call_waits_for_a_person_and_is_made_once() {
         approvals[0]["spec"]["argumentsPreview"],
         "{\"text\":\"promote\"}"
     );
-    let approved = serve.command(&["approvals", "approve", &name]);
+    let table = String::from_utf8(serve.command(&["approvals", "list"]).stdout).unwrap();
+    assert!(
+        table.contains("EXPIRES  ARGUMENTS") && table.contains(r#"{"text":"promote"}"#),
+        "{table}"
+    );
+    // Nobody can be asked here: it shows the call and says what to write.
+    let digest = approvals[0]["spec"]["argumentsDigest"].as_str().unwrap();
+    let unasked = serve.command(&["approvals", "approve", &name]);
+    let said = String::from_utf8_lossy(&unasked.stderr).into_owned();
+    let write = format!("--yes --digest {}", &digest[..7 + 16]);
+    assert!(
+        !unasked.status.success() && said.contains(&write) && said.contains(r#"text: "promote""#),
+        "{said}"
+    );
+    let approve =
+        |digest: &str| serve.command(&["approvals", "approve", &name, "--yes", "--digest", digest]);
+    let wrong = digest.replace(|c: char| c.is_ascii_digit(), "f");
+    assert_eq!(approve(&wrong).status.code(), Some(1));
+    let approved = approve(&digest[..7 + 16]);
     assert!(
         approved.status.success(),
         "{}",

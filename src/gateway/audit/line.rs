@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
-use super::{Arguments, DecisionId, Ended, KEYS, LINE, NAME, Record};
+use super::{Arguments, DecisionId, Ended, KEYS, LINE, NAME, Record, Step};
 use crate::json;
 use crate::protocol::text;
 
@@ -78,6 +78,24 @@ impl Line {
             line.text,
             ",\"upstream\":{{\"status\":\"{status}\",\"latencyMs\":{latency_ms}}}"
         );
+        line.close()
+    }
+
+    pub(super) fn of_step(step: &Step<'_>) -> String {
+        let mut line = Line {
+            text: String::with_capacity(LINE),
+            strange: false,
+        };
+        line.open(step.time, step.decision_id, "approval", step.server);
+        line.member("approval", step.approval);
+        line.member("step", step.step);
+        line.member("grant", step.grant);
+        line.member("tool", text::cut(step.tool, NAME));
+        line.member("policy", step.policy);
+        line.member("rule", step.rule);
+        line.member("digest", step.digest);
+        line.optional("by", step.by);
+        line.optional("reason", step.reason);
         line.close()
     }
 
