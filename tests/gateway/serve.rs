@@ -332,6 +332,69 @@ fn a_call_waits_for_a_person_and_is_made_once() {
     assert!(is_error(&serve.echo(&session, "something else")));
 }
 
+/// Runs a command on a terminal of its own, answers its question, and ends as it ends.
+const TERMINAL: &str = r#"
+import os, pty, sys
+answer, command = sys.argv[1], sys.argv[2:]
+child, terminal = pty.fork()
+if child == 0:
+    os.execv(command[0], command)
+shown = b""
+while True:
+    try:
+        more = os.read(terminal, 4096)
+    except OSError:
+        break
+    if not more:
+        break
+    shown += more
+    if answer is not None and b"Type yes: " in shown:
+        os.write(terminal, answer.encode() + b"\n")
+        answer = None
+sys.stdout.buffer.write(shown)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"#;
+
+#[test]
+fn a_person_at_a_terminal_sees_the_call_and_is_asked() {
+    let serve = Serve::start(APPROVE);
+    let session = serve.session();
+    assert!(is_error(&serve.echo(&session, "promote \u{202e} 7")));
+    let listed = serve.command(&["approvals", "list", "-o", "json"]);
+    let approvals: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let name = approvals[0]["metadata"]["name"].as_str().unwrap();
+    let answered = |answer: &str| {
+        let output = Command::new("python3")
+            .args(["-c", TERMINAL, answer])
+            .arg(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["approvals", "approve", name, "--socket"])
+            .arg(serve.socket())
+            .output()
+            .unwrap();
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), shown)
+    };
+    for no in ["", "no", "y", "YES", name] {
+        let (approved, shown) = answered(no);
+        assert!(
+            !approved && shown.contains("nothing was decided"),
+            "{no}: {shown}"
+        );
+    }
+    let (approved, shown) = answered("yes");
+    assert!(approved && shown.contains("approved by"), "{shown}");
+    for part in [
+        "Caller:    anonymous",
+        "Tool:      echo",
+        "scripted_server.py",
+        r#"text: "promote \u202e 7""#,
+        "policy rules, rule echo",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(!is_error(&serve.echo(&session, "promote \u{202e} 7")));
+}
+
 #[test]
 fn status_is_what_kubectl_would_show_and_ctrl_c_sums_up() {
     let serve = Serve::start(DENY);
