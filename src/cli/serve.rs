@@ -269,7 +269,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
         stop.clone(),
     ));
 
-    let expiry = tokio::spawn(Arc::clone(&serving.memory).keep());
+    let expiry = tokio::spawn(Arc::clone(&serving.memory).record_expiries());
     let reload = async {
         let mut every = tokio::time::interval(files::EVERY);
         loop {

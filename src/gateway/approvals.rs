@@ -32,7 +32,7 @@ const NAME_DIGITS: usize = 20;
 
 /// What a call asks approval for.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct ApprovalRequest {
     /// Namespace of the McpServer.
     pub namespace: String,
     /// `<server>-<20 hex>`, of a keyed hash of the digest; a number is added. One for each of the server's sealing keys: a new
@@ -45,7 +45,7 @@ pub struct Wanted {
 }
 
 /// What is asked for besides the subject of an approval.
-pub struct Demanded<'a> {
+pub struct RequestParts<'a> {
     /// Namespace of the McpServer.
     pub namespace: &'a str,
     /// Name of the McpServer.
@@ -64,10 +64,10 @@ pub struct Demanded<'a> {
     pub expires_after: Duration,
 }
 
-impl Wanted {
+impl ApprovalRequest {
     /// The request for one very call.
-    pub fn new(subject: &Subject<'_>, demanded: Demanded<'_>, now: Timestamp) -> Self {
-        let Demanded {
+    pub fn new(subject: &Subject<'_>, parts: RequestParts<'_>, now: Timestamp) -> Self {
+        let RequestParts {
             namespace,
             server,
             by,
@@ -76,13 +76,13 @@ impl Wanted {
             preview,
             destination,
             expires_after,
-        } = demanded;
+        } = parts;
         let expires = now.checked_add(expires_after).unwrap_or(Timestamp::MAX);
         let name = |keyed: &String| {
             let digits = keyed.get(..NAME_DIGITS).unwrap_or(keyed);
             format!("{server}-{digits}")
         };
-        Wanted {
+        ApprovalRequest {
             namespace: namespace.to_owned(),
             names: names.iter().map(name).collect(),
             spec: McpApprovalSpec {
@@ -110,7 +110,7 @@ pub type Key = (String, String);
 
 /// The call that asks, or that uses an approval.
 #[derive(Clone, Copy, Debug)]
-pub struct Asking<'a> {
+pub struct CallContext<'a> {
     /// The session's id inside the gateway.
     pub session: &'a str,
     /// The decision on it.
@@ -214,18 +214,18 @@ impl Approvals {
     /// [`Refused`] when it may not be created.
     pub fn request(
         &self,
-        wanted: &Wanted,
-        asking: Asking<'_>,
+        wanted: &ApprovalRequest,
+        context: CallContext<'_>,
         now: Timestamp,
     ) -> Result<Standing, Refused> {
         match self {
-            Approvals::Memory(memory) => memory.request(wanted, asking, now),
+            Approvals::Memory(memory) => memory.request(wanted, context, now),
             Approvals::Unavailable => Err(Refused::Unavailable),
         }
     }
 
     /// Looks again; None when it has expired or was used meanwhile.
-    pub fn look(&self, wanted: &Wanted, key: &Key, now: Timestamp) -> Option<Standing> {
+    pub fn look(&self, wanted: &ApprovalRequest, key: &Key, now: Timestamp) -> Option<Standing> {
         match self {
             Approvals::Memory(memory) => memory.look(wanted, key, now),
             Approvals::Unavailable => None,
@@ -238,11 +238,11 @@ impl Approvals {
         &self,
         key: &Key,
         version: u64,
-        asking: Asking<'_>,
+        context: CallContext<'_>,
         now: Timestamp,
     ) -> Option<Consumed> {
         let consumed = match self {
-            Approvals::Memory(memory) => memory.consume(key, version, asking, now),
+            Approvals::Memory(memory) => memory.consume(key, version, context, now),
             Approvals::Unavailable => false,
         };
         consumed.then_some(Consumed(()))
@@ -263,9 +263,15 @@ impl Approvals {
     }
 
     /// Calls of a server go to `destination` from now on: open requests for another one are stale.
-    pub fn moved(&self, namespace: &str, server: &str, destination: &str, now: Timestamp) {
+    pub fn destination_changed(
+        &self,
+        namespace: &str,
+        server: &str,
+        destination: &str,
+        now: Timestamp,
+    ) {
         if let Approvals::Memory(memory) = self {
-            memory.moved(namespace, server, destination, now);
+            memory.destination_changed(namespace, server, destination, now);
         }
     }
 

@@ -23,7 +23,7 @@ use crate::protocol::emit::Edits;
 use crate::protocol::envelope::Request;
 use crate::protocol::method::Method;
 
-mod held;
+mod approval_wait;
 mod in_flight;
 mod named;
 

@@ -313,7 +313,7 @@ impl Gateway {
     }
 
     fn swap(&self, builder: &Builder, snapshot: Option<Arc<Snapshot>>) {
-        let moved = snapshot.as_ref().map(|snapshot| {
+        let now_in_force = snapshot.as_ref().map(|snapshot| {
             let server = Arc::clone(&snapshot.server);
             (server, Arc::clone(&snapshot.destination))
         });
@@ -330,10 +330,14 @@ impl Gateway {
         self.speak_as(builder);
         self.current.send_replace(snapshot);
         // Afterwards: calls that still look at the former snapshot are held to the new one before they use an approval.
-        if let Some((server, destination)) = moved {
+        if let Some((server, destination)) = now_in_force {
             let (namespace, name) = (&server.namespace, &server.name);
-            self.approvals
-                .moved(namespace, name, &destination.digest, Timestamp::now());
+            self.approvals.destination_changed(
+                namespace,
+                name,
+                &destination.digest,
+                Timestamp::now(),
+            );
         }
     }
 

@@ -5,7 +5,8 @@
 
 use super::steps::Entry;
 use super::{
-    Asking, DecideError, Key, PENDING_PER_GRANT, PENDING_PER_SERVER, Refused, Standing, Wanted,
+    ApprovalRequest, CallContext, DecideError, Key, PENDING_PER_GRANT, PENDING_PER_SERVER, Refused,
+    Standing,
 };
 use crate::api::Time;
 use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, ServerRef, Verdict};
@@ -68,8 +69,8 @@ impl Memory {
 
     pub(super) fn request(
         &self,
-        wanted: &Wanted,
-        asking: Asking<'_>,
+        wanted: &ApprovalRequest,
+        context: CallContext<'_>,
         now: Timestamp,
     ) -> Result<Standing, Refused> {
         let mut entries = self.lock();
@@ -77,7 +78,7 @@ impl Memory {
             let open = named(&mut entries, &wanted.namespace, name)
                 .find(|(_, entry)| !entry.finished(now) && same_call(entry, wanted));
             if let Some((key, entry)) = open {
-                entry.asked_by(asking.session);
+                entry.asked_by(context.session);
                 return Ok(entry.standing(key));
             }
         }
@@ -92,12 +93,12 @@ impl Memory {
             }
             number += 1;
         };
-        let entry = Entry::new(&key, wanted, asking);
+        let entry = Entry::new(&key, wanted, context);
         entry.record(self.log.as_ref(), "requested", None, now);
         let standing = entry.standing(&key);
         entries.insert(key, entry);
         drop(entries);
-        self.tell();
+        self.notify();
         Ok(standing)
     }
 
@@ -106,7 +107,7 @@ impl Memory {
     fn make_room(
         &self,
         entries: &mut BTreeMap<Key, Entry>,
-        wanted: &Wanted,
+        wanted: &ApprovalRequest,
         now: Timestamp,
     ) -> Result<(), Refused> {
         let spec = &wanted.spec;
@@ -142,7 +143,12 @@ impl Memory {
         Ok(())
     }
 
-    pub(super) fn look(&self, wanted: &Wanted, key: &Key, now: Timestamp) -> Option<Standing> {
+    pub(super) fn look(
+        &self,
+        wanted: &ApprovalRequest,
+        key: &Key,
+        now: Timestamp,
+    ) -> Option<Standing> {
         let entries = self.lock();
         let entry = entries.get(key)?;
         let over = entry.consumed() || entry.expired(now);
@@ -153,7 +159,7 @@ impl Memory {
         &self,
         key: &Key,
         version: u64,
-        asking: Asking<'_>,
+        context: CallContext<'_>,
         now: Timestamp,
     ) -> bool {
         let mut entries = self.lock();
@@ -166,9 +172,9 @@ impl Memory {
             return false;
         }
         entry.consume(now);
-        entry.record(self.log.as_ref(), "consumed", Some(asking.decision), now);
+        entry.record(self.log.as_ref(), "consumed", Some(context.decision), now);
         drop(entries);
-        self.tell();
+        self.notify();
         true
     }
 
@@ -185,7 +191,13 @@ impl Memory {
         );
     }
 
-    pub(super) fn moved(&self, namespace: &str, server: &str, destination: &str, now: Timestamp) {
+    pub(super) fn destination_changed(
+        &self,
+        namespace: &str,
+        server: &str,
+        destination: &str,
+        now: Timestamp,
+    ) {
         self.end(
             |_, entry| {
                 !entry.finished(now)
@@ -193,7 +205,7 @@ impl Memory {
                     && entry.destination != destination
             },
             |entry| {
-                entry.outdate(now);
+                entry.mark_stale(now);
                 entry.record(self.log.as_ref(), "stale", None, now);
             },
         );
@@ -210,7 +222,7 @@ impl Memory {
         }
         drop(entries);
         if changed {
-            self.tell();
+            self.notify();
         }
     }
 
@@ -239,7 +251,7 @@ impl Memory {
     }
 
     /// Sees to it that what expires is written down when it does, for ever.
-    pub async fn keep(self: Arc<Self>) {
+    pub async fn record_expiries(self: Arc<Self>) {
         let mut changed = self.changed.subscribe();
         loop {
             let now = Timestamp::now();
@@ -323,11 +335,11 @@ impl Memory {
         entry.record(self.log.as_ref(), step, None, now);
         let object = shown(entry, now);
         drop(entries);
-        self.tell();
+        self.notify();
         Ok(object)
     }
 
-    fn tell(&self) {
+    fn notify(&self) {
         self.changed
             .send_modify(|count| *count = count.wrapping_add(1));
     }
@@ -353,7 +365,7 @@ fn named<'a>(
 }
 
 /// Whether an object asks for the very call; only the times may differ.
-fn same_call(entry: &Entry, wanted: &Wanted) -> bool {
+fn same_call(entry: &Entry, wanted: &ApprovalRequest) -> bool {
     let McpApprovalSpec {
         server_ref: ServerRef { name },
         grant,

@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-use super::{Asking, Key, Standing, Wanted};
+use super::{ApprovalRequest, CallContext, Key, Standing};
 use crate::api::Time;
 use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, Phase, Verdict};
 use crate::gateway::audit::{AuditLog, DecisionId, Step};
@@ -30,7 +30,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(key: &Key, wanted: &Wanted, asking: Asking<'_>) -> Self {
+    pub(super) fn new(key: &Key, wanted: &ApprovalRequest, context: CallContext<'_>) -> Self {
         let spec = McpApprovalSpec {
             decision: None,
             ..wanted.spec.clone()
@@ -42,10 +42,10 @@ impl Entry {
             object,
             version: 1,
             destination: wanted.destination.clone(),
-            askers: vec![asking.session.to_owned()],
+            askers: vec![context.session.to_owned()],
             more_askers: false,
-            instance: asking.decision.instance.to_owned(),
-            number: asking.decision.number,
+            instance: context.decision.instance.to_owned(),
+            number: context.decision.number,
             expiry_recorded: false,
         }
     }
@@ -145,7 +145,7 @@ impl Entry {
         self.version += 1;
     }
 
-    pub(super) fn outdate(&mut self, now: Timestamp) {
+    pub(super) fn mark_stale(&mut self, now: Timestamp) {
         self.object.status.get_or_insert_default().stale_at = Some(Time(now));
         self.version += 1;
     }

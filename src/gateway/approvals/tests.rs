@@ -8,8 +8,8 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn wanted(grant: &str, digest: &str, now: i64) -> Wanted {
-    Wanted {
+fn wanted(grant: &str, digest: &str, now: i64) -> ApprovalRequest {
+    ApprovalRequest {
         namespace: "ml".to_owned(),
         names: vec![format!("mlflow-{digest}")],
         destination: "sha256:here".to_owned(),
@@ -31,8 +31,8 @@ fn wanted(grant: &str, digest: &str, now: i64) -> Wanted {
     }
 }
 
-fn by(session: &str) -> Asking<'_> {
-    Asking {
+fn by(session: &str) -> CallContext<'_> {
+    CallContext {
         session,
         decision: DecisionId {
             instance: "run",
@@ -258,14 +258,14 @@ fn an_approval_is_for_nothing_once_calls_go_elsewhere() {
         panic!("not approved")
     };
     // The same place, and another server's.
-    memory.moved("ml", "mlflow", "sha256:here", at(2));
-    memory.moved("ml", "other", "sha256:there", at(2));
-    memory.moved("other", "mlflow", "sha256:there", at(2));
+    memory.destination_changed("ml", "mlflow", "sha256:here", at(2));
+    memory.destination_changed("ml", "other", "sha256:there", at(2));
+    memory.destination_changed("other", "mlflow", "sha256:there", at(2));
     assert!(matches!(
         memory.request(&approved, by("s"), at(2)),
         Ok(Standing::Approved(..))
     ));
-    memory.moved("ml", "mlflow", "sha256:there", at(3));
+    memory.destination_changed("ml", "mlflow", "sha256:there", at(3));
     assert!(!memory.consume(&found, version, by("s"), at(4)));
     assert_eq!(
         memory.look(&asked, &key("mlflow-d1-0"), at(4)),
@@ -370,7 +370,7 @@ fn every_step_is_a_line_that_names_who_why_what_and_the_decision() {
     else {
         panic!("not approved")
     };
-    let other = Asking {
+    let other = CallContext {
         session: "d1",
         decision: DecisionId {
             instance: "run",
@@ -384,7 +384,7 @@ fn every_step_is_a_line_that_names_who_why_what_and_the_decision() {
     assert_eq!(memory.expire(at(101)), None);
     let later = wanted("key:a", "d6", 102);
     memory.request(&later, by("d6"), at(102)).unwrap();
-    memory.moved("ml", "mlflow", "sha256:there", at(103));
+    memory.destination_changed("ml", "mlflow", "sha256:there", at(103));
     drop(memory);
     drop(writer);
     let written = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use tokio::time::timeout_at;
 
 use super::{Granted, Passed, Pending, Refusal, enforced, unrecordable};
-use crate::gateway::approvals::{Asking, Demanded, Key, Refused, Standing, Wanted};
+use crate::gateway::approvals::{
+    ApprovalRequest, CallContext, Key, Refused, RequestParts, Standing,
+};
 use crate::gateway::hold::Hold;
 use crate::gateway::record::Outcome;
 use crate::policy::approval::{self, Subject};
@@ -29,9 +31,10 @@ impl Pending<'_> {
         {
             return Err(self.limited(&exhausted, now));
         }
-        let (Some(wanted), Some(demand)) =
-            (self.wanted(decision, now)?, decision.approval.as_deref())
-        else {
+        let (Some(wanted), Some(demand)) = (
+            self.approval_request(decision, now)?,
+            decision.approval.as_deref(),
+        ) else {
             return Err(self.refuse(decision, now));
         };
         // The lines about the approval and the one about this call name the same decision.
@@ -48,8 +51,8 @@ impl Pending<'_> {
         let mut standing = self
             .gateway
             .approvals
-            .request(&wanted, self.asking(number), now)
-            .map_err(|refused| self.unmade(&refused, decision, now))?;
+            .request(&wanted, self.context(number), now)
+            .map_err(|refused| self.not_requested(&refused, decision, now))?;
         loop {
             let now = Timestamp::now();
             match standing {
@@ -60,7 +63,12 @@ impl Pending<'_> {
                         self.record(Outcome::Unapproved, &decision.by, now, None);
                         return Err(Refusal::Cancelled);
                     }
-                    return self.use_up(&wanted, (wanted.namespace.clone(), name), version, now);
+                    return self.use_approval(
+                        &wanted,
+                        (wanted.namespace.clone(), name),
+                        version,
+                        now,
+                    );
                 }
                 Standing::Denied((_, name), decided) => {
                     self.approval = Some(name.clone());
@@ -122,9 +130,9 @@ impl Pending<'_> {
     }
 
     /// Decides again under the bundle and the credential of now, reserves, and takes the approval; at most one call gets it.
-    pub(super) fn use_up(
+    pub(super) fn use_approval(
         &mut self,
-        wanted: &Wanted,
+        wanted: &ApprovalRequest,
         key: Key,
         version: u64,
         now: Timestamp,
@@ -144,7 +152,7 @@ impl Pending<'_> {
         // The call of now would be sent to the server of then, which no longer is the one that the policies are for.
         if *destination != wanted.destination {
             let approvals = &self.gateway.approvals;
-            approvals.moved(&server.namespace, &server.name, destination, now);
+            approvals.destination_changed(&server.namespace, &server.name, destination, now);
             self.record(Outcome::Unapproved, &decision.by, now, None);
             return Err(Refusal::ApprovalStale { name: key.1 });
         }
@@ -157,7 +165,7 @@ impl Pending<'_> {
             _ => return Err(self.refuse(&decision, now)),
         }
         // Another definition of the tool, other rules or another preview make it another call.
-        match self.wanted(&decision, now)? {
+        match self.approval_request(&decision, now)? {
             Some(again) if same(&again, wanted) => {}
             _ => return Err(gone(self, &decision.by)),
         }
@@ -169,8 +177,8 @@ impl Pending<'_> {
         let mut in_flight = self.reserve(&decision, now)?;
         // Recorded later under this very number, when all else is done.
         let number = self.number.get().unwrap_or_default();
-        let asking = self.asking(number);
-        let consumed = self.gateway.approvals.consume(&key, version, asking, now);
+        let context = self.context(number);
+        let consumed = self.gateway.approvals.consume(&key, version, context, now);
         match consumed.and_then(|consumed| Granted::approved(&decision, consumed)) {
             Some(granted) => Ok(Passed { in_flight, granted }),
             None => {
@@ -181,14 +189,19 @@ impl Pending<'_> {
         }
     }
 
-    fn asking(&self, number: u64) -> Asking<'_> {
-        Asking {
+    fn context(&self, number: u64) -> CallContext<'_> {
+        CallContext {
             session: self.call.session,
             decision: self.gateway.recorder.id(number),
         }
     }
 
-    pub(super) fn unmade(&self, refused: &Refused, decision: &Decision, now: Timestamp) -> Refusal {
+    pub(super) fn not_requested(
+        &self,
+        refused: &Refused,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Refusal {
         let outcome = match refused {
             Refused::GrantFull | Refused::ServerFull => Outcome::Unapproved,
             // Nobody was asked: a refusal of the fail-closed table.
@@ -202,11 +215,11 @@ impl Pending<'_> {
     }
 
     /// The request for approval of this very call, or the refusal if it cannot be put before a person.
-    pub(super) fn wanted(
+    pub(super) fn approval_request(
         &self,
         decision: &Decision,
         now: Timestamp,
-    ) -> Result<Option<Wanted>, Refusal> {
+    ) -> Result<Option<ApprovalRequest>, Refusal> {
         let Some(demand) = decision.approval.as_deref() else {
             return Ok(None);
         };
@@ -232,7 +245,7 @@ impl Pending<'_> {
             });
         match bound {
             Ok((digest, preview)) => {
-                let demanded = Demanded {
+                let parts = RequestParts {
                     namespace: &self.snapshot.server.namespace,
                     server: &self.snapshot.server.name,
                     by: &decision.by,
@@ -242,7 +255,7 @@ impl Pending<'_> {
                     destination: &self.snapshot.destination,
                     expires_after: demand.expires_after,
                 };
-                Ok(Some(Wanted::new(&subject, demanded, now)))
+                Ok(Some(ApprovalRequest::new(&subject, parts, now)))
             }
             Err(error) => {
                 let error: approval::PreviewError = error;
@@ -256,7 +269,7 @@ impl Pending<'_> {
     }
 }
 
-fn same(a: &Wanted, b: &Wanted) -> bool {
+fn same(a: &ApprovalRequest, b: &ApprovalRequest) -> bool {
     a.spec.arguments_digest == b.spec.arguments_digest
         && a.spec.arguments_preview == b.spec.arguments_preview
         && a.spec.grant == b.spec.grant
