@@ -270,8 +270,11 @@ async def promotes(world: World, account: Account, agent: Any, mlflow: Any, seed
         call.cancel()
         return
     name = waiting[0]["metadata"]["name"]
-    account.dim(f"$ portcullis approvals approve {name} --reason 'lower loss'")
-    said = await asyncio.to_thread(world.command, "approvals", "approve", name, "--reason", "lower loss")
+    # A person at a terminal is shown the call and asked; here the digest says which call was looked at.
+    seen = waiting[0]["spec"]["argumentsDigest"][:len("sha256:") + 16]
+    account.dim(f"$ portcullis approvals approve {name} --yes --digest {seen} --reason 'lower loss'")
+    said = await asyncio.to_thread(
+        world.command, "approvals", "approve", name, "--yes", "--digest", seen, "--reason", "lower loss")
     account.dim(said)
     answer = await call
     if not answer.ok and answer.text.startswith("Approval pending"):

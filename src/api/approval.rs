@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.serverRef == oldSelf.serverRef && self.grant == oldSelf.grant && self.tool == oldSelf.tool && self.argumentsDigest == oldSelf.argumentsDigest && self.argumentsPreview == oldSelf.argumentsPreview && self.policy == oldSelf.policy && self.rule == oldSelf.rule && self.requestedAt == oldSelf.requestedAt && self.expiresAt == oldSelf.expiresAt").message("a request cannot be changed; only decision can be set"))]
+#[x_kube(validation = Rule::new("self.serverRef == oldSelf.serverRef && self.grant == oldSelf.grant && self.tool == oldSelf.tool && self.argumentsDigest == oldSelf.argumentsDigest && self.argumentsPreview == oldSelf.argumentsPreview && self.policy == oldSelf.policy && self.rule == oldSelf.rule && self.requestedAt == oldSelf.requestedAt && self.expiresAt == oldSelf.expiresAt && has(self.upstream) == has(oldSelf.upstream) && (!has(self.upstream) || self.upstream == oldSelf.upstream)").message("a request cannot be changed; only decision can be set"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.decision) || (has(self.decision) && self.decision == oldSelf.decision)").message("a decision is final; a changed call makes a new request"))]
 #[x_kube(validation = Rule::new("oldSelf.hasValue() || !has(self.decision)").message("a new request carries no decision; it is set afterwards, by a person").optional_old_self(true))]
 pub struct McpApprovalSpec {
@@ -51,6 +51,10 @@ pub struct McpApprovalSpec {
     /// The whole arguments, redacted, control and bidirectional characters escaped.
     #[schemars(length(max = 4096))]
     pub arguments_preview: String,
+    /// Where the call goes: the server's URL, or its command and image, and the names of the credentials that it is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(min = 1, max = 8192))]
+    pub upstream: Option<String>,
     /// The policy that asks for approval.
     #[schemars(length(min = 1, max = 317))]
     pub policy: String,
@@ -120,6 +124,14 @@ pub struct McpApprovalStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Time")]
     pub consumed_at: Option<Time>,
+    /// When the server that the call goes to was found to have changed: the approval is for nothing since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Time")]
+    pub stale_at: Option<Time>,
+    /// When nobody asked for it any more: the call was cancelled, or its session ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Time")]
+    pub withdrawn_at: Option<Time>,
 }
 
 /// Where an approval stands.
@@ -134,6 +146,10 @@ pub enum Phase {
     Denied,
     /// Past expiresAt without having been used.
     Expired,
+    /// The server that the call goes to has changed since it was asked for.
+    Stale,
+    /// The call was cancelled, or its session ended, before somebody decided.
+    Withdrawn,
     /// The approved call was forwarded.
     Consumed,
 }

@@ -5,9 +5,15 @@ use std::path::PathBuf;
 use http::Method;
 use jiff::Timestamp;
 
+mod confirm;
+
+use self::confirm::Consent;
 use super::output::{Failure, Output, age, columns, print, print_data, visible};
 use super::socket::{self, DecisionRequest};
 use crate::api::approval::{McpApproval, Phase, Verdict};
+
+/// Characters of the arguments in a table.
+const BEGINNING: usize = 60;
 
 /// See and decide calls that wait for approval.
 #[derive(Debug, clap::Args)]
@@ -38,10 +44,16 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t = Output::Yaml)]
         output: Output,
     },
-    /// Let the call be made, once, with exactly these arguments
+    /// Let the call be made, once, with exactly these arguments; shows it and asks
     Approve {
         /// Its name, or NAMESPACE/NAME
         name: String,
+        /// Do not ask: the call that --digest names was looked at already
+        #[arg(long)]
+        yes: bool,
+        /// The digest of the call that is to be approved, or its first 16 digits
+        #[arg(long)]
+        digest: Option<String>,
         /// Why, for the record
         #[arg(long)]
         reason: Option<String>,
@@ -85,31 +97,44 @@ pub fn run(args: Args) -> Result<(), Failure> {
             }
         }
         Command::Show { name, output } => {
-            let found = all()?
-                .into_iter()
-                .find(|approval| named(approval, &name))
-                .ok_or_else(|| Failure {
-                    message: format!(
-                        "there is no approval `{name}`; `portcullis approvals list` shows them"
-                    ),
-                    code: 1,
-                })?;
+            let found = find(&all()?, &name)?;
             match output {
                 Output::Table | Output::Wide => print(&table(&[found], Timestamp::now())),
                 Output::Yaml | Output::Json => print_data(&found, output),
             }
         }
-        Command::Approve { name, reason } => decide(&path, &name, Verdict::Approved, reason),
-        Command::Deny { name, reason } => decide(&path, &name, Verdict::Denied, reason),
+        Command::Approve {
+            name,
+            yes,
+            digest,
+            reason,
+        } => {
+            let all = all()?;
+            let found = find(&all, &name)?;
+            let consent = Consent {
+                yes,
+                digest: digest.as_deref(),
+            };
+            confirm::ask(&found, &all, &consent, Timestamp::now())?;
+            let request = DecisionRequest {
+                verdict: Verdict::Approved,
+                digest: Some(found.spec.arguments_digest.clone()),
+                reason,
+            };
+            decide(&path, &name, &request)
+        }
+        Command::Deny { name, reason } => {
+            let request = DecisionRequest {
+                verdict: Verdict::Denied,
+                digest: None,
+                reason,
+            };
+            decide(&path, &name, &request)
+        }
     }
 }
 
-fn decide(
-    path: &std::path::Path,
-    name: &str,
-    verdict: Verdict,
-    reason: Option<String>,
-) -> Result<(), Failure> {
+fn decide(path: &std::path::Path, name: &str, request: &DecisionRequest) -> Result<(), Failure> {
     if !name
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"-./".contains(&b))
@@ -120,8 +145,7 @@ fn decide(
         )));
     }
     let target = format!("/approvals/{name}");
-    let request = DecisionRequest { verdict, reason };
-    let decided: McpApproval = socket::request(path, Method::POST, &target, Some(&request))
+    let decided: McpApproval = socket::request(path, Method::POST, &target, Some(request))
         .map_err(|error| match error {
             socket::ClientError::Refused(message) => Failure { message, code: 1 },
             other => Failure::new(other.to_string()),
@@ -138,6 +162,25 @@ fn decide(
         visible(&spec.tool),
         visible(&spec.grant)
     ))
+}
+
+fn find(all: &[McpApproval], name: &str) -> Result<McpApproval, Failure> {
+    let mut found = all.iter().filter(|approval| named(approval, name));
+    let (first, more) = (found.next(), found.next());
+    let refused = |message: String| Failure { message, code: 1 };
+    let first = first.ok_or_else(|| {
+        refused(format!(
+            "there is no approval `{}`; `portcullis approvals list` shows them",
+            visible(name)
+        ))
+    })?;
+    match more {
+        None => Ok(first.clone()),
+        Some(_) => Err(refused(format!(
+            "`{}` is in several namespaces; write NAMESPACE/NAME",
+            visible(name)
+        ))),
+    }
 }
 
 fn named(approval: &McpApproval, name: &str) -> bool {
@@ -169,11 +212,41 @@ fn table(approvals: &[McpApproval], now: Timestamp) -> String {
                     .as_ref()
                     .map_or_else(String::new, |decision| decision.by.clone()),
                 age(now.duration_since(spec.requested_at.0).as_secs()),
+                left(approval, now),
+                beginning(&spec.arguments_preview),
             ]
         })
         .collect();
     columns(
-        &["Name", "Server", "Tool", "Grant", "Phase", "By", "Age"],
+        &[
+            "Name",
+            "Server",
+            "Tool",
+            "Grant",
+            "Phase",
+            "By",
+            "Age",
+            "Expires",
+            "Arguments",
+        ],
         &rows,
     )
+}
+
+/// How long it stays of use.
+fn left(approval: &McpApproval, now: Timestamp) -> String {
+    match phase(approval) {
+        Some(Phase::Pending | Phase::Approved | Phase::Denied) => {
+            age(approval.spec.expires_at.0.duration_since(now).as_secs())
+        }
+        _ => String::new(),
+    }
+}
+
+/// The first characters of the arguments.
+fn beginning(preview: &str) -> String {
+    match preview.char_indices().nth(BEGINNING) {
+        Some((at, _)) => format!("{}…", &preview[..at]),
+        None => preview.to_owned(),
+    }
 }

@@ -22,9 +22,10 @@ use crate::api::server::McpServer;
 use crate::gateway::approvals::{Approvals, Memory};
 use crate::gateway::grants::Grants;
 use crate::gateway::metrics::Metrics;
-use crate::gateway::process::{Signals, audit, bind, raise_files};
+use crate::gateway::process::{Signals, audit, bind, keep_memory_private, raise_files};
 use crate::gateway::server::Routes;
 use crate::gateway::snapshot::Sealing;
+use crate::gateway::upstream::stdio::{RunAs, orphans};
 use crate::gateway::{Gateway, Shared};
 use crate::policy::bundle::Bundle;
 use crate::policy::diagnostic::Level;
@@ -39,6 +40,7 @@ mod secrets;
 mod setup;
 mod state;
 mod table;
+mod user;
 
 use self::files::Watched;
 use self::force::paths;
@@ -64,6 +66,9 @@ pub struct Args {
     /// Set a variable of stdio servers over what their YAML says; may be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
+    /// Run stdio servers as this user (a name, a number, or UID:GID), who then cannot read or decide anything here; needs root
+    #[arg(long, value_name = "USER")]
+    server_user: Option<String>,
     /// Policies in this namespace are guardrails over all servers
     #[arg(long, default_value = "portcullis-system", value_name = "NAMESPACE")]
     operator_namespace: String,
@@ -97,6 +102,11 @@ fn variable(text: &str) -> Result<(String, String), String> {
 /// [`Failure`] when it could not start; nothing is left running then.
 pub fn run(args: Args) -> Result<(), Failure> {
     logging::start(args.log_format, "warn,portcullis=info");
+    keep_memory_private().map_err(|error| {
+        Failure::new(format!(
+            "the system does not let this process close its memory to others, so every server could read your keys: {error}"
+        ))
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -135,6 +145,7 @@ struct State {
 struct Serving {
     args: Args,
     env: BTreeMap<String, String>,
+    server_user: Option<RunAs>,
     shared: Shared,
     memory: Arc<Memory>,
     routes: Arc<Routes>,
@@ -178,7 +189,16 @@ async fn serve(args: Args) -> Result<(), Failure> {
     }
     paths(&world)?;
 
+    let server_user = match &args.server_user {
+        Some(named) => Some(user::find(named).map_err(Failure::new)?),
+        None => None,
+    };
     raise_files();
+    orphans::adopt().map_err(|error| {
+        Failure::new(format!(
+            "the system does not let this process adopt what its servers leave behind: {error}"
+        ))
+    })?;
     // Everything that can be in use by others is taken before any child process is started.
     let mut signals = Signals::new()?;
     let listener = bind(args.listen, "--listen")?;
@@ -194,11 +214,12 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let mut registry = Registry::default();
     process::register(&mut registry);
     let metrics = Metrics::register(&mut registry);
-    let memory = Arc::new(Memory::default());
+    let memory = Arc::new(Memory::recorded(audit.clone()));
     let sealer = Sealer::ephemeral()
         .map_err(|error| Failure::new(format!("no sealing key could be made: {error}")))?;
     let serving = Arc::new(Serving {
         env: args.env.iter().cloned().collect(),
+        server_user,
         shared: Shared {
             instance: uuid::Uuid::new_v4().simple().to_string()[..12].to_owned(),
             audit,
@@ -232,10 +253,19 @@ async fn serve(args: Args) -> Result<(), Failure> {
         stop.clone(),
         GRACE,
     ));
+    let orphans_stop = CancellationToken::new();
+    let orphans = tokio::spawn(orphans::care_for(orphans_stop.clone()));
+    let end = async |serving: &Serving| {
+        serving.shutdown().await;
+        orphans_stop.cancel();
+        if let Err(error) = orphans.await {
+            tracing::error!(%error, "what the servers left behind was not ended");
+        }
+    };
     let result = start(&serving, world, &mut signals).await;
     if let Err(failure) = result {
         stop.cancel();
-        serving.shutdown().await;
+        end(&serving).await;
         return Err(failure);
     }
 
@@ -253,6 +283,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
         stop.clone(),
     ));
 
+    let expiry = tokio::spawn(Arc::clone(&serving.memory).record_expiries());
     let reload = async {
         let mut every = tokio::time::interval(files::EVERY);
         loop {
@@ -271,11 +302,12 @@ async fn serve(args: Args) -> Result<(), Failure> {
         GRACE.as_secs()
     );
     stopping.cancel();
+    expiry.abort();
     if let Err(error) = http.await {
         tracing::error!(%error, "the listener failed");
     }
     let summary = table::summary(&serving.lock(), serving.started);
-    serving.shutdown().await;
+    end(&serving).await;
     drop(audit_writer);
     eprint!("{summary}");
     Ok(())

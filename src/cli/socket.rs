@@ -1,8 +1,10 @@
 //! The Unix socket between `portcullis serve` and the commands on the same machine: HTTP/1.1, JSON bodies.
 //!
 //! `GET /status` gives the resources with their status, `GET /approvals` a list of McpApprovals, and
-//! `POST /approvals/NAME` takes `{"verdict": "Approved"|"Denied", "reason"?: "…"}`. Who decides is the user at the other end
-//! of the socket, as the kernel says, never what the request says. The socket is 0600 in a folder that is 0700.
+//! `POST /approvals/NAME` takes `{"verdict": "Approved"|"Denied", "digest"?: "sha256:…", "reason"?: "…"}`. To approve, the digest
+//! that the person has seen is needed, so that nothing else can be approved under that name. Who decides is the user at the other end
+//! of the socket, as the kernel says, never what the request says. The socket is 0600 in a folder that is 0700, and processes
+//! that `serve` has started, the guarded servers and theirs, are refused ([`peer`]).
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,17 +25,26 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::approval::Verdict;
 
+mod peer;
+
+use self::peer::{Refused, Ticks};
+
 /// A request body is a decision; this is more than any needs.
 const MAX_BODY: usize = 64 << 10;
 /// Between two pieces of a request, and for all of one.
 const IDLE: std::time::Duration = std::time::Duration::from_secs(5);
 const WITHIN: std::time::Duration = std::time::Duration::from_secs(20);
+/// Until a command that has only just started connects again.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(15);
 
 /// The body of `POST /approvals/NAME`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DecisionRequest {
     /// What was decided.
     pub verdict: Verdict,
+    /// The digest of what was decided on; it must be given to approve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// Why; told to the agent when the call is denied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -100,6 +111,10 @@ pub trait Handler: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Listener {
     listener: UnixListener,
+    /// The same socket, asked without waiting: only so is it known that no connection is waiting.
+    queue: std::os::unix::net::UnixListener,
+    /// No connection was waiting then.
+    idle: Ticks,
     path: PathBuf,
     inode: u64,
 }
@@ -139,8 +154,13 @@ impl Listener {
             std::fs::remove_file(path)
                 .map_err(|error| format!("the old socket {shown} cannot be removed: {error}"))?;
         }
+        let idle = Ticks::now();
         // The folder is private, so nobody can connect between the two steps.
-        let listener = UnixListener::bind(path)
+        let (listener, queue) = std::os::unix::net::UnixListener::bind(path)
+            .and_then(|queue| {
+                queue.set_nonblocking(true)?;
+                Ok((UnixListener::from_std(queue.try_clone()?)?, queue))
+            })
             .map_err(|error| format!("the socket {shown} cannot be opened: {error}"))?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
             .map_err(|error| format!("the socket {shown} cannot be made private: {error}"))?;
@@ -149,53 +169,88 @@ impl Listener {
             .unwrap_or_default();
         Ok(Listener {
             listener,
+            queue,
+            idle,
             path: path.to_owned(),
             inode,
         })
     }
 
     /// Answers until `stop`.
-    pub async fn serve(self, handler: Arc<dyn Handler>, stop: CancellationToken) {
+    pub async fn serve(mut self, handler: Arc<dyn Handler>, stop: CancellationToken) {
         loop {
-            let stream = tokio::select! {
+            let mut accepted = tokio::select! {
                 () = stop.cancelled() => return,
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                accepted = self.listener.accept() => accepted.map(|(stream, _)| stream),
+            };
+            loop {
+                match accepted {
+                    Ok(stream) => self.answer(stream, &handler, &stop),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                     Err(error) => {
                         tracing::warn!(%error, "the local socket could not accept a connection");
                         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                        continue;
+                        break;
                     }
-                },
-            };
-            let Ok(peer) = stream.peer_cred() else {
-                continue;
-            };
-            // The mode of the socket says so too, but only from a moment after it was opened.
-            if !trusted(peer.uid()) {
-                tracing::warn!(
-                    uid = peer.uid(),
-                    "another user was turned away from the local socket"
-                );
-                continue;
-            }
-            let user = user_name(peer.uid());
-            let handler = Arc::clone(&handler);
-            let stop = stop.clone();
-            tokio::spawn(async move {
-                let service =
-                    service_fn(|request| answer(Arc::clone(&handler), request, user.clone()));
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(std::time::Duration::from_secs(5))
-                    .serve_connection(TokioIo::new(stream), service);
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    _ = connection => {}
                 }
-            });
+                let before = Ticks::now();
+                let next = self.queue.accept();
+                if matches!(&next, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock) {
+                    self.idle = before;
+                }
+                accepted = next.and_then(|(stream, _)| {
+                    stream.set_nonblocking(true)?;
+                    UnixStream::from_std(stream)
+                });
+            }
         }
     }
+
+    /// Answers one connection, in the background.
+    fn answer(&self, stream: UnixStream, handler: &Arc<dyn Handler>, stop: &CancellationToken) {
+        let Ok(peer) = stream.peer_cred() else {
+            return;
+        };
+        // The mode of the socket says so too, but only from a moment after it was opened.
+        if !trusted(peer.uid()) {
+            tracing::warn!(
+                uid = peer.uid(),
+                "another user was turned away from the local socket"
+            );
+            return;
+        }
+        let admitted = peer::admit(peer.pid(), self.idle);
+        if let Err(refused @ (Refused::Descendant | Refused::Unknown(_))) = &admitted {
+            tracing::warn!(
+                pid = peer.pid(),
+                "a process was turned away from the local socket: {refused}"
+            );
+        }
+        let asking = Arc::new(Asking {
+            handler: Arc::clone(handler),
+            user: user_name(peer.uid()),
+            admitted,
+        });
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| answer(Arc::clone(&asking), request));
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(std::time::Duration::from_secs(5))
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                () = stop.cancelled() => {}
+                _ = connection => {}
+            }
+        });
+    }
+}
+
+/// Who is at the other end of a connection.
+struct Asking {
+    handler: Arc<dyn Handler>,
+    user: String,
+    admitted: Result<(), Refused>,
 }
 
 impl Drop for Listener {
@@ -208,14 +263,24 @@ impl Drop for Listener {
 }
 
 async fn answer(
-    handler: Arc<dyn Handler>,
+    asking: Arc<Asking>,
     request: Request<Incoming>,
-    user: String,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
-    let (status, body) = match crate::gateway::body::read(body, MAX_BODY, IDLE, WITHIN).await {
-        Ok(body) => handler.handle(&head.method, head.uri.path(), &body, &user),
-        Err(error) => problem(StatusCode::BAD_REQUEST, &error.to_string()),
+    let (status, body) = match &asking.admitted {
+        Err(refused) => {
+            let status = match refused {
+                Refused::TooYoung => StatusCode::TOO_EARLY,
+                Refused::Descendant | Refused::Unknown(_) => StatusCode::FORBIDDEN,
+            };
+            problem(status, &refused.to_string())
+        }
+        Ok(()) => match crate::gateway::body::read(body, MAX_BODY, IDLE, WITHIN).await {
+            Ok(body) => asking
+                .handler
+                .handle(&head.method, head.uri.path(), &body, &asking.user),
+            Err(error) => problem(StatusCode::BAD_REQUEST, &error.to_string()),
+        },
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -258,46 +323,18 @@ pub fn request<T: serde::de::DeserializeOwned>(
         Some(body) => serde_json::to_vec(body).map_err(|error| talk(error.to_string()))?,
         None => Vec::new(),
     };
-    let exchange = async {
-        let stream = UnixStream::connect(path)
-            .await
-            .map_err(|source| ClientError::Connect {
-                path: shown.clone(),
-                source,
-            })?;
-        // Whoever made the folder first could listen there, and show approvals that nobody asked for.
-        if !stream.peer_cred().is_ok_and(|peer| trusted(peer.uid())) {
-            return Err(talk(
-                "it is another user's; name yours with --socket".to_owned(),
-            ));
-        }
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| talk(error.to_string()))?;
-        let exchange = async {
-            let request = Request::builder()
-                .method(method)
-                .uri(target)
-                .header(HOST, "portcullis")
-                .body(Full::new(Bytes::from(body)))
-                .map_err(|error| talk(error.to_string()))?;
-            let response = sender
-                .send_request(request)
-                .await
-                .map_err(|error| talk(error.to_string()))?;
-            let status = response.status();
-            let bytes = response
-                .into_body()
-                .collect()
-                .await
-                .map_err(|error| talk(error.to_string()))?
-                .to_bytes();
-            Ok((status, bytes))
+    let limited = async {
+        let answered = async {
+            loop {
+                let answer = exchange(path, &method, target, &body).await?;
+                if answer.0 != StatusCode::TOO_EARLY {
+                    return Ok(answer);
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
         };
-        drive(exchange, connection).await
+        tokio::time::timeout(std::time::Duration::from_secs(30), answered).await
     };
-    let limited =
-        async { tokio::time::timeout(std::time::Duration::from_secs(30), exchange).await };
     let (status, bytes) = runtime
         .block_on(limited)
         .map_err(|_| talk("it took longer than 30 s".to_owned()))??;
@@ -309,6 +346,56 @@ pub fn request<T: serde::de::DeserializeOwned>(
         ));
     }
     serde_json::from_slice(&bytes).map_err(|error| talk(error.to_string()))
+}
+
+/// One connection and one request on it.
+async fn exchange(
+    path: &Path,
+    method: &Method,
+    target: &str,
+    body: &[u8],
+) -> Result<(StatusCode, Bytes), ClientError> {
+    let shown = path.display().to_string();
+    let talk = |why: String| ClientError::Talk {
+        path: shown.clone(),
+        why,
+    };
+    let stream = UnixStream::connect(path)
+        .await
+        .map_err(|source| ClientError::Connect {
+            path: shown.clone(),
+            source,
+        })?;
+    // Whoever made the folder first could listen there, and show approvals that nobody asked for.
+    if !stream.peer_cred().is_ok_and(|peer| trusted(peer.uid())) {
+        return Err(talk(
+            "it is another user's; name yours with --socket".to_owned(),
+        ));
+    }
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| talk(error.to_string()))?;
+    let exchange = async {
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
+            .header(HOST, "portcullis")
+            .body(Full::new(Bytes::copy_from_slice(body)))
+            .map_err(|error| talk(error.to_string()))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| talk(error.to_string()))?;
+        let status = response.status();
+        let bytes = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| talk(error.to_string()))?
+            .to_bytes();
+        Ok((status, bytes))
+    };
+    drive(exchange, connection).await
 }
 
 /// Polls the connection along with the exchange that needs it.

@@ -52,19 +52,24 @@ enum Next {
 
 /// Where an approval stands, and what comes next by the clock.
 fn phase(approval: &McpApproval, retention: Duration, now: Timestamp) -> (Phase, Next) {
-    let consumed = approval
-        .status
-        .as_ref()
-        .and_then(|status| status.consumed_at.as_ref());
+    let at = |of: fn(&McpApprovalStatus) -> &Option<crate::api::Time>| {
+        let status = approval.status.as_ref();
+        status.and_then(|status| of(status).as_ref())
+    };
+    let consumed = at(|status| &status.consumed_at);
+    let stale = at(|status| &status.stale_at);
+    let withdrawn = at(|status| &status.withdrawn_at);
     let expires = approval.spec.expires_at.0;
     let phase = match (consumed, &approval.spec.decision) {
         (Some(_), _) => Phase::Consumed,
+        _ if stale.is_some() => Phase::Stale,
+        _ if withdrawn.is_some() => Phase::Withdrawn,
         (None, Some(decision)) if decision.verdict == Verdict::Denied => Phase::Denied,
         (None, _) if now >= expires => Phase::Expired,
         (None, Some(_)) => Phase::Approved,
         (None, None) => Phase::Pending,
     };
-    let finished = match consumed {
+    let finished = match consumed.or(stale).or(withdrawn) {
         Some(at) => Some(at.0),
         None => (now >= expires).then_some(expires),
     };
@@ -111,6 +116,11 @@ mod tests {
     }
 
     fn stands(decision: Option<&str>, consumed: Option<i64>, now: i64) -> (Phase, Next) {
+        let consumed = consumed.map(|second| at(second).to_string());
+        stands_with(decision, json!({"consumedAt": consumed}), now)
+    }
+
+    fn stands_with(decision: Option<&str>, status: Value, now: i64) -> (Phase, Next) {
         let approval: McpApproval = serde_json::from_value(json!({
             "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpApproval", "metadata": {"name": "a"},
             "spec": {
@@ -118,7 +128,7 @@ mod tests {
                 "policy": "p", "rule": "r", "requestedAt": at(0).to_string(), "expiresAt": at(100).to_string(),
                 "decision": decision.map(|verdict| json!({"verdict": verdict, "by": "alice"})).unwrap_or(Value::Null),
             },
-            "status": {"consumedAt": consumed.map(|second| at(second).to_string())},
+            "status": status,
         }))
         .unwrap();
         phase(&approval, Duration::from_secs(1_000), at(now))
@@ -156,5 +166,11 @@ mod tests {
             (Phase::Consumed, Next::Remove)
         );
         assert_eq!(stands(None, None, 1_100), (Phase::Expired, Next::Remove));
+        for (field, expected) in [("staleAt", Phase::Stale), ("withdrawnAt", Phase::Withdrawn)] {
+            assert_eq!(
+                stands_with(Some("Approved"), json!({field: at(50).to_string()}), 60),
+                (expected, Next::At(at(1_050)))
+            );
+        }
     }
 }

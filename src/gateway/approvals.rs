@@ -4,10 +4,11 @@
 //! in memory, a gateway that has no place for them refuses such calls. Must not do: decide; people do, through `decide`.
 
 mod memory;
+mod steps;
 #[cfg(test)]
 mod tests;
 
-pub use memory::Memory;
+pub use memory::{Memory, NewDecision};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::audit::DecisionId;
+use super::snapshot::destination::Destination;
 use crate::api::Time;
 use crate::api::approval::{Decision, McpApprovalSpec, ServerRef};
 use crate::policy::approval::Subject;
@@ -24,35 +27,64 @@ use crate::policy::decision::RuleId;
 pub const PENDING_PER_GRANT: usize = 20;
 /// At most this many open requests for one server.
 pub const PENDING_PER_SERVER: usize = 100;
+/// Digits of a name that only the server's gateways can compute.
+const NAME_DIGITS: usize = 20;
 
 /// What a call asks approval for.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct ApprovalRequest {
     /// Namespace of the McpServer.
     pub namespace: String,
-    /// `<server>-<20 hex of the digest>`; a number is added.
-    pub name: String,
+    /// `<server>-<20 hex>`, of a keyed hash of the digest; a number is added. One for each of the server's sealing keys: a new
+    /// request has the first, and one that is open already may have any.
+    pub names: Vec<String>,
     /// Everything but the decision.
     pub spec: McpApprovalSpec,
+    /// Digest of where the call goes.
+    pub destination: String,
 }
 
-impl Wanted {
+/// What is asked for besides the subject of an approval.
+pub struct RequestParts<'a> {
+    /// Namespace of the McpServer.
+    pub namespace: &'a str,
+    /// Name of the McpServer.
+    pub server: &'a str,
+    /// The rule that asks.
+    pub by: &'a RuleId,
+    /// Digest of the subject.
+    pub digest: &'a str,
+    /// The digest as only the server's gateways know it.
+    pub names: &'a [String],
+    /// What a person is shown.
+    pub preview: String,
+    /// Where the call goes.
+    pub destination: &'a Destination,
+    /// How long the request stays open.
+    pub expires_after: Duration,
+}
+
+impl ApprovalRequest {
     /// The request for one very call.
-    #[allow(clippy::too_many_arguments)]
-    pub fn new(
-        namespace: &str,
-        server: &str,
-        subject: &Subject<'_>,
-        by: &RuleId,
-        digest: &str,
-        preview: String,
-        now: Timestamp,
-        expires_after: Duration,
-    ) -> Self {
+    pub fn new(subject: &Subject<'_>, parts: RequestParts<'_>, now: Timestamp) -> Self {
+        let RequestParts {
+            namespace,
+            server,
+            by,
+            digest,
+            names,
+            preview,
+            destination,
+            expires_after,
+        } = parts;
         let expires = now.checked_add(expires_after).unwrap_or(Timestamp::MAX);
-        Wanted {
+        let name = |keyed: &String| {
+            let digits = keyed.get(..NAME_DIGITS).unwrap_or(keyed);
+            format!("{server}-{digits}")
+        };
+        ApprovalRequest {
             namespace: namespace.to_owned(),
-            name: format!("{server}-{}", digest.get(..20).unwrap_or(digest)),
+            names: names.iter().map(name).collect(),
             spec: McpApprovalSpec {
                 server_ref: ServerRef {
                     name: server.to_owned(),
@@ -61,12 +93,14 @@ impl Wanted {
                 tool: subject.tool.to_owned(),
                 arguments_digest: format!("sha256:{digest}"),
                 arguments_preview: preview,
+                upstream: Some(destination.shown.clone()).filter(|shown| !shown.is_empty()),
                 policy: by.policy_label().into_owned(),
                 rule: by.rule.clone(),
-                requested_at: time(now),
-                expires_at: time(expires),
+                requested_at: Time(now),
+                expires_at: Time(expires),
                 decision: None,
             },
+            destination: destination.digest.clone(),
         }
     }
 }
@@ -74,15 +108,28 @@ impl Wanted {
 /// One request among the others: namespace and name.
 pub type Key = (String, String);
 
+/// The call that asks, or that uses an approval.
+#[derive(Clone, Copy, Debug)]
+pub struct CallContext<'a> {
+    /// The session's id inside the gateway.
+    pub session: &'a str,
+    /// The decision on it.
+    pub decision: DecisionId<'a>,
+}
+
 /// Where the approval of a call stands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Standing {
-    /// Nobody has decided yet.
-    Pending(Key),
+    /// Nobody has decided yet; until when somebody may.
+    Pending(Key, Timestamp),
     /// Approved, not expired, not used; the number is the version that `consume` must still find.
     Approved(Key, u64),
     /// Denied, until it expires.
     Denied(Key, Decision),
+    /// The call would go elsewhere now.
+    Stale(Key),
+    /// It was given up, or had to make room for another caller's.
+    Withdrawn(Key),
 }
 
 /// Why there is no approval to wait for.
@@ -127,6 +174,24 @@ pub enum DecideError {
     /// Too late.
     #[error("`{0}` has expired; the agent has to make the call again")]
     Expired(String),
+    /// It is not asked for any more.
+    #[error(
+        "`{0}` was withdrawn: the agent cancelled the call or ended its session, or its caller had more calls waiting than others"
+    )]
+    Withdrawn(String),
+    /// It would go elsewhere now.
+    #[error(
+        "`{0}` is stale: the server that the call would go to has changed; the agent has to make the call again"
+    )]
+    Stale(String),
+    /// The person has seen another call.
+    #[error(
+        "`{name}` is not the call with the digest that was given; look at it with `portcullis approvals show {name}`"
+    )]
+    OtherDigest {
+        /// The request.
+        name: String,
+    },
 }
 
 /// An approval that one call has used up. Only [`Approvals::consume`] makes one.
@@ -147,15 +212,20 @@ impl Approvals {
     ///
     /// # Errors
     /// [`Refused`] when it may not be created.
-    pub fn request(&self, wanted: &Wanted, now: Timestamp) -> Result<Standing, Refused> {
+    pub fn request(
+        &self,
+        wanted: &ApprovalRequest,
+        context: CallContext<'_>,
+        now: Timestamp,
+    ) -> Result<Standing, Refused> {
         match self {
-            Approvals::Memory(memory) => memory.request(wanted, now),
+            Approvals::Memory(memory) => memory.request(wanted, context, now),
             Approvals::Unavailable => Err(Refused::Unavailable),
         }
     }
 
     /// Looks again; None when it has expired or was used meanwhile.
-    pub fn look(&self, wanted: &Wanted, key: &Key, now: Timestamp) -> Option<Standing> {
+    pub fn look(&self, wanted: &ApprovalRequest, key: &Key, now: Timestamp) -> Option<Standing> {
         match self {
             Approvals::Memory(memory) => memory.look(wanted, key, now),
             Approvals::Unavailable => None,
@@ -164,12 +234,45 @@ impl Approvals {
 
     /// Uses it up, for exactly one caller, and only while it is what `look` or `request` said.
     #[must_use]
-    pub fn consume(&self, key: &Key, version: u64, now: Timestamp) -> Option<Consumed> {
+    pub fn consume(
+        &self,
+        key: &Key,
+        version: u64,
+        context: CallContext<'_>,
+        now: Timestamp,
+    ) -> Option<Consumed> {
         let consumed = match self {
-            Approvals::Memory(memory) => memory.consume(key, version, now),
+            Approvals::Memory(memory) => memory.consume(key, version, context, now),
             Approvals::Unavailable => false,
         };
         consumed.then_some(Consumed(()))
+    }
+
+    /// A session has given up a call: its request is withdrawn, unless somebody has decided it or another session asks too.
+    pub fn withdraw(&self, key: &Key, session: &str, now: Timestamp) {
+        if let Approvals::Memory(memory) = self {
+            memory.withdraw(Some(key), session, now);
+        }
+    }
+
+    /// A session has ended: all of its requests are withdrawn, as [`Self::withdraw`] says.
+    pub fn session_ended(&self, session: &str, now: Timestamp) {
+        if let Approvals::Memory(memory) = self {
+            memory.withdraw(None, session, now);
+        }
+    }
+
+    /// Calls of a server go to `destination` from now on: open requests for another one are stale.
+    pub fn destination_changed(
+        &self,
+        namespace: &str,
+        server: &str,
+        destination: &str,
+        now: Timestamp,
+    ) {
+        if let Approvals::Memory(memory) = self {
+            memory.destination_changed(namespace, server, destination, now);
+        }
     }
 
     /// Tells of changes to any request.
@@ -179,8 +282,4 @@ impl Approvals {
             Approvals::Unavailable => None,
         }
     }
-}
-
-fn time(at: Timestamp) -> Time {
-    Time(at)
 }

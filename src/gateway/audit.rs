@@ -1,4 +1,4 @@
-//! The audit log: one JSON line for each decision and one for the end of each call, on standard output or in a file.
+//! The audit log: one JSON line for each decision, for the end of each call, and for each step of an approval, on standard output or in a file.
 //!
 //! In: records. Out: whole lines, in the order in which they were made, and the answer to whether a record has left this
 //! process. Callers only append to a buffer; a thread of its own writes (see [`writer`]), so that a disk or a reader that is
@@ -128,6 +128,35 @@ pub struct Ended<'a> {
     pub latency_ms: u64,
 }
 
+/// What became of a request for approval: a line of its own for each step.
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// When.
+    pub time: Timestamp,
+    /// The decision on the call that asked; for `consumed`, on the call that used the approval.
+    pub decision_id: DecisionId<'a>,
+    /// `namespace/name` of the McpServer.
+    pub server: &'a str,
+    /// The McpApproval.
+    pub approval: &'a str,
+    /// `requested`, `approved`, `denied`, `expired`, `stale`, `withdrawn` or `consumed`.
+    pub step: &'static str,
+    /// The caller whose call it is.
+    pub grant: &'a str,
+    /// The tool.
+    pub tool: &'a str,
+    /// The policy that asks.
+    pub policy: &'a str,
+    /// The rule that asks.
+    pub rule: &'a str,
+    /// What the approval is bound to.
+    pub digest: &'a str,
+    /// Who decided.
+    pub by: Option<&'a str>,
+    /// Why.
+    pub reason: Option<&'a str>,
+}
+
 /// The arguments of a recorded call.
 #[derive(Debug)]
 pub enum Arguments<'a> {
@@ -191,6 +220,11 @@ impl AuditLog {
             ASIDE.set(line);
         }
         position
+    }
+
+    /// Records a step of an approval. Nobody waits for it: the call that uses the approval waits for a later line.
+    pub fn step(&self, step: &Step<'_>) {
+        self.append(|text| Line::of_step(step, text), false);
     }
 
     /// Waits until a record has been handed to the system.

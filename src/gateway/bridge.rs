@@ -26,7 +26,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::gateway::upstream::stdio::{ChildConfig, ChildLimits, SpawnError, check_command};
+use crate::gateway::upstream::stdio::{ChildConfig, ChildLimits, RunAs, SpawnError, check_command};
 use crate::json;
 use crate::protocol::envelope::{self, Message};
 use crate::protocol::version::{self as version_of, Era, Version};
@@ -72,6 +72,8 @@ pub struct BridgeConfig {
     pub env: Vec<(OsString, OsString)>,
     /// Names of variables that children inherit besides PATH, HOME and LANG.
     pub inherit: Vec<OsString>,
+    /// Whom children run as, if not as the user of this process.
+    pub user: Option<RunAs>,
     pub sessions: Sessions,
     /// Requests that do not present it are refused with 401.
     pub bearer: Option<Bearer>,
@@ -87,6 +89,7 @@ impl BridgeConfig {
             args: Vec::new(),
             env: Vec::new(),
             inherit: Vec::new(),
+            user: None,
             sessions: Sessions::Shared,
             bearer: None,
             limits: Limits::default(),
@@ -203,6 +206,7 @@ impl Bridge {
             args: config.args,
             env: config.env,
             inherit: config.inherit,
+            user: config.user,
             limits: config.limits.child.clone(),
             chatter: Arc::default(),
         };

@@ -23,7 +23,7 @@ use crate::protocol::emit::Edits;
 use crate::protocol::envelope::Request;
 use crate::protocol::method::Method;
 
-mod held;
+mod approval_wait;
 mod in_flight;
 mod named;
 
@@ -87,6 +87,18 @@ pub enum Refusal {
     Pending {
         /// The McpApproval.
         name: String,
+        /// When it expires.
+        until: Timestamp,
+    },
+    /// The server that the call goes to has changed since approval was asked for.
+    ApprovalStale {
+        /// The McpApproval.
+        name: String,
+    },
+    /// Another call of the same kind gave it up, or it had to make room for another caller's.
+    ApprovalWithdrawn {
+        /// The McpApproval.
+        name: String,
     },
     /// A person said no.
     ApprovalDenied {
@@ -121,6 +133,8 @@ pub struct Forward {
     pub permit: Permit,
     /// Its ids; the request is under way until this is dropped.
     pub under_way: UnderWay,
+    /// The number of the decision that let it through, if its method needs one.
+    pub decision: Option<u64>,
     /// To be told how a call ended.
     pub in_flight: Option<Box<InFlight>>,
 }
@@ -159,6 +173,7 @@ pub async fn tool_call(
         snapshot: Arc::clone(snapshot),
         call,
         approval: None,
+        number: Cell::new(None),
         decided: Cell::new(None),
     };
     let decision = pending.evaluate(now);
@@ -207,6 +222,7 @@ pub async fn tool_call(
     Admission::Forward(Forward {
         permit,
         under_way,
+        decision: Some(decided.number),
         in_flight: Some(in_flight),
     })
 }
@@ -227,6 +243,8 @@ struct Pending<'a> {
     snapshot: Arc<Snapshot>,
     call: &'a ToolCall<'a>,
     approval: Option<String>,
+    /// The number under which the decision is recorded, if lines about it were written already.
+    number: Cell<Option<u64>>,
     /// The number of the decision that was recorded last.
     decided: Cell<Option<u64>>,
 }
@@ -360,6 +378,7 @@ impl Pending<'_> {
             session: self.call.session,
             trace_id: self.call.trace_id,
             approval: self.approval.as_deref(),
+            number: self.number.take(),
         };
         let decided = written.record(self.gateway, outcome, by, now, retry_after);
         self.decided.set(Some(decided.number));

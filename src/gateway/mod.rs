@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -313,6 +314,10 @@ impl Gateway {
     }
 
     fn swap(&self, builder: &Builder, snapshot: Option<Arc<Snapshot>>) {
+        let now_in_force = snapshot.as_ref().map(|snapshot| {
+            let server = Arc::clone(&snapshot.server);
+            (server, Arc::clone(&snapshot.destination))
+        });
         if let Some(snapshot) = &snapshot {
             self.recorder.in_force(&snapshot.revision);
             if let Some(bundle) = builder.in_force() {
@@ -325,6 +330,22 @@ impl Gateway {
         // The listener first: under a spec that asks for TLS nobody is to be let in without.
         self.speak_as(builder);
         self.current.send_replace(snapshot);
+        // Afterwards: calls that still look at the former snapshot are held to the new one before they use an approval.
+        if let Some((server, destination)) = now_in_force {
+            let (namespace, name) = (&server.namespace, &server.name);
+            self.approvals.destination_changed(
+                namespace,
+                name,
+                &destination.digest,
+                Timestamp::now(),
+            );
+        }
+    }
+
+    /// A session has ended: its token opens no more, and what it asked people for is withdrawn.
+    fn end_session(&self, id: &str) {
+        self.ended.insert(id.to_owned(), ());
+        self.approvals.session_ended(id, Timestamp::now());
     }
 
     fn speak_as(&self, builder: &Builder) {

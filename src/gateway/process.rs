@@ -91,6 +91,20 @@ pub fn raise_files() {
     }
 }
 
+/// Closes memory and environment of this process, where keys are, to other processes of its user: `/proc/PID/environ` and
+/// `mem`, debuggers, core dumps. Only root can still read them.
+///
+/// # Errors
+/// When the system refuses. Elsewhere than on Linux there is nothing to do.
+pub fn keep_memory_private() -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    }
+    Ok(())
+}
+
 /// SIGTERM and SIGINT, from the moment at which this is made.
 pub struct Signals {
     terminate: Signal,

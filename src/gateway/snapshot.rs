@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+pub mod destination;
 pub mod plan;
 pub mod secrets;
 mod settings;
 pub mod tls;
 
+use self::destination::Destination;
 use self::plan::{Plan, Stdio};
 use self::secrets::{Lookup, Secrets};
 pub use self::settings::Settings;
@@ -21,6 +23,7 @@ use super::audit::{Arguments, KEYS};
 use super::grants::{Grants, SHORTEST_KEY};
 use super::lists::Lists;
 use super::upstream::Upstream;
+use super::upstream::stdio::RunAs;
 use crate::api::Switch;
 use crate::api::server::{AuditArguments, McpServerSpec};
 use crate::json;
@@ -46,6 +49,8 @@ pub struct Snapshot {
     pub grants: Arc<Grants>,
     /// The upstream.
     pub upstream: Arc<Upstream>,
+    /// The same in words, and as approvals are bound to it.
+    pub destination: Arc<Destination>,
     /// Seals what clients hand back.
     pub sealer: Arc<Sealer>,
     /// The lists that callers have under it.
@@ -131,8 +136,20 @@ impl Environment {
     pub fn local(secrets: Box<dyn Secrets>, env: BTreeMap<String, String>) -> Self {
         Environment {
             secrets,
-            stdio: Stdio::Child { env },
+            stdio: Stdio::Child { env, user: None },
             hosts: Vec::new(),
+        }
+    }
+
+    /// [`Self::local`], with stdio servers run as another user.
+    pub fn local_as(
+        secrets: Box<dyn Secrets>,
+        env: BTreeMap<String, String>,
+        user: Option<RunAs>,
+    ) -> Self {
+        Environment {
+            stdio: Stdio::Child { env, user },
+            ..Self::local(secrets, BTreeMap::new())
         }
     }
 }
@@ -159,6 +176,7 @@ pub struct Builder {
     program: Option<Arc<Program>>,
     listing: Option<Vec<Definition>>,
     upstream: Option<(Plan, Arc<Upstream>)>,
+    destination: Option<Arc<Destination>>,
     missing: Vec<String>,
     keys: Option<KeysSeen>,
     sealer: Option<(Vec<u8>, Arc<Sealer>)>,
@@ -178,6 +196,7 @@ impl Builder {
             program: None,
             listing: None,
             upstream: None,
+            destination: None,
             missing: Vec::new(),
             keys: None,
             sealer: None,
@@ -316,6 +335,12 @@ impl Builder {
                 upstream
             }
         };
+        let destination = Destination::of(&spec.upstream, &self.environment.stdio);
+        let destination = match &self.destination {
+            Some(same) if **same == destination => Arc::clone(same),
+            _ => Arc::new(destination),
+        };
+        self.destination = Some(Arc::clone(&destination));
         self.transport = transport;
         let bound = Arc::new(Bound::new(
             program,
@@ -329,6 +354,7 @@ impl Builder {
             listed: self.listing.is_some(),
             grants,
             upstream,
+            destination,
             sealer,
             lists: Arc::new(Lists::new(by_session(bundle))),
             secure: tls::wanted(spec),

@@ -1,8 +1,8 @@
 //! What an approval is bound to, and what a person sees of it.
 //!
 //! In: who calls what, with which arguments, and the rules that ask for approval. Out: a digest that two calls share exactly
-//! if they are the same call, a preview without secrets or tricks, and the approval's name. Must not do: keep or decide
-//! approvals; the gateway and people do.
+//! if they are the same call, and a preview without secrets or tricks. Must not do: keep, name or decide approvals; the
+//! gateway and people do.
 
 use super::canonical::{hex, sha256};
 use super::decision::RuleId;
@@ -11,7 +11,7 @@ use crate::json;
 use std::{borrow::Cow, fmt::Write, sync::Arc};
 
 /// Changes when the fields of the digest do, so that approvals of an older form are never taken for new ones.
-const VERSION: &str = "portcullis-approval-1";
+const VERSION: &str = "portcullis-approval-2";
 
 /// Bytes that a preview may have: a person must be able to read all of what is approved.
 pub const MAX_PREVIEW: usize = 4 * 1024;
@@ -26,6 +26,8 @@ pub struct Subject<'a> {
     pub grant: &'a str,
     /// UID of the server.
     pub server_uid: &'a str,
+    /// Digest of where the call goes: an approval does not outlive a change of the server behind the gateway.
+    pub destination: &'a str,
     /// Name of the tool.
     pub tool: &'a str,
     /// Digest of the tool's definition: an approval does not outlive a change of what the tool says it does.
@@ -56,6 +58,7 @@ pub fn digest(subject: &Subject<'_>) -> Result<String, json::Error> {
         VERSION,
         subject.grant,
         subject.server_uid,
+        subject.destination,
         subject.tool,
         subject.definition_digest,
     ] {
@@ -69,11 +72,6 @@ pub fn digest(subject: &Subject<'_>) -> Result<String, json::Error> {
     }
     field(&arguments);
     Ok(hex(&sha256(&bytes)))
-}
-
-/// The name of the approval: server, 20 digits of the digest, and which attempt it is.
-pub fn name(server: &str, digest: &str, attempt: u32) -> String {
-    format!("{server}-{}-{attempt}", digest.get(..20).unwrap_or(digest))
 }
 
 /// Why there is no preview.
@@ -215,6 +213,7 @@ mod tests {
         digest(&Subject {
             grant: "key:ci",
             server_uid: "uid",
+            destination: "sha256:11",
             tool: "set_model_alias",
             definition_digest: "sha256:00",
             rules,
@@ -259,10 +258,23 @@ mod tests {
             )
         );
         assert_eq!(with(b"", &rules), with(b"{}", &rules));
-        assert_eq!(
-            name("mlflow", &first, 3),
-            format!("mlflow-{}-3", &first[..20])
-        );
+    }
+
+    #[test]
+    fn another_destination_is_another_call() {
+        let to = |destination| {
+            digest(&Subject {
+                grant: "key:ci",
+                server_uid: "uid",
+                destination,
+                tool: "t",
+                definition_digest: "sha256:00",
+                rules: &[],
+                arguments: b"{}",
+            })
+        };
+        assert_eq!(to("sha256:11"), to("sha256:11"));
+        assert_ne!(to("sha256:11"), to("sha256:12"));
     }
 
     #[test]
@@ -270,6 +282,7 @@ mod tests {
         let subject = |grant, server_uid| Subject {
             grant,
             server_uid,
+            destination: "",
             tool: "t",
             definition_digest: "",
             rules: &[],

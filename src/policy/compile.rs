@@ -197,16 +197,22 @@ impl<'a> Owner<'a> {
 /// Why nothing can be decided, if so: a policy that was never accepted, as what it would have said is unknown, or none that
 /// is in force.
 fn closed(bundle: &Bundle) -> Option<Closed> {
-    let first = bundle.blocked.iter().min_by_key(|blocked| &blocked.policy);
+    let named = |blocked: &'_ crate::policy::bundle::Blocked| {
+        let (namespace, name) = match blocked.policy.split_once('/') {
+            Some((namespace, name)) => (namespace.to_owned(), name.to_owned()),
+            None => (String::new(), blocked.policy.clone()),
+        };
+        let qualified = !namespace.is_empty() && namespace != bundle.server.namespace;
+        // In order of attribution: guardrails first.
+        (!qualified, namespace, name)
+    };
+    let first = bundle.blocked.iter().min_by_key(|blocked| named(blocked));
     if let Some(blocked) = first {
-        let (namespace, name) = blocked
-            .policy
-            .split_once('/')
-            .unwrap_or(("", &blocked.policy));
+        let (own, namespace, name) = named(blocked);
         let owner = Owner {
-            namespace,
-            name,
-            qualified: !namespace.is_empty() && namespace != bundle.server.namespace,
+            namespace: &namespace,
+            name: &name,
+            qualified: !own,
             restricts_only: None,
             uid: Arc::from(blocked.uid.as_str()),
         };
@@ -241,7 +247,8 @@ fn closed(bundle: &Bundle) -> Option<Closed> {
     })
 }
 
-/// The strictest stated default of some policies, by the smallest policy that states it; Hide where none states one.
+/// The strictest stated default of some policies, by the first policy in order of attribution that states it; Hide where none
+/// states one.
 fn default_of(bundle: &Bundle, counts: fn(Mode) -> bool) -> Default {
     let policies = bundle
         .policies
@@ -258,7 +265,10 @@ fn default_of(bundle: &Bundle, counts: fn(Mode) -> bool) -> Default {
     let stated = policies.clone().filter_map(stated_by).max();
     let smallest = policies
         .filter(|entry| stated.is_none() || stated_by(entry) == stated)
-        .min_by_key(|entry| (&entry.namespace, &entry.name));
+        .min_by_key(|entry| {
+            let own = entry.namespace == bundle.server.namespace;
+            (own, &entry.namespace, &entry.name)
+        });
     let by = match smallest {
         Some(entry) => Owner::of(entry, &bundle.server.namespace).rule(DEFAULT_RULE),
         None => Owner {

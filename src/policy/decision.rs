@@ -16,8 +16,9 @@ pub const INVENTORY_RULE: &str = "(inventory)";
 /// Policy name where no policy is involved.
 pub const NO_POLICY: &str = "(none)";
 
-/// A rule, with the policy that holds it. The order is that of attribution: namespace, name, rule.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+/// A rule, with the policy that holds it. The order is that of attribution: guardrails first, then namespace, name, rule. Who
+/// writes policies beside a server must not be able to name one so that a guardrail's refusals count as its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleId {
     /// Namespace of the policy.
@@ -32,6 +33,31 @@ pub struct RuleId {
     /// decided by, whatever policy has that name later.
     #[serde(skip)]
     pub uid: Arc<str>,
+}
+
+impl Ord for RuleId {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let key = |id: &Self| std::cmp::Reverse(id.qualified);
+        let RuleId {
+            namespace,
+            policy,
+            rule,
+            qualified: _,
+            uid,
+        } = self;
+        key(self)
+            .cmp(&key(other))
+            .then_with(|| namespace.cmp(&other.namespace))
+            .then_with(|| policy.cmp(&other.policy))
+            .then_with(|| rule.cmp(&other.rule))
+            .then_with(|| uid.cmp(&other.uid))
+    }
+}
+
+impl PartialOrd for RuleId {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl RuleId {
@@ -269,6 +295,23 @@ pub struct ApprovalDemand {
     pub expires_after: Duration,
     /// How long the call is held: the shortest of the rules'.
     pub wait_up_to: Duration,
+    /// What guardrails among them keep from the person who decides, in place of what the server's spec keeps: what all of them
+    /// keep. None without a guardrail.
+    pub guardrails_redact: Option<Vec<String>>,
+    /// What the other rules keep from that person, beside what the server's spec keeps.
+    pub redact: Vec<String>,
+}
+
+impl ApprovalDemand {
+    /// The JSON pointers to what is not shown. Who writes the server's spec cannot hide from a guardrail's approver what the
+    /// guardrail asks about.
+    pub fn hidden<'a>(&'a self, servers: &'a [String]) -> Cow<'a, [String]> {
+        match &self.guardrails_redact {
+            Some(redact) => Cow::Borrowed(redact),
+            None if self.redact.is_empty() => Cow::Borrowed(servers),
+            None => Cow::Owned([servers, &self.redact].concat()),
+        }
+    }
 }
 
 /// What Enforce and Audit rules together would have done, where that is stricter.

@@ -7,7 +7,7 @@
 pub mod acceptance;
 pub mod approval;
 pub mod bundle;
-mod canonical;
+pub(crate) mod canonical;
 pub mod cases;
 pub mod check;
 pub mod compile;

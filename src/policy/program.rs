@@ -73,6 +73,8 @@ pub(super) struct Rule {
     pub limits: Vec<Limit>,
     pub expires_after: Duration,
     pub wait_up_to: Duration,
+    /// What the person who decides is not shown.
+    pub redact: Vec<String>,
     pub reason: Option<Arc<str>>,
     /// The arguments that the condition or a cost reads.
     pub reads: Reads,

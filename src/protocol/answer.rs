@@ -61,10 +61,17 @@ const NAME_LIMIT: usize = 128;
 /// Where an approval stands, as the agent is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Approval<'a> {
-    Pending,
+    /// When to repeat the call, and when the request expires.
+    Pending {
+        again: Duration,
+        until: &'a str,
+    },
     /// With the reason that the person gave, which may be empty.
     Denied(&'a str),
     Expired,
+    /// The server behind the gateway has changed.
+    Stale,
+    Withdrawn,
 }
 
 /// Any JSON-RPC error. `data` must be JSON. Without an id the member is left out.
@@ -204,8 +211,9 @@ pub fn limit_unavailable(
 /// A call that waits for a person, or was refused by one. `name` is the McpApproval's.
 pub fn approval(version: Version, id: &Id<'_>, name: &str, state: Approval<'_>) -> Vec<u8> {
     let text = match state {
-        Approval::Pending => format!(
-            "Approval pending: a person must decide McpApproval {name}. Repeat the call unchanged to see whether it was approved."
+        Approval::Pending { again, until } => format!(
+            "Approval pending: a person must decide McpApproval {name}. Repeat the call unchanged in {} s, and again until it is decided; it expires at {until}.",
+            seconds(again)
         ),
         Approval::Denied(reason) => match sentence(reason) {
             "" => format!(
@@ -215,13 +223,27 @@ pub fn approval(version: Version, id: &Id<'_>, name: &str, state: Approval<'_>) 
                 "Approval denied: McpApproval {name} was refused: {reason}. Do not repeat the call unchanged."
             ),
         },
+        Approval::Stale => {
+            format!(
+                "Approval stale: the server that the call of McpApproval {name} would go to has changed. Repeat the call unchanged to ask again."
+            )
+        }
+        Approval::Withdrawn => {
+            format!(
+                "Approval withdrawn: McpApproval {name} was given up before a person decided it. Repeat the call unchanged to ask again."
+            )
+        }
         Approval::Expired => {
             format!(
                 "Approval expired: McpApproval {name} ran out, or another call used it. Repeat the call unchanged to ask again."
             )
         }
     };
-    tool_refused(version, id, &text, None)
+    let again = match state {
+        Approval::Pending { again, .. } => Some(again),
+        _ => None,
+    };
+    tool_refused(version, id, &text, again)
 }
 
 /// A method that is unknown, or that policy refuses.
@@ -433,11 +455,14 @@ mod tests {
     fn approvals_name_their_object_and_what_to_do() {
         let answer = |state| text(approval(NEW, &one(), "mlflow-ab12-0", state));
         assert_eq!(
-            answer(Approval::Pending),
-            is_error(
-                "Approval pending: a person must decide McpApproval mlflow-ab12-0. Repeat the call unchanged to see whether it was approved."
-            )
+            answer(Approval::Pending {
+                again: Duration::from_secs(30),
+                until: "2026-11-21T12:30:00Z"
+            }),
+            r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"Approval pending: a person must decide McpApproval mlflow-ab12-0. Repeat the call unchanged in 30 s, and again until it is decided; it expires at 2026-11-21T12:30:00Z."}],"isError":true,"_meta":{"portcullis.dev/retryAfterMs":30000}}}"#
         );
+        assert!(answer(Approval::Stale).contains("epeat the call unchanged"));
+        assert!(answer(Approval::Withdrawn).contains("epeat the call unchanged"));
         assert_eq!(
             answer(Approval::Denied("7 is worse.")),
             is_error(

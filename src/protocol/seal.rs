@@ -8,9 +8,12 @@
 //! Token: base64url without padding of `1 ‖ nonce (12) ‖ ChaCha20-Poly1305(expiry (8) ‖ value)`; the associated data
 //! are the purpose and the binding, each part with its length before it.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::declared::Declared;
@@ -18,6 +21,8 @@ use super::envelope::Id;
 use super::version::Version;
 
 const FORMAT: u8 = 1;
+/// What the keys for names are derived for. A key that seals is never itself used for anything else.
+const NAMES: &[u8] = b"portcullis names of approvals, version 1";
 const KEY_LEN: usize = 32;
 const TAG_LEN: usize = 16;
 /// What is decoded from tokens of up to four thirds of this length needs no allocation.
@@ -121,6 +126,8 @@ pub enum KeyError {
 /// Seals with the first of its keys and opens with any.
 pub struct Sealer {
     keys: Vec<LessSafeKey>,
+    /// One for each of the keys.
+    names: Vec<hmac::Key>,
     random: SystemRandom,
 }
 
@@ -142,7 +149,7 @@ pub fn generate_key() -> Result<String, SealError> {
 impl Sealer {
     /// Reads a key file: one base64 key of 32 bytes a line, the one to seal with first; blank lines do not count.
     pub fn from_key_file(text: &str) -> Result<Self, KeyError> {
-        let mut keys = Vec::new();
+        let (mut keys, mut names) = (Vec::new(), Vec::new());
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() {
@@ -154,12 +161,15 @@ impl Sealer {
             let key = UnboundKey::new(&CHACHA20_POLY1305, &bytes)
                 .map_err(|_| KeyError::Line(index + 1))?;
             keys.push(LessSafeKey::new(key));
+            let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &bytes), NAMES);
+            names.push(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()));
         }
         if keys.is_empty() {
             return Err(KeyError::Empty);
         }
         Ok(Self {
             keys,
+            names,
             random: SystemRandom::new(),
         })
     }
@@ -167,6 +177,23 @@ impl Sealer {
     /// A sealer with one new key that nobody else has: its tokens die with it.
     pub fn ephemeral() -> Result<Self, SealError> {
         Self::from_key_file(&generate_key()?).map_err(|_| SealError::Crypto)
+    }
+
+    /// What a text is known by to all who have these keys, and to nobody else: 32 hexadecimal digits for each key, that of the
+    /// key that seals first. Replicas that are given another first key one after the other meet at those of the others.
+    pub fn names(&self, text: &str) -> Vec<String> {
+        let name = |key: &hmac::Key| {
+            let tag = hmac::sign(key, text.as_bytes());
+            tag.as_ref()
+                .iter()
+                .take(16)
+                .fold(String::new(), |mut name, byte| {
+                    // Writing to a String cannot fail.
+                    let _ = write!(name, "{byte:02x}");
+                    name
+                })
+        };
+        self.names.iter().map(name).collect()
     }
 
     /// Seals a value until `expires` (seconds since 1970).
@@ -417,6 +444,21 @@ mod tests {
 
     const OLD: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     const NEW: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+
+    #[test]
+    fn names_are_the_same_for_all_who_have_the_key_and_for_nobody_else() {
+        let sealer = |keys: &str| Sealer::from_key_file(keys).unwrap();
+        let (old, new) = (sealer(OLD), sealer(NEW));
+        let name = |sealer: &Sealer| sealer.names("digest");
+        assert_eq!(name(&old), name(&sealer(OLD)));
+        assert_ne!(name(&old), name(&new));
+        assert_ne!(name(&old), old.names("another digest"));
+        assert_ne!(name(&old), name(&Sealer::ephemeral().unwrap()));
+        assert!(name(&old)[0].len() == 32 && name(&old).len() == 1);
+        // While keys are changed, each replica finds what the others have named.
+        let both = sealer(&format!("{NEW}\n{OLD}"));
+        assert_eq!(name(&both), [name(&new), name(&old)].concat());
+    }
 
     fn sealer(file: &str) -> Sealer {
         Sealer::from_key_file(file).unwrap()

@@ -1,8 +1,10 @@
 //! `portcullis serve` as a person runs it: the real program, a stdio server as its child, the commands beside it.
 
+mod attacker;
 mod files;
 mod secrets;
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -61,16 +63,12 @@ const APPROVE: &str = "    - { name: echo, tools: { names: [echo] }, action: Req
 
 impl Serve {
     fn start(rules: &str) -> Serve {
-        Serve::start_as(&server_yaml(), rules, |_, _| {})
+        Serve::launch(portcullis(), tempfile::tempdir().unwrap(), rules, &[])
     }
 
     /// The same with another server, and with what the command is given more, beside the folder of the files.
     fn start_as(server: &str, rules: &str, more: impl FnOnce(&mut Command, &Path)) -> Serve {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("files")).unwrap();
-        std::fs::write(folder.path().join("files/server.yaml"), server).unwrap();
-        std::fs::write(folder.path().join("files/policy.yaml"), policy_yaml(rules)).unwrap();
-        let address = format!("127.0.0.1:{}", free_port());
         let mut command = portcullis();
         more(&mut command, folder.path());
         // What is given more comes last; options may stand anywhere.
@@ -82,14 +80,33 @@ impl Serve {
                 None => child.env_remove(name),
             };
         }
-        let mut child = child
+        Serve::launch_as(child, folder, server, rules, &given)
+    }
+
+    /// With further arguments; `command` starts the program.
+    fn launch(command: Command, folder: TempDir, rules: &str, arguments: &[&str]) -> Serve {
+        Serve::launch_as(command, folder, &server_yaml(), rules, arguments)
+    }
+
+    fn launch_as(
+        mut command: Command,
+        folder: TempDir,
+        server: &str,
+        rules: &str,
+        arguments: &[impl AsRef<OsStr>],
+    ) -> Serve {
+        std::fs::create_dir(folder.path().join("files")).unwrap();
+        std::fs::write(folder.path().join("files/server.yaml"), server).unwrap();
+        std::fs::write(folder.path().join("files/policy.yaml"), policy_yaml(rules)).unwrap();
+        let address = format!("127.0.0.1:{}", free_port());
+        let mut child = command
             .args(["serve", "-f"])
             .arg(folder.path().join("files"))
             .args(["--listen", &address, "--socket"])
             .arg(folder.path().join("run/serve.sock"))
+            .args(arguments)
             .arg("--audit-file")
             .arg(folder.path().join("audit.jsonl"))
-            .args(given)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -320,7 +337,25 @@ fn a_call_waits_for_a_person_and_is_made_once() {
         approvals[0]["spec"]["argumentsPreview"],
         "{\"text\":\"promote\"}"
     );
-    let approved = serve.command(&["approvals", "approve", &name]);
+    let table = String::from_utf8(serve.command(&["approvals", "list"]).stdout).unwrap();
+    assert!(
+        table.contains("EXPIRES  ARGUMENTS") && table.contains(r#"{"text":"promote"}"#),
+        "{table}"
+    );
+    // Nobody can be asked here: it shows the call and says what to write.
+    let digest = approvals[0]["spec"]["argumentsDigest"].as_str().unwrap();
+    let unasked = serve.command(&["approvals", "approve", &name]);
+    let said = String::from_utf8_lossy(&unasked.stderr).into_owned();
+    let write = format!("--yes --digest {}", &digest[..7 + 16]);
+    assert!(
+        !unasked.status.success() && said.contains(&write) && said.contains(r#"text: "promote""#),
+        "{said}"
+    );
+    let approve =
+        |digest: &str| serve.command(&["approvals", "approve", &name, "--yes", "--digest", digest]);
+    let wrong = digest.replace(|c: char| c.is_ascii_digit(), "f");
+    assert_eq!(approve(&wrong).status.code(), Some(1));
+    let approved = approve(&digest[..7 + 16]);
     assert!(
         approved.status.success(),
         "{}",
@@ -334,6 +369,69 @@ fn a_call_waits_for_a_person_and_is_made_once() {
         "an approval is used once"
     );
     assert!(is_error(&serve.echo(&session, "something else")));
+}
+
+/// Runs a command on a terminal of its own, answers its question, and ends as it ends.
+const TERMINAL: &str = r#"
+import os, pty, sys
+answer, command = sys.argv[1], sys.argv[2:]
+child, terminal = pty.fork()
+if child == 0:
+    os.execv(command[0], command)
+shown = b""
+while True:
+    try:
+        more = os.read(terminal, 4096)
+    except OSError:
+        break
+    if not more:
+        break
+    shown += more
+    if answer is not None and b"Type yes: " in shown:
+        os.write(terminal, answer.encode() + b"\n")
+        answer = None
+sys.stdout.buffer.write(shown)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"#;
+
+#[test]
+fn a_person_at_a_terminal_sees_the_call_and_is_asked() {
+    let serve = Serve::start(APPROVE);
+    let session = serve.session();
+    assert!(is_error(&serve.echo(&session, "promote \u{202e} 7")));
+    let listed = serve.command(&["approvals", "list", "-o", "json"]);
+    let approvals: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let name = approvals[0]["metadata"]["name"].as_str().unwrap();
+    let answered = |answer: &str| {
+        let output = Command::new("python3")
+            .args(["-c", TERMINAL, answer])
+            .arg(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["approvals", "approve", name, "--socket"])
+            .arg(serve.socket())
+            .output()
+            .unwrap();
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), shown)
+    };
+    for no in ["", "no", "y", "YES", name] {
+        let (approved, shown) = answered(no);
+        assert!(
+            !approved && shown.contains("nothing was decided"),
+            "{no}: {shown}"
+        );
+    }
+    let (approved, shown) = answered("yes");
+    assert!(approved && shown.contains("approved by"), "{shown}");
+    for part in [
+        "Caller:    anonymous",
+        "Tool:      echo",
+        "scripted_server.py",
+        r#"text: "promote \u202e 7""#,
+        "policy rules, rule echo",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(!is_error(&serve.echo(&session, "promote \u{202e} 7")));
 }
 
 #[test]

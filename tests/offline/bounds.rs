@@ -17,6 +17,7 @@ const COLLECTIONS: &[&str] = &[
 
 /// Lists that are filled by what callers or servers do, beside those that are made whole from a spec or a message.
 const LISTS: &[(&str, &str)] = &[
+    ("approvals/steps.rs", "askers"),
     ("audit/sink.rs", "pending"),
     ("audit/writer.rs", "buffer"),
     ("bridge/per_session.rs", "calls"),

@@ -147,6 +147,14 @@ pub struct ApprovalRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurationString", extend("default" = "15s"))]
     pub wait_up_to: Option<DurationString>,
+    /// JSON pointers into the arguments that the person who decides is not shown. In a guardrail they take the place of what the
+    /// server's tools[].redact says; in other policies they come beside it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(min = 1, max = 64),
+        inner(length(min = 1, max = 512), regex(pattern = "^(/([^~/]|~0|~1)*)+$"))
+    )]
+    pub redact: Vec<String>,
     /// Keys that this version does not know.
     #[serde(flatten)]
     #[schemars(skip)]

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 
 use super::super::socket::{self, DecisionRequest, problem};
 use super::Serving;
-use crate::gateway::approvals::DecideError;
+use crate::api::approval::Verdict;
+use crate::gateway::approvals::{DecideError, NewDecision};
 use crate::telemetry::admin::Admin;
 
 impl socket::Handler for Serving {
@@ -33,18 +34,29 @@ impl socket::Handler for Serving {
                         );
                     }
                 };
-                match self
-                    .memory
-                    .decide(name, request.verdict, user, request.reason, now)
-                {
+                if request.verdict == Verdict::Approved && request.digest.is_none() {
+                    return problem(
+                        StatusCode::BAD_REQUEST,
+                        "to approve, give the digest of what you approve; `portcullis approvals approve NAME` does so",
+                    );
+                }
+                let decided = NewDecision {
+                    verdict: request.verdict,
+                    by: user,
+                    reason: request.reason,
+                    digest: request.digest.as_deref(),
+                };
+                match self.memory.decide(name, decided, now) {
                     Ok(approval) => json(&approval),
                     Err(error) => {
                         let status = match error {
                             DecideError::NotFound(_) => StatusCode::NOT_FOUND,
                             DecideError::Ambiguous(_) => StatusCode::BAD_REQUEST,
-                            DecideError::Decided { .. } | DecideError::Expired(_) => {
-                                StatusCode::CONFLICT
-                            }
+                            DecideError::Decided { .. }
+                            | DecideError::Expired(_)
+                            | DecideError::Withdrawn(_)
+                            | DecideError::Stale(_)
+                            | DecideError::OtherDigest { .. } => StatusCode::CONFLICT,
                         };
                         problem(status, &error.to_string())
                     }

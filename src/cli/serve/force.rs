@@ -200,7 +200,10 @@ impl Serving {
         // Policies that were never right are told of where they are read.
         settled.bundle.blocked.retain(|one| !known.contains(one));
         let not_accepted = world.refused(server, Ok(settled), Level::Error);
-        let make = || Environment::local(Box::new(secrets.clone()), self.env.clone());
+        let make = || {
+            let user = self.server_user.clone();
+            Environment::local_as(Box::new(secrets.clone()), self.env.clone(), user)
+        };
         match state.served.get_mut(&name) {
             None => {
                 let wanted = bundle.clone();

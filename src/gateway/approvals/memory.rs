@@ -1,153 +1,167 @@
 //! The McpApprovals of one process, kept in memory.
 //!
-//! In: requests of calls, decisions of people. Out: where each stands; each approval is used at most once. Must not do: keep
-//! more than a bounded number of them.
+//! In: requests of calls, decisions of people. Out: where each stands; each approval is used at most once, and each step is in
+//! the audit log. Must not do: keep more than a bounded number of them.
 
+use super::steps::Entry;
 use super::{
-    DecideError, Key, PENDING_PER_GRANT, PENDING_PER_SERVER, Refused, Standing, Wanted, time,
+    ApprovalRequest, CallContext, DecideError, Key, PENDING_PER_GRANT, PENDING_PER_SERVER, Refused,
+    Standing,
 };
-use crate::api::approval::{
-    Decision, McpApproval, McpApprovalSpec, McpApprovalStatus, Phase, ServerRef, Verdict,
-};
+use crate::api::Time;
+use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, ServerRef, Verdict};
+use crate::gateway::audit::AuditLog;
 use jiff::{SignedDuration, Timestamp};
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Finished requests are kept this long, as `--approval-retention` says in a cluster.
 const RETENTION: SignedDuration = SignedDuration::from_hours(168);
-/// And no more than this many of them, the oldest leaving first.
+/// And no more than this many of them: those that were withdrawn leave first, as callers can make many, then the oldest.
 const FINISHED: usize = 1_000;
+/// Where nothing expires, it is looked at again after this long.
+const NOTHING_EXPIRES: Duration = Duration::from_secs(3_600);
 
 /// McpApprovals in this process's memory.
 pub struct Memory {
     entries: Mutex<BTreeMap<Key, Entry>>,
+    log: Option<AuditLog>,
     pub(super) changed: watch::Sender<u64>,
 }
 
-struct Entry {
-    object: McpApproval,
-    version: u64,
-}
-
-impl Entry {
-    fn consumed(&self) -> bool {
-        self.object
-            .status
-            .as_ref()
-            .is_some_and(|status| status.consumed_at.is_some())
-    }
-
-    fn finished(&self, now: Timestamp) -> bool {
-        self.consumed() || self.object.spec.expires_at.0 <= now
-    }
-
-    fn pending(&self, now: Timestamp) -> bool {
-        !self.finished(now) && self.object.spec.decision.is_none()
-    }
-
-    fn standing(&self, key: &Key) -> Standing {
-        match &self.object.spec.decision {
-            None => Standing::Pending(key.clone()),
-            Some(decision) => match decision.verdict {
-                Verdict::Approved => Standing::Approved(key.clone(), self.version),
-                Verdict::Denied => Standing::Denied(key.clone(), decision.clone()),
-            },
-        }
-    }
-
-    fn phase(&self, now: Timestamp) -> Phase {
-        if self.consumed() {
-            return Phase::Consumed;
-        }
-        match self
-            .object
-            .spec
-            .decision
-            .as_ref()
-            .map(|decision| decision.verdict)
-        {
-            Some(Verdict::Denied) => Phase::Denied,
-            _ if self.object.spec.expires_at.0 <= now => Phase::Expired,
-            Some(Verdict::Approved) => Phase::Approved,
-            None => Phase::Pending,
-        }
-    }
+/// What a person decides.
+#[derive(Clone, Debug)]
+pub struct NewDecision<'a> {
+    /// What was decided.
+    pub verdict: Verdict,
+    /// By whom.
+    pub by: &'a str,
+    /// Why.
+    pub reason: Option<String>,
+    /// The digest that the person has seen; a request with another one is not decided.
+    pub digest: Option<&'a str>,
 }
 
 impl Default for Memory {
     fn default() -> Self {
         Memory {
             entries: Mutex::default(),
+            log: None,
             changed: watch::Sender::new(0),
         }
     }
 }
 
 impl Memory {
+    /// Writes each step into the audit log.
+    pub fn recorded(log: AuditLog) -> Self {
+        Memory {
+            log: Some(log),
+            ..Memory::default()
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn request(&self, wanted: &Wanted, now: Timestamp) -> Result<Standing, Refused> {
+    pub(super) fn request(
+        &self,
+        wanted: &ApprovalRequest,
+        context: CallContext<'_>,
+        now: Timestamp,
+    ) -> Result<Standing, Refused> {
         let mut entries = self.lock();
+        for name in &wanted.names {
+            let open = named(&mut entries, &wanted.namespace, name)
+                .find(|(_, entry)| !entry.finished(now) && same_call(entry, wanted));
+            if let Some((key, entry)) = open {
+                entry.asked_by(context.session);
+                return Ok(entry.standing(key));
+            }
+        }
+        self.make_room(&mut entries, wanted, now)?;
+        prune(&mut entries, now);
+        let name = wanted.names.first().map(String::as_str).unwrap_or_default();
         let mut number = 0_u64;
         let key = loop {
-            let key = (
-                wanted.namespace.clone(),
-                format!("{}-{number}", wanted.name),
-            );
-            match entries.get(&key) {
-                None => break key,
-                Some(entry)
-                    if !entry.finished(now) && same_call(&entry.object.spec, &wanted.spec) =>
-                {
-                    return Ok(entry.standing(&key));
-                }
-                Some(_) => number += 1,
+            let key = (wanted.namespace.clone(), format!("{name}-{number}"));
+            if !entries.contains_key(&key) {
+                break key;
             }
+            number += 1;
         };
-        let open = |entry: &&Entry| {
-            entry.pending(now)
-                && entry.object.metadata.namespace.as_deref() == Some(&*wanted.namespace)
-                && entry.object.spec.server_ref == wanted.spec.server_ref
+        let entry = Entry::new(&key, wanted, context);
+        entry.record(self.log.as_ref(), "requested", None, now);
+        let standing = entry.standing(&key);
+        entries.insert(key, entry);
+        drop(entries);
+        self.notify();
+        Ok(standing)
+    }
+
+    /// Sees that there is room for another request of this caller. Where a server has as many as it may have, the caller with
+    /// the most of them gives up the one that was asked for longest ago, if it has still more than the newcomer then.
+    fn make_room(
+        &self,
+        entries: &mut BTreeMap<Key, Entry>,
+        wanted: &ApprovalRequest,
+        now: Timestamp,
+    ) -> Result<(), Refused> {
+        let spec = &wanted.spec;
+        let open = |entry: &Entry| {
+            entry.pending(now) && entry.is_of(&wanted.namespace, &spec.server_ref.name)
         };
-        if entries
-            .values()
-            .filter(open)
-            .filter(|entry| entry.object.spec.grant == wanted.spec.grant)
-            .count()
-            >= PENDING_PER_GRANT
-        {
+        let mut by_grant: HashMap<&str, usize> = HashMap::new();
+        for entry in entries.values().filter(|entry| open(entry)) {
+            *by_grant.entry(&entry.object.spec.grant).or_default() += 1;
+        }
+        let own = by_grant.get(spec.grant.as_str()).copied().unwrap_or(0);
+        if own >= PENDING_PER_GRANT {
             return Err(Refused::GrantFull);
         }
-        if entries.values().filter(open).count() >= PENDING_PER_SERVER {
-            return Err(Refused::ServerFull);
+        if by_grant.values().sum::<usize>() < PENDING_PER_SERVER {
+            return Ok(());
         }
-        prune(&mut entries, now);
-        let mut object = McpApproval::new(
-            &key.1,
-            McpApprovalSpec {
-                decision: None,
-                ..wanted.spec.clone()
-            },
-        );
-        object.metadata.namespace = Some(key.0.clone());
-        object.metadata.creation_timestamp = Some(wanted.spec.requested_at.clone());
-        entries.insert(key.clone(), Entry { object, version: 1 });
-        drop(entries);
-        self.tell();
-        Ok(Standing::Pending(key))
+        let most = by_grant
+            .iter()
+            .max_by_key(|(grant, count)| (**count, **grant));
+        let (grant, _) = most
+            .filter(|(_, count)| **count > own + 1)
+            .ok_or(Refused::ServerFull)?;
+        let grant = (*grant).to_owned();
+        let oldest = entries
+            .values_mut()
+            .filter(|entry| open(entry) && entry.object.spec.grant == grant)
+            .min_by_key(|entry| entry.object.spec.requested_at.0);
+        if let Some(entry) = oldest {
+            entry.withdraw(now);
+            entry.record(self.log.as_ref(), "withdrawn", None, now);
+        }
+        Ok(())
     }
 
-    pub(super) fn look(&self, wanted: &Wanted, key: &Key, now: Timestamp) -> Option<Standing> {
+    pub(super) fn look(
+        &self,
+        wanted: &ApprovalRequest,
+        key: &Key,
+        now: Timestamp,
+    ) -> Option<Standing> {
         let entries = self.lock();
         let entry = entries.get(key)?;
-        (!entry.finished(now) && same_call(&entry.object.spec, &wanted.spec))
-            .then(|| entry.standing(key))
+        let over = entry.consumed() || entry.expired(now);
+        (!over && same_call(entry, wanted)).then(|| entry.standing(key))
     }
 
-    pub(super) fn consume(&self, key: &Key, version: u64, now: Timestamp) -> bool {
+    pub(super) fn consume(
+        &self,
+        key: &Key,
+        version: u64,
+        context: CallContext<'_>,
+        now: Timestamp,
+    ) -> bool {
         let mut entries = self.lock();
         let Some(entry) = entries.get_mut(key) else {
             return false;
@@ -157,26 +171,104 @@ impl Memory {
         if !approved || entry.finished(now) {
             return false;
         }
-        entry.object.status = Some(McpApprovalStatus {
-            phase: None,
-            consumed_at: Some(time(now)),
-        });
-        entry.version += 1;
+        entry.consume(now);
+        entry.record(self.log.as_ref(), "consumed", Some(context.decision), now);
         drop(entries);
-        self.tell();
+        self.notify();
         true
+    }
+
+    /// `session` does not ask any more for the request of that key, or for any.
+    pub(super) fn withdraw(&self, key: Option<&Key>, session: &str, now: Timestamp) {
+        self.end(
+            |own, entry| {
+                entry.pending(now) && key.is_none_or(|key| key == own) && entry.given_up_by(session)
+            },
+            |entry| {
+                entry.withdraw(now);
+                entry.record(self.log.as_ref(), "withdrawn", None, now);
+            },
+        );
+    }
+
+    pub(super) fn destination_changed(
+        &self,
+        namespace: &str,
+        server: &str,
+        destination: &str,
+        now: Timestamp,
+    ) {
+        self.end(
+            |_, entry| {
+                !entry.finished(now)
+                    && entry.is_of(namespace, server)
+                    && entry.destination != destination
+            },
+            |entry| {
+                entry.mark_stale(now);
+                entry.record(self.log.as_ref(), "stale", None, now);
+            },
+        );
+    }
+
+    fn end(&self, which: impl Fn(&Key, &mut Entry) -> bool, how: impl Fn(&mut Entry)) {
+        let mut entries = self.lock();
+        let mut changed = false;
+        for (key, entry) in entries.iter_mut() {
+            if which(key, entry) {
+                how(entry);
+                changed = true;
+            }
+        }
+        drop(entries);
+        if changed {
+            self.notify();
+        }
+    }
+
+    /// Writes down which requests have expired; returns when the next one does.
+    pub fn expire(&self, now: Timestamp) -> Option<Timestamp> {
+        let mut entries = self.lock();
+        let mut next = None;
+        for entry in entries.values_mut() {
+            let decided = &entry.object.spec.decision;
+            let denied = decided
+                .as_ref()
+                .is_some_and(|decision| decision.verdict == Verdict::Denied);
+            let over = entry.consumed() || entry.stale() || entry.withdrawn();
+            if denied || over || entry.expiry_recorded {
+                continue;
+            }
+            if entry.expired(now) {
+                entry.expiry_recorded = true;
+                entry.record(self.log.as_ref(), "expired", None, now);
+            } else {
+                let at = entry.object.spec.expires_at.0;
+                next = Some(next.map_or(at, |next: Timestamp| next.min(at)));
+            }
+        }
+        next
+    }
+
+    /// Sees to it that what expires is written down when it does, for ever.
+    pub async fn record_expiries(self: Arc<Self>) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            let now = Timestamp::now();
+            let wait = self.expire(now).map_or(NOTHING_EXPIRES, |next| {
+                Duration::try_from(next.duration_since(now)).unwrap_or_default()
+            });
+            // The clock may be set meanwhile, so no wait is long.
+            let wait = wait.clamp(Duration::from_millis(10), NOTHING_EXPIRES);
+            // An error means that the sender is gone, which it is not: it is `self`'s.
+            let _ = tokio::time::timeout(wait, changed.changed()).await;
+        }
     }
 
     /// Every request, with the phase that it has now.
     pub fn list(&self, now: Timestamp) -> Vec<McpApproval> {
-        self.lock()
-            .values()
-            .map(|entry| {
-                let mut object = entry.object.clone();
-                object.status.get_or_insert_default().phase = Some(entry.phase(now));
-                object
-            })
-            .collect()
+        let entries = self.lock();
+        entries.values().map(|entry| shown(entry, now)).collect()
     }
 
     /// A person's decision. `name` is the request's name, or NAMESPACE/NAME.
@@ -186,95 +278,132 @@ impl Memory {
     pub fn decide(
         &self,
         name: &str,
-        verdict: Verdict,
-        by: &str,
-        reason: Option<String>,
+        decided: NewDecision<'_>,
         now: Timestamp,
     ) -> Result<McpApproval, DecideError> {
         let mut entries = self.lock();
-        let mut matching = entries
-            .keys()
-            .filter(|(namespace, own)| match name.split_once('/') {
-                Some((wanted, name)) => wanted == namespace && name == own,
-                None => name == own,
-            });
-        let key = matching
+        let mut matching =
+            entries
+                .iter_mut()
+                .filter(|((namespace, own), _)| match name.split_once('/') {
+                    Some((wanted, name)) => wanted == namespace && name == own,
+                    None => name == own,
+                });
+        let (key, entry) = matching
             .next()
-            .cloned()
             .ok_or_else(|| DecideError::NotFound(name.to_owned()))?;
         if matching.next().is_some() {
             return Err(DecideError::Ambiguous(name.to_owned()));
         }
-        let Some(entry) = entries.get_mut(&key) else {
-            return Err(DecideError::NotFound(name.to_owned()));
-        };
+        let name = key.1.clone();
+        if decided
+            .digest
+            .is_some_and(|seen| seen != entry.object.spec.arguments_digest)
+        {
+            return Err(DecideError::OtherDigest { name });
+        }
+        if entry.stale() {
+            return Err(DecideError::Stale(name));
+        }
+        if entry.withdrawn() {
+            return Err(DecideError::Withdrawn(name));
+        }
         if let Some(decision) = &entry.object.spec.decision {
             let verdict = match decision.verdict {
                 Verdict::Approved => "Approved",
                 Verdict::Denied => "Denied",
             };
             return Err(DecideError::Decided {
-                name: key.1,
+                name,
                 verdict,
                 by: decision.by.clone(),
             });
         }
         if entry.finished(now) {
-            return Err(DecideError::Expired(key.1));
+            return Err(DecideError::Expired(name));
         }
-        entry.object.spec.decision = Some(Decision {
-            verdict,
-            by: by.to_owned(),
-            reason,
-            at: Some(time(now)),
+        entry.decide(Decision {
+            verdict: decided.verdict,
+            by: decided.by.to_owned(),
+            reason: decided.reason,
+            at: Some(Time(now)),
         });
-        entry.version += 1;
-        let mut object = entry.object.clone();
-        object.status.get_or_insert_default().phase = Some(entry.phase(now));
+        let step = match decided.verdict {
+            Verdict::Approved => "approved",
+            Verdict::Denied => "denied",
+        };
+        entry.record(self.log.as_ref(), step, None, now);
+        let object = shown(entry, now);
         drop(entries);
-        self.tell();
+        self.notify();
         Ok(object)
     }
 
-    fn tell(&self) {
+    fn notify(&self) {
         self.changed
             .send_modify(|count| *count = count.wrapping_add(1));
     }
 }
 
+fn shown(entry: &Entry, now: Timestamp) -> McpApproval {
+    let mut object = entry.object.clone();
+    object.status.get_or_insert_default().phase = Some(entry.phase(now));
+    object
+}
+
+/// The requests of a name, whatever their number.
+fn named<'a>(
+    entries: &'a mut BTreeMap<Key, Entry>,
+    namespace: &str,
+    name: &str,
+) -> impl Iterator<Item = (&'a Key, &'a mut Entry)> {
+    let first = (namespace.to_owned(), format!("{name}-"));
+    let (namespace, start) = first.clone();
+    entries
+        .range_mut(first..)
+        .take_while(move |((of, own), _)| *of == namespace && own.starts_with(&start))
+}
+
 /// Whether an object asks for the very call; only the times may differ.
-fn same_call(found: &McpApprovalSpec, wanted: &McpApprovalSpec) -> bool {
+fn same_call(entry: &Entry, wanted: &ApprovalRequest) -> bool {
     let McpApprovalSpec {
         server_ref: ServerRef { name },
         grant,
         tool,
         arguments_digest,
         arguments_preview,
+        upstream,
         policy,
         rule,
         requested_at: _,
         expires_at: _,
         decision: _,
-    } = found;
-    *name == wanted.server_ref.name
-        && *grant == wanted.grant
-        && *tool == wanted.tool
-        && *arguments_digest == wanted.arguments_digest
-        && *arguments_preview == wanted.arguments_preview
-        && *policy == wanted.policy
-        && *rule == wanted.rule
+    } = &entry.object.spec;
+    let wanted_spec = &wanted.spec;
+    *name == wanted_spec.server_ref.name
+        && *grant == wanted_spec.grant
+        && *tool == wanted_spec.tool
+        && *arguments_digest == wanted_spec.arguments_digest
+        && *arguments_preview == wanted_spec.arguments_preview
+        && *upstream == wanted_spec.upstream
+        && *policy == wanted_spec.policy
+        && *rule == wanted_spec.rule
+        && entry.destination == wanted.destination
 }
 
 /// Drops finished requests that are old or too many. What an agent could still be told about stays.
 fn prune(entries: &mut BTreeMap<Key, Entry>, now: Timestamp) {
-    let mut finished: Vec<(Timestamp, Key)> = entries
+    let mut finished: Vec<(bool, Timestamp, Key)> = entries
         .iter()
         .filter(|(_, entry)| entry.finished(now))
-        .map(|(key, entry)| (entry.object.spec.expires_at.0, key.clone()))
+        .map(|(key, entry)| {
+            let stays = !entry.withdrawn();
+            (stays, entry.object.spec.expires_at.0, key.clone())
+        })
         .collect();
     finished.sort();
     let over = finished.len().saturating_sub(FINISHED);
-    for (at, (expired, key)) in finished.into_iter().enumerate() {
+    for (at, (_, expired, key)) in finished.into_iter().enumerate() {
         if at < over || now.duration_since(expired) > RETENTION {
             entries.remove(&key);
         }

@@ -1,16 +1,18 @@
 //! Requests of calls and decisions of people, at times that the tests say.
 
 use super::*;
-use crate::api::approval::Verdict;
+use crate::api::approval::{McpApproval, Phase, Verdict};
+use crate::gateway::audit::AuditLog;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn wanted(grant: &str, digest: &str, now: i64) -> Wanted {
-    Wanted {
+fn wanted(grant: &str, digest: &str, now: i64) -> ApprovalRequest {
+    ApprovalRequest {
         namespace: "ml".to_owned(),
-        name: format!("mlflow-{digest}"),
+        names: vec![format!("mlflow-{digest}")],
+        destination: "sha256:here".to_owned(),
         spec: McpApprovalSpec {
             server_ref: ServerRef {
                 name: "mlflow".to_owned(),
@@ -19,11 +21,22 @@ fn wanted(grant: &str, digest: &str, now: i64) -> Wanted {
             tool: "set_model_alias".to_owned(),
             arguments_digest: format!("sha256:{digest}"),
             arguments_preview: "{}".to_owned(),
+            upstream: Some("https://mlflow.example".to_owned()),
             policy: "mlflow-default".to_owned(),
             rule: "promote".to_owned(),
-            requested_at: time(at(now)),
-            expires_at: time(at(now + 100)),
+            requested_at: Time(at(now)),
+            expires_at: Time(at(now + 100)),
             decision: None,
+        },
+    }
+}
+
+fn by(session: &str) -> CallContext<'_> {
+    CallContext {
+        session,
+        decision: DecisionId {
+            instance: "run",
+            number: 7,
         },
     }
 }
@@ -32,30 +45,77 @@ fn key(name: &str) -> Key {
     ("ml".to_owned(), name.to_owned())
 }
 
+fn pending(name: &str, until: i64) -> Result<Standing, Refused> {
+    Ok(Standing::Pending(key(name), at(until)))
+}
+
+fn decide(
+    memory: &Memory,
+    name: &str,
+    verdict: Verdict,
+    by: &str,
+    reason: Option<&str>,
+    now: i64,
+) -> Result<McpApproval, DecideError> {
+    let decided = NewDecision {
+        verdict,
+        by,
+        reason: reason.map(str::to_owned),
+        digest: None,
+    };
+    memory.decide(name, decided, at(now))
+}
+
+fn phases(memory: &Memory, now: i64) -> Vec<(String, Phase)> {
+    let all = memory.list(at(now)).into_iter();
+    all.map(|object| {
+        let phase = object.status.unwrap().phase.unwrap();
+        (object.metadata.name.unwrap(), phase)
+    })
+    .collect()
+}
+
 #[test]
 fn the_same_call_finds_its_request_and_an_approval_is_used_once() {
     let memory = Memory::default();
     let call = wanted("key:a", "d1", 0);
     assert_eq!(
-        memory.request(&call, at(0)),
-        Ok(Standing::Pending(key("mlflow-d1-0")))
+        memory.request(&call, by("s"), at(0)),
+        pending("mlflow-d1-0", 100)
     );
     assert_eq!(
-        memory.request(&wanted("key:a", "d1", 5), at(5)),
-        Ok(Standing::Pending(key("mlflow-d1-0")))
+        memory.request(&wanted("key:a", "d1", 5), by("s"), at(5)),
+        pending("mlflow-d1-0", 100)
     );
-    memory
-        .decide("mlflow-d1-0", Verdict::Approved, "alice", None, at(6))
-        .unwrap();
-    let Ok(Standing::Approved(found, version)) = memory.request(&call, at(7)) else {
+    decide(&memory, "mlflow-d1-0", Verdict::Approved, "alice", None, 6).unwrap();
+    let Ok(Standing::Approved(found, version)) = memory.request(&call, by("s"), at(7)) else {
         panic!("not approved")
     };
-    assert!(!memory.consume(&found, version + 1, at(7)));
-    assert!(memory.consume(&found, version, at(7)));
-    assert!(!memory.consume(&found, version, at(7)));
+    assert!(!memory.consume(&found, version + 1, by("s"), at(7)));
+    assert!(memory.consume(&found, version, by("s"), at(7)));
+    assert!(!memory.consume(&found, version, by("s"), at(7)));
     assert_eq!(
-        memory.request(&call, at(8)),
-        Ok(Standing::Pending(key("mlflow-d1-1")))
+        memory.request(&call, by("s"), at(8)),
+        pending("mlflow-d1-1", 100)
+    );
+}
+
+#[test]
+fn a_request_is_found_under_every_key_of_the_server_and_made_under_the_first() {
+    let memory = Memory::default();
+    let mut call = wanted("key:a", "d1", 0);
+    memory.request(&call, by("s"), at(0)).unwrap();
+    // The keys are changed: another one comes first.
+    call.names.insert(0, "mlflow-new".to_owned());
+    assert_eq!(
+        memory.request(&call, by("s"), at(1)),
+        pending("mlflow-d1-0", 100)
+    );
+    let mut other = wanted("key:a", "d2", 1);
+    other.names.insert(0, "mlflow-newer".to_owned());
+    assert_eq!(
+        memory.request(&other, by("s"), at(1)),
+        pending("mlflow-newer-0", 101)
     );
 }
 
@@ -63,81 +123,309 @@ fn the_same_call_finds_its_request_and_an_approval_is_used_once() {
 fn an_expired_approval_is_not_used_and_a_denial_stands_until_it_expires() {
     let memory = Memory::default();
     let call = wanted("key:a", "d1", 0);
-    memory.request(&call, at(0)).unwrap();
-    memory
-        .decide("ml/mlflow-d1-0", Verdict::Approved, "alice", None, at(1))
-        .unwrap();
-    let Ok(Standing::Approved(found, version)) = memory.request(&call, at(99)) else {
+    memory.request(&call, by("s"), at(0)).unwrap();
+    decide(
+        &memory,
+        "ml/mlflow-d1-0",
+        Verdict::Approved,
+        "alice",
+        None,
+        1,
+    )
+    .unwrap();
+    let Ok(Standing::Approved(found, version)) = memory.request(&call, by("s"), at(99)) else {
         panic!("not approved")
     };
-    assert!(!memory.consume(&found, version, at(100)));
+    assert!(!memory.consume(&found, version, by("s"), at(100)));
     let again = wanted("key:a", "d1", 100);
     assert_eq!(
-        memory.request(&again, at(100)),
-        Ok(Standing::Pending(key("mlflow-d1-1")))
+        memory.request(&again, by("s"), at(100)),
+        pending("mlflow-d1-1", 200)
     );
-    memory
-        .decide(
-            "mlflow-d1-1",
-            Verdict::Denied,
-            "bob",
-            Some("no".to_owned()),
-            at(101),
-        )
-        .unwrap();
+    decide(
+        &memory,
+        "mlflow-d1-1",
+        Verdict::Denied,
+        "bob",
+        Some("no"),
+        101,
+    )
+    .unwrap();
     assert!(matches!(
-        memory.request(&again, at(199)),
+        memory.request(&again, by("s"), at(199)),
         Ok(Standing::Denied(..))
     ));
     assert!(matches!(
-        memory.request(&wanted("key:a", "d1", 200), at(200)),
-        Ok(Standing::Pending(_))
+        memory.request(&wanted("key:a", "d1", 200), by("s"), at(200)),
+        Ok(Standing::Pending(..))
     ));
 }
 
 #[test]
-fn a_decision_is_set_once_and_in_time() {
+fn a_decision_is_set_once_in_time_and_for_the_call_that_was_seen() {
     let memory = Memory::default();
-    memory.request(&wanted("key:a", "d1", 0), at(0)).unwrap();
     memory
-        .decide("mlflow-d1-0", Verdict::Denied, "alice", None, at(1))
+        .request(&wanted("key:a", "d1", 0), by("s"), at(0))
         .unwrap();
+    let seen = |digest| NewDecision {
+        verdict: Verdict::Approved,
+        by: "alice",
+        reason: None,
+        digest: Some(digest),
+    };
     assert!(matches!(
-        memory.decide("mlflow-d1-0", Verdict::Approved, "eve", None, at(2)),
+        memory.decide("mlflow-d1-0", seen("sha256:d2"), at(1)),
+        Err(DecideError::OtherDigest { .. })
+    ));
+    decide(&memory, "mlflow-d1-0", Verdict::Denied, "alice", None, 1).unwrap();
+    assert!(matches!(
+        memory.decide("mlflow-d1-0", seen("sha256:d1"), at(2)),
         Err(DecideError::Decided { .. })
     ));
-    memory.request(&wanted("key:a", "d2", 0), at(0)).unwrap();
+    memory
+        .request(&wanted("key:a", "d2", 0), by("s"), at(0))
+        .unwrap();
     assert!(matches!(
-        memory.decide("mlflow-d2-0", Verdict::Approved, "alice", None, at(100)),
+        decide(
+            &memory,
+            "mlflow-d2-0",
+            Verdict::Approved,
+            "alice",
+            None,
+            100
+        ),
         Err(DecideError::Expired(_))
     ));
     assert!(matches!(
-        memory.decide("nothing", Verdict::Approved, "alice", None, at(1)),
+        decide(&memory, "nothing", Verdict::Approved, "alice", None, 1),
         Err(DecideError::NotFound(_))
     ));
 }
 
 #[test]
+fn what_nobody_asks_for_any_more_is_withdrawn() {
+    let memory = Memory::default();
+    let call = wanted("key:a", "d1", 0);
+    memory.request(&call, by("one"), at(0)).unwrap();
+    memory.request(&call, by("two"), at(1)).unwrap();
+    let found = key("mlflow-d1-0");
+    // Others still ask, or have never asked.
+    for session in ["one", "three"] {
+        memory.withdraw(Some(&found), session, at(2));
+        assert_eq!(
+            memory.look(&call, &found, at(2)),
+            Some(Standing::Pending(found.clone(), at(100)))
+        );
+    }
+    memory.withdraw(Some(&key("mlflow-other-0")), "two", at(2));
+    memory.withdraw(None, "two", at(3));
+    assert_eq!(
+        memory.look(&call, &found, at(3)),
+        Some(Standing::Withdrawn(found.clone()))
+    );
+    assert!(matches!(
+        decide(&memory, "mlflow-d1-0", Verdict::Approved, "alice", None, 4),
+        Err(DecideError::Withdrawn(_))
+    ));
+    assert_eq!(
+        memory.request(&call, by("one"), at(5)),
+        pending("mlflow-d1-1", 100)
+    );
+    // What was decided stays decided.
+    decide(&memory, "mlflow-d1-1", Verdict::Approved, "alice", None, 6).unwrap();
+    memory.withdraw(None, "one", at(7));
+    assert!(matches!(
+        memory.request(&call, by("one"), at(8)),
+        Ok(Standing::Approved(..))
+    ));
+    assert_eq!(
+        phases(&memory, 8),
+        [
+            ("mlflow-d1-0".to_owned(), Phase::Withdrawn),
+            ("mlflow-d1-1".to_owned(), Phase::Approved)
+        ]
+    );
+}
+
+#[test]
+fn an_approval_is_for_nothing_once_calls_go_elsewhere() {
+    let memory = Memory::default();
+    let (asked, approved) = (wanted("key:a", "d1", 0), wanted("key:a", "d2", 0));
+    memory.request(&asked, by("s"), at(0)).unwrap();
+    memory.request(&approved, by("s"), at(0)).unwrap();
+    decide(&memory, "mlflow-d2-0", Verdict::Approved, "alice", None, 1).unwrap();
+    let Ok(Standing::Approved(found, version)) = memory.request(&approved, by("s"), at(2)) else {
+        panic!("not approved")
+    };
+    // The same place, and another server's.
+    memory.destination_changed("ml", "mlflow", "sha256:here", at(2));
+    memory.destination_changed("ml", "other", "sha256:there", at(2));
+    memory.destination_changed("other", "mlflow", "sha256:there", at(2));
+    assert!(matches!(
+        memory.request(&approved, by("s"), at(2)),
+        Ok(Standing::Approved(..))
+    ));
+    memory.destination_changed("ml", "mlflow", "sha256:there", at(3));
+    assert!(!memory.consume(&found, version, by("s"), at(4)));
+    assert_eq!(
+        memory.look(&asked, &key("mlflow-d1-0"), at(4)),
+        Some(Standing::Stale(key("mlflow-d1-0")))
+    );
+    assert!(matches!(
+        decide(&memory, "mlflow-d1-0", Verdict::Approved, "alice", None, 4),
+        Err(DecideError::Stale(_))
+    ));
+    assert!(
+        phases(&memory, 4)
+            .iter()
+            .all(|(_, phase)| *phase == Phase::Stale)
+    );
+    assert_eq!(
+        memory.request(&approved, by("s"), at(5)),
+        pending("mlflow-d2-1", 100)
+    );
+}
+
+#[test]
 fn a_caller_that_floods_is_capped_and_keeps_nobody_else_out() {
     let memory = Memory::default();
+    let ask = |grant: &str, digest: &str, now: i64| {
+        memory.request(&wanted(grant, digest, now), by("s"), at(now))
+    };
     for n in 0..PENDING_PER_GRANT {
-        memory
-            .request(&wanted("key:flood", &format!("f{n}"), 0), at(0))
-            .unwrap();
+        ask("key:flood", &format!("f{n}"), 0).unwrap();
     }
-    assert_eq!(
-        memory.request(&wanted("key:flood", "more", 0), at(0)),
-        Err(Refused::GrantFull)
-    );
-    assert!(memory.request(&wanted("key:flood", "f0", 1), at(1)).is_ok());
-    assert!(memory.request(&wanted("key:other", "o", 0), at(0)).is_ok());
+    assert_eq!(ask("key:flood", "more", 0), Err(Refused::GrantFull));
+    assert!(ask("key:flood", "f0", 1).is_ok());
+    assert!(ask("key:other", "o", 0).is_ok());
     for n in 0..PENDING_PER_SERVER - PENDING_PER_GRANT - 1 {
-        memory
-            .request(&wanted(&format!("key:{n}"), &format!("s{n}"), 0), at(0))
-            .unwrap();
+        ask(&format!("key:{n}"), &format!("s{n}"), 0).unwrap();
     }
-    assert_eq!(
-        memory.request(&wanted("key:last", "l", 0), at(0)),
-        Err(Refused::ServerFull)
+    // The server has as many as it may have: who has the most makes room, the oldest first.
+    assert!(ask("key:last", "l", 2).is_ok());
+    let open = |now| {
+        let all = phases(&memory, now).into_iter();
+        all.filter(|(_, phase)| *phase == Phase::Pending).count()
+    };
+    assert_eq!(open(2), PENDING_PER_SERVER);
+    let withdrawn: Vec<String> = phases(&memory, 2)
+        .into_iter()
+        .filter(|(_, phase)| *phase == Phase::Withdrawn)
+        .map(|(name, _)| name)
+        .collect();
+    assert!(
+        matches!(withdrawn.as_slice(), [one] if one.starts_with("mlflow-f")),
+        "{withdrawn:?}"
     );
+    // Where everybody has as few as the newcomer would have, there is no room.
+    for n in 0..40 {
+        let _ = ask(&format!("key:new{n}"), &format!("n{n}"), 3);
+    }
+    assert_eq!(ask("key:very-last", "v", 4), Err(Refused::ServerFull));
+    assert_eq!(open(4), PENDING_PER_SERVER);
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn every_step_is_a_line_that_names_who_why_what_and_the_decision() {
+    let lines = Lines::default();
+    let (log, writer) = AuditLog::start(vec![Box::new(lines.clone())]).unwrap();
+    let memory = Memory::recorded(log);
+    let call = |digest: &str| wanted("key:a", digest, 0);
+    for digest in ["d1", "d2", "d3", "d4", "d5"] {
+        memory.request(&call(digest), by(digest), at(0)).unwrap();
+    }
+    decide(
+        &memory,
+        "mlflow-d1-0",
+        Verdict::Approved,
+        "alice",
+        Some("better"),
+        1,
+    )
+    .unwrap();
+    decide(
+        &memory,
+        "mlflow-d2-0",
+        Verdict::Denied,
+        "bob",
+        Some("worse"),
+        2,
+    )
+    .unwrap();
+    let Ok(Standing::Approved(found, version)) = memory.request(&call("d1"), by("d1"), at(3))
+    else {
+        panic!("not approved")
+    };
+    let other = CallContext {
+        session: "d1",
+        decision: DecisionId {
+            instance: "run",
+            number: 8,
+        },
+    };
+    assert!(memory.consume(&found, version, other, at(4)));
+    memory.withdraw(None, "d3", at(5));
+    assert_eq!(memory.expire(at(6)), Some(at(100)));
+    assert_eq!(memory.expire(at(100)), None);
+    assert_eq!(memory.expire(at(101)), None);
+    let later = wanted("key:a", "d6", 102);
+    memory.request(&later, by("d6"), at(102)).unwrap();
+    memory.destination_changed("ml", "mlflow", "sha256:there", at(103));
+    drop(memory);
+    drop(writer);
+    let written = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let steps: Vec<serde_json::Value> = written
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let told: Vec<(&str, &str)> = steps
+        .iter()
+        .map(|line| {
+            (
+                line["step"].as_str().unwrap(),
+                line["approval"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("requested", "mlflow-d1-0"),
+            ("requested", "mlflow-d2-0"),
+            ("requested", "mlflow-d3-0"),
+            ("requested", "mlflow-d4-0"),
+            ("requested", "mlflow-d5-0"),
+            ("approved", "mlflow-d1-0"),
+            ("denied", "mlflow-d2-0"),
+            ("consumed", "mlflow-d1-0"),
+            ("withdrawn", "mlflow-d3-0"),
+            ("expired", "mlflow-d4-0"),
+            ("expired", "mlflow-d5-0"),
+            ("requested", "mlflow-d6-0"),
+            ("stale", "mlflow-d6-0"),
+        ]
+    );
+    assert_eq!(
+        steps[5],
+        serde_json::json!({
+            "time": "1970-01-01T00:00:01Z", "decisionId": "run-7", "event": "approval", "server": "ml/mlflow",
+            "approval": "mlflow-d1-0", "step": "approved", "grant": "key:a", "tool": "set_model_alias",
+            "policy": "mlflow-default", "rule": "promote", "digest": "sha256:d1", "by": "alice", "reason": "better",
+        })
+    );
+    assert_eq!(steps[7]["decisionId"], "run-8");
 }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
 
-use super::{Arguments, DecisionId, Ended, KEYS, NAME, Record};
+use super::{Arguments, DecisionId, Ended, KEYS, NAME, Record, Step};
 use crate::json;
 use crate::protocol::text;
 
@@ -86,6 +86,25 @@ impl Line {
         line.text.push_str("\",\"latencyMs\":");
         json::write_number(&mut line.text, *latency_ms);
         line.text.push('}');
+        line.close()
+    }
+
+    /// Writes into `text`, which is empty.
+    pub(super) fn of_step(step: &Step<'_>, text: String) -> String {
+        let mut line = Line {
+            text,
+            strange: false,
+        };
+        line.open(step.time, step.decision_id, "approval", step.server);
+        line.member("approval", step.approval);
+        line.member("step", step.step);
+        line.member("grant", step.grant);
+        line.member("tool", text::cut(step.tool, NAME));
+        line.member("policy", step.policy);
+        line.member("rule", step.rule);
+        line.member("digest", step.digest);
+        line.optional("by", step.by);
+        line.optional("reason", step.reason);
         line.close()
     }
 

@@ -96,11 +96,17 @@ pub async fn run(args: BridgeArgs) -> Result<(), CommandError> {
         None => return Err(CommandError::Exposed(args.listen)),
     };
     crate::gateway::process::raise_files();
+    if let Err(error) = crate::gateway::process::keep_memory_private() {
+        tracing::warn!(%error, "the server can read the memory of this process");
+    }
     let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::Signals)?;
     let listener = bind(args.listen, "--listen")?;
     let address = listener.local_addr().unwrap_or(args.listen);
 
+    if let Err(error) = orphans::adopt() {
+        tracing::warn!(%error, "processes that leave a server's process group cannot be found");
+    }
     let orphans_stop = CancellationToken::new();
     let orphans = tokio::spawn(orphans::care_for(orphans_stop.clone()));
     let bridge = Bridge::start(config(args, bearer)?)?;

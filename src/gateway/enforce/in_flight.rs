@@ -104,11 +104,6 @@ impl InFlight {
         }
     }
 
-    /// The number of the decision that let it through.
-    pub fn decision(&self) -> Option<u64> {
-        self.decision.map(|decided| decided.number)
-    }
-
     /// Waits until the decision is in the audit log: before that the call must not go.
     pub(super) async fn written(&self) -> Result<(), Unwritten> {
         match self.decision {
@@ -151,6 +146,8 @@ pub(super) struct Written<'a> {
     pub(super) session: &'a str,
     pub(super) trace_id: Option<&'a str>,
     pub(super) approval: Option<&'a str>,
+    /// The decision's number, if it has one already.
+    pub(super) number: Option<u64>,
 }
 
 impl Written<'_> {
@@ -163,7 +160,10 @@ impl Written<'_> {
         retry_after: Option<Duration>,
     ) -> Decided {
         let label = by.policy_label();
-        let decision_id = gateway.recorder.decision_id();
+        let decision_id = match self.number {
+            Some(number) => gateway.recorder.id(number),
+            None => gateway.recorder.decision_id(),
+        };
         let record = Record {
             time,
             decision_id,

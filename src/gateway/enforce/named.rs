@@ -60,14 +60,14 @@ pub enum NamedRefusal {
 /// Decides what names a prompt or a resource, and records it. `edits` are changes to its `params`.
 ///
 /// # Errors
-/// [`NamedRefusal`].
+/// [`NamedRefusal`], with the number of the decision.
 pub async fn named(
     gateway: &Gateway,
     snapshot: &Snapshot,
     call: &NamedCall<'_>,
     envelope: impl FnOnce() -> Envelope,
     edits: Edits<'_>,
-) -> Result<Forward, NamedRefusal> {
+) -> Result<Forward, (NamedRefusal, u64)> {
     let (bound, caller) = (&snapshot.bound, &call.grant.caller);
     let (decision, name) = match call.named {
         Named::Prompt(name) => (bound.prompt(name, caller), name),
@@ -91,9 +91,11 @@ pub async fn named(
     let trouble = gateway.recorder.unwritten().filter(|_| passes && refuses);
     let outcome = trouble.as_ref().map_or(outcome, |_| Outcome::Unrecorded);
     let label = by.policy_label();
+    let decision_id = gateway.recorder.decision_id();
+    let refused = |why: NamedRefusal| (why, decision_id.number);
     let record = Record {
         time: Timestamp::now(),
-        decision_id: gateway.recorder.decision_id(),
+        decision_id,
         server: gateway.recorder.server(),
         grant: &caller.grant,
         session: Some(call.session),
@@ -111,18 +113,18 @@ pub async fn named(
     };
     let position = gateway.recorder.record(outcome, by, &record);
     if let Some(unwritten) = trouble {
-        return Err(NamedRefusal::Unrecorded(unwritten.to_string()));
+        return Err(refused(NamedRefusal::Unrecorded(unwritten.to_string())));
     }
     let Some(granted) = Granted::allowed(&decision) else {
-        return Err(match (decision.outcome, decision.reason) {
+        return Err(refused(match (decision.outcome, decision.reason) {
             (policy::Outcome::BadArguments, Some(why)) => NamedRefusal::Malformed(why),
             _ => NamedRefusal::Unknown,
-        });
+        }));
     };
     if let Err(unwritten) = gateway.recorder.written(position).await
         && refuses
     {
-        return Err(NamedRefusal::Unrecorded(unwritten.to_string()));
+        return Err(refused(NamedRefusal::Unrecorded(unwritten.to_string())));
     }
     let under_way = gateway
         .request_ids
@@ -132,6 +134,7 @@ pub async fn named(
     Ok(Forward {
         permit,
         under_way,
+        decision: Some(decision_id.number),
         in_flight: None,
     })
 }

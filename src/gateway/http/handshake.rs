@@ -157,7 +157,7 @@ impl Exchange<'_> {
         let Some(surplus) = self.gateway.opened.opened(grant, &session) else {
             return;
         };
-        self.gateway.ended.insert(surplus.id, ());
+        self.gateway.end_session(&surplus.id);
         let permit = Permit::end(surplus.envelope);
         if let Err(error) = self.snapshot.upstream.call(permit, SHORT).await {
             tracing::debug!(server = self.gateway.recorder.server(), %error, "the end of a session was not delivered");

@@ -26,6 +26,9 @@ pub(super) fn shown(error: &UpstreamError) -> String {
 /// When a call may come again that could not be recorded.
 const UNRECORDED: Duration = Duration::from_secs(30);
 
+/// When a call may be repeated that waits for a person.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
 /// That a call was not made because it could not be recorded.
 pub(super) fn unrecorded(why: &str) -> String {
     format!(
@@ -76,7 +79,20 @@ pub(super) fn refusal_body(
             "too many calls are being counted, or too many of this caller",
             Duration::from_secs(60),
         ),
-        Refusal::Pending { name } => answer::approval(version, id, name, answer::Approval::Pending),
+        Refusal::Pending { name, until } => {
+            let until = until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            let state = answer::Approval::Pending {
+                again: ASK_AGAIN,
+                until: &until,
+            };
+            answer::approval(version, id, name, state)
+        }
+        Refusal::ApprovalStale { name } => {
+            answer::approval(version, id, name, answer::Approval::Stale)
+        }
+        Refusal::ApprovalWithdrawn { name } => {
+            answer::approval(version, id, name, answer::Approval::Withdrawn)
+        }
         Refusal::ApprovalDenied { name, reason } => answer::approval(
             version,
             id,

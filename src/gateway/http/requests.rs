@@ -12,7 +12,7 @@ use crate::gateway::enforce::{
     self, Admission, End, Forward, Named, NamedCall, NamedRefusal, Refusal, ToolCall,
 };
 use crate::gateway::permit::Permit;
-use crate::gateway::relay::{Asked, RETRY_AFTER, give_up};
+use crate::gateway::relay::{Asked, RETRY_AFTER, give_up, json_response};
 use crate::gateway::request_ids::LONGEST;
 use crate::gateway::session::Session;
 use crate::gateway::upstream::UpstreamError;
@@ -22,7 +22,7 @@ use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, CompletionRef, Id, Request as Rpc};
 use crate::protocol::method::{self, Form, Method as Row, Need};
 
-/// Names the decision on a call in its answer.
+/// Names the decision on a request in its answer.
 const DECISION_ID: HeaderName = HeaderName::from_static("portcullis-decision-id");
 
 impl Exchange<'_> {
@@ -104,6 +104,7 @@ impl Exchange<'_> {
                 Forward {
                     permit,
                     under_way,
+                    decision: None,
                     in_flight: None,
                 }
             }
@@ -138,14 +139,7 @@ impl Exchange<'_> {
         };
         let envelope = || self.envelope(&session);
         match enforce::tool_call(self.gateway, &self.snapshot, &asked, envelope).await {
-            Admission::Forward(forward) => {
-                let in_flight = forward.in_flight.as_ref();
-                let number = in_flight.and_then(|in_flight| in_flight.decision());
-                match self.forward(session, forward).await {
-                    Ok(answer) => Ok(self.naming(number, answer)),
-                    Err(answer) => Err(Box::new(self.naming(number, *answer))),
-                }
-            }
+            Admission::Forward(forward) => self.forward(session, forward).await,
             Admission::Refuse(Refusal::Cancelled, _) => Ok(accepted()),
             Admission::Refuse(refusal, number) => {
                 let answer = ok(refusal_body(session.version, id, &call.name, &refusal));
@@ -183,7 +177,7 @@ impl Exchange<'_> {
         };
         let envelope = || self.envelope(session);
         let decided = enforce::named(self.gateway, &self.snapshot, &call, envelope, edits).await;
-        decided.map_err(|refusal| {
+        decided.map_err(|(refusal, number)| {
             let id = &request.id;
             let body = match (refusal, named) {
                 (NamedRefusal::Malformed(why), _) => answer::invalid_params(id, &why),
@@ -196,19 +190,29 @@ impl Exchange<'_> {
                     answer::unknown_resource(id, uri)
                 }
             };
-            refuse(StatusCode::OK, body)
+            Box::new(self.naming(Some(number), json_response(StatusCode::OK, body)))
         })
     }
 
-    /// Sends a permitted request and relays its answer. From here on every failure is a JSON-RPC error under 200.
+    /// Sends a permitted request and relays its answer, which names the decision.
     async fn forward(
         &self,
         session: Arc<Session>,
         forward: Forward,
     ) -> Result<Answer, Box<Answer>> {
+        let number = forward.decision;
+        match self.send(session, forward).await {
+            Ok(answer) => Ok(self.naming(number, answer)),
+            Err(answer) => Err(Box::new(self.naming(number, *answer))),
+        }
+    }
+
+    /// Sends a permitted request and relays its answer. From here on every failure is a JSON-RPC error under 200.
+    async fn send(&self, session: Arc<Session>, forward: Forward) -> Result<Answer, Box<Answer>> {
         let Forward {
             permit,
             under_way,
+            decision: _,
             in_flight,
         } = forward;
         let timeout = self.snapshot.settings.timeout;

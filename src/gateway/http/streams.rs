@@ -84,7 +84,7 @@ impl Exchange<'_> {
 
     pub(super) async fn delete(&self) -> Result<Answer, Box<Answer>> {
         let session = self.session(None, self.named_version()?)?;
-        self.gateway.ended.insert(session.id.clone(), ());
+        self.gateway.end_session(&session.id);
         self.gateway
             .opened
             .ended(&self.grant.caller.grant, &session.id);

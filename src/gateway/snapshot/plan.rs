@@ -10,6 +10,7 @@ use super::Settings;
 use super::secrets::Lookup;
 use crate::api::server::{HttpUpstream, Sessions, StdioUpstream, Upstream};
 use crate::gateway::bridge::{self, Bridge, BridgeConfig};
+use crate::gateway::upstream::stdio::RunAs;
 use crate::gateway::{hops, upstream};
 
 /// A resolved upstream. Holds secret values: never to be shown, so it has no `Debug`.
@@ -36,6 +37,8 @@ pub enum Plan {
         env: Vec<(OsString, OsString)>,
         /// One child for all sessions, or one for each.
         sessions: Sessions,
+        /// Whom it runs as, if not as the user of this process.
+        user: Option<RunAs>,
     },
 }
 
@@ -46,6 +49,8 @@ pub enum Stdio {
     Child {
         /// Variables over what the spec says, by name.
         env: BTreeMap<String, String>,
+        /// Whom they run as, if not as the user of this process.
+        user: Option<RunAs>,
     },
     /// In a pod of their own, behind a bridge.
     Bridge {
@@ -72,7 +77,9 @@ impl Plan {
     ) -> Result<Option<Plan>, String> {
         match (&upstream.http, &upstream.stdio, stdio) {
             (Some(http), None, _) => Ok(Self::http(http, lookup)),
-            (None, Some(spec), Stdio::Child { env }) => Self::child(spec, env, lookup),
+            (None, Some(spec), Stdio::Child { env, user }) => {
+                Self::child(spec, env, user.as_ref(), lookup)
+            },
             (None, Some(_), Stdio::Bridge { url, bearer }) => Self::bridge(url, bearer, lookup),
             (None, Some(_), Stdio::Nowhere) => Err(
                 "spec.upstream.stdio: this gateway was not told where the server's pod is; start it with --upstream-url and --upstream-bearer-file"
@@ -134,6 +141,7 @@ impl Plan {
     fn child(
         stdio: &StdioUpstream,
         overrides: &BTreeMap<String, String>,
+        user: Option<&RunAs>,
         lookup: &mut Lookup<'_>,
     ) -> Result<Option<Plan>, String> {
         let (command, leading) = stdio
@@ -197,6 +205,7 @@ impl Plan {
             args: leading.iter().chain(&stdio.args).map(Into::into).collect(),
             env,
             sessions: stdio.sessions(),
+            user: user.cloned(),
         }))
     }
 
@@ -231,10 +240,12 @@ impl Plan {
                 args,
                 env,
                 sessions,
+                user,
             } => {
                 let mut config = BridgeConfig::new(name, command.clone());
                 config.args.clone_from(args);
                 config.env.clone_from(env);
+                config.user.clone_from(user);
                 config.sessions = match sessions {
                     Sessions::Shared => bridge::Sessions::Shared,
                     Sessions::PerSession => bridge::Sessions::PerSession,

@@ -4,8 +4,9 @@
 //!
 //! A child leads a process group of its own. However it ends, the whole group ends with it: stdin is closed, then the
 //! group gets SIGTERM, then SIGKILL, and the leader is reaped last, so that its id cannot meanwhile name somebody
-//! else's group. Nothing here may hold more of the child's output than one line of the permitted length, and nothing
-//! but PATH, HOME and LANG of this process's environment reaches the child unless it is asked for.
+//! else's group. What has left the group is ended afterwards, where this process adopts orphans ([`orphans`]). Nothing here may
+//! hold more of the child's output than one line of the permitted length, and nothing but PATH, HOME and LANG of this
+//! process's environment reaches the child unless it is asked for.
 
 mod care;
 mod chatter;
@@ -45,9 +46,20 @@ pub struct ChildConfig {
     pub env: Vec<(OsString, OsString)>,
     /// Names taken from this process's environment, besides [`INHERITED`].
     pub inherit: Vec<OsString>,
+    /// Whom it runs as, if not as the user of this process.
+    pub user: Option<RunAs>,
     pub limits: ChildLimits,
     /// Bounds what of its lines is logged, for all its processes together.
     pub chatter: Arc<Chatters>,
+}
+
+/// The user that a child runs as. It belongs to the user's own group and to no other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunAs {
+    pub uid: u32,
+    pub gid: u32,
+    /// Its home, in place of this process's.
+    pub home: OsString,
 }
 
 /// What a server writes that goes to the log.
@@ -236,6 +248,10 @@ pub fn spawn(config: &ChildConfig, tasks: &TaskTracker) -> Result<Child, SpawnEr
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
+    if let Some(user) = &config.user {
+        // As root, which `--server-user` asks for, this also leaves every other group.
+        command.uid(user.uid).gid(user.gid);
+    }
     let started = care::start(&mut command).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => SpawnError::NotFound {
             command: shown.clone(),
@@ -289,6 +305,12 @@ fn environment(config: &ChildConfig) -> Vec<(OsString, OsString)> {
     inherited
         .chain(config.inherit.iter().cloned())
         .filter_map(|name| std::env::var_os(&name).map(|value| (name, value)))
+        .chain(
+            config
+                .user
+                .iter()
+                .map(|user| (OsString::from("HOME"), user.home.clone())),
+        )
         .chain(config.env.iter().cloned())
         .collect()
 }

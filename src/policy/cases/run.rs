@@ -93,7 +93,8 @@ impl Case {
                 if let Ok(came) = &last
                     && came.decision.outcome == Outcome::RequireApproval
                     && let Some(tool) = bound.tool(tool)
-                    && let Err(error) = approval::preview(&arguments, &tool.redact)
+                    && let Some(demand) = &came.decision.approval
+                    && let Err(error) = approval::preview(&arguments, &demand.hidden(&tool.redact))
                 {
                     return Err(format!("no approval could be asked for: {error}"));
                 }

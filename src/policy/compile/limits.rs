@@ -2,6 +2,7 @@
 
 use super::policy::{Context, MAX_NAME};
 use super::scribe::Scribe;
+use super::server::is_pointer;
 use crate::api::policy::{Action, Rule as Written, Scope};
 use crate::policy::check::{Cost, Patterns};
 use crate::policy::decision::Counter;
@@ -18,7 +19,10 @@ const SECOND: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(31 * 86_400);
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
-pub(super) fn approval(rule: &Written, scribe: &mut Scribe<'_>) -> (Duration, Duration) {
+pub(super) fn approval(
+    rule: &Written,
+    scribe: &mut Scribe<'_>,
+) -> (Duration, Duration, Vec<String>) {
     if rule.approval.is_some() && rule.action != Action::RequireApproval {
         scribe.error(
             "approval",
@@ -54,7 +58,15 @@ pub(super) fn approval(rule: &Written, scribe: &mut Scribe<'_>) -> (Duration, Du
         Duration::ZERO..=LONGEST_WAIT,
         "0s to 10m",
     );
-    (expires, wait)
+    for (i, pointer) in settings.redact.iter().enumerate() {
+        if !is_pointer(pointer) {
+            scribe.error(
+                &format!("approval.redact[{i}]"),
+                format!("{pointer:?} is no JSON pointer; write a path from the arguments, for example /description"),
+            );
+        }
+    }
+    (expires, wait, settings.redact)
 }
 
 pub(super) fn limits(

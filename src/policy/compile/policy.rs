@@ -270,7 +270,7 @@ fn tool_rule(
             "a Hide rule cannot look at args, as a list of tools has none; use Deny, or conditions over caller and tool",
         );
     }
-    let (expires_after, wait_up_to) = approval(rule, scribe);
+    let (expires_after, wait_up_to, redact) = approval(rule, scribe);
     let limits = limits(rule, context, (counters, patterns), scribe);
     let costs = limits
         .iter()
@@ -296,6 +296,7 @@ fn tool_rule(
         limits,
         expires_after,
         wait_up_to,
+        redact,
         reason: reason(rule.reason.as_ref(), scribe),
         reads,
         restricts_only: scribe.owner.restricts_only.clone(),

@@ -96,7 +96,7 @@ pub(super) fn check(
 }
 
 /// RFC 6901, without the empty pointer: that would redact everything, which `audit.arguments: None` says better.
-fn is_pointer(text: &str) -> bool {
+pub(super) fn is_pointer(text: &str) -> bool {
     text.len() > 1
         && text.starts_with('/')
         && !text.chars().any(char::is_control)

@@ -60,18 +60,32 @@ pub(super) fn charges<'p>(
 pub(super) fn demand<'p>(rules: impl Iterator<Item = &'p Rule>) -> Option<ApprovalDemand> {
     let mut demand: Option<ApprovalDemand> = None;
     for rule in rules {
+        let (mut guardrails, mut others) = (None, Vec::new());
+        if rule.id.qualified {
+            guardrails = Some(rule.redact.clone());
+        } else {
+            others.clone_from(&rule.redact);
+        }
         match &mut demand {
             None => {
                 demand = Some(ApprovalDemand {
                     rules: vec![Arc::clone(&rule.id)],
                     expires_after: rule.expires_after,
                     wait_up_to: rule.wait_up_to,
+                    guardrails_redact: guardrails,
+                    redact: others,
                 });
             }
             Some(demand) => {
                 demand.rules.push(Arc::clone(&rule.id));
                 demand.expires_after = demand.expires_after.min(rule.expires_after);
                 demand.wait_up_to = demand.wait_up_to.min(rule.wait_up_to);
+                demand.redact.append(&mut others);
+                match (&mut demand.guardrails_redact, guardrails) {
+                    (Some(all), Some(more)) => all.retain(|pointer| more.contains(pointer)),
+                    (all @ None, more) => *all = more,
+                    (Some(_), None) => {}
+                }
             }
         }
     }

@@ -158,3 +158,91 @@ fn guardrails_are_named_with_their_namespace_and_cannot_be_loosened() {
         "policy p, rule all"
     );
 }
+
+#[test]
+fn guardrails_are_named_first_whatever_the_policies_beside_them_are_called() {
+    // `aaa` would come before `portcullis-system`, and `0` before every rule.
+    let beside = |action: &str| {
+        format!(
+            "rules: [{{name: '0', tools: {{names: ['*']}}, action: {action}}}]\n\
+             prompts: [{{name: '0', names: ['*'], action: Hide}}]\ndefaultAction: Deny"
+        )
+    };
+    for (action, outcome) in [
+        ("Deny", Outcome::Deny(Denial::Rule)),
+        ("Hide", Outcome::Hide),
+        ("RequireApproval", Outcome::RequireApproval),
+    ] {
+        let guard = beside(action).replace("'0'", "guard");
+        let bound = bound(
+            "",
+            &[("aaa", &beside(action)), ("portcullis-system/zzz", &guard)],
+        );
+        let decision = call(&bound, "delete_experiment", "{}");
+        assert_eq!(
+            (decision.outcome, decision.by.to_string()),
+            (
+                outcome,
+                "policy portcullis-system/zzz, rule guard".to_owned()
+            )
+        );
+        let prompt = bound.prompt("p", &Caller::key("ci"));
+        assert_eq!(
+            prompt.by.to_string(),
+            "policy portcullis-system/zzz, rule guard"
+        );
+    }
+    let bound = bound(
+        "",
+        &[
+            ("aaa", "defaultAction: Deny\nrules: []"),
+            (
+                "portcullis-system/zzz",
+                "defaultAction: Deny\nrules: [{name: x, tools: {names: [x]}, action: Deny}]",
+            ),
+        ],
+    );
+    assert_eq!(
+        call(&bound, "get_run", "{}").by.to_string(),
+        "policy portcullis-system/zzz, rule (default)"
+    );
+}
+
+#[test]
+fn what_an_approver_is_not_shown_is_for_guardrails_to_say() {
+    let ask = |redact: &str| {
+        format!(
+            "rules: [{{name: ask, tools: {{names: ['*']}}, action: RequireApproval, approval: {{{redact}}}}}]"
+        )
+    };
+    let servers = ["/key".to_owned(), "/value".to_owned()];
+    let hidden = |policies: &[(&str, &str)]| {
+        let decision = call(&bound("", policies), "get_run", "{}");
+        decision.approval.unwrap().hidden(&servers).into_owned()
+    };
+    let (none, value, both) = (
+        ask(""),
+        ask("redact: [/value]"),
+        ask("redact: [/value, /note]"),
+    );
+    let own = ("own", both.as_str());
+    assert_eq!(hidden(&[("own", &none)]), servers);
+    assert_eq!(hidden(&[own]), ["/key", "/value", "/value", "/note"]);
+    // What the server, or another policy, would keep from a guardrail's approver is shown.
+    assert!(hidden(&[own, ("portcullis-system/g", &none)]).is_empty());
+    assert_eq!(hidden(&[own, ("portcullis-system/g", &value)]), ["/value"]);
+    assert_eq!(
+        hidden(&[
+            ("portcullis-system/g", &value),
+            ("portcullis-system/h", &both)
+        ]),
+        ["/value"]
+    );
+    assert!(
+        hidden(&[
+            ("portcullis-system/g", &value),
+            ("portcullis-system/h", &none)
+        ])
+        .is_empty()
+    );
+}

@@ -186,6 +186,28 @@ async fn an_approval_cannot_be_created_decided_and_is_decided_by_an_update() {
     }
 }
 
+#[tokio::test]
+async fn where_an_approved_call_goes_cannot_be_changed_afterwards() {
+    let Some(cluster) = Cluster::get("where approved calls go") else {
+        return;
+    };
+    let namespace = cluster.namespace("destination").await;
+    let approvals = api(&cluster.admin_client(), &namespace.name, "McpApproval");
+    let asked = approval(json!({"spec": {"upstream": "https://mlflow.example/mcp"}}));
+    bring_about(&approvals, "a", &asked).await;
+    for changed in [json!("https://elsewhere.example"), json!(null)] {
+        let patch = Patch::Merge(json!({"spec": {"upstream": changed}}));
+        let refused = approvals
+            .patch("a", &PatchParams::default(), &patch)
+            .await
+            .unwrap_err();
+        assert!(
+            refused.to_string().contains("a request cannot be changed"),
+            "{refused}"
+        );
+    }
+}
+
 /// A writer that forgets the status, as `kubectl replace` does, must not undo a consumption.
 #[tokio::test]
 async fn a_consumption_outlives_a_put_without_status() {

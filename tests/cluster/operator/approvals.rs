@@ -85,4 +85,32 @@ async fn an_approval_says_where_it_stands() {
         .await
         .unwrap();
     phase("mlflow-a", Phase::Consumed).await;
+    // Where the calls of others go has changed, and one is not asked for any more.
+    for (name, field, wanted) in [
+        ("mlflow-c", "staleAt", Phase::Stale),
+        ("mlflow-d", "withdrawnAt", Phase::Withdrawn),
+    ] {
+        let mut over = made
+            .create(&PostParams::default(), &approval(name, later))
+            .await
+            .unwrap();
+        over.status = serde_json::from_value(json!({field: Timestamp::now().to_string()})).unwrap();
+        // The operator writes its phase meanwhile.
+        let mut write = made
+            .replace_status(name, &PostParams::default(), &over)
+            .await;
+        for _ in 0..50 {
+            if write.is_ok() {
+                break;
+            }
+            let status = over.status.take();
+            over = made.get(name).await.unwrap();
+            over.status = status;
+            write = made
+                .replace_status(name, &PostParams::default(), &over)
+                .await;
+        }
+        write.unwrap();
+        phase(name, wanted).await;
+    }
 }

@@ -198,6 +198,28 @@ fn sigterm_ends_the_bridge_its_server_and_what_the_server_left_behind() {
 }
 
 #[test]
+fn what_left_the_group_ends_with_its_server_while_the_bridge_goes_on() {
+    let mut process = Process::start(false);
+    let escaped: i32 = process.call("escape").parse().unwrap();
+    process.poll("adopted", || {
+        process.children().iter().any(|(pid, _)| *pid == escaped)
+    });
+    // A helper of a server that still runs is left alone.
+    process.call("orphan");
+    assert!(runs(escaped));
+    let server = Pid::from_raw(process.server()).unwrap();
+    kill_process(server, Signal::KILL).unwrap();
+    process.poll("it ends", || !runs(escaped));
+    process.poll("the bridge goes on", || {
+        process
+            .request("GET", "/livez", "", "")
+            .is_some_and(|text| text.starts_with("HTTP/1.1 200"))
+    });
+    process.signal(Signal::TERM);
+    assert!(process.child.wait().unwrap().success());
+}
+
+#[test]
 fn orphans_are_reaped_while_the_server_runs() {
     let mut process = Process::start(false);
     for _ in 0..5 {

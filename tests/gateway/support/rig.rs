@@ -76,6 +76,11 @@ impl Lines {
         self.lines("decision")
     }
 
+    /// What became of requests for approval.
+    pub fn steps(&self) -> Vec<Value> {
+        self.lines("approval")
+    }
+
     /// How calls ended.
     pub fn ends(&self) -> Vec<Value> {
         self.lines("end")
@@ -199,7 +204,7 @@ impl Rig {
     pub async fn unlisted(spec: Value, secrets: Held, policies: &[Value]) -> Self {
         let audit = Lines::default();
         let (log, writer) = AuditLog::start(vec![Box::new(audit.clone())]).unwrap();
-        let approvals = Arc::new(Memory::default());
+        let approvals = Arc::new(Memory::recorded(log.clone()));
         let mut registry = prometheus_client::registry::Registry::default();
         let shared = Shared {
             instance: "test".to_owned(),

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use portcullis::api::approval::{McpApproval, Phase, Verdict};
+use portcullis::gateway::approvals::{DecideError, NewDecision};
 use serde_json::{Value, json};
 
 use crate::support::client::Client;
@@ -33,15 +34,22 @@ fn name(rig: &Rig) -> String {
 }
 
 fn decide(rig: &Rig, name: &str, verdict: Verdict, reason: Option<&str>) {
-    rig.approvals
-        .decide(
-            name,
-            verdict,
-            "joe",
-            reason.map(str::to_owned),
-            Timestamp::now(),
-        )
-        .unwrap();
+    try_decide(rig, name, verdict, reason).unwrap();
+}
+
+fn try_decide(
+    rig: &Rig,
+    name: &str,
+    verdict: Verdict,
+    reason: Option<&str>,
+) -> Result<McpApproval, DecideError> {
+    let decided = NewDecision {
+        verdict,
+        by: "joe",
+        reason: reason.map(str::to_owned),
+        digest: None,
+    };
+    rig.approvals.decide(name, decided, Timestamp::now())
 }
 
 async fn promote(client: &Client, text: &str) -> (bool, String) {
@@ -61,12 +69,17 @@ async fn an_approved_call_is_executed_once_when_it_is_repeated() {
     let client = rig.client.session().await;
     let (error, text) = promote(&client, "a").await;
     let name = name(&rig);
+    let expires = list(&rig)[0]
+        .spec
+        .expires_at
+        .0
+        .strftime("%Y-%m-%dT%H:%M:%SZ");
     assert_eq!(
         (error, text),
         (
             true,
             format!(
-                "Approval pending: a person must decide McpApproval {name}. Repeat the call unchanged to see whether it was approved."
+                "Approval pending: a person must decide McpApproval {name}. Repeat the call unchanged in 30 s, and again until it is decided; it expires at {expires}."
             )
         )
     );
@@ -274,11 +287,7 @@ async fn an_approval_that_ran_out_is_none() {
     assert!(error && text.starts_with("Approval "), "{text}");
     let first = name(&rig);
     eventually("it expires", || phase(&list(&rig)[0]) == Phase::Expired).await;
-    assert!(
-        rig.approvals
-            .decide(&first, Verdict::Approved, "joe", None, Timestamp::now())
-            .is_err()
-    );
+    assert!(try_decide(&rig, &first, Verdict::Approved, None).is_err());
     // Approved, and then left until it runs out.
     let call = spawn(&client, "a");
     eventually("it is asked anew", || list(&rig).len() == 2).await;
@@ -336,7 +345,12 @@ async fn a_held_call_that_the_client_cancels_is_never_forwarded() {
     assert!(!call.is_finished());
     client.post(&cancel(json!(7))).await;
     assert_eq!(soon("the end", call).await.unwrap().status, 202);
-    decide(&rig, &name(&rig), Verdict::Approved, None);
+    let given_up = name(&rig);
+    assert_eq!(phase(&list(&rig)[0]), Phase::Withdrawn);
+    assert!(matches!(
+        try_decide(&rig, &given_up, Verdict::Approved, None),
+        Err(DecideError::Withdrawn(_))
+    ));
     assert!(!client.call("echo", json!({})).await.tool().0);
     assert_eq!(fake.calls(), 1);
     assert!(
@@ -472,4 +486,161 @@ async fn an_execution_that_fails_has_used_its_approval() {
             .starts_with("Approval pending")
     );
     assert_eq!(fake.calls(), 1);
+}
+
+#[tokio::test]
+async fn requests_of_a_session_that_ends_are_withdrawn_unless_another_session_asks_too() {
+    let fake = Fake::start(&["promote", "echo"]).await;
+    let rig = Rig::new(&fake, &[held("0s")]).await;
+    let (one, two) = (rig.client.session().await, rig.client.session().await);
+    promote(&one, "a").await;
+    promote(&one, "b").await;
+    promote(&two, "b").await;
+    assert_eq!(one.send("DELETE", None).await.status, 204);
+    let standing: Vec<(String, Phase)> = list(&rig)
+        .iter()
+        .map(|approval| (approval.spec.arguments_preview.clone(), phase(approval)))
+        .collect();
+    assert_eq!(standing.len(), 2);
+    for (preview, phase) in standing {
+        let expected = if preview.contains('a') {
+            Phase::Withdrawn
+        } else {
+            Phase::Pending
+        };
+        assert_eq!(phase, expected, "{preview}");
+    }
+    // Whoever asks again has a new request, which a person decides.
+    let (_, text) = promote(&two, "a").await;
+    assert!(text.starts_with("Approval pending"), "{text}");
+    assert_eq!(list(&rig).len(), 3);
+}
+
+#[tokio::test]
+async fn an_approval_is_stale_once_calls_go_elsewhere() {
+    let fake = Fake::start(&["promote", "echo"]).await;
+    let spec = crate::support::rig::open_to_all(&fake);
+    let mut rig = Rig::new(&fake, &[held("20s")]).await;
+    let client = rig.client.session().await;
+    let call = spawn(&client, "a");
+    eventually("it is held", || !list(&rig).is_empty()).await;
+    let upstream = list(&rig)[0].spec.upstream.clone().unwrap();
+    assert_eq!(upstream, format!("http://{}/mcp", fake.addr));
+    // Another value of a header: the same server, and perhaps another tenant's rights.
+    let mut elsewhere = spec.clone();
+    elsewhere["upstream"]["http"]["headers"] = json!([{"name": "X-Tenant", "value": "production"}]);
+    rig.apply_spec(elsewhere.clone(), &[held("20s")]).unwrap();
+    let (error, text) = soon("the answer", call).await.unwrap();
+    assert!(error && text.starts_with("Approval stale"), "{text}");
+    let stale = name(&rig);
+    assert_eq!(phase(&list(&rig)[0]), Phase::Stale);
+    assert!(matches!(
+        try_decide(&rig, &stale, Verdict::Approved, None),
+        Err(DecideError::Stale(_))
+    ));
+    // One that a person has approved already.
+    rig.apply_spec(elsewhere, &[held("0s")]).unwrap();
+    eventually("it is listed", || rig.gateway.snapshot().unwrap().listed).await;
+    let client = rig.client.session().await;
+    let (_, text) = promote(&client, "a").await;
+    assert!(text.starts_with("Approval pending"), "{text}");
+    let pending = |rig: &Rig| {
+        let all = list(rig).into_iter();
+        let mut open = all.filter(|approval| phase(approval) == Phase::Pending);
+        open.next().unwrap().metadata.name.unwrap()
+    };
+    decide(&rig, &pending(&rig), Verdict::Approved, None);
+    rig.apply_spec(spec, &[held("0s")]).unwrap();
+    eventually("it is listed", || rig.gateway.snapshot().unwrap().listed).await;
+    let client = rig.client.session().await;
+    let (error, text) = promote(&client, "a").await;
+    assert!(error && text.starts_with("Approval pending"), "{text}");
+    assert_eq!(fake.calls(), 0);
+    // Limits and time-outs are no other place.
+    let approved = pending(&rig);
+    decide(&rig, &approved, Verdict::Approved, None);
+    let mut timed = crate::support::rig::open_to_all(&fake);
+    timed["upstream"]["timeout"] = json!("50s");
+    rig.apply_spec(timed, &[held("0s")]).unwrap();
+    assert!(!promote(&client, "a").await.0);
+}
+
+#[tokio::test]
+async fn a_guardrails_approver_sees_what_the_server_would_hide() {
+    let fake = Fake::start(&["promote", "echo"]).await;
+    let mut spec = crate::support::rig::open_to_all(&fake);
+    spec["tools"] = json!([{"name": "promote", "redact": ["/text"]}]);
+    spec["audit"] = json!({"arguments": "None"});
+    let mut rig = Rig::new(&fake, &[held("0s")]).await;
+    rig.apply_spec(spec, &[held("0s")]).unwrap();
+    let client = rig.client.session().await;
+    promote(&client, "a").await;
+    assert_eq!(
+        list(&rig)[0].spec.arguments_preview,
+        r#"{"text":"[redacted]"}"#
+    );
+    let mut bundle = rig.bundle(9, &[held("0s"), held("0s")]);
+    bundle.policies[1].namespace = "portcullis-system".to_owned();
+    rig.gateway.apply(bundle.sealed().unwrap()).unwrap();
+    promote(&client, "b").await;
+    let guarded = list(&rig)
+        .into_iter()
+        .find(|approval| approval.spec.policy == "portcullis-system/p1")
+        .unwrap();
+    assert_eq!(guarded.spec.arguments_preview, r#"{"text":"b"}"#);
+}
+
+#[tokio::test]
+async fn the_steps_of_an_approval_name_the_decisions_on_its_calls() {
+    let fake = Fake::start(&["promote", "echo"]).await;
+    let rig = Rig::new(&fake, &[held("0s")]).await;
+    let client = rig.client.session().await;
+    let asked = client.call("promote", json!({"text": "a"})).await;
+    decide(&rig, &name(&rig), Verdict::Approved, Some("better"));
+    let made = client.call("promote", json!({"text": "a"})).await;
+    let id = |reply: &crate::support::client::Reply| {
+        reply.header("portcullis-decision-id").unwrap().to_owned()
+    };
+    eventually("its steps", || rig.audit.steps().len() == 3).await;
+    let told: Vec<Value> = rig
+        .audit
+        .steps()
+        .iter()
+        .map(|line| json!([line["step"], line["decisionId"], line["by"], line["reason"]]))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            json!(["requested", id(&asked), null, null]),
+            json!(["approved", id(&asked), "joe", "better"]),
+            json!(["consumed", id(&made), "joe", "better"]),
+        ]
+    );
+    let digest = &list(&rig)[0].spec.arguments_digest;
+    assert!(
+        rig.audit
+            .steps()
+            .iter()
+            .all(|line| line["digest"] == **digest && line["server"] == "ml/fake")
+    );
+    let decided: Vec<Value> = rig.audit.all();
+    assert_eq!(decided[0]["decisionId"], id(&asked));
+    assert_eq!(decided[1]["decisionId"], id(&made));
+}
+
+#[tokio::test]
+async fn names_of_approvals_say_nothing_of_their_digests() {
+    let fake = Fake::start(&["promote", "echo"]).await;
+    let (one, other) = (
+        Rig::new(&fake, &[held("0s")]).await,
+        Rig::new(&fake, &[held("0s")]).await,
+    );
+    for rig in [&one, &other] {
+        promote(&rig.client.session().await, "a").await;
+    }
+    // The same call at the same server, and each has made a key of its own.
+    let digest = |rig: &Rig| list(rig)[0].spec.arguments_digest.clone();
+    assert_eq!(digest(&one), digest(&other));
+    assert_ne!(name(&one), name(&other));
+    assert!(!digest(&one).contains(name(&one).split('-').nth(1).unwrap()));
 }

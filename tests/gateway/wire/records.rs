@@ -83,6 +83,50 @@ async fn a_refusal_names_its_decision_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn answers_about_prompts_and_resources_name_their_decisions_too() {
+    let fake = Fake::start(&["echo"]).await;
+    let policy = json!({
+        "prompts": [{"name": "some", "names": ["open"], "action": "Allow"}],
+        "resources": [{"name": "some", "uris": ["file:///open"], "action": "Allow"}],
+    });
+    let rig = Rig::new(&fake, &[policy]).await;
+    let client = rig.client.session().await;
+    let argument = json!({"name": "x", "value": "y"});
+    let mut named = Vec::new();
+    for (method, params) in [
+        ("prompts/get", json!({"name": "open"})),
+        ("prompts/get", json!({"name": "closed"})),
+        ("resources/read", json!({"uri": "file:///open"})),
+        ("resources/read", json!({"uri": "file:///closed"})),
+        ("resources/subscribe", json!({"uri": "file:///open"})),
+        (
+            "completion/complete",
+            json!({"ref": {"type": "ref/prompt", "name": "closed"}, "argument": argument}),
+        ),
+        (
+            "completion/complete",
+            json!({"ref": {"type": "ref/prompt", "name": "open"}, "argument": argument}),
+        ),
+    ] {
+        let reply = client.request(method, params.clone()).await;
+        let id = reply.header("portcullis-decision-id");
+        let id = id.unwrap_or_else(|| panic!("{method} {params}"));
+        named.push(json!([method, id]));
+    }
+    eventually("their lines", || rig.audit.all().len() == named.len()).await;
+    let lines: Vec<Value> = rig
+        .audit
+        .all()
+        .iter()
+        .map(|line| json!([line["method"], line["decisionId"]]))
+        .collect();
+    assert_eq!(lines, named);
+    // What needs no decision names none.
+    let ping = client.request("ping", json!({})).await;
+    assert_eq!(ping.header("portcullis-decision-id"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_cannot_be_recorded_is_refused_until_it_can_be_again() {
     let fake = Fake::start(&["echo"]).await;
     let mut policy = allow_all();
@@ -186,15 +230,13 @@ async fn an_approval_is_not_used_up_by_a_call_that_cannot_be_recorded() {
     );
     let now = jiff::Timestamp::now();
     let name = rig.approvals.list(now)[0].metadata.name.clone().unwrap();
-    rig.approvals
-        .decide(
-            &name,
-            portcullis::api::approval::Verdict::Approved,
-            "joe",
-            None,
-            now,
-        )
-        .unwrap();
+    let approved = portcullis::gateway::approvals::NewDecision {
+        verdict: portcullis::api::approval::Verdict::Approved,
+        by: "joe",
+        reason: None,
+        digest: None,
+    };
+    rig.approvals.decide(&name, approved, now).unwrap();
     rig.audit.room(Some(0));
     // The log is only known to fail once something was to be written.
     let (code, _) = client

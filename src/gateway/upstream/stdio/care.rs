@@ -1,6 +1,6 @@
 //! The task that owns one child: pipes, the end, the reaping.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,17 +14,19 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::lines::{Lines, Piece, printable};
+use super::orphans::{self, MARK};
 use super::{Chatters, ChildLimits, Exit, Progress, Queued};
 
 /// After the leader has ended, what it wrote is still read for so long, even if another process holds the pipe open.
 const DRAIN: Duration = Duration::from_millis(250);
 
-/// Leaders that are not reaped yet. Held while one is started, so that whoever reaps orphans never takes one of these.
-static LEADERS: Mutex<Option<HashSet<i32>>> = Mutex::new(None);
+/// Leaders that are not reaped yet, with their marks. Held while one is started, so that whoever reaps orphans never takes one
+/// of these.
+static LEADERS: Mutex<Option<HashMap<i32, String>>> = Mutex::new(None);
 /// Signalled whenever a leader has been reaped.
 pub(super) static REAPED: Notify = Notify::const_new();
 
-pub(super) type Leaders = MutexGuard<'static, Option<HashSet<i32>>>;
+pub(super) type Leaders = MutexGuard<'static, Option<HashMap<i32, String>>>;
 
 pub(super) fn leaders() -> Leaders {
     LEADERS.lock().unwrap_or_else(PoisonError::into_inner)
@@ -68,15 +70,17 @@ impl Drop for Group {
     }
 }
 
-/// Starts the command and takes note of its leader.
+/// Starts the command and takes note of its leader, whose orphans are known by its mark.
 pub(super) fn start(command: &mut Command) -> std::io::Result<Started> {
+    let mark = uuid::Uuid::new_v4().simple().to_string();
+    command.env(MARK, &mark);
     let mut all = leaders();
     let child = command.spawn()?;
     let pid = child.id().and_then(|id| i32::try_from(id).ok());
     let Some(pid) = pid.and_then(Pid::from_raw) else {
         return Err(std::io::Error::other("the child has no process id"));
     };
-    all.get_or_insert_default().insert(pid.as_raw_pid());
+    all.get_or_insert_default().insert(pid.as_raw_pid(), mark);
     Ok(Started {
         child,
         group: Group {
@@ -188,6 +192,7 @@ pub(super) async fn run(care: Care) {
         |status| describe(status.code(), status.signal()),
     );
     tracing::info!(server = %name, pid = pid.as_raw_pid(), "server process {how}");
+    orphans::end_those_of_the_ended().await;
     writer.abort();
     exit.send_modify(|progress| {
         progress.exit.get_or_insert(Exit { how });

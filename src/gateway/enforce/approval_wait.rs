@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use tokio::time::timeout_at;
 
 use super::{Granted, Passed, Pending, Refusal, enforced, unrecordable};
-use crate::gateway::approvals::{Key, Refused, Standing, Wanted};
+use crate::gateway::approvals::{
+    ApprovalRequest, CallContext, Key, Refused, RequestParts, Standing,
+};
 use crate::gateway::hold::Hold;
 use crate::gateway::record::Outcome;
 use crate::policy::approval::{self, Subject};
@@ -29,11 +31,15 @@ impl Pending<'_> {
         {
             return Err(self.limited(&exhausted, now));
         }
-        let (Some(wanted), Some(demand)) =
-            (self.wanted(decision, now)?, decision.approval.as_deref())
-        else {
+        let (Some(wanted), Some(demand)) = (
+            self.approval_request(decision, now)?,
+            decision.approval.as_deref(),
+        ) else {
             return Err(self.refuse(decision, now));
         };
+        // The lines about the approval and the one about this call name the same decision.
+        let number = self.gateway.recorder.decision_id().number;
+        self.number.set(Some(number));
         let hold = Hold::start(
             &self.gateway.holds,
             self.call.session,
@@ -45,8 +51,8 @@ impl Pending<'_> {
         let mut standing = self
             .gateway
             .approvals
-            .request(&wanted, now)
-            .map_err(|refused| self.unmade(&refused, decision, now))?;
+            .request(&wanted, self.context(number), now)
+            .map_err(|refused| self.not_requested(&refused, decision, now))?;
         loop {
             let now = Timestamp::now();
             match standing {
@@ -57,7 +63,12 @@ impl Pending<'_> {
                         self.record(Outcome::Unapproved, &decision.by, now, None);
                         return Err(Refusal::Cancelled);
                     }
-                    return self.use_up(&wanted, (wanted.namespace.clone(), name), version, now);
+                    return self.use_approval(
+                        &wanted,
+                        (wanted.namespace.clone(), name),
+                        version,
+                        now,
+                    );
                 }
                 Standing::Denied((_, name), decided) => {
                     self.approval = Some(name.clone());
@@ -67,7 +78,17 @@ impl Pending<'_> {
                         reason: decided.reason,
                     });
                 }
-                Standing::Pending(key) => {
+                Standing::Stale((_, name)) => {
+                    self.approval = Some(name.clone());
+                    self.record(Outcome::Unapproved, &decision.by, now, None);
+                    return Err(Refusal::ApprovalStale { name });
+                }
+                Standing::Withdrawn((_, name)) => {
+                    self.approval = Some(name.clone());
+                    self.record(Outcome::Unapproved, &decision.by, now, None);
+                    return Err(Refusal::ApprovalWithdrawn { name });
+                }
+                Standing::Pending(key, open_until) => {
                     self.approval = Some(key.1.clone());
                     let changed = async {
                         match &mut changes {
@@ -75,12 +96,14 @@ impl Pending<'_> {
                             None => std::future::pending().await,
                         }
                     };
-                    let expiry = Duration::try_from(wanted.spec.expires_at.0.duration_since(now))
-                        .unwrap_or_default();
+                    let expiry =
+                        Duration::try_from(open_until.duration_since(now)).unwrap_or_default();
                     let until = deadline.min(tokio::time::Instant::now() + expiry);
                     let woken = tokio::select! {
                         biased;
                         () = hold.cancelled() => {
+                            let (session, now) = (self.call.session, Timestamp::now());
+                            self.gateway.approvals.withdraw(&key, session, now);
                             self.record(Outcome::Unapproved, &decision.by, now, None);
                             return Err(Refusal::Cancelled);
                         }
@@ -88,14 +111,14 @@ impl Pending<'_> {
                     };
                     let now = Timestamp::now();
                     match self.gateway.approvals.look(&wanted, &key, now) {
-                        Some(found @ (Standing::Approved(..) | Standing::Denied(..))) => {
-                            standing = found
-                        }
-                        Some(found) if matches!(woken, Ok(true)) => standing = found,
-                        Some(_) => {
+                        Some(Standing::Pending(..)) if !matches!(woken, Ok(true)) => {
                             self.record(Outcome::Unapproved, &decision.by, now, None);
-                            return Err(Refusal::Pending { name: key.1 });
+                            return Err(Refusal::Pending {
+                                name: key.1,
+                                until: open_until,
+                            });
                         }
+                        Some(found) => standing = found,
                         None => {
                             self.record(Outcome::Unapproved, &decision.by, now, None);
                             return Err(Refusal::ApprovalGone { name: key.1 });
@@ -107,9 +130,9 @@ impl Pending<'_> {
     }
 
     /// Decides again under the bundle and the credential of now, reserves, and takes the approval; at most one call gets it.
-    pub(super) fn use_up(
+    pub(super) fn use_approval(
         &mut self,
-        wanted: &Wanted,
+        wanted: &ApprovalRequest,
         key: Key,
         version: u64,
         now: Timestamp,
@@ -124,6 +147,15 @@ impl Pending<'_> {
             self.snapshot = snapshot;
         }
         let decision = self.evaluate(now);
+        let server = &self.snapshot.server;
+        let destination = &self.snapshot.destination.digest;
+        // The call of now would be sent to the server of then, which no longer is the one that the policies are for.
+        if *destination != wanted.destination {
+            let approvals = &self.gateway.approvals;
+            approvals.destination_changed(&server.namespace, &server.name, destination, now);
+            self.record(Outcome::Unapproved, &decision.by, now, None);
+            return Err(Refusal::ApprovalStale { name: key.1 });
+        }
         if !self.snapshot.grants.still_holds(self.call.grant) {
             return Err(gone(self, &decision.by));
         }
@@ -133,8 +165,8 @@ impl Pending<'_> {
             _ => return Err(self.refuse(&decision, now)),
         }
         // Another definition of the tool, other rules or another preview make it another call.
-        match self.wanted(&decision, now)? {
-            Some(again) if again.name == wanted.name && same(&again, wanted) => {}
+        match self.approval_request(&decision, now)? {
+            Some(again) if same(&again, wanted) => {}
             _ => return Err(gone(self, &decision.by)),
         }
         // The approval is good for one call: it is not used up for one that cannot be recorded.
@@ -143,7 +175,10 @@ impl Pending<'_> {
             return Err(Refusal::Unrecorded(why));
         }
         let mut in_flight = self.reserve(&decision, now)?;
-        let consumed = self.gateway.approvals.consume(&key, version, now);
+        // Recorded later under this very number, when all else is done.
+        let number = self.number.get().unwrap_or_default();
+        let context = self.context(number);
+        let consumed = self.gateway.approvals.consume(&key, version, context, now);
         match consumed.and_then(|consumed| Granted::approved(&decision, consumed)) {
             Some(granted) => Ok(Passed { in_flight, granted }),
             None => {
@@ -154,7 +189,19 @@ impl Pending<'_> {
         }
     }
 
-    pub(super) fn unmade(&self, refused: &Refused, decision: &Decision, now: Timestamp) -> Refusal {
+    fn context(&self, number: u64) -> CallContext<'_> {
+        CallContext {
+            session: self.call.session,
+            decision: self.gateway.recorder.id(number),
+        }
+    }
+
+    pub(super) fn not_requested(
+        &self,
+        refused: &Refused,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Refusal {
         let outcome = match refused {
             Refused::GrantFull | Refused::ServerFull => Outcome::Unapproved,
             // Nobody was asked: a refusal of the fail-closed table.
@@ -168,11 +215,11 @@ impl Pending<'_> {
     }
 
     /// The request for approval of this very call, or the refusal if it cannot be put before a person.
-    pub(super) fn wanted(
+    pub(super) fn approval_request(
         &self,
         decision: &Decision,
         now: Timestamp,
-    ) -> Result<Option<Wanted>, Refusal> {
+    ) -> Result<Option<ApprovalRequest>, Refusal> {
         let Some(demand) = decision.approval.as_deref() else {
             return Ok(None);
         };
@@ -182,6 +229,7 @@ impl Pending<'_> {
         let subject = Subject {
             grant: &self.call.grant.caller.grant,
             server_uid: &self.snapshot.server.uid,
+            destination: &self.snapshot.destination.digest,
             tool: self.call.tool,
             definition_digest: &tool.digest,
             rules: &demand.rules,
@@ -192,20 +240,23 @@ impl Pending<'_> {
             .and_then(|digest| {
                 Ok((
                     digest,
-                    approval::preview(&self.call.arguments, &tool.redact)?,
+                    approval::preview(&self.call.arguments, &demand.hidden(&tool.redact))?,
                 ))
             });
         match bound {
-            Ok((digest, preview)) => Ok(Some(Wanted::new(
-                &self.snapshot.server.namespace,
-                &self.snapshot.server.name,
-                &subject,
-                &decision.by,
-                &digest,
-                preview,
-                now,
-                demand.expires_after,
-            ))),
+            Ok((digest, preview)) => {
+                let parts = RequestParts {
+                    namespace: &self.snapshot.server.namespace,
+                    server: &self.snapshot.server.name,
+                    by: &decision.by,
+                    digest: &digest,
+                    names: &self.snapshot.sealer.names(&digest),
+                    preview,
+                    destination: &self.snapshot.destination,
+                    expires_after: demand.expires_after,
+                };
+                Ok(Some(ApprovalRequest::new(&subject, parts, now)))
+            }
             Err(error) => {
                 let error: approval::PreviewError = error;
                 self.record(Outcome::Unapproved, &decision.by, now, None);
@@ -218,7 +269,7 @@ impl Pending<'_> {
     }
 }
 
-fn same(a: &Wanted, b: &Wanted) -> bool {
+fn same(a: &ApprovalRequest, b: &ApprovalRequest) -> bool {
     a.spec.arguments_digest == b.spec.arguments_digest
         && a.spec.arguments_preview == b.spec.arguments_preview
         && a.spec.grant == b.spec.grant

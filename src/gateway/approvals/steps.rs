@@ -1,0 +1,196 @@
+//! One request for approval as it is kept, and the steps that it goes through.
+//!
+//! In: the request, and what happens to it. Out: where it stands, and a line in the audit log for each step. Must not do: look
+//! at other requests.
+
+use jiff::Timestamp;
+
+use super::{ApprovalRequest, CallContext, Key, Standing};
+use crate::api::Time;
+use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, Phase, Verdict};
+use crate::gateway::audit::{AuditLog, DecisionId, Step};
+
+/// No more sessions of those that ask are kept apart; with more than that, a request is not withdrawn.
+const ASKERS: usize = 16;
+
+pub(super) struct Entry {
+    pub(super) object: McpApproval,
+    pub(super) version: u64,
+    /// Digest of where the call goes.
+    pub(super) destination: String,
+    /// The sessions that ask for it.
+    askers: Vec<String>,
+    /// More sessions than those have asked.
+    more_askers: bool,
+    /// The decision on the call that asked first.
+    instance: String,
+    number: u64,
+    /// Its end by the clock is in the audit log.
+    pub(super) expiry_recorded: bool,
+}
+
+impl Entry {
+    pub(super) fn new(key: &Key, wanted: &ApprovalRequest, context: CallContext<'_>) -> Self {
+        let spec = McpApprovalSpec {
+            decision: None,
+            ..wanted.spec.clone()
+        };
+        let mut object = McpApproval::new(&key.1, spec);
+        object.metadata.namespace = Some(key.0.clone());
+        object.metadata.creation_timestamp = Some(wanted.spec.requested_at.clone());
+        Entry {
+            object,
+            version: 1,
+            destination: wanted.destination.clone(),
+            askers: vec![context.session.to_owned()],
+            more_askers: false,
+            instance: context.decision.instance.to_owned(),
+            number: context.decision.number,
+            expiry_recorded: false,
+        }
+    }
+
+    fn has(&self, of: fn(&crate::api::approval::McpApprovalStatus) -> &Option<Time>) -> bool {
+        let status = self.object.status.as_ref();
+        status.is_some_and(|status| of(status).is_some())
+    }
+
+    pub(super) fn consumed(&self) -> bool {
+        self.has(|status| &status.consumed_at)
+    }
+
+    pub(super) fn stale(&self) -> bool {
+        self.has(|status| &status.stale_at)
+    }
+
+    pub(super) fn withdrawn(&self) -> bool {
+        self.has(|status| &status.withdrawn_at)
+    }
+
+    pub(super) fn expired(&self, now: Timestamp) -> bool {
+        self.object.spec.expires_at.0 <= now
+    }
+
+    /// Nothing can come of it any more.
+    pub(super) fn finished(&self, now: Timestamp) -> bool {
+        self.consumed() || self.stale() || self.withdrawn() || self.expired(now)
+    }
+
+    pub(super) fn pending(&self, now: Timestamp) -> bool {
+        !self.finished(now) && self.object.spec.decision.is_none()
+    }
+
+    pub(super) fn is_of(&self, namespace: &str, server: &str) -> bool {
+        self.object.metadata.namespace.as_deref() == Some(namespace)
+            && self.object.spec.server_ref.name == server
+    }
+
+    pub(super) fn standing(&self, key: &Key) -> Standing {
+        if self.stale() {
+            return Standing::Stale(key.clone());
+        }
+        if self.withdrawn() {
+            return Standing::Withdrawn(key.clone());
+        }
+        match &self.object.spec.decision {
+            None => Standing::Pending(key.clone(), self.object.spec.expires_at.0),
+            Some(decision) => match decision.verdict {
+                Verdict::Approved => Standing::Approved(key.clone(), self.version),
+                Verdict::Denied => Standing::Denied(key.clone(), decision.clone()),
+            },
+        }
+    }
+
+    pub(super) fn phase(&self, now: Timestamp) -> Phase {
+        if self.consumed() {
+            return Phase::Consumed;
+        }
+        if self.stale() {
+            return Phase::Stale;
+        }
+        if self.withdrawn() {
+            return Phase::Withdrawn;
+        }
+        let decision = self.object.spec.decision.as_ref();
+        match decision.map(|decision| decision.verdict) {
+            Some(Verdict::Denied) => Phase::Denied,
+            _ if self.expired(now) => Phase::Expired,
+            Some(Verdict::Approved) => Phase::Approved,
+            None => Phase::Pending,
+        }
+    }
+
+    /// Another call asks for it too.
+    pub(super) fn asked_by(&mut self, session: &str) {
+        if self.askers.iter().any(|asker| asker == session) {
+            return;
+        }
+        if self.askers.len() < ASKERS {
+            self.askers.push(session.to_owned());
+        } else {
+            self.more_askers = true;
+        }
+    }
+
+    /// A session does not ask any more; whether none does.
+    pub(super) fn given_up_by(&mut self, session: &str) -> bool {
+        let before = self.askers.len();
+        self.askers.retain(|asker| asker != session);
+        self.askers.len() < before && self.askers.is_empty() && !self.more_askers
+    }
+
+    pub(super) fn withdraw(&mut self, now: Timestamp) {
+        let status = self.object.status.get_or_insert_default();
+        status.withdrawn_at = Some(Time(now));
+        self.version += 1;
+    }
+
+    pub(super) fn mark_stale(&mut self, now: Timestamp) {
+        self.object.status.get_or_insert_default().stale_at = Some(Time(now));
+        self.version += 1;
+    }
+
+    pub(super) fn consume(&mut self, now: Timestamp) {
+        let status = self.object.status.get_or_insert_default();
+        status.consumed_at = Some(Time(now));
+        self.version += 1;
+    }
+
+    pub(super) fn decide(&mut self, decision: Decision) {
+        self.object.spec.decision = Some(decision);
+        self.version += 1;
+    }
+
+    /// Writes a step down. `by` is the decision that it belongs to, if not that of the call that asked.
+    pub(super) fn record(
+        &self,
+        log: Option<&AuditLog>,
+        step: &'static str,
+        by: Option<DecisionId<'_>>,
+        time: Timestamp,
+    ) {
+        let Some(log) = log else {
+            return;
+        };
+        let spec = &self.object.spec;
+        let namespace = self.object.metadata.namespace.as_deref();
+        let decision = spec.decision.as_ref();
+        log.step(&Step {
+            time,
+            decision_id: by.unwrap_or(DecisionId {
+                instance: &self.instance,
+                number: self.number,
+            }),
+            server: &format!("{}/{}", namespace.unwrap_or_default(), spec.server_ref.name),
+            approval: self.object.metadata.name.as_deref().unwrap_or_default(),
+            step,
+            grant: &spec.grant,
+            tool: &spec.tool,
+            policy: &spec.policy,
+            rule: &spec.rule,
+            digest: &spec.arguments_digest,
+            by: decision.map(|decision| decision.by.as_str()),
+            reason: decision.and_then(|decision| decision.reason.as_deref()),
+        });
+    }
+}
