@@ -61,7 +61,7 @@ type Sessions = HashMap<SessionKey, Vec<Forwarded>, BuildHasherDefault<AlreadyRa
 #[derive(Debug, Default)]
 struct Inner {
     numbers: Numbers,
-    sessions: Mutex<Sessions>,
+    sessions: Mutex<HashMap<SessionKey, Vec<Forwarded>, BuildHasherDefault<AlreadyRandom>>>,
 }
 
 #[derive(Debug)]
