@@ -1,13 +1,15 @@
 //! What can run out, and how much of it one caller may have: connections, streams, requests under way, buffered bytes.
 //!
 //! In: who asks, and for what. Out: a guard that gives it back when it is dropped, or nothing. One caller never gets all of
-//! anything, whatever it does. Must not do: wait, or allocate for a request that asks for little.
+//! anything, whatever it does. Must not do: wait (but for a caller's own turn), or allocate for a
+//! request that asks for little.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::process::{Resource, getrlimit};
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 /// More connections of agents than this are not held, however many files the process may have open.
 const MOST_CONNECTIONS: usize = 4_096;
@@ -100,6 +102,7 @@ impl Budgets {
             streams: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
+            turn: Semaphore::new(1),
         });
         shares.insert(key, Arc::downgrade(&share));
         share
@@ -123,6 +126,7 @@ pub struct Share {
     streams: AtomicUsize,
     requests: AtomicUsize,
     bytes: AtomicUsize,
+    turn: Semaphore,
 }
 
 impl Drop for Share {
@@ -181,6 +185,14 @@ impl Share {
             share: Arc::clone(self),
             kind,
         })
+    }
+
+    /// The caller's turn for work that is not small, which one of its requests has at a time.
+    ///
+    /// # Errors
+    /// Never: it is not closed.
+    pub async fn turn(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
+        self.turn.acquire().await
     }
 
     /// Room for bytes; none is taken yet.

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use super::Gateway;
 use super::counters::Exhausted;
 use super::grants::Grant;
+use super::offload::offload;
 use super::permit::{Envelope, Granted, Permit};
 use super::record::Outcome;
 use super::request_ids::{SessionKey, UnderWay};
@@ -176,7 +177,10 @@ pub async fn tool_call(
         number: Cell::new(None),
         decided: Cell::new(None),
     };
-    let decision = pending.evaluate(now);
+    let decision = offload(call.grant.share.as_ref(), call.arguments.len(), || {
+        decide(gateway, snapshot, call, now)
+    })
+    .await;
     let passes = matches!(
         decision.outcome,
         policy::Outcome::Allow | policy::Outcome::RequireApproval
@@ -250,22 +254,6 @@ struct Pending<'a> {
 }
 
 impl Pending<'_> {
-    fn evaluate(&self, now: Timestamp) -> Decision {
-        let call = Call {
-            tool: self.call.tool,
-            arguments: &self.call.arguments,
-            caller: &self.call.grant.caller,
-            session: self.call.session,
-        };
-        let started = Instant::now();
-        let decision = self.snapshot.bound.evaluate(&call, now);
-        self.gateway
-            .recorder
-            .evaluation
-            .observe(started.elapsed().as_secs_f64());
-        decision
-    }
-
     /// Lets a call pass that the decision allows, if its limits do.
     fn allow(&self, decision: &Decision, now: Timestamp) -> Result<Passed, Refusal> {
         let granted = Granted::allowed(decision).ok_or_else(|| self.refuse(decision, now))?;
@@ -384,6 +372,21 @@ impl Pending<'_> {
         self.decided.set(Some(decided.number));
         decided
     }
+}
+
+/// Asks the engine.
+fn decide(gateway: &Gateway, snapshot: &Snapshot, call: &ToolCall<'_>, now: Timestamp) -> Decision {
+    let call = Call {
+        tool: call.tool,
+        arguments: &call.arguments,
+        caller: &call.grant.caller,
+        session: call.session,
+    };
+    let started = Instant::now();
+    let decision = snapshot.bound.evaluate(&call, now);
+    let taken = started.elapsed().as_secs_f64();
+    gateway.recorder.evaluation.observe(taken);
+    decision
 }
 
 fn enforced(charges: &[Charge]) -> impl Iterator<Item = &Charge> + Clone {

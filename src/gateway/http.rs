@@ -17,6 +17,7 @@ use super::budget::{Kind, Taken};
 use super::floor::Seat;
 use super::grants::Grant;
 use super::hops;
+use super::offload::offload;
 use super::permit::Envelope;
 use super::relay::{Relay, json_response};
 use super::session::{LastSession, Session};
@@ -290,7 +291,9 @@ impl Exchange<'_> {
     }
 
     async fn post(&self, body: &Bytes) -> Result<Answer, Box<Answer>> {
-        let message = envelope::parse(body)
+        let share = self.grant.share.as_ref();
+        let message = offload(share, body.len(), || envelope::parse(body))
+            .await
             .map_err(|refusal| refuse(StatusCode::BAD_REQUEST, answer::refusal(&refusal)))?;
         let named = match header::protocol_version(&self.head.headers) {
             Ok(named) => named,

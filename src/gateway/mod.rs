@@ -28,6 +28,7 @@ pub mod http;
 pub mod inventory;
 mod lists;
 pub mod metrics;
+mod offload;
 mod opened;
 mod permit;
 pub mod process;

@@ -9,12 +9,12 @@ mod names;
 mod side;
 mod visible;
 
+use super::arguments;
 use super::check::{Args, Env, EvalError, Fuel};
 use super::decision::{Call, Caller, Decision, Denial, Outcome, RuleId, Shadow};
 use super::inventory::{Bound, Tool, shows};
 use super::program::{Closed, Rule};
 use crate::api::policy::Action;
-use crate::json;
 use charge::{charges, demand};
 use jiff::Timestamp;
 use side::{Bits, Side};
@@ -175,13 +175,8 @@ impl Bound {
         let Some(any_reader) = any_reader else {
             return self.finish(call, tool, judgement, &without, &audit_fuel);
         };
-        let raw = if call.arguments.is_empty() {
-            b"{}"
-        } else {
-            call.arguments
-        };
-        let parsed = json::parse(raw);
         let paid = if reader.is_some() { &fuel } else { &audit_fuel };
+        let parsed = arguments::read(call.arguments, paid);
         let misfit: Arc<str> = match &parsed {
             Ok(value) => match tool
                 .admit(value, paid)
@@ -216,7 +211,7 @@ impl Bound {
                 }
                 Err(misfit) => misfit.0.into(),
             },
-            Err(error) => format!("the arguments are not strict JSON: {error}").into(),
+            Err(unread) => unread.to_string().into(),
         };
         judgement
             .both

@@ -3,13 +3,13 @@
 //! In: a [`Bound`], a call and the time. Out: the decision together with what each rule of each policy said, those that do
 //! not select the tool included. Must not do: decide; the decision is the one that the gateway would make.
 
+use super::arguments;
 use super::check::{Args, Env, Fuel};
 use super::decision::{Call, Decision, Outcome};
 use super::evaluate::{Verdict, env, verdict};
 use super::inventory::Bound;
 use super::program::{NotSelected, Rule};
 use crate::api::policy::Action;
-use crate::json;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -81,18 +81,14 @@ impl Bound {
             steps: Vec::new(),
         };
         let Some(tool) = tool else { return trace };
-        let parsed = json::parse(if call.arguments.is_empty() {
-            b"{}"
-        } else {
-            call.arguments
-        });
         let fuel = Fuel::full();
+        let parsed = arguments::read(call.arguments, &fuel);
         let admitted = match &parsed {
             Ok(value) => tool
                 .admit(value, &fuel)
                 .and_then(|fills| Ok((value, fills, tool.off_form(value, &fuel)?)))
                 .map_err(|misfit| misfit.0),
-            Err(error) => Err(format!("the arguments are not strict JSON: {error}")),
+            Err(unread) => Err(unread.to_string()),
         };
         let without = env(
             tool,

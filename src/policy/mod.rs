@@ -6,6 +6,7 @@
 
 pub mod acceptance;
 pub mod approval;
+mod arguments;
 pub mod bundle;
 pub(crate) mod canonical;
 pub mod cases;

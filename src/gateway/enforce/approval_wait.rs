@@ -6,11 +6,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::timeout_at;
 
-use super::{Granted, Passed, Pending, Refusal, enforced, unrecordable};
+use super::{Granted, Passed, Pending, Refusal, decide, enforced, unrecordable};
 use crate::gateway::approvals::{
     ApprovalRequest, CallContext, Key, Refused, RequestParts, Standing,
 };
 use crate::gateway::hold::Hold;
+use crate::gateway::offload::aside;
 use crate::gateway::record::Outcome;
 use crate::policy::approval::{self, Subject};
 use crate::policy::decision::RuleId;
@@ -146,7 +147,9 @@ impl Pending<'_> {
         if let Some(snapshot) = self.gateway.snapshot() {
             self.snapshot = snapshot;
         }
-        let decision = self.evaluate(now);
+        let decision = aside(self.call.arguments.len(), || {
+            decide(self.gateway, &self.snapshot, self.call, now)
+        });
         let server = &self.snapshot.server;
         let destination = &self.snapshot.destination.digest;
         // The call of now would be sent to the server of then, which no longer is the one that the policies are for.

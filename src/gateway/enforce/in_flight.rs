@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::gateway::Gateway;
 use crate::gateway::audit::{Position, Record, Unwritten};
 use crate::gateway::counters::Reservation;
+use crate::gateway::offload::aside;
 use crate::gateway::record::Outcome;
 use crate::gateway::request_ids::Dispute;
 use crate::gateway::snapshot::Snapshot;
@@ -179,7 +180,9 @@ impl Written<'_> {
             approval: self.approval,
             retry_after_ms: retry_after
                 .map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
-            arguments: self.snapshot.audited_arguments(self.tool, self.arguments),
+            arguments: aside(self.arguments.len(), || {
+                self.snapshot.audited_arguments(self.tool, self.arguments)
+            }),
             revision: &self.snapshot.revision,
             trace_id: self.trace_id,
         };
