@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::Gateway;
 use super::counters::Exhausted;
 use super::grants::Grant;
-use super::offload::offload;
+use super::offload::{is_small, offload};
 use super::permit::{Envelope, Granted, Permit};
 use super::record::Outcome;
 use super::request_ids::{SessionKey, UnderWay};
@@ -177,10 +177,12 @@ pub async fn tool_call(
         number: Cell::new(None),
         decided: Cell::new(None),
     };
-    let decision = offload(call.grant.share.as_ref(), call.arguments.len(), || {
-        decide(gateway, snapshot, call, now)
-    })
-    .await;
+    let decide = || decide(gateway, snapshot, call, now);
+    let decision = if is_small(call.arguments.len()) {
+        decide()
+    } else {
+        Box::pin(offload(call.grant.share.as_ref(), decide)).await
+    };
     let passes = matches!(
         decision.outcome,
         policy::Outcome::Allow | policy::Outcome::RequireApproval

@@ -17,7 +17,7 @@ use super::budget::{Kind, Taken};
 use super::floor::Seat;
 use super::grants::Grant;
 use super::hops;
-use super::offload::offload;
+use super::offload::{is_small, offload};
 use super::permit::Envelope;
 use super::relay::{Relay, json_response};
 use super::session::{LastSession, Session};
@@ -291,9 +291,13 @@ impl Exchange<'_> {
     }
 
     async fn post(&self, body: &Bytes) -> Result<Answer, Box<Answer>> {
-        let share = self.grant.share.as_ref();
-        let message = offload(share, body.len(), || envelope::parse(body))
-            .await
+        let message = if is_small(body.len()) {
+            envelope::parse(body)
+        } else {
+            let share = self.grant.share.as_ref();
+            Box::pin(offload(share, || envelope::parse(body))).await
+        };
+        let message = message
             .map_err(|refusal| refuse(StatusCode::BAD_REQUEST, answer::refusal(&refusal)))?;
         let named = match header::protocol_version(&self.head.headers) {
             Ok(named) => named,

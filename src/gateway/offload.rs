@@ -24,18 +24,20 @@ fn turns() -> &'static Semaphore {
     })
 }
 
-/// Does it at once where the message is small, else when it is the caller's turn.
-pub async fn offload<T>(share: Option<&Arc<Share>>, bytes: usize, work: impl FnOnce() -> T) -> T {
-    if bytes <= SMALL {
-        return work();
-    }
+/// Whether so many bytes are worked on at once.
+pub const fn is_small(bytes: usize) -> bool {
+    bytes <= SMALL
+}
+
+/// Does the work on a message that is not small when it is the caller's turn.
+pub async fn offload<T>(share: Option<&Arc<Share>>, work: impl FnOnce() -> T) -> T {
     // Neither is ever closed; without a turn there would only be more at a time.
     let own = match share {
         Some(share) => share.turn().await.ok(),
         None => None,
     };
     let turn = turns().acquire().await.ok();
-    let done = aside(bytes, work);
+    let done = aside(usize::MAX, work);
     drop((turn, own));
     done
 }
@@ -46,7 +48,7 @@ pub fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
         Handle::try_current()
             .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
     };
-    if bytes > SMALL && may_block() {
+    if !is_small(bytes) && may_block() {
         block_in_place(work)
     } else {
         work()
@@ -62,22 +64,20 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn while_large_work_goes_on_the_only_worker_serves_others() {
         let budgets = Arc::new(Budgets::default());
-        let (greedy, calm) = (budgets.share("s", "greedy"), budgets.share("s", "calm"));
+        let greedy = budgets.share("s", "greedy");
         let meet = Arc::new(Barrier::new(2));
         let there = Arc::clone(&meet);
         let large = tokio::spawn(async move {
-            offload(Some(&greedy), SMALL + 1, || there.wait()).await;
+            offload(Some(&greedy), || there.wait()).await;
             greedy
         });
         // On the same worker: it would wait for ever behind what waits for it.
-        tokio::spawn(async move {
-            offload(Some(&calm), SMALL, || meet.wait()).await;
-        })
-        .await
-        .unwrap();
+        tokio::spawn(async move { aside(SMALL, || meet.wait()) })
+            .await
+            .unwrap();
         let greedy = large.await.unwrap();
         // Its turn was given back.
-        assert_eq!(offload(Some(&greedy), SMALL + 1, || 7).await, 7);
+        assert_eq!(offload(Some(&greedy), || 7).await, 7);
     }
 
     #[tokio::test]
