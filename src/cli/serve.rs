@@ -47,7 +47,7 @@ use self::force::paths;
 use self::setup::report_readers;
 
 /// How long servers may take to list their tools before the table is shown without them.
-const FIRST_LISTING: Duration = Duration::from_secs(45);
+const FIRST_LISTING: Duration = Duration::from_secs(90);
 /// Calls under way are waited for this long when it ends.
 const GRACE: Duration = Duration::from_secs(10);
 

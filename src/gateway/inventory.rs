@@ -33,6 +33,8 @@ const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 /// How long a list that names unknown tools waits for a new inventory.
 const CATCH_UP: Duration = Duration::from_secs(3);
 const EXCHANGE: Duration = Duration::from_secs(30);
+/// How long a stdio server is left alone after its start.
+const START: Duration = Duration::from_secs(60);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(8);
 const MAX_PAGES: usize = 100;
@@ -331,6 +333,10 @@ async fn list(
 }
 
 async fn open(upstream: &Arc<Upstream>) -> Result<Own, ListError> {
+    // One that imports half of Python's packages first, on a busy machine, has not failed.
+    if let Upstream::Bridge(bridge) = &**upstream {
+        let _ = timeout(START, bridge.ready()).await;
+    }
     let client = format!(
         r#"{{"name":"portcullis","version":"{}"}}"#,
         env!("CARGO_PKG_VERSION")
