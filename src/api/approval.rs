@@ -4,6 +4,7 @@
 //! engine and the gateway do.
 
 use super::Time;
+use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -152,4 +153,38 @@ pub enum Phase {
     Withdrawn,
     /// The approved call was forwarded.
     Consumed,
+}
+
+impl McpApproval {
+    /// When the approval was used, or when something else than the clock ended it.
+    pub fn ended_at(&self) -> Option<Timestamp> {
+        let status = self.status.as_ref()?;
+        let ended = [&status.consumed_at, &status.stale_at, &status.withdrawn_at];
+        ended.into_iter().flatten().next().map(|at| at.0)
+    }
+
+    /// Where it stands at that time.
+    pub fn phase_at(&self, now: Timestamp) -> Phase {
+        let has = |of: fn(&McpApprovalStatus) -> &Option<Time>| {
+            self.status
+                .as_ref()
+                .is_some_and(|status| of(status).is_some())
+        };
+        if has(|status| &status.consumed_at) {
+            return Phase::Consumed;
+        }
+        if has(|status| &status.stale_at) {
+            return Phase::Stale;
+        }
+        if has(|status| &status.withdrawn_at) {
+            return Phase::Withdrawn;
+        }
+        let decision = self.spec.decision.as_ref();
+        match decision.map(|decision| decision.verdict) {
+            Some(Verdict::Denied) => Phase::Denied,
+            _ if now >= self.spec.expires_at.0 => Phase::Expired,
+            Some(Verdict::Approved) => Phase::Approved,
+            None => Phase::Pending,
+        }
+    }
 }

@@ -11,7 +11,7 @@ use super::context::Context;
 use super::names::Name;
 use super::queue::Done;
 use super::write::{self, WriteError};
-use crate::api::approval::{McpApproval, McpApprovalStatus, Phase, Verdict};
+use crate::api::approval::{McpApproval, McpApprovalStatus, Phase};
 
 pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
     let Some(object) = ctx.caches.approvals.get(name) else {
@@ -52,27 +52,11 @@ enum Next {
 
 /// Where an approval stands, and what comes next by the clock.
 fn phase(approval: &McpApproval, retention: Duration, now: Timestamp) -> (Phase, Next) {
-    let at = |of: fn(&McpApprovalStatus) -> &Option<crate::api::Time>| {
-        let status = approval.status.as_ref();
-        status.and_then(|status| of(status).as_ref())
-    };
-    let consumed = at(|status| &status.consumed_at);
-    let stale = at(|status| &status.stale_at);
-    let withdrawn = at(|status| &status.withdrawn_at);
     let expires = approval.spec.expires_at.0;
-    let phase = match (consumed, &approval.spec.decision) {
-        (Some(_), _) => Phase::Consumed,
-        _ if stale.is_some() => Phase::Stale,
-        _ if withdrawn.is_some() => Phase::Withdrawn,
-        (None, Some(decision)) if decision.verdict == Verdict::Denied => Phase::Denied,
-        (None, _) if now >= expires => Phase::Expired,
-        (None, Some(_)) => Phase::Approved,
-        (None, None) => Phase::Pending,
-    };
-    let finished = match consumed.or(stale).or(withdrawn) {
-        Some(at) => Some(at.0),
-        None => (now >= expires).then_some(expires),
-    };
+    let phase = approval.phase_at(now);
+    let finished = approval
+        .ended_at()
+        .or_else(|| (now >= expires).then_some(expires));
     let next = match finished {
         None => Next::At(expires),
         Some(at) => match at.checked_add(retention) {

@@ -24,7 +24,7 @@ fn turns() -> &'static Semaphore {
     })
 }
 
-/// Whether so many bytes are worked on at once.
+/// Whether a message of this size is worked on at once.
 pub const fn is_small(bytes: usize) -> bool {
     bytes <= SMALL
 }
@@ -37,22 +37,21 @@ pub async fn offload<T>(share: Option<&Arc<Share>>, work: impl FnOnce() -> T) ->
         None => None,
     };
     let turn = turns().acquire().await.ok();
-    let done = aside(usize::MAX, work);
+    let done = apart(work);
     drop((turn, own));
     done
 }
 
 /// Does it at once, but so that other requests of this thread go on meanwhile where the message is large.
 pub fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    let may_block = || {
-        Handle::try_current()
-            .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
-    };
-    if !is_small(bytes) && may_block() {
-        block_in_place(work)
-    } else {
-        work()
-    }
+    if is_small(bytes) { work() } else { apart(work) }
+}
+
+/// Does it while another thread serves the other requests of this one, where the runtime has another.
+fn apart<T>(work: impl FnOnce() -> T) -> T {
+    let others = Handle::try_current()
+        .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if others { block_in_place(work) } else { work() }
 }
 
 #[cfg(test)]

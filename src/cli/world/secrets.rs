@@ -4,8 +4,9 @@
 //! that is not clear. Must not do: take a variable for a key of a Secret that it may not be meant for, or show a value.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::Read as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
 use super::{Name, World, name_of};
@@ -99,7 +100,7 @@ impl World {
                         .variables
                         .entry((namespace.clone(), name.clone()))
                         .or_default();
-                    keys.insert((*key).to_owned(), bytes(value));
+                    keys.insert((*key).to_owned(), value.into_vec());
                 }
                 [(one, _), (other, _), ..] => wrong.push(format!(
                     "the variable {PREFIX}{rest} fits two Secrets, {one} and {other}; put them into a folder as \
@@ -245,11 +246,6 @@ fn value(path: &Path) -> Result<Vec<u8>, String> {
         return Err(told("it has more than 1 MiB"));
     }
     Ok(value)
-}
-
-fn bytes(value: OsString) -> Vec<u8> {
-    use std::os::unix::ffi::OsStrExt as _;
-    OsStr::as_bytes(&value).to_vec()
 }
 
 /// A Secret's name in a variable: upper case, with `_` for what is neither a letter nor a digit.

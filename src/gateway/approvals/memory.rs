@@ -347,7 +347,8 @@ impl Memory {
 
 fn shown(entry: &Entry, now: Timestamp) -> McpApproval {
     let mut object = entry.object.clone();
-    object.status.get_or_insert_default().phase = Some(entry.phase(now));
+    let phase = object.phase_at(now);
+    object.status.get_or_insert_default().phase = Some(phase);
     object
 }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{ApprovalRequest, CallContext, Key, Standing};
 use crate::api::Time;
-use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, Phase, Verdict};
+use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, Verdict};
 use crate::gateway::audit::{AuditLog, DecisionId, Step};
 
 /// No more sessions of those that ask are kept apart; with more than that, a request is not withdrawn.
@@ -98,25 +98,6 @@ impl Entry {
                 Verdict::Approved => Standing::Approved(key.clone(), self.version),
                 Verdict::Denied => Standing::Denied(key.clone(), decision.clone()),
             },
-        }
-    }
-
-    pub(super) fn phase(&self, now: Timestamp) -> Phase {
-        if self.consumed() {
-            return Phase::Consumed;
-        }
-        if self.stale() {
-            return Phase::Stale;
-        }
-        if self.withdrawn() {
-            return Phase::Withdrawn;
-        }
-        let decision = self.object.spec.decision.as_ref();
-        match decision.map(|decision| decision.verdict) {
-            Some(Verdict::Denied) => Phase::Denied,
-            _ if self.expired(now) => Phase::Expired,
-            Some(Verdict::Approved) => Phase::Approved,
-            None => Phase::Pending,
         }
     }
 

@@ -130,7 +130,7 @@ impl Pending<'_> {
         }
     }
 
-    /// Decides again under the bundle and the credential of now, reserves, and takes the approval; at most one call gets it.
+    /// Decides again under the current bundle and credentials, reserves, and takes the approval; at most one call gets it.
     pub(super) fn use_approval(
         &mut self,
         wanted: &ApprovalRequest,
@@ -152,7 +152,7 @@ impl Pending<'_> {
         });
         let server = &self.snapshot.server;
         let destination = &self.snapshot.destination.digest;
-        // The call of now would be sent to the server of then, which no longer is the one that the policies are for.
+        // This call would go to the upstream from before the change, which the policies are no longer for.
         if *destination != wanted.destination {
             let approvals = &self.gateway.approvals;
             approvals.destination_changed(&server.namespace, &server.name, destination, now);

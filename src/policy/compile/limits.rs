@@ -2,7 +2,7 @@
 
 use super::policy::{Context, MAX_NAME};
 use super::scribe::Scribe;
-use super::server::is_pointer;
+use super::server::not_a_pointer;
 use crate::api::policy::{Action, Rule as Written, Scope};
 use crate::policy::check::{Cost, Patterns};
 use crate::policy::decision::Counter;
@@ -59,11 +59,8 @@ pub(super) fn approval(
         "0s to 10m",
     );
     for (i, pointer) in settings.redact.iter().enumerate() {
-        if !is_pointer(pointer) {
-            scribe.error(
-                &format!("approval.redact[{i}]"),
-                format!("{pointer:?} is no JSON pointer; write a path from the arguments, for example /description"),
-            );
+        if let Some(message) = not_a_pointer(pointer) {
+            scribe.error(&format!("approval.redact[{i}]"), message);
         }
     }
     (expires, wait, settings.redact)

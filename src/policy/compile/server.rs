@@ -66,12 +66,8 @@ pub(super) fn check(
             ));
         }
         for (j, pointer) in tool.redact.iter().enumerate() {
-            if !is_pointer(pointer) {
-                findings.push(finding(
-                    Level::Error,
-                    at(&format!("redact[{j}]")),
-                    format!("{pointer:?} is no JSON pointer; write a path from the arguments, for example /description"),
-                ));
+            if let Some(message) = not_a_pointer(pointer) {
+                findings.push(finding(Level::Error, at(&format!("redact[{j}]")), message));
             }
         }
         for (name, form) in &tool.arguments {
@@ -95,8 +91,15 @@ pub(super) fn check(
     forms
 }
 
+/// What is wrong with a path of `redact`; None if it is a JSON pointer.
+pub(super) fn not_a_pointer(text: &str) -> Option<String> {
+    (!is_pointer(text)).then(|| {
+        format!("{text:?} is not a JSON pointer; write a path from the arguments, for example /description")
+    })
+}
+
 /// RFC 6901, without the empty pointer: that would redact everything, which `audit.arguments: None` says better.
-pub(super) fn is_pointer(text: &str) -> bool {
+fn is_pointer(text: &str) -> bool {
     text.len() > 1
         && text.starts_with('/')
         && !text.chars().any(char::is_control)

@@ -85,8 +85,8 @@ pub(super) fn complete_defaults(schema: &mut Schema) {
             }
         };
         known.push(found);
-        let below = |id: &Id| stated.get(*id).copied().unwrap_or(true);
-        stated.push(node.default.is_some() || parts(node).any(|id| below(&id)));
+        let below = parts(node).any(|id| may_state(&stated, id));
+        stated.push(node.default.is_some() || below);
     }
 }
 
@@ -125,6 +125,11 @@ fn branches(node: &Node) -> impl Iterator<Item = Id> {
 
 /// A default with the defaults of what is absent in it, as validators fill them in; none where it depends on which branch of
 /// a schema counts. `stated` says in which schemas there is a default.
+/// Whether a node or one below it states a default. One that is still being looked at may.
+fn may_state(stated: &[bool], id: Id) -> bool {
+    stated.get(id).copied().unwrap_or(true)
+}
+
 fn complete(schema: &Schema, ids: &[Id], value: &Value, stated: &[bool]) -> Option<Value> {
     if !value.is_object() && !value.is_array() {
         return Some(value.clone());
@@ -133,7 +138,7 @@ fn complete(schema: &Schema, ids: &[Id], value: &Value, stated: &[bool]) -> Opti
     let mut open: Vec<Id> = ids.to_vec();
     while let Some(node) = open.pop().and_then(|id| schema.node(id)) {
         open.extend(&node.all);
-        if branches(node).any(|id| stated.get(id).copied().unwrap_or(true)) {
+        if branches(node).any(|id| may_state(stated, id)) {
             return None;
         }
         if let (Value::Array(items), Some(rules)) = (&mut value, &node.array) {
@@ -167,11 +172,7 @@ fn complete(schema: &Schema, ids: &[Id], value: &Value, stated: &[bool]) -> Opti
         let unnamed = members
             .keys()
             .any(|key| !rules.properties.contains_key(key));
-        if unnamed
-            && others
-                .chain(patterns)
-                .any(|id| stated.get(*id).copied().unwrap_or(true))
-        {
+        if unnamed && others.chain(patterns).any(|id| may_state(stated, *id)) {
             return None;
         }
     }
