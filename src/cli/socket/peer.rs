@@ -80,8 +80,6 @@ struct Link {
     started: Ticks,
 }
 
-type Look = fn(i32) -> Result<Link, String>;
-
 fn judge(
     peer: i32,
     own: i32,
@@ -131,8 +129,6 @@ fn chain(
     }
     Ok(links)
 }
-
-const _: Look = look;
 
 fn look(pid: i32) -> Result<Link, String> {
     let unreadable = || format!("the process {pid} among its parents cannot be looked at");
