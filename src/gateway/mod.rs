@@ -36,6 +36,7 @@ pub mod record;
 mod relay;
 pub mod report;
 mod request_ids;
+mod rotation;
 pub mod run;
 pub mod server;
 mod session;
