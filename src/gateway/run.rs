@@ -22,6 +22,7 @@ use super::snapshot::plan::Stdio;
 use super::snapshot::{Environment, Sealing};
 use super::{Gateway, Served, Shared};
 use crate::policy::signature::PublicKey;
+use crate::protocol::seal::Sealer;
 use crate::telemetry::{admin, process};
 
 mod follow;
@@ -302,11 +303,24 @@ fn own_keys(args: &RunArgs) -> Vec<Own> {
     let mut own = Vec::new();
     if let Sealing::Secret { name, key } = sealing(args) {
         let path = args.sealing_keys_file.clone();
-        own.push(Own { name, key, path });
+        let is_usable = |value: &[u8]| {
+            std::str::from_utf8(value).is_ok_and(|text| Sealer::from_key_file(text).is_ok())
+        };
+        own.push(Own {
+            name,
+            key,
+            path,
+            is_usable,
+        });
     }
     if let Some(path) = args.upstream_bearer_file.clone() {
         let (name, key) = bearer(args);
-        own.push(Own { name, key, path });
+        own.push(Own {
+            name,
+            key,
+            path,
+            is_usable: |value| value.iter().all(u8::is_ascii_graphic),
+        });
     }
     own
 }

@@ -11,4 +11,5 @@ mod examples;
 mod generated;
 mod import;
 mod layering;
+mod security;
 mod validate;

@@ -37,6 +37,8 @@ pub struct Own {
     pub key: String,
     /// Where it is mounted.
     pub path: PathBuf,
+    /// Whether a value is one that can be used.
+    pub is_usable: fn(&[u8]) -> bool,
 }
 
 /// Mounted Secrets: `DIR/NAME/KEY`, and some at paths of their own.
@@ -67,7 +69,10 @@ impl Secrets for Held {
 impl Mounted {
     /// Nothing has been read yet.
     pub fn new(folder: PathBuf, own: Vec<Own>) -> Self {
-        let rotating = |own| (own, Rotating::new(OWN_KEYS_GOOD_AFTER_CHANGE));
+        let rotating = |own: Own| {
+            let values = Rotating::new(OWN_KEYS_GOOD_AFTER_CHANGE, own.is_usable);
+            (own, values)
+        };
         Mounted {
             folder,
             own: own.into_iter().map(rotating).collect(),
@@ -268,6 +273,7 @@ mod tests {
             name: "sealing".to_owned(),
             key: "keys".to_owned(),
             path: path.clone(),
+            is_usable: |_| true,
         };
         let mut mounted = Mounted::new(folder.path().join("no-such-folder"), vec![own]);
         let held = mounted.held();
