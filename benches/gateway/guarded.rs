@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::gateway::approvals::{Approvals, Memory};
-use portcullis::gateway::audit::AuditLog;
-use portcullis::gateway::metrics::Metrics;
+use portcullis::gateway::observe::audit::AuditLog;
+use portcullis::gateway::observe::metrics::Metrics;
 use portcullis::gateway::server::{Routes, serve};
 use portcullis::gateway::snapshot::secrets::Secrets;
 use portcullis::gateway::snapshot::{Environment, Sealing};

@@ -21,7 +21,7 @@ use crate::api::policy::McpPolicyStatus;
 use crate::api::server::McpServer;
 use crate::gateway::approvals::{Approvals, Memory};
 use crate::gateway::grants::Grants;
-use crate::gateway::metrics::Metrics;
+use crate::gateway::observe::metrics::Metrics;
 use crate::gateway::process::{Signals, audit, bind, keep_memory_private, raise_files};
 use crate::gateway::server::Routes;
 use crate::gateway::snapshot::Sealing;

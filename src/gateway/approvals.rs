@@ -16,10 +16,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::audit::DecisionId;
-use super::snapshot::destination::Destination;
 use crate::api::Time;
 use crate::api::approval::{Decision, McpApprovalSpec, ServerRef};
+use crate::gateway::observe::audit::DecisionId;
+use crate::gateway::snapshot::destination::Destination;
 use crate::policy::approval::Subject;
 use crate::policy::decision::RuleId;
 

@@ -12,7 +12,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use tokio::time::Instant;
 
-use super::budget::{Room, Share, Spent};
+use crate::gateway::budget::{Room, Share, Spent};
 
 /// Any error that can end a stream.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use tokio::task::AbortHandle;
 
-use super::budget::{Budgets, Share};
-use super::grants::Grant;
+use crate::gateway::budget::{Budgets, Share};
+use crate::gateway::grants::Grant;
 use crate::policy::Caller;
 
 /// Every open connection of a listener.

@@ -10,7 +10,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
-use super::budget::Share;
+use crate::gateway::budget::Share;
 use crate::policy::Caller;
 
 /// The credentials that this server accepts, as read at one moment.

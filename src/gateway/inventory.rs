@@ -15,11 +15,11 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
-use super::Gateway;
-use super::body::{Body, read};
-use super::permit::{Envelope, Permit};
-use super::relay::{ContentType, MAX_ANSWER, MAX_EVENT, content_type};
-use super::upstream::{Upstream, UpstreamError, cause};
+use crate::gateway::Gateway;
+use crate::gateway::body::{Body, read};
+use crate::gateway::permit::{Envelope, Permit};
+use crate::gateway::relay::{ContentType, MAX_ANSWER, MAX_EVENT, content_type};
+use crate::gateway::upstream::{Upstream, UpstreamError, cause};
 use crate::policy::inventory::Definition;
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, Id, Message, Object, Outcome};
@@ -227,7 +227,7 @@ pub async fn keep(gateway: Weak<Gateway>) {
 
 /// Resolves when a snapshot with another upstream than this is in force.
 async fn upstream_changed(
-    changes: &mut watch::Receiver<Option<Arc<super::snapshot::Snapshot>>>,
+    changes: &mut watch::Receiver<Option<Arc<crate::gateway::snapshot::Snapshot>>>,
     before: Option<&Arc<Upstream>>,
 ) {
     loop {

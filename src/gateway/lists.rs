@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 
-use super::snapshot::Snapshot;
+use crate::gateway::snapshot::Snapshot;
 use crate::policy::Caller;
 
 /// Lists of no more callers than this are remembered; then all are forgotten and made again as they are asked for.

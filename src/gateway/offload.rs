@@ -11,7 +11,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Semaphore;
 use tokio::task::block_in_place;
 
-use super::budget::Share;
+use crate::gateway::budget::Share;
 
 /// Messages up to this size take some hundred microseconds at most.
 const SMALL: usize = 32 << 10;

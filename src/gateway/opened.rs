@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use super::permit::Envelope;
-use super::session::Session;
+use crate::gateway::permit::Envelope;
+use crate::gateway::session::Session;
 
 /// A caller has no more open sessions than this at a server.
 pub const MOST: usize = 64;

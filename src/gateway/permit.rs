@@ -8,8 +8,8 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
 
-use super::approvals::Consumed;
-use super::request_ids::{Cancelled, UnderWay};
+use crate::gateway::approvals::Consumed;
+use crate::gateway::request_ids::{Cancelled, UnderWay};
 use crate::policy::{Decision, Outcome};
 use crate::protocol::answer;
 use crate::protocol::emit::{self, Edits};

@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::audit::{AuditLog, AuditWriter, Sink};
+use crate::gateway::observe::audit::{AuditLog, AuditWriter, Sink};
 use crate::telemetry::listen::{self, ListenError};
 
 /// Why the process cannot have what it needs.

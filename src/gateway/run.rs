@@ -14,13 +14,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::approvals::Approvals;
-use super::metrics::Metrics;
-use super::process::{SetupError, Signals, audit, bind, raise_files};
-use super::server::{ONLY, Routes, serve_as};
-use super::snapshot::plan::Stdio;
-use super::snapshot::{Environment, Sealing};
-use super::{Gateway, Served, Shared};
+use crate::gateway::approvals::Approvals;
+use crate::gateway::observe::metrics::Metrics;
+use crate::gateway::process::{SetupError, Signals, audit, bind, raise_files};
+use crate::gateway::server::{ONLY, Routes, serve_as};
+use crate::gateway::snapshot::plan::Stdio;
+use crate::gateway::snapshot::{Environment, Sealing};
+use crate::gateway::{Gateway, Served, Shared};
 use crate::policy::signature::PublicKey;
 use crate::telemetry::{admin, process};
 

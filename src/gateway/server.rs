@@ -18,14 +18,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Gateway;
-use super::again::Again;
-use super::body::{Body, holding};
-use super::budget::Budgets;
-use super::floor::{Floor, Seat};
-use super::relay::json_response;
-use super::session::LastSession;
-use super::snapshot::tls::Transport;
+use crate::gateway::Gateway;
+use crate::gateway::again::Again;
+use crate::gateway::body::{Body, holding};
+use crate::gateway::budget::Budgets;
+use crate::gateway::floor::{Floor, Seat};
+use crate::gateway::relay::json_response;
+use crate::gateway::session::LastSession;
+use crate::gateway::snapshot::tls::Transport;
 use crate::protocol::answer;
 use crate::telemetry::timed::Timed;
 
@@ -66,7 +66,7 @@ impl Routes {
         match gateway {
             Some(gateway) => {
                 let under_way = seat.begin();
-                let answer = super::http::handle(&gateway, seat, last, request).await;
+                let answer = crate::gateway::http::handle(&gateway, seat, last, request).await;
                 if answer.body().size_hint().exact().is_some() {
                     return answer;
                 }

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use jiff::Timestamp;
 
-use super::Gateway;
-use super::grants::Grant;
-use super::permit::Envelope;
-use super::request_ids::SessionKey;
+use crate::gateway::Gateway;
+use crate::gateway::grants::Grant;
+use crate::gateway::permit::Envelope;
+use crate::gateway::request_ids::SessionKey;
 use crate::protocol::declared::Declared;
 use crate::protocol::envelope::Id;
 use crate::protocol::seal::{self, Binding, Purpose};

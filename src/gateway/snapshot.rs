@@ -6,8 +6,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::value::RawValue;
-
 pub mod destination;
 pub mod plan;
 pub mod secrets;
@@ -19,14 +17,12 @@ use self::plan::{Plan, Stdio};
 use self::secrets::{Lookup, Secrets};
 pub use self::settings::Settings;
 use self::tls::{Certificate, Transport};
-use super::audit::{Arguments, KEYS};
-use super::grants::{Grants, SHORTEST_KEY};
-use super::lists::Lists;
-use super::upstream::Upstream;
-use super::upstream::stdio::RunAs;
 use crate::api::Switch;
-use crate::api::server::{AuditArguments, McpServerSpec};
-use crate::json;
+use crate::api::server::McpServerSpec;
+use crate::gateway::grants::{Grants, SHORTEST_KEY};
+use crate::gateway::lists::Lists;
+use crate::gateway::upstream::Upstream;
+use crate::gateway::upstream::stdio::RunAs;
 use crate::policy::bundle::{Bundle, BundleServer};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::{Bound, Definition, Program};
@@ -88,37 +84,6 @@ pub enum Rejected {
     /// A setting cannot be used here.
     #[error("{0}")]
     Setting(String),
-}
-
-impl Snapshot {
-    /// The arguments of a call, as `spec.audit.arguments` says; None for nothing, or if they are not JSON.
-    pub fn audited_arguments<'a>(&self, tool: &str, arguments: &'a [u8]) -> Option<Arguments<'a>> {
-        if arguments.is_empty() {
-            return None;
-        }
-        match self.settings.audit {
-            AuditArguments::None => None,
-            AuditArguments::Keys => {
-                let members = json::members(arguments).ok()?;
-                let keys = members.into_iter().map(|member| member.key);
-                let mut keys: Vec<_> = keys.collect();
-                if keys.len() > KEYS {
-                    // Those that mean something to the server are not crowded out by others.
-                    let properties = self.bound.tool(tool).map(|tool| &*tool.properties);
-                    let listed = properties.unwrap_or_default();
-                    keys.sort_by_key(|key| {
-                        listed.binary_search_by(|name| (**name).cmp(key)).is_err()
-                    });
-                }
-                Some(Arguments::Keys(keys))
-            }
-            AuditArguments::Full => {
-                let redact = self.bound.tool(tool).map_or(&[][..], |tool| &tool.redact);
-                let text = crate::policy::approval::redacted(arguments, redact).ok()?;
-                RawValue::from_string(text).ok().map(Arguments::Full)
-            }
-        }
-    }
 }
 
 /// What a gateway is made of apart from bundles.

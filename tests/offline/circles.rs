@@ -32,13 +32,11 @@ const KNOWN: &[&[&str]] = &[
         "gateway/upstream/http_client.rs",
         "gateway/upstream/mod.rs",
     ],
-    &["gateway/audit/sink.rs", "gateway/audit/writer.rs"],
     &[
         "gateway/lists.rs",
         "gateway/snapshot.rs",
         "gateway/snapshot/tls.rs",
     ],
-    &["gateway/metrics.rs", "gateway/record.rs"],
     &[
         "gateway/upstream/stdio/care.rs",
         "gateway/upstream/stdio/orphans.rs",

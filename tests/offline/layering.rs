@@ -49,6 +49,7 @@ const TABLE: &[(&str, &[&str])] = &[
 const FILES: &[(&str, &[&str])] = &[
     ("gateway/snapshot", &["api"]),
     ("gateway/approvals", &["api"]),
+    ("gateway/observe/audit/arguments", &["api"]),
 ];
 
 /// Modules without async, clock, log, HTTP server or client, and file system; and what betrays those.

@@ -9,7 +9,7 @@ use super::{Served, State};
 use crate::api::Switch;
 use crate::api::server::Sessions;
 use crate::gateway::bridge;
-use crate::gateway::record::Outcome;
+use crate::gateway::observe::Outcome;
 
 /// What is shown once all runs: where each server is, and what to do next.
 pub fn start(state: &State, address: SocketAddr) -> String {

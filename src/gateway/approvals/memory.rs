@@ -10,7 +10,7 @@ use super::{
 };
 use crate::api::Time;
 use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, ServerRef, Verdict};
-use crate::gateway::audit::AuditLog;
+use crate::gateway::observe::audit::AuditLog;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

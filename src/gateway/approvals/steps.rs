@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{ApprovalRequest, CallContext, Key, Standing};
 use crate::api::Time;
 use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, Verdict};
-use crate::gateway::audit::{AuditLog, DecisionId, Step};
+use crate::gateway::observe::audit::{AuditLog, DecisionId, Step};
 
 /// No more sessions of those that ask are kept apart; with more than that, a request is not withdrawn.
 const ASKERS: usize = 16;

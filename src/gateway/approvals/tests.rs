@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::approval::{McpApproval, Phase, Verdict};
-use crate::gateway::audit::AuditLog;
+use crate::gateway::observe::audit::AuditLog;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()

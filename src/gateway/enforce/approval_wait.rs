@@ -11,8 +11,8 @@ use crate::gateway::approvals::{
     ApprovalRequest, CallContext, Key, Refused, RequestParts, Standing,
 };
 use crate::gateway::hold::Hold;
+use crate::gateway::observe::Outcome;
 use crate::gateway::offload::aside;
-use crate::gateway::record::Outcome;
 use crate::policy::approval::{self, Subject};
 use crate::policy::decision::RuleId;
 use crate::policy::{self, Decision};

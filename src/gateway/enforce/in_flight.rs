@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::gateway::Gateway;
-use crate::gateway::audit::{Position, Record, Unwritten};
 use crate::gateway::counters::Reservation;
+use crate::gateway::observe::Outcome;
+use crate::gateway::observe::audit::{self, Position, Record, Unwritten};
 use crate::gateway::offload::aside;
-use crate::gateway::record::Outcome;
 use crate::gateway::request_ids::Dispute;
 use crate::gateway::snapshot::Snapshot;
 use crate::policy::decision::RuleId;
@@ -181,7 +181,8 @@ impl Written<'_> {
             retry_after_ms: retry_after
                 .map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
             arguments: aside(self.arguments.len(), || {
-                self.snapshot.audited_arguments(self.tool, self.arguments)
+                let (settings, bound) = (&self.snapshot.settings, &self.snapshot.bound);
+                audit::recorded(settings.audit, bound, self.tool, self.arguments)
             }),
             revision: &self.snapshot.revision,
             trace_id: self.trace_id,

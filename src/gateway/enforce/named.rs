@@ -6,10 +6,10 @@ use jiff::Timestamp;
 
 use super::Forward;
 use crate::gateway::Gateway;
-use crate::gateway::audit::Record;
 use crate::gateway::grants::Grant;
+use crate::gateway::observe::Outcome;
+use crate::gateway::observe::audit::Record;
 use crate::gateway::permit::{Envelope, Granted, Permit};
-use crate::gateway::record::Outcome;
 use crate::gateway::request_ids::SessionKey;
 use crate::gateway::snapshot::Snapshot;
 use crate::policy;

@@ -24,7 +24,8 @@ pub struct Settings {
     sampling: bool,
     elicitation: bool,
     roots: bool,
-    pub(super) audit: AuditArguments,
+    /// What the audit log says about the arguments of a call.
+    pub audit: AuditArguments,
     /// Whether calls that cannot be recorded are refused.
     pub must_record: bool,
 }

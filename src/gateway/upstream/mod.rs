@@ -10,10 +10,10 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 
-use super::body::{Body, BoxError};
-use super::bridge::{Bridge, CALLER};
-use super::hops;
-use super::permit::{Envelope, Permit};
+use crate::gateway::body::{Body, BoxError};
+use crate::gateway::bridge::{Bridge, CALLER};
+use crate::gateway::hops;
+use crate::gateway::permit::{Envelope, Permit};
 
 pub mod cause;
 pub mod http_client;

@@ -193,11 +193,6 @@ impl Shared {
     }
 }
 
-/// How many lines these are.
-pub(super) fn lines_in(bytes: &[u8]) -> u64 {
-    bytes.iter().filter(|byte| **byte == b'\n').count() as u64
-}
-
 impl AuditWriter {
     pub(super) fn start(shared: &Arc<Shared>, sinks: Vec<Sink>) -> std::io::Result<Self> {
         let writer = Arc::clone(shared);

@@ -8,8 +8,6 @@ use std::io::{Error, ErrorKind, Write};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 
-use super::writer::lines_in;
-
 /// As much is kept of what one sink does not take.
 const KEPT: usize = 4 << 20;
 
@@ -138,4 +136,9 @@ pub(super) fn take_back(file: &File, half: &[u8]) -> std::io::Result<()> {
         return Err(ErrorKind::InvalidData.into());
     }
     file.set_len(begins)
+}
+
+/// How many lines these are.
+pub(super) fn lines_in(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|byte| **byte == b'\n').count() as u64
 }

@@ -1,7 +1,8 @@
 //! What the gateway says of itself: the report that the operator and `portcullis status` read.
 
-use super::Gateway;
-use super::record::{Outcome, Recent};
+use super::outcome::Outcome;
+use super::recorder::Recent;
+use crate::gateway::Gateway;
 use crate::status::report::{
     self, Report, ReportedCount, ReportedListing, ReportedViolation, ViolationOutcome,
 };

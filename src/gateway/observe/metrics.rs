@@ -8,7 +8,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::AtomicU64;
 
-use super::record::Outcome;
+use super::outcome::Outcome;
 
 /// Labels of `portcullis_decisions_total`. Policies and rules are those of bundles, so bounded by what was applied.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]

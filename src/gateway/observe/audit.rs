@@ -19,12 +19,14 @@ use http::HeaderValue;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
+mod arguments;
 mod line;
 mod sink;
 mod writer;
 
 use crate::json;
 
+pub use self::arguments::recorded;
 use self::line::Line;
 pub use self::sink::Sink;
 pub use self::writer::AuditWriter;
@@ -42,7 +44,7 @@ thread_local! {
 /// Names come from callers: no more bytes of one than this are recorded.
 const NAME: usize = 1_024;
 /// No more names of arguments than this are recorded; of the others it is told how many they are.
-pub const KEYS: usize = 256;
+const KEYS: usize = 256;
 
 /// One decision as it is recorded. Times are RFC 3339 in UTC, durations milliseconds. Never holds a credential.
 #[derive(Debug)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::gateway::audit::{AuditLog, DecisionId};
+use crate::gateway::observe::audit::{AuditLog, DecisionId};
 
 fn rule(uid: &str, rule: &str) -> Arc<RuleId> {
     Arc::new(RuleId {
