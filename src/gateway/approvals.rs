@@ -18,8 +18,8 @@ use tokio::sync::watch;
 
 use crate::api::Time;
 use crate::api::approval::{Decision, McpApprovalSpec, ServerRef};
+use crate::gateway::force::destination::Destination;
 use crate::gateway::observe::audit::DecisionId;
-use crate::gateway::snapshot::destination::Destination;
 use crate::policy::approval::Subject;
 use crate::policy::decision::RuleId;
 

@@ -12,12 +12,12 @@ use jiff::Timestamp;
 
 use crate::gateway::Gateway;
 use crate::gateway::counters::Exhausted;
+use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
 use crate::gateway::observe::Outcome;
 use crate::gateway::offload::{is_small, offload};
 use crate::gateway::permit::{Envelope, Granted, Permit};
 use crate::gateway::request_ids::{SessionKey, UnderWay};
-use crate::gateway::snapshot::Snapshot;
 use crate::policy::decision::{Charge, RuleId};
 use crate::policy::{self, Call, Decision};
 use crate::protocol::emit::Edits;

@@ -227,7 +227,7 @@ pub async fn keep(gateway: Weak<Gateway>) {
 
 /// Resolves when a snapshot with another upstream than this is in force.
 async fn upstream_changed(
-    changes: &mut watch::Receiver<Option<Arc<crate::gateway::snapshot::Snapshot>>>,
+    changes: &mut watch::Receiver<Option<Arc<crate::gateway::force::snapshot::Snapshot>>>,
     before: Option<&Arc<Upstream>>,
 ) {
     loop {

@@ -15,11 +15,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::approvals::Approvals;
+use crate::gateway::force::plan::Stdio;
+use crate::gateway::force::{Environment, Sealing};
 use crate::gateway::observe::metrics::Metrics;
 use crate::gateway::process::{SetupError, Signals, audit, bind, raise_files};
 use crate::gateway::server::{ONLY, Routes, serve_as};
-use crate::gateway::snapshot::plan::Stdio;
-use crate::gateway::snapshot::{Environment, Sealing};
 use crate::gateway::{Gateway, Served, Shared};
 use crate::policy::signature::PublicKey;
 use crate::telemetry::{admin, process};

@@ -23,9 +23,9 @@ use crate::gateway::again::Again;
 use crate::gateway::body::{Body, holding};
 use crate::gateway::budget::Budgets;
 use crate::gateway::floor::{Floor, Seat};
+use crate::gateway::force::tls::Transport;
 use crate::gateway::relay::json_response;
 use crate::gateway::session::LastSession;
-use crate::gateway::snapshot::tls::Transport;
 use crate::protocol::answer;
 use crate::telemetry::timed::Timed;
 

@@ -25,22 +25,10 @@ const KNOWN: &[&[&str]] = &[
         "gateway/relay/events.rs",
     ],
     &[
-        "gateway/approvals.rs",
-        "gateway/permit.rs",
-        "gateway/snapshot/destination.rs",
-        "gateway/snapshot/plan.rs",
-        "gateway/upstream/http_client.rs",
-        "gateway/upstream/mod.rs",
-    ],
-    &[
-        "gateway/lists.rs",
-        "gateway/snapshot.rs",
-        "gateway/snapshot/tls.rs",
-    ],
-    &[
         "gateway/upstream/stdio/care.rs",
         "gateway/upstream/stdio/orphans.rs",
     ],
+    &["gateway/upstream/http_client.rs", "gateway/upstream/mod.rs"],
     &["manifest.rs", "manifest/survey.rs"],
     &["policy/check/dialect.rs", "policy/check/pattern.rs"],
     &["policy/check/eval.rs", "policy/check/functions.rs"],

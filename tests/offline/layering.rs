@@ -47,9 +47,10 @@ const TABLE: &[(&str, &[&str])] = &[
 
 /// Single files that may name more than their module.
 const FILES: &[(&str, &[&str])] = &[
-    ("gateway/snapshot", &["api"]),
+    ("gateway/force", &["api"]),
     ("gateway/approvals", &["api"]),
     ("gateway/observe/audit/arguments", &["api"]),
+    ("gateway/upstream/connect", &["api"]),
 ];
 
 /// Modules without async, clock, log, HTTP server or client, and file system; and what betrays those.

@@ -6,12 +6,12 @@ use jiff::Timestamp;
 
 use super::Forward;
 use crate::gateway::Gateway;
+use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
 use crate::gateway::observe::Outcome;
 use crate::gateway::observe::audit::Record;
 use crate::gateway::permit::{Envelope, Granted, Permit};
 use crate::gateway::request_ids::SessionKey;
-use crate::gateway::snapshot::Snapshot;
 use crate::policy;
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::Request;

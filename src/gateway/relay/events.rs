@@ -18,7 +18,7 @@ use super::{Asked, KEEP_ALIVE, MAX_EVENT, Passed, RETRY_AFTER, Relay, end_of, en
 use crate::gateway::body::{Body, BoxError};
 use crate::gateway::budget::{Room, Share};
 use crate::gateway::enforce::{End, InFlight};
-use crate::gateway::snapshot::Snapshot;
+use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::upstream::Unserved;
 use crate::protocol::answer;
 use crate::protocol::envelope::{self, Message};
@@ -353,7 +353,7 @@ impl Events {
 fn listed(snapshot: &Snapshot, relay: &Relay) -> u64 {
     snapshot
         .lists
-        .of(snapshot, &relay.grant.caller, &relay.session.id)
+        .of(&snapshot.bound, &relay.grant.caller, &relay.session.id)
 }
 
 impl Drop for Events {

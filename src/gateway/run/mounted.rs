@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::gateway::snapshot::secrets::Secrets;
+use crate::gateway::force::secrets::Secrets;
 
 /// Between two looks.
 pub const EVERY: Duration = Duration::from_millis(500);

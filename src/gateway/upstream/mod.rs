@@ -16,6 +16,7 @@ use crate::gateway::hops;
 use crate::gateway::permit::{Envelope, Permit};
 
 pub mod cause;
+pub mod connect;
 pub mod http_client;
 mod pool;
 pub mod stdio;

@@ -9,7 +9,7 @@ use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::Rejected;
+use super::rejected::Rejected;
 use super::secrets::Lookup;
 use crate::api::server::McpServerSpec;
 

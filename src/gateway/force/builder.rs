@@ -1,90 +1,29 @@
-//! What is in force at one moment, in one immutable value: rules bound to tools, settings, credentials, upstream.
+//! From a bundle, the latest listing and Secrets to a snapshot.
 //!
-//! In: a bundle, the latest listing, Secrets. Out: a [`Snapshot`] that requests read without a lock of their own. A bundle
-//! that cannot be compiled, or that is older than the one in force, changes nothing.
+//! In: bundles, listings, an environment. Out: a [`Snapshot`] for each change, which shares with the one before whatever has
+//! not changed. A bundle that cannot be compiled, or that is older than the one in force, changes nothing. Must not do:
+//! publish a snapshot.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub mod destination;
-pub mod plan;
-pub mod secrets;
-mod settings;
-pub mod tls;
-
-use self::destination::Destination;
-use self::plan::{Plan, Stdio};
-use self::secrets::{Lookup, Secrets};
-pub use self::settings::Settings;
-use self::tls::{Certificate, Transport};
+use super::destination::Destination;
+use super::lists::Lists;
+use super::plan::{Plan, Stdio};
+use super::rejected::Rejected;
+use super::secrets::{Lookup, Secrets};
+use super::settings::Settings;
+use super::snapshot::Snapshot;
+use super::tls::{self, Certificate, Transport};
 use crate::api::Switch;
 use crate::api::server::McpServerSpec;
 use crate::gateway::grants::{Grants, SHORTEST_KEY};
-use crate::gateway::lists::Lists;
 use crate::gateway::upstream::Upstream;
+use crate::gateway::upstream::connect::connect;
 use crate::gateway::upstream::stdio::RunAs;
-use crate::policy::bundle::{Bundle, BundleServer};
-use crate::policy::diagnostic::Diagnostic;
+use crate::policy::bundle::Bundle;
 use crate::policy::{Bound, Definition, Program};
 use crate::protocol::seal::Sealer;
-
-/// Everything that requests are answered by.
-#[derive(Clone)]
-pub struct Snapshot {
-    /// The bundle's revision.
-    pub revision: String,
-    /// The server, its spec included.
-    pub server: Arc<BundleServer>,
-    /// What of the spec requests need, parsed.
-    pub settings: Settings,
-    /// Rules bound to tools.
-    pub bound: Arc<Bound>,
-    /// Whether the tools are from a listing; until the first one nothing is known.
-    pub listed: bool,
-    /// Accepted credentials.
-    pub grants: Arc<Grants>,
-    /// The upstream.
-    pub upstream: Arc<Upstream>,
-    /// The same in words, and as approvals are bound to it.
-    pub destination: Arc<Destination>,
-    /// Seals what clients hand back.
-    pub sealer: Arc<Sealer>,
-    /// The lists that callers have under it.
-    pub(super) lists: Arc<Lists>,
-    /// Whether agents are to be spoken to over TLS only.
-    pub secure: bool,
-}
-
-/// Why a bundle is not put into force.
-#[derive(Debug, thiserror::Error)]
-pub enum Rejected {
-    /// Its rules do not compile.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Diagnostics(Vec<Diagnostic>),
-    /// It is older than what is in force.
-    #[error(
-        "the bundle has sequence {offered} and {in_force} is in force; an older bundle is never put back"
-    )]
-    Older {
-        /// What came.
-        offered: u64,
-        /// What is there.
-        in_force: u64,
-    },
-    /// It is for another server.
-    #[error(
-        "the bundle is for {offered} and this gateway is {own}'s; a bundle is only for the server that it names"
-    )]
-    Foreign {
-        /// Whom it is for.
-        offered: String,
-        /// Whose gateway this is.
-        own: String,
-    },
-    /// A setting cannot be used here.
-    #[error("{0}")]
-    Setting(String),
-}
 
 /// What a gateway is made of apart from bundles.
 pub struct Environment {
@@ -289,7 +228,7 @@ impl Builder {
             _ => {
                 let name = format!("{}/{}", bundle.server.namespace, bundle.server.name);
                 let upstream = Arc::new(
-                    plan.connect(&name, &bundle.server.uid, &settings)
+                    connect(&plan, &name, &bundle.server.uid, &settings)
                         .map_err(Rejected::Setting)?,
                 );
                 if self.upstream.take().is_some() {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::Rejected;
+use super::rejected::Rejected;
 use crate::api::Switch;
 use crate::api::server::{AuditArguments, AuditFailure, Instructions, McpServerSpec};
 use crate::protocol::method::Feature;

@@ -1,17 +1,16 @@
 //! How the upstream of a bundle is reached, with every reference resolved: two equal plans are the same upstream, so that a
 //! policy change never restarts a server or drops a connection.
+//!
+//! In: the upstream of a spec, Secrets. Out: a [`Plan`]. Must not do: start or connect anything; `upstream::connect` does.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use k8s_openapi::api::core::v1::EnvVar;
 
-use super::Settings;
 use super::secrets::Lookup;
 use crate::api::server::{HttpUpstream, Sessions, StdioUpstream, Upstream};
-use crate::gateway::bridge::{self, Bridge, BridgeConfig};
 use crate::gateway::upstream::stdio::RunAs;
-use crate::gateway::{hops, upstream};
 
 /// A resolved upstream. Holds secret values: never to be shown, so it has no `Debug`.
 #[derive(Clone, PartialEq)]
@@ -207,57 +206,6 @@ impl Plan {
             sessions: stdio.sessions(),
             user: user.cloned(),
         }))
-    }
-
-    /// Starts or prepares the upstream.
-    ///
-    /// # Errors
-    /// Names the field that cannot be used.
-    pub(super) fn connect(
-        &self,
-        name: &str,
-        uid: &str,
-        settings: &Settings,
-    ) -> Result<upstream::Upstream, String> {
-        match self {
-            Plan::Http {
-                url,
-                headers,
-                ca,
-                bridge,
-            } => {
-                let mut upstream = upstream::HttpUpstream::new(url, headers, ca.as_deref())
-                    .map_err(|error| format!("spec.{error}"))?;
-                if *bridge {
-                    upstream = upstream.as_bridge();
-                } else {
-                    upstream.hop = Some(hops::name(uid));
-                }
-                Ok(upstream::Upstream::Http(Box::new(upstream)))
-            }
-            Plan::Stdio {
-                command,
-                args,
-                env,
-                sessions,
-                user,
-            } => {
-                let mut config = BridgeConfig::new(name, command.clone());
-                config.args.clone_from(args);
-                config.env.clone_from(env);
-                config.user.clone_from(user);
-                config.sessions = match sessions {
-                    Sessions::Shared => bridge::Sessions::Shared,
-                    Sessions::PerSession => bridge::Sessions::PerSession,
-                };
-                config.limits.max_sessions = config.sessions.most();
-                // What the gateway lets pass grows a little when it is written anew.
-                config.limits.request_bytes = settings.max_request_bytes.saturating_add(64 << 10);
-                Bridge::start(config)
-                    .map(upstream::Upstream::Bridge)
-                    .map_err(|error| format!("spec.upstream.stdio.command: {error}"))
-            }
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What each caller's list of tools is under one snapshot, as far as it takes to see that it has become another.
 //!
-//! In: a snapshot and a caller. Out: a number that stands for the list. It is made once for all streams of a caller: a list
+//! In: the rules of a snapshot and a caller. Out: a number that stands for the list. It is made once for all streams of a caller: a list
 //! can have 10,000 names, and a caller hundreds of streams. Must not do: decide what a caller may see or call.
 
 use std::collections::HashMap;
@@ -9,8 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 
-use crate::gateway::snapshot::Snapshot;
-use crate::policy::Caller;
+use crate::policy::{Bound, Caller};
 
 /// Lists of no more callers than this are remembered; then all are forgotten and made again as they are asked for.
 const CALLERS: usize = 1_024;
@@ -39,12 +38,12 @@ impl Lists {
         }
     }
 
-    /// What stands for the list that the caller has under this snapshot.
-    pub fn of(&self, snapshot: &Snapshot, caller: &Arc<Caller>, session: &str) -> u64 {
+    /// What stands for the list that the caller has under the rules of this snapshot.
+    pub fn of(&self, bound: &Bound, caller: &Arc<Caller>, session: &str) -> u64 {
         // Others that ask for the same list at this moment wait for it; nobody else does.
         *self
             .entry(caller, session)
-            .get_or_init(|| list(snapshot, caller, session))
+            .get_or_init(|| list(bound, caller, session))
     }
 
     fn entry(&self, caller: &Arc<Caller>, session: &str) -> Arc<OnceLock<u64>> {
@@ -70,11 +69,11 @@ impl Lists {
     }
 }
 
-fn list(snapshot: &Snapshot, caller: &Caller, session: &str) -> u64 {
+fn list(bound: &Bound, caller: &Caller, session: &str) -> u64 {
     let now = Timestamp::now();
     let mut names = DefaultHasher::new();
-    for tool in snapshot.bound.tools() {
-        if snapshot.bound.visible(&tool.name, caller, session, now) {
+    for tool in bound.tools() {
+        if bound.visible(&tool.name, caller, session, now) {
             tool.name.hash(&mut names);
         }
     }
