@@ -14,6 +14,8 @@ use tokio::time::Instant;
 
 use crate::gateway::budget::{Room, Share, Spent};
 
+pub mod message;
+
 /// Any error that can end a stream.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

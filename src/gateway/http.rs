@@ -12,6 +12,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::gateway::Gateway;
+use crate::gateway::body::message::json_response;
 use crate::gateway::body::{Body, BoxError, ReadError, discard, empty, holding, read_for};
 use crate::gateway::budget::{Kind, Taken};
 use crate::gateway::floor::Seat;
@@ -20,7 +21,7 @@ use crate::gateway::grants::Grant;
 use crate::gateway::hops;
 use crate::gateway::offload::{is_small, offload};
 use crate::gateway::permit::Envelope;
-use crate::gateway::relay::{Relay, json_response};
+use crate::gateway::relay::Relay;
 use crate::gateway::session::{LastSession, Session};
 use crate::gateway::trace;
 use crate::protocol::answer;

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
@@ -16,9 +15,11 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::gateway::Gateway;
-use crate::gateway::body::{Body, read};
+use crate::gateway::body::Body;
+use crate::gateway::body::message::{
+    ContentType, MAX_ANSWER, MAX_EVENT, ReadAnswer, content_type, read_answer,
+};
 use crate::gateway::permit::{Envelope, Permit};
-use crate::gateway::relay::{ContentType, MAX_ANSWER, MAX_EVENT, content_type};
 use crate::gateway::upstream::{Upstream, UpstreamError, cause};
 use crate::policy::inventory::Definition;
 use crate::protocol::emit::Edits;
@@ -396,14 +397,6 @@ fn declares_list_changed(result: &Object<'_>) -> bool {
     inner().unwrap_or(false)
 }
 
-/// The answer to one request of the gateway's own, or of a client's handshake.
-pub(super) struct Answer {
-    /// The bytes of the response message.
-    pub body: Bytes,
-    /// The session id that came with it.
-    pub session: Option<HeaderValue>,
-}
-
 fn undecided(method: &'static str) -> Result<Undecided, ListError> {
     method::lookup(method)
         .and_then(|row| row.undecided(|_| false))
@@ -417,7 +410,7 @@ async fn exchange(
     method: &'static str,
     id: i64,
     edits: Edits<'_>,
-) -> Result<Answer, ListError> {
+) -> Result<ReadAnswer, ListError> {
     let row = undecided(method)?;
     let in_session = envelope.session.is_some();
     let permit = Permit::request(row, envelope, &Id::Integer(id), None, edits);
@@ -437,63 +430,13 @@ async fn exchange(
     if advised || content_type(&response).is_none() && !status.is_success() {
         return Err(ListError::Status(status));
     }
-    timeout(EXCHANGE, whole(response, &Id::Integer(id), MAX_ANSWER))
-        .await
-        .map_err(|_| UpstreamError::Timeout(EXCHANGE))?
-        .map_err(|why| ListError::Unreadable(method, why))
-}
-
-/// Reads a response up to the message that answers `id`.
-/// The answer to a request in a response of at most `limit` bytes.
-pub(super) async fn whole(
-    response: http::Response<Body>,
-    id: &Id<'_>,
-    limit: usize,
-) -> Result<Answer, String> {
-    let session = response.headers().get("mcp-session-id").cloned();
-    let answers = |body: &[u8]| {
-        envelope::parse(body).is_ok_and(|message| {
-            matches!(message, Message::Response(_)) && message.id() == Some(id)
-        })
-    };
-    match content_type(&response) {
-        Some(ContentType::Json) => {
-            let body = read(response.into_body(), limit, EXCHANGE, EXCHANGE)
-                .await
-                .map_err(|error| error.to_string())?;
-            envelope::parse(&body).map_err(|refusal| refusal.to_string())?;
-            if answers(&body) {
-                Ok(Answer { body, session })
-            } else {
-                Err("it is not the answer to this request".to_owned())
-            }
-        }
-        Some(ContentType::EventStream) => {
-            let mut decoder = Decoder::new(limit.min(MAX_EVENT));
-            let mut body = response.into_body();
-            while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|error| error.to_string())?;
-                let Ok(data) = frame.into_data() else {
-                    continue;
-                };
-                decoder.push(&data);
-                while let Some(item) = decoder.next_item() {
-                    let Item::Event(event) = item.map_err(|error| error.to_string())? else {
-                        continue;
-                    };
-                    let data = event.data.unwrap_or_default();
-                    if answers(data.as_bytes()) {
-                        return Ok(Answer {
-                            body: data.into(),
-                            session,
-                        });
-                    }
-                }
-            }
-            Err("the stream ended before the answer".to_owned())
-        }
-        None => Err(format!("HTTP {} with no message", response.status())),
-    }
+    timeout(
+        EXCHANGE,
+        read_answer(response, &Id::Integer(id), MAX_ANSWER),
+    )
+    .await
+    .map_err(|_| UpstreamError::Timeout(EXCHANGE))?
+    .map_err(|why| ListError::Unreadable(method, why))
 }
 
 fn with_result<T>(

@@ -6,13 +6,15 @@ use std::cell::LazyCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Response, StatusCode};
+use http::{Response, StatusCode};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::gateway::Gateway;
-use crate::gateway::body::{Body, ReadError, full, holding, read_for};
+use crate::gateway::body::message::{
+    ContentType, MAX_ANSWER, RETRY_AFTER, content_type, json_response,
+};
+use crate::gateway::body::{Body, ReadError, holding, read_for};
 use crate::gateway::budget::FREE;
 use crate::gateway::enforce::{End, InFlight};
 use crate::gateway::grants::Grant;
@@ -33,16 +35,10 @@ mod events;
 
 use self::events::Events;
 
-/// An upstream answer may be this large.
-pub const MAX_ANSWER: usize = 64 << 20;
-/// One event of a stream may be this large: as a line of a stdio server, with what goes around it.
-pub const MAX_EVENT: usize = 17 << 20;
 /// However much a server says before its answer, a call ends after this many times its time-out.
 const LONGEST: u32 = 10;
 /// Comments keep intermediaries from closing a quiet stream (gateway.md).
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// When the client may try again after the upstream failed.
-pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Whose messages are relayed.
 pub struct Relay {
@@ -521,39 +517,4 @@ fn end_of(message: &Message<'_>) -> End {
         }
         Outcome::Result(_) => End::Result,
     }
-}
-
-/// What the bodies of responses may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ContentType {
-    /// One message.
-    Json,
-    /// A stream of events.
-    EventStream,
-}
-
-/// The content type of a response, if it is one of the two that MCP has.
-pub fn content_type<B>(response: &Response<B>) -> Option<ContentType> {
-    let mut values = response.headers().get_all(CONTENT_TYPE).iter();
-    let (first, None) = (values.next()?, values.next()) else {
-        return None;
-    };
-    let kind = first.to_str().ok()?.split(';').next()?.trim();
-    if kind.eq_ignore_ascii_case("application/json") {
-        Some(ContentType::Json)
-    } else if kind.eq_ignore_ascii_case("text/event-stream") {
-        Some(ContentType::EventStream)
-    } else {
-        None
-    }
-}
-
-/// One JSON message as a response.
-pub fn json_response(status: StatusCode, body: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(full(body));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }

@@ -20,11 +20,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::gateway::Gateway;
 use crate::gateway::again::Again;
+use crate::gateway::body::message::json_response;
 use crate::gateway::body::{Body, holding};
 use crate::gateway::budget::Budgets;
 use crate::gateway::floor::{Floor, Seat};
 use crate::gateway::force::tls::Transport;
-use crate::gateway::relay::json_response;
 use crate::gateway::session::LastSession;
 use crate::protocol::answer;
 use crate::telemetry::timed::Timed;

@@ -21,12 +21,6 @@ const KNOWN: &[&[&str]] = &[
         "gateway/enforce/named.rs",
         "gateway/inventory.rs",
         "gateway/mod.rs",
-        "gateway/relay.rs",
-        "gateway/relay/events.rs",
-    ],
-    &[
-        "gateway/upstream/stdio/care.rs",
-        "gateway/upstream/stdio/orphans.rs",
     ],
     &["gateway/upstream/http_client.rs", "gateway/upstream/mod.rs"],
     &["manifest.rs", "manifest/survey.rs"],

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use super::refusals::shown;
 use super::{Answer, Exchange, SHORT, refuse};
-use crate::gateway::inventory::whole;
+use crate::gateway::body::message::read_answer;
+use crate::gateway::body::message::{RETRY_AFTER, json_response};
 use crate::gateway::permit::{Envelope, Permit};
-use crate::gateway::relay::{RETRY_AFTER, json_response};
 use crate::gateway::session::Session;
 use crate::gateway::trace;
 use crate::protocol::declared::Declared;
@@ -78,10 +78,11 @@ impl Exchange<'_> {
             let body = answer::upstream_down(Some(&request.id), why, RETRY_AFTER);
             return Err(refuse(StatusCode::LOOP_DETECTED, body));
         }
-        let answered = tokio::time::timeout(timeout, whole(response, &request.id, MAX_HANDSHAKE))
-            .await
-            .map_err(|_| down("it did not answer in time"))?
-            .map_err(|why| down(&why))?;
+        let answered =
+            tokio::time::timeout(timeout, read_answer(response, &request.id, MAX_HANDSHAKE))
+                .await
+                .map_err(|_| down("it did not answer in time"))?
+                .map_err(|why| down(&why))?;
         let message =
             envelope::parse(&answered.body).map_err(|refusal| down(&refusal.to_string()))?;
         let Message::Response(response) = &message else {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::gateway::body::message::RETRY_AFTER;
 use crate::gateway::enforce::Refusal;
-use crate::gateway::relay::RETRY_AFTER;
 use crate::gateway::upstream::UpstreamError;
 use crate::protocol::answer;
 use crate::protocol::envelope::{self, Id};

@@ -8,11 +8,12 @@ use tokio::time::Instant;
 
 use super::refusals::{fault_text, refusal_body, shown, unrecorded};
 use super::{Answer, Exchange, accepted, refuse};
+use crate::gateway::body::message::{RETRY_AFTER, json_response};
 use crate::gateway::enforce::{
     self, Admission, End, Forward, Named, NamedCall, NamedRefusal, Refusal, ToolCall,
 };
 use crate::gateway::permit::Permit;
-use crate::gateway::relay::{Asked, RETRY_AFTER, give_up, json_response};
+use crate::gateway::relay::{Asked, give_up};
 use crate::gateway::request_ids::LONGEST;
 use crate::gateway::session::Session;
 use crate::gateway::upstream::UpstreamError;

@@ -6,8 +6,9 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use super::refusals::shown;
 use super::{Answer, Exchange, SHORT, header_refusal, one, refuse};
 use crate::gateway::body::empty;
+use crate::gateway::body::message::{ContentType, RETRY_AFTER, content_type, json_response};
 use crate::gateway::permit::Permit;
-use crate::gateway::relay::{Asked, ContentType, RETRY_AFTER, content_type, json_response};
+use crate::gateway::relay::Asked;
 use crate::protocol::version::Version;
 use crate::protocol::{answer, header};
 

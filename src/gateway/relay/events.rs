@@ -14,7 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Asked, KEEP_ALIVE, MAX_EVENT, Passed, RETRY_AFTER, Relay, end_of, end_of_unserved};
+use super::{Asked, KEEP_ALIVE, Passed, Relay, end_of, end_of_unserved};
+use crate::gateway::body::message::{MAX_EVENT, RETRY_AFTER};
 use crate::gateway::body::{Body, BoxError};
 use crate::gateway::budget::{Room, Share};
 use crate::gateway::enforce::{End, InFlight};

@@ -8,10 +8,11 @@
 //! hold more of the child's output than one line of the permitted length, and nothing but PATH, HOME and LANG of this
 //! process's environment reaches the child unless it is asked for.
 
-mod care;
 mod chatter;
+mod leaders;
 mod lines;
 pub mod orphans;
+mod supervisor;
 
 use chatter::Chatter;
 pub use lines::Piece;
@@ -32,8 +33,8 @@ use tokio_util::task::TaskTracker;
 /// What a child inherits of the environment of this process, if it is set.
 pub const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
 
-/// What a queued line takes besides its bytes, roughly.
-const QUEUED: usize = 128;
+/// The bytes that a queued line takes beside its own, roughly.
+const LINE_OVERHEAD_BYTES: usize = 128;
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -205,7 +206,10 @@ impl Input {
     /// Queues one line, which must hold no line break. Waits while too many bytes are queued.
     pub async fn send(&self, line: Bytes) -> Result<(), Closed> {
         // One line may be larger than the whole budget; then it takes all of it and goes alone.
-        let cost = line.len().saturating_add(QUEUED).min(self.budget_bytes);
+        let cost = line
+            .len()
+            .saturating_add(LINE_OVERHEAD_BYTES)
+            .min(self.budget_bytes);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.budget)
             .acquire_many_owned(cost)
@@ -221,7 +225,10 @@ impl Input {
 
     /// Queues one line if there is room for it now, else drops it.
     pub fn try_send(&self, line: Bytes) -> Result<(), Closed> {
-        let cost = line.len().saturating_add(QUEUED).min(self.budget_bytes);
+        let cost = line
+            .len()
+            .saturating_add(LINE_OVERHEAD_BYTES)
+            .min(self.budget_bytes);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.budget)
             .try_acquire_many_owned(cost)
@@ -252,7 +259,7 @@ pub fn spawn(config: &ChildConfig, tasks: &TaskTracker) -> Result<Child, SpawnEr
         // As root, which `--server-user` asks for, this also leaves every other group.
         command.uid(user.uid).gid(user.gid);
     }
-    let started = care::start(&mut command).map_err(|source| match source.kind() {
+    let started = supervisor::start(&mut command).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => SpawnError::NotFound {
             command: shown.clone(),
         },
@@ -273,7 +280,7 @@ pub fn spawn(config: &ChildConfig, tasks: &TaskTracker) -> Result<Child, SpawnEr
     // Semaphore permits are counted in u32 when acquired.
     let budget_bytes = config.limits.stdin_bytes.clamp(1, u32::MAX as usize);
     let budget = Arc::new(Semaphore::new(budget_bytes));
-    tasks.spawn(care::run(care::Care {
+    tasks.spawn(supervisor::run(supervisor::Supervisor {
         name: Arc::clone(&config.name),
         limits: config.limits.clone(),
         chatter: Arc::clone(&config.chatter),

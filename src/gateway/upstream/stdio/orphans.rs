@@ -15,14 +15,12 @@ use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 use tokio::signal::unix::SignalKind;
 use tokio_util::sync::CancellationToken;
 
-use super::care::{Leaders, REAPED, leaders};
+use super::leaders::{Leaders, MARK, REAPED, leaders};
 
-/// The variable that names the server's process to all that it starts.
-pub(super) const MARK: &str = "PORTCULLIS_PROCESS";
-
-/// Orphans get so many looks, and so much time between two of them, from SIGTERM to SIGKILL, and then as many again.
-const LOOKS: usize = 50;
-const BETWEEN: Duration = Duration::from_millis(10);
+/// How often orphans are looked for between SIGTERM and SIGKILL, and again after SIGKILL.
+const SWEEPS: usize = 50;
+/// The time between two sweeps.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Children that were there before this process adopted any, as a shell's are after `exec`: they are nobody's orphans. Set
 /// once this process adopts.
@@ -63,11 +61,11 @@ pub async fn care_for(stop: CancellationToken) {
         }
     }
     // Killing one can hand us its children, so this repeats, but not for ever.
-    for _ in 0..LOOKS {
+    for _ in 0..SWEEPS {
         if sweep(|_, _| Some(Some(Signal::KILL))) == 0 {
             return;
         }
-        tokio::time::sleep(BETWEEN).await;
+        tokio::time::sleep(SWEEP_INTERVAL).await;
     }
 }
 
@@ -77,10 +75,10 @@ pub(super) async fn end_those_of_the_ended() {
     if INHERITED.get().is_none() {
         return;
     }
-    for round in 0..2 * LOOKS {
+    for round in 0..2 * SWEEPS {
         let signal = match round {
             0 => Some(Signal::TERM),
-            round if round >= LOOKS => Some(Signal::KILL),
+            round if round >= SWEEPS => Some(Signal::KILL),
             _ => None,
         };
         let left = sweep(|pid, leaders| {
@@ -93,7 +91,7 @@ pub(super) async fn end_those_of_the_ended() {
         if left == 0 {
             return;
         }
-        tokio::time::sleep(BETWEEN).await;
+        tokio::time::sleep(SWEEP_INTERVAL).await;
     }
     tracing::error!("processes that a server has left behind do not end; look for them with `ps`");
 }

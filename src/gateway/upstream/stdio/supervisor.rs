@@ -1,36 +1,25 @@
 //! The task that owns one child: pipes, the end, the reaping.
 
-use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::process::{ChildStdin, Command};
 use tokio::signal::unix::SignalKind;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::leaders::{MARK, REAPED, leaders};
 use super::lines::{Lines, Piece, printable};
-use super::orphans::{self, MARK};
+use super::orphans;
 use super::{Chatters, ChildLimits, Exit, Progress, Queued};
 
-/// After the leader has ended, what it wrote is still read for so long, even if another process holds the pipe open.
-const DRAIN: Duration = Duration::from_millis(250);
-
-/// Leaders that are not reaped yet, with their marks. Held while one is started, so that whoever reaps orphans never takes one
-/// of these.
-static LEADERS: Mutex<Option<HashMap<i32, String>>> = Mutex::new(None);
-/// Signalled whenever a leader has been reaped.
-pub(super) static REAPED: Notify = Notify::const_new();
-
-pub(super) type Leaders = MutexGuard<'static, Option<HashMap<i32, String>>>;
-
-pub(super) fn leaders() -> Leaders {
-    LEADERS.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// How long output is still read after the leader has ended, even if another process holds the
+/// pipe open.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A child just started, in a group of its own; if dropped, the group is killed.
 pub(super) struct Started {
@@ -90,7 +79,8 @@ pub(super) fn start(command: &mut Command) -> std::io::Result<Started> {
     })
 }
 
-pub(super) struct Care {
+/// What the supervisor of a child starts with.
+pub(super) struct Supervisor {
     pub(super) name: Arc<str>,
     pub(super) limits: ChildLimits,
     pub(super) chatter: Arc<Chatters>,
@@ -103,8 +93,8 @@ pub(super) struct Care {
 }
 
 /// Runs the child to its end and cleans up after it.
-pub(super) async fn run(care: Care) {
-    let Care {
+pub(super) async fn run(supervisor: Supervisor) {
+    let Supervisor {
         name,
         limits,
         chatter,
@@ -114,7 +104,7 @@ pub(super) async fn run(care: Care) {
         lines,
         stop,
         exit,
-    } = care;
+    } = supervisor;
     let Started {
         mut child,
         mut group,
@@ -173,7 +163,7 @@ pub(super) async fn run(care: Care) {
     }
     // The leader is dead but not reaped: its id cannot be taken. Others of the group that still hold its pipes get the
     // rest of the grace; what holds none of them is not worth waiting for.
-    if !reader_done && timeout(DRAIN, &mut reader).await.is_err() {
+    if !reader_done && timeout(DRAIN_TIMEOUT, &mut reader).await.is_err() {
         // Clients need not wait for stragglers: this ends the lines.
         stop_reading.cancel();
         if timeout(limits.term_grace, &mut reader).await.is_err() {
@@ -181,7 +171,7 @@ pub(super) async fn run(care: Care) {
         }
     }
     group.signal(Signal::KILL);
-    if timeout(DRAIN, &mut errors).await.is_err() {
+    if timeout(DRAIN_TIMEOUT, &mut errors).await.is_err() {
         errors.abort();
     }
     let status = child.wait().await;
@@ -316,12 +306,12 @@ async fn read(
 }
 
 /// A longer line is passed on only after all before it were taken.
-const LONG: usize = 1 << 20;
+const LONG_LINE_BYTES: usize = 1 << 20;
 
 /// Passes a piece on, when there is room for it; false once nobody takes any. A queue full of the longest lines would hold
 /// more than all else in the process together.
 async fn pass(lines: &mpsc::Sender<Piece>, piece: Piece) -> bool {
-    let long = matches!(&piece, Piece::Line(line) if line.len() > LONG);
+    let long = matches!(&piece, Piece::Line(line) if line.len() > LONG_LINE_BYTES);
     let room = if long { lines.max_capacity() } else { 1 };
     let Ok(mut permits) = lines.reserve_many(room).await else {
         return false;
@@ -375,7 +365,7 @@ mod tests {
         let (lines, mut taken) = mpsc::channel(16);
         let line = |length| Piece::Line(Bytes::from(vec![b'x'; length]));
         let passing = tokio::spawn(async move {
-            for length in [10, 10, LONG + 1, LONG + 1, 10] {
+            for length in [10, 10, LONG_LINE_BYTES + 1, LONG_LINE_BYTES + 1, 10] {
                 assert!(pass(&lines, line(length)).await);
             }
             lines
@@ -393,7 +383,10 @@ mod tests {
             };
             lengths.push(line.len());
         }
-        assert_eq!(lengths, [10, 10, LONG + 1, LONG + 1, 10]);
+        assert_eq!(
+            lengths,
+            [10, 10, LONG_LINE_BYTES + 1, LONG_LINE_BYTES + 1, 10]
+        );
         let lines = passing.await.unwrap();
         drop(taken);
         assert!(!pass(&lines, line(10)).await);
