@@ -340,7 +340,7 @@ async fn start(serving: &Arc<Serving>, world: World, signals: &mut Signals) -> R
             ),
             (None, true) => continue,
         };
-        let server = gateway.recorder.server();
+        let server = gateway.observe.server();
         if gateway
             .snapshot()
             .is_some_and(|snapshot| snapshot.server.spec.upstream.stdio.is_some())

@@ -17,7 +17,6 @@ use crate::gateway::grants::Grant;
 use crate::gateway::observe::Outcome;
 use crate::gateway::offload::{is_small, offload};
 use crate::gateway::permit::{Envelope, Granted, Permit};
-use crate::gateway::request_ids::{SessionKey, UnderWay};
 use crate::policy::decision::{Charge, RuleId};
 use crate::policy::{self, Call, Decision};
 use crate::protocol::emit::Edits;
@@ -25,12 +24,16 @@ use crate::protocol::envelope::Request;
 use crate::protocol::method::Method;
 
 mod approval_wait;
+pub mod calls;
+pub mod held_calls;
 mod in_flight;
 mod named;
+pub mod request_ids;
 
 use self::in_flight::Written;
 pub use self::in_flight::{Decided, End, InFlight};
 pub use self::named::{Named, NamedCall, NamedRefusal, named};
+use self::request_ids::{RequestIdGuard, SessionKey};
 
 /// One tool call on its way through the gateway.
 pub struct ToolCall<'a> {
@@ -133,7 +136,7 @@ pub struct Forward {
     /// The message.
     pub permit: Permit,
     /// Its ids; the request is under way until this is dropped.
-    pub under_way: UnderWay,
+    pub under_way: RequestIdGuard,
     /// The number of the decision that let it through, if its method needs one.
     pub decision: Option<u64>,
     /// To be told how a call ended.
@@ -203,10 +206,8 @@ pub async fn tool_call(
     let mut in_flight = Box::new(in_flight);
     let decided = pending.record(in_flight.outcome, &in_flight.by, now, None);
     in_flight.decision = Some(decided);
-    let under_way = gateway
-        .request_ids
-        .start(call.session_key, &call.request.id);
-    in_flight.watch(under_way.dispute());
+    let under_way = gateway.calls.start(call.session_key, &call.request.id);
+    in_flight.watch(under_way.ambiguity());
     let params = call.request.params.as_ref();
     // Made while the record is written. A call is never run as a task, as no row has `task`: the capability is not declared,
     // and then the field is to be ignored (2025-11-25, Tasks, "Task Support Is Optional").
@@ -239,7 +240,7 @@ fn unrecordable(gateway: &Gateway, snapshot: &Snapshot) -> Option<String> {
         return None;
     }
     gateway
-        .recorder
+        .observe
         .unwritten()
         .map(|unwritten| unwritten.to_string())
 }
@@ -301,7 +302,10 @@ impl Pending<'_> {
 
     /// Reserves the limits' units; the call may go when this succeeds.
     fn reserve(&self, decision: &Decision, now: Timestamp) -> Result<InFlight, Refusal> {
-        let (counters, grant) = (&self.gateway.counters, &*self.call.grant.caller.grant);
+        let (counters, grant) = (
+            self.gateway.calls.counters(),
+            &*self.call.grant.caller.grant,
+        );
         let reservation = match counters.reserve(grant, enforced(&decision.charges)) {
             Ok(reservation) => reservation,
             Err(exhausted) => return Err(self.limited(&exhausted, now)),
@@ -332,7 +336,7 @@ impl Pending<'_> {
             decision: None,
             session: self.call.session.to_owned(),
             sent: Instant::now(),
-            dispute: None,
+            ambiguity: None,
             done: false,
         })
     }
@@ -387,7 +391,7 @@ fn decide(gateway: &Gateway, snapshot: &Snapshot, call: &ToolCall<'_>, now: Time
     let started = Instant::now();
     let decision = snapshot.bound.evaluate(&call, now);
     let taken = started.elapsed().as_secs_f64();
-    gateway.recorder.evaluation.observe(taken);
+    gateway.observe.evaluation.observe(taken);
     decision
 }
 

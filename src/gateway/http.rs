@@ -22,7 +22,7 @@ use crate::gateway::hops;
 use crate::gateway::offload::{is_small, offload};
 use crate::gateway::permit::Envelope;
 use crate::gateway::relay::Relay;
-use crate::gateway::session::{LastSession, Session};
+use crate::gateway::sessions::{LastSession, Session};
 use crate::gateway::trace;
 use crate::protocol::answer;
 use crate::protocol::envelope::{self, Id, Message};
@@ -83,7 +83,7 @@ where
         }
     };
     gateway
-        .recorder
+        .observe
         .request_duration
         .observe(started.elapsed().as_secs_f64());
     answer
@@ -131,7 +131,7 @@ fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, Box<Answer>> {
     let hops::Way::Straight(hops) = hops::way(&head.headers, &gateway.hop) else {
         let why = format!(
             "this request comes from this very gateway: the URL of McpServer {} leads back to it; correct spec.upstream.http.url",
-            gateway.recorder.server()
+            gateway.observe.server()
         );
         let body = answer::invalid_request(None, &why);
         return Err(refuse(StatusCode::LOOP_DETECTED, body));
@@ -172,7 +172,7 @@ fn share(
         response
     };
     let share = seat
-        .known(&gateway.uid, grant)
+        .known(&gateway.served().uid, grant)
         .map_err(|crowded| busy(&crowded, true))?;
     let kind = match head.method {
         Method::GET => Kind::Stream,
@@ -256,7 +256,7 @@ impl Exchange<'_> {
                     };
                     refuse(status, answer::invalid_request(None, &error.to_string()))
                 })?;
-                self.gateway.recorder.room().await;
+                self.gateway.observe.room().await;
                 // While the body came, a policy or a credential may have been withdrawn: a client that takes its time over it
                 // must not be decided on by what was in force when it began.
                 let unchanged = self
@@ -341,8 +341,13 @@ impl Exchange<'_> {
                 let why = "the Mcp-Session-Id header is missing; send initialize first";
                 refuse(StatusCode::BAD_REQUEST, answer::invalid_request(id, why))
             })?;
-        let session = Session::reopen(self.gateway, &self.grant, token, self.last_session)
-            .map_err(|_| unknown())?;
+        let session = Session::reopen(
+            &self.gateway.sessions,
+            &self.grant,
+            token,
+            self.last_session,
+        )
+        .map_err(|_| unknown())?;
         if named
             .is_some_and(|named| session.version.has_header() && named != session.version.as_str())
         {

@@ -8,8 +8,8 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
 
+use super::enforce::request_ids::{Cancelled, RequestIdGuard};
 use crate::gateway::approvals::Consumed;
-use crate::gateway::request_ids::{Cancelled, UnderWay};
 use crate::policy::{Decision, Outcome};
 use crate::protocol::answer;
 use crate::protocol::emit::{self, Edits};
@@ -65,7 +65,7 @@ impl Permit {
         row: &'static method::Method,
         envelope: Envelope,
         params: Option<&Object<'_>>,
-        under_way: &UnderWay,
+        under_way: &RequestIdGuard,
         edits: Edits<'_>,
     ) -> Permit {
         let id = under_way.upstream();

@@ -16,11 +16,11 @@ use crate::gateway::body::message::{
 };
 use crate::gateway::body::{Body, ReadError, holding, read_for};
 use crate::gateway::budget::FREE;
+use crate::gateway::enforce::request_ids::RequestIdGuard;
 use crate::gateway::enforce::{End, InFlight};
 use crate::gateway::grants::Grant;
 use crate::gateway::permit::Permit;
-use crate::gateway::request_ids::UnderWay;
-use crate::gateway::session::{Resumed, Session};
+use crate::gateway::sessions::{Resumed, Session};
 use crate::gateway::upstream::{Bridged, Unserved, UpstreamError};
 use crate::json;
 use crate::protocol::answer::{self, code};
@@ -32,8 +32,10 @@ use crate::protocol::list::{self, ListKind};
 use crate::protocol::method::{self, Feature, Need};
 
 mod events;
+mod tell;
 
 use self::events::Events;
+pub use self::tell::{give_up, tell_upstream};
 
 /// However much a server says before its answer, a call ends after this many times its time-out.
 const LONGEST: u32 = 10;
@@ -56,12 +58,12 @@ pub struct Relay {
 pub struct Asked {
     upstream: Id<'static>,
     client: Id<'static>,
-    under_way: Option<UnderWay>,
+    under_way: Option<RequestIdGuard>,
 }
 
 impl Asked {
     /// One that has just been forwarded.
-    pub fn new(under_way: UnderWay) -> Self {
+    pub fn new(under_way: RequestIdGuard) -> Self {
         Asked {
             upstream: under_way.upstream(),
             client: under_way.client().clone(),
@@ -108,7 +110,7 @@ impl Relay {
             .as_ref()
             .and_then(|asked| asked.under_way.as_ref())
         {
-            under_way.dispute().open();
+            under_way.ambiguity().mark();
         }
     }
 
@@ -196,7 +198,7 @@ impl Relay {
             if result.get("nextCursor").is_some() {
                 let sealed = list::next_cursor(result).map(|cursor| {
                     self.session
-                        .seal_cursor(&self.gateway, &self.grant, &cursor)
+                        .seal_cursor(&self.gateway.sessions, &self.grant, &cursor)
                 });
                 match sealed {
                     Some(Some(sealed)) => edits = edits.set_string("nextCursor", &sealed),
@@ -224,7 +226,7 @@ impl Relay {
             Ok(Some(bytes)) => Passed::Send(bytes),
             Ok(None) => Passed::Send(message.emit(&edits)),
             Err(error) => {
-                tracing::warn!(server = self.gateway.recorder.server(), %error, "an answer of the upstream was replaced");
+                tracing::warn!(server = self.gateway.observe.server(), %error, "an answer of the upstream was replaced");
                 Passed::Send(answer::upstream_down(
                     self.client_id(),
                     &error.to_string(),
@@ -283,7 +285,7 @@ impl Relay {
             .as_ref()
             .and_then(|params| params.get("requestId"))
             .and_then(|member| Id::from_json(member.raw))
-            .and_then(|id| self.gateway.requests.cancel(&self.session.id, &id));
+            .and_then(|id| self.gateway.sessions.cancel_request(&self.session.id, &id));
         match sealed {
             Some(sealed) => {
                 Passed::Send(message.emit(&Edits::new().set("requestId", json::quoted(&sealed))))
@@ -309,16 +311,16 @@ impl Relay {
             return Passed::Drop;
         };
         // Whichever of the session's calls it is about: that one is being made.
-        self.gateway.request_ids.dispute(self.session.key());
+        self.gateway.calls.mark_session(self.session.key());
         let raw = request.id.to_json();
-        let sealed = self
-            .session
-            .seal_request(&self.gateway, &self.grant, &request.method, &raw);
+        let sealed =
+            self.session
+                .seal_request(&self.gateway.sessions, &self.grant, &request.method, &raw);
         match sealed {
             Some(sealed) => {
                 self.gateway
-                    .requests
-                    .remember(&self.session.id, &request.id, &sealed);
+                    .sessions
+                    .remember_request(&self.session.id, &request.id, &sealed);
                 Passed::Send(request.emit(&edits.id(Id::String(sealed.into()))))
             }
             None => Passed::Drop,
@@ -451,33 +453,6 @@ impl Relay {
             .tells_changes()
             .into_response()
     }
-}
-
-/// Tells the upstream something in a client's session, beside the stream that brought the reason: a server may read the
-/// answer only once it has written what it is writing.
-pub fn tell_upstream(gateway: &Arc<Gateway>, permit: Permit) {
-    let Ok(place) = Arc::clone(&gateway.telling).try_acquire_owned() else {
-        tracing::warn!(
-            server = gateway.recorder.server(),
-            "the upstream asks faster than it takes answers; one was dropped"
-        );
-        return;
-    };
-    let teller = Arc::clone(gateway);
-    gateway.tasks.spawn(async move {
-        teller.answer_upstream(permit).await;
-        drop(place);
-    });
-}
-
-/// Tells the upstream that nobody waits any more (Cancellation: "SHOULD issue a cancellation notification").
-pub fn give_up(gateway: &Arc<Gateway>, session: &Session, under_way: &UnderWay) {
-    let permit = Permit::cancel(
-        &under_way.give_up(),
-        session.envelope(),
-        Some("\"timeout\""),
-    );
-    tell_upstream(gateway, permit);
 }
 
 /// The codes of errors that say that a request was not run (JSON-RPC 2.0, section 5.1). Every other code, that of an internal

@@ -138,6 +138,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         uid: args.server_uid.clone(),
     };
     let gateway = Gateway::waiting(&shared, environment, served);
+    gateway.keep_inventory();
     let readers = Readers::default();
     let pod = Arc::new(Pod::new(Arc::clone(&gateway), readers.clone()));
     let routes = Arc::new(Routes::default());

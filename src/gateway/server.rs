@@ -25,7 +25,7 @@ use crate::gateway::body::{Body, holding};
 use crate::gateway::budget::Budgets;
 use crate::gateway::floor::{Floor, Seat};
 use crate::gateway::force::tls::Transport;
-use crate::gateway::session::LastSession;
+use crate::gateway::sessions::LastSession;
 use crate::protocol::answer;
 use crate::telemetry::timed::Timed;
 

@@ -22,7 +22,7 @@ use super::session::{Full, Session, lock, makes_room};
 use super::stream::{self, Accepts, Body, Event, Receiver, bare};
 use super::wire::{self, Id, code};
 use super::{Context, SESSION, StartError, version};
-use crate::gateway::request_ids::Numbers;
+use crate::gateway::enforce::request_ids::Numbers;
 use crate::gateway::upstream::stdio::{Input, spawn};
 use crate::json;
 use crate::protocol::emit::Edits;

@@ -10,7 +10,6 @@ use super::{Granted, Passed, Pending, Refusal, decide, enforced, unrecordable};
 use crate::gateway::approvals::{
     ApprovalRequest, CallContext, Key, Refused, RequestParts, Standing,
 };
-use crate::gateway::hold::Hold;
 use crate::gateway::observe::Outcome;
 use crate::gateway::offload::aside;
 use crate::policy::approval::{self, Subject};
@@ -27,7 +26,8 @@ impl Pending<'_> {
         let grant = &*self.call.grant.caller.grant;
         if let Err(exhausted) = self
             .gateway
-            .counters
+            .calls
+            .counters()
             .look(grant, enforced(&decision.charges))
         {
             return Err(self.limited(&exhausted, now));
@@ -39,19 +39,17 @@ impl Pending<'_> {
             return Err(self.refuse(decision, now));
         };
         // The lines about the approval and the one about this call name the same decision.
-        let number = self.gateway.recorder.decision_id().number;
+        let number = self.gateway.observe.decision_id().number;
         self.number.set(Some(number));
-        let hold = Hold::start(
-            &self.gateway.holds,
-            self.call.session,
-            &self.call.request.id.to_json(),
-        );
+        let approvals = self.gateway.calls.approvals();
+        let hold = self
+            .gateway
+            .calls
+            .hold(self.call.session, &self.call.request.id.to_json());
         let deadline = tokio::time::Instant::now() + demand.wait_up_to;
         // Subscribed before the first look, so that no change is missed in between.
-        let mut changes = self.gateway.approvals.changes();
-        let mut standing = self
-            .gateway
-            .approvals
+        let mut changes = approvals.changes();
+        let mut standing = approvals
             .request(&wanted, self.context(number), now)
             .map_err(|refused| self.not_requested(&refused, decision, now))?;
         loop {
@@ -60,7 +58,7 @@ impl Pending<'_> {
                 Standing::Approved((_, name), version) => {
                     self.approval = Some(name.clone());
                     // Cancelled, or its session ended, at the moment at which it was approved.
-                    if !hold.release() || self.gateway.ended.contains(self.call.session) {
+                    if !hold.release() || self.gateway.sessions.has_ended(self.call.session) {
                         self.record(Outcome::Unapproved, &decision.by, now, None);
                         return Err(Refusal::Cancelled);
                     }
@@ -104,14 +102,14 @@ impl Pending<'_> {
                         biased;
                         () = hold.cancelled() => {
                             let (session, now) = (self.call.session, Timestamp::now());
-                            self.gateway.approvals.withdraw(&key, session, now);
+                            approvals.withdraw(&key, session, now);
                             self.record(Outcome::Unapproved, &decision.by, now, None);
                             return Err(Refusal::Cancelled);
                         }
                         woken = timeout_at(until, changed) => woken,
                     };
                     let now = Timestamp::now();
-                    match self.gateway.approvals.look(&wanted, &key, now) {
+                    match approvals.look(&wanted, &key, now) {
                         Some(Standing::Pending(..)) if !matches!(woken, Ok(true)) => {
                             self.record(Outcome::Unapproved, &decision.by, now, None);
                             return Err(Refusal::Pending {
@@ -154,7 +152,7 @@ impl Pending<'_> {
         let destination = &self.snapshot.destination.digest;
         // This call would go to the upstream from before the change, which the policies are no longer for.
         if *destination != wanted.destination {
-            let approvals = &self.gateway.approvals;
+            let approvals = self.gateway.calls.approvals();
             approvals.destination_changed(&server.namespace, &server.name, destination, now);
             self.record(Outcome::Unapproved, &decision.by, now, None);
             return Err(Refusal::ApprovalStale { name: key.1 });
@@ -181,7 +179,11 @@ impl Pending<'_> {
         // Recorded later under this very number, when all else is done.
         let number = self.number.get().unwrap_or_default();
         let context = self.context(number);
-        let consumed = self.gateway.approvals.consume(&key, version, context, now);
+        let consumed = self
+            .gateway
+            .calls
+            .approvals()
+            .consume(&key, version, context, now);
         match consumed.and_then(|consumed| Granted::approved(&decision, consumed)) {
             Some(granted) => Ok(Passed { in_flight, granted }),
             None => {
@@ -195,7 +197,7 @@ impl Pending<'_> {
     fn context(&self, number: u64) -> CallContext<'_> {
         CallContext {
             session: self.call.session,
-            decision: self.gateway.recorder.id(number),
+            decision: self.gateway.observe.id(number),
         }
     }
 

@@ -167,11 +167,11 @@ impl Builder {
         self.build()
     }
 
-    /// The given snapshot with the callers of now; None if they are the same.
+    /// The snapshot with freshly resolved callers, or None if they did not change.
     ///
-    /// For when the Secrets of now cannot be used as a whole: a key that was revoked must not live on because of another
+    /// For when the current Secrets cannot be used as a whole: a key that was revoked must not live on because of another
     /// Secret's mistake.
-    pub fn with_callers_of_now(&mut self, snapshot: &Snapshot) -> Option<Arc<Snapshot>> {
+    pub fn with_current_callers(&mut self, snapshot: &Snapshot) -> Option<Arc<Snapshot>> {
         let spec = &self.bundle.as_ref()?.server.spec;
         let mut lookup = Lookup::new(&*self.environment.secrets);
         let grants = grants(spec, &mut self.keys, &mut lookup);

@@ -10,7 +10,7 @@ use super::{Answer, Exchange, SHORT, refuse};
 use crate::gateway::body::message::read_answer;
 use crate::gateway::body::message::{RETRY_AFTER, json_response};
 use crate::gateway::permit::{Envelope, Permit};
-use crate::gateway::session::Session;
+use crate::gateway::sessions::Session;
 use crate::gateway::trace;
 use crate::protocol::declared::Declared;
 use crate::protocol::emit::{self, Edits};
@@ -122,7 +122,7 @@ impl Exchange<'_> {
             edits = edits.set("capabilities", kept);
         }
         let (session, token) = Session::start(
-            self.gateway,
+            &self.gateway.sessions,
             &self.grant,
             chosen,
             declared,
@@ -155,13 +155,13 @@ impl Exchange<'_> {
     /// Takes note of a session at the server; where its caller has too many there, the one used longest ago is ended.
     async fn make_room(&self, session: Arc<Session>) {
         let grant = &self.grant.caller.grant;
-        let Some(surplus) = self.gateway.opened.opened(grant, &session) else {
+        let Some(surplus) = self.gateway.sessions.opened_upstream(grant, &session) else {
             return;
         };
         self.gateway.end_session(&surplus.id);
         let permit = Permit::end(surplus.envelope);
         if let Err(error) = self.snapshot.upstream.call(permit, SHORT).await {
-            tracing::debug!(server = self.gateway.recorder.server(), %error, "the end of a session was not delivered");
+            tracing::debug!(server = self.gateway.observe.server(), %error, "the end of a session was not delivered");
         }
     }
 }

@@ -20,8 +20,8 @@ impl Exchange<'_> {
         let mut resumed = None;
         if self.head.headers.contains_key("last-event-id") {
             let token = one(self.head, HeaderName::from_static("last-event-id"));
-            let opened =
-                token.and_then(|token| session.open_event(self.gateway, &self.grant, token));
+            let opened = token
+                .and_then(|token| session.open_event(&self.gateway.sessions, &self.grant, token));
             let (event, answers) = opened.ok_or_else(|| {
                 let why = "Last-Event-ID was not issued by this gateway for this session";
                 refuse(StatusCode::BAD_REQUEST, answer::invalid_request(None, why))
@@ -29,7 +29,7 @@ impl Exchange<'_> {
             envelope.last_event_id = Some(event);
             resumed = answers.map(Asked::resumed);
         }
-        if self.gateway.closing.is_cancelled() {
+        if self.gateway.lifetime.is_closing() {
             let body = answer::error(
                 None,
                 answer::code::INTERNAL_ERROR,
@@ -87,13 +87,13 @@ impl Exchange<'_> {
         let session = self.session(None, self.named_version()?)?;
         self.gateway.end_session(&session.id);
         self.gateway
-            .opened
-            .ended(&self.grant.caller.grant, &session.id);
+            .sessions
+            .closed_upstream(&self.grant.caller.grant, &session.id);
         // Its calls go on, and what the upstream answers them with from now on may be because of this.
-        self.gateway.request_ids.dispute(session.key());
+        self.gateway.calls.mark_session(session.key());
         let permit = Permit::end(session.envelope());
         if let Err(error) = self.snapshot.upstream.call(permit, SHORT).await {
-            tracing::debug!(server = self.gateway.recorder.server(), %error, "the end of a session was not delivered");
+            tracing::debug!(server = self.gateway.observe.server(), %error, "the end of a session was not delivered");
         }
         let mut response = Response::new(empty());
         *response.status_mut() = StatusCode::NO_CONTENT;

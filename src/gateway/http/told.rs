@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::{Answer, Exchange, SHORT, accepted, refuse};
 use crate::gateway::permit::Permit;
 use crate::gateway::relay::tell_upstream;
-use crate::gateway::session::Session;
+use crate::gateway::sessions::Session;
 use crate::json::Kind;
 use crate::protocol::answer;
 use crate::protocol::envelope::{Id, Notification, Response as RpcResponse};
@@ -30,7 +30,7 @@ impl Exchange<'_> {
         let Some(undecided) = undecided else {
             // Nothing answers a notification, and an HTTP error would end the session of common clients.
             tracing::debug!(
-                server = self.gateway.recorder.server(),
+                server = self.gateway.observe.server(),
                 "a notification that is not for the server was dropped"
             );
             return Ok(accepted());
@@ -55,14 +55,14 @@ impl Exchange<'_> {
         let Some(id) = id else {
             return Ok(accepted());
         };
-        if self.gateway.holds.cancel(&session.id, &id.to_json()) {
+        if self.gateway.calls.cancel_held(&session.id, &id.to_json()) {
             return Ok(accepted());
         }
         let reason = params
             .and_then(|params| params.get("reason"))
             .filter(|reason| reason.kind == Kind::String)
             .map(|reason| reason.raw);
-        for cancelled in self.gateway.request_ids.cancel(session.key(), &id) {
+        for cancelled in self.gateway.calls.cancel(session.key(), &id) {
             let permit = Permit::cancel(&cancelled, self.envelope(session), reason);
             self.pass_on(permit).await?;
         }
@@ -78,7 +78,7 @@ impl Exchange<'_> {
         let opened = response
             .id
             .as_ref()
-            .and_then(|id| session.open_request(self.gateway, &self.grant, id));
+            .and_then(|id| session.open_request(&self.gateway.sessions, &self.grant, id));
         let Some((method, id)) = opened else {
             let why = "this answers no open request of the server";
             return Err(refuse(
@@ -110,7 +110,7 @@ impl Exchange<'_> {
             Ok(_) => Ok(accepted()),
             Err(error) => {
                 // A notification has no answer to carry an error, and an HTTP error would end the session.
-                tracing::warn!(server = self.gateway.recorder.server(), %error, "a notification was not delivered");
+                tracing::warn!(server = self.gateway.observe.server(), %error, "a notification was not delivered");
                 Ok(accepted())
             }
         }

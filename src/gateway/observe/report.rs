@@ -10,13 +10,13 @@ use crate::status::report::{
 impl Gateway {
     /// Brings `portcullis_limit_used_ratio` up to date.
     pub fn show_limits(&self) {
-        self.recorder.limits(self.counters.ratios());
-        self.recorder.show_audit();
+        self.observe.limits(self.calls.limit_ratios());
+        self.observe.show_audit();
     }
 
     /// The report of this moment. Counts are cumulative since the gateway started.
     pub fn report(&self) -> Report {
-        let (counts, recent) = self.recorder.violations();
+        let (counts, recent) = self.observe.violations();
         let mut violations: Vec<ReportedCount> = counts
             .into_iter()
             .filter_map(|((by, outcome), (count, last_time))| {
@@ -35,10 +35,10 @@ impl Gateway {
         let snapshot = self.snapshot();
         let listing = self.inventory.latest();
         let report = Report {
-            instance: self.recorder.instance().to_owned(),
+            instance: self.observe.instance().to_owned(),
             revision: snapshot.as_ref().map(|snapshot| snapshot.revision.clone()),
             sequence: self.in_force().map(|(sequence, _)| sequence),
-            calls: self.recorder.calls(),
+            calls: self.observe.calls(),
             violations,
             recent: recent.iter().filter_map(reported).collect(),
             tools: snapshot

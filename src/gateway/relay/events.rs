@@ -72,7 +72,7 @@ enum Wake {
 
 impl Events {
     pub(super) fn new(relay: Relay, body: Body) -> Self {
-        let streams = relay.gateway.recorder.streams.clone();
+        let streams = relay.gateway.observe.streams.clone();
         streams.inc();
         let mut keep_alive = tokio::time::interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -146,7 +146,7 @@ impl Events {
             if self.ended {
                 return None;
             }
-            let stop = self.relay.gateway.closing.clone();
+            let stop = self.relay.gateway.lifetime.closing();
             let silent_until = self.silent_until.min(self.ends_at).or(self.silent_until);
             let wake = tokio::select! {
                 frame = self.body.frame() => Wake::Frame(frame),
@@ -223,10 +223,12 @@ impl Events {
         if let Some(id) = &event.id {
             self.resumable = true;
             let answers = self.relay.asked.as_ref().map(Asked::ids);
-            let sealed =
-                self.relay
-                    .session
-                    .seal_event(&self.relay.gateway, &self.relay.grant, id, answers);
+            let sealed = self.relay.session.seal_event(
+                &self.relay.gateway.sessions,
+                &self.relay.grant,
+                id,
+                answers,
+            );
             out.id = match sealed {
                 Some(sealed) => Some(sealed),
                 None => return self.fail(End::Broken, "an event id could not be sealed"),
@@ -246,7 +248,7 @@ impl Events {
                 return self.fail(End::Broken, &refusal.to_string());
             }
             Err(refusal) => {
-                tracing::warn!(server = self.relay.gateway.recorder.server(), %refusal, "an event of the upstream was dropped");
+                tracing::warn!(server = self.relay.gateway.observe.server(), %refusal, "an event of the upstream was dropped");
                 return;
             }
         };
@@ -269,7 +271,7 @@ impl Events {
             }
         } else if answers {
             tracing::warn!(
-                server = self.relay.gateway.recorder.server(),
+                server = self.relay.gateway.observe.server(),
                 "an answer that nobody waits for here was dropped"
             );
             return;
@@ -304,7 +306,7 @@ impl Events {
         match sse::encode(&Item::Event(event), &mut bytes) {
             Ok(()) => self.queue.push_back(bytes.into()),
             Err(error) => {
-                tracing::warn!(server = self.relay.gateway.recorder.server(), %error, "a stream was ended");
+                tracing::warn!(server = self.relay.gateway.observe.server(), %error, "a stream was ended");
                 self.ended = true;
             }
         }

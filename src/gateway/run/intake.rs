@@ -149,7 +149,7 @@ impl Intake {
 
     fn put(&mut self, bundle: Bundle, in_force: Option<u64>) -> Taken {
         let newest = in_force.is_none_or(|sequence| bundle.sequence >= sequence);
-        if Served::of(&bundle.server) == self.gateway.served() && newest {
+        if Served::of(&bundle.server) == *self.gateway.served() && newest {
             // Also of one that is refused next: its reader is who has to learn why.
             let digest = bundle.report_token_sha256.as_deref();
             match digest.map(|hex| Grants::of_digest("report", hex)) {

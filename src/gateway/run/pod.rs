@@ -46,7 +46,7 @@ impl Pod {
     /// Waits until every violation that was recorded so far has been stored. Read alone is not enough: the operator may end
     /// between reading and writing.
     pub async fn all_stored(&self) {
-        let recorded = self.gateway.recorder.violation_count();
+        let recorded = self.gateway.observe.violation_count();
         let mut stored = self.stored.subscribe();
         // Fails only when the sender is gone, which is here.
         let _ = stored.wait_for(|stored| *stored >= recorded).await;

@@ -14,7 +14,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
-use super::UpstreamError;
+use super::error::UpstreamError;
 use super::pool::Pool;
 use super::unserved::of_bridge;
 use crate::gateway::body::Body;

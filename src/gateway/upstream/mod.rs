@@ -10,18 +10,20 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 
-use crate::gateway::body::{Body, BoxError};
+use crate::gateway::body::Body;
 use crate::gateway::bridge::{Bridge, CALLER};
 use crate::gateway::hops;
 use crate::gateway::permit::{Envelope, Permit};
 
 pub mod cause;
 pub mod connect;
+mod error;
 pub mod http_client;
 mod pool;
 pub mod stdio;
 pub mod unserved;
 
+pub use error::UpstreamError;
 pub use http_client::HttpUpstream;
 pub use unserved::{Bridged, Unserved};
 
@@ -39,30 +41,6 @@ pub enum Upstream {
     Http(Box<HttpUpstream>),
     /// A stdio server that runs as a child of this process.
     Bridge(Arc<Bridge>),
-}
-
-/// Why the upstream gave no usable response.
-#[derive(Debug, thiserror::Error)]
-pub enum UpstreamError {
-    /// No byte of the request left: units that were reserved for it can be returned.
-    #[error("the upstream cannot be reached")]
-    NotSent(#[source] BoxError),
-    /// The request may have arrived and may have been carried out.
-    #[error("the upstream's answer broke off")]
-    Broken(#[source] BoxError),
-    /// Nothing came within the time allowed.
-    #[error("the upstream did not answer within {0:?}")]
-    Timeout(Duration),
-    /// Something came that a client must not be given.
-    #[error("the upstream's answer is not acceptable: {0}")]
-    Unacceptable(String),
-}
-
-impl UpstreamError {
-    /// True only when it is certain that no byte of the request was written.
-    pub fn not_sent(&self) -> bool {
-        matches!(self, UpstreamError::NotSent(_))
-    }
 }
 
 impl Upstream {

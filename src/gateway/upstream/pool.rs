@@ -22,7 +22,7 @@ use std::future::{Future as _, poll_fn};
 use tokio::net::TcpStream;
 use tower_service::Service as _;
 
-use super::UpstreamError;
+use super::error::UpstreamError;
 use crate::gateway::body::{Body, BoxError, empty};
 use crate::gateway::budget::Bounds;
 

@@ -7,15 +7,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
+use super::session::Session;
 use crate::gateway::permit::Envelope;
-use crate::gateway::session::Session;
 
 /// A caller has no more open sessions than this at a server.
-pub const MOST: usize = 64;
+const SESSIONS_PER_CALLER: usize = 64;
 
 /// The open sessions of a server, as far as this gateway has seen them.
 #[derive(Default)]
-pub struct Opened {
+pub struct OpenSessions {
     by_grant: Mutex<HashMap<String, Vec<Open>>>,
 }
 
@@ -35,7 +35,7 @@ pub struct Surplus {
     pub envelope: Envelope,
 }
 
-impl Opened {
+impl OpenSessions {
     /// Takes note of a new session; returns the one that has to end for it: the one that was used longest ago, those first
     /// that no connection holds.
     pub fn opened(&self, grant: &str, session: &Arc<Session>) -> Option<Surplus> {
@@ -44,7 +44,7 @@ impl Opened {
         envelope.session.as_ref()?;
         let mut by_grant = self.lock();
         let opened = by_grant.entry(grant.to_owned()).or_default();
-        let surplus = (opened.len() >= MOST).then(|| {
+        let surplus = (opened.len() >= SESSIONS_PER_CALLER).then(|| {
             let oldest = opened
                 .iter()
                 .enumerate()

@@ -6,22 +6,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-type Key = (String, String);
+type CallKey = (String, String);
 
 #[derive(Default)]
-struct Calls {
+struct CallsById {
     /// A client may use one id for several calls, though it must not.
-    by_id: HashMap<Key, Vec<(u64, CancellationToken)>>,
+    by_id: HashMap<CallKey, Vec<(u64, CancellationToken)>>,
     next: u64,
 }
 
 /// Every held call of a gateway, by session and request id.
 #[derive(Clone, Default)]
-pub struct Holds {
-    calls: Arc<Mutex<Calls>>,
+pub struct HeldCalls {
+    calls: Arc<Mutex<CallsById>>,
 }
 
-impl Holds {
+impl HeldCalls {
     /// Cancels the calls of that session and id (as JSON); false if none is held.
     pub fn cancel(&self, session: &str, id: &str) -> bool {
         let calls = self.lock();
@@ -40,32 +40,32 @@ impl Holds {
         self.lock().by_id.values().map(Vec::len).sum()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Calls> {
+    fn lock(&self) -> MutexGuard<'_, CallsById> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One held call; forgotten when dropped.
-pub struct Hold {
-    holds: Holds,
-    key: Key,
+pub struct HeldCall {
+    held_calls: HeldCalls,
+    key: CallKey,
     number: u64,
     token: CancellationToken,
 }
 
-impl Hold {
+impl HeldCall {
     /// Makes the call findable.
-    pub fn start(holds: &Holds, session: &str, id: &str) -> Self {
+    pub fn start(held_calls: &HeldCalls, session: &str, id: &str) -> Self {
         let key = (session.to_owned(), id.to_owned());
         let token = CancellationToken::new();
-        let mut calls = holds.lock();
+        let mut calls = held_calls.lock();
         let number = calls.next;
         calls.next += 1;
         let held = calls.by_id.entry(key.clone()).or_default();
         held.push((number, token.clone()));
         drop(calls);
-        Hold {
-            holds: holds.clone(),
+        HeldCall {
+            held_calls: held_calls.clone(),
             key,
             number,
             token,
@@ -85,7 +85,7 @@ impl Hold {
     }
 
     fn forget(&self) {
-        let mut calls = self.holds.lock();
+        let mut calls = self.held_calls.lock();
         if let Entry::Occupied(mut held) = calls.by_id.entry(self.key.clone()) {
             held.get_mut().retain(|(number, _)| *number != self.number);
             if held.get().is_empty() {
@@ -95,7 +95,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for HeldCall {
     fn drop(&mut self) {
         self.forget();
     }
@@ -107,9 +107,12 @@ mod tests {
 
     #[test]
     fn a_cancellation_finds_every_call_of_its_id_until_it_is_released() {
-        let holds = Holds::default();
-        let (first, second) = (Hold::start(&holds, "s", "1"), Hold::start(&holds, "s", "1"));
-        let other = Hold::start(&holds, "t", "1");
+        let holds = HeldCalls::default();
+        let (first, second) = (
+            HeldCall::start(&holds, "s", "1"),
+            HeldCall::start(&holds, "s", "1"),
+        );
+        let other = HeldCall::start(&holds, "t", "1");
         assert_eq!(holds.count(), 3);
         assert!(first.release());
         drop(first);

@@ -1,20 +1,14 @@
-//! The gateway's own knowledge of the upstream's tools, over a session of its own.
+//! One listing of the upstream's tools, over a session of the gateway's own.
 //!
-//! Listed at start, every minute, when the upstream says that its list changed, and, at most once a second, when a call or a
-//! list names a tool that is not known. Between times nothing about a tool is asked of the upstream, so a hidden tool and
-//! one that does not exist take the same way.
+//! In: an upstream. Out: definitions, or why there are none. Must not do: ask anything about a single tool.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 use http_body_util::BodyExt as _;
-use jiff::Timestamp;
-use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use crate::gateway::Gateway;
 use crate::gateway::body::Body;
 use crate::gateway::body::message::{
     ContentType, MAX_ANSWER, MAX_EVENT, ReadAnswer, content_type, read_answer,
@@ -29,49 +23,16 @@ use crate::protocol::method::{self, Undecided};
 use crate::protocol::sse::{Decoder, Item};
 use crate::protocol::version::{self, Version};
 
-const EVERY: Duration = Duration::from_secs(60);
-const AT_MOST_EVERY: Duration = Duration::from_secs(1);
-/// How long a list that names unknown tools waits for a new inventory.
-const CATCH_UP: Duration = Duration::from_secs(3);
-const EXCHANGE: Duration = Duration::from_secs(30);
+/// For each request of a listing.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a stdio server is left alone after its start.
-const START: Duration = Duration::from_secs(60);
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(8);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_PAGES: usize = 100;
 const MAX_TOOLS: usize = 10_000;
 
-/// The result of the latest listing.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Listing {
-    /// When it ended.
-    pub time: Option<Timestamp>,
-    /// Why it failed, if it did.
-    pub error: Option<String>,
-}
-
-/// Asks for listings and tells how the latest went.
-pub struct Inventory {
-    wanted: Notify,
-    done: watch::Sender<u64>,
-    latest: Mutex<(Listing, Option<Instant>)>,
-    tells_changes: AtomicBool,
-}
-
-impl Default for Inventory {
-    fn default() -> Self {
-        Inventory {
-            wanted: Notify::new(),
-            done: watch::Sender::new(0),
-            latest: Mutex::default(),
-            tells_changes: AtomicBool::new(false),
-        }
-    }
-}
-
 /// Why a listing failed; shown in the report.
 #[derive(Debug, thiserror::Error)]
-enum ListError {
+pub(super) enum ListError {
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     #[error("{}", cause::of_status(*.0))]
@@ -96,170 +57,16 @@ enum ListError {
     SessionGone,
 }
 
-impl Inventory {
-    /// Asks for a listing soon; does not wait.
-    pub fn nudge(&self) {
-        self.wanted.notify_one();
-    }
-
-    /// Asks for a listing and waits for it, unless there was one a moment ago.
-    pub async fn catch_up(&self) {
-        if self.lock().1.is_some_and(|at| at.elapsed() < AT_MOST_EVERY) {
-            self.nudge();
-            return;
-        }
-        let mut done = self.done.subscribe();
-        done.mark_unchanged();
-        self.nudge();
-        // Without an answer in time the old inventory decides, which knows fewer tools, not more.
-        let _ = timeout(CATCH_UP, done.changed()).await;
-    }
-
-    /// How the latest listing went.
-    pub fn latest(&self) -> Listing {
-        self.lock().0.clone()
-    }
-
-    /// Whether the upstream declares `tools.listChanged`.
-    pub fn tells_changes(&self) -> bool {
-        self.tells_changes.load(Ordering::Relaxed)
-    }
-
-    /// Waits until a listing has ended, well or not.
-    pub async fn first(&self) {
-        let mut done = self.done.subscribe();
-        let _ = done.wait_for(|count| *count > 0).await;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, (Listing, Option<Instant>)> {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ended(&self, error: Option<String>) {
-        *self.lock() = (
-            Listing {
-                time: Some(Timestamp::now()),
-                error,
-            },
-            Some(Instant::now()),
-        );
-        self.done.send_modify(|count| *count += 1);
-    }
-}
-
-/// Keeps a gateway's inventory until the gateway is gone or closing.
-pub async fn keep(gateway: Weak<Gateway>) {
-    let mut own: Option<Own> = None;
-    let mut retry = FIRST_RETRY;
-    let Some((mut changes, closing)) = gateway
-        .upgrade()
-        .map(|gateway| (gateway.subscribe(), gateway.closing.clone()))
-    else {
-        return;
-    };
-    loop {
-        let Some(strong) = gateway.upgrade() else {
-            return;
-        };
-        let upstream = strong
-            .snapshot()
-            .map(|snapshot| Arc::clone(&snapshot.upstream));
-        let asked = upstream.clone();
-        let mut wait = EVERY;
-        if let Some(upstream) = upstream {
-            if own
-                .as_ref()
-                .is_some_and(|own| !Arc::ptr_eq(&own.upstream, &upstream))
-            {
-                own = None;
-            }
-            let listed = tokio::select! {
-                () = closing.cancelled() => return,
-                listed = list(&upstream, &mut own) => listed,
-            };
-            match listed {
-                Ok(definitions) => {
-                    retry = FIRST_RETRY;
-                    if let Some(own) = &own {
-                        strong
-                            .inventory
-                            .tells_changes
-                            .store(own.tells_changes, Ordering::Relaxed);
-                    }
-                    if !strong.set_listing(&upstream, definitions) {
-                        // The server was replaced while this one was listing.
-                        own = None;
-                        continue;
-                    }
-                    strong.inventory.ended(None);
-                }
-                Err(error) => {
-                    own = None;
-                    wait = retry;
-                    retry = (retry * 2).min(LAST_RETRY);
-                    let error = cause::of_error(&error);
-                    if strong.inventory.latest().error.as_deref() != Some(&error) {
-                        tracing::warn!(server = strong.recorder.server(), %error, "the upstream's tools could not be listed");
-                    }
-                    strong.inventory.ended(Some(error));
-                }
-            }
-        }
-        let listed_at = Instant::now();
-        let inventory_of = &strong.inventory;
-        let quiet = async {
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = inventory_of.wanted.notified() => {}
-                () = told_of_change(&mut own) => {}
-                () = upstream_changed(&mut changes, asked.as_ref()) => {}
-            }
-            // Who has asked nobody yet need not wait before it asks.
-            if asked.is_some() {
-                tokio::time::sleep_until(listed_at + AT_MOST_EVERY.min(wait)).await;
-            }
-        };
-        tokio::select! {
-            () = closing.cancelled() => return,
-            () = quiet => {}
-        }
-    }
-}
-
-/// Resolves when a snapshot with another upstream than this is in force.
-async fn upstream_changed(
-    changes: &mut watch::Receiver<Option<Arc<crate::gateway::force::snapshot::Snapshot>>>,
-    before: Option<&Arc<Upstream>>,
-) {
-    loop {
-        // Looked at first: it may have been swapped in since the last one was asked.
-        let same = {
-            let now = changes.borrow_and_update();
-            match (before, now.as_ref().map(|snapshot| &snapshot.upstream)) {
-                (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-                (None, None) => true,
-                _ => false,
-            }
-        };
-        if !same {
-            return;
-        }
-        if changes.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-    }
-}
-
 /// The gateway's own session.
-struct Own {
-    upstream: Arc<Upstream>,
+pub(super) struct OwnSession {
+    pub(super) upstream: Arc<Upstream>,
     envelope: Envelope,
-    tells_changes: bool,
+    pub(super) tells_changes: bool,
     stream: Option<(Body, Decoder)>,
 }
 
 /// Resolves when the upstream says on the gateway's own stream that its tools changed.
-async fn told_of_change(own: &mut Option<Own>) {
+pub(super) async fn tools_changed(own: &mut Option<OwnSession>) {
     let Some(own) = own else {
         return std::future::pending().await;
     };
@@ -289,9 +96,10 @@ async fn told_of_change(own: &mut Option<Own>) {
     own.stream = None;
 }
 
-async fn list(
+/// Lists all tools of the upstream, in a session that is opened if there is none.
+pub(super) async fn list(
     upstream: &Arc<Upstream>,
-    own: &mut Option<Own>,
+    own: &mut Option<OwnSession>,
 ) -> Result<Vec<Definition>, ListError> {
     let session = match own {
         Some(session) => session,
@@ -333,10 +141,10 @@ async fn list(
     Err(ListError::Endless)
 }
 
-async fn open(upstream: &Arc<Upstream>) -> Result<Own, ListError> {
+async fn open(upstream: &Arc<Upstream>) -> Result<OwnSession, ListError> {
     // One that imports half of Python's packages first, on a busy machine, has not failed.
     if let Upstream::Bridge(bridge) = &**upstream {
-        let _ = timeout(START, bridge.ready()).await;
+        let _ = timeout(START_TIMEOUT, bridge.ready()).await;
     }
     let client = format!(
         r#"{{"name":"portcullis","version":"{}"}}"#,
@@ -364,7 +172,7 @@ async fn open(upstream: &Arc<Upstream>) -> Result<Own, ListError> {
     };
     let row = undecided("notifications/initialized")?;
     let permit = Permit::notification(row, envelope.clone(), None);
-    let response = upstream.call(permit, EXCHANGE).await?;
+    let response = upstream.call(permit, EXCHANGE_TIMEOUT).await?;
     if !response.status().is_success() {
         return Err(ListError::Status(response.status()));
     }
@@ -372,14 +180,14 @@ async fn open(upstream: &Arc<Upstream>) -> Result<Own, ListError> {
     if tells_changes {
         let permit = Permit::listen(envelope.clone());
         // Servers need not offer one (405); then only the minute tells.
-        if let Ok(response) = upstream.call(permit, EXCHANGE).await
+        if let Ok(response) = upstream.call(permit, EXCHANGE_TIMEOUT).await
             && response.status().is_success()
             && content_type(&response) == Some(ContentType::EventStream)
         {
             stream = Some((response.into_body(), Decoder::new(MAX_EVENT)));
         }
     }
-    Ok(Own {
+    Ok(OwnSession {
         upstream: Arc::clone(upstream),
         envelope,
         tells_changes,
@@ -414,7 +222,7 @@ async fn exchange(
     let row = undecided(method)?;
     let in_session = envelope.session.is_some();
     let permit = Permit::request(row, envelope, &Id::Integer(id), None, edits);
-    let response = upstream.call(permit, EXCHANGE).await?;
+    let response = upstream.call(permit, EXCHANGE_TIMEOUT).await?;
     let status = response.status();
     // Without a session id of its own there was no session that could have ended.
     if status == StatusCode::NOT_FOUND && in_session {
@@ -431,11 +239,11 @@ async fn exchange(
         return Err(ListError::Status(status));
     }
     timeout(
-        EXCHANGE,
+        EXCHANGE_TIMEOUT,
         read_answer(response, &Id::Integer(id), MAX_ANSWER),
     )
     .await
-    .map_err(|_| UpstreamError::Timeout(EXCHANGE))?
+    .map_err(|_| UpstreamError::Timeout(EXCHANGE_TIMEOUT))?
     .map_err(|why| ListError::Unreadable(method, why))
 }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::protocol::envelope::Id;
 
 /// Longer ids of clients are refused: they are kept while their request is under way.
-pub const LONGEST: usize = 256;
+pub const MAX_CLIENT_ID_BYTES: usize = 256;
 
 /// Numbers that cannot be guessed and practically never repeat: SipHash of a counter, under a random key. They fit into a
 /// double, which is all that JavaScript has for numbers.
@@ -54,41 +54,41 @@ impl Hasher for AlreadyRandom {
 
 /// Every request of a gateway's clients that is under way.
 #[derive(Clone, Debug, Default)]
-pub struct RequestIds(Arc<Inner>);
+pub struct RequestIds(Arc<Table>);
 
-type Sessions = HashMap<SessionKey, Vec<Forwarded>, BuildHasherDefault<AlreadyRandom>>;
+type Sessions = HashMap<SessionKey, Vec<ForwardedRequest>, BuildHasherDefault<AlreadyRandom>>;
 
 #[derive(Debug, Default)]
-struct Inner {
+struct Table {
     numbers: Numbers,
-    sessions: Mutex<HashMap<SessionKey, Vec<Forwarded>, BuildHasherDefault<AlreadyRandom>>>,
+    sessions: Mutex<HashMap<SessionKey, Vec<ForwardedRequest>, BuildHasherDefault<AlreadyRandom>>>,
 }
 
 #[derive(Debug)]
-struct Forwarded {
+struct ForwardedRequest {
     client: Id<'static>,
     upstream: i64,
-    disputed: Arc<AtomicBool>,
+    ambiguous: Arc<AtomicBool>,
 }
 
 impl RequestIds {
     /// Gives a request its id for the upstream; it is under way until the result is dropped.
-    pub fn start(&self, session: SessionKey, client: &Id<'_>) -> UnderWay {
+    pub fn start(&self, session: SessionKey, client: &Id<'_>) -> RequestIdGuard {
         let client = client.clone().into_owned();
         let upstream = self.0.numbers.next();
-        let disputed = Arc::new(AtomicBool::new(false));
-        let forwarded = Forwarded {
+        let ambiguous = Arc::new(AtomicBool::new(false));
+        let forwarded = ForwardedRequest {
             client: client.clone(),
             upstream,
-            disputed: Arc::clone(&disputed),
+            ambiguous: Arc::clone(&ambiguous),
         };
         self.0.lock().entry(session).or_default().push(forwarded);
-        UnderWay {
+        RequestIdGuard {
             of: Arc::clone(&self.0),
             session,
             client,
             upstream,
-            disputed,
+            ambiguous,
         }
     }
 
@@ -101,27 +101,27 @@ impl RequestIds {
             .iter()
             .filter(|forwarded| forwarded.client == *client)
             .map(|forwarded| {
-                forwarded.disputed.store(true, Ordering::SeqCst);
+                forwarded.ambiguous.store(true, Ordering::SeqCst);
                 Cancelled(forwarded.upstream)
             })
             .collect()
     }
 
     /// Something happened in a session that shows that its calls are being made, or that may make the upstream give them up.
-    pub fn dispute(&self, session: SessionKey) {
+    pub fn mark_session(&self, session: SessionKey) {
         for forwarded in self.0.lock().get(&session).into_iter().flatten() {
-            forwarded.disputed.store(true, Ordering::SeqCst);
+            forwarded.ambiguous.store(true, Ordering::SeqCst);
         }
     }
 }
 
-impl Inner {
+impl Table {
     fn lock(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A request under way that is to be cancelled. Only [`RequestIds::cancel`] and [`UnderWay::give_up`] make one.
+/// A request under way that is to be cancelled. Only [`RequestIds::cancel`] and [`RequestIdGuard::give_up`] make one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Cancelled(i64);
 
@@ -134,15 +134,15 @@ impl Cancelled {
 
 /// One request under way.
 #[derive(Debug)]
-pub struct UnderWay {
-    of: Arc<Inner>,
+pub struct RequestIdGuard {
+    of: Arc<Table>,
     session: SessionKey,
     client: Id<'static>,
     upstream: i64,
-    disputed: Arc<AtomicBool>,
+    ambiguous: Arc<AtomicBool>,
 }
 
-impl UnderWay {
+impl RequestIdGuard {
     /// The id that the client gave it.
     pub fn client(&self) -> &Id<'static> {
         &self.client
@@ -154,25 +154,25 @@ impl UnderWay {
     }
 
     /// Tells, also after the request has ended, whether anything was done about it.
-    pub fn dispute(&self) -> Dispute {
-        Dispute(Arc::clone(&self.disputed))
+    pub fn ambiguity(&self) -> Ambiguity {
+        Ambiguity(Arc::clone(&self.ambiguous))
     }
 
     /// The gateway itself gives it up.
     pub fn give_up(&self) -> Cancelled {
-        self.disputed.store(true, Ordering::SeqCst);
+        self.ambiguous.store(true, Ordering::SeqCst);
         Cancelled(self.upstream)
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for RequestIdGuard {
     fn drop(&mut self) {
         let mut sessions = self.of.lock();
         if let Entry::Occupied(mut entry) = sessions.entry(self.session) {
             let forwarded = entry.get_mut();
             if let Some(at) = forwarded
                 .iter()
-                .position(|one| Arc::ptr_eq(&one.disputed, &self.disputed))
+                .position(|one| Arc::ptr_eq(&one.ambiguous, &self.ambiguous))
             {
                 forwarded.swap_remove(at);
             }
@@ -185,16 +185,16 @@ impl Drop for UnderWay {
 
 /// Whether anything was done about a request while it was under way.
 #[derive(Clone, Debug)]
-pub struct Dispute(Arc<AtomicBool>);
+pub struct Ambiguity(Arc<AtomicBool>);
 
-impl Dispute {
-    /// From now on it is disputed.
-    pub fn open(&self) {
+impl Ambiguity {
+    /// From now on the request is ambiguous.
+    pub fn mark(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 
     /// True from the moment at which something was done.
-    pub fn is_open(&self) -> bool {
+    pub fn is_marked(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 }
@@ -219,13 +219,13 @@ mod tests {
         for id in ["7.0", "7e0", "07", " 7", "+7"] {
             assert_eq!(ids.cancel(ONE, &text(id)), []);
         }
-        assert!(!number.dispute().is_open());
+        assert!(!number.ambiguity().is_marked());
         assert_eq!(
             ids.cancel(ONE, &Id::Integer(7)),
             [Cancelled(number.upstream)]
         );
-        assert!(number.dispute().is_open());
-        assert!(!string.dispute().is_open() && !other.dispute().is_open());
+        assert!(number.ambiguity().is_marked());
+        assert!(!string.ambiguity().is_marked() && !other.ambiguity().is_marked());
         assert_eq!(ids.cancel(TWO, &text("7")), []);
         drop(number);
         assert_eq!(ids.cancel(ONE, &Id::Integer(7)), []);
@@ -245,13 +245,13 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_to_a_session_disputes_all_of_its_requests() {
+    fn what_happens_to_a_session_makes_all_of_its_requests_ambiguous() {
         let ids = RequestIds::default();
         let calls = [1, 2].map(|id| ids.start(ONE, &Id::Integer(id)));
         let other = ids.start(TWO, &Id::Integer(1));
-        ids.dispute(ONE);
-        assert!(calls.iter().all(|call| call.dispute().is_open()));
-        assert!(!other.dispute().is_open());
+        ids.mark_session(ONE);
+        assert!(calls.iter().all(|call| call.ambiguity().is_marked()));
+        assert!(!other.ambiguity().is_marked());
     }
 
     #[test]

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use jiff::Timestamp;
 
-use crate::gateway::Gateway;
+use super::ClientSessions;
+use crate::gateway::enforce::request_ids::SessionKey;
 use crate::gateway::grants::Grant;
 use crate::gateway::permit::Envelope;
-use crate::gateway::request_ids::SessionKey;
 use crate::protocol::declared::Declared;
 use crate::protocol::envelope::Id;
 use crate::protocol::seal::{self, Binding, Purpose};
@@ -59,19 +59,23 @@ impl Session {
     ///
     /// # Errors
     /// [`NoSession`].
-    pub fn open(gateway: &Gateway, grant: &Grant, token: &str) -> Result<Session, NoSession> {
-        let opened = gateway
+    pub fn open(
+        sessions: &ClientSessions,
+        grant: &Grant,
+        token: &str,
+    ) -> Result<Session, NoSession> {
+        let opened = sessions
             .sealer()
             .ok_or(NoSession)?
             .open_session(
-                &gateway.uid,
+                &sessions.server_uid,
                 &grant.caller.grant,
                 token,
                 seconds(Timestamp::now()),
             )
             .map_err(|_| NoSession)?;
         let session = Session::from_sealed(opened).ok_or(NoSession)?;
-        if gateway.ended.contains(&session.id) {
+        if sessions.ended.contains(&session.id) {
             Err(NoSession)
         } else {
             Ok(session)
@@ -83,27 +87,27 @@ impl Session {
     /// # Errors
     /// [`NoSession`].
     pub fn reopen(
-        gateway: &Gateway,
+        sessions: &ClientSessions,
         grant: &Grant,
         token: &str,
         last: &LastSession,
     ) -> Result<Arc<Session>, NoSession> {
         let known = last.lock().as_ref().and_then(|last| {
             let same = last.token == token
-                && last.server == gateway.uid
+                && last.server == sessions.server_uid
                 && last.grant == grant.caller.grant
                 && last.opened.elapsed() < OPEN_AGAIN;
             same.then(|| Arc::clone(&last.session))
         });
         match known {
-            Some(session) if gateway.ended.contains(&session.id) => Err(NoSession),
+            Some(session) if sessions.ended.contains(&session.id) => Err(NoSession),
             Some(session) => Ok(session),
             None => {
-                let session = Arc::new(Session::open(gateway, grant, token)?);
-                gateway.opened.touch(&grant.caller.grant, &session);
+                let session = Arc::new(Session::open(sessions, grant, token)?);
+                sessions.open.touch(&grant.caller.grant, &session);
                 *last.lock() = Some(Last {
                     token: token.to_owned(),
-                    server: gateway.uid.clone(),
+                    server: sessions.server_uid.clone(),
                     grant: grant.caller.grant.clone(),
                     session: Arc::clone(&session),
                     opened: Instant::now(),
@@ -118,7 +122,7 @@ impl Session {
     /// # Errors
     /// When it cannot be sealed: the upstream's id is too long, or the system has no random bytes.
     pub fn start(
-        gateway: &Gateway,
+        sessions: &ClientSessions,
         grant: &Grant,
         version: Version,
         declared: Declared,
@@ -130,7 +134,7 @@ impl Session {
                     .map_err(|_| "the upstream's session id is not visible ASCII".to_owned())
             })
             .transpose()?;
-        let sealer = gateway
+        let sealer = sessions
             .sealer()
             .ok_or("the gateway has no policy in force")?;
         let sealed = sealer
@@ -138,7 +142,7 @@ impl Session {
             .map_err(|error| error.to_string())?;
         let token = sealer
             .seal_session(
-                &gateway.uid,
+                &sessions.server_uid,
                 &grant.caller.grant,
                 &sealed,
                 expiry(SESSION_LIFE),
@@ -176,9 +180,9 @@ impl Session {
         }
     }
 
-    fn binding<'a>(&'a self, gateway: &'a Gateway, grant: &'a Grant) -> Binding<'a> {
+    fn binding<'a>(&'a self, sessions: &'a ClientSessions, grant: &'a Grant) -> Binding<'a> {
         Binding {
-            server_uid: &gateway.uid,
+            server_uid: &sessions.server_uid,
             grant: &grant.caller.grant,
             session: &self.uuid,
             ..Binding::default()
@@ -194,12 +198,12 @@ impl Session {
     /// and at the client): only its answer may come on a stream that goes on from there.
     pub fn seal_event(
         &self,
-        gateway: &Gateway,
+        sessions: &ClientSessions,
         grant: &Grant,
         id: &str,
         answers: Option<(&Id<'_>, &Id<'_>)>,
     ) -> Option<String> {
-        let binding = self.binding(gateway, grant);
+        let binding = self.binding(sessions, grant);
         // JSON on one line has no line feed, and neither has an event id.
         let value = match answers {
             Some((upstream, client)) => {
@@ -207,7 +211,7 @@ impl Session {
             }
             None => format!("\n\n{id}"),
         };
-        gateway
+        sessions
             .sealer()?
             .seal_text(Purpose::Event, &binding, &value, expiry(EVENT_LIFE))
             .ok()
@@ -216,12 +220,12 @@ impl Session {
     /// The upstream's event id that a `Last-Event-ID` stands for, and the request that its stream answers.
     pub fn open_event(
         &self,
-        gateway: &Gateway,
+        sessions: &ClientSessions,
         grant: &Grant,
         token: &str,
     ) -> Option<(HeaderValue, Option<Resumed>)> {
-        let binding = self.binding(gateway, grant);
-        let value = gateway
+        let binding = self.binding(sessions, grant);
+        let value = sessions
             .sealer()?
             .open_text(Purpose::Event, &binding, token, seconds(Timestamp::now()))
             .ok()?;
@@ -233,18 +237,28 @@ impl Session {
     }
 
     /// The upstream's cursor, for the client. Servers write the names of what they list last into it.
-    pub fn seal_cursor(&self, gateway: &Gateway, grant: &Grant, cursor: &str) -> Option<String> {
-        let binding = self.binding(gateway, grant);
-        gateway
+    pub fn seal_cursor(
+        &self,
+        sessions: &ClientSessions,
+        grant: &Grant,
+        cursor: &str,
+    ) -> Option<String> {
+        let binding = self.binding(sessions, grant);
+        sessions
             .sealer()?
             .seal_text(Purpose::Cursor, &binding, cursor, expiry(EVENT_LIFE))
             .ok()
     }
 
     /// The upstream's cursor that a client's stands for.
-    pub fn open_cursor(&self, gateway: &Gateway, grant: &Grant, token: &str) -> Option<String> {
-        let binding = self.binding(gateway, grant);
-        gateway
+    pub fn open_cursor(
+        &self,
+        sessions: &ClientSessions,
+        grant: &Grant,
+        token: &str,
+    ) -> Option<String> {
+        let binding = self.binding(sessions, grant);
+        sessions
             .sealer()?
             .open_text(Purpose::Cursor, &binding, token, seconds(Timestamp::now()))
             .ok()
@@ -254,14 +268,14 @@ impl Session {
     /// policy of then.
     pub fn seal_request(
         &self,
-        gateway: &Gateway,
+        sessions: &ClientSessions,
         grant: &Grant,
         method: &str,
         id: &str,
     ) -> Option<String> {
-        let binding = self.binding(gateway, grant);
+        let binding = self.binding(sessions, grant);
         let value = format!("{method} {id}");
-        gateway
+        sessions
             .sealer()?
             .seal_text(
                 Purpose::ServerRequest,
@@ -275,15 +289,15 @@ impl Session {
     /// The method and id of the upstream's request that a client answers, for the first time.
     pub fn open_request(
         &self,
-        gateway: &Gateway,
+        sessions: &ClientSessions,
         grant: &Grant,
         token: &Id<'_>,
     ) -> Option<(String, Id<'static>)> {
         let Id::String(token) = token else {
             return None;
         };
-        let binding = self.binding(gateway, grant);
-        let value = gateway
+        let binding = self.binding(sessions, grant);
+        let value = sessions
             .sealer()?
             .open_text(
                 Purpose::ServerRequest,
@@ -294,7 +308,7 @@ impl Session {
             .ok()?;
         let (method, id) = value.split_once(' ')?;
         let id = Id::from_json(id)?.into_owned();
-        gateway
+        sessions
             .requests
             .answer(&self.id, &id, token)
             .then(|| (method.to_owned(), id))
