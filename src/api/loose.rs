@@ -4,6 +4,7 @@
 //! told. Must not do: guess at anything else.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kube::Resource;
@@ -16,7 +17,7 @@ use serde_json::value::RawValue;
 use super::nulls;
 use super::raw::{self, Object, members, read};
 use crate::api::Unknown;
-use crate::api::policy::{McpPolicy, McpPolicySpec, TargetRef, TargetSelector};
+use crate::api::policy::{McpPolicy, McpPolicySpec, NamespaceSelector, TargetRef, TargetSelector};
 
 /// Bytes of a spec that is read: decoded, lists of small values take many times their text. A policy may have half of it, and
 /// the API server writes some characters as six.
@@ -36,6 +37,7 @@ pub struct Undecoded {
     /// What it targets, if it is a policy.
     target_refs: Vec<TargetRef>,
     target_selector: Option<TargetSelector>,
+    namespace_selector: Option<NamespaceSelector>,
 }
 
 impl<K: Resource> Loose<K> {
@@ -120,7 +122,18 @@ impl Undecoded {
             error,
             status: members.get("status").and_then(|status| read(status)),
             target_refs: target_refs(spec.get("targetRefs").copied()),
-            target_selector: spec.get("targetSelector").and_then(|text| selector(text)),
+            target_selector: spec.get("targetSelector").and_then(|text| {
+                Some(TargetSelector {
+                    match_labels: match_labels(text)?,
+                    unknown: Unknown::new(),
+                })
+            }),
+            namespace_selector: spec.get("namespaceSelector").and_then(|text| {
+                Some(NamespaceSelector {
+                    match_labels: match_labels(text)?,
+                    unknown: Unknown::new(),
+                })
+            }),
         }
     }
 
@@ -137,6 +150,7 @@ impl Undecoded {
             spec: McpPolicySpec {
                 target_refs: self.target_refs.clone(),
                 target_selector: self.target_selector.clone(),
+                namespace_selector: self.namespace_selector.clone(),
                 mode: None,
                 default_action: None,
                 rules: Vec::new(),
@@ -167,18 +181,15 @@ fn target_refs(text: Option<&RawValue>) -> Vec<TargetRef> {
 }
 
 /// The labels that are asked for; one that cannot be read is not, as the policy then concerns more servers rather than fewer.
-fn selector(text: &RawValue) -> Option<TargetSelector> {
-    // Null, for example, selects nothing.
+fn match_labels(text: &RawValue) -> Option<BTreeMap<String, String>> {
+    // What is not an object is as if it were not there.
     text.get().starts_with('{').then(|| {
         let labels = members(text).remove("matchLabels").map(members);
-        TargetSelector {
-            match_labels: labels
-                .unwrap_or_default()
-                .into_iter()
-                .filter_map(|(key, value)| Some((key, read(value)?)))
-                .collect(),
-            unknown: Unknown::new(),
-        }
+        labels
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, read(value)?)))
+            .collect()
     })
 }
 

@@ -70,6 +70,7 @@ use std::{collections::BTreeMap, fmt};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.targetRefs) != has(self.targetSelector)").message("write either targetRefs or targetSelector: a policy must say which servers it is for, in one way"))]
+#[x_kube(validation = Rule::new("!has(self.namespaceSelector) || has(self.targetSelector)").message("namespaceSelector goes with targetSelector: write targetSelector: {matchLabels: {}} for all servers of those namespaces"))]
 pub struct McpPolicySpec {
     /// The servers, by name, in this namespace. Write these or targetSelector, not both.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -80,6 +81,11 @@ pub struct McpPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TargetSelector")]
     pub target_selector: Option<TargetSelector>,
+    /// With targetSelector, only servers in namespaces with these labels. For guardrails, whose targetSelector reaches every
+    /// namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "NamespaceSelector")]
+    pub namespace_selector: Option<NamespaceSelector>,
     /// Enforce decides calls; Audit only records what it would refuse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Mode", extend("default" = "Enforce"))]
@@ -120,6 +126,9 @@ impl McpPolicySpec {
         }
         if let Some(selector) = &self.target_selector {
             found.add("spec.targetSelector", &selector.unknown);
+        }
+        if let Some(selector) = &self.namespace_selector {
+            found.add("spec.namespaceSelector", &selector.unknown);
         }
         for (i, rule) in self.rules.iter().enumerate() {
             let at = format!("spec.rules[{i}]");
@@ -172,6 +181,21 @@ pub struct TargetRef {
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 pub struct TargetSelector {
     /// Labels that a server must have with these values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub match_labels: BTreeMap<String, String>,
+    /// Keys that this version does not know.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub unknown: Unknown,
+}
+
+/// Namespaces by their labels; empty selects all. `kubernetes.io/metadata.name` is the namespace's name.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+pub struct NamespaceSelector {
+    /// Labels that a namespace must have with these values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub match_labels: BTreeMap<String, String>,

@@ -5,6 +5,7 @@
 use std::fmt::Debug;
 use std::path::PathBuf;
 
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::NamespaceResourceScope;
@@ -14,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::output::Failure;
 use crate::api::loose::Loose;
+use crate::policy::target::Labels;
 
 /// Who checks fields in `managedFields` of a dry run.
 const MANAGER: &str = "portcullis-validate";
@@ -136,6 +138,21 @@ impl Cluster {
         // Listed by name, as kubectl does.
         objects.sort_by_key(|object| (object.meta().namespace.clone(), object.meta().name.clone()));
         Ok(objects)
+    }
+
+    /// The labels of a namespace; None if there is no such namespace.
+    ///
+    /// # Errors
+    /// When the API server does not give it.
+    pub fn namespace_labels(&self, name: &str) -> Result<Option<Labels>, Failure> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let object = self.runtime.block_on(api.get_opt(name)).map_err(|error| {
+            Failure::new(format!(
+                "namespace {name} cannot be read: {error}; a policy selects by labels of namespaces, so ask for the right to get \
+                 them, or add the Namespace manifest"
+            ))
+        })?;
+        Ok(object.map(|object| object.metadata.labels.unwrap_or_default()))
     }
 
     /// Whether the API server would take an object: its schema, its rules and every admission policy, and nothing is stored.

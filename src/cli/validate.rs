@@ -66,6 +66,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
                     cluster.list(None)?,
                     cluster.list(None)?,
                 );
+                for name in world.unknown_namespaces() {
+                    if let Some(labels) = cluster.namespace_labels(&name)? {
+                        world.add_namespace(name, labels);
+                    }
+                }
             }
             let mut findings = world.findings();
             if let Some(cluster) = &cluster {

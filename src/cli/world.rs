@@ -14,7 +14,7 @@ use crate::policy::bundle::{Blocked, Bundle};
 use crate::policy::compile::{diagnose_policy, diagnose_server, unsupported};
 use crate::policy::diagnostic::{Diagnostic, Level};
 use crate::policy::lint::lint;
-use crate::policy::target;
+use crate::policy::target::{self, Labels};
 
 mod accepted;
 mod finding;
@@ -42,6 +42,8 @@ pub struct World {
     pub outside: Outside,
     /// The file of each Secret.
     secret_files: BTreeMap<Name, String>,
+    /// Labels of namespaces, and the file that says them; none for a cluster's.
+    namespaces: BTreeMap<String, (Labels, String)>,
     /// Documents of other kinds, as they are told.
     pub ignored: Vec<String>,
     /// Where guardrails live.
@@ -97,6 +99,10 @@ impl World {
                     world.secret_files.insert(name.clone(), located.file);
                     world.secrets.insert(name, secret.data);
                 }
+                Object::Namespace(namespace) => {
+                    let known = (namespace.labels, located.file);
+                    world.namespaces.insert(namespace.name, known);
+                }
             }
         }
         world.ignored = manifests
@@ -144,6 +150,28 @@ impl World {
                 .any(|policy| name_of(&policy.object.metadata) == name)
         });
         self.around = around;
+    }
+
+    /// Namespaces whose labels matter and are not in the files.
+    pub fn unknown_namespaces(&self) -> Vec<String> {
+        let files = self.policies.iter().map(|policy| &policy.object);
+        let mut policies = files.chain(&self.around.policies);
+        if !policies.any(target::needs_namespace_labels) {
+            return Vec::new();
+        }
+        let mut names: Vec<String> = self
+            .every_server()
+            .map(|server| name_of(&server.metadata).0)
+            .filter(|name| !self.namespaces.contains_key(name))
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// What the cluster says of a namespace.
+    pub fn add_namespace(&mut self, name: String, labels: Labels) {
+        self.namespaces.insert(name, (labels, String::new()));
     }
 
     /// Servers of the files and around them.
@@ -261,7 +289,16 @@ impl World {
         }
         let any = self.every_server().next().is_some();
         if policy.object.spec.target_refs.is_empty() && !targets && any {
-            let message = format!("its selector matches no McpServer in {}", self.here());
+            let unknown = target::needs_namespace_labels(&policy.object)
+                && self
+                    .every_server()
+                    .any(|server| !self.namespaces.contains_key(&name_of(&server.metadata).0));
+            let hint = if unknown {
+                "; its namespaceSelector needs the labels of namespaces, so add their Namespace manifests or use --context"
+            } else {
+                ""
+            };
+            let message = format!("its selector matches no McpServer in {}{hint}", self.here());
             findings.push(Finding {
                 level: Level::Warning,
                 ..finding(
@@ -278,7 +315,9 @@ impl World {
 
     /// Whether a policy applies to a server.
     pub fn targets(&self, policy: &McpPolicy, server: &McpServer) -> bool {
-        target::targets(policy, server, &self.operator_namespace)
+        let (namespace, _) = name_of(&server.metadata);
+        let labels = self.namespaces.get(&namespace).map(|(labels, _)| labels);
+        target::targets(policy, &server.metadata, labels, &self.operator_namespace)
     }
 
     /// The bundle of a server under those of the given policies that target it.

@@ -34,6 +34,9 @@ const QUIET_AFTER: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_millis(100);
 /// What is waited for that eagerly comes by then, or is asked for at the usual pace.
 const EAGER: Duration = Duration::from_secs(30);
+/// Pods whose last report had new violations: a gateway that is killed loses what the operator has not read.
+const VIOLATING: Duration = Duration::from_millis(800);
+const VIOLATING_FOR: Duration = Duration::from_secs(10);
 /// A pod that ends, after that: it may still be waiting for its last violations to be stored.
 const ENDING: Duration = Duration::from_secs(1);
 /// A whole exchange.
@@ -160,6 +163,7 @@ fn take_turn(memory: &mut ServerMemory, pod: &GatewayPod, now: Instant) -> bool 
             asked: false,
             eager_since: None,
             calls: 0,
+            violated_at: None,
             quiet_since: now,
             failures: 0,
         });
@@ -207,10 +211,21 @@ fn took(
     let eager_since = awaited.then(|| poll.eager_since.unwrap_or(now));
     poll.eager_since = eager_since;
     let eager = eager_since.is_some_and(|since| now.saturating_duration_since(since) < EAGER);
+    let key = (pod.uid().to_owned(), report.instance.clone());
+    let known = memory.reports.get(&key);
+    let counted = known.map_or(&[][..], |before| &before.violations);
+    if !same_counts(counted, &report.violations) {
+        poll.violated_at = Some(now);
+    }
+    let violating = poll
+        .violated_at
+        .is_some_and(|at| now.saturating_duration_since(at) < VIOLATING_FOR);
     let wait = if eager && (behind || pod.terminating) {
         SOON
     } else if eager {
         SOON * 5
+    } else if violating {
+        VIOLATING
     } else if pod.terminating {
         ENDING
     } else if now.saturating_duration_since(poll.quiet_since) > QUIET_AFTER {
@@ -219,7 +234,6 @@ fn took(
         BUSY
     };
     poll.next = now + wait;
-    let key = (pod.uid().to_owned(), report.instance.clone());
     if !memory.reports.contains_key(&key) {
         let mut earlier: Vec<&mut Report> = memory
             .reports

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
 use kube::core::ObjectMeta;
 use tokio::time::Instant;
@@ -30,6 +31,7 @@ use crate::api::server::{McpServer, McpServerStatus};
 use crate::policy::bundle::Bundle;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::lint::lint;
+use crate::policy::target::{self, Labels};
 use crate::status::accounting::Ledger;
 
 pub struct Context {
@@ -56,12 +58,14 @@ pub struct Caches {
     pub approvals: Cache<Loose<McpApproval>>,
     pub pods: Cache<GatewayPod>,
     pub replica_sets: Cache<Identity<ReplicaSet>>,
+    /// Their labels, which guardrails may select by.
+    pub namespaces: Cache<Identity<Namespace>>,
     children: BTreeMap<Kind, Cache<Live>>,
 }
 
 impl Caches {
-    /// Servers and what is around them are watched by so many watches each, policies by so many.
-    pub fn new(watches: usize, policy_watches: usize) -> Self {
+    /// The number of watches for each kind of object around servers, for policies and for namespaces.
+    pub fn new(watches: usize, policy_watches: usize, namespace_watches: usize) -> Self {
         Caches {
             unseen: Mutex::default(),
             servers: Cache::new(watches),
@@ -69,6 +73,7 @@ impl Caches {
             approvals: Cache::new(watches),
             pods: Cache::new(watches),
             replica_sets: Cache::new(watches),
+            namespaces: Cache::new(namespace_watches),
             children: Kind::ALL
                 .into_iter()
                 .map(|kind| (kind, Cache::new(watches)))
@@ -116,9 +121,23 @@ impl Caches {
         self.approvals.listed().await;
         self.pods.listed().await;
         self.replica_sets.listed().await;
+        self.namespaces.listed().await;
         for cache in self.children.values() {
             cache.listed().await;
         }
+    }
+
+    /// The labels of a namespace, if they are known.
+    pub fn namespace_labels(&self, namespace: &str) -> Option<Labels> {
+        let object = self
+            .namespaces
+            .get(&(String::new(), namespace.to_owned()))?;
+        Some(
+            kube::Resource::meta(&*object)
+                .labels
+                .clone()
+                .unwrap_or_default(),
+        )
     }
 
     /// Pods of a server's gateway: only those whose ReplicaSet belongs to that Deployment. Anybody can put our labels on a pod.
@@ -144,6 +163,17 @@ impl Caches {
             named(kube::Resource::meta(pod).labels.as_ref())
                 && pod.replica_set.as_deref().is_some_and(ours)
         })
+    }
+}
+
+impl Context {
+    /// Whether a policy applies to a server.
+    pub fn targets(&self, policy: &McpPolicy, server: &ObjectMeta) -> bool {
+        let namespace = server.namespace.as_deref().unwrap_or_default();
+        let labels = target::needs_namespace_labels(policy)
+            .then(|| self.caches.namespace_labels(namespace))
+            .flatten();
+        target::targets(policy, server, labels.as_ref(), &self.args.namespace)
     }
 }
 
@@ -201,8 +231,8 @@ pub struct ServerMemory {
     pub written: Written<McpServerStatus>,
     /// The revision that was written last, and when; until every ready replica runs it.
     pub delivering: Option<(String, Instant)>,
-    /// Secrets that were made, or that were there when they were to be made.
-    pub secrets_made: BTreeSet<String>,
+    /// When each Secret was made, or was found to exist when it was to be made.
+    pub secrets_made: BTreeMap<String, Instant>,
 }
 
 impl ServerMemory {
@@ -230,6 +260,8 @@ pub struct Poll {
     /// Calls that the last report told of, and since when that has not changed.
     pub calls: u64,
     pub quiet_since: Instant,
+    /// When a report last had violations that the one before had not.
+    pub violated_at: Option<Instant>,
     pub failures: u32,
     /// Since when something is waited for that makes it be asked often.
     pub eager_since: Option<Instant>,

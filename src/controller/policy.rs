@@ -16,7 +16,6 @@ use crate::api::policy::{McpPolicy, McpPolicyStatus};
 use crate::api::server::McpServerStatus;
 use crate::policy::bundle::Bundle;
 use crate::policy::diagnostic::Diagnostic;
-use crate::policy::target;
 use crate::status::accounting::Ledger;
 use crate::status::policy::{Inputs, Target, status};
 
@@ -120,11 +119,10 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
 /// The servers that a policy targets; None while one of them has not been looked at, which comes soon. Of one that could not
 /// be brought about the status is what it was, or nothing.
 fn targets(ctx: &Context, policy: &McpPolicy) -> Option<Vec<Seen>> {
-    let own = &ctx.args.namespace;
     let servers = ctx.caches.servers.filter(|server| {
         let metadata = server.metadata();
         // Nothing is done for now where not everything can be seen, and nothing is told of it.
-        target::targets_metadata(policy, metadata, own)
+        ctx.targets(policy, metadata)
             && ctx
                 .caches
                 .sees(metadata.namespace.as_deref().unwrap_or_default())

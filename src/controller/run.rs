@@ -149,7 +149,11 @@ async fn lead(
             gateway_egress: args.gateway_egress.clone(),
         },
         key: OnceLock::new(),
-        caches: Caches::new(all, policies),
+        caches: Caches::new(
+            all,
+            policies,
+            watches::namespace_watches(&args.watch_namespace),
+        ),
         queues: Arc::clone(&queues),
         verdicts: Verdicts::default(),
         memory: Memory::default(),

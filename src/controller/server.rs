@@ -28,6 +28,11 @@ pub use validate::Compiled;
 const REFUSED_AGAIN: Duration = Duration::from_secs(300);
 /// The same for what a quota or missing rights forbid, which comes and goes.
 const FORBIDDEN_AGAIN: Duration = Duration::from_secs(30);
+/// The same for a name that another object has. That object is not watched, and may be removed at any time.
+const NAME_CONFLICT_AGAIN: Duration = Duration::from_secs(5);
+
+/// Labels of a namespace that are not known; a watch or the next read brings them.
+const NAMESPACE_UNKNOWN_AGAIN: Duration = Duration::from_secs(2);
 
 /// A gateway that was not heard of yet: its report, or that there is none, makes the server be looked at anyhow.
 const UNHEARD_AGAIN: Duration = Duration::from_secs(1);
@@ -64,7 +69,7 @@ impl ServerError {
             return None;
         };
         let (reason, again) = match error {
-            WriteError::Foreign { .. } => (Reason::NameConflict, REFUSED_AGAIN),
+            WriteError::Foreign { .. } => (Reason::NameConflict, NAME_CONFLICT_AGAIN),
             WriteError::Refused { forbidden, .. } => {
                 let again = if *forbidden {
                     FORBIDDEN_AGAIN
@@ -92,6 +97,16 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
         // Owner references do the rest; somebody's finalizer may make it wait.
         looked_at(ctx, &refs, &memory);
         return Ok(Done::Settled);
+    }
+    if refs.namespace_unknown {
+        let (namespace, server) = (&name.0, &name.1);
+        tracing::warn!(
+            namespace,
+            server,
+            "a guardrail selects by labels of the namespace, and the operator does not know them yet; the server is reconciled \
+             when it does (it needs the right to get namespaces)"
+        );
+        return Ok(Done::Later(NAMESPACE_UNKNOWN_AGAIN));
     }
     let key = ctx.key.get().ok_or(ServerError::NoKey)?;
     let stored = apply::stored_bundle(&refs, key, &memory);

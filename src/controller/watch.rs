@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
 use kube::core::{DynamicResourceScope, NamespaceResourceScope};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -29,6 +30,9 @@ use crate::policy::target;
 
 /// What a policy says of itself waits so long for its bundles to be written.
 const SERVERS_FIRST: Duration = Duration::from_millis(100);
+
+/// Between two reads of a namespace's labels, where namespaces may not be watched.
+const NAMESPACE_READ_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Objects in one answer to a list: each may be more than 1 MiB, and an answer is held as a whole, twice for a moment.
 const PAGE: u32 = 20;
@@ -53,6 +57,11 @@ pub fn counts(namespaces: &[String], own: &str) -> (usize, usize) {
         scopes(namespaces).len(),
         policy_scopes(namespaces, own).len(),
     )
+}
+
+/// The number of watches of namespaces. A Role in a namespace can give the right to get that namespace, but not to watch it.
+pub fn namespace_watches(namespaces: &[String]) -> usize {
+    usize::from(namespaces.is_empty())
 }
 
 /// Guardrails are in the operator's own namespace, watched or not.
@@ -127,6 +136,19 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
                 child_changed,
             ));
         }
+    }
+    if ctx.args.watch_namespace.is_empty() {
+        tasks.spawn(follow(
+            Arc::clone(ctx),
+            Api::<Identity<Namespace>>::all(client.clone()),
+            plain.clone(),
+            None,
+            |ctx| &ctx.caches.namespaces,
+            namespace_changed,
+        ));
+    }
+    for namespace in scopes(&ctx.args.watch_namespace).into_iter().flatten() {
+        tasks.spawn(read_namespace(Arc::clone(ctx), namespace));
     }
     for scope in policy_scopes(&ctx.args.watch_namespace, &ctx.args.namespace) {
         tasks.spawn(follow(
@@ -318,7 +340,7 @@ fn policies_of(ctx: &Context, server: Option<&Arc<Loose<McpServer>>>) {
     };
     for policy in ctx.caches.policies.filter(|_| true) {
         let (readable, _) = ctx.verdicts.of(&policy);
-        if target::targets_metadata(&readable, server.metadata(), &ctx.args.namespace) {
+        if ctx.targets(&readable, server.metadata()) {
             ctx.queues.policies.add(name_of(&*policy));
         }
     }
@@ -347,9 +369,7 @@ fn policy_changed(ctx: &Context, change: Change<'_, Loose<McpPolicy>>) {
             // One that is not accepted may be in force in an earlier form.
             let near = server.metadata().namespace == policy.metadata().namespace
                 || policy.metadata().namespace.as_ref() == Some(own);
-            if target::targets_metadata(&readable, server.metadata(), own)
-                || (near && !errors.is_empty())
-            {
+            if ctx.targets(&readable, server.metadata()) || (near && !errors.is_empty()) {
                 delivered = true;
                 ctx.queues.servers.add(name_of(&*server));
             }
@@ -370,6 +390,63 @@ fn policy_changed(ctx: &Context, change: Change<'_, Loose<McpPolicy>>) {
         Duration::ZERO
     };
     ctx.queues.policies.add_after(name, after);
+}
+
+/// Reads one namespace again and again.
+async fn read_namespace(ctx: Arc<Context>, name: String) {
+    let api: Api<Identity<Namespace>> = Api::all(ctx.client.clone());
+    let mut said = None;
+    loop {
+        match api.get(&name).await {
+            Ok(object) => {
+                said = None;
+                ctx.caches.namespaces.take(
+                    None,
+                    &mut None,
+                    &mut false,
+                    watcher::Event::Apply(object),
+                    |change| namespace_changed(&ctx, change),
+                );
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if said.as_ref() != Some(&error) {
+                    tracing::warn!(
+                        namespace = name,
+                        error,
+                        "the namespace cannot be read; trying again"
+                    );
+                    said = Some(error);
+                }
+            }
+        }
+        tokio::time::sleep(NAMESPACE_READ_INTERVAL).await;
+    }
+}
+
+/// Guardrails that select by labels of namespaces reach other servers.
+fn namespace_changed(ctx: &Context, change: Change<'_, Identity<Namespace>>) {
+    let labels =
+        |object: &Arc<Identity<Namespace>>| object.meta().labels.clone().unwrap_or_default();
+    if change.before.map(labels) == change.after.map(labels) {
+        return;
+    }
+    let Some(namespace) = change.after.or(change.before) else {
+        return;
+    };
+    let name = name_of(&**namespace).1;
+    let selecting = ctx.caches.policies.filter(|_| true);
+    let mut selecting = selecting
+        .iter()
+        .filter(|policy| target::needs_namespace_labels(&ctx.verdicts.of(policy).0))
+        .peekable();
+    if selecting.peek().is_none() {
+        return;
+    }
+    all(ctx, |server| server.0 == name);
+    for policy in selecting {
+        ctx.queues.policies.add(name_of(&**policy));
+    }
 }
 
 fn approval_changed(ctx: &Context, change: Change<'_, Loose<McpApproval>>) {

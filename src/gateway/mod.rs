@@ -29,6 +29,7 @@ mod offload;
 mod permit;
 pub mod process;
 mod relay;
+mod rotation;
 pub mod run;
 mod served;
 pub mod server;

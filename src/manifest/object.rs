@@ -23,6 +23,17 @@ pub enum Object {
     Policy(Box<McpPolicy>),
     /// A Secret, which `serve` resolves references to.
     Secret(Secret),
+    /// A Namespace, whose labels guardrails select by.
+    Namespace(Namespace),
+}
+
+/// A core/v1 Namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A core/v1 Secret.
@@ -61,6 +72,7 @@ impl Object {
                 named(&policy.metadata.name),
             ),
             Object::Secret(secret) => ("Secret", &secret.namespace, &secret.name),
+            Object::Namespace(namespace) => ("Namespace", "", &namespace.name),
         }
     }
 }
@@ -108,6 +120,12 @@ static METADATA: LazyLock<Value> = LazyLock::new(|| {
             "finalizers": { "type": "array", "items": text }
         }
     })
+});
+
+/// Of a Namespace only the metadata matters.
+static NAMESPACE: LazyLock<Value> = LazyLock::new(|| {
+    let any = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    json!({ "type": "object", "properties": { "spec": any, "status": any } })
 });
 
 static SECRET: LazyLock<Value> = LazyLock::new(|| {
@@ -168,6 +186,9 @@ pub(super) fn read(document: &Node) -> Result<Read, Vec<Fault>> {
             let policy: McpPolicy = resource(document, &POLICY)?;
             Ok(Read::Object(Box::new(Object::Policy(Box::new(policy)))))
         }
+        ("v1", "Namespace") => Ok(Read::Object(Box::new(Object::Namespace(namespace(
+            document,
+        )?)))),
         ("v1", "Secret") => Ok(Read::Object(Box::new(Object::Secret(secret(document)?)))),
         // Approvals are made by gateways and tests are read by `portcullis test`.
         (api::API_VERSION, "McpApproval") => Ok(Read::Ignored(format!("{version} {kind}"))),
@@ -364,6 +385,25 @@ fn rules(document: &Node, json: &Value, schema: &Value) -> Result<(), Vec<Fault>
         }
     });
     Err(faults.collect())
+}
+
+fn namespace(document: &Node) -> Result<Namespace, Vec<Fault>> {
+    let mut faults = Vec::new();
+    envelope(document, &NAMESPACE, &mut faults);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let metadata = document.get("metadata");
+    let name = metadata.and_then(|metadata| metadata.get("name"));
+    let labels = metadata.and_then(|metadata| metadata.get("labels"));
+    let labels = labels.map(Node::entries).unwrap_or_default();
+    Ok(Namespace {
+        name: name.and_then(Node::text).unwrap_or_default().to_owned(),
+        labels: labels
+            .iter()
+            .filter_map(|entry| Some((entry.key.clone(), entry.value.text()?.to_owned())))
+            .collect(),
+    })
 }
 
 fn secret(document: &Node) -> Result<Secret, Vec<Fault>> {

@@ -172,7 +172,15 @@ impl Survey {
 
     fn stray(&mut self, stray: &Stray) {
         let (file, why) = (stray.path.display().to_string(), &stray.why);
-        let Some(found) = stray.survey() else { return };
+        let Some(mut found) = stray.survey() else {
+            return;
+        };
+        // Folders hold Namespaces for other programs.
+        let of_ours = |located: &Located<Object>| !matches!(located.object, Object::Namespace(_));
+        found.manifests.objects.retain(of_ours);
+        if found.manifests.objects.is_empty() && found.lost.is_empty() {
+            return;
+        }
         let names = found
             .manifests
             .objects

@@ -147,14 +147,17 @@ pub fn generate_key() -> Result<String, SealError> {
 }
 
 impl Sealer {
-    /// Reads a key file: one base64 key of 32 bytes a line, the one to seal with first; blank lines do not count.
+    /// Reads a key file: one base64 key of 32 bytes a line, the one to seal with first. Blank and repeated lines do not
+    /// count.
     pub fn from_key_file(text: &str) -> Result<Self, KeyError> {
         let (mut keys, mut names) = (Vec::new(), Vec::new());
+        let mut seen = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
-            if line.is_empty() {
+            if line.is_empty() || seen.contains(&line) {
                 continue;
             }
+            seen.push(line);
             let bytes = STANDARD_NO_PAD
                 .decode(line.trim_end_matches('='))
                 .map_err(|_| KeyError::Line(index + 1))?;
@@ -458,6 +461,8 @@ mod tests {
         // While keys are changed, each replica finds what the others have named.
         let both = sealer(&format!("{NEW}\n{OLD}"));
         assert_eq!(name(&both), [name(&new), name(&old)].concat());
+        let repeated = sealer(&format!("{NEW}\n{OLD}\n{NEW}\n"));
+        assert_eq!(name(&repeated), name(&both));
     }
 
     fn sealer(file: &str) -> Sealer {

@@ -18,6 +18,17 @@ impl World {
             "McpPolicy",
             lost,
         ));
+        for (name, known) in &before.namespaces {
+            // A document that cannot be read does not say that its kind has no namespace.
+            let of = ["", "default"].map(|namespace| (namespace.to_owned(), name.clone()));
+            let why = of.iter().find_map(|of| why(lost, &known.1, of));
+            if !self.namespaces.contains_key(name)
+                && let Some(why) = why
+            {
+                findings.push(elsewhere(&known.1, format!("Namespace {name}"), why));
+                self.namespaces.insert(name.clone(), known.clone());
+            }
+        }
         for (name, file) in &before.secret_files {
             if self.secrets.contains_key(name) {
                 continue;
@@ -27,18 +38,11 @@ impl World {
             };
             self.secrets.insert(name.clone(), data.clone());
             self.secret_files.insert(name.clone(), file.clone());
-            let Position { line, column } = Position::default();
-            findings.push(Finding {
-                level: Level::Error,
-                file: file.clone(),
-                line,
-                column,
-                object: format!("Secret {}/{}", name.0, name.1),
-                rule: None,
-                path: String::new(),
-                expression: None,
-                message: kept(why),
-            });
+            findings.push(elsewhere(
+                file,
+                format!("Secret {}/{}", name.0, name.1),
+                why,
+            ));
         }
         findings
     }
@@ -84,6 +88,22 @@ fn keep<T: Resource + Clone>(
         }
     }
     findings
+}
+
+/// A finding on an object whose place in the file is not known.
+fn elsewhere(file: &str, object: String, why: &str) -> Finding {
+    let Position { line, column } = Position::default();
+    Finding {
+        level: Level::Error,
+        file: file.to_owned(),
+        line,
+        column,
+        object,
+        rule: None,
+        path: String::new(),
+        expression: None,
+        message: kept(why),
+    }
 }
 
 fn why<'l>(lost: &'l [Lost], file: &str, name: &Name) -> Option<&'l str> {

@@ -74,6 +74,47 @@ fn a_gateway_that_names_itself_anew_each_time_is_not_read_without_end() {
     assert_eq!(memory.newest["u"], "i3");
 }
 
+fn violation() -> ReportedCount {
+    ReportedCount {
+        namespace: "ml".to_owned(),
+        policy: "p".to_owned(),
+        policy_uid: "u".to_owned(),
+        rule: "r".to_owned(),
+        outcome: crate::api::ViolationOutcome::Denied,
+        count: 1,
+        last_time: Timestamp::UNIX_EPOCH,
+    }
+}
+
+#[test]
+fn while_violations_come_reports_are_read_every_second() {
+    let mut memory = ServerMemory::default();
+    let (pod, start) = (pod("u", false), Instant::now());
+    // What the wait is after a report with that many violations, read that many seconds after the start.
+    let mut wait = |violations: u64, seconds: u64| {
+        let mut report = report("i", "r");
+        report.calls = seconds;
+        if violations > 0 {
+            report.violations = vec![ReportedCount {
+                count: violations,
+                ..violation()
+            }];
+        }
+        let now = start + Duration::from_secs(seconds);
+        take_turn(&mut memory, &pod, now);
+        took(&mut memory, &pod, Ok(report), now);
+        memory.polls["u"].next.saturating_duration_since(now)
+    };
+    assert_eq!(wait(0, 0), BUSY);
+    assert!(wait(1, 10) <= Duration::from_secs(1));
+    assert!(wait(1, 15) <= Duration::from_secs(1));
+    assert_eq!(wait(1, 20), BUSY);
+    assert!(wait(2, 30) <= Duration::from_secs(1));
+    assert!(wait(3, 39) <= Duration::from_secs(1));
+    assert!(wait(3, 48) <= Duration::from_secs(1));
+    assert_eq!(wait(3, 49), BUSY);
+}
+
 /// What answers with that body at an address.
 async fn liar(body: Vec<u8>) -> SocketAddr {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -20,11 +20,14 @@ use crate::controller::collect;
 use crate::controller::context::{Context, Delivered, ServerMemory, is_newer, lock};
 use crate::controller::drift;
 use crate::controller::key::{self, OperatorKey};
-use crate::controller::live::Live;
+use crate::controller::live::{GatewayPod, Live};
 use crate::controller::names::{BUNDLE_KEY, GATEWAY, Ident, UPSTREAM};
 use crate::controller::tampering::Foreign;
 use crate::controller::write::{self, Children, Created, WriteError, Written};
 use crate::policy::bundle::Bundle;
+
+/// Between two attempts to make a Secret that a pod may be waiting for.
+const SECRET_AGAIN: Duration = Duration::from_secs(15);
 
 /// What remains to be done later.
 #[derive(Clone, Copy, Debug, Default)]
@@ -171,8 +174,7 @@ async fn make(
     children: Vec<Child>,
     memory: &Remembered,
 ) -> Result<Option<Duration>, ServerError> {
-    secrets(ctx, refs, plan, memory).await?;
-    let mut again: Option<Duration> = None;
+    let mut again = secrets(ctx, refs, plan, memory).await?;
     let mut kept = Vec::new();
     for child in children {
         kept.push((child.kind, child.name.clone()));
@@ -297,31 +299,39 @@ fn remember(memory: &Remembered, child: &Child, live: &Live, drift: bool) {
     memory.marks.insert(key, mark);
 }
 
-/// The keys that pods mount. They are made once and never read: of one that is there, nobody asks what is in it.
+/// The keys that pods mount. They are made once and never read: the operator has no right to. While a pod that mounts one is not
+/// ready, the Secret may be missing (somebody has deleted it, and the kubelet waits for it), so the operator tries to create it
+/// again. Returns when to try the next time.
 async fn secrets(
     ctx: &Context,
     refs: &Refs,
     plan: &Plan,
     memory: &Remembered,
-) -> Result<(), ServerError> {
+) -> Result<Option<Duration>, ServerError> {
     let ident = &refs.ident;
-    let ready = refs.pods.iter().any(|pod| pod.ready);
-    // They were made before the Deployment that mounts them; ready pods have found them, unless a report says otherwise.
-    let there = |name: &str, deployment: String| {
-        let memory = lock(memory);
-        let missing = memory.reports.values().any(|report| {
-            let keys = &report.missing_secret_keys;
-            keys.iter().any(|key| key.split('/').next() == Some(name))
-        });
-        let mounted = ready && refs.children.contains_key(&(Kind::Deployment, deployment));
-        !missing && (mounted || memory.secrets_made.contains(name))
+    let runs = |pods: &[Arc<GatewayPod>]| {
+        let mut lasting = pods.iter().filter(|pod| !pod.terminating).peekable();
+        lasting.peek().is_some() && lasting.all(|pod| pod.ready)
     };
-    let mut wanted = vec![(ident.sealing_secret(), GATEWAY, "keys", ident.gateway())];
+    let gateway = runs(&refs.pods);
+    let mut wanted = vec![(ident.sealing_secret(), GATEWAY, "keys", gateway)];
     if plan.server.spec.upstream.stdio.is_some() {
-        wanted.push((ident.bearer_secret(), UPSTREAM, "bearer", ident.upstream()));
+        let both = gateway && runs(&refs.upstream_pods);
+        wanted.push((ident.bearer_secret(), UPSTREAM, "bearer", both));
     }
-    for (name, component, key, deployment) in wanted {
-        if there(&name, deployment) {
+    let mut again = None;
+    for (name, component, key, mounted) in wanted {
+        let missing = lock(memory).reports.values().any(|report| {
+            let keys = &report.missing_secret_keys;
+            keys.iter()
+                .any(|key| key.split('/').next() == Some(name.as_str()))
+        });
+        if mounted && !missing {
+            continue;
+        }
+        let made = lock(memory).secrets_made.get(&name).copied();
+        if let Some(left) = throttled(made, SECRET_AGAIN, Instant::now()) {
+            again = sooner(again, Some(left));
             continue;
         }
         let secret = json!({
@@ -333,9 +343,10 @@ async fn secrets(
         write::secret(&ctx.client, &secret, &ident.namespace)
             .await
             .map_err(ServerError::Apply)?;
-        lock(memory).secrets_made.insert(name);
+        lock(memory).secrets_made.insert(name, Instant::now());
+        again = sooner(again, Some(SECRET_AGAIN));
     }
-    Ok(())
+    Ok(again)
 }
 
 /// Writes the bundle if it says something else than the stored one: whole, and only over what was seen, so that a leader that

@@ -42,6 +42,8 @@ pub struct Refs {
     pub server: Result<McpServer, String>,
     pub object: Arc<Loose<McpServer>>,
     pub policies: Vec<Targeting>,
+    /// A policy selects by labels of the server's namespace, and they are not known.
+    pub namespace_unknown: bool,
     pub children: BTreeMap<(Kind, String), Arc<Live>>,
     pub pods: Vec<Arc<GatewayPod>>,
     /// The pods of a stdio server.
@@ -88,7 +90,7 @@ pub fn fetch(ctx: &Context, name: &Name) -> Option<Refs> {
         .object()
         .map(|server| McpServer::clone(server))
         .map_err(|undecoded| undecoded.error.clone());
-    let policies = policies(ctx, &object);
+    let (policies, namespace_unknown) = policies(ctx, &object);
     let children = children(ctx, &ident);
     let pods_of = |name: String| {
         let deployment = children
@@ -105,6 +107,7 @@ pub fn fetch(ctx: &Context, name: &Name) -> Option<Refs> {
         server,
         object,
         policies,
+        namespace_unknown,
         children,
         pods,
         upstream_pods,
@@ -112,9 +115,12 @@ pub fn fetch(ctx: &Context, name: &Name) -> Option<Refs> {
 }
 
 /// Policies that target a server, understood or not, and those that are not accepted now, in the order of their names.
-fn policies(ctx: &Context, server: &Loose<McpServer>) -> Vec<Targeting> {
+/// True if one of them selects by labels of the server's namespace that are not known.
+fn policies(ctx: &Context, server: &Loose<McpServer>) -> (Vec<Targeting>, bool) {
     let own = &ctx.args.namespace;
     let namespace = server.metadata().namespace.as_deref().unwrap_or_default();
+    let known = ctx.caches.namespace_labels(namespace).is_some();
+    let mut unknown = false;
     let near = |policy: &Loose<McpPolicy>| {
         let of = policy.metadata().namespace.as_deref();
         of == Some(namespace) || of == Some(own)
@@ -127,7 +133,8 @@ fn policies(ctx: &Context, server: &Loose<McpServer>) -> Vec<Targeting> {
         .filter_map(|policy| {
             let size = ctx.verdicts.size(&policy);
             let (policy, errors) = ctx.verdicts.of(&policy);
-            let now = target::targets_metadata(&policy, server.metadata(), own);
+            unknown |= !known && target::needs_namespace_labels(&policy);
+            let now = ctx.targets(&policy, server.metadata());
             (now || !errors.is_empty()).then_some(Targeting {
                 policy,
                 now,
@@ -145,7 +152,7 @@ fn policies(ctx: &Context, server: &Loose<McpServer>) -> Vec<Targeting> {
         };
         key(a).cmp(&key(b))
     });
-    found
+    (found, unknown)
 }
 
 fn children(ctx: &Context, ident: &Ident) -> BTreeMap<(Kind, String), Arc<Live>> {

@@ -2,13 +2,16 @@
 //!
 //! In: request headers. Out: whether they carry the secret. It must not keep or show the secret itself.
 
-use http::{HeaderMap, header};
+use std::sync::{Arc, PoisonError, RwLock};
 
-/// A secret that requests must present as `Authorization: Bearer …`.
+use http::{HeaderMap, header};
+use ring::hmac::{self, Tag};
+
+/// A secret that requests must present as `Authorization: Bearer …`. While it changes, several are good.
 #[derive(Clone)]
 pub struct Bearer {
-    key: ring::hmac::Key,
-    tag: ring::hmac::Tag,
+    key: hmac::Key,
+    tags: Arc<RwLock<Vec<Tag>>>,
 }
 
 impl std::fmt::Debug for Bearer {
@@ -17,7 +20,7 @@ impl std::fmt::Debug for Bearer {
     }
 }
 
-/// A bearer that is no bearer.
+/// Why a secret cannot be a bearer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BearerError {
     #[error("the bearer must be at least 16 characters of visible ASCII")]
@@ -27,15 +30,45 @@ pub enum BearerError {
 }
 
 impl Bearer {
+    /// A bearer of at least 16 characters of visible ASCII.
+    ///
+    /// # Errors
+    /// When the secret is weaker than that, or the system has no random numbers.
     pub fn new(secret: &str) -> Result<Self, BearerError> {
-        if secret.len() < 16 || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let random = ring::rand::SystemRandom::new();
+        let key =
+            hmac::Key::generate(hmac::HMAC_SHA256, &random).map_err(|_| BearerError::Random)?;
+        let bearer = Self {
+            key,
+            tags: Arc::default(),
+        };
+        bearer.accept(&[secret.as_bytes()])?;
+        Ok(bearer)
+    }
+
+    /// Whether a secret is strong enough to be one.
+    pub(super) fn check(secret: &[u8]) -> Result<(), BearerError> {
+        let visible = secret.iter().all(u8::is_ascii_graphic);
+        if secret.len() < 16 || !visible {
             return Err(BearerError::Weak);
         }
-        let random = ring::rand::SystemRandom::new();
-        let key = ring::hmac::Key::generate(ring::hmac::HMAC_SHA256, &random)
-            .map_err(|_| BearerError::Random)?;
-        let tag = ring::hmac::sign(&key, secret.as_bytes());
-        Ok(Self { key, tag })
+        Ok(())
+    }
+
+    /// Accepts these secrets from now on, and no others.
+    ///
+    /// # Errors
+    /// When one of them is too weak; then nothing changes.
+    pub fn accept(&self, secrets: &[&[u8]]) -> Result<(), BearerError> {
+        let tags: Result<Vec<Tag>, BearerError> = secrets
+            .iter()
+            .map(|secret| {
+                Self::check(secret)?;
+                Ok(hmac::sign(&self.key, secret))
+            })
+            .collect();
+        *self.tags.write().unwrap_or_else(PoisonError::into_inner) = tags?;
+        Ok(())
     }
 
     /// In constant time: both sides are compared as MACs under a key that nobody outside knows.
@@ -48,7 +81,8 @@ impl Bearer {
         let Some((scheme, secret)) = presented.split_at_checked(7) else {
             return false;
         };
-        scheme.eq_ignore_ascii_case(b"bearer ")
-            && ring::hmac::verify(&self.key, secret, self.tag.as_ref()).is_ok()
+        let tags = self.tags.read().unwrap_or_else(PoisonError::into_inner);
+        let good = |tag: &Tag| hmac::verify(&self.key, secret, tag.as_ref()).is_ok();
+        scheme.eq_ignore_ascii_case(b"bearer ") && tags.iter().any(good)
     }
 }

@@ -5,15 +5,23 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{Bearer, BearerError, Bridge, BridgeConfig, Limits, Sessions, StartError};
+use crate::gateway::rotation::Rotating;
 use crate::gateway::upstream::stdio::orphans;
 use crate::telemetry::listen::{ListenError, bind};
+
+/// Between two reads of the bearer's file.
+const BEARER_READ_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A bearer that was replaced is accepted for this time: gateways use it until their own copy of the file has changed.
+const BEARER_ACCEPTED_AFTER_CHANGE: Duration = Duration::from_secs(600);
 
 /// Serve an MCP server that speaks stdio over Streamable HTTP, for its gateway.
 #[derive(Debug, clap::Args)]
@@ -90,8 +98,8 @@ pub enum CommandError {
 
 /// Runs until a signal asks it to stop; then no process of the server's is left.
 pub async fn run(args: BridgeArgs) -> Result<(), CommandError> {
-    let bearer = match &args.bearer_file {
-        Some(path) => Some(read_bearer(path)?),
+    let bearer_file = match &args.bearer_file {
+        Some(path) => Some(BearerFile::open(path)?),
         None if args.listen.ip().is_loopback() => None,
         None => return Err(CommandError::Exposed(args.listen)),
     };
@@ -109,7 +117,9 @@ pub async fn run(args: BridgeArgs) -> Result<(), CommandError> {
     }
     let orphans_stop = CancellationToken::new();
     let orphans = tokio::spawn(orphans::care_for(orphans_stop.clone()));
+    let bearer = bearer_file.as_ref().map(|file| file.bearer.clone());
     let bridge = Bridge::start(config(args, bearer)?)?;
+    let rereading = bearer_file.map(|file| tokio::spawn(file.follow()));
     tracing::info!(%address, "bridge listens on http://{address}/mcp");
     let asked = async {
         tokio::select! {
@@ -118,20 +128,69 @@ pub async fn run(args: BridgeArgs) -> Result<(), CommandError> {
         }
     };
     bridge.serve(listener, asked).await;
+    if let Some(rereading) = rereading {
+        rereading.abort();
+    }
     orphans_stop.cancel();
     let _ = orphans.await;
     Ok(())
 }
 
-fn read_bearer(path: &PathBuf) -> Result<Bearer, CommandError> {
-    let text = std::fs::read_to_string(path).map_err(|source| CommandError::BearerFile {
-        path: path.clone(),
-        source,
-    })?;
-    Bearer::new(text.trim_end_matches(['\r', '\n'])).map_err(|source| CommandError::Bearer {
-        path: path.clone(),
-        source,
-    })
+/// The file with the bearer, which may change while the bridge runs.
+struct BearerFile {
+    path: PathBuf,
+    values: Rotating,
+    bearer: Bearer,
+}
+
+impl BearerFile {
+    fn open(path: &Path) -> Result<Self, CommandError> {
+        let text = std::fs::read_to_string(path).map_err(|source| CommandError::BearerFile {
+            path: path.to_owned(),
+            source,
+        })?;
+        let secret = text.trim_ascii();
+        let bearer = Bearer::new(secret).map_err(|source| CommandError::Bearer {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut values = Rotating::new(BEARER_ACCEPTED_AFTER_CHANGE);
+        values.read(Some(secret.as_bytes()), Instant::now());
+        Ok(BearerFile {
+            path: path.to_owned(),
+            values,
+            bearer,
+        })
+    }
+
+    /// Reads the file again and again, and accepts what it says.
+    async fn follow(mut self) {
+        let mut reads = interval(BEARER_READ_INTERVAL);
+        reads.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut refused = None;
+        loop {
+            reads.tick().await;
+            let read = std::fs::read(&self.path).ok();
+            let value = read.as_deref().map(<[u8]>::trim_ascii);
+            if value == refused.as_deref() && value.is_some() {
+                continue;
+            }
+            refused = None;
+            if let Err(error) = self.take(value, Instant::now()) {
+                let path = self.path.display();
+                tracing::error!("{path}: {error}; the previous bearer stays in use");
+                refused = value.map(<[u8]>::to_vec);
+            }
+        }
+    }
+
+    fn take(&mut self, value: Option<&[u8]>, now: Instant) -> Result<(), BearerError> {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            Bearer::check(value)?;
+        }
+        self.values.read(value, now);
+        self.bearer.accept(&self.values.values(now))
+    }
 }
 
 fn config(args: BridgeArgs, bearer: Option<Bearer>) -> Result<BridgeConfig, CommandError> {
@@ -157,4 +216,40 @@ fn config(args: BridgeArgs, bearer: Option<Bearer>) -> Result<BridgeConfig, Comm
         ..Limits::default()
     };
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, HeaderValue, header};
+
+    #[test]
+    fn a_file_without_a_good_bearer_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bearer");
+        let (old, new) = ("the-first-bearer-of-all", "the-second-bearer-of-all");
+        std::fs::write(&path, old).unwrap();
+        let mut file = BearerFile::open(&path).unwrap();
+        let admits = |file: &BearerFile, bearer: &str| {
+            let value = HeaderValue::from_str(&format!("Bearer {bearer}")).unwrap();
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
+            file.bearer.admits(&headers)
+        };
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        for bad in [
+            &b"weak"[..],
+            b"with spaces in the middle",
+            b"\xff\xfe0123456789abcdef",
+        ] {
+            assert_eq!(file.take(Some(bad), start), Err(BearerError::Weak));
+        }
+        assert_eq!(file.take(None, start), Ok(()));
+        assert_eq!(file.take(Some(b""), start), Ok(()));
+        assert!(admits(&file, old) && !admits(&file, "weak"));
+        file.take(Some(new.as_bytes()), start).unwrap();
+        assert!(admits(&file, old) && admits(&file, new));
+        file.take(Some(new.as_bytes()), after(601)).unwrap();
+        assert!(!admits(&file, old) && admits(&file, new));
+    }
 }

@@ -123,7 +123,12 @@ impl Plan {
         let Some(bearer) = lookup.key(name, key, false) else {
             return Ok(None);
         };
+        // While the Secret changes, the one to use comes first.
         let bearer = bearer.trim_ascii();
+        let bearer = bearer
+            .split(|byte| *byte == b'\n')
+            .next()
+            .unwrap_or_default();
         if bearer.is_empty() || !bearer.iter().all(u8::is_ascii_graphic) {
             return Err(format!(
                 "spec.upstream.stdio: the bearer for the server's pod in {name}/{key} is not visible ASCII; delete that Secret, and it is made anew"

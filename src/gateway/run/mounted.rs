@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::gateway::force::secrets::Secrets;
+use crate::gateway::rotation::Rotating;
 
 /// Between two looks.
 pub const EVERY: Duration = Duration::from_millis(500);
@@ -18,9 +21,14 @@ pub const EVERY: Duration = Duration::from_millis(500);
 /// A volume may be swapped while it is read: so often it is read again at once.
 const SWAPS: usize = 3;
 
+/// A key of the gateway's own that was replaced is good for this time: sessions were sealed with it, and other replicas use it
+/// until their own copy has changed.
+const OWN_KEYS_GOOD_AFTER_CHANGE: Duration = Duration::from_secs(3600);
+
 type Contents = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 
-/// One key of a Secret that is mounted at a path of its own.
+/// One key of a Secret that is mounted at a path of its own. If the operator makes the Secret again with another value, the
+/// values are given out as lines, the one to use first, until all copies have changed.
 #[derive(Clone, Debug)]
 pub struct Own {
     /// The Secret.
@@ -34,7 +42,7 @@ pub struct Own {
 /// Mounted Secrets: `DIR/NAME/KEY`, and some at paths of their own.
 pub struct Mounted {
     folder: PathBuf,
-    own: Vec<Own>,
+    own: Vec<(Own, Rotating)>,
     held: Held,
     problems: Vec<String>,
 }
@@ -59,9 +67,10 @@ impl Secrets for Held {
 impl Mounted {
     /// Nothing has been read yet.
     pub fn new(folder: PathBuf, own: Vec<Own>) -> Self {
+        let rotating = |own| (own, Rotating::new(OWN_KEYS_GOOD_AFTER_CHANGE));
         Mounted {
             folder,
-            own,
+            own: own.into_iter().map(rotating).collect(),
             held: Held::default(),
             problems: Vec::new(),
         }
@@ -74,6 +83,10 @@ impl Mounted {
 
     /// Reads everything; true if something differs from what was read before.
     pub fn look(&mut self) -> bool {
+        self.look_at(Instant::now())
+    }
+
+    fn look_at(&mut self, time: Instant) -> bool {
         let mut problems = Vec::new();
         let mut now = Contents::new();
         for name in folders(&self.folder, &mut problems) {
@@ -84,15 +97,21 @@ impl Mounted {
                 Err(why) => problems.push(why),
             }
         }
-        for own in &self.own {
-            match std::fs::read(&own.path) {
-                Ok(value) => {
-                    now.entry(own.name.clone())
-                        .or_default()
-                        .insert(own.key.clone(), value);
+        for (own, values) in &mut self.own {
+            let value = match std::fs::read(&own.path) {
+                Ok(value) => Some(value),
+                Err(error) => {
+                    if !is_missing(&error) {
+                        problems.push(unreadable(&own.path, &error));
+                    }
+                    None
                 }
-                Err(error) if is_missing(&error) => {}
-                Err(error) => problems.push(unreadable(&own.path, &error)),
+            };
+            values.read(value.as_deref(), time);
+            if let Some(lines) = values.lines(time) {
+                now.entry(own.name.clone())
+                    .or_default()
+                    .insert(own.key.clone(), lines);
             }
         }
         if problems != self.problems {
@@ -256,6 +275,17 @@ mod tests {
         std::fs::write(&path, "k").unwrap();
         assert!(mounted.look());
         assert_eq!(held.key("sealing", "keys"), Some(b"k".to_vec()));
+        // Made again with another value: what was sealed with the old one opens, until all copies are new and for a while after.
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        std::fs::write(&path, "k2\n").unwrap();
+        assert!(mounted.look_at(after(0)) && !mounted.look_at(after(100)));
+        assert_eq!(held.key("sealing", "keys"), Some(b"k\nk2".to_vec()));
+        std::fs::remove_file(&path).unwrap();
+        assert!(mounted.look_at(after(130)));
+        assert_eq!(held.key("sealing", "keys"), Some(b"k2\nk".to_vec()));
+        assert!(mounted.look_at(after(3700)));
+        assert_eq!(held.key("sealing", "keys"), Some(b"k2".to_vec()));
     }
 
     #[test]

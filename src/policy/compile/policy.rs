@@ -159,6 +159,12 @@ fn targets(spec: &McpPolicySpec, scribe: &mut Scribe<'_>) {
         ),
         _ => {}
     }
+    if spec.namespace_selector.is_some() && spec.target_selector.is_none() {
+        scribe.error(
+            "namespaceSelector",
+            "this goes with targetSelector; write targetSelector: {matchLabels: {}} for all servers of those namespaces",
+        );
+    }
     for (i, target) in spec.target_refs.iter().enumerate() {
         let at = |field: &str| format!("targetRefs[{i}].{field}");
         if target.group != crate::api::GROUP {

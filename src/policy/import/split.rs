@@ -34,6 +34,7 @@ pub(super) fn policies(
             unknown: Default::default(),
         }],
         target_selector: None,
+        namespace_selector: None,
         mode: None,
         // Each states it, as one that is applied without the others must not leave it open.
         default_action: Some(default),

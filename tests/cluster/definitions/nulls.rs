@@ -67,7 +67,7 @@ fn refused_by_validate(document: &Value) -> Option<String> {
     match &manifests.objects[0].object {
         Object::Policy(policy) => wrong(&diagnose_policy("ml", "p", "ml", &policy.spec)),
         Object::Server(server) => wrong(&diagnose_server(&server.spec)),
-        Object::Secret(_) => panic!(),
+        Object::Secret(_) | Object::Namespace(_) => panic!(),
     }
 }
 

@@ -232,6 +232,56 @@ async fn a_guardrail_reaches_every_namespace_and_nobody_below_loosens_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guardrail_follows_the_labels_of_namespaces() {
+    let Some((room, fake)) = room("guardrails by namespace").await else {
+        return;
+    };
+    let name = format!("tier-{}", room.name());
+    room.serve("mlflow", &fake);
+    room.apply(&policy("p", "mlflow", json!([allow("all", &["*"])])));
+    let guardrail = |labels: serde_json::Value| {
+        let document = json!({
+            "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpPolicy", "metadata": {"name": name},
+            "spec": {
+                "targetSelector": {"matchLabels": {}}, "namespaceSelector": {"matchLabels": labels},
+                "rules": [deny("tags", &["set_*"], "Not in this tier.")],
+            },
+        });
+        room.cluster
+            .kubectl_with(["apply", "-n", SYSTEM, "-f", "-"], &document.to_string())
+            .ok();
+    };
+    let label = |label: String| {
+        room.cluster
+            .kubectl(["label", "namespace", room.name(), &label, "--overwrite"])
+            .ok();
+    };
+    guardrail(json!({"tier": name}));
+    room.ready("mlflow").await;
+    let agent = room.agent("mlflow").await;
+    let refused = || async {
+        match call(&agent, "set_tag").await {
+            Err(why) if why.contains("Not in this tier.") => Ok(()),
+            other => Err(other),
+        }
+    };
+    assert_eq!(call(&agent, "set_tag").await, Ok(()));
+    label(format!("tier={name}"));
+    eventually("the namespace is selected", refused).await;
+    label("tier=another".to_owned());
+    eventually("it is not any more", || async {
+        call(&agent, "set_tag").await
+    })
+    .await;
+    guardrail(json!({"kubernetes.io/metadata.name": room.name()}));
+    eventually("it is selected by its name", refused).await;
+    room.cluster
+        .kubectl(["delete", "mcppolicies.portcullis.dev", &name, "-n", SYSTEM])
+        .ok();
+    eventually("it is gone", || async { call(&agent, "set_tag").await }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_carried_out_is_refused_with_its_reason_and_changes_nothing() {
     let Some((room, fake)) = room("refusals").await else {
         return;

@@ -44,6 +44,11 @@ struct Process {
 
 impl Process {
     fn start(ignore_term: bool) -> Self {
+        Self::start_with(ignore_term, None)
+    }
+
+    /// With a bearer in the file `bearer` of its folder.
+    fn start_with(ignore_term: bool, bearer: Option<&str>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Free a moment ago: good enough on loopback.
         let address = TcpListener::bind("127.0.0.1:0")
@@ -52,11 +57,15 @@ impl Process {
             .unwrap();
         let log = folder.path().join("log");
         let mut args = vec!["bridge".to_owned(), "--listen".into(), address.to_string()];
-        args.extend([
-            "--insecure-no-bearer".into(),
-            "--env".into(),
-            format!("SCRIPT_FILE={}", log.display()),
-        ]);
+        match bearer {
+            None => args.push("--insecure-no-bearer".into()),
+            Some(bearer) => {
+                let path = folder.path().join("bearer");
+                std::fs::write(&path, bearer).unwrap();
+                args.extend(["--bearer-file".into(), path.display().to_string()]);
+            }
+        }
+        args.extend(["--env".into(), format!("SCRIPT_FILE={}", log.display())]);
         if ignore_term {
             args.extend(["--env".into(), "IGNORE_TERM=1".into()]);
         }
@@ -245,6 +254,40 @@ fn a_killed_bridge_takes_a_server_with_it_that_reads_its_input() {
     process.child.kill().unwrap();
     process.child.wait().unwrap();
     process.poll("the server ends", || !runs(server));
+}
+
+#[test]
+fn a_bearer_that_changes_is_accepted_at_once_and_the_one_before_goes_on() {
+    let (old, new) = (
+        "the-first-bearer-of-the-bridge",
+        "the-second-bearer-of-the-bridge",
+    );
+    let mut process = Process::start_with(false, Some(&format!("{old}\n")));
+    let file = process.folder.path().join("bearer");
+    let admits = |process: &Process, bearer: &str| {
+        let header = format!("authorization: Bearer {bearer}\r\n");
+        let answer = process.request("DELETE", "/mcp", &header, "").unwrap();
+        !answer.starts_with("HTTP/1.1 401")
+    };
+    assert!(admits(&process, old) && !admits(&process, new));
+    // As a kubelet does: never half of a file.
+    let put = |text: &str| {
+        let next = file.with_extension("next");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(next, &file).unwrap();
+    };
+    put(&format!("{new}\n"));
+    process.poll("the new one is accepted", || admits(&process, new));
+    assert!(admits(&process, old));
+    // A file that is gone changes nothing; the next one does.
+    std::fs::remove_file(&file).unwrap();
+    put("the-third-bearer-of-the-bridge");
+    process.poll("the third one is accepted", || {
+        admits(&process, "the-third-bearer-of-the-bridge")
+    });
+    assert!(admits(&process, new));
+    process.signal(Signal::TERM);
+    assert!(process.child.wait().unwrap().success());
 }
 
 #[tokio::test]

@@ -57,6 +57,10 @@ What the operator may do in each namespace that it watches. docs/rbac.md says th
 - apiGroups: [apps]
   resources: [replicasets]
   verbs: [get, list, watch]
+# Guardrails may select servers by the labels of their namespaces. In a Role this gives `get` of its own namespace, and no more.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get, list, watch]
 # The sealing keys and the bridge's bearer: written once under a name with the server's UID, never read.
 - apiGroups: [""]
   resources: [secrets]

@@ -41,7 +41,7 @@ fn refs(spec: Value, policies: &[(&str, u64, Value)]) -> Refs {
             .unwrap();
             let size = verdicts.size(&policy);
             let (policy, errors) = verdicts.of(&policy);
-            let now = target::targets_metadata(&policy, object.metadata(), "ops");
+            let now = target::targets(&policy, object.metadata(), None, "ops");
             Targeting { policy, now, errors, size }
         })
         .collect();
@@ -57,6 +57,7 @@ fn refs(spec: Value, policies: &[(&str, u64, Value)]) -> Refs {
             .map_err(|undecoded| undecoded.error.clone()),
         object: Arc::new(object),
         policies,
+        namespace_unknown: false,
         children: BTreeMap::new(),
         pods: Vec::new(),
         upstream_pods: Vec::new(),
@@ -222,7 +223,7 @@ fn guarded_by(mut refs: Refs, name: &str, rules: &Value) -> Refs {
     let verdicts = Verdicts::default();
     let size = verdicts.size(&policy);
     let (policy, errors) = verdicts.of(&policy);
-    let now = target::targets_metadata(&policy, refs.object.metadata(), "ops");
+    let now = target::targets(&policy, refs.object.metadata(), None, "ops");
     refs.policies.push(Targeting {
         policy,
         now,
