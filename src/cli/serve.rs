@@ -22,9 +22,9 @@ use crate::api::server::McpServer;
 use crate::gateway::approvals::{Approvals, Memory};
 use crate::gateway::force::Sealing;
 use crate::gateway::grants::Grants;
+use crate::gateway::listener::Routes;
 use crate::gateway::observe::metrics::Metrics;
 use crate::gateway::process::{Signals, audit, bind, keep_memory_private, raise_files};
-use crate::gateway::server::Routes;
 use crate::gateway::upstream::stdio::{RunAs, orphans};
 use crate::gateway::{Gateway, Shared};
 use crate::policy::bundle::Bundle;
@@ -247,7 +247,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     // Before the servers are asked for their tools: one whose URL leads back here is answered, and named, at once.
-    let http = tokio::spawn(crate::gateway::server::serve(
+    let http = tokio::spawn(crate::gateway::listener::serve(
         listener,
         Arc::clone(&serving.routes),
         stop.clone(),

@@ -106,7 +106,7 @@ impl ApprovalRequest {
 }
 
 /// One request among the others: namespace and name.
-pub type Key = (String, String);
+pub type ApprovalKey = (String, String);
 
 /// The call that asks, or that uses an approval.
 #[derive(Clone, Copy, Debug)]
@@ -121,20 +121,20 @@ pub struct CallContext<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Standing {
     /// Nobody has decided yet; until when somebody may.
-    Pending(Key, Timestamp),
+    Pending(ApprovalKey, Timestamp),
     /// Approved, not expired, not used; the number is the version that `consume` must still find.
-    Approved(Key, u64),
+    Approved(ApprovalKey, u64),
     /// Denied, until it expires.
-    Denied(Key, Decision),
+    Denied(ApprovalKey, Decision),
     /// The call would go elsewhere now.
-    Stale(Key),
+    Stale(ApprovalKey),
     /// It was given up, or had to make room for another caller's.
-    Withdrawn(Key),
+    Withdrawn(ApprovalKey),
 }
 
 /// Why there is no approval to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum NotRequested {
     /// The grant has its share of open requests.
     #[error(
         "{PENDING_PER_GRANT} calls of this caller already wait for approval; repeat the call when some are decided"
@@ -211,21 +211,26 @@ impl Approvals {
     /// Finds the open request for this call, or creates it.
     ///
     /// # Errors
-    /// [`Refused`] when it may not be created.
+    /// [`NotRequested`] when it may not be created.
     pub fn request(
         &self,
         wanted: &ApprovalRequest,
         context: CallContext<'_>,
         now: Timestamp,
-    ) -> Result<Standing, Refused> {
+    ) -> Result<Standing, NotRequested> {
         match self {
             Approvals::Memory(memory) => memory.request(wanted, context, now),
-            Approvals::Unavailable => Err(Refused::Unavailable),
+            Approvals::Unavailable => Err(NotRequested::Unavailable),
         }
     }
 
     /// Looks again; None when it has expired or was used meanwhile.
-    pub fn look(&self, wanted: &ApprovalRequest, key: &Key, now: Timestamp) -> Option<Standing> {
+    pub fn look(
+        &self,
+        wanted: &ApprovalRequest,
+        key: &ApprovalKey,
+        now: Timestamp,
+    ) -> Option<Standing> {
         match self {
             Approvals::Memory(memory) => memory.look(wanted, key, now),
             Approvals::Unavailable => None,
@@ -236,7 +241,7 @@ impl Approvals {
     #[must_use]
     pub fn consume(
         &self,
-        key: &Key,
+        key: &ApprovalKey,
         version: u64,
         context: CallContext<'_>,
         now: Timestamp,
@@ -249,7 +254,7 @@ impl Approvals {
     }
 
     /// A session has given up a call: its request is withdrawn, unless somebody has decided it or another session asks too.
-    pub fn withdraw(&self, key: &Key, session: &str, now: Timestamp) {
+    pub fn withdraw(&self, key: &ApprovalKey, session: &str, now: Timestamp) {
         if let Approvals::Memory(memory) = self {
             memory.withdraw(Some(key), session, now);
         }

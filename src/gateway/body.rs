@@ -12,7 +12,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use tokio::time::Instant;
 
-use crate::gateway::budget::{Room, Share, Spent};
+use crate::gateway::fairness::budget::{Room, Share, Spent};
 
 pub mod message;
 

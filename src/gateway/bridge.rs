@@ -162,10 +162,10 @@ pub enum StartError {
 }
 
 /// An answer that ends a request early; boxed, as it is the rare case.
-type Refusal = Box<Response<Body>>;
+type RefusalResponse = Box<Response<Body>>;
 
 enum Mode {
-    Shared(Arc<shared::Shared>),
+    Shared(Arc<shared::SharedServer>),
     PerSession(Arc<per_session::PerSession>),
 }
 
@@ -220,7 +220,7 @@ impl Bridge {
             tasks: tasks.clone(),
         };
         let mode = match config.sessions {
-            Sessions::Shared => Mode::Shared(shared::Shared::start(context)?),
+            Sessions::Shared => Mode::Shared(shared::SharedServer::start(context)?),
             Sessions::PerSession => Mode::PerSession(per_session::PerSession::start(context)),
         };
         Ok(Arc::new(Self {
@@ -263,7 +263,7 @@ impl Bridge {
         &self,
         parts: &http::request::Parts,
         body: &Bytes,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Response<Body>, RefusalResponse> {
         self.admit(&parts.headers)?;
         if parts.method == Method::POST {
             return self.post(&parts.headers, body).await;
@@ -304,7 +304,7 @@ impl Bridge {
         Ok(stream::sse(None, receiver, self.limits.keep_alive))
     }
 
-    fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    fn admit(&self, headers: &HeaderMap) -> Result<(), RefusalResponse> {
         if self
             .bearer
             .as_ref()
@@ -325,7 +325,11 @@ impl Bridge {
         Ok(())
     }
 
-    async fn post(&self, headers: &HeaderMap, body: &Bytes) -> Result<Response<Body>, Refusal> {
+    async fn post(
+        &self,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<Response<Body>, RefusalResponse> {
         if !is_json(headers) || headers.contains_key(header::CONTENT_ENCODING) {
             let why = "send application/json without Content-Encoding";
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -377,7 +381,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
-fn session_id(headers: &HeaderMap) -> Result<&str, Refusal> {
+fn session_id(headers: &HeaderMap) -> Result<&str, RefusalResponse> {
     let mut values = headers.get_all(SESSION).iter();
     match (values.next().map(HeaderValue::to_str), values.next()) {
         (Some(Ok(id)), None) => Ok(id),
@@ -391,7 +395,7 @@ fn session_id(headers: &HeaderMap) -> Result<&str, Refusal> {
 }
 
 /// Without the header the session's own version holds (MCP 2025-06-18, "Protocol version header").
-fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_version(headers: &HeaderMap) -> Result<(), RefusalResponse> {
     let mut values = headers.get_all(VERSION).iter();
     let (asked, more) = (values.next().map(HeaderValue::to_str), values.next());
     match asked {
@@ -402,7 +406,7 @@ fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// What tells a client of 2026-07-28 to fall back to `initialize`.
-fn unsupported(asked: &str) -> Refusal {
+fn unsupported(asked: &str) -> RefusalResponse {
     let supported = Version::SESSION.iter().rev();
     let supported: Vec<_> = supported.map(|one| json::quoted(one.as_str())).collect();
     let data = format!(
@@ -415,12 +419,12 @@ fn unsupported(asked: &str) -> Refusal {
     Box::new(stream::json(StatusCode::BAD_REQUEST, text))
 }
 
-fn unknown_session() -> Refusal {
+fn unknown_session() -> RefusalResponse {
     // 404 is what makes a client initialize anew (MCP, "Session management").
     let why = "Session not found: it has ended; send `initialize` again";
     refuse(StatusCode::NOT_FOUND, code::INVALID, why)
 }
 
-fn refuse(status: StatusCode, code: i64, why: &str) -> Refusal {
+fn refuse(status: StatusCode, code: i64, why: &str) -> RefusalResponse {
     Box::new(stream::json(status, wire::error(None, code, why, None)))
 }

@@ -12,10 +12,10 @@ use jiff::Timestamp;
 
 use crate::gateway::Gateway;
 use crate::gateway::counters::Exhausted;
+use crate::gateway::fairness::offload::{is_small, offload};
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
 use crate::gateway::observe::Outcome;
-use crate::gateway::offload::{is_small, offload};
 use crate::gateway::permit::{Envelope, Granted, Permit};
 use crate::policy::decision::{Charge, RuleId};
 use crate::policy::{self, Call, Decision};
@@ -144,7 +144,7 @@ pub struct Forward {
 }
 
 /// What the decision on a call has come to: it may go, and its units are reserved.
-struct Passed {
+struct AdmittedCall {
     in_flight: InFlight,
     granted: Granted,
 }
@@ -172,7 +172,7 @@ pub async fn tool_call(
     envelope: impl FnOnce() -> Envelope,
 ) -> Admission {
     let now = Timestamp::now();
-    let mut pending = Pending {
+    let mut pending = PendingCall {
         gateway,
         snapshot: Arc::clone(snapshot),
         call,
@@ -199,7 +199,7 @@ pub async fn tool_call(
         policy::Outcome::RequireApproval => Box::pin(pending.approve(&decision, now)).await,
         _ => pending.allow(&decision, now),
     };
-    let Passed { in_flight, granted } = match admitted {
+    let AdmittedCall { in_flight, granted } = match admitted {
         Ok(passed) => passed,
         Err(refusal) => return Admission::Refuse(refusal, pending.decided.get()),
     };
@@ -245,7 +245,7 @@ fn unrecordable(gateway: &Gateway, snapshot: &Snapshot) -> Option<String> {
         .map(|unwritten| unwritten.to_string())
 }
 
-struct Pending<'a> {
+struct PendingCall<'a> {
     gateway: &'a Arc<Gateway>,
     snapshot: Arc<Snapshot>,
     call: &'a ToolCall<'a>,
@@ -256,12 +256,12 @@ struct Pending<'a> {
     decided: Cell<Option<u64>>,
 }
 
-impl Pending<'_> {
+impl PendingCall<'_> {
     /// Lets a call pass that the decision allows, if its limits do.
-    fn allow(&self, decision: &Decision, now: Timestamp) -> Result<Passed, Refusal> {
+    fn allow(&self, decision: &Decision, now: Timestamp) -> Result<AdmittedCall, Refusal> {
         let granted = Granted::allowed(decision).ok_or_else(|| self.refuse(decision, now))?;
         let in_flight = self.reserve(decision, now)?;
-        Ok(Passed { in_flight, granted })
+        Ok(AdmittedCall { in_flight, granted })
     }
 
     /// Answers that need nothing but the decision.

@@ -10,13 +10,13 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
-use crate::gateway::budget::Share;
+use crate::gateway::fairness::budget::Share;
 use crate::policy::Caller;
 
 /// The credentials that this server accepts, as read at one moment.
 #[derive(Debug, Default)]
 pub struct Grants {
-    keys: Vec<Key>,
+    keys: Vec<ApiKey>,
     anonymous: Option<Arc<Caller>>,
     refused: Vec<String>,
 }
@@ -25,7 +25,7 @@ pub struct Grants {
 pub const SHORTEST_KEY: usize = 16;
 
 #[derive(Debug)]
-struct Key {
+struct ApiKey {
     digest: [u8; SHA256_OUTPUT_LEN],
     caller: Arc<Caller>,
 }
@@ -77,7 +77,7 @@ impl Grants {
             if length < SHORTEST_KEY {
                 refused.push(name.clone());
             } else {
-                accepted.push(Key {
+                accepted.push(ApiKey {
                     digest: sha256(key),
                     caller: Arc::new(Caller::key(name)),
                 });
@@ -104,7 +104,7 @@ impl Grants {
         }
         let caller = Arc::new(Caller::key(name));
         Ok(Grants {
-            keys: vec![Key { digest, caller }],
+            keys: vec![ApiKey { digest, caller }],
             anonymous: None,
             refused: Vec::new(),
         })

@@ -7,42 +7,42 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ALLOW, WWW_AUTHENTICATE};
+use http::header::ALLOW;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode};
 
 use crate::gateway::Gateway;
 use crate::gateway::body::message::json_response;
-use crate::gateway::body::{Body, BoxError, ReadError, discard, empty, holding, read_for};
-use crate::gateway::budget::{Kind, Taken};
-use crate::gateway::floor::Seat;
+use crate::gateway::body::{BoxError, ReadError, discard, holding, read_for};
+use crate::gateway::fairness::floor::Seat;
+use crate::gateway::fairness::offload::{is_small, offload};
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
-use crate::gateway::hops;
-use crate::gateway::offload::{is_small, offload};
 use crate::gateway::permit::Envelope;
 use crate::gateway::relay::Relay;
 use crate::gateway::sessions::{LastSession, Session};
-use crate::gateway::trace;
 use crate::protocol::answer;
 use crate::protocol::envelope::{self, Id, Message};
-use crate::protocol::header::{self, HeaderFault};
+use crate::protocol::header;
 use crate::protocol::version::{self, Era, Version};
 
+mod admit;
 mod handshake;
-mod refusals;
+mod notifications;
 mod requests;
+mod responses;
 mod streams;
-mod told;
+mod trace;
+
+use self::admit::{admit, share};
+use self::responses::{Answer, header_refusal, refuse};
 
 /// Between two pieces of a request's body.
-const BODY_IDLE: Duration = Duration::from_secs(30);
+const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For all of a request's body: one that trickles must not hold a connection for ever.
-const BODY_WITHIN: Duration = Duration::from_secs(120);
+const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// For what is not a tool call and has no time-out of its own in the spec: notifications, DELETE, the head of a stream.
-const SHORT: Duration = Duration::from_secs(30);
-
-type Answer = Response<Body>;
+const SHORT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Answers one request to the MCP endpoint of a gateway. Never fails: every error is an answer. `seat` and `last_session`
 /// are those of the connection.
@@ -89,109 +89,6 @@ where
     answer
 }
 
-/// What must hold for every request, whatever it says: a bundle, a Host and an Origin that are ours, a credential.
-fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, Box<Answer>> {
-    let Some(snapshot) = gateway.snapshot() else {
-        let body = answer::error(
-            None,
-            answer::code::INTERNAL_ERROR,
-            "The gateway has no policy in force yet",
-            None,
-        );
-        return Err(Box::new(json_response(
-            StatusCode::SERVICE_UNAVAILABLE,
-            body,
-        )));
-    };
-    let settings = &snapshot.settings;
-    let forbidden = |why: &str| {
-        Box::new(json_response(
-            StatusCode::FORBIDDEN,
-            answer::invalid_request(None, why),
-        ))
-    };
-    let host = head
-        .uri
-        .authority()
-        .map(|authority| authority.as_str())
-        .or_else(|| one(head, http::header::HOST));
-    if !host.is_some_and(|host| header::host_allowed(host, &settings.allowed_hosts)) {
-        return Err(forbidden(
-            "the Host header names a host that this gateway does not serve; add it to spec.gateway.allowedHosts",
-        ));
-    }
-    if head.headers.contains_key(http::header::ORIGIN) {
-        let origin = one(head, http::header::ORIGIN);
-        if !origin.is_some_and(|origin| header::origin_allowed(origin, &settings.allowed_origins)) {
-            return Err(forbidden(
-                "the Origin is not allowed; add it to spec.gateway.allowedOrigins",
-            ));
-        }
-    }
-    let hops::Way::Straight(hops) = hops::way(&head.headers, &gateway.hop) else {
-        let why = format!(
-            "this request comes from this very gateway: the URL of McpServer {} leads back to it; correct spec.upstream.http.url",
-            gateway.observe.server()
-        );
-        let body = answer::invalid_request(None, &why);
-        return Err(refuse(StatusCode::LOOP_DETECTED, body));
-    };
-    match snapshot.grants.authenticate(&head.headers) {
-        Ok(grant) => Ok(Admitted {
-            snapshot,
-            grant,
-            hops,
-        }),
-        Err(unauthorized) => {
-            let body = answer::invalid_request(None, &unauthorized.to_string());
-            let mut response = json_response(StatusCode::UNAUTHORIZED, body);
-            let challenge = HeaderValue::from_static("Bearer realm=\"portcullis\"");
-            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-            Err(Box::new(response))
-        }
-    }
-}
-
-/// Takes what every request needs of the caller's share: a connection, and a stream or a place among the requests under way.
-fn share(
-    gateway: &Gateway,
-    seat: &Seat,
-    head: &Parts,
-    grant: &mut Grant,
-) -> Result<Taken, Box<Answer>> {
-    let busy = |why: &dyn std::fmt::Display, close: bool| {
-        let mut response = refuse(
-            StatusCode::SERVICE_UNAVAILABLE,
-            answer::error(None, answer::code::INTERNAL_ERROR, &why.to_string(), None),
-        );
-        let headers = response.headers_mut();
-        headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("5"));
-        if close {
-            headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
-    };
-    let share = seat
-        .known(&gateway.served().uid, grant)
-        .map_err(|crowded| busy(&crowded, true))?;
-    let kind = match head.method {
-        Method::GET => Kind::Stream,
-        _ => Kind::Request,
-    };
-    let taken = share.take(kind).map_err(|spent| busy(&spent, false))?;
-    grant.share = Some(share);
-    Ok(taken)
-}
-
-/// The value of a header that stands exactly once.
-fn one(head: &Parts, name: HeaderName) -> Option<&str> {
-    let mut values = head.headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) => value.to_str().ok(),
-        _ => None,
-    }
-}
-
 struct Exchange<'a> {
     gateway: &'a Arc<Gateway>,
     snapshot: Arc<Snapshot>,
@@ -202,34 +99,6 @@ struct Exchange<'a> {
     trace_id: Option<String>,
     /// The gateways that the request came by.
     hops: Option<HeaderValue>,
-}
-
-/// What must hold for every request, found to hold.
-struct Admitted {
-    snapshot: Arc<Snapshot>,
-    grant: Grant,
-    hops: Option<HeaderValue>,
-}
-
-fn refuse(status: StatusCode, body: Vec<u8>) -> Box<Answer> {
-    Box::new(json_response(status, body))
-}
-
-fn header_refusal(fault: HeaderFault) -> Box<Answer> {
-    let status = match fault {
-        HeaderFault::AcceptPost | HeaderFault::AcceptGet => StatusCode::NOT_ACCEPTABLE,
-        HeaderFault::ContentType | HeaderFault::ContentEncoding => {
-            StatusCode::UNSUPPORTED_MEDIA_TYPE
-        }
-        _ => StatusCode::BAD_REQUEST,
-    };
-    refuse(status, answer::invalid_request(None, &fault.to_string()))
-}
-
-fn accepted() -> Answer {
-    let mut response = Response::new(empty());
-    *response.status_mut() = StatusCode::ACCEPTED;
-    response
 }
 
 impl Exchange<'_> {
@@ -243,7 +112,14 @@ impl Exchange<'_> {
                 self.check_post_headers()?;
                 let limit = self.snapshot.settings.max_request_bytes;
                 let share = self.grant.share.clone();
-                let read = read_for(share.as_ref(), &mut body, limit, BODY_IDLE, BODY_WITHIN).await;
+                let read = read_for(
+                    share.as_ref(),
+                    &mut body,
+                    limit,
+                    BODY_IDLE_TIMEOUT,
+                    BODY_TIMEOUT,
+                )
+                .await;
                 if matches!(read, Err(ReadError::TooLarge { .. } | ReadError::Spent(_))) {
                     discard(&mut body).await;
                 }

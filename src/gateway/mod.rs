@@ -5,14 +5,12 @@
 //!
 //! This file is the map: nothing is defined here.
 
-mod again;
 pub mod approvals;
 pub mod body;
 pub mod bridge;
-pub mod budget;
 pub mod counters;
 pub mod enforce;
-pub mod floor;
+pub mod fairness;
 pub mod force;
 #[expect(
     clippy::module_inception,
@@ -24,17 +22,15 @@ mod hops;
 pub mod http;
 pub mod inventory;
 mod lifetime;
+pub mod listener;
 pub mod observe;
-mod offload;
 mod permit;
 pub mod process;
 mod relay;
 mod rotation;
 pub mod run;
 mod served;
-pub mod server;
 mod sessions;
-mod trace;
 pub mod upstream;
 
 pub use self::gateway::{Gateway, Shared};

@@ -8,8 +8,8 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
 
-use super::enforce::request_ids::{Cancelled, RequestIdGuard};
 use crate::gateway::approvals::Consumed;
+use crate::gateway::enforce::request_ids::{Cancelled, RequestIdGuard};
 use crate::policy::{Decision, Outcome};
 use crate::protocol::answer;
 use crate::protocol::emit::{self, Edits};

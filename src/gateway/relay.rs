@@ -15,9 +15,9 @@ use crate::gateway::body::message::{
     ContentType, MAX_ANSWER, RETRY_AFTER, content_type, json_response,
 };
 use crate::gateway::body::{Body, ReadError, holding, read_for};
-use crate::gateway::budget::FREE;
 use crate::gateway::enforce::request_ids::RequestIdGuard;
 use crate::gateway::enforce::{End, InFlight};
+use crate::gateway::fairness::budget::FREE;
 use crate::gateway::grants::Grant;
 use crate::gateway::permit::Permit;
 use crate::gateway::sessions::{Resumed, Session};
@@ -34,7 +34,7 @@ use crate::protocol::method::{self, Feature, Need};
 mod events;
 mod tell;
 
-use self::events::Events;
+use self::events::EventRelay;
 pub use self::tell::{give_up, tell_upstream};
 
 /// However much a server says before its answer, a call ends after this many times its time-out.
@@ -86,7 +86,7 @@ impl Asked {
 }
 
 /// What becomes of one message.
-enum Passed {
+enum RelayedMessage {
     Send(Vec<u8>),
     Drop,
 }
@@ -123,7 +123,7 @@ impl Relay {
     }
 
     /// The client's copy of a message, filtered for this caller. A response must be one that [`Self::is_answer`].
-    async fn pass(&self, message: &Message<'_>) -> Passed {
+    async fn pass(&self, message: &Message<'_>) -> RelayedMessage {
         match message {
             Message::Response(response) => {
                 if let Outcome::Error(error) = &response.outcome {
@@ -144,12 +144,12 @@ impl Relay {
 
     /// An error of the upstream. Its `data` must not read as if the gateway or a bridge had spoken, and one that sends the
     /// user to a page is a question to the client like any other.
-    fn error(&self, error: &ErrorObject<'_>) -> Passed {
+    fn error(&self, error: &ErrorObject<'_>) -> RelayedMessage {
         let id = self.client_id();
         let pages = self.allows(Feature::Elicitation) && self.session.declared.url_elicitation();
         if error.code == code::URL_ELICITATION_REQUIRED && !pages {
             let why = "The server asks the user to open a page first; spec.clientFeatures.elicitation, or the client, does not allow that";
-            return Passed::Send(answer::error(id, code::INTERNAL_ERROR, why, None));
+            return RelayedMessage::Send(answer::error(id, code::INTERNAL_ERROR, why, None));
         }
         let data = error.data.map(|raw| match Object::from_raw(raw, &[]) {
             Ok(data) if data.string("source").ok().flatten().as_deref() == Some("bridge") => {
@@ -160,7 +160,7 @@ impl Relay {
             }
             _ => Cow::Borrowed(raw),
         });
-        Passed::Send(answer::error(
+        RelayedMessage::Send(answer::error(
             id,
             error.code,
             &error.message,
@@ -169,9 +169,9 @@ impl Relay {
     }
 
     /// The message without what the caller may not see, and whether it lists a tool that is not in the inventory.
-    fn filtered(&self, message: &Message<'_>) -> (Passed, bool) {
+    fn filtered(&self, message: &Message<'_>) -> (RelayedMessage, bool) {
         let Some(snapshot) = self.gateway.snapshot() else {
-            return (Passed::Drop, false);
+            return (RelayedMessage::Drop, false);
         };
         let mut unknown = false;
         let caller = &self.grant.caller;
@@ -206,7 +206,7 @@ impl Relay {
                     Some(None) => {
                         let why = "its cursor cannot be sealed";
                         let body = answer::upstream_down(self.client_id(), why, RETRY_AFTER);
-                        return (Passed::Send(body), false);
+                        return (RelayedMessage::Send(body), false);
                     }
                     None => edits = edits.remove("nextCursor"),
                 }
@@ -223,11 +223,11 @@ impl Relay {
             ListKind::ResourceTemplates => bound.template_visible(&entry.name, caller),
         });
         let passed = match filtered {
-            Ok(Some(bytes)) => Passed::Send(bytes),
-            Ok(None) => Passed::Send(message.emit(&edits)),
+            Ok(Some(bytes)) => RelayedMessage::Send(bytes),
+            Ok(None) => RelayedMessage::Send(message.emit(&edits)),
             Err(error) => {
                 tracing::warn!(server = self.gateway.observe.server(), %error, "an answer of the upstream was replaced");
-                Passed::Send(answer::upstream_down(
+                RelayedMessage::Send(answer::upstream_down(
                     self.client_id(),
                     &error.to_string(),
                     RETRY_AFTER,
@@ -237,18 +237,22 @@ impl Relay {
         (passed, unknown)
     }
 
-    fn notification(&self, message: &Message<'_>, notification: &Notification<'_>) -> Passed {
+    fn notification(
+        &self,
+        message: &Message<'_>,
+        notification: &Notification<'_>,
+    ) -> RelayedMessage {
         let Some(row) = method::lookup(&notification.method)
             .filter(|row| row.to_client() && row.in_version(self.session.version))
         else {
-            return Passed::Drop;
+            return RelayedMessage::Drop;
         };
         match row.need {
             Need::Nothing => {
                 if row.name == "notifications/tools/list_changed" {
                     self.gateway.inventory.nudge();
                 }
-                Passed::Send(message.emit(&Edits::new()))
+                RelayedMessage::Send(message.emit(&Edits::new()))
             }
             Need::Resource => {
                 let uri = notification
@@ -261,16 +265,16 @@ impl Relay {
                     })
                 });
                 if listed {
-                    Passed::Send(message.emit(&Edits::new()))
+                    RelayedMessage::Send(message.emit(&Edits::new()))
                 } else {
-                    Passed::Drop
+                    RelayedMessage::Drop
                 }
             }
             Need::Feature(feature) if self.allows(feature) => {
-                Passed::Send(message.emit(&Edits::new()))
+                RelayedMessage::Send(message.emit(&Edits::new()))
             }
             Need::Cancel => self.cancelled_by_server(message, notification),
-            _ => Passed::Drop,
+            _ => RelayedMessage::Drop,
         }
     }
 
@@ -279,7 +283,7 @@ impl Relay {
         &self,
         message: &Message<'_>,
         notification: &Notification<'_>,
-    ) -> Passed {
+    ) -> RelayedMessage {
         let sealed = notification
             .params
             .as_ref()
@@ -287,15 +291,15 @@ impl Relay {
             .and_then(|member| Id::from_json(member.raw))
             .and_then(|id| self.gateway.sessions.cancel_request(&self.session.id, &id));
         match sealed {
-            Some(sealed) => {
-                Passed::Send(message.emit(&Edits::new().set("requestId", json::quoted(&sealed))))
-            }
-            None => Passed::Drop,
+            Some(sealed) => RelayedMessage::Send(
+                message.emit(&Edits::new().set("requestId", json::quoted(&sealed))),
+            ),
+            None => RelayedMessage::Drop,
         }
     }
 
     /// A request of the upstream to the client: as `clientFeatures` says, under a sealed id; else refused right here.
-    fn request(&self, request: &Request<'_>) -> Passed {
+    fn request(&self, request: &Request<'_>) -> RelayedMessage {
         let row = method::lookup(&request.method)
             .filter(|row| row.to_client() && row.in_version(self.session.version));
         let allowed = match row.map(|row| row.need) {
@@ -308,7 +312,7 @@ impl Relay {
             let envelope = self.session.envelope();
             let permit = Permit::refusal(envelope, &request.id, &request.method);
             tell_upstream(&self.gateway, permit);
-            return Passed::Drop;
+            return RelayedMessage::Drop;
         };
         // Whichever of the session's calls it is about: that one is being made.
         self.gateway.calls.mark_session(self.session.key());
@@ -321,9 +325,9 @@ impl Relay {
                 self.gateway
                     .sessions
                     .remember_request(&self.session.id, &request.id, &sealed);
-                Passed::Send(request.emit(&edits.id(Id::String(sealed.into()))))
+                RelayedMessage::Send(request.emit(&edits.id(Id::String(sealed.into()))))
             }
-            None => Passed::Drop,
+            None => RelayedMessage::Drop,
         }
     }
 
@@ -403,7 +407,7 @@ impl Relay {
                 }
             }
             Some(ContentType::EventStream) if status.is_success() => {
-                let mut events = Events::new(self, response.into_body());
+                let mut events = EventRelay::new(self, response.into_body());
                 events.idle = Some(timeout);
                 events.silent_until = Some(sent + timeout);
                 events.ends_at = Some(sent + timeout.saturating_mul(LONGEST));
@@ -438,8 +442,8 @@ impl Relay {
             Ok(message) if self.is_answer(&message) => {
                 let end = end_of(&message);
                 match self.pass(&message).await {
-                    Passed::Send(bytes) => (bytes, end),
-                    Passed::Drop => broken("its answer cannot be shown"),
+                    RelayedMessage::Send(bytes) => (bytes, end),
+                    RelayedMessage::Drop => broken("its answer cannot be shown"),
                 }
             }
             Ok(_) => broken("its answer is not to this request"),
@@ -449,7 +453,7 @@ impl Relay {
 
     /// A stream that the client opened with GET.
     pub fn stream(self, response: Response<Body>) -> Response<Body> {
-        Events::new(self, response.into_body())
+        EventRelay::new(self, response.into_body())
             .tells_changes()
             .into_response()
     }

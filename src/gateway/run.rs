@@ -17,27 +17,25 @@ use tokio_util::sync::CancellationToken;
 use crate::gateway::approvals::Approvals;
 use crate::gateway::force::plan::Stdio;
 use crate::gateway::force::{Environment, Sealing};
+use crate::gateway::listener::{Routes, SINGLE_SERVER_PATH, serve_as};
 use crate::gateway::observe::metrics::Metrics;
 use crate::gateway::process::{SetupError, Signals, audit, bind, raise_files};
-use crate::gateway::server::{ONLY, Routes, serve_as};
 use crate::gateway::{Gateway, Served, Shared};
 use crate::policy::signature::PublicKey;
-use crate::telemetry::{admin, process};
+use crate::telemetry::admin::{Admin, serve as serve_admin};
+use crate::telemetry::process;
 
-mod follow;
+mod admin;
+mod bundle_source;
 pub mod install;
-mod intake;
-mod mounted;
-mod pod;
-mod watch;
+mod mounted_secrets;
 
-use self::follow::Told;
-use self::intake::{Intake, Readers, Source, Taken};
-use self::mounted::{EVERY, Mounted, MountedFile, Own};
-use self::pod::Pod;
+use self::admin::GatewayAdmin;
+use self::bundle_source::{ApplyResult, BundleNotice, Intake, Readers, Source, watch};
+use self::mounted_secrets::{MOUNT_READ_INTERVAL, MountedFile, MountedKey, SecretMounts};
 
 /// The API has this long at the start before the mounted copy of the bundle is taken.
-const API_FIRST: Duration = Duration::from_secs(2);
+const API_HEAD_START: Duration = Duration::from_secs(2);
 
 /// Run the gateway of one McpServer in a cluster
 #[derive(Debug, clap::Args)]
@@ -118,8 +116,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     process::register(&mut registry);
     let metrics = Metrics::register(&mut registry);
 
-    let mut mounted = Mounted::new(args.secrets_dir.clone(), own_keys(&args));
-    mounted.look();
+    let mut mounted = SecretMounts::new(args.secrets_dir.clone(), own_keys(&args));
+    mounted.refresh();
     let shared = Shared {
         instance: uuid::Uuid::new_v4().simple().to_string()[..12].to_owned(),
         audit,
@@ -140,14 +138,14 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let gateway = Gateway::waiting(&shared, environment, served);
     gateway.keep_inventory();
     let readers = Readers::default();
-    let pod = Arc::new(Pod::new(Arc::clone(&gateway), readers.clone()));
+    let gateway_admin = Arc::new(GatewayAdmin::new(Arc::clone(&gateway), readers.clone()));
     let routes = Arc::new(Routes::default());
-    routes.set([(ONLY.to_owned(), Arc::clone(&gateway))].into());
+    routes.set([(SINGLE_SERVER_PATH.to_owned(), Arc::clone(&gateway))].into());
 
     let (stop_http, stop_admin) = (CancellationToken::new(), CancellationToken::new());
-    let admin = tokio::spawn(admin::serve(
+    let admin = tokio::spawn(serve_admin(
         admin_listener,
-        Arc::clone(&pod) as Arc<dyn admin::Admin>,
+        Arc::clone(&gateway_admin) as Arc<dyn Admin>,
         Arc::new(registry),
         stop_admin.clone(),
     ));
@@ -164,17 +162,17 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         name: format!("{}-gateway", args.server),
         renewed_after: Duration::from_secs(args.watch_timeout.into()),
     };
-    let (tell, told) = mpsc::channel(4);
-    tokio::spawn(watch::follow(target, tell));
+    let (notify, notices) = mpsc::channel(4);
+    tokio::spawn(watch::follow(target, notify));
     let keeping = tokio::spawn(keep(
         Intake::new(Arc::clone(&gateway), readers, args.bundle_keys.clone()),
         mounted,
         MountedFile::new(args.bundle_file.clone()),
-        told,
+        notices,
     ));
 
     signals.next().await;
-    pod.terminate();
+    gateway_admin.terminate();
     tracing::info!("stopping: no new clients are to be sent here, calls under way go on");
     let ending = async {
         tokio::time::sleep(Duration::from_secs(args.lame_duck.into())).await;
@@ -183,7 +181,10 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
             tracing::error!(%error, "the listener failed");
         }
         let wait = Duration::from_secs(args.report_wait.into());
-        if tokio::time::timeout(wait, pod.all_stored()).await.is_err() {
+        if tokio::time::timeout(wait, gateway_admin.all_stored())
+            .await
+            .is_err()
+        {
             tracing::warn!("the last violations were not stored by the operator within {wait:?}");
         }
         keeping.abort();
@@ -204,12 +205,12 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
 /// Puts what comes in into force, until it is told no more.
 async fn keep(
     mut intake: Intake,
-    mut mounted: Mounted,
+    mut mounted: SecretMounts,
     mut file: MountedFile,
-    mut told: mpsc::Receiver<Told>,
+    mut notices: mpsc::Receiver<BundleNotice>,
 ) {
-    let file_from = Instant::now() + API_FIRST;
-    let mut look = tokio::time::interval(EVERY);
+    let file_from = Instant::now() + API_HEAD_START;
+    let mut look = tokio::time::interval(MOUNT_READ_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut api_spoke = false;
     let mut said = None;
@@ -224,9 +225,9 @@ async fn keep(
             unready = now;
         }
         tokio::select! {
-            heard = told.recv() => match heard {
+            notice = notices.recv() => match notice {
                 None => return,
-                Some(Told::Bundle(text)) => {
+                Some(BundleNotice::Bundle(text)) => {
                     if said.take().is_some() {
                         tracing::info!("the ConfigMap is followed through the API again");
                     }
@@ -241,16 +242,16 @@ async fn keep(
                 }
             },
             _ = look.tick() => {
-                if mounted.look() {
+                if mounted.refresh() {
                     match intake.secrets_changed() {
-                        Taken::Refused(why) => tracing::error!(
+                        ApplyResult::Refused(why) => tracing::error!(
                             "the mounted Secrets of now cannot be used: {why}; what was in force stays"
                         ),
-                        Taken::InForce | Taken::Known => tracing::info!("mounted Secrets were read again"),
+                        ApplyResult::InForce | ApplyResult::Known => tracing::info!("mounted Secrets were read again"),
                     }
                 }
                 if (api_spoke || Instant::now() >= file_from)
-                    && let Some(text) = file.look()
+                    && let Some(text) = file.changed()
                 {
                     log("the mounted copy", &intake.offer(Source::File, text));
                 }
@@ -259,25 +260,27 @@ async fn keep(
     }
 }
 
-fn log(from: &str, taken: &Taken) {
-    match taken {
-        Taken::InForce => tracing::info!("the bundle from {from} is taken"),
-        Taken::Known => tracing::debug!("the bundle from {from} is known"),
-        Taken::Refused(why) => {
+fn log(from: &str, result: &ApplyResult) {
+    match result {
+        ApplyResult::InForce => tracing::info!("the bundle from {from} is taken"),
+        ApplyResult::Known => tracing::debug!("the bundle from {from} is known"),
+        ApplyResult::Refused(why) => {
             tracing::error!("the bundle from {from} is refused: {why}; what was in force stays");
         }
     }
 }
 
-fn complain(told: &Told) {
-    match told {
-        Told::Bundle(_) => {}
-        Told::Without => {
+fn complain(notice: &BundleNotice) {
+    match notice {
+        BundleNotice::Bundle(_) => {}
+        BundleNotice::Without => {
             tracing::warn!("the ConfigMap has no bundle.json; what was in force stays")
         }
-        Told::Absent => tracing::warn!("there is no ConfigMap yet; the operator makes it"),
-        Told::Deleted => tracing::warn!("the ConfigMap was deleted; what was in force stays"),
-        Told::Trouble(why) => {
+        BundleNotice::Absent => tracing::warn!("there is no ConfigMap yet; the operator makes it"),
+        BundleNotice::Deleted => {
+            tracing::warn!("the ConfigMap was deleted; what was in force stays")
+        }
+        BundleNotice::Trouble(why) => {
             tracing::warn!(
                 "the ConfigMap cannot be followed through the API: {why}; what was in force stays, and it is tried again"
             );
@@ -299,15 +302,15 @@ fn bearer(args: &RunArgs) -> (String, String) {
     (name, "bearer".to_owned())
 }
 
-fn own_keys(args: &RunArgs) -> Vec<Own> {
+fn own_keys(args: &RunArgs) -> Vec<MountedKey> {
     let mut own = Vec::new();
     if let Sealing::Secret { name, key } = sealing(args) {
         let path = args.sealing_keys_file.clone();
-        own.push(Own { name, key, path });
+        own.push(MountedKey { name, key, path });
     }
     if let Some(path) = args.upstream_bearer_file.clone() {
         let (name, key) = bearer(args);
-        own.push(Own { name, key, path });
+        own.push(MountedKey { name, key, path });
     }
     own
 }

@@ -22,7 +22,7 @@ const LISTS: &[(&str, &str)] = &[
     ("observe/audit/writer.rs", "buffer"),
     ("bridge/per_session.rs", "calls"),
     ("bridge/session.rs", "streams"),
-    ("upstream/pool.rs", "lines"),
+    ("upstream/pool.rs", "connections"),
 ];
 
 /// Channels that hold one value, whatever is sent.

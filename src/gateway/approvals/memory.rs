@@ -5,8 +5,8 @@
 
 use super::steps::Entry;
 use super::{
-    ApprovalRequest, CallContext, DecideError, Key, PENDING_PER_GRANT, PENDING_PER_SERVER, Refused,
-    Standing,
+    ApprovalKey, ApprovalRequest, CallContext, DecideError, NotRequested, PENDING_PER_GRANT,
+    PENDING_PER_SERVER, Standing,
 };
 use crate::api::Time;
 use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, ServerRef, Verdict};
@@ -26,7 +26,7 @@ const NOTHING_EXPIRES: Duration = Duration::from_secs(3_600);
 
 /// McpApprovals in this process's memory.
 pub struct Memory {
-    entries: Mutex<BTreeMap<Key, Entry>>,
+    entries: Mutex<BTreeMap<ApprovalKey, Entry>>,
     log: Option<AuditLog>,
     pub(super) changed: watch::Sender<u64>,
 }
@@ -63,7 +63,7 @@ impl Memory {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ApprovalKey, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -72,7 +72,7 @@ impl Memory {
         wanted: &ApprovalRequest,
         context: CallContext<'_>,
         now: Timestamp,
-    ) -> Result<Standing, Refused> {
+    ) -> Result<Standing, NotRequested> {
         let mut entries = self.lock();
         for name in &wanted.names {
             let open = named(&mut entries, &wanted.namespace, name)
@@ -106,10 +106,10 @@ impl Memory {
     /// the most of them gives up the one that was asked for longest ago, if it has still more than the newcomer then.
     fn make_room(
         &self,
-        entries: &mut BTreeMap<Key, Entry>,
+        entries: &mut BTreeMap<ApprovalKey, Entry>,
         wanted: &ApprovalRequest,
         now: Timestamp,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), NotRequested> {
         let spec = &wanted.spec;
         let open = |entry: &Entry| {
             entry.pending(now) && entry.is_of(&wanted.namespace, &spec.server_ref.name)
@@ -120,7 +120,7 @@ impl Memory {
         }
         let own = by_grant.get(spec.grant.as_str()).copied().unwrap_or(0);
         if own >= PENDING_PER_GRANT {
-            return Err(Refused::GrantFull);
+            return Err(NotRequested::GrantFull);
         }
         if by_grant.values().sum::<usize>() < PENDING_PER_SERVER {
             return Ok(());
@@ -130,7 +130,7 @@ impl Memory {
             .max_by_key(|(grant, count)| (**count, **grant));
         let (grant, _) = most
             .filter(|(_, count)| **count > own + 1)
-            .ok_or(Refused::ServerFull)?;
+            .ok_or(NotRequested::ServerFull)?;
         let grant = (*grant).to_owned();
         let oldest = entries
             .values_mut()
@@ -146,7 +146,7 @@ impl Memory {
     pub(super) fn look(
         &self,
         wanted: &ApprovalRequest,
-        key: &Key,
+        key: &ApprovalKey,
         now: Timestamp,
     ) -> Option<Standing> {
         let entries = self.lock();
@@ -157,7 +157,7 @@ impl Memory {
 
     pub(super) fn consume(
         &self,
-        key: &Key,
+        key: &ApprovalKey,
         version: u64,
         context: CallContext<'_>,
         now: Timestamp,
@@ -179,7 +179,7 @@ impl Memory {
     }
 
     /// `session` does not ask any more for the request of that key, or for any.
-    pub(super) fn withdraw(&self, key: Option<&Key>, session: &str, now: Timestamp) {
+    pub(super) fn withdraw(&self, key: Option<&ApprovalKey>, session: &str, now: Timestamp) {
         self.end(
             |own, entry| {
                 entry.pending(now) && key.is_none_or(|key| key == own) && entry.given_up_by(session)
@@ -211,7 +211,7 @@ impl Memory {
         );
     }
 
-    fn end(&self, which: impl Fn(&Key, &mut Entry) -> bool, how: impl Fn(&mut Entry)) {
+    fn end(&self, which: impl Fn(&ApprovalKey, &mut Entry) -> bool, how: impl Fn(&mut Entry)) {
         let mut entries = self.lock();
         let mut changed = false;
         for (key, entry) in entries.iter_mut() {
@@ -354,10 +354,10 @@ fn shown(entry: &Entry, now: Timestamp) -> McpApproval {
 
 /// The requests of a name, whatever their number.
 fn named<'a>(
-    entries: &'a mut BTreeMap<Key, Entry>,
+    entries: &'a mut BTreeMap<ApprovalKey, Entry>,
     namespace: &str,
     name: &str,
-) -> impl Iterator<Item = (&'a Key, &'a mut Entry)> {
+) -> impl Iterator<Item = (&'a ApprovalKey, &'a mut Entry)> {
     let first = (namespace.to_owned(), format!("{name}-"));
     let (namespace, start) = first.clone();
     entries
@@ -393,8 +393,8 @@ fn same_call(entry: &Entry, wanted: &ApprovalRequest) -> bool {
 }
 
 /// Drops finished requests that are old or too many. What an agent could still be told about stays.
-fn prune(entries: &mut BTreeMap<Key, Entry>, now: Timestamp) {
-    let mut finished: Vec<(bool, Timestamp, Key)> = entries
+fn prune(entries: &mut BTreeMap<ApprovalKey, Entry>, now: Timestamp) {
+    let mut finished: Vec<(bool, Timestamp, ApprovalKey)> = entries
         .iter()
         .filter(|(_, entry)| entry.finished(now))
         .map(|(key, entry)| {

@@ -5,10 +5,10 @@
 
 use jiff::Timestamp;
 
-use super::{ApprovalRequest, CallContext, Key, Standing};
+use super::{ApprovalKey, ApprovalRequest, CallContext, Standing};
 use crate::api::Time;
 use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, Verdict};
-use crate::gateway::observe::audit::{AuditLog, DecisionId, Step};
+use crate::gateway::observe::audit::{ApprovalStep, AuditLog, DecisionId};
 
 /// No more sessions of those that ask are kept apart; with more than that, a request is not withdrawn.
 const ASKERS: usize = 16;
@@ -30,7 +30,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(key: &Key, wanted: &ApprovalRequest, context: CallContext<'_>) -> Self {
+    pub(super) fn new(
+        key: &ApprovalKey,
+        wanted: &ApprovalRequest,
+        context: CallContext<'_>,
+    ) -> Self {
         let spec = McpApprovalSpec {
             decision: None,
             ..wanted.spec.clone()
@@ -85,7 +89,7 @@ impl Entry {
             && self.object.spec.server_ref.name == server
     }
 
-    pub(super) fn standing(&self, key: &Key) -> Standing {
+    pub(super) fn standing(&self, key: &ApprovalKey) -> Standing {
         if self.stale() {
             return Standing::Stale(key.clone());
         }
@@ -156,7 +160,7 @@ impl Entry {
         let spec = &self.object.spec;
         let namespace = self.object.metadata.namespace.as_deref();
         let decision = spec.decision.as_ref();
-        log.step(&Step {
+        log.step(&ApprovalStep {
             time,
             decision_id: by.unwrap_or(DecisionId {
                 instance: &self.instance,

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::calls::{Unanswered, full, now, unavailable};
-use super::session::{Full, Session, lock, makes_room, share};
+use super::session::{BridgeSession, Full, lock, makes_room, share};
 use super::stream::{self, Accepts, Body, Event, Receiver, Sender, bare};
 use super::wire::{self, Id, code};
 use super::{Context, SESSION};
@@ -31,15 +31,15 @@ const ASKED: usize = 256;
 #[derive(Debug)]
 pub(super) struct PerSession {
     context: Context,
-    sessions: Mutex<HashMap<String, Arc<Own>>>,
+    sessions: Mutex<HashMap<String, Arc<SessionChild>>>,
     /// One for each child until no process of it is left, which is later than the end of its session.
     slots: Arc<Semaphore>,
 }
 
 /// A session and its child.
 #[derive(Debug)]
-struct Own {
-    session: Session,
+struct SessionChild {
+    session: BridgeSession,
     input: Input,
     table: Mutex<Table>,
     /// Ends the child, and with it the session.
@@ -77,7 +77,7 @@ impl PerSession {
         mode
     }
 
-    fn session(&self, id: &str) -> Option<Arc<Own>> {
+    fn session(&self, id: &str) -> Option<Arc<SessionChild>> {
         let own = lock(&self.sessions).get(id).cloned()?;
         own.session.touch();
         Some(own)
@@ -136,7 +136,7 @@ impl PerSession {
         self: &Arc<Self>,
         id: &Id,
         caller: &str,
-    ) -> Result<(Arc<Own>, DropGuard), Response<Body>> {
+    ) -> Result<(Arc<SessionChild>, DropGuard), Response<Body>> {
         if self.context.stop.is_cancelled() {
             let why = Unanswered::down("The bridge is shutting down.", Duration::from_secs(5));
             return Err(unavailable(id, &why));
@@ -165,8 +165,8 @@ impl PerSession {
             )
         })?;
         let end = self.context.stop.child_token();
-        let own = Arc::new(Own {
-            session: Session::new(caller),
+        let own = Arc::new(SessionChild {
+            session: BridgeSession::new(caller),
             input: child.input.clone(),
             table: Mutex::default(),
             end: end.clone(),
@@ -194,7 +194,7 @@ impl PerSession {
 
     fn room(
         &self,
-        sessions: &HashMap<String, Arc<Own>>,
+        sessions: &HashMap<String, Arc<SessionChild>>,
         caller: &str,
     ) -> Result<Option<String>, Full> {
         let all = sessions.values().map(|own| {
@@ -256,7 +256,7 @@ impl PerSession {
     /// Passes a call on; the answer comes on the receiver. The error is an answer already.
     async fn call(
         &self,
-        own: &Arc<Own>,
+        own: &Arc<SessionChild>,
         request: &Request<'_>,
         accepts: Accepts,
     ) -> Result<Receiver, Event> {
@@ -303,12 +303,12 @@ impl PerSession {
         found.is_some()
     }
 
-    fn remove(&self, session: &str) -> Option<Arc<Own>> {
+    fn remove(&self, session: &str) -> Option<Arc<SessionChild>> {
         lock(&self.sessions).remove(session)
     }
 }
 
-impl Own {
+impl SessionChild {
     fn register(&self, call: Call, most: usize) -> Result<(), Event> {
         let mut table = lock(&self.table);
         if table.ended {
@@ -364,7 +364,7 @@ impl Own {
 
 /// Takes back a call that was not queued.
 struct Unsent<'a> {
-    own: &'a Own,
+    own: &'a SessionChild,
     id: Option<&'a Id>,
 }
 
@@ -382,7 +382,7 @@ fn ended() -> Unanswered {
 }
 
 /// The answer to `initialize`; what comes before it waits for a GET stream.
-async fn first_answer(own: &Own, mut receiver: Receiver) -> Option<Event> {
+async fn first_answer(own: &SessionChild, mut receiver: Receiver) -> Option<Event> {
     loop {
         match receiver.next().await {
             Ok(Some(Event::Message(text))) => own.session.deliver(text),

@@ -27,7 +27,7 @@ pub(super) fn new_id() -> String {
 
 /// The part of a session that both modes share.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct BridgeSession {
     pub(super) id: String,
     /// Whose it is, as the gateway tells callers apart; empty for the gateway's own.
     pub(super) caller: String,
@@ -51,18 +51,18 @@ pub(super) fn share(most: usize) -> usize {
 /// Which session has to make room for another one of this caller: none, the one that has been idle for longest, or there
 /// is no room. `all` gives each session and whether somebody waits for it or reads from it.
 pub(super) fn makes_room<'a>(
-    all: impl Iterator<Item = (&'a Session, bool)> + Clone,
+    all: impl Iterator<Item = (&'a BridgeSession, bool)> + Clone,
     caller: &str,
     most: usize,
 ) -> Result<Option<String>, Full> {
-    let own = |session: &Session| session.caller == caller;
+    let own = |session: &BridgeSession| session.caller == caller;
     let over = !caller.is_empty()
         && all.clone().filter(|(session, _)| own(session)).count() >= share(most);
     if !over && all.clone().count() < most {
         return Ok(None);
     }
     // The gateway's own session is what it lists tools with: others never end it.
-    let may_go = |session: &Session| match caller {
+    let may_go = |session: &BridgeSession| match caller {
         "" => true,
         _ => !session.caller.is_empty() && (!over || own(session)),
     };
@@ -84,7 +84,7 @@ pub(super) enum Full {
     Caller(usize),
 }
 
-impl Session {
+impl BridgeSession {
     pub(super) fn new(caller: &str) -> Self {
         Self {
             id: new_id(),
@@ -168,7 +168,11 @@ impl Session {
 mod tests {
     use super::*;
 
-    fn ids(all: &[(Session, bool)], caller: &str, most: usize) -> Result<Option<usize>, Full> {
+    fn ids(
+        all: &[(BridgeSession, bool)],
+        caller: &str,
+        most: usize,
+    ) -> Result<Option<usize>, Full> {
         let made = makes_room(
             all.iter().map(|(session, busy)| (session, *busy)),
             caller,
@@ -191,7 +195,7 @@ mod tests {
             ("a", false),
             ("b", false),
         ] {
-            all.push((Session::new(caller), busy));
+            all.push((BridgeSession::new(caller), busy));
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         assert_eq!(ids(&all, "b", 8), Ok(None));

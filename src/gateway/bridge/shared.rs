@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::calls::{Unanswered, at_once, full, now, unavailable};
-use super::session::{Full, Session, lock, makes_room};
+use super::session::{BridgeSession, Full, lock, makes_room};
 use super::stream::{self, Accepts, Body, Event, Receiver, bare};
 use super::wire::{self, Id, code};
 use super::{Context, SESSION, StartError, version};
@@ -49,7 +49,7 @@ struct Live {
 }
 
 #[derive(Debug, Clone)]
-enum State {
+enum ServerState {
     Starting,
     Ready(Arc<Live>),
     Down { why: String, until: Instant },
@@ -58,10 +58,10 @@ enum State {
 
 /// The mode itself.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedServer {
     context: Context,
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
-    state: watch::Sender<State>,
+    sessions: Mutex<HashMap<String, Arc<BridgeSession>>>,
+    state: watch::Sender<ServerState>,
     pending: Mutex<Pending>,
     /// The ids of calls: what the child prints of one caller must not answer another's call.
     numbers: Numbers,
@@ -70,12 +70,12 @@ pub(super) struct Shared {
     subscribing: tokio::sync::Mutex<()>,
 }
 
-impl Shared {
+impl SharedServer {
     /// Starts the child and the task that keeps it running.
     pub(super) fn start(context: Context) -> Result<Arc<Self>, StartError> {
         let child = spawn(&context.child, &context.tasks)?;
         let tasks = context.tasks.clone();
-        let (state, _) = watch::channel(State::Starting);
+        let (state, _) = watch::channel(ServerState::Starting);
         let shared = Arc::new(Self {
             context,
             sessions: Mutex::default(),
@@ -93,11 +93,11 @@ impl Shared {
     pub(super) async fn ready(&self) -> Result<(), String> {
         let mut state = self.state.subscribe();
         let decided = state
-            .wait_for(|state| !matches!(state, State::Starting))
+            .wait_for(|state| !matches!(state, ServerState::Starting))
             .await;
         match decided.as_deref() {
-            Ok(State::Ready(_)) => Ok(()),
-            Ok(State::Down { why, .. }) => Err(why.clone()),
+            Ok(ServerState::Ready(_)) => Ok(()),
+            Ok(ServerState::Down { why, .. }) => Err(why.clone()),
             _ => Err("the server was stopped".to_owned()),
         }
     }
@@ -108,17 +108,17 @@ impl Shared {
         let wait = self.context.limits.start_wait;
         let decided = timeout(
             wait,
-            state.wait_for(|state| !matches!(state, State::Starting)),
+            state.wait_for(|state| !matches!(state, ServerState::Starting)),
         );
         match decided.await {
             Ok(Ok(state)) => match &*state {
-                State::Ready(live) => Ok(Arc::clone(live)),
-                State::Down { why, until } => {
+                ServerState::Ready(live) => Ok(Arc::clone(live)),
+                ServerState::Down { why, until } => {
                     let left = until.saturating_duration_since(Instant::now());
                     let why = format!("The server is not running ({why}); it is being restarted.");
                     Err(Unanswered::down(why, left + Duration::from_secs(1)))
                 }
-                State::Starting | State::Stopped => Err(stopping()),
+                ServerState::Starting | ServerState::Stopped => Err(stopping()),
             },
             Ok(Err(_)) => Err(stopping()),
             Err(_) => {
@@ -128,7 +128,7 @@ impl Shared {
         }
     }
 
-    fn session(&self, id: &str) -> Option<Arc<Session>> {
+    fn session(&self, id: &str) -> Option<Arc<BridgeSession>> {
         let session = lock(&self.sessions).get(id).cloned()?;
         session.touch();
         Some(session)
@@ -155,7 +155,7 @@ impl Shared {
                 let mut sessions = lock(&self.sessions);
                 match self.room(&sessions, caller) {
                     Ok(None) => {
-                        let session = Arc::new(Session::new(caller));
+                        let session = Arc::new(BridgeSession::new(caller));
                         sessions.insert(session.id.clone(), Arc::clone(&session));
                         break session;
                     }
@@ -177,7 +177,7 @@ impl Shared {
 
     fn room(
         &self,
-        sessions: &HashMap<String, Arc<Session>>,
+        sessions: &HashMap<String, Arc<BridgeSession>>,
         caller: &str,
     ) -> Result<Option<String>, Full> {
         let pending = lock(&self.pending);
@@ -212,7 +212,7 @@ impl Shared {
 
     async fn request(
         &self,
-        session: &Arc<Session>,
+        session: &Arc<BridgeSession>,
         request: &Request<'_>,
         accepts: Accepts,
     ) -> Response<Body> {
@@ -274,7 +274,7 @@ impl Shared {
     /// Passes a call on; the answer comes on the receiver. The error is an answer already.
     async fn call(
         &self,
-        session: &Arc<Session>,
+        session: &Arc<BridgeSession>,
         request: &Request<'_>,
         subscribes: Option<String>,
     ) -> Result<Receiver, Event> {
@@ -324,7 +324,7 @@ impl Shared {
         Ok(receiver)
     }
 
-    async fn cancel(&self, session: &Session, notification: &Notification<'_>) {
+    async fn cancel(&self, session: &BridgeSession, notification: &Notification<'_>) {
         let Some(id) = wire::id_member(notification.params.as_ref(), "requestId") else {
             return;
         };
@@ -333,7 +333,7 @@ impl Shared {
         };
         // Whether the child still answers is up to it, and the client no longer cares (MCP, "Cancellation").
         self.answer(&origin, Unanswered::lost("Cancelled by the client.", None));
-        let State::Ready(live) = self.state.borrow().clone() else {
+        let ServerState::Ready(live) = self.state.borrow().clone() else {
             return;
         };
         let edits = Edits::new().set("requestId", ours.to_string());
@@ -361,7 +361,7 @@ impl Shared {
     }
 
     /// Whether that is new for the session.
-    fn subscribe(&self, session: &Session, uri: &str) -> Result<bool, NoRoom> {
+    fn subscribe(&self, session: &BridgeSession, uri: &str) -> Result<bool, NoRoom> {
         let fresh = lock(&self.subscribers).subscribe(session, uri)?;
         // It may have been ended meanwhile, and then nobody would ever take this back.
         if fresh && !lock(&self.sessions).contains_key(&session.id) {
@@ -371,7 +371,7 @@ impl Shared {
     }
 
     /// Whether that was the last one: only then the child is told.
-    fn unsubscribe(&self, session: &Session, uri: &str) -> bool {
+    fn unsubscribe(&self, session: &BridgeSession, uri: &str) -> bool {
         lock(&self.subscribers).unsubscribe(session, uri)
     }
 
@@ -388,7 +388,7 @@ impl Shared {
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        matches!(&*self.state.borrow(), State::Ready(_))
+        matches!(&*self.state.borrow(), ServerState::Ready(_))
     }
 
     /// Ends a session. The child goes on with its calls, as nobody has cancelled them, but they are answered now.
@@ -420,7 +420,7 @@ impl Shared {
 
     /// A request of our own about a resource; the answer does not matter.
     async fn tell(&self, method: &str, uri: &str) {
-        let State::Ready(live) = self.state.borrow().clone() else {
+        let ServerState::Ready(live) = self.state.borrow().clone() else {
             return;
         };
         let ours = self.numbers.next();
@@ -435,7 +435,7 @@ impl Shared {
 
 /// Takes back a call that was not queued.
 struct Unsent<'a> {
-    shared: &'a Shared,
+    shared: &'a SharedServer,
     ours: Option<i64>,
 }
 
@@ -459,9 +459,9 @@ fn stopping() -> Unanswered {
     Unanswered::down("The bridge is shutting down.", Duration::from_secs(5))
 }
 
-fn gone(state: &watch::Sender<State>) -> Unanswered {
+fn gone(state: &watch::Sender<ServerState>) -> Unanswered {
     match &*state.borrow() {
-        State::Stopped => stopping(),
+        ServerState::Stopped => stopping(),
         _ => Unanswered::down(
             "The server has just ended; it is being restarted.",
             Duration::from_secs(1),
@@ -470,7 +470,7 @@ fn gone(state: &watch::Sender<State>) -> Unanswered {
 }
 
 /// Ends sessions that nobody uses any more.
-async fn expire(shared: Arc<Shared>) {
+async fn expire(shared: Arc<SharedServer>) {
     let idle = shared.context.limits.session_idle;
     let mut tick = tokio::time::interval((idle / 4).max(Duration::from_millis(10)));
     loop {

@@ -12,17 +12,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::Frame;
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+pub use crate::gateway::body::{Body, BoxError};
 use crate::gateway::upstream::unserved::{Unserved, mark};
-
-/// Whatever can go wrong while a body is sent.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-/// The body of every answer of the bridge.
-pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
 /// Bounds of one stream.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +57,7 @@ impl Event {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct StreamQueue {
     bytes: AtomicUsize,
     overflown: AtomicBool,
 }
@@ -71,7 +66,7 @@ struct Shared {
 #[derive(Debug, Clone)]
 pub(super) struct Sender {
     queue: mpsc::Sender<Event>,
-    shared: Arc<Shared>,
+    shared: Arc<StreamQueue>,
     limit: usize,
 }
 
@@ -79,12 +74,12 @@ pub(super) struct Sender {
 #[derive(Debug)]
 pub(super) struct Receiver {
     queue: mpsc::Receiver<Event>,
-    shared: Arc<Shared>,
+    shared: Arc<StreamQueue>,
 }
 
 pub(super) fn channel(limits: StreamLimits) -> (Sender, Receiver) {
     let (sender, receiver) = mpsc::channel(limits.messages.max(1));
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(StreamQueue::default());
     (
         Sender {
             queue: sender,

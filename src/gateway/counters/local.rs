@@ -18,11 +18,11 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Counts kept by key.
 pub struct Local {
     epoch: Instant,
-    kept: Mutex<Kept>,
+    kept: Mutex<CounterTable>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct CounterTable {
     windows: HashMap<CounterKey, Counted>,
     /// How many keys each grant has taken up.
     owners: HashMap<Arc<str>, usize>,
@@ -157,12 +157,12 @@ impl Local {
             .all(|counted| counted.window.is_idle(now))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, CounterTable> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Kept {
+impl CounterTable {
     fn give_back(&mut self, taken: Vec<(CounterKey, limit::Reservation)>) {
         for (key, reservation) in taken {
             if let Some(counted) = self.windows.get_mut(&key) {

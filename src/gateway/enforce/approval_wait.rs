@@ -6,23 +6,23 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::timeout_at;
 
-use super::{Granted, Passed, Pending, Refusal, decide, enforced, unrecordable};
+use super::{AdmittedCall, Granted, PendingCall, Refusal, decide, enforced, unrecordable};
 use crate::gateway::approvals::{
-    ApprovalRequest, CallContext, Key, Refused, RequestParts, Standing,
+    ApprovalKey, ApprovalRequest, CallContext, NotRequested, RequestParts, Standing,
 };
+use crate::gateway::fairness::offload::aside;
 use crate::gateway::observe::Outcome;
-use crate::gateway::offload::aside;
 use crate::policy::approval::{self, Subject};
 use crate::policy::decision::RuleId;
 use crate::policy::{self, Decision};
 
-impl Pending<'_> {
+impl PendingCall<'_> {
     /// Finds or makes the approval, holds the call while a person may decide, and uses the approval up.
     pub(super) async fn approve(
         &mut self,
         decision: &Decision,
         now: Timestamp,
-    ) -> Result<Passed, Refusal> {
+    ) -> Result<AdmittedCall, Refusal> {
         let grant = &*self.call.grant.caller.grant;
         if let Err(exhausted) = self
             .gateway
@@ -132,10 +132,10 @@ impl Pending<'_> {
     pub(super) fn use_approval(
         &mut self,
         wanted: &ApprovalRequest,
-        key: Key,
+        key: ApprovalKey,
         version: u64,
         now: Timestamp,
-    ) -> Result<Passed, Refusal> {
+    ) -> Result<AdmittedCall, Refusal> {
         let gone = |this: &Self, by: &Arc<RuleId>| {
             this.record(Outcome::Unapproved, by, now, None);
             Refusal::ApprovalGone {
@@ -185,7 +185,7 @@ impl Pending<'_> {
             .approvals()
             .consume(&key, version, context, now);
         match consumed.and_then(|consumed| Granted::approved(&decision, consumed)) {
-            Some(granted) => Ok(Passed { in_flight, granted }),
+            Some(granted) => Ok(AdmittedCall { in_flight, granted }),
             None => {
                 in_flight.give_back();
                 in_flight.done = true;
@@ -203,14 +203,14 @@ impl Pending<'_> {
 
     pub(super) fn not_requested(
         &self,
-        refused: &Refused,
+        refused: &NotRequested,
         decision: &Decision,
         now: Timestamp,
     ) -> Refusal {
         let outcome = match refused {
-            Refused::GrantFull | Refused::ServerFull => Outcome::Unapproved,
+            NotRequested::GrantFull | NotRequested::ServerFull => Outcome::Unapproved,
             // Nobody was asked: a refusal of the fail-closed table.
-            Refused::Unavailable => Outcome::Denied,
+            NotRequested::Unavailable => Outcome::Denied,
         };
         self.record(outcome, &decision.by, now, None);
         Refusal::ApprovalRefused {

@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use super::request_ids::Ambiguity;
 use crate::gateway::Gateway;
 use crate::gateway::counters::Reservation;
+use crate::gateway::fairness::offload::aside;
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::observe::Outcome;
 use crate::gateway::observe::audit::{self, Position, Record, Unwritten};
-use crate::gateway::offload::aside;
 use crate::policy::decision::RuleId;
 
 /// A call that was let through. Tell it how it ended; dropped without, it counts as abandoned and keeps its units.

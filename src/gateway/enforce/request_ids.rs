@@ -56,7 +56,8 @@ impl Hasher for AlreadyRandom {
 #[derive(Clone, Debug, Default)]
 pub struct RequestIds(Arc<Table>);
 
-type Sessions = HashMap<SessionKey, Vec<ForwardedRequest>, BuildHasherDefault<AlreadyRandom>>;
+type RequestsBySession =
+    HashMap<SessionKey, Vec<ForwardedRequest>, BuildHasherDefault<AlreadyRandom>>;
 
 #[derive(Debug, Default)]
 struct Table {
@@ -116,7 +117,7 @@ impl RequestIds {
 }
 
 impl Table {
-    fn lock(&self) -> MutexGuard<'_, Sessions> {
+    fn lock(&self) -> MutexGuard<'_, RequestsBySession> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

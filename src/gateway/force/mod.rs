@@ -26,10 +26,10 @@ pub use self::settings::Settings;
 pub use self::snapshot::Snapshot;
 
 use self::tls::Transport;
-use super::approvals::Approvals;
-use super::observe::recorder::Recorder;
-use super::served::Served;
-use super::upstream::Upstream;
+use crate::gateway::approvals::Approvals;
+use crate::gateway::observe::recorder::Recorder;
+use crate::gateway::served::Served;
+use crate::gateway::upstream::Upstream;
 use crate::policy::bundle::Bundle;
 use crate::policy::inventory::Definition;
 

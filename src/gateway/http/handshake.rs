@@ -5,13 +5,13 @@ use std::sync::Arc;
 use http::{HeaderName, StatusCode};
 use jiff::Timestamp;
 
-use super::refusals::shown;
-use super::{Answer, Exchange, SHORT, refuse};
+use super::responses::{Answer, refuse, shown};
+use super::trace;
+use super::{Exchange, SHORT_TIMEOUT};
 use crate::gateway::body::message::read_answer;
 use crate::gateway::body::message::{RETRY_AFTER, json_response};
 use crate::gateway::permit::{Envelope, Permit};
 use crate::gateway::sessions::Session;
-use crate::gateway::trace;
 use crate::protocol::declared::Declared;
 use crate::protocol::emit::{self, Edits};
 use crate::protocol::envelope::{self, Message, Outcome, Request as Rpc};
@@ -160,7 +160,7 @@ impl Exchange<'_> {
         };
         self.gateway.end_session(&surplus.id);
         let permit = Permit::end(surplus.envelope);
-        if let Err(error) = self.snapshot.upstream.call(permit, SHORT).await {
+        if let Err(error) = self.snapshot.upstream.call(permit, SHORT_TIMEOUT).await {
             tracing::debug!(server = self.gateway.observe.server(), %error, "the end of a session was not delivered");
         }
     }

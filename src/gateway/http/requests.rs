@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderName, StatusCode};
 use tokio::time::Instant;
 
-use super::refusals::{fault_text, refusal_body, shown, unrecorded};
-use super::{Answer, Exchange, accepted, refuse};
+use super::Exchange;
+use super::responses::{Answer, accepted, fault_text, refusal_body, refuse, shown, unrecorded};
 use crate::gateway::body::message::{RETRY_AFTER, json_response};
 use crate::gateway::enforce::request_ids::MAX_CLIENT_ID_BYTES;
 use crate::gateway::enforce::{

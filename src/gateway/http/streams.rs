@@ -3,8 +3,9 @@
 use http::header::ALLOW;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
-use super::refusals::shown;
-use super::{Answer, Exchange, SHORT, header_refusal, one, refuse};
+use super::admit::one;
+use super::responses::{Answer, header_refusal, refuse, shown};
+use super::{Exchange, SHORT_TIMEOUT};
 use crate::gateway::body::empty;
 use crate::gateway::body::message::{ContentType, RETRY_AFTER, content_type, json_response};
 use crate::gateway::permit::Permit;
@@ -42,7 +43,7 @@ impl Exchange<'_> {
         let response = self
             .snapshot
             .upstream
-            .call(permit, SHORT)
+            .call(permit, SHORT_TIMEOUT)
             .await
             .map_err(|error| {
                 refuse(
@@ -92,7 +93,7 @@ impl Exchange<'_> {
         // Its calls go on, and what the upstream answers them with from now on may be because of this.
         self.gateway.calls.mark_session(session.key());
         let permit = Permit::end(session.envelope());
-        if let Err(error) = self.snapshot.upstream.call(permit, SHORT).await {
+        if let Err(error) = self.snapshot.upstream.call(permit, SHORT_TIMEOUT).await {
             tracing::debug!(server = self.gateway.observe.server(), %error, "the end of a session was not delivered");
         }
         let mut response = Response::new(empty());

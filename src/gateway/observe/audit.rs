@@ -30,7 +30,7 @@ pub use self::arguments::recorded;
 use self::line::Line;
 pub use self::sink::Sink;
 pub use self::writer::AuditWriter;
-use self::writer::{LOST, Shared};
+use self::writer::{LOST, WriterQueue};
 
 /// A line that has not been written after this long counts as one that cannot be.
 const STALLED: Duration = Duration::from_secs(5);
@@ -132,7 +132,7 @@ pub struct Ended<'a> {
 
 /// What became of a request for approval: a line of its own for each step.
 #[derive(Debug)]
-pub struct Step<'a> {
+pub struct ApprovalStep<'a> {
     /// When.
     pub time: Timestamp,
     /// The decision on the call that asked; for `consumed`, on the call that used the approval.
@@ -180,7 +180,7 @@ pub struct Unwritten(pub String);
 /// Where decisions are recorded. Clones share one writer.
 #[derive(Clone)]
 pub struct AuditLog {
-    shared: Arc<Shared>,
+    shared: Arc<WriterQueue>,
 }
 
 impl AuditLog {
@@ -197,7 +197,7 @@ impl AuditLog {
     /// # Errors
     /// When the thread cannot be started.
     pub fn to(sinks: Vec<Sink>) -> std::io::Result<(AuditLog, AuditWriter)> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(WriterQueue::default());
         let writer = AuditWriter::start(&shared, sinks)?;
         Ok((AuditLog { shared }, writer))
     }
@@ -225,7 +225,7 @@ impl AuditLog {
     }
 
     /// Records a step of an approval. Nobody waits for it: the call that uses the approval waits for a later line.
-    pub fn step(&self, step: &Step<'_>) {
+    pub fn step(&self, step: &ApprovalStep<'_>) {
         self.append(|text| Line::of_step(step, text), false);
     }
 

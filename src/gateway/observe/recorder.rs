@@ -66,11 +66,11 @@ pub struct Recorder {
     instance: String,
     /// Whom violations are counted under that cannot be counted apart.
     other: Arc<RuleId>,
-    state: Mutex<State>,
+    state: Mutex<RecorderState>,
 }
 
 #[derive(Default)]
-struct State {
+struct RecorderState {
     counts: Counts,
     /// The counters of rules, by their addresses.
     counters: HashMap<(usize, Outcome), (Arc<RuleId>, Counter)>,
@@ -199,7 +199,7 @@ impl Recorder {
         lost.store(self.audit.lost(), Ordering::Relaxed);
     }
 
-    fn count(&self, state: &mut State, outcome: Outcome, by: &Arc<RuleId>) {
+    fn count(&self, state: &mut RecorderState, outcome: Outcome, by: &Arc<RuleId>) {
         // Rules are known by where they are: to read and hash their names would cost every call. Each is kept here, so that
         // no other can come to be in its place.
         let key = (Arc::as_ptr(by).addr(), outcome);
@@ -316,7 +316,7 @@ impl Recorder {
             .inc();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, RecorderState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,11 +14,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Asked, KEEP_ALIVE, Passed, Relay, end_of, end_of_unserved};
+use super::{Asked, KEEP_ALIVE, Relay, RelayedMessage, end_of, end_of_unserved};
 use crate::gateway::body::message::{MAX_EVENT, RETRY_AFTER};
 use crate::gateway::body::{Body, BoxError};
-use crate::gateway::budget::{Room, Share};
 use crate::gateway::enforce::{End, InFlight};
+use crate::gateway::fairness::budget::{Room, Share};
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::upstream::Unserved;
 use crate::protocol::answer;
@@ -26,7 +26,7 @@ use crate::protocol::envelope::{self, Message};
 use crate::protocol::sse::{self, Decoder, Event, Item};
 
 /// A stream to a client.
-pub(super) struct Events {
+pub(super) struct EventRelay {
     pub(super) relay: Relay,
     pub(super) body: Body,
     pub(super) decoder: Decoder,
@@ -70,7 +70,7 @@ enum Wake {
     Stop,
 }
 
-impl Events {
+impl EventRelay {
     pub(super) fn new(relay: Relay, body: Body) -> Self {
         let streams = relay.gateway.observe.streams.clone();
         streams.inc();
@@ -80,7 +80,7 @@ impl Events {
         let snapshot = relay.gateway.snapshot();
         let secure = snapshot.as_ref().map(|snapshot| snapshot.secure);
         let room = relay.grant.share.as_ref().map(Share::room);
-        Events {
+        EventRelay {
             relay,
             room,
             begun: 0,
@@ -279,17 +279,17 @@ impl Events {
             self.relay.heard();
         }
         match self.relay.pass(&message).await {
-            Passed::Send(bytes) => match String::from_utf8(bytes) {
+            RelayedMessage::Send(bytes) => match String::from_utf8(bytes) {
                 Ok(data) => {
                     out.data = Some(data);
                     self.send(out);
                 }
                 Err(_) => return self.fail(End::Broken, "its answer cannot be shown"),
             },
-            Passed::Drop if expected => {
+            RelayedMessage::Drop if expected => {
                 return self.fail(End::Broken, "its answer cannot be shown");
             }
-            Passed::Drop => {}
+            RelayedMessage::Drop => {}
         }
         if expected && self.awaited {
             self.awaited = false;
@@ -359,7 +359,7 @@ fn listed(snapshot: &Snapshot, relay: &Relay) -> u64 {
         .of(&snapshot.bound, &relay.grant.caller, &relay.session.id)
 }
 
-impl Drop for Events {
+impl Drop for EventRelay {
     fn drop(&mut self) {
         self.streams.dec();
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::force::Snapshot;
+use crate::gateway::force::Snapshot;
 use crate::protocol::envelope::Id;
 use crate::protocol::seal::Sealer;
 

@@ -29,10 +29,10 @@ pub struct HttpUpstream {
     /// Names the gateway that asks, so that it knows its own requests when they come back.
     pub hop: Option<HeaderValue>,
     headers: HeaderMap,
-    transport: Transport,
+    transport: ClientTransport,
 }
 
-enum Transport {
+enum ClientTransport {
     /// HTTP/1.1 on plain connections, as between containers: the common way, and the fast one.
     Plain(Pool),
     /// HTTP/2 or HTTP/1.1 over TLS.
@@ -140,7 +140,7 @@ impl HttpUpstream {
             // Not needed, but what is wrong with it is told.
             ca_pem.map(|pem| tls(Some(pem))).transpose()?;
             let pool = Pool::new(http, &uri, POOL_IDLE);
-            Transport::Plain(pool.map_err(|error| bad_url(&error.to_string()))?)
+            ClientTransport::Plain(pool.map_err(|error| bad_url(&error.to_string()))?)
         } else {
             let connector = HttpsConnectorBuilder::new()
                 .with_tls_config(tls(ca_pem)?)
@@ -152,7 +152,7 @@ impl HttpUpstream {
                 .pool_idle_timeout(POOL_IDLE)
                 .pool_timer(TokioTimer::new())
                 .build(connector);
-            Transport::Tls { uri, client }
+            ClientTransport::Tls { uri, client }
         };
         Ok(HttpUpstream {
             bridge: false,
@@ -179,8 +179,8 @@ impl HttpUpstream {
         }
         let mut request = request.map(Full::new);
         let response = match &self.transport {
-            Transport::Plain(pool) => pool.send(request).await,
-            Transport::Tls { uri, client } => {
+            ClientTransport::Plain(pool) => pool.send(request).await,
+            ClientTransport::Tls { uri, client } => {
                 *request.uri_mut() = uri.clone();
                 match client.request(request).await {
                     Ok(response) => {

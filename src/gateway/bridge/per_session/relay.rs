@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::{ASKED, Own, PerSession, lock};
+use super::{ASKED, PerSession, SessionChild, lock};
 use crate::gateway::bridge::calls::{Unanswered, unreadable};
 use crate::gateway::bridge::stream::Event;
 use crate::gateway::bridge::wire::{self, code};
@@ -20,7 +20,7 @@ const EXIT_WAIT: Duration = Duration::from_millis(200);
 /// Passes the child's messages on until it ends or the session does, and leaves nothing behind.
 pub(super) async fn relay(
     mode: Arc<PerSession>,
-    own: Arc<Own>,
+    own: Arc<SessionChild>,
     mut child: Child,
     slot: OwnedSemaphorePermit,
 ) {
@@ -69,7 +69,7 @@ pub(super) async fn relay(
 }
 
 /// Handles one line of the child. Never waits.
-fn take(mode: &PerSession, own: &Own, piece: &Piece) {
+fn take(mode: &PerSession, own: &SessionChild, piece: &Piece) {
     let name = &mode.context.child.name;
     let refusal = match piece {
         Piece::Line(line) if line.iter().all(u8::is_ascii_whitespace) => return,
@@ -103,7 +103,7 @@ fn take(mode: &PerSession, own: &Own, piece: &Piece) {
     }
 }
 
-fn notification(own: &Own, told: &Notification<'_>) {
+fn notification(own: &SessionChild, told: &Notification<'_>) {
     let text = bytes::Bytes::from(told.emit(&Edits::new()));
     match &*told.method {
         // The child gives up a request of its own, which must be one that its client has not answered.
@@ -137,7 +137,7 @@ fn notification(own: &Own, told: &Notification<'_>) {
     }
 }
 
-fn ask(own: &Own, request: &Request<'_>) {
+fn ask(own: &SessionChild, request: &Request<'_>) {
     let id = request.id.clone().into_owned();
     let noted = {
         let mut table = lock(&own.table);
@@ -158,7 +158,7 @@ fn ask(own: &Own, request: &Request<'_>) {
 
 /// Over stdio nothing tells which call a message belongs to: the newest that streams is the best guess, and it is read
 /// for certain, where a client need not have a GET stream.
-fn beside_a_call(own: &Own, text: bytes::Bytes) {
+fn beside_a_call(own: &SessionChild, text: bytes::Bytes) {
     let reply = {
         let table = lock(&own.table);
         let mut newest = table.calls.iter().rev();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::gateway::bridge::session::Session;
+use crate::gateway::bridge::session::BridgeSession;
 use crate::gateway::bridge::stream::Sender;
 use crate::gateway::bridge::wire::Id;
 
@@ -11,7 +11,7 @@ use crate::gateway::bridge::wire::Id;
 #[derive(Debug)]
 pub(super) enum Origin {
     Client {
-        session: Arc<Session>,
+        session: Arc<BridgeSession>,
         /// As the client knows it.
         id: Id,
         /// The client's progress token, raw.

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::gateway::bridge::session::Session;
+use crate::gateway::bridge::session::BridgeSession;
 
 /// For all subscriptions of a server.
 const BYTES: usize = 8 << 20;
@@ -34,7 +34,7 @@ pub(super) enum NoRoom {
 
 impl Subscribers {
     /// Whether that is new for the session.
-    pub(super) fn subscribe(&mut self, session: &Session, uri: &str) -> Result<bool, NoRoom> {
+    pub(super) fn subscribe(&mut self, session: &BridgeSession, uri: &str) -> Result<bool, NoRoom> {
         if self
             .by_uri
             .get(uri)
@@ -57,7 +57,7 @@ impl Subscribers {
     }
 
     /// Whether that was the last one: only then the child is told.
-    pub(super) fn unsubscribe(&mut self, session: &Session, uri: &str) -> bool {
+    pub(super) fn unsubscribe(&mut self, session: &BridgeSession, uri: &str) -> bool {
         let Some(sessions) = self.by_uri.get_mut(uri) else {
             return false;
         };
@@ -109,8 +109,8 @@ mod tests {
     fn one_caller_has_its_share_whatever_the_number_and_length_and_it_comes_back() {
         for length in [1, 1_000, 400_000] {
             let mut all = Subscribers::default();
-            let (one, two) = (Session::new("greedy"), Session::new("greedy"));
-            let calm = Session::new("calm");
+            let (one, two) = (BridgeSession::new("greedy"), BridgeSession::new("greedy"));
+            let calm = BridgeSession::new("calm");
             let mut held = Vec::new();
             let refused = (0..).find_map(|number| {
                 let uri = format!("{number}{}", "x".repeat(length));
@@ -139,7 +139,7 @@ mod tests {
     fn many_callers_together_have_a_bounded_amount() {
         let mut all = Subscribers::default();
         let refused = (0..1_000).find_map(|number| {
-            let session = Session::new(&number.to_string());
+            let session = BridgeSession::new(&number.to_string());
             all.subscribe(&session, &"x".repeat(100_000)).err()
         });
         assert_eq!(refused, Some(NoRoom::All));

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
 
-use super::{Arguments, DecisionId, Ended, KEYS, NAME, Record, Step};
+use super::{ApprovalStep, Arguments, DecisionId, Ended, KEYS, NAME, Record};
 use crate::json;
 use crate::protocol::text;
 
@@ -90,7 +90,7 @@ impl Line {
     }
 
     /// Writes into `text`, which is empty.
-    pub(super) fn of_step(step: &Step<'_>, text: String) -> String {
+    pub(super) fn of_step(step: &ApprovalStep<'_>, text: String) -> String {
         let mut line = Line {
             text,
             strange: false,

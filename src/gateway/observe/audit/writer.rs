@@ -31,14 +31,14 @@ pub(super) const LOST: u64 = u64::MAX;
 
 /// Writes what is left and ends the writer when dropped.
 pub struct AuditWriter {
-    shared: Arc<Shared>,
+    shared: Arc<WriterQueue>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// What callers and the writer share.
 #[derive(Default)]
-pub(super) struct Shared {
-    state: Mutex<State>,
+pub(super) struct WriterQueue {
+    state: Mutex<WriterState>,
     filled: Condvar,
     pub(super) full: AtomicBool,
     /// Bytes that every sink has taken.
@@ -51,7 +51,7 @@ pub(super) struct Shared {
 }
 
 #[derive(Default)]
-struct State {
+struct WriterState {
     buffer: Vec<u8>,
     /// Bytes that were ever put into the buffer.
     appended: u64,
@@ -73,8 +73,8 @@ enum Writer {
     Sleeps,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl WriterQueue {
+    fn lock(&self) -> MutexGuard<'_, WriterState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -138,7 +138,7 @@ impl Shared {
 
     /// Waits for lines and takes them; true for the last ones. While a sink fails it is only waited until it is tried again.
     fn take(&self, taken: &mut Vec<u8>, retry: bool) -> (u64, bool) {
-        let gather = |state: &mut State| {
+        let gather = |state: &mut WriterState| {
             !state.closed && (retry || !state.awaited && state.buffer.len() < PLENTY)
         };
         let mut state = self.lock();
@@ -194,7 +194,7 @@ impl Shared {
 }
 
 impl AuditWriter {
-    pub(super) fn start(shared: &Arc<Shared>, sinks: Vec<Sink>) -> std::io::Result<Self> {
+    pub(super) fn start(shared: &Arc<WriterQueue>, sinks: Vec<Sink>) -> std::io::Result<Self> {
         let writer = Arc::clone(shared);
         let thread = std::thread::Builder::new()
             .name("audit".to_owned())

@@ -15,11 +15,11 @@ pub struct Chatter {
     burst: u32,
     /// After that, one in this time.
     every: Duration,
-    state: Mutex<State>,
+    state: Mutex<ChatterState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct ChatterState {
     left: u32,
     filled: Instant,
     withheld: u64,
@@ -31,7 +31,7 @@ impl Chatter {
         Chatter {
             burst,
             every,
-            state: Mutex::new(State {
+            state: Mutex::new(ChatterState {
                 left: burst,
                 filled: Instant::now(),
                 withheld: 0,

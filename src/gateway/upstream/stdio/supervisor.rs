@@ -24,7 +24,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
 /// A child just started, in a group of its own; if dropped, the group is killed.
 pub(super) struct Started {
     child: tokio::process::Child,
-    group: Group,
+    group: ProcessGroup,
 }
 
 impl Started {
@@ -34,19 +34,19 @@ impl Started {
 }
 
 /// The group that a leader leads, and its entry among the leaders.
-struct Group {
+struct ProcessGroup {
     leader: Pid,
     reaped: bool,
 }
 
-impl Group {
+impl ProcessGroup {
     fn signal(&self, signal: Signal) {
         // ESRCH is the only way to fail here: nobody is left to be told.
         let _ = rustix::process::kill_process_group(self.leader, signal);
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     /// Kills while the leader is unreaped, when its id still names this group: the case of a runtime that goes away.
     fn drop(&mut self) {
         if !self.reaped {
@@ -72,7 +72,7 @@ pub(super) fn start(command: &mut Command) -> std::io::Result<Started> {
     all.get_or_insert_default().insert(pid.as_raw_pid(), mark);
     Ok(Started {
         child,
-        group: Group {
+        group: ProcessGroup {
             leader: pid,
             reaped: false,
         },

@@ -21,7 +21,7 @@ pub enum Source {
 
 /// What becomes of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Taken {
+pub enum ApplyResult {
     /// It is in force.
     InForce,
     /// It was in force already, or is a copy that lags behind.
@@ -31,24 +31,24 @@ pub enum Taken {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum Newness {
     Try,
     Known,
 }
 
 /// Whether a bundle is worth a try. `in_force` is a sequence and a revision.
-fn judge(source: Source, in_force: Option<&(u64, String)>, offered: &Bundle) -> Verdict {
+fn judge(source: Source, in_force: Option<&(u64, String)>, offered: &Bundle) -> Newness {
     let Some((sequence, revision)) = in_force else {
-        return Verdict::Try;
+        return Newness::Try;
     };
     match source {
         // Kubelets bring copies up to date after a minute: an old one is nothing to report.
-        Source::File if offered.sequence <= *sequence => Verdict::Known,
+        Source::File if offered.sequence <= *sequence => Newness::Known,
         Source::Api if offered.sequence == *sequence && offered.revision == *revision => {
-            Verdict::Known
+            Newness::Known
         }
         // The gateway refuses what is older.
-        Source::Api | Source::File => Verdict::Try,
+        Source::Api | Source::File => Newness::Try,
     }
 }
 
@@ -69,7 +69,7 @@ impl Readers {
 
 /// Sequences are times in milliseconds, or follow one another. One that is ahead of the clock by more than this would, once in
 /// force, keep every later bundle out.
-const AHEAD: u64 = 60_000;
+const MAX_AHEAD_MILLIS: u64 = 60_000;
 
 /// Whether a bundle was signed by the operator, for now. `now` is the time in milliseconds.
 fn believed(
@@ -80,7 +80,9 @@ fn believed(
 ) -> Result<(), String> {
     signature::verify(offered, keys).map_err(|error| error.to_string())?;
     // What follows upon what is in force is never ahead: this gateway's clock may have been set back.
-    let latest = now.max(in_force.unwrap_or_default()).saturating_add(AHEAD);
+    let latest = now
+        .max(in_force.unwrap_or_default())
+        .saturating_add(MAX_AHEAD_MILLIS);
     if offered.sequence > latest {
         return Err(format!(
             "the bundle's sequence {} is ahead of this gateway's clock by {} s: set the operator's clock or this node's right",
@@ -120,7 +122,7 @@ impl Intake {
     }
 
     /// Takes a bundle.
-    pub fn offer(&mut self, source: Source, text: Vec<u8>) -> Taken {
+    pub fn offer(&mut self, source: Source, text: Vec<u8>) -> ApplyResult {
         let in_force = self.gateway.in_force();
         let sequence = in_force.as_ref().map(|(sequence, _)| *sequence);
         let read = Bundle::parse(&text)
@@ -132,22 +134,22 @@ impl Intake {
         let taken = match read {
             Err(why) => {
                 self.gateway.refuse(why.clone());
-                Taken::Refused(why)
+                ApplyResult::Refused(why)
             }
             Ok(bundle) => match judge(source, in_force.as_ref(), &bundle) {
                 // The API has again what is in force, after something that was refused.
-                Verdict::Known if source == Source::Api && self.gateway.last_error().is_some() => {
+                Newness::Known if source == Source::Api && self.gateway.last_error().is_some() => {
                     self.put(bundle, sequence)
                 }
-                Verdict::Known => return Taken::Known,
-                Verdict::Try => self.put(bundle, sequence),
+                Newness::Known => return ApplyResult::Known,
+                Newness::Try => self.put(bundle, sequence),
             },
         };
-        self.refused = matches!(taken, Taken::Refused(_)).then_some((source, text));
+        self.refused = matches!(taken, ApplyResult::Refused(_)).then_some((source, text));
         taken
     }
 
-    fn put(&mut self, bundle: Bundle, in_force: Option<u64>) -> Taken {
+    fn put(&mut self, bundle: Bundle, in_force: Option<u64>) -> ApplyResult {
         let newest = in_force.is_none_or(|sequence| bundle.sequence >= sequence);
         if Served::of(&bundle.server) == *self.gateway.served() && newest {
             // Also of one that is refused next: its reader is who has to learn why.
@@ -158,26 +160,26 @@ impl Intake {
                 Some(Err(error)) => {
                     let why = format!("reportTokenSha256: {error}");
                     self.gateway.refuse(why.clone());
-                    return Taken::Refused(why);
+                    return ApplyResult::Refused(why);
                 }
             }
         }
         match self.gateway.apply(bundle) {
-            Ok(()) => Taken::InForce,
-            Err(error) => Taken::Refused(error.to_string()),
+            Ok(()) => ApplyResult::InForce,
+            Err(error) => ApplyResult::Refused(error.to_string()),
         }
     }
 
     /// Reads Secrets again, and tries again what was refused.
-    pub fn secrets_changed(&mut self) -> Taken {
+    pub fn secrets_changed(&mut self) -> ApplyResult {
         let refreshed = match self.gateway.refresh(None) {
-            Ok(()) => Taken::InForce,
-            Err(error) => Taken::Refused(error.to_string()),
+            Ok(()) => ApplyResult::InForce,
+            Err(error) => ApplyResult::Refused(error.to_string()),
         };
         match self.refused.take() {
             None => refreshed,
             Some((source, text)) => match self.offer(source, text) {
-                Taken::Known => refreshed,
+                ApplyResult::Known => refreshed,
                 taken => taken,
             },
         }
@@ -224,8 +226,8 @@ mod tests {
         let believed = |bundle: &Bundle, in_force| believed(bundle, &keys, in_force, clock);
         assert!(believed(&bundle(7, "a"), None).is_err(), "unsigned");
         assert_eq!(believed(&signed(7), None), Ok(()));
-        assert_eq!(believed(&signed(clock + AHEAD), None), Ok(()));
-        for ahead in [clock + AHEAD + 1, u64::MAX] {
+        assert_eq!(believed(&signed(clock + MAX_AHEAD_MILLIS), None), Ok(()));
+        for ahead in [clock + MAX_AHEAD_MILLIS + 1, u64::MAX] {
             let why = believed(&signed(ahead), None).unwrap_err();
             assert!(why.contains("clock"), "{why}");
         }
@@ -247,16 +249,16 @@ mod tests {
         let (same, other) = (bundle(7, "a"), bundle(7, "b"));
         let in_force = Some((7, same.revision.clone()));
         let judge = |source, offered: &Bundle| judge(source, in_force.as_ref(), offered);
-        assert_eq!(judge(Source::Api, &same), Verdict::Known);
-        assert_eq!(judge(Source::Api, &other), Verdict::Try);
-        assert_eq!(judge(Source::File, &same), Verdict::Known);
-        assert_eq!(judge(Source::File, &other), Verdict::Known);
+        assert_eq!(judge(Source::Api, &same), Newness::Known);
+        assert_eq!(judge(Source::Api, &other), Newness::Try);
+        assert_eq!(judge(Source::File, &same), Newness::Known);
+        assert_eq!(judge(Source::File, &other), Newness::Known);
         // To be refused, as an older one; from the file it is but late.
-        assert_eq!(judge(Source::Api, &bundle(6, "a")), Verdict::Try);
-        assert_eq!(judge(Source::File, &bundle(6, "a")), Verdict::Known);
+        assert_eq!(judge(Source::Api, &bundle(6, "a")), Newness::Try);
+        assert_eq!(judge(Source::File, &bundle(6, "a")), Newness::Known);
         for source in [Source::Api, Source::File] {
-            assert_eq!(judge(source, &bundle(8, "a")), Verdict::Try);
-            assert_eq!(super::judge(source, None, &bundle(1, "a")), Verdict::Try);
+            assert_eq!(judge(source, &bundle(8, "a")), Newness::Try);
+            assert_eq!(super::judge(source, None, &bundle(1, "a")), Newness::Try);
         }
     }
 }

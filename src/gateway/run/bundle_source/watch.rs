@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use futures_util::{Stream, TryStreamExt as _};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{WatchEvent, WatchParams};
+use kube::api::{WatchEvent as ApiEvent, WatchParams};
 use kube::{Api, Client, Config};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::follow::{Follower, Heard, Seen, Step, Told};
+use super::follow::{BundleNotice, Follower, ObservedConfigMap, WatchEvent, WatchStep};
 
 /// The key of the ConfigMap that holds the bundle.
-const KEY: &str = "bundle.json";
+const BUNDLE_KEY: &str = "bundle.json";
 /// A request has this long to be answered.
-const ANSWER: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A watch that has not ended this long after its time is not going to.
-const OVERTIME: Duration = Duration::from_secs(5);
+const WATCH_OVERTIME: Duration = Duration::from_secs(5);
 
 /// The ConfigMap that is followed.
 #[derive(Clone, Debug)]
@@ -34,54 +34,54 @@ pub struct Target {
     pub renewed_after: Duration,
 }
 
-type Events = Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<ConfigMap>>> + Send>>;
+type ConfigMapEvents = Pin<Box<dyn Stream<Item = kube::Result<ApiEvent<ConfigMap>>> + Send>>;
 
 struct Watch {
-    events: Events,
+    events: ConfigMapEvents,
     opened: Instant,
 }
 
 /// Follows until nobody listens any more.
-pub async fn follow(target: Target, told: mpsc::Sender<Told>) {
+pub async fn follow(target: Target, notices: mpsc::Sender<BundleNotice>) {
     let mut follower = Follower::default();
     let mut step = Follower::start();
     let mut api = None;
     let mut watch = None;
     loop {
-        let heard = match &step {
-            Step::Read { anew } => {
+        let event = match &step {
+            WatchStep::Read { anew } => {
                 watch = None;
                 if *anew {
                     api = None;
                 }
                 read(&target, &mut api).await
             }
-            Step::Watch { from } => match &api {
+            WatchStep::Watch { from } => match &api {
                 Some(api) => open(&target, api, from, &mut watch).await,
-                None => Heard::Silent,
+                None => WatchEvent::Silent,
             },
-            Step::Listen => match &mut watch {
+            WatchStep::Listen => match &mut watch {
                 Some(watch) => listen(&target, watch).await,
-                None => Heard::Silent,
+                None => WatchEvent::Silent,
             },
         };
-        let then = follower.heard(heard, random());
-        if let Some(tell) = then.told
-            && told.send(tell).await.is_err()
+        let action = follower.next(event, random());
+        if let Some(notice) = action.notice
+            && notices.send(notice).await.is_err()
         {
             return;
         }
-        if !then.after.is_zero() {
+        if !action.after.is_zero() {
             tokio::select! {
-                () = tokio::time::sleep(then.after) => {}
-                () = told.closed() => return,
+                () = tokio::time::sleep(action.after) => {}
+                () = notices.closed() => return,
             }
         }
-        step = then.step;
+        step = action.step;
     }
 }
 
-async fn read(target: &Target, api: &mut Option<Api<ConfigMap>>) -> Heard {
+async fn read(target: &Target, api: &mut Option<Api<ConfigMap>>) -> WatchEvent {
     let read = async {
         let api = match api {
             Some(api) => api,
@@ -91,18 +91,18 @@ async fn read(target: &Target, api: &mut Option<Api<ConfigMap>>) -> Heard {
             .await
             .map_err(|error| failed(&error))
     };
-    match timeout(ANSWER, read).await {
-        Ok(Ok(object)) => Heard::Read(object.map(seen)),
+    match timeout(REQUEST_TIMEOUT, read).await {
+        Ok(Ok(object)) => WatchEvent::Read(object.map(seen)),
         Ok(Err(heard)) => heard,
-        Err(_) => Heard::Silent,
+        Err(_) => WatchEvent::Silent,
     }
 }
 
 /// A client of its own for each start over: what a kubeconfig, a token or a CA said before may be outdated.
-async fn connect(namespace: &str) -> Result<Api<ConfigMap>, Heard> {
-    let config = Config::infer()
-        .await
-        .map_err(|error| Heard::Failed(format!("{error}; give the pod a service account token")))?;
+async fn connect(namespace: &str) -> Result<Api<ConfigMap>, WatchEvent> {
+    let config = Config::infer().await.map_err(|error| {
+        WatchEvent::Failed(format!("{error}; give the pod a service account token"))
+    })?;
     let client = Client::try_from(config).map_err(|error| failed(&error))?;
     Ok(Api::namespaced(client, namespace))
 }
@@ -112,47 +112,49 @@ async fn open(
     api: &Api<ConfigMap>,
     from: &str,
     watch: &mut Option<Watch>,
-) -> Heard {
+) -> WatchEvent {
     let seconds = u32::try_from(target.renewed_after.as_secs()).unwrap_or(u32::MAX);
     let one = WatchParams::default()
         .fields(&format!("metadata.name={}", target.name))
         .timeout(seconds);
-    match timeout(ANSWER, api.watch(&one, from)).await {
+    match timeout(REQUEST_TIMEOUT, api.watch(&one, from)).await {
         Ok(Ok(events)) => {
             *watch = Some(Watch {
                 events: Box::pin(events),
                 opened: Instant::now(),
             });
-            Heard::Opened
+            WatchEvent::Opened
         }
         Ok(Err(error)) => failed(&error),
-        Err(_) => Heard::Silent,
+        Err(_) => WatchEvent::Silent,
     }
 }
 
-async fn listen(target: &Target, watch: &mut Watch) -> Heard {
-    let until = watch.opened + target.renewed_after + OVERTIME;
+async fn listen(target: &Target, watch: &mut Watch) -> WatchEvent {
+    let until = watch.opened + target.renewed_after + WATCH_OVERTIME;
     match timeout_at(until, watch.events.try_next()).await {
-        Err(_) => Heard::Silent,
-        Ok(Ok(None)) => Heard::Ended(watch.opened.elapsed()),
+        Err(_) => WatchEvent::Silent,
+        Ok(Ok(None)) => WatchEvent::Ended(watch.opened.elapsed()),
         Ok(Ok(Some(event))) => match event {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                Heard::Changed(seen(object))
+            ApiEvent::Added(object) | ApiEvent::Modified(object) => {
+                WatchEvent::Changed(seen(object))
             }
-            WatchEvent::Deleted(object) => Heard::Deleted(version(&object)),
-            WatchEvent::Bookmark(bookmark) => Heard::Bookmark(bookmark.metadata.resource_version),
-            WatchEvent::Error(status) => refused(status.code, &status.message),
+            ApiEvent::Deleted(object) => WatchEvent::Deleted(version(&object)),
+            ApiEvent::Bookmark(bookmark) => {
+                WatchEvent::Bookmark(bookmark.metadata.resource_version)
+            }
+            ApiEvent::Error(status) => refused(status.code, &status.message),
         },
         // Cut off, as by a load balancer or a server that ends: what was missed is asked for from where it was.
-        Ok(Err(kube::Error::ReadEvents(_))) => Heard::Ended(watch.opened.elapsed()),
+        Ok(Err(kube::Error::ReadEvents(_))) => WatchEvent::Ended(watch.opened.elapsed()),
         Ok(Err(error)) => failed(&error),
     }
 }
 
-fn seen(object: ConfigMap) -> Seen {
-    Seen {
+fn seen(object: ConfigMap) -> ObservedConfigMap {
+    ObservedConfigMap {
         version: version(&object),
-        bundle: object.data.and_then(|mut data| data.remove(KEY)),
+        bundle: object.data.and_then(|mut data| data.remove(BUNDLE_KEY)),
     }
 }
 
@@ -160,7 +162,7 @@ fn version(object: &ConfigMap) -> String {
     object.metadata.resource_version.clone().unwrap_or_default()
 }
 
-fn failed(error: &kube::Error) -> Heard {
+fn failed(error: &kube::Error) -> WatchEvent {
     if let kube::Error::Api(status) = error {
         return refused(status.code, &status.message);
     }
@@ -174,18 +176,18 @@ fn failed(error: &kube::Error) -> Heard {
         }
         source = cause.source();
     }
-    Heard::Failed(text)
+    WatchEvent::Failed(text)
 }
 
 /// A refusal by the API, with what to look at.
-fn refused(code: u16, message: &str) -> Heard {
+fn refused(code: u16, message: &str) -> WatchEvent {
     let hint = match code {
-        410 => return Heard::Expired,
+        410 => return WatchEvent::Expired,
         401 => "; the pod's service account token is not accepted",
         403 => "; the gateway's Role and RoleBinding must grant get and watch on its ConfigMap",
         _ => "",
     };
-    Heard::Failed(format!("HTTP {code}: {message}{hint}"))
+    WatchEvent::Failed(format!("HTTP {code}: {message}{hint}"))
 }
 
 /// A number in 0..1 from the keys that every hash map gets: good enough to spread retries.
@@ -201,17 +203,20 @@ mod tests {
 
     #[test]
     fn refusals_say_what_to_look_at_and_an_expired_version_is_no_failure() {
-        assert_eq!(refused(410, "too old resource version"), Heard::Expired);
+        assert_eq!(
+            refused(410, "too old resource version"),
+            WatchEvent::Expired
+        );
         assert_eq!(
             refused(403, "configmaps is forbidden"),
-            Heard::Failed(
+            WatchEvent::Failed(
                 "HTTP 403: configmaps is forbidden; the gateway's Role and RoleBinding must grant get and watch on its ConfigMap"
                     .to_owned()
             )
         );
         assert_eq!(
             refused(500, "oops"),
-            Heard::Failed("HTTP 500: oops".to_owned())
+            WatchEvent::Failed("HTTP 500: oops".to_owned())
         );
     }
 

@@ -11,7 +11,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Semaphore;
 use tokio::task::block_in_place;
 
-use crate::gateway::budget::Share;
+use crate::gateway::fairness::budget::Share;
 
 /// Messages up to this size take some hundred microseconds at most.
 const SMALL: usize = 32 << 10;
@@ -57,7 +57,7 @@ fn apart<T>(work: impl FnOnce() -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::budget::Budgets;
+    use crate::gateway::fairness::budget::Budgets;
     use std::sync::Barrier;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -13,14 +13,14 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures_util::task::AtomicWaker;
 
 /// So often a future is polled in a row; then others have their turn.
-const IN_A_ROW: usize = 8;
+const POLLS_IN_A_ROW: usize = 8;
 
 const RESTING: u8 = 0;
 const POLLED: u8 = 1;
 const WOKEN: u8 = 2;
 
 /// See the module.
-pub struct Again<F> {
+pub struct CoalescedWakes<F> {
     future: Pin<Box<F>>,
     gate: Arc<Gate>,
     waker: Waker,
@@ -48,12 +48,12 @@ impl Wake for Gate {
     }
 }
 
-impl<F> Again<F> {
+impl<F> CoalescedWakes<F> {
     /// Takes the future.
     pub fn new(future: F) -> Self {
         let gate = Arc::new(Gate::default());
         let waker = Waker::from(Arc::clone(&gate));
-        Again {
+        CoalescedWakes {
             future: Box::pin(future),
             gate,
             waker,
@@ -61,13 +61,13 @@ impl<F> Again<F> {
     }
 }
 
-impl<F: Future> Future for Again<F> {
+impl<F: Future> Future for CoalescedWakes<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
         this.gate.outer.register(cx.waker());
-        for _ in 0..IN_A_ROW {
+        for _ in 0..POLLS_IN_A_ROW {
             this.gate.state.store(POLLED, Ordering::Release);
             let mut inner = Context::from_waker(&this.waker);
             if let Poll::Ready(output) = this.future.as_mut().poll(&mut inner) {
@@ -110,7 +110,7 @@ mod tests {
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
         let polled = &mut polls;
-        let mut future = Again::new(poll_fn(move |cx| {
+        let mut future = CoalescedWakes::new(poll_fn(move |cx| {
             *polled += 1;
             if *polled <= times {
                 cx.waker().wake_by_ref();
@@ -130,18 +130,18 @@ mod tests {
     fn a_future_that_wakes_itself_is_polled_again_in_place_but_not_for_ever() {
         assert_eq!(polled(0), (1, 0));
         assert_eq!(polled(3), (4, 0));
-        assert_eq!(polled(1_000), (IN_A_ROW, 1));
+        assert_eq!(polled(1_000), (POLLS_IN_A_ROW, 1));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn no_wake_from_another_thread_is_lost() {
         let (to, mut from) = tokio::sync::mpsc::channel(1);
-        let sender = tokio::spawn(Again::new(async move {
+        let sender = tokio::spawn(CoalescedWakes::new(async move {
             for number in 0..50_000_u32 {
                 to.send(number).await.unwrap();
             }
         }));
-        let receiver = tokio::spawn(Again::new(async move {
+        let receiver = tokio::spawn(CoalescedWakes::new(async move {
             let mut sum = 0_u64;
             while let Some(number) = from.recv().await {
                 sum += u64::from(number);

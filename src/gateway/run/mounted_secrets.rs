@@ -16,10 +16,10 @@ use crate::gateway::force::secrets::Secrets;
 use crate::gateway::rotation::Rotating;
 
 /// Between two looks.
-pub const EVERY: Duration = Duration::from_millis(500);
+pub const MOUNT_READ_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A volume may be swapped while it is read: so often it is read again at once.
-const SWAPS: usize = 3;
+const READ_ATTEMPTS: usize = 3;
 
 /// A key of the gateway's own that was replaced is good for this time: sessions were sealed with it, and other replicas use it
 /// until their own copy has changed.
@@ -30,7 +30,7 @@ type Contents = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 /// One key of a Secret that is mounted at a path of its own. If the operator makes the Secret again with another value, the
 /// values are given out as lines, the one to use first, until all copies have changed.
 #[derive(Clone, Debug)]
-pub struct Own {
+pub struct MountedKey {
     /// The Secret.
     pub name: String,
     /// Its key.
@@ -40,18 +40,18 @@ pub struct Own {
 }
 
 /// Mounted Secrets: `DIR/NAME/KEY`, and some at paths of their own.
-pub struct Mounted {
+pub struct SecretMounts {
     folder: PathBuf,
-    own: Vec<(Own, Rotating)>,
-    held: Held,
+    own: Vec<(MountedKey, Rotating)>,
+    held: MountedSecrets,
     problems: Vec<String>,
 }
 
 /// The Secrets as they were last read.
 #[derive(Clone, Default)]
-pub struct Held(Arc<RwLock<Contents>>);
+pub struct MountedSecrets(Arc<RwLock<Contents>>);
 
-impl Secrets for Held {
+impl Secrets for MountedSecrets {
     fn all(&self, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
         let contents = self.0.read().unwrap_or_else(PoisonError::into_inner);
         // An optional volume whose Secret is missing is an empty folder.
@@ -64,29 +64,29 @@ impl Secrets for Held {
     }
 }
 
-impl Mounted {
+impl SecretMounts {
     /// Nothing has been read yet.
-    pub fn new(folder: PathBuf, own: Vec<Own>) -> Self {
+    pub fn new(folder: PathBuf, own: Vec<MountedKey>) -> Self {
         let rotating = |own| (own, Rotating::new(OWN_KEYS_GOOD_AFTER_CHANGE));
-        Mounted {
+        SecretMounts {
             folder,
             own: own.into_iter().map(rotating).collect(),
-            held: Held::default(),
+            held: MountedSecrets::default(),
             problems: Vec::new(),
         }
     }
 
     /// What was last read, now and later.
-    pub fn held(&self) -> Held {
+    pub fn held(&self) -> MountedSecrets {
         self.held.clone()
     }
 
     /// Reads everything; true if something differs from what was read before.
-    pub fn look(&mut self) -> bool {
-        self.look_at(Instant::now())
+    pub fn refresh(&mut self) -> bool {
+        self.refresh_at(Instant::now())
     }
 
-    fn look_at(&mut self, time: Instant) -> bool {
+    fn refresh_at(&mut self, time: Instant) -> bool {
         let mut problems = Vec::new();
         let mut now = Contents::new();
         for name in folders(&self.folder, &mut problems) {
@@ -152,7 +152,7 @@ fn folders(folder: &Path, problems: &mut Vec<String>) -> Vec<String> {
 fn secret(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>, String> {
     let link = folder.join("..data");
     let mut last = None;
-    for _ in 0..SWAPS {
+    for _ in 0..READ_ATTEMPTS {
         let real = std::fs::canonicalize(&link).unwrap_or_else(|_| folder.to_owned());
         match keys(&real) {
             Ok(keys) => return Ok(keys),
@@ -205,7 +205,7 @@ impl MountedFile {
     }
 
     /// The content, if it is another than the last time. A file that is not there, or that cannot be read, has none.
-    pub fn look(&mut self) -> Option<Vec<u8>> {
+    pub fn changed(&mut self) -> Option<Vec<u8>> {
         let bytes = std::fs::read(&self.path).ok()?;
         let mut hasher = DefaultHasher::new();
         bytes.hash(&mut hasher);
@@ -238,25 +238,25 @@ mod tests {
     fn a_change_is_seen_once_through_symlink_swaps_and_whole() {
         let folder = tempfile::tempdir().unwrap();
         let volume = folder.path().join("mlflow");
-        let mut mounted = Mounted::new(folder.path().to_owned(), Vec::new());
+        let mut mounted = SecretMounts::new(folder.path().to_owned(), Vec::new());
         let held = mounted.held();
-        assert!(!mounted.look());
+        assert!(!mounted.refresh());
         assert_eq!(held.all("mlflow"), None);
         std::fs::create_dir(&volume).unwrap();
-        mounted.look();
+        mounted.refresh();
         assert_eq!(held.all("mlflow"), None, "an empty volume is no Secret");
         swap(&volume, "1", &[("a", "1"), ("b", "1")]);
-        assert!(mounted.look() && !mounted.look());
+        assert!(mounted.refresh() && !mounted.refresh());
         swap(&volume, "2", &[("a", "2"), ("c", "2")]);
         std::fs::remove_dir_all(volume.join("..1")).unwrap();
-        assert!(mounted.look() && !mounted.look());
+        assert!(mounted.refresh() && !mounted.refresh());
         let expected: BTreeMap<String, Vec<u8>> = [("a", "2"), ("c", "2")]
             .map(|(key, value)| (key.to_owned(), value.into()))
             .into();
         assert_eq!(held.all("mlflow"), Some(expected));
         assert_eq!(held.key("mlflow", "b"), None);
         std::fs::remove_dir_all(&volume).unwrap();
-        assert!(mounted.look());
+        assert!(mounted.refresh());
         assert_eq!(held.all("mlflow"), None);
     }
 
@@ -264,27 +264,27 @@ mod tests {
     fn a_key_at_a_path_of_its_own_is_a_key_of_its_secret() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
-        let own = Own {
+        let own = MountedKey {
             name: "sealing".to_owned(),
             key: "keys".to_owned(),
             path: path.clone(),
         };
-        let mut mounted = Mounted::new(folder.path().join("no-such-folder"), vec![own]);
+        let mut mounted = SecretMounts::new(folder.path().join("no-such-folder"), vec![own]);
         let held = mounted.held();
-        assert!(!mounted.look());
+        assert!(!mounted.refresh());
         std::fs::write(&path, "k").unwrap();
-        assert!(mounted.look());
+        assert!(mounted.refresh());
         assert_eq!(held.key("sealing", "keys"), Some(b"k".to_vec()));
         // Made again with another value: what was sealed with the old one opens, until all copies are new and for a while after.
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         std::fs::write(&path, "k2\n").unwrap();
-        assert!(mounted.look_at(after(0)) && !mounted.look_at(after(100)));
+        assert!(mounted.refresh_at(after(0)) && !mounted.refresh_at(after(100)));
         assert_eq!(held.key("sealing", "keys"), Some(b"k\nk2".to_vec()));
         std::fs::remove_file(&path).unwrap();
-        assert!(mounted.look_at(after(130)));
+        assert!(mounted.refresh_at(after(130)));
         assert_eq!(held.key("sealing", "keys"), Some(b"k2\nk".to_vec()));
-        assert!(mounted.look_at(after(3700)));
+        assert!(mounted.refresh_at(after(3700)));
         assert_eq!(held.key("sealing", "keys"), Some(b"k2".to_vec()));
     }
 
@@ -293,14 +293,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bundle.json");
         let mut file = MountedFile::new(path.clone());
-        assert_eq!(file.look(), None);
+        assert_eq!(file.changed(), None);
         std::fs::write(&path, "1").unwrap();
-        assert_eq!((file.look(), file.look()), (Some(b"1".to_vec()), None));
+        assert_eq!(
+            (file.changed(), file.changed()),
+            (Some(b"1".to_vec()), None)
+        );
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(file.look(), None);
+        assert_eq!(file.changed(), None);
         std::fs::write(&path, "1").unwrap();
-        assert_eq!(file.look(), None);
+        assert_eq!(file.changed(), None);
         std::fs::write(&path, "2").unwrap();
-        assert_eq!(file.look(), Some(b"2".to_vec()));
+        assert_eq!(file.changed(), Some(b"2".to_vec()));
     }
 }

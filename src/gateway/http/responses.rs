@@ -1,13 +1,44 @@
-//! The words of refusals.
+//! Answers that the gateway gives itself, and the words of refusals.
 
 use std::time::Duration;
 
-use crate::gateway::body::message::RETRY_AFTER;
+use http::{Response, StatusCode};
+
+use crate::gateway::body::message::{RETRY_AFTER, json_response};
+use crate::gateway::body::{Body, empty};
 use crate::gateway::enforce::Refusal;
 use crate::gateway::upstream::UpstreamError;
 use crate::protocol::answer;
 use crate::protocol::envelope::{self, Id};
+use crate::protocol::header::HeaderFault;
 use crate::protocol::version::Version;
+
+/// What a client gets.
+pub(super) type Answer = Response<Body>;
+
+/// A refusal with this status and message.
+pub(super) fn refuse(status: StatusCode, body: Vec<u8>) -> Box<Answer> {
+    Box::new(json_response(status, body))
+}
+
+/// A fault of a header, with the status that it stands for.
+pub(super) fn header_refusal(fault: HeaderFault) -> Box<Answer> {
+    let status = match fault {
+        HeaderFault::AcceptPost | HeaderFault::AcceptGet => StatusCode::NOT_ACCEPTABLE,
+        HeaderFault::ContentType | HeaderFault::ContentEncoding => {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE
+        }
+        _ => StatusCode::BAD_REQUEST,
+    };
+    refuse(status, answer::invalid_request(None, &fault.to_string()))
+}
+
+/// That a message which needs no answer was taken.
+pub(super) fn accepted() -> Answer {
+    let mut response = Response::new(empty());
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
 
 /// A fault in `params` without its own prefix, which the answer adds.
 pub(super) fn fault_text(fault: &envelope::Fault) -> String {

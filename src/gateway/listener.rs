@@ -1,5 +1,7 @@
 //! The listener: connections in, requests to the gateway whose path they name.
 
+mod coalesce_wakes;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -18,24 +20,24 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::coalesce_wakes::CoalescedWakes;
 use crate::gateway::Gateway;
-use crate::gateway::again::Again;
 use crate::gateway::body::message::json_response;
 use crate::gateway::body::{Body, holding};
-use crate::gateway::budget::Budgets;
-use crate::gateway::floor::{Floor, Seat};
+use crate::gateway::fairness::budget::Budgets;
+use crate::gateway::fairness::floor::{Floor, Seat};
 use crate::gateway::force::tls::Transport;
 use crate::gateway::sessions::LastSession;
 use crate::protocol::answer;
 use crate::telemetry::timed::Timed;
 
 /// A request's head must be there within this time (slow-header attacks).
-const HEAD_WITHIN: Duration = Duration::from_secs(15);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// The largest request head.
-const MAX_HEAD: usize = 64 << 10;
+const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// The path where a process serves one gateway only.
-pub const ONLY: &str = "/mcp";
+pub const SINGLE_SERVER_PATH: &str = "/mcp";
 
 /// Which gateway answers which path; changed while serving.
 #[derive(Default)]
@@ -73,7 +75,7 @@ impl Routes {
                 answer.map(|body| holding(body, under_way))
             }
             None => {
-                let why = if self.all().contains_key(ONLY) {
+                let why = if self.all().contains_key(SINGLE_SERVER_PATH) {
                     "no MCP server is served at this path; it is /mcp"
                 } else {
                     "no MCP server is served at this path; it is /NAME/mcp"
@@ -152,7 +154,7 @@ pub async fn serve_as(
                     let handshake = TlsAcceptor::from(config).accept(stream);
                     let shaken = tokio::select! {
                         () = stop.cancelled() => return,
-                        shaken = tokio::time::timeout(HEAD_WITHIN, handshake) => shaken,
+                        shaken = tokio::time::timeout(HEAD_TIMEOUT, handshake) => shaken,
                     };
                     match shaken {
                         Ok(Ok(stream)) => {
@@ -201,10 +203,10 @@ where
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .max_buf_size(MAX_HEAD)
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(Timed::new(io), service);
-    let connection = Again::new(watcher.watch(connection));
+    let connection = CoalescedWakes::new(watcher.watch(connection));
     async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection ended");

@@ -13,13 +13,13 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
-use super::intake::Readers;
+use super::bundle_source::Readers;
 use crate::gateway::Gateway;
 use crate::status::report::LARGEST;
 use crate::telemetry::admin::{Admin, text};
 
 /// The admin side of one gateway.
-pub struct Pod {
+pub struct GatewayAdmin {
     gateway: Arc<Gateway>,
     readers: Readers,
     terminating: AtomicBool,
@@ -27,10 +27,10 @@ pub struct Pod {
     stored: watch::Sender<u64>,
 }
 
-impl Pod {
+impl GatewayAdmin {
     /// For this gateway.
     pub fn new(gateway: Arc<Gateway>, readers: Readers) -> Self {
-        Pod {
+        GatewayAdmin {
             gateway,
             readers,
             terminating: AtomicBool::new(false),
@@ -91,7 +91,7 @@ fn stored(query: &str) -> Option<u64> {
         .find_map(|(_, value)| value.parse().ok())
 }
 
-impl Admin for Pod {
+impl Admin for GatewayAdmin {
     fn ready(&self) -> Result<(), String> {
         if self.terminating.load(Ordering::SeqCst) {
             return Err("shutting down".to_owned());

@@ -7,15 +7,15 @@
 use std::time::Duration;
 
 /// Between the first two tries; doubled with each failure.
-const FIRST: Duration = Duration::from_millis(200);
+const FIRST_RETRY: Duration = Duration::from_millis(200);
 /// Between any two tries.
-const LAST: Duration = Duration::from_secs(10);
+const LAST_RETRY: Duration = Duration::from_secs(10);
 /// A watch that ended sooner did not work.
-const LIVED: Duration = Duration::from_secs(1);
+const MIN_WATCH_LIFETIME: Duration = Duration::from_secs(1);
 
 /// The object at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct ObservedConfigMap {
     /// Its resourceVersion.
     pub version: String,
     /// The bundle that it holds; None when it lacks the key.
@@ -24,13 +24,13 @@ pub struct Seen {
 
 /// What the API said, or did not say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum WatchEvent {
     /// A read was answered; None when there is no such object.
-    Read(Option<Seen>),
+    Read(Option<ObservedConfigMap>),
     /// The watch is open.
     Opened,
     /// The object was made or changed.
-    Changed(Seen),
+    Changed(ObservedConfigMap),
     /// The object was deleted at this version.
     Deleted(String),
     /// Nothing changed up to this version.
@@ -47,7 +47,7 @@ pub enum Heard {
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum WatchStep {
     /// Read the object. With `anew`, over new connections and with credentials read again.
     Read {
         /// Whether what there is of connections is not to be trusted.
@@ -64,7 +64,7 @@ pub enum Step {
 
 /// What those who wait for bundles should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum BundleNotice {
     /// A bundle, which may be one that is known.
     Bundle(String),
     /// The object is there and holds no bundle.
@@ -79,13 +79,13 @@ pub enum Told {
 
 /// What follows from something heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Then {
+pub struct Action {
     /// What to tell first.
-    pub told: Option<Told>,
+    pub notice: Option<BundleNotice>,
     /// How long to wait then.
     pub after: Duration,
     /// What to do then.
-    pub step: Step,
+    pub step: WatchStep,
 }
 
 /// Where following stands.
@@ -99,77 +99,86 @@ pub struct Follower {
 
 impl Follower {
     /// The first step.
-    pub fn start() -> Step {
-        Step::Read { anew: true }
+    pub fn start() -> WatchStep {
+        WatchStep::Read { anew: true }
     }
 
     /// What follows. `random` is in 0..1.
-    pub fn heard(&mut self, heard: Heard, random: f64) -> Then {
-        let now = |told, step| Then {
-            told,
+    pub fn next(&mut self, event: WatchEvent, random: f64) -> Action {
+        let now = |notice, step| Action {
+            notice,
             after: Duration::ZERO,
             step,
         };
-        match heard {
-            Heard::Read(None) => {
+        match event {
+            WatchEvent::Read(None) => {
                 self.version.clear();
-                now(Some(Told::Absent), self.watch())
+                now(Some(BundleNotice::Absent), self.watch())
             }
-            Heard::Read(Some(seen)) => {
-                let told = self.saw(seen);
-                now(Some(told), self.watch())
+            WatchEvent::Read(Some(seen)) => {
+                let notice = self.saw(seen);
+                now(Some(notice), self.watch())
             }
-            Heard::Changed(seen) => {
+            WatchEvent::Changed(seen) => {
                 self.failures = 0;
-                let told = self.saw(seen);
-                now(Some(told), Step::Listen)
+                let notice = self.saw(seen);
+                now(Some(notice), WatchStep::Listen)
             }
-            Heard::Deleted(version) => {
-                self.failures = 0;
-                self.version = version;
-                now(Some(Told::Deleted), Step::Listen)
-            }
-            Heard::Bookmark(version) => {
+            WatchEvent::Deleted(version) => {
                 self.failures = 0;
                 self.version = version;
-                now(None, Step::Listen)
+                now(Some(BundleNotice::Deleted), WatchStep::Listen)
             }
-            Heard::Opened => now(None, Step::Listen),
-            Heard::Ended(lived) if lived >= LIVED => {
+            WatchEvent::Bookmark(version) => {
+                self.failures = 0;
+                self.version = version;
+                now(None, WatchStep::Listen)
+            }
+            WatchEvent::Opened => now(None, WatchStep::Listen),
+            WatchEvent::Ended(lived) if lived >= MIN_WATCH_LIFETIME => {
                 self.failures = 0;
                 now(None, self.watch())
             }
             // Cut off as soon as it was open: to open it again at once, over and over, would help nobody.
-            Heard::Ended(_) => self.later(None, Step::Read { anew: false }, random),
-            Heard::Expired => self.later(None, Step::Read { anew: false }, random),
-            Heard::Silent => {
+            WatchEvent::Ended(_) => self.later(None, WatchStep::Read { anew: false }, random),
+            WatchEvent::Expired => self.later(None, WatchStep::Read { anew: false }, random),
+            WatchEvent::Silent => {
                 let why = "it does not answer, or says nothing on an open watch".to_owned();
-                self.later(Some(Told::Trouble(why)), Step::Read { anew: true }, random)
+                self.later(
+                    Some(BundleNotice::Trouble(why)),
+                    WatchStep::Read { anew: true },
+                    random,
+                )
             }
-            Heard::Failed(why) => {
-                self.later(Some(Told::Trouble(why)), Step::Read { anew: true }, random)
-            }
+            WatchEvent::Failed(why) => self.later(
+                Some(BundleNotice::Trouble(why)),
+                WatchStep::Read { anew: true },
+                random,
+            ),
         }
     }
 
-    fn watch(&self) -> Step {
-        Step::Watch {
+    fn watch(&self) -> WatchStep {
+        WatchStep::Watch {
             from: self.version.clone(),
         }
     }
 
-    fn saw(&mut self, seen: Seen) -> Told {
+    fn saw(&mut self, seen: ObservedConfigMap) -> BundleNotice {
         self.version = seen.version;
-        seen.bundle.map_or(Told::Without, Told::Bundle)
+        seen.bundle
+            .map_or(BundleNotice::Without, BundleNotice::Bundle)
     }
 
     /// The step after a while that grows with each failure, half of it by chance: gateways that lost the same API server do
     /// not all come back at the same moment.
-    fn later(&mut self, told: Option<Told>, step: Step, random: f64) -> Then {
-        let whole = FIRST.saturating_mul(1 << self.failures.min(16)).min(LAST);
+    fn later(&mut self, notice: Option<BundleNotice>, step: WatchStep, random: f64) -> Action {
+        let whole = FIRST_RETRY
+            .saturating_mul(1 << self.failures.min(16))
+            .min(LAST_RETRY);
         self.failures = self.failures.saturating_add(1);
-        Then {
-            told,
+        Action {
+            notice,
             after: whole / 2 + (whole / 2).mul_f64(random.clamp(0.0, 1.0)),
             step,
         }
@@ -180,40 +189,40 @@ impl Follower {
 mod tests {
     use super::*;
 
-    fn seen(version: &str, bundle: &str) -> Seen {
-        Seen {
+    fn seen(version: &str, bundle: &str) -> ObservedConfigMap {
+        ObservedConfigMap {
             version: version.to_owned(),
             bundle: Some(bundle.to_owned()),
         }
     }
 
-    fn then(told: Option<Told>, after_ms: u64, step: Step) -> Then {
-        Then {
-            told,
+    fn then(notice: Option<BundleNotice>, after_ms: u64, step: WatchStep) -> Action {
+        Action {
+            notice,
             after: Duration::from_millis(after_ms),
             step,
         }
     }
 
-    fn watch(from: &str) -> Step {
-        Step::Watch {
+    fn watch(from: &str) -> WatchStep {
+        WatchStep::Watch {
             from: from.to_owned(),
         }
     }
 
-    fn bundle(text: &str) -> Option<Told> {
-        Some(Told::Bundle(text.to_owned()))
+    fn bundle(text: &str) -> Option<BundleNotice> {
+        Some(BundleNotice::Bundle(text.to_owned()))
     }
 
-    const READ: Step = Step::Read { anew: false };
-    const ANEW: Step = Step::Read { anew: true };
+    const READ: WatchStep = WatchStep::Read { anew: false };
+    const ANEW: WatchStep = WatchStep::Read { anew: true };
 
     /// What follows from each, in turn.
-    fn follow(heard: impl IntoIterator<Item = Heard>) -> Vec<Then> {
+    fn follow(heard: impl IntoIterator<Item = WatchEvent>) -> Vec<Action> {
         let mut follower = Follower::default();
         heard
             .into_iter()
-            .map(|heard| follower.heard(heard, 0.0))
+            .map(|heard| follower.next(heard, 0.0))
             .collect()
     }
 
@@ -222,20 +231,20 @@ mod tests {
         assert_eq!(Follower::start(), ANEW);
         assert_eq!(
             follow([
-                Heard::Read(Some(seen("7", "a"))),
-                Heard::Opened,
-                Heard::Changed(seen("9", "b")),
-                Heard::Bookmark("12".to_owned()),
-                Heard::Ended(Duration::from_secs(60)),
-                Heard::Opened,
+                WatchEvent::Read(Some(seen("7", "a"))),
+                WatchEvent::Opened,
+                WatchEvent::Changed(seen("9", "b")),
+                WatchEvent::Bookmark("12".to_owned()),
+                WatchEvent::Ended(Duration::from_secs(60)),
+                WatchEvent::Opened,
             ]),
             [
                 then(bundle("a"), 0, watch("7")),
-                then(None, 0, Step::Listen),
-                then(bundle("b"), 0, Step::Listen),
-                then(None, 0, Step::Listen),
+                then(None, 0, WatchStep::Listen),
+                then(bundle("b"), 0, WatchStep::Listen),
+                then(None, 0, WatchStep::Listen),
                 then(None, 0, watch("12")),
-                then(None, 0, Step::Listen),
+                then(None, 0, WatchStep::Listen),
             ]
         );
     }
@@ -244,33 +253,33 @@ mod tests {
     fn an_object_that_is_not_there_yet_is_watched_for() {
         assert_eq!(
             follow([
-                Heard::Read(None),
-                Heard::Opened,
-                Heard::Changed(seen("3", "a"))
+                WatchEvent::Read(None),
+                WatchEvent::Opened,
+                WatchEvent::Changed(seen("3", "a"))
             ]),
             [
-                then(Some(Told::Absent), 0, watch("")),
-                then(None, 0, Step::Listen),
-                then(bundle("a"), 0, Step::Listen),
+                then(Some(BundleNotice::Absent), 0, watch("")),
+                then(None, 0, WatchStep::Listen),
+                then(bundle("a"), 0, WatchStep::Listen),
             ]
         );
     }
 
     #[test]
     fn a_deleted_object_is_told_of_and_watched_on() {
-        let empty = Seen {
+        let empty = ObservedConfigMap {
             version: "9".to_owned(),
             bundle: None,
         };
         assert_eq!(
             follow([
-                Heard::Deleted("8".to_owned()),
-                Heard::Changed(empty),
-                Heard::Ended(Duration::from_secs(5)),
+                WatchEvent::Deleted("8".to_owned()),
+                WatchEvent::Changed(empty),
+                WatchEvent::Ended(Duration::from_secs(5)),
             ]),
             [
-                then(Some(Told::Deleted), 0, Step::Listen),
-                then(Some(Told::Without), 0, Step::Listen),
+                then(Some(BundleNotice::Deleted), 0, WatchStep::Listen),
+                then(Some(BundleNotice::Without), 0, WatchStep::Listen),
                 then(None, 0, watch("9")),
             ]
         );
@@ -279,37 +288,40 @@ mod tests {
     #[test]
     fn a_version_that_is_gone_is_read_again() {
         assert_eq!(
-            follow([Heard::Read(Some(seen("7", "a"))), Heard::Expired]),
+            follow([WatchEvent::Read(Some(seen("7", "a"))), WatchEvent::Expired]),
             [then(bundle("a"), 0, watch("7")), then(None, 100, READ)]
         );
     }
 
     #[test]
     fn silence_is_not_trusted_and_read_again_over_a_new_connection() {
-        let then = &follow([Heard::Silent])[0];
+        let then = &follow([WatchEvent::Silent])[0];
         assert!(
-            matches!(&then.told, Some(Told::Trouble(_))),
+            matches!(&then.notice, Some(BundleNotice::Trouble(_))),
             "{:?}",
-            then.told
+            then.notice
         );
-        assert_eq!((then.after, &then.step), (FIRST / 2, &ANEW));
+        assert_eq!((then.after, &then.step), (FIRST_RETRY / 2, &ANEW));
     }
 
     #[test]
     fn the_time_between_tries_grows_up_to_a_bound_and_starts_anew_after_a_success() {
         let mut follower = Follower::default();
         let mut wait =
-            |heard, random| u64::try_from(follower.heard(heard, random).after.as_millis()).unwrap();
-        let failed = || Heard::Failed("no".to_owned());
+            |heard, random| u64::try_from(follower.next(heard, random).after.as_millis()).unwrap();
+        let failed = || WatchEvent::Failed("no".to_owned());
         let waits: Vec<u64> = (0..8).map(|_| wait(failed(), 0.0)).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
         assert_eq!(wait(failed(), 1.0), 10_000);
         // To be able to read and not to watch is no success: else it would be read ten times a second.
-        assert_eq!(wait(Heard::Read(Some(seen("1", "a"))), 0.0), 0);
+        assert_eq!(wait(WatchEvent::Read(Some(seen("1", "a"))), 0.0), 0);
         assert_eq!(wait(failed(), 0.0), 5_000);
-        assert_eq!(wait(Heard::Opened, 0.0), 0);
-        assert_eq!(wait(Heard::Ended(Duration::from_millis(20)), 0.0), 5_000);
-        assert_eq!(wait(Heard::Bookmark("2".to_owned()), 0.0), 0);
+        assert_eq!(wait(WatchEvent::Opened, 0.0), 0);
+        assert_eq!(
+            wait(WatchEvent::Ended(Duration::from_millis(20)), 0.0),
+            5_000
+        );
+        assert_eq!(wait(WatchEvent::Bookmark("2".to_owned()), 0.0), 0);
         assert_eq!(wait(failed(), 0.0), 100);
         for _ in 0..100 {
             wait(failed(), 0.5);

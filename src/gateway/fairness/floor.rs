@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use tokio::task::AbortHandle;
 
-use crate::gateway::budget::{Budgets, Share};
+use crate::gateway::fairness::budget::{Budgets, Share};
 use crate::gateway::grants::Grant;
 use crate::policy::Caller;
 
@@ -32,7 +32,7 @@ struct Seats {
 
 #[derive(Debug)]
 struct Seated {
-    address: Group,
+    address: AddressGroup,
     under_way: AtomicUsize,
     /// Nanoseconds after the floor's epoch.
     idle_since: AtomicU64,
@@ -50,13 +50,13 @@ struct Known {
 
 /// Addresses that one stranger is likely to have all of: a single IPv4 address, or an IPv6 network of 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Group(u64, bool);
+struct AddressGroup(u64, bool);
 
-impl Group {
+impl AddressGroup {
     fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
-            IpAddr::V4(v4) => Group(v4.to_bits().into(), true),
-            IpAddr::V6(v6) => Group((v6.to_bits() >> 64) as u64, false),
+            IpAddr::V4(v4) => AddressGroup(v4.to_bits().into(), true),
+            IpAddr::V6(v6) => AddressGroup((v6.to_bits() >> 64) as u64, false),
         }
     }
 }
@@ -82,7 +82,7 @@ impl Floor {
 
     /// A seat for a new connection; None if none can be made free.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
-        let (bounds, address) = (&self.budgets.bounds, Group::of(address));
+        let (bounds, address) = (&self.budgets.bounds, AddressGroup::of(address));
         let mut seats = self.lock();
         if seats.taken.len() >= bounds.address_connections {
             let stranger = |seated: &Seated| seated.address == address && !seated.is_known();
@@ -168,9 +168,9 @@ impl Seat {
     }
 
     /// A request is under way until the guard is dropped.
-    pub fn begin(&self) -> UnderWay {
+    pub fn begin(&self) -> RequestOnSeat {
         self.seated.under_way.fetch_add(1, Ordering::AcqRel);
-        UnderWay {
+        RequestOnSeat {
             floor: Arc::clone(&self.floor),
             seated: Arc::clone(&self.seated),
         }
@@ -231,12 +231,12 @@ impl Ends {
 
 /// A request that is under way on a connection.
 #[derive(Debug)]
-pub struct UnderWay {
+pub struct RequestOnSeat {
     floor: Arc<Floor>,
     seated: Arc<Seated>,
 }
 
-impl Drop for UnderWay {
+impl Drop for RequestOnSeat {
     fn drop(&mut self) {
         let now = self.floor.now();
         self.seated.idle_since.store(now, Ordering::Relaxed);
@@ -247,7 +247,7 @@ impl Drop for UnderWay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::budget::Bounds;
+    use crate::gateway::fairness::budget::Bounds;
     use crate::gateway::grants::Grants;
 
     fn floor() -> Arc<Floor> {
@@ -269,7 +269,7 @@ mod tests {
         let mut seats: Vec<_> = (0..most)
             .map(|_| sit(&floor, "2001:db8::1").unwrap())
             .collect();
-        let busy: Vec<UnderWay> = seats.iter().map(|(seat, _)| seat.begin()).collect();
+        let busy: Vec<RequestOnSeat> = seats.iter().map(|(seat, _)| seat.begin()).collect();
         assert!(sit(&floor, "2001:db8::2").is_none(), "the same network");
         assert!(sit(&floor, "2001:db8:0:1::1").is_some() && sit(&floor, "10.0.0.1").is_some());
         drop(busy);
@@ -286,7 +286,7 @@ mod tests {
         known
             .known("s", &grant.authenticate(&headers).unwrap())
             .unwrap();
-        let all: Vec<UnderWay> = seats.iter().map(|(seat, _)| seat.begin()).collect();
+        let all: Vec<RequestOnSeat> = seats.iter().map(|(seat, _)| seat.begin()).collect();
         assert!(
             sit(&floor, "2001:db8::4").is_some(),
             "a known caller is no stranger"
@@ -313,7 +313,7 @@ mod tests {
             seat.known("s", &greedy).unwrap();
             seats.push((seat, task));
         }
-        let busy: Vec<UnderWay> = seats[1..].iter().map(|(seat, _)| seat.begin()).collect();
+        let busy: Vec<RequestOnSeat> = seats[1..].iter().map(|(seat, _)| seat.begin()).collect();
         let (another, _task) = sit(&floor, "10.1.0.1").unwrap();
         another.known("s", &greedy).unwrap();
         assert!(seats.remove(0).1.await.unwrap_err().is_cancelled());

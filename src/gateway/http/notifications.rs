@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::{Answer, Exchange, SHORT, accepted, refuse};
+use super::responses::{Answer, accepted, refuse};
+use super::{Exchange, SHORT_TIMEOUT};
 use crate::gateway::permit::Permit;
 use crate::gateway::relay::tell_upstream;
 use crate::gateway::sessions::Session;
@@ -103,7 +104,7 @@ impl Exchange<'_> {
     }
 
     async fn pass_on(&self, permit: Permit) -> Result<Answer, Box<Answer>> {
-        match self.snapshot.upstream.call(permit, SHORT).await {
+        match self.snapshot.upstream.call(permit, SHORT_TIMEOUT).await {
             Ok(response) if response.status() == StatusCode::NOT_FOUND => {
                 Err(refuse(StatusCode::NOT_FOUND, answer::session_unknown(None)))
             }
