@@ -73,12 +73,12 @@ pub fn audit(file: Option<&Path>) -> Result<(AuditLog, AuditWriter), SetupError>
 }
 
 /// More open files than this are not asked for: child processes inherit the limit, and some visit every number below it.
-const FILES: u64 = 65_536;
+const MAX_OPEN_FILES: u64 = 65_536;
 
 /// Raises the limit on open files to what the system admits. What is sized by it is to be made afterwards.
 pub fn raise_files() {
     let now = getrlimit(Resource::Nofile);
-    let most = now.maximum.unwrap_or(FILES).min(FILES);
+    let most = now.maximum.unwrap_or(MAX_OPEN_FILES).min(MAX_OPEN_FILES);
     if now.current.is_none_or(|current| current >= most) {
         return;
     }

@@ -6,41 +6,33 @@ use std::cell::LazyCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Response, StatusCode};
+use http::Response;
 use jiff::Timestamp;
-use tokio::time::Instant;
 
 use crate::gateway::Gateway;
-use crate::gateway::body::message::{
-    ContentType, MAX_ANSWER, RETRY_AFTER, content_type, json_response,
-};
-use crate::gateway::body::{Body, ReadError, holding, read_for};
+use crate::gateway::body::Body;
+use crate::gateway::body::message::RETRY_AFTER;
 use crate::gateway::enforce::request_ids::RequestIdGuard;
-use crate::gateway::enforce::{End, InFlight};
-use crate::gateway::fairness::budget::FREE;
 use crate::gateway::grants::Grant;
 use crate::gateway::permit::Permit;
 use crate::gateway::sessions::{Resumed, Session};
-use crate::gateway::upstream::{Bridged, Unserved, UpstreamError};
 use crate::json;
 use crate::protocol::answer::{self, code};
 use crate::protocol::emit::Edits;
-use crate::protocol::envelope::{
-    self, ErrorObject, Id, Message, Notification, Object, Outcome, Request,
-};
+use crate::protocol::envelope::{ErrorObject, Id, Message, Notification, Object, Outcome, Request};
 use crate::protocol::list::{self, ListKind};
 use crate::protocol::method::{self, Feature, Need};
 
+mod ends;
 mod events;
+mod responses;
 mod tell;
 
 use self::events::EventRelay;
 pub use self::tell::{give_up, tell_upstream};
 
-/// However much a server says before its answer, a call ends after this many times its time-out.
-const LONGEST: u32 = 10;
 /// Comments keep intermediaries from closing a quiet stream (gateway.md).
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Whose messages are relayed.
 pub struct Relay {
@@ -337,120 +329,6 @@ impl Relay {
             .is_some_and(|snapshot| snapshot.settings.allows(feature))
     }
 
-    /// The answer to one request, from the head of the upstream's response.
-    ///
-    /// `in_flight` is told how the call ended. `timeout` is for the whole call, from `sent` on; each message that comes before
-    /// the answer gives it that time again, up to [`LONGEST`] times.
-    pub async fn answer(
-        self,
-        in_flight: Option<Box<InFlight>>,
-        response: Response<Body>,
-        timeout: Duration,
-        sent: Instant,
-    ) -> Response<Body> {
-        let finish = |in_flight: Option<Box<InFlight>>, end| {
-            if let Some(in_flight) = in_flight {
-                in_flight.finish(end);
-            }
-        };
-        let status = response.status();
-        let bridged = response.extensions().get::<Bridged>().copied();
-        let id = self.client_id().cloned();
-        let within = timeout.saturating_sub(sent.elapsed());
-        match content_type(&response) {
-            Some(ContentType::Json) => {
-                let share = self.grant.share.as_ref();
-                let body = response.into_body();
-                let read = read_for(share, body, MAX_ANSWER, within, within).await;
-                let (body, room) = match read {
-                    Ok(read) => read,
-                    Err(
-                        error @ (ReadError::TooLarge { .. }
-                        | ReadError::Broken(_)
-                        | ReadError::Spent(_)),
-                    ) => {
-                        finish(in_flight, End::Broken);
-                        return json_response(
-                            StatusCode::OK,
-                            answer::upstream_down(id.as_ref(), &error.to_string(), RETRY_AFTER),
-                        );
-                    }
-                    Err(ReadError::Stalled) => {
-                        finish(in_flight, End::Timeout);
-                        self.give_up();
-                        let why = UpstreamError::Timeout(timeout).to_string();
-                        return json_response(
-                            StatusCode::OK,
-                            answer::upstream_down(id.as_ref(), &why, RETRY_AFTER),
-                        );
-                    }
-                };
-                let (bytes, end) = self.single(&body).await;
-                let end = match (end, bridged.and_then(|bridged| bridged.unserved)) {
-                    (End::Error | End::Refused, Some(unserved)) => end_of_unserved(unserved),
-                    // An error that came with an HTTP error is the transport's word, not the upstream's on this request.
-                    (End::Error | End::Refused, None) if !status.is_success() => End::Broken,
-                    (end, _) => end,
-                };
-                finish(in_flight, end);
-                drop(body);
-                let size = bytes.len();
-                let response = json_response(StatusCode::OK, bytes);
-                match room {
-                    // Kept until the client has taken it.
-                    Some(mut room) if size > FREE => {
-                        // It was room for two of them, and so gives some back.
-                        let _ = room.set(size);
-                        response.map(|body| holding(body, room))
-                    }
-                    _ => response,
-                }
-            }
-            Some(ContentType::EventStream) if status.is_success() => {
-                let mut events = EventRelay::new(self, response.into_body());
-                events.idle = Some(timeout);
-                events.silent_until = Some(sent + timeout);
-                events.ends_at = Some(sent + timeout.saturating_mul(LONGEST));
-                events.awaited = true;
-                events.bridged = bridged.is_some();
-                events.in_flight = in_flight;
-                events.into_response()
-            }
-            _ => {
-                finish(in_flight, End::Broken);
-                let why = format!(
-                    "it answered HTTP {} without a JSON-RPC message",
-                    status.as_u16()
-                );
-                json_response(
-                    StatusCode::OK,
-                    answer::upstream_down(id.as_ref(), &why, RETRY_AFTER),
-                )
-            }
-        }
-    }
-
-    /// The one message of a JSON body.
-    async fn single(&self, body: &[u8]) -> (Vec<u8>, End) {
-        let broken = |why: &str| {
-            (
-                answer::upstream_down(self.client_id(), why, RETRY_AFTER),
-                End::Broken,
-            )
-        };
-        match envelope::parse(body) {
-            Ok(message) if self.is_answer(&message) => {
-                let end = end_of(&message);
-                match self.pass(&message).await {
-                    RelayedMessage::Send(bytes) => (bytes, end),
-                    RelayedMessage::Drop => broken("its answer cannot be shown"),
-                }
-            }
-            Ok(_) => broken("its answer is not to this request"),
-            Err(refusal) => broken(&refusal.to_string()),
-        }
-    }
-
     /// A stream that the client opened with GET.
     pub fn stream(self, response: Response<Body>) -> Response<Body> {
         EventRelay::new(self, response.into_body())
@@ -459,41 +337,5 @@ impl Relay {
     }
 }
 
-/// The codes of errors that say that a request was not run (JSON-RPC 2.0, section 5.1). Every other code, that of an internal
-/// error included, is also what servers answer after the effect.
-const NOT_RUN: [i64; 4] = [
-    code::PARSE_ERROR,
-    code::INVALID_REQUEST,
-    code::METHOD_NOT_FOUND,
-    code::INVALID_PARAMS,
-];
-
 /// Members by which an error's `data` once said that a bridge had made it: no server's error reads so.
 const OURS: [&str; 2] = ["source", "delivered"];
-
-/// How a call ended that the bridge answered in its server's place.
-fn end_of_unserved(unserved: Unserved) -> End {
-    match unserved {
-        Unserved::Undelivered => End::Unreachable,
-        Unserved::Lost => End::Broken,
-    }
-}
-
-/// How a call ended, by the message that answers it. What the error's `data` says has no meaning here: it is the server's.
-fn end_of(message: &Message<'_>) -> End {
-    let Message::Response(response) = message else {
-        return End::Broken;
-    };
-    match &response.outcome {
-        Outcome::Error(error) if NOT_RUN.contains(&error.code) => End::Refused,
-        Outcome::Error(_) => End::Error,
-        Outcome::Result(result)
-            if result
-                .get("isError")
-                .is_some_and(|member| member.raw == "true") =>
-        {
-            End::ToolError
-        }
-        Outcome::Result(_) => End::Result,
-    }
-}

@@ -20,9 +20,9 @@ use tokio::sync::watch;
 /// Finished requests are kept this long, as `--approval-retention` says in a cluster.
 const RETENTION: SignedDuration = SignedDuration::from_hours(168);
 /// And no more than this many of them: those that were withdrawn leave first, as callers can make many, then the oldest.
-const FINISHED: usize = 1_000;
+const MAX_FINISHED: usize = 1_000;
 /// Where nothing expires, it is looked at again after this long.
-const NOTHING_EXPIRES: Duration = Duration::from_secs(3_600);
+const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// McpApprovals in this process's memory.
 pub struct Memory {
@@ -255,11 +255,11 @@ impl Memory {
         let mut changed = self.changed.subscribe();
         loop {
             let now = Timestamp::now();
-            let wait = self.expire(now).map_or(NOTHING_EXPIRES, |next| {
+            let wait = self.expire(now).map_or(IDLE_SWEEP_INTERVAL, |next| {
                 Duration::try_from(next.duration_since(now)).unwrap_or_default()
             });
             // The clock may be set meanwhile, so no wait is long.
-            let wait = wait.clamp(Duration::from_millis(10), NOTHING_EXPIRES);
+            let wait = wait.clamp(Duration::from_millis(10), IDLE_SWEEP_INTERVAL);
             // An error means that the sender is gone, which it is not: it is `self`'s.
             let _ = tokio::time::timeout(wait, changed.changed()).await;
         }
@@ -403,7 +403,7 @@ fn prune(entries: &mut BTreeMap<ApprovalKey, Entry>, now: Timestamp) {
         })
         .collect();
     finished.sort();
-    let over = finished.len().saturating_sub(FINISHED);
+    let over = finished.len().saturating_sub(MAX_FINISHED);
     for (at, (_, expired, key)) in finished.into_iter().enumerate() {
         if at < over || now.duration_since(expired) > RETENTION {
             entries.remove(&key);

@@ -11,7 +11,7 @@ use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, Verdict};
 use crate::gateway::observe::audit::{ApprovalStep, AuditLog, DecisionId};
 
 /// No more sessions of those that ask are kept apart; with more than that, a request is not withdrawn.
-const ASKERS: usize = 16;
+const MAX_ASKERS: usize = 16;
 
 pub(super) struct Entry {
     pub(super) object: McpApproval,
@@ -110,7 +110,7 @@ impl Entry {
         if self.askers.iter().any(|asker| asker == session) {
             return;
         }
-        if self.askers.len() < ASKERS {
+        if self.askers.len() < MAX_ASKERS {
             self.askers.push(session.to_owned());
         } else {
             self.more_askers = true;

@@ -25,7 +25,7 @@ use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, Message, Object, Outcome, Request};
 
 /// Requests of a child that its client has not answered; more are refused.
-const ASKED: usize = 256;
+const MAX_QUESTIONS: usize = 256;
 
 /// The mode itself.
 #[derive(Debug)]

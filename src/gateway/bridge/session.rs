@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use super::stream::{Event, Receiver, Sender, StreamLimits, channel};
 
 /// One more GET stream closes the oldest: its connection may be long dead.
-const STREAMS: usize = 4;
+const MAX_STREAMS: usize = 4;
 /// Messages kept while no GET stream is open; the oldest go first.
-const BACKLOG: usize = 64;
-const BACKLOG_BYTES: usize = 256 << 10;
+const MAX_BACKLOG: usize = 64;
+const MAX_BACKLOG_BYTES: usize = 256 << 10;
 
 /// Locks without ever failing: nothing here panics while it holds a lock.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -118,7 +118,7 @@ impl BridgeSession {
             return receiver;
         }
         outbox.streams.retain(|stream| !stream.is_closed());
-        if outbox.streams.len() >= STREAMS {
+        if outbox.streams.len() >= MAX_STREAMS {
             outbox.streams.remove(0);
         }
         while let Some(text) = outbox.backlog.pop_front() {
@@ -142,12 +142,12 @@ impl BridgeSession {
             outbox.streams.pop();
         }
         // "The list has changed" twice says no more than once.
-        if outbox.backlog.contains(&text) || text.len() > BACKLOG_BYTES {
+        if outbox.backlog.contains(&text) || text.len() > MAX_BACKLOG_BYTES {
             return;
         }
         outbox.backlog_bytes += text.len();
         outbox.backlog.push_back(text);
-        while outbox.backlog.len() > BACKLOG || outbox.backlog_bytes > BACKLOG_BYTES {
+        while outbox.backlog.len() > MAX_BACKLOG || outbox.backlog_bytes > MAX_BACKLOG_BYTES {
             let Some(oldest) = outbox.backlog.pop_front() else {
                 break;
             };

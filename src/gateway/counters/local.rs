@@ -11,9 +11,9 @@ use crate::policy::limit::{self, Refused, Window};
 /// As many keys are kept; live ones are never dropped for new ones (decisions.md, Limits).
 pub const MAX_KEYS: usize = 10_000;
 /// As many of them one grant can take up: with sessions or different calls it could else fill them all.
-pub const GRANT_KEYS: usize = MAX_KEYS / 8;
+pub const MAX_GRANT_KEYS: usize = MAX_KEYS / 8;
 /// Keys that count nothing any more are looked for no more often than this, as long as there are too many.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts kept by key.
 pub struct Local {
@@ -221,12 +221,12 @@ impl CounterTable {
         let owned = owner(grant, key).is_some();
         let full = |kept: &Self| {
             let own = kept.owners.get(grant).copied().unwrap_or(0);
-            kept.windows.len() >= MAX_KEYS || owned && own >= GRANT_KEYS
+            kept.windows.len() >= MAX_KEYS || owned && own >= MAX_GRANT_KEYS
         };
         if !full(self) {
             return true;
         }
-        if self.swept.is_some_and(|swept| now < swept + SWEEP) {
+        if self.swept.is_some_and(|swept| now < swept + SWEEP_INTERVAL) {
             return false;
         }
         self.swept = Some(now);
@@ -362,20 +362,20 @@ mod tests {
                 std::iter::once(&charge("c", &value.to_string(), 2, 60, 1)),
             )
         };
-        for value in 0..GRANT_KEYS {
+        for value in 0..MAX_GRANT_KEYS {
             assert!(take(&local, "greedy", value).is_ok());
         }
-        let refused = take(&local, "greedy", GRANT_KEYS).unwrap_err();
+        let refused = take(&local, "greedy", MAX_GRANT_KEYS).unwrap_err();
         assert!(refused.capacity);
         assert!(take(&local, "greedy", 7).is_ok(), "what is counted goes on");
-        for value in GRANT_KEYS..2 * GRANT_KEYS {
+        for value in MAX_GRANT_KEYS..2 * MAX_GRANT_KEYS {
             assert!(take(&local, "calm", value).is_ok());
         }
         let shared = charge("server", "", 9, 60, 1);
         assert!(local.reserve("greedy", std::iter::once(&shared)).is_ok());
         // What counts nothing any more makes room, and is not counted among its keys.
         later(&mut local, Duration::from_secs(61));
-        assert!(take(&local, "greedy", 3 * GRANT_KEYS).is_ok());
+        assert!(take(&local, "greedy", 3 * MAX_GRANT_KEYS).is_ok());
         let kept = local.lock();
         assert_eq!((kept.owners.len(), kept.windows.len()), (1, 1));
     }
@@ -399,7 +399,7 @@ mod tests {
                 .is_ok()
         );
         local.give_back(kept.swap_remove(0));
-        later(&mut local, SWEEP);
+        later(&mut local, SWEEP_INTERVAL);
         assert!(
             local
                 .reserve("g", std::iter::once(&charge("c", "new", 2, 3_600, 1)))

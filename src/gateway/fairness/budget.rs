@@ -12,13 +12,13 @@ use rustix::process::{Resource, getrlimit};
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 /// More connections of agents than this are not held, however many files the process may have open.
-const MOST_CONNECTIONS: usize = 4_096;
+const MAX_CONNECTIONS: usize = 4_096;
 /// Bytes of bodies and answers that may be buffered at once, for all callers together.
-const BYTES: usize = 176 << 20;
+const TOTAL_BYTES: usize = 176 << 20;
 /// For one caller: one answer of the largest size as it came and as it is sent, and a little more.
 const CALLER_BYTES: usize = 136 << 20;
 /// So much of each body needs no room of the budget: requests under way are bounded, and a calm caller needs no more.
-pub const FREE: usize = 16 << 10;
+pub const FREE_BYTES: usize = 16 << 10;
 
 /// How much there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Bounds {
         let reserved = 64 + (files / 8).min(192);
         let left = files.saturating_sub(reserved);
         let kept_upstream = (left / 8).clamp(1, 256);
-        let connections = (left.saturating_sub(kept_upstream) / 2).clamp(8, MOST_CONNECTIONS);
+        let connections = (left.saturating_sub(kept_upstream) / 2).clamp(8, MAX_CONNECTIONS);
         Bounds {
             connections,
             caller_connections: connections / 2,
@@ -242,7 +242,7 @@ impl Room {
     /// # Errors
     /// [`Spent::Bytes`]; the room stays as it was.
     pub fn set(&mut self, bytes: usize) -> Result<(), Spent> {
-        let bytes = bytes.saturating_sub(FREE);
+        let bytes = bytes.saturating_sub(FREE_BYTES);
         if let Some(less) = self.bytes.checked_sub(bytes) {
             self.give_back(less);
             return Ok(());
@@ -251,7 +251,7 @@ impl Room {
         if !take(&self.share.bytes, more, CALLER_BYTES) {
             return Err(Spent::Bytes);
         }
-        if !take(&self.share.budgets.bytes, more, BYTES) {
+        if !take(&self.share.budgets.bytes, more, TOTAL_BYTES) {
             self.share.bytes.fetch_sub(more, Ordering::AcqRel);
             return Err(Spent::Bytes);
         }
@@ -293,7 +293,7 @@ mod tests {
                 assert!(share > 0 && share <= bounds.connections / 2, "{bounds:?}");
             }
         }
-        assert_eq!(Bounds::of(1 << 20).connections, MOST_CONNECTIONS);
+        assert_eq!(Bounds::of(1 << 20).connections, MAX_CONNECTIONS);
     }
 
     #[test]
@@ -329,7 +329,7 @@ mod tests {
         drop(rooms);
         assert_eq!(budgets.bytes(), 0);
         let mut small = greedy.room();
-        assert_eq!((small.set(FREE), budgets.bytes()), (Ok(()), 0));
+        assert_eq!((small.set(FREE_BYTES), budgets.bytes()), (Ok(()), 0));
     }
 
     #[test]

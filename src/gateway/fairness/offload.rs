@@ -14,7 +14,7 @@ use tokio::task::block_in_place;
 use crate::gateway::fairness::budget::Share;
 
 /// Messages up to this size take some hundred microseconds at most.
-const SMALL: usize = 32 << 10;
+const SMALL_BYTES: usize = 32 << 10;
 
 /// Half of the processors work on large messages, so that the others are left for small ones.
 fn turns() -> &'static Semaphore {
@@ -26,7 +26,7 @@ fn turns() -> &'static Semaphore {
 
 /// Whether a message of this size is worked on at once.
 pub const fn is_small(bytes: usize) -> bool {
-    bytes <= SMALL
+    bytes <= SMALL_BYTES
 }
 
 /// Does the work on a message that is not small when it is the caller's turn.
@@ -71,7 +71,7 @@ mod tests {
             greedy
         });
         // On the same worker: it would wait for ever behind what waits for it.
-        tokio::spawn(async move { aside(SMALL, || meet.wait()) })
+        tokio::spawn(async move { aside(SMALL_BYTES, || meet.wait()) })
             .await
             .unwrap();
         let greedy = large.await.unwrap();

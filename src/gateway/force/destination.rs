@@ -12,7 +12,7 @@ use crate::policy::canonical;
 use crate::protocol::text::printable;
 
 /// Characters that a person is shown.
-const SHOWN: usize = 500;
+const MAX_SHOWN_CHARS: usize = 500;
 
 /// Where calls go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Destination {
         };
         let digest = canonical::sha256(canonical::plain(&whole).as_bytes());
         Destination {
-            shown: printable(&shown, SHOWN),
+            shown: printable(&shown, MAX_SHOWN_CHARS),
             digest: format!("sha256:{}", canonical::hex(&digest)),
         }
     }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::policy::{Bound, Caller};
 
 /// Lists of no more callers than this are remembered; then all are forgotten and made again as they are asked for.
-const CALLERS: usize = 1_024;
+const MAX_CALLERS: usize = 1_024;
 
 /// The lists that were made under a snapshot.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ impl Lists {
     fn entry(&self, caller: &Arc<Caller>, session: &str) -> Arc<OnceLock<u64>> {
         let session = if self.by_session { session } else { "" };
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if made.len() >= CALLERS {
+        if made.len() >= MAX_CALLERS {
             made.clear();
         }
         let key = (caller.grant.clone(), session.to_owned());
@@ -57,7 +57,7 @@ impl Lists {
         if let Some(made) = made.iter().find(|made| made.caller == *caller) {
             return Arc::clone(&made.list);
         }
-        if made.len() >= CALLERS {
+        if made.len() >= MAX_CALLERS {
             made.clear();
         }
         let list = Arc::default();
@@ -96,9 +96,9 @@ mod tests {
         let first = lists.entry(&one, "s");
         assert!(Arc::ptr_eq(&first, &lists.entry(&again, "s")));
         assert!(!Arc::ptr_eq(&first, &lists.entry(&one, "t")));
-        for number in 0..3 * CALLERS {
+        for number in 0..3 * MAX_CALLERS {
             lists.entry(&one, &number.to_string());
         }
-        assert!(lists.made.lock().unwrap().len() <= CALLERS);
+        assert!(lists.made.lock().unwrap().len() <= MAX_CALLERS);
     }
 }

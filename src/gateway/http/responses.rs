@@ -55,16 +55,16 @@ pub(super) fn shown(error: &UpstreamError) -> String {
 }
 
 /// When a call may come again that could not be recorded.
-const UNRECORDED: Duration = Duration::from_secs(30);
+const UNRECORDED_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// When a call may be repeated that waits for a person.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
+const APPROVAL_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// That a call was not made because it could not be recorded.
 pub(super) fn unrecorded(why: &str) -> String {
     format!(
         "The call was not made because it could not be recorded: {why}. Tell the operator of this gateway; retry after {} s.",
-        UNRECORDED.as_secs()
+        UNRECORDED_RETRY_AFTER.as_secs()
     )
 }
 
@@ -113,7 +113,7 @@ pub(super) fn refusal_body(
         Refusal::Pending { name, until } => {
             let until = until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             let state = answer::Approval::Pending {
-                again: ASK_AGAIN,
+                again: APPROVAL_RETRY_AFTER,
                 until: &until,
             };
             answer::approval(version, id, name, state)
@@ -137,7 +137,7 @@ pub(super) fn refusal_body(
             answer::denied(version, id, &by.policy_label(), &by.rule, why)
         }
         Refusal::Unrecorded(why) => {
-            answer::tool_refused(version, id, &unrecorded(why), Some(UNRECORDED))
+            answer::tool_refused(version, id, &unrecorded(why), Some(UNRECORDED_RETRY_AFTER))
         }
         Refusal::Unavailable => {
             answer::upstream_down(Some(id), "its tools have not been listed yet", RETRY_AFTER)

@@ -30,21 +30,21 @@ pub use self::arguments::recorded;
 use self::line::Line;
 pub use self::sink::Sink;
 pub use self::writer::AuditWriter;
-use self::writer::{LOST, WriterQueue};
+use self::writer::{LOST_POSITION, WriterQueue};
 
 /// A line that has not been written after this long counts as one that cannot be.
-const STALLED: Duration = Duration::from_secs(5);
+const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Room for a longer line is not kept for the next.
-const LONG: usize = 16 << 10;
+const REUSED_LINE_BYTES: usize = 16 << 10;
 
 thread_local! {
     static ASIDE: Cell<String> = const { Cell::new(String::new()) };
 }
 
 /// Names come from callers: no more bytes of one than this are recorded.
-const NAME: usize = 1_024;
+const MAX_NAME_BYTES: usize = 1_024;
 /// No more names of arguments than this are recorded; of the others it is told how many they are.
-const KEYS: usize = 256;
+const MAX_ARGUMENT_NAMES: usize = 256;
 
 /// One decision as it is recorded. Times are RFC 3339 in UTC, durations milliseconds. Never holds a credential.
 #[derive(Debug)]
@@ -218,7 +218,7 @@ impl AuditLog {
         let mut line = write(ASIDE.take());
         let position = self.shared.append(line.as_bytes(), awaited);
         line.clear();
-        if line.capacity() <= LONG {
+        if line.capacity() <= REUSED_LINE_BYTES {
             ASIDE.set(line);
         }
         position
@@ -234,7 +234,7 @@ impl AuditLog {
     /// # Errors
     /// [`Unwritten`] when that fails or takes too long.
     pub async fn written(&self, position: Position) -> Result<(), Unwritten> {
-        let until = tokio::time::Instant::now() + STALLED;
+        let until = tokio::time::Instant::now() + STALL_TIMEOUT;
         while self.shared.written.load(Ordering::Acquire) < position.0 {
             let mut progress = std::pin::pin!(self.shared.progress.notified());
             // Listens from here on, so that what is written before the next look is not missed.
@@ -245,7 +245,7 @@ impl AuditLog {
             if let Some(trouble) = self.trouble() {
                 return Err(trouble);
             }
-            if position.0 == LOST {
+            if position.0 == LOST_POSITION {
                 return Err(Unwritten("too much is unwritten already".to_owned()));
             }
             if tokio::time::timeout_at(until, progress).await.is_err() {
@@ -270,7 +270,7 @@ impl AuditLog {
         if !self.shared.full.load(Ordering::SeqCst) {
             return;
         }
-        let until = tokio::time::Instant::now() + STALLED;
+        let until = tokio::time::Instant::now() + STALL_TIMEOUT;
         while self.shared.full.load(Ordering::SeqCst) && self.trouble().is_none() {
             let mut written = std::pin::pin!(self.shared.progress.notified());
             written.as_mut().enable();

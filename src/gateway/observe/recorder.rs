@@ -34,16 +34,16 @@ pub struct Recent {
 }
 
 /// Names come from callers: no more of one than this is kept.
-const NAME_SHOWN: usize = 128;
+const MAX_NAME_BYTES: usize = 128;
 
 /// Policies come and go: no more counters than this are kept at hand.
-const COUNTERS: usize = 4_096;
+const MAX_CACHED_COUNTERS: usize = 4_096;
 
 /// So many rules and outcomes are counted apart; the report stays of a bounded size however often policies change.
-const COUNTED: usize = 1_024;
+const MAX_COUNTED_RULES: usize = 1_024;
 
 /// How many recent violations are kept.
-pub const RECENT: usize = 20;
+pub const MAX_RECENT: usize = 20;
 
 /// Cumulative since start: by rule and outcome, and when last.
 pub type Counts = HashMap<(Arc<RuleId>, Outcome), (u64, Timestamp)>;
@@ -140,13 +140,13 @@ impl Recorder {
             let counted = outcome.is_violation() || outcome == Outcome::Audited;
             if counted {
                 let mut key = (Arc::clone(by), outcome);
-                if state.counts.len() >= COUNTED && !state.counts.contains_key(&key) {
+                if state.counts.len() >= MAX_COUNTED_RULES && !state.counts.contains_key(&key) {
                     key.0 = Arc::clone(&self.other);
                 }
                 let entry = state.counts.entry(key).or_insert((0, record.time));
                 entry.0 += 1;
                 entry.1 = record.time;
-                if state.recent.len() == RECENT {
+                if state.recent.len() == MAX_RECENT {
                     state.recent.pop_front();
                 }
                 state.recent.push_back(Recent {
@@ -155,7 +155,7 @@ impl Recorder {
                         .tool
                         .unwrap_or(record.method)
                         .chars()
-                        .take(NAME_SHOWN)
+                        .take(MAX_NAME_BYTES)
                         .collect(),
                     grant: record.grant.to_owned(),
                     by: Arc::clone(by),
@@ -207,7 +207,7 @@ impl Recorder {
             counter.inc();
             return;
         }
-        if state.counters.len() >= COUNTERS {
+        if state.counters.len() >= MAX_CACHED_COUNTERS {
             state.counters.clear();
         }
         let policy = if by.namespace.is_empty() {
@@ -229,7 +229,7 @@ impl Recorder {
     /// Counts together what was decided by policies that do not apply any more, once there are many.
     pub fn settle(&self, applies: impl Fn(&RuleId) -> bool) {
         let mut state = self.lock();
-        if state.counts.len() < COUNTED / 2 {
+        if state.counts.len() < MAX_COUNTED_RULES / 2 {
             return;
         }
         let former = together(FORMER, FORMER);

@@ -14,7 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Asked, KEEP_ALIVE, Relay, RelayedMessage, end_of, end_of_unserved};
+use super::ends::{end_of, end_of_unserved};
+use super::{Asked, KEEP_ALIVE_INTERVAL, Relay, RelayedMessage};
 use crate::gateway::body::message::{MAX_EVENT, RETRY_AFTER};
 use crate::gateway::body::{Body, BoxError};
 use crate::gateway::enforce::{End, InFlight};
@@ -74,7 +75,8 @@ impl EventRelay {
     pub(super) fn new(relay: Relay, body: Body) -> Self {
         let streams = relay.gateway.observe.streams.clone();
         streams.inc();
-        let mut keep_alive = tokio::time::interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
+        let mut keep_alive =
+            tokio::time::interval_at(Instant::now() + KEEP_ALIVE_INTERVAL, KEEP_ALIVE_INTERVAL);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let changes = relay.gateway.subscribe();
         let snapshot = relay.gateway.snapshot();

@@ -8,7 +8,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// The name of the installed program.
-const NAME: &str = "portcullis-gateway";
+const PROGRAM_NAME: &str = "portcullis-gateway";
 
 /// Copy this program into a directory, for the container of a stdio server
 #[derive(Debug, clap::Args)]
@@ -41,10 +41,10 @@ pub enum InstallError {
 pub fn run(args: &InstallArgs) -> Result<PathBuf, InstallError> {
     let program = std::env::current_exe().map_err(InstallError::Program)?;
     let mut program = File::open(program).map_err(InstallError::Program)?;
-    let target = args.directory.join(NAME);
+    let target = args.directory.join(PROGRAM_NAME);
     let part = args
         .directory
-        .join(format!(".{NAME}.{}", std::process::id()));
+        .join(format!(".{PROGRAM_NAME}.{}", std::process::id()));
     let folder = |source| InstallError::Folder {
         path: target.clone(),
         source,

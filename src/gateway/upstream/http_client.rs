@@ -20,7 +20,7 @@ use super::unserved::of_bridge;
 use crate::gateway::body::Body;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const POOL_IDLE: Duration = Duration::from_secs(60);
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One upstream URL with its connections.
 pub struct HttpUpstream {
@@ -80,7 +80,7 @@ const RESERVED: [&str; 16] = [
     "mcp-protocol-version",
     "mcp-session-id",
     crate::gateway::bridge::CALLER,
-    crate::gateway::hops::NAME,
+    crate::gateway::hops::HOPS_NAME,
     "te",
     "transfer-encoding",
     "upgrade",
@@ -139,7 +139,7 @@ impl HttpUpstream {
         let transport = if *scheme == Scheme::HTTP {
             // Not needed, but what is wrong with it is told.
             ca_pem.map(|pem| tls(Some(pem))).transpose()?;
-            let pool = Pool::new(http, &uri, POOL_IDLE);
+            let pool = Pool::new(http, &uri, POOL_IDLE_TIMEOUT);
             ClientTransport::Plain(pool.map_err(|error| bad_url(&error.to_string()))?)
         } else {
             let connector = HttpsConnectorBuilder::new()
@@ -149,7 +149,7 @@ impl HttpUpstream {
                 .enable_http2()
                 .wrap_connector(http);
             let client = Client::builder(TokioExecutor::new())
-                .pool_idle_timeout(POOL_IDLE)
+                .pool_idle_timeout(POOL_IDLE_TIMEOUT)
                 .pool_timer(TokioTimer::new())
                 .build(connector);
             ClientTransport::Tls { uri, client }

@@ -33,7 +33,7 @@ const CALLER_ID: HeaderName = HeaderName::from_static(CALLER);
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Room for the headers that a request has; to make more while they come costs more.
-const HEADERS: usize = 12;
+const HEADER_COUNT: usize = 12;
 
 /// The server behind the gateway.
 pub enum Upstream {
@@ -110,7 +110,7 @@ fn head(request: &mut Request<Bytes>, envelope: Envelope) {
         _ => None,
     };
     let headers = request.headers_mut();
-    headers.reserve(HEADERS);
+    headers.reserve(HEADER_COUNT);
     if post {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }

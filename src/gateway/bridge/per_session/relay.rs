@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::{ASKED, PerSession, SessionChild, lock};
+use super::{MAX_QUESTIONS, PerSession, SessionChild, lock};
 use crate::gateway::bridge::calls::{Unanswered, unreadable};
 use crate::gateway::bridge::stream::Event;
 use crate::gateway::bridge::wire::{self, code};
@@ -141,7 +141,7 @@ fn ask(own: &SessionChild, request: &Request<'_>) {
     let id = request.id.clone().into_owned();
     let noted = {
         let mut table = lock(&own.table);
-        let room = table.asked.len() < ASKED || table.asked.contains(&id);
+        let room = table.asked.len() < MAX_QUESTIONS || table.asked.contains(&id);
         room && {
             table.asked.insert(id.clone());
             true

@@ -8,11 +8,11 @@ use std::collections::{HashMap, HashSet};
 use crate::gateway::bridge::session::BridgeSession;
 
 /// For all subscriptions of a server.
-const BYTES: usize = 8 << 20;
+const TOTAL_URI_BYTES: usize = 8 << 20;
 /// For those of one caller.
-const CALLER_BYTES: usize = 1 << 20;
+const CALLER_URI_BYTES: usize = 1 << 20;
 /// What one takes beside its URI, which is kept twice.
-const EACH: usize = 256;
+const OVERHEAD_BYTES: usize = 256;
 
 /// The subscriptions of a child.
 #[derive(Debug, Default)]
@@ -44,10 +44,10 @@ impl Subscribers {
         }
         let cost = cost(uri);
         let own = self.by_caller.get(&session.caller).copied().unwrap_or(0);
-        if own + cost > CALLER_BYTES {
+        if own + cost > CALLER_URI_BYTES {
             return Err(NoRoom::Caller);
         }
-        if self.bytes + cost > BYTES {
+        if self.bytes + cost > TOTAL_URI_BYTES {
             return Err(NoRoom::All);
         }
         self.bytes += cost;
@@ -98,7 +98,7 @@ impl Subscribers {
 }
 
 fn cost(uri: &str) -> usize {
-    2 * uri.len() + EACH
+    2 * uri.len() + OVERHEAD_BYTES
 }
 
 #[cfg(test)]
@@ -120,7 +120,7 @@ mod tests {
                 taken.err()
             });
             assert_eq!(refused, Some(NoRoom::Caller));
-            assert!(all.bytes <= CALLER_BYTES);
+            assert!(all.bytes <= CALLER_URI_BYTES);
             assert_eq!(all.subscribe(&calm, "file:///a"), Ok(true));
             assert_eq!(all.subscribe(&calm, "file:///a"), Ok(false));
             for (session, uri) in &held {

@@ -5,7 +5,7 @@
 
 use serde_json::value::RawValue;
 
-use super::{Arguments, KEYS};
+use super::{Arguments, MAX_ARGUMENT_NAMES};
 use crate::api::server::AuditArguments;
 use crate::json;
 use crate::policy::Bound;
@@ -26,7 +26,7 @@ pub fn recorded<'a>(
             let members = json::members(arguments).ok()?;
             let keys = members.into_iter().map(|member| member.key);
             let mut keys: Vec<_> = keys.collect();
-            if keys.len() > KEYS {
+            if keys.len() > MAX_ARGUMENT_NAMES {
                 // Those that mean something to the server are not crowded out by others.
                 let properties = bound.tool(tool).map(|tool| &*tool.properties);
                 let listed = properties.unwrap_or_default();

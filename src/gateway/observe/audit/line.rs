@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
 
-use super::{ApprovalStep, Arguments, DecisionId, Ended, KEYS, NAME, Record};
+use super::{
+    ApprovalStep, Arguments, DecisionId, Ended, MAX_ARGUMENT_NAMES, MAX_NAME_BYTES, Record,
+};
 use crate::json;
 use crate::protocol::text;
 
@@ -31,7 +33,10 @@ impl Line {
         line.member("grant", record.grant);
         line.optional("session", record.session);
         line.member("method", record.method);
-        line.optional("tool", record.tool.map(|tool| text::cut(tool, NAME)));
+        line.optional(
+            "tool",
+            record.tool.map(|tool| text::cut(tool, MAX_NAME_BYTES)),
+        );
         line.fixed("outcome", record.outcome);
         line.optional("policy", record.policy);
         line.optional("rule", record.rule);
@@ -49,14 +54,18 @@ impl Line {
             None => {}
             Some(Arguments::Keys(keys)) => {
                 line.text.push_str(",\"arguments\":[");
-                for (index, key) in keys.iter().take(KEYS).enumerate() {
+                for (index, key) in keys.iter().take(MAX_ARGUMENT_NAMES).enumerate() {
                     if index > 0 {
                         line.text.push(',');
                     }
-                    line.string(text::cut(key, NAME));
+                    line.string(text::cut(key, MAX_NAME_BYTES));
                 }
                 line.text.push(']');
-                if let Some(more) = keys.len().checked_sub(KEYS).filter(|more| *more > 0) {
+                if let Some(more) = keys
+                    .len()
+                    .checked_sub(MAX_ARGUMENT_NAMES)
+                    .filter(|more| *more > 0)
+                {
                     let _ = write!(line.text, ",\"argumentsOmitted\":{more}");
                 }
             }
@@ -99,7 +108,7 @@ impl Line {
         line.member("approval", step.approval);
         line.member("step", step.step);
         line.member("grant", step.grant);
-        line.member("tool", text::cut(step.tool, NAME));
+        line.member("tool", text::cut(step.tool, MAX_NAME_BYTES));
         line.member("policy", step.policy);
         line.member("rule", step.rule);
         line.member("digest", step.digest);

@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 
 /// As much is kept of what one sink does not take.
-const KEPT: usize = 4 << 20;
+const MAX_PENDING_BYTES: usize = 4 << 20;
 
 /// Where lines are written.
 pub struct Sink {
@@ -80,7 +80,7 @@ impl Sink {
         }
         if self.pending.is_empty() && result.is_ok() {
             result = self.write(lines);
-        } else if self.pending.len() + lines.len() <= KEPT {
+        } else if self.pending.len() + lines.len() <= MAX_PENDING_BYTES {
             self.pending.extend_from_slice(lines);
         } else {
             lost = lines_in(lines);

@@ -89,8 +89,8 @@ proptest::proptest! {
         let written = written(&[record]);
         proptest::prop_assert!(!written.trim_end_matches('\n').contains(char::is_control));
         let read: serde_json::Value = serde_json::from_str(&written).unwrap();
-        proptest::prop_assert_eq!(read["tool"].as_str(), Some(text::cut(&tool, NAME)));
-        proptest::prop_assert_eq!(read["arguments"][0].as_str(), Some(text::cut(&key, NAME)));
+        proptest::prop_assert_eq!(read["tool"].as_str(), Some(text::cut(&tool, MAX_NAME_BYTES)));
+        proptest::prop_assert_eq!(read["arguments"][0].as_str(), Some(text::cut(&key, MAX_NAME_BYTES)));
         let id = format!("{instance}-1");
         proptest::prop_assert_eq!(read["decisionId"].as_str(), Some(id.as_str()));
     }
@@ -98,14 +98,20 @@ proptest::proptest! {
 
 #[test]
 fn it_is_told_how_many_names_were_left_out() {
-    for (count, more) in [(KEYS, None), (KEYS + 3, Some(3))] {
+    for (count, more) in [
+        (MAX_ARGUMENT_NAMES, None),
+        (MAX_ARGUMENT_NAMES + 3, Some(3)),
+    ] {
         let keys = (0..count).map(|number| format!("a{number}").into());
         let record = Record {
             arguments: Some(Arguments::Keys(keys.collect())),
             ..named("x")
         };
         let line: serde_json::Value = serde_json::from_str(&written(&[record])).unwrap();
-        assert_eq!(line["arguments"].as_array().unwrap().len(), KEYS);
+        assert_eq!(
+            line["arguments"].as_array().unwrap().len(),
+            MAX_ARGUMENT_NAMES
+        );
         assert_eq!(line["argumentsOmitted"].as_u64(), more);
     }
 }
@@ -147,7 +153,7 @@ fn named(tool: &str) -> Record<'_> {
 #[tokio::test]
 async fn a_log_that_nobody_reads_makes_requests_wait_and_holds_up_no_thread() {
     let (log, writer) = AuditLog::start(vec![Box::new(Stuck)]).unwrap();
-    let name = "x".repeat(NAME);
+    let name = "x".repeat(MAX_NAME_BYTES);
     while !log.shared.full.load(Ordering::SeqCst) {
         log.record(&named(&name), false);
     }
@@ -156,7 +162,7 @@ async fn a_log_that_nobody_reads_makes_requests_wait_and_holds_up_no_thread() {
     assert!(room.await.is_err());
     let started = Instant::now();
     drop(writer);
-    assert!(started.elapsed() < super::writer::LAST_WORDS * 2);
+    assert!(started.elapsed() < super::writer::FINAL_WRITE_TIMEOUT * 2);
 }
 
 #[tokio::test]
@@ -241,7 +247,7 @@ async fn who_waits_for_a_line_is_told_when_it_cannot_be_written() {
     assert!(told.to_string().contains("broken pipe"), "{told}");
     assert_eq!(log.trouble(), Some(told));
     // What no longer fits is counted, not forgotten.
-    let name = "x".repeat(NAME);
+    let name = "x".repeat(MAX_NAME_BYTES);
     while log.lost() == 0 {
         log.record(&named(&name), true);
     }
@@ -280,5 +286,5 @@ fn a_callers_text_is_cut_and_cannot_move_a_terminals_cursor() {
     let written = written(&[named(&name)]);
     assert!(written.contains(r#""tool":"a\u009b2J\u202e"#), "{written}");
     let tool = serde_json::from_str::<serde_json::Value>(&written).unwrap()["tool"].clone();
-    assert_eq!(tool, text::cut(&name, NAME));
+    assert_eq!(tool, text::cut(&name, MAX_NAME_BYTES));
 }

@@ -14,20 +14,20 @@ use super::Unwritten;
 use super::sink::Sink;
 
 /// Beyond this many unwritten bytes requests wait for the writer.
-const BUFFER: usize = 4 << 20;
+const BACKPRESSURE_BYTES: usize = 4 << 20;
 /// Beyond this many, lines are dropped and counted: the writer has stood still while decided calls ended.
-const MOST: usize = 2 * BUFFER;
+const MAX_BUFFER_BYTES: usize = 2 * BACKPRESSURE_BYTES;
 /// Beyond this many the writer does not wait for more.
-const PLENTY: usize = 64 << 10;
+const ENOUGH_BYTES: usize = 64 << 10;
 /// After a write the writer lets lines gather for this long, unless somebody waits for one.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER_TIME: Duration = Duration::from_millis(5);
 /// A sink that failed is tried again after this long.
-const RETRY: Duration = Duration::from_millis(250);
+const RETRY_DELAY: Duration = Duration::from_millis(250);
 /// At the end, the writer gets this long to write what is left.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(3);
+pub(super) const FINAL_WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The position of a line that was dropped: never written.
-pub(super) const LOST: u64 = u64::MAX;
+pub(super) const LOST_POSITION: u64 = u64::MAX;
 
 /// Writes what is left and ends the writer when dropped.
 pub struct AuditWriter {
@@ -81,20 +81,20 @@ impl WriterQueue {
     /// Puts a line into the buffer; returns up to where the log must be written for it to be.
     pub(super) fn append(&self, line: &[u8], awaited: bool) -> u64 {
         let mut state = self.lock();
-        if state.buffer.len() + line.len() > MOST {
+        if state.buffer.len() + line.len() > MAX_BUFFER_BYTES {
             self.lost.fetch_add(1, Ordering::Relaxed);
-            return LOST;
+            return LOST_POSITION;
         }
         state.buffer.extend_from_slice(line);
         state.appended += line.len() as u64;
         state.awaited |= awaited;
         let position = state.appended;
-        if state.buffer.len() > BUFFER {
+        if state.buffer.len() > BACKPRESSURE_BYTES {
             self.full.store(true, Ordering::SeqCst);
         }
         let wakes = match state.writer {
             Writer::Busy => false,
-            Writer::Gathers => awaited || state.buffer.len() >= PLENTY,
+            Writer::Gathers => awaited || state.buffer.len() >= ENOUGH_BYTES,
             Writer::Sleeps => true,
         };
         if wakes {
@@ -139,14 +139,14 @@ impl WriterQueue {
     /// Waits for lines and takes them; true for the last ones. While a sink fails it is only waited until it is tried again.
     fn take(&self, taken: &mut Vec<u8>, retry: bool) -> (u64, bool) {
         let gather = |state: &mut WriterState| {
-            !state.closed && (retry || !state.awaited && state.buffer.len() < PLENTY)
+            !state.closed && (retry || !state.awaited && state.buffer.len() < ENOUGH_BYTES)
         };
         let mut state = self.lock();
         if gather(&mut state) {
             if !retry {
                 state.writer = Writer::Gathers;
             }
-            let within = if retry { RETRY } else { GATHER };
+            let within = if retry { RETRY_DELAY } else { GATHER_TIME };
             let waited = self.filled.wait_timeout_while(state, within, gather);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -210,7 +210,7 @@ impl Drop for AuditWriter {
     fn drop(&mut self) {
         self.shared.lock().closed = true;
         self.shared.filled.notify_one();
-        let until = Instant::now() + LAST_WORDS;
+        let until = Instant::now() + FINAL_WRITE_TIMEOUT;
         while self
             .thread
             .as_ref()

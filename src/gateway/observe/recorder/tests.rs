@@ -44,7 +44,7 @@ fn what_cannot_be_counted_apart_is_counted_together() {
         recorder.record(Outcome::Denied, &by, &record);
     }
     let counts = recorder.violations().0;
-    assert_eq!(counts.len(), COUNTED + 1);
+    assert_eq!(counts.len(), MAX_COUNTED_RULES + 1);
     assert_eq!(recorder.violation_count(), 3_000);
     recorder.settle(|by| &*by.uid == "u7");
     let mut left: Vec<(String, u64)> = recorder
@@ -54,7 +54,7 @@ fn what_cannot_be_counted_apart_is_counted_together() {
         .map(|((by, _), (count, _))| (by.policy.clone(), count))
         .collect();
     left.sort();
-    let apart = u64::try_from(COUNTED).unwrap();
+    let apart = u64::try_from(MAX_COUNTED_RULES).unwrap();
     let expected = [
         (FORMER.to_owned(), apart - 1),
         (NO_POLICY.to_owned(), 3_000 - apart),
