@@ -1,7 +1,9 @@
-//! Approvals as the gateway sees them: find or create the request for one call, wait for a person, use it once.
+//! Approvals as the gateway sees them: find or create the request for one call, wait for a person,
+//! use it once.
 //!
-//! In: what a call demands. Out: where its approval stands. The objects are the McpApprovals of the API; `serve` keeps them
-//! in memory, a gateway that has no place for them refuses such calls. Must not do: decide; people do, through `decide`.
+//! In: what a call demands. Out: where its approval stands. The objects are the McpApprovals of the
+//! API; `serve` keeps them in memory, a gateway that has no place for them refuses such calls. Must
+//! not do: decide; people do, through `decide`.
 
 mod memory;
 mod steps;
@@ -35,8 +37,9 @@ const NAME_DIGITS: usize = 20;
 pub struct ApprovalRequest {
     /// Namespace of the McpServer.
     pub namespace: String,
-    /// `<server>-<20 hex>`, of a keyed hash of the digest; a number is added. One for each of the server's sealing keys: a new
-    /// request has the first, and one that is open already may have any.
+    /// `<server>-<20 hex>`, of a keyed hash of the digest; a number is added. One for each of the
+    /// server's sealing keys: a new request has the first, and one that is open already may have
+    /// any.
     pub names: Vec<String>,
     /// Everything but the decision.
     pub spec: McpApprovalSpec,
@@ -120,7 +123,7 @@ pub struct CallContext<'a> {
 /// Where the approval of a call stands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Standing {
-    /// Nobody has decided yet; until when somebody may.
+    /// Not decided yet; open until this time.
     Pending(ApprovalKey, Timestamp),
     /// Approved, not expired, not used; the number is the version that `consume` must still find.
     Approved(ApprovalKey, u64),
@@ -253,7 +256,8 @@ impl Approvals {
         consumed.then_some(Consumed(()))
     }
 
-    /// A session has given up a call: its request is withdrawn, unless somebody has decided it or another session asks too.
+    /// A session has given up a call: its request is withdrawn, unless it has been decided or
+    /// another session asks too.
     pub fn withdraw(&self, key: &ApprovalKey, session: &str, now: Timestamp) {
         if let Approvals::Memory(memory) = self {
             memory.withdraw(Some(key), session, now);

@@ -1,7 +1,7 @@
 //! From a decision to what is done: refuse, count, hold for approval, or let pass.
 //!
-//! In: what a client asks for, read. Out: a [`Permit`] for it with the record of what became of it, or the reason for a
-//! refusal. Must not do: read the wire or write to it.
+//! In: what a client asks for, read. Out: a [`Permit`] for it with the record of what became of it,
+//! or the reason for a refusal. Must not do: read the wire or write to it.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -139,7 +139,7 @@ pub struct Forward {
     pub under_way: RequestIdGuard,
     /// The number of the decision that let it through, if its method needs one.
     pub decision: Option<u64>,
-    /// To be told how a call ended.
+    /// Takes how the call ended.
     pub in_flight: Option<Box<InFlight>>,
 }
 
@@ -163,8 +163,8 @@ pub enum Admission {
 
 /// Decides a call and does all that the decision asks for before the call may go.
 ///
-/// `envelope` is asked for if it may. The decision is the snapshot's that the caller looked up; a call that
-/// was held is decided again under the snapshot and the credentials of then.
+/// `envelope` is asked for if it may. The decision is the snapshot's that the caller looked up; a
+/// call that was held is decided again under the snapshot and the credentials in force then.
 pub async fn tool_call(
     gateway: &Arc<Gateway>,
     snapshot: &Arc<Snapshot>,
@@ -209,8 +209,9 @@ pub async fn tool_call(
     let under_way = gateway.calls.start(call.session_key, &call.request.id);
     in_flight.watch(under_way.ambiguity());
     let params = call.request.params.as_ref();
-    // Made while the record is written. A call is never run as a task, as no row has `task`: the capability is not declared,
-    // and then the field is to be ignored (2025-11-25, Tasks, "Task Support Is Optional").
+    // Made while the record is written. A call is never run as a task, as no row has `task`: the
+    // capability is not declared, and then the field is to be ignored (2025-11-25, Tasks, "Task
+    // Support Is Optional").
     let permit = Permit::decided(
         granted,
         call.row,

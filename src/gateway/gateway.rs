@@ -59,11 +59,12 @@ pub struct Shared {
 }
 
 impl Gateway {
-    /// Makes the gateway of a bundle's server, which knows no tools before [`Gateway::keep_inventory`].
+    /// Makes the gateway of a bundle's server, which knows no tools before
+    /// [`Gateway::keep_inventory`].
     ///
     /// # Errors
-    /// [`Rejected`] when the bundle cannot be enforced or the upstream cannot be used as it is configured; nothing is left
-    /// running then.
+    /// [`Rejected`] when the bundle cannot be enforced or the upstream cannot be used as it is
+    /// configured; nothing is left running then.
     pub fn new(
         shared: &Shared,
         environment: Environment,
@@ -114,7 +115,7 @@ impl Gateway {
         &self.served
     }
 
-    /// What is in force now; None before the first bundle, or while a Secret is missing.
+    /// The snapshot in force; None before the first bundle, or while a Secret is missing.
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
         self.force.snapshot()
     }
@@ -132,12 +133,13 @@ impl Gateway {
     /// Puts another bundle into force; calls under way end under the old one.
     ///
     /// # Errors
-    /// [`Rejected`]; what was in force stays, and the report says why.
+    /// [`Rejected`]; the previous bundle stays in force, and the report says why.
     pub fn apply(&self, bundle: Bundle) -> Result<(), Rejected> {
         self.force.apply(bundle, &self.served, self.followers())
     }
 
-    /// Takes note of a bundle that cannot even be read: what is in force stays, and the report says why.
+    /// Notes a bundle that cannot even be read: the previous bundle stays in force, and the report
+    /// says why.
     pub fn refuse(&self, why: String) {
         self.force.refuse(why, &self.observe);
     }
@@ -145,12 +147,13 @@ impl Gateway {
     /// Reads Secrets again, from another environment if one is given.
     ///
     /// # Errors
-    /// [`Rejected`]; what was in force stays, but for callers whose keys are gone.
+    /// [`Rejected`]; the previous snapshot stays in force, except for callers whose keys are gone.
     pub fn refresh(&self, environment: Option<Environment>) -> Result<(), Rejected> {
         self.force.refresh(environment, self.followers())
     }
 
-    /// Takes a listing of the upstream's tools; false if they are another upstream's than the one in force.
+    /// Takes a listing of the upstream's tools; false if they are another upstream's than the one
+    /// in force.
     pub(super) fn set_listing(&self, of: &Arc<Upstream>, listing: Vec<Definition>) -> bool {
         self.force.set_listing(of, listing, &self.observe)
     }
@@ -207,8 +210,9 @@ impl Gateway {
         self.calls.held()
     }
 
-    /// Stops taking requests, ends streams, and stops a stdio server's processes. Calls under way go on until their own end;
-    /// the HTTP server that carries them waits for them before this is called.
+    /// Stops taking requests, ends streams, and stops a stdio server's processes. Calls under way
+    /// go on until their own end; the HTTP server that carries them waits for them before this is
+    /// called.
     pub async fn shutdown(&self) {
         self.lifetime.close();
         self.lifetime.ended().await;

@@ -1,7 +1,9 @@
-//! The gateways that a request has come by: a McpServer whose URL leads back to its own gateway would go round for ever.
+//! The gateways that a request has come by: a McpServer whose URL leads back to its own gateway
+//! would go round for ever.
 //!
-//! In: the UID of a server, the header of a request. Out: the header with another name, and whether a name is in it. Must not
-//! do: tell a server behind the gateway anything but that a gateway is there.
+//! In: the UID of a server, the header of a request. Out: the header with another name, and whether
+//! a name is in it. Must not do: tell a server behind the gateway anything but that a gateway is
+//! there.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ring::digest::{SHA256, digest};
@@ -33,7 +35,7 @@ pub fn with(before: Option<HeaderValue>, own: Option<&HeaderValue>) -> Option<He
 /// What a request that comes in has come by.
 #[derive(Debug, PartialEq)]
 pub enum Way {
-    /// Not by this gateway; to be told on.
+    /// Not through this gateway; the header to pass on.
     Straight(Option<HeaderValue>),
     /// By this one already, or by more than is sensible.
     Loop,

@@ -1,7 +1,9 @@
-//! Streamable HTTP towards clients: what a request must be before policy looks at it, and which way it then takes.
+//! Streamable HTTP towards clients: what a request must be before policy looks at it, and which way
+//! it then takes.
 //!
-//! Sources: the transport pages of MCP 2025-03-26, 2025-06-18 and 2025-11-25; RFC 6750 for credentials; gateway.md's table
-//! of answers. A refusal by policy is never an HTTP error: any 4xx or 5xx on a call ends the whole session of common clients.
+//! Sources: the transport pages of MCP 2025-03-26, 2025-06-18 and 2025-11-25; RFC 6750 for
+//! credentials; gateway.md's table of answers. A refusal by policy is never an HTTP error: any 4xx
+//! or 5xx on a call ends the whole session of common clients.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,11 +43,12 @@ use self::responses::{Answer, header_refusal, refuse};
 const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For all of a request's body: one that trickles must not hold a connection for ever.
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);
-/// For what is not a tool call and has no time-out of its own in the spec: notifications, DELETE, the head of a stream.
+/// For what is not a tool call and has no time-out of its own in the spec: notifications, DELETE,
+/// the head of a stream.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Answers one request to the MCP endpoint of a gateway. Never fails: every error is an answer. `seat` and `last_session`
-/// are those of the connection.
+/// Answers one request to the MCP endpoint of a gateway. Never fails: every error is an answer.
+/// `seat` and `last_session` are those of the connection.
 pub async fn handle<B>(
     gateway: &Arc<Gateway>,
     seat: &Seat,
@@ -133,8 +136,9 @@ impl Exchange<'_> {
                     refuse(status, answer::invalid_request(None, &error.to_string()))
                 })?;
                 self.gateway.observe.room().await;
-                // While the body came, a policy or a credential may have been withdrawn: a client that takes its time over it
-                // must not be decided on by what was in force when it began.
+                // While the body came, a policy or a credential may have been withdrawn: a client
+                // that takes its time over it must not be decided under what was in force when it
+                // began.
                 let unchanged = self
                     .gateway
                     .snapshot()

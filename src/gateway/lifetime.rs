@@ -6,7 +6,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The upstream is told at most this many things at once: it decides how much there is to refuse.
+/// At most this many messages of the gateway's own are on their way to the upstream: the upstream
+/// decides how many requests there are to refuse.
 const MAX_TELLINGS: usize = 64;
 
 /// The background tasks of a gateway, and its end.
@@ -47,13 +48,14 @@ impl Lifetime {
         self.tasks.spawn(task);
     }
 
-    /// Waits for all tasks, once they were told to end.
+    /// Waits until all tasks have ended. Call it after [`Self::close`].
     pub async fn ended(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    /// A place among the things that the upstream is told at once; None when all are taken.
+    /// A permit to send the upstream a message of the gateway's own; None when too many are on
+    /// their way.
     pub fn telling(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.tellings).try_acquire_owned().ok()
     }

@@ -87,7 +87,8 @@ impl Routes {
     }
 }
 
-/// Accepts connections until `stop`; then finishes the requests under way, for at most `grace`. In plain text.
+/// Accepts connections until `stop`; then finishes the requests under way, for at most `grace`. In
+/// plain text.
 pub async fn serve(
     listener: TcpListener,
     routes: Arc<Routes>,
@@ -98,8 +99,8 @@ pub async fn serve(
     serve_as(listener, routes, transport, stop, grace).await;
 }
 
-/// [`serve`], speaking as `transport` says: a new certificate is for new connections, and when plain text and TLS change
-/// places, the connections of before are ended once their requests under way are answered.
+/// [`serve`], speaking as `transport` says: a new certificate is for new connections, and when
+/// plain text and TLS change places, the existing connections end once their requests are answered.
 pub async fn serve_as(
     listener: TcpListener,
     routes: Arc<Routes>,
@@ -133,8 +134,9 @@ pub async fn serve_as(
             }
         };
         let Some(seat) = floor.enter(address.ip()) else {
-            // Its own connections, or those of all, are all busy: who waits here would keep out those who come after.
-            tracing::debug!(%address, "a connection was refused: there are too many");
+            // All connections of the address, or of all callers, are busy: waiting here would keep
+            // out the clients that come later.
+            tracing::debug!(%address, "a connection was refused: too many are open");
             continue;
         };
         let ends = seat.ends();
@@ -179,7 +181,7 @@ pub async fn serve_as(
         before.wait().await;
     };
     if tokio::time::timeout(grace, ended).await.is_err() {
-        tracing::warn!("requests were still under way after {grace:?} and are cut off");
+        tracing::warn!("requests were still in progress after {grace:?} and are aborted");
     }
 }
 

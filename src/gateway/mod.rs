@@ -1,7 +1,8 @@
 //! The data plane: HTTP in, policy on every message, HTTP out or a child process.
 //!
-//! In: bundles, Secrets, requests of MCP clients. Out: answers, audit records, metrics, a report. One [`Gateway`] guards one
-//! McpServer. It holds no policy of its own, and fails closed: without a snapshot every request is answered 503.
+//! In: bundles, Secrets, requests of MCP clients. Out: answers, audit records, metrics, a report.
+//! One [`Gateway`] guards one McpServer. It holds no policy of its own, and fails closed: without a
+//! snapshot every request is answered 503.
 //!
 //! This file is the map: nothing is defined here.
 

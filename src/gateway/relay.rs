@@ -1,5 +1,5 @@
-//! From the upstream back to the client: every message is read strictly, filtered by the policy in force at that moment, and
-//! written anew. Streams go event by event, at the client's pace.
+//! From the upstream back to the client: every message is read strictly, filtered by the policy in
+//! force at that moment, and written again. Streams go event by event, at the client's pace.
 
 use std::borrow::Cow;
 use std::cell::LazyCell;
@@ -42,7 +42,8 @@ pub struct Relay {
     pub grant: Grant,
     /// In which session.
     pub session: Arc<Session>,
-    /// The request that is answered, if one is: under way until the answer has been relayed. No other answer passes.
+    /// The request that is answered, if one is: under way until the answer has been relayed. No
+    /// other answer passes.
     pub asked: Option<Asked>,
 }
 
@@ -114,7 +115,8 @@ impl Relay {
         }
     }
 
-    /// The client's copy of a message, filtered for this caller. A response must be one that [`Self::is_answer`].
+    /// The client's copy of a message, filtered for this caller. A response must be one that
+    /// [`Self::is_answer`].
     async fn pass(&self, message: &Message<'_>) -> RelayedMessage {
         match message {
             Message::Response(response) => {
@@ -134,8 +136,8 @@ impl Relay {
         }
     }
 
-    /// An error of the upstream. Its `data` must not read as if the gateway or a bridge had spoken, and one that sends the
-    /// user to a page is a question to the client like any other.
+    /// An error of the upstream. Its `data` must not read as if the gateway or a bridge had spoken,
+    /// and one that sends the user to a page is a question to the client like any other.
     fn error(&self, error: &ErrorObject<'_>) -> RelayedMessage {
         let id = self.client_id();
         let pages = self.allows(Feature::Elicitation) && self.session.declared.url_elicitation();
@@ -160,7 +162,8 @@ impl Relay {
         ))
     }
 
-    /// The message without what the caller may not see, and whether it lists a tool that is not in the inventory.
+    /// The message without what the caller may not see, and whether it lists a tool that is not in
+    /// the inventory.
     fn filtered(&self, message: &Message<'_>) -> (RelayedMessage, bool) {
         let Some(snapshot) = self.gateway.snapshot() else {
             return (RelayedMessage::Drop, false);
@@ -181,7 +184,8 @@ impl Relay {
             Message::Request(_) | Message::Notification(_) => None,
         };
         if let Some(result) = result {
-            // No session version has these: a client that knows them anyway would be asked past `clientFeatures`.
+            // No session version has these: a client that knows them anyway would be asked past
+            // `clientFeatures`.
             for key in ["inputRequests", "requestState", "resultType"] {
                 if result.get(key).is_some() {
                     edits = edits.remove(key);
@@ -290,7 +294,8 @@ impl Relay {
         }
     }
 
-    /// A request of the upstream to the client: as `clientFeatures` says, under a sealed id; else refused right here.
+    /// A request of the upstream to the client: as `clientFeatures` says, under a sealed id; else
+    /// refused right here.
     fn request(&self, request: &Request<'_>) -> RelayedMessage {
         let row = method::lookup(&request.method)
             .filter(|row| row.to_client() && row.in_version(self.session.version));
@@ -337,5 +342,5 @@ impl Relay {
     }
 }
 
-/// Members by which an error's `data` once said that a bridge had made it: no server's error reads so.
+/// Members by which an error's `data` once marked it as made by a bridge: no server may set them.
 const OURS: [&str; 2] = ["source", "delivered"];

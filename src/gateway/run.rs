@@ -1,8 +1,9 @@
 //! `portcullis-gateway run`: the gateway of one McpServer, in a pod that the operator made.
 //!
-//! In: the bundle, from the API and from a mounted copy; mounted Secrets; requests of agents. Out: answers, audit records on
-//! standard output, and an admin port that the kubelet, Prometheus and the operator read. Must not do: start a server, write
-//! to the API, or read any object but its own ConfigMap.
+//! In: the bundle, from the API and from a mounted copy; mounted Secrets; requests of agents. Out:
+//! answers, audit records on standard output, and an admin port that the kubelet, Prometheus and
+//! the operator read. Must not do: start a server, write to the API, or read any object but its own
+//! ConfigMap.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -49,16 +50,19 @@ pub struct RunArgs {
     /// The McpServer's UID: a bundle for another server, even one of the same name, is refused
     #[arg(long, value_name = "UID")]
     pub server_uid: String,
-    /// The operator's public key, by whose signature bundles are believed; may be given several times
+    /// The operator's public key, by whose signature bundles are believed; may be given several
+    /// times
     #[arg(long = "bundle-key", value_name = "HEX", required = true)]
     pub bundle_keys: Vec<PublicKey>,
-    /// The mounted copy of the bundle; the ConfigMap NAME-gateway is read and watched through the API besides
+    /// The mounted copy of the bundle; the ConfigMap NAME-gateway is read and watched through the
+    /// API besides
     #[arg(long, value_name = "FILE")]
     pub bundle_file: PathBuf,
     /// Where Secrets are mounted, each key as DIR/SECRET/KEY
     #[arg(long, value_name = "DIR")]
     pub secrets_dir: PathBuf,
-    /// The keys that seal what clients hand back, one base64 key of 32 bytes a line; the gateway waits for the file
+    /// The keys that seal what clients hand back, one base64 key of 32 bytes a line; the gateway
+    /// waits for the file
     #[arg(long, value_name = "FILE")]
     pub sealing_keys_file: PathBuf,
     /// The bridge of a stdio server
@@ -73,16 +77,18 @@ pub struct RunArgs {
     /// Where /livez, /readyz, /metrics and /report are
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:9090")]
     pub admin_listen: SocketAddr,
-    /// The watch on the ConfigMap is renewed after so many seconds; one that went silent is noticed then
+    /// Renew the watch on the ConfigMap after this many seconds, which also detects a watch that
+    /// went silent
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub watch_timeout: u32,
-    /// When told to stop, go on taking new requests for so many seconds: those who send them learn of it only by and by
+    /// On SIGTERM, keep accepting requests for this many seconds while load balancers notice that
+    /// the pod is not ready
     #[arg(long, value_name = "SECONDS", default_value_t = 3)]
     pub lame_duck: u32,
-    /// After that, calls under way have so many seconds to end
+    /// After that, give calls in progress this many seconds to finish
     #[arg(long, value_name = "SECONDS", default_value_t = 25)]
     pub grace_period: u32,
-    /// After that, wait at most so many seconds until the operator has stored every violation
+    /// After that, wait at most this many seconds until the operator has stored every violation
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub report_wait: u32,
 }
@@ -108,7 +114,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     tracing::info!(
         listen = %listener.local_addr().unwrap_or(args.listen),
         admin = %admin_listener.local_addr().unwrap_or(args.admin_listen),
-        "the gateway of {}/{} starts",
+        "starting the gateway of {}/{}",
         args.namespace,
         args.server
     );
@@ -173,7 +179,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
 
     signals.next().await;
     gateway_admin.terminate();
-    tracing::info!("stopping: no new clients are to be sent here, calls under way go on");
+    tracing::info!("stopping: not ready for new clients, calls in progress continue");
     let ending = async {
         tokio::time::sleep(Duration::from_secs(args.lame_duck.into())).await;
         stop_http.cancel();
@@ -196,13 +202,13 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     };
     tokio::select! {
         () = ending => tracing::info!("stopped"),
-        () = signals.next() => tracing::warn!("stopped at once by a second signal"),
+        () = signals.next() => tracing::warn!("stopped immediately by a second signal"),
     }
     drop(audit_writer);
     Ok(())
 }
 
-/// Puts what comes in into force, until it is told no more.
+/// Puts bundles and Secrets into force as they arrive, until there are no more notices.
 async fn keep(
     mut intake: Intake,
     mut mounted: SecretMounts,
@@ -229,7 +235,7 @@ async fn keep(
                 None => return,
                 Some(BundleNotice::Bundle(text)) => {
                     if said.take().is_some() {
-                        tracing::info!("the ConfigMap is followed through the API again");
+                        tracing::info!("the ConfigMap is watched through the API again");
                     }
                     log("the API", &intake.offer(Source::Api, text.into_bytes()));
                     api_spoke = true;
@@ -245,9 +251,9 @@ async fn keep(
                 if mounted.refresh() {
                     match intake.secrets_changed() {
                         ApplyResult::Refused(why) => tracing::error!(
-                            "the mounted Secrets of now cannot be used: {why}; what was in force stays"
+                            "the current Secrets cannot be used: {why}; keeping the previous configuration"
                         ),
-                        ApplyResult::InForce | ApplyResult::Known => tracing::info!("mounted Secrets were read again"),
+                        ApplyResult::InForce | ApplyResult::Known => tracing::info!("reloaded the mounted Secrets"),
                     }
                 }
                 if (api_spoke || Instant::now() >= file_from)
@@ -262,10 +268,12 @@ async fn keep(
 
 fn log(from: &str, result: &ApplyResult) {
     match result {
-        ApplyResult::InForce => tracing::info!("the bundle from {from} is taken"),
-        ApplyResult::Known => tracing::debug!("the bundle from {from} is known"),
+        ApplyResult::InForce => tracing::info!("the bundle from {from} is in force"),
+        ApplyResult::Known => tracing::debug!("the bundle from {from} is already in force"),
         ApplyResult::Refused(why) => {
-            tracing::error!("the bundle from {from} is refused: {why}; what was in force stays");
+            tracing::error!(
+                "the bundle from {from} is refused: {why}; keeping the previous bundle"
+            );
         }
     }
 }
@@ -274,22 +282,24 @@ fn complain(notice: &BundleNotice) {
     match notice {
         BundleNotice::Bundle(_) => {}
         BundleNotice::Without => {
-            tracing::warn!("the ConfigMap has no bundle.json; what was in force stays")
+            tracing::warn!("the ConfigMap has no bundle.json; keeping the previous bundle")
         }
-        BundleNotice::Absent => tracing::warn!("there is no ConfigMap yet; the operator makes it"),
+        BundleNotice::Absent => tracing::warn!(
+            "the ConfigMap does not exist yet; waiting for the operator to create it"
+        ),
         BundleNotice::Deleted => {
-            tracing::warn!("the ConfigMap was deleted; what was in force stays")
+            tracing::warn!("the ConfigMap was deleted; keeping the previous bundle")
         }
         BundleNotice::Trouble(why) => {
             tracing::warn!(
-                "the ConfigMap cannot be followed through the API: {why}; what was in force stays, and it is tried again"
+                "the ConfigMap cannot be watched through the API: {why}; keeping the previous bundle and retrying"
             );
         }
     }
 }
 
-/// The operator's names of the Secret with the sealing keys and of the one with the bridge's bearer, so that they are
-/// reported as what they are when they are missing.
+/// The operator's names of the Secret with the sealing keys and of the one with the bridge's
+/// bearer, so that they are reported as what they are when they are missing.
 fn sealing(args: &RunArgs) -> Sealing {
     Sealing::Secret {
         name: format!("{}-gateway-sealing-{}", args.server, args.server_uid),
@@ -325,7 +335,8 @@ fn stdio(args: &RunArgs) -> Stdio {
     }
 }
 
-/// The names under which agents reach the gateway's Service (Kubernetes, "DNS for Services and Pods"), with any port.
+/// The names under which agents reach the gateway's Service (Kubernetes, "DNS for Services and
+/// Pods"), with any port.
 fn service_names(namespace: &str, server: &str) -> Vec<String> {
     ["", ".NS", ".NS.svc", ".NS.svc.cluster.local"]
         .map(|domain| format!("{server}-gateway{}", domain.replace("NS", namespace)))

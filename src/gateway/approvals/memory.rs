@@ -1,7 +1,8 @@
 //! The McpApprovals of one process, kept in memory.
 //!
-//! In: requests of calls, decisions of people. Out: where each stands; each approval is used at most once, and each step is in
-//! the audit log. Must not do: keep more than a bounded number of them.
+//! In: requests of calls, decisions of people. Out: where each stands; each approval is used at
+//! most once, and each step is in the audit log. Must not do: keep more than a bounded number of
+//! them.
 
 use super::steps::Entry;
 use super::{
@@ -19,7 +20,8 @@ use tokio::sync::watch;
 
 /// Finished requests are kept this long, as `--approval-retention` says in a cluster.
 const RETENTION: SignedDuration = SignedDuration::from_hours(168);
-/// And no more than this many of them: those that were withdrawn leave first, as callers can make many, then the oldest.
+/// And no more than this many of them: those that were withdrawn leave first, as callers can make
+/// many, then the oldest.
 const MAX_FINISHED: usize = 1_000;
 /// Where nothing expires, it is looked at again after this long.
 const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
@@ -102,8 +104,9 @@ impl Memory {
         Ok(standing)
     }
 
-    /// Sees that there is room for another request of this caller. Where a server has as many as it may have, the caller with
-    /// the most of them gives up the one that was asked for longest ago, if it has still more than the newcomer then.
+    /// Sees that there is room for another request of this caller. Where a server has as many as it
+    /// may have, the caller with the most of them gives up the one that was asked for longest ago,
+    /// if it has still more than the newcomer then.
     fn make_room(
         &self,
         entries: &mut BTreeMap<ApprovalKey, Entry>,
@@ -392,7 +395,8 @@ fn same_call(entry: &Entry, wanted: &ApprovalRequest) -> bool {
         && entry.destination == wanted.destination
 }
 
-/// Drops finished requests that are old or too many. What an agent could still be told about stays.
+/// Drops finished requests that are old or too many. Requests that an agent may still ask about
+/// stay.
 fn prune(entries: &mut BTreeMap<ApprovalKey, Entry>, now: Timestamp) {
     let mut finished: Vec<(bool, Timestamp, ApprovalKey)> = entries
         .iter()

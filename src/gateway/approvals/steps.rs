@@ -1,7 +1,7 @@
 //! One request for approval as it is kept, and the steps that it goes through.
 //!
-//! In: the request, and what happens to it. Out: where it stands, and a line in the audit log for each step. Must not do: look
-//! at other requests.
+//! In: the request, and what happens to it. Out: where it stands, and a line in the audit log for
+//! each step. Must not do: look at other requests.
 
 use jiff::Timestamp;
 
@@ -10,7 +10,8 @@ use crate::api::Time;
 use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, Verdict};
 use crate::gateway::observe::audit::{ApprovalStep, AuditLog, DecisionId};
 
-/// No more sessions of those that ask are kept apart; with more than that, a request is not withdrawn.
+/// No more sessions of those that ask are kept apart; with more than that, a request is not
+/// withdrawn.
 const MAX_ASKERS: usize = 16;
 
 pub(super) struct Entry {
@@ -146,7 +147,8 @@ impl Entry {
         self.version += 1;
     }
 
-    /// Writes a step down. `by` is the decision that it belongs to, if not that of the call that asked.
+    /// Writes a step down. `by` is the decision that it belongs to, if not that of the call that
+    /// asked.
     pub(super) fn record(
         &self,
         log: Option<&AuditLog>,

@@ -1,6 +1,8 @@
-//! Messages as the bodies of responses: what a response holds, how a message becomes one, how an answer is read from one.
+//! Messages as the bodies of responses: what a response holds, how a message becomes one, how an
+//! answer is read from one.
 //!
-//! In: a response, or the bytes of a message. Out: its content type, a response, an answer. Must not do: know who asks.
+//! In: a response, or the bytes of a message. Out: its content type, a response, an answer. Must
+//! not do: depend on the caller.
 
 use std::time::Duration;
 
@@ -68,7 +70,7 @@ pub struct ReadAnswer {
 /// Reads a response of at most `limit` bytes up to the message that answers `id`.
 ///
 /// # Errors
-/// In words, when there is no such message.
+/// Says why when there is no such message.
 pub async fn read_answer(
     response: Response<Body>,
     id: &Id<'_>,

@@ -1,8 +1,9 @@
 //! A child for each session.
 //!
-//! In: one client's messages. Out: the same to its own child, ids kept, and the child's to the client: answers and
-//! progress on the stream of their call, everything else on the GET stream or, where the client waits for a call, on
-//! that call's stream. The session ends with its child, and the child with its session.
+//! In: one client's messages. Out: the same to its own child, ids kept, and the child's to the
+//! client: answers and progress on the stream of their call, everything else on the GET stream or,
+//! where the client waits for a call, on that call's stream. The session ends with its child, and
+//! the child with its session.
 
 mod relay;
 
@@ -32,7 +33,8 @@ const MAX_QUESTIONS: usize = 256;
 pub(super) struct PerSession {
     context: Context,
     sessions: Mutex<HashMap<String, Arc<SessionChild>>>,
-    /// One for each child until no process of it is left, which is later than the end of its session.
+    /// One for each child until no process of it is left, which is later than the end of its
+    /// session.
     slots: Arc<Semaphore>,
 }
 
@@ -229,7 +231,8 @@ impl PerSession {
                 })
             }
             Message::Notification(notification) => {
-                // Only what is under way can be given up, under this very id: servers differ in which ids they take for one.
+                // Only what is under way can be given up, under this very id: servers differ in
+                // which ids they take for one.
                 if notification.method == "notifications/cancelled"
                     && !own.cancelled(notification.params.as_ref())
                 {
@@ -392,7 +395,8 @@ async fn first_answer(own: &SessionChild, mut receiver: Receiver) -> Option<Even
     }
 }
 
-/// Ends sessions that have not been used for too long. An open stream alone is no use: it may be long dead.
+/// Ends sessions that have not been used for too long. An open stream alone does not count as use:
+/// it may be long dead.
 async fn expire(mode: Arc<PerSession>) {
     let idle = mode.context.limits.session_idle;
     let mut tick = tokio::time::interval((idle / 4).max(Duration::from_millis(10)));

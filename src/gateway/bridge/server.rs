@@ -1,6 +1,7 @@
 //! The bridge behind a listener: `/mcp`, `/livez` and `/readyz`.
 //!
-//! In: connections. Out: what [`Bridge::handle`] answers. Bodies are read whole, up to the limit and for a bounded time.
+//! In: connections. Out: what [`Bridge::handle`] answers. Bodies are read whole, up to the limit
+//! and for a bounded time.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -27,7 +28,7 @@ use crate::gateway::upstream::unserved::to_header;
 const MAX_CONNECTIONS: usize = 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-/// For calls in flight when the bridge is told to stop.
+/// For calls in flight when the bridge has to stop.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the last bytes of streams that were just ended.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -50,7 +51,8 @@ impl Bridge {
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Out of file descriptors, or a connection that is gone already: the next may do better.
+                    // Out of file descriptors, or a connection that is gone already: the next may
+                    // do better.
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;

@@ -48,8 +48,9 @@ pub(super) fn share(most: usize) -> usize {
     (most / 2).max(1)
 }
 
-/// Which session has to make room for another one of this caller: none, the one that has been idle for longest, or there
-/// is no room. `all` gives each session and whether somebody waits for it or reads from it.
+/// Which session has to make room for another one of this caller: none, the one that has been idle
+/// for longest, or there is no room. `all` gives each session and whether a client waits for it or
+/// reads from it.
 pub(super) fn makes_room<'a>(
     all: impl Iterator<Item = (&'a BridgeSession, bool)> + Clone,
     caller: &str,
@@ -129,7 +130,8 @@ impl BridgeSession {
         receiver
     }
 
-    /// Sends on one GET stream, the newest that reads (never on two: MCP, "Sending multiple streams"), else keeps it.
+    /// Sends on one GET stream, the newest that reads (never on two: MCP, "Sending multiple
+    /// streams"), else keeps it.
     pub(super) fn deliver(&self, text: Bytes) {
         let mut outbox = lock(&self.outbox);
         if outbox.closed {

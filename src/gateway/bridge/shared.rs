@@ -1,9 +1,10 @@
 //! One child for all sessions.
 //!
-//! In: the messages of many clients. Out: the same, to one child, under ids and progress tokens of ours; each answer
-//! goes back to who asked. The bridge initializes the child as itself, without client capabilities, and answers every
-//! client's `initialize` from what it was told. One session must see nothing that belongs to another, and a client
-//! that reads slowly must hold up nobody else.
+//! In: the messages of many clients. Out: the same, to one child, under ids and progress tokens of
+//! ours; each answer goes back to the session that asked. The bridge initializes the child as
+//! itself, without client capabilities, and answers every client's `initialize` from the child's
+//! answer. One session must see nothing that belongs to another, and a client that reads slowly
+//! must not hold up another.
 
 mod pending;
 mod subscribers;
@@ -31,8 +32,8 @@ use crate::protocol::version::Version;
 use pending::{Origin, Pending, Refused};
 use subscribers::{NoRoom, Subscribers};
 
-/// Stands for the protocol version in the cached result of `initialize`; no server can write it there, as JSON has no
-/// such string.
+/// Stands for the protocol version in the cached result of `initialize`; no server can write it
+/// there, as JSON has no such string.
 const VERSION_HERE: &str = "\u{0}version\u{0}";
 
 /// A child that has been initialized.
@@ -66,7 +67,8 @@ pub(super) struct SharedServer {
     /// The ids of calls: what the child prints of one caller must not answer another's call.
     numbers: Numbers,
     subscribers: Mutex<Subscribers>,
-    /// Held while a change of the above is queued for the child, so that both happen in the same order.
+    /// Held while a change of the above is queued for the child, so that both happen in the same
+    /// order.
     subscribing: tokio::sync::Mutex<()>,
 }
 
@@ -282,8 +284,8 @@ impl SharedServer {
         let live = self.live().await.map_err(|error| error.event(id))?;
         let ours = self.numbers.next();
         let (sender, receiver) = stream::channel(self.context.limits.stream());
-        // The bridge declares no tasks: whoever does not must process such a call as an ordinary one (MCP 2025-11-25,
-        // "Tasks").
+        // The bridge declares no tasks: a server that does not must process such a call as an
+        // ordinary one (MCP 2025-11-25, "Tasks").
         let mut edits = Edits::new().id(Id::Integer(ours)).remove("task");
         let params = request.params.as_ref();
         let token = params.and_then(|params| params.meta("progressToken"));
@@ -331,7 +333,8 @@ impl SharedServer {
         let Some((ours, origin)) = lock(&self.pending).take_of(&session.id, &id) else {
             return;
         };
-        // Whether the child still answers is up to it, and the client no longer cares (MCP, "Cancellation").
+        // Whether the child still answers is up to it, and the client no longer cares (MCP,
+        // "Cancellation").
         self.answer(&origin, Unanswered::lost("Cancelled by the client.", None));
         let ServerState::Ready(live) = self.state.borrow().clone() else {
             return;
@@ -341,7 +344,7 @@ impl SharedServer {
         let _ = live.input.send(line).await;
     }
 
-    /// Answers a call in the child's place, or tells whoever of ours waits for it.
+    /// Answers a call in the child's place, or wakes the waiter if the call is the bridge's own.
     fn answer(&self, origin: &Origin, why: Unanswered) {
         match origin {
             Origin::Client {
@@ -363,14 +366,14 @@ impl SharedServer {
     /// Whether that is new for the session.
     fn subscribe(&self, session: &BridgeSession, uri: &str) -> Result<bool, NoRoom> {
         let fresh = lock(&self.subscribers).subscribe(session, uri)?;
-        // It may have been ended meanwhile, and then nobody would ever take this back.
+        // It may have been ended meanwhile, and then this would never be taken back.
         if fresh && !lock(&self.sessions).contains_key(&session.id) {
             self.unsubscribe(session, uri);
         }
         Ok(fresh)
     }
 
-    /// Whether that was the last one: only then the child is told.
+    /// Whether that was the last one: only then does the child get the message.
     fn unsubscribe(&self, session: &BridgeSession, uri: &str) -> bool {
         lock(&self.subscribers).unsubscribe(session, uri)
     }
@@ -391,7 +394,8 @@ impl SharedServer {
         matches!(&*self.state.borrow(), ServerState::Ready(_))
     }
 
-    /// Ends a session. The child goes on with its calls, as nobody has cancelled them, but they are answered now.
+    /// Ends a session. The child goes on with its calls, as they were not cancelled, but they are
+    /// answered now.
     pub(super) fn delete(self: &Arc<Self>, session: &str) -> bool {
         let Some(session) = lock(&self.sessions).remove(session) else {
             return false;
@@ -469,7 +473,7 @@ fn gone(state: &watch::Sender<ServerState>) -> Unanswered {
     }
 }
 
-/// Ends sessions that nobody uses any more.
+/// Ends sessions that are not used any more.
 async fn expire(shared: Arc<SharedServer>) {
     let idle = shared.context.limits.session_idle;
     let mut tick = tokio::time::interval((idle / 4).max(Duration::from_millis(10)));

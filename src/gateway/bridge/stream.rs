@@ -1,7 +1,7 @@
 //! What goes back to one client request: bounded queues, JSON or SSE.
 //!
-//! In: messages for one reader. Out: an HTTP response. A queue that is full marks its reader as too slow: the stream
-//! breaks off and nobody waits for it.
+//! In: messages for one reader. Out: an HTTP response. A queue that is full marks its reader as too
+//! slow: the stream breaks off and is not waited for.
 //!
 //! Source: MCP 2025-11-25, "Transports", Streamable HTTP; WHATWG HTML, "Server-sent events".
 
@@ -94,7 +94,8 @@ pub(super) fn channel(limits: StreamLimits) -> (Sender, Receiver) {
 }
 
 impl Sender {
-    /// Queues an event without waiting. `false`: nobody reads this stream, or too slowly, and it is over.
+    /// Queues an event without waiting. `false`: this stream has no reader, or one that is too
+    /// slow, and is over.
     pub(super) fn push(&self, event: Event) -> bool {
         if self.shared.overflown.load(Ordering::Relaxed) {
             return false;
@@ -157,7 +158,8 @@ pub(super) fn bare(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// An event stream that begins with what was taken already, and ends after the answer or with its senders.
+/// An event stream that begins with what was taken already, and ends after the answer or with its
+/// senders.
 pub(super) fn sse(
     first: Option<Event>,
     receiver: Receiver,
@@ -286,7 +288,8 @@ impl Accepts {
     }
 }
 
-/// Answers a request: JSON if the answer is all there is, a stream if something comes before it or it takes long.
+/// Answers a request: JSON if the answer is all there is, a stream if something comes before it or
+/// it takes long.
 pub(super) async fn answer(
     mut receiver: Receiver,
     accepts: Accepts,

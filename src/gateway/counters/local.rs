@@ -10,9 +10,11 @@ use crate::policy::limit::{self, Refused, Window};
 
 /// As many keys are kept; live ones are never dropped for new ones (decisions.md, Limits).
 pub const MAX_KEYS: usize = 10_000;
-/// As many of them one grant can take up: with sessions or different calls it could else fill them all.
+/// As many of them one grant can take up: with sessions or different calls it could else fill them
+/// all.
 pub const MAX_GRANT_KEYS: usize = MAX_KEYS / 8;
-/// Keys that count nothing any more are looked for no more often than this, as long as there are too many.
+/// Keys that count nothing any more are looked for no more often than this, as long as there are
+/// too many.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts kept by key.
@@ -31,7 +33,7 @@ struct CounterTable {
 
 struct Counted {
     window: Window,
-    /// The grant whose call made the key; nobody's where all callers share it.
+    /// The grant whose call made the key; none where all callers share it.
     owner: Option<Arc<str>>,
 }
 
@@ -69,7 +71,8 @@ impl Default for Local {
 }
 
 impl Local {
-    /// Takes the units of all charges, or of none. When several counters refuse, the one that is exhausted longest is told.
+    /// Takes the units of all charges, or of none. When several counters refuse, the one that is
+    /// exhausted longest is reported.
     ///
     /// # Errors
     /// [`Exhausted`].
@@ -248,7 +251,7 @@ impl CounterTable {
     }
 }
 
-/// Whose a new key is: a key that all callers share is nobody's.
+/// The owner of a new key; none for a key that all callers share.
 fn owner(grant: &str, key: &CounterKey) -> Option<Arc<str>> {
     (!key.value.is_empty()).then(|| Arc::from(grant))
 }

@@ -10,8 +10,8 @@ pub use local::{Exhausted, Local, Reservation};
 /// Counts of servers that are not served any more are kept for no more servers than this.
 const MAX_SERVERS: usize = 256;
 
-/// The counts of every server that this process serves, or has served: a server that is taken away and comes back has used
-/// what it had used.
+/// The counts of every server that this process serves, or has served: a server that is taken away
+/// and comes back has used what it had used.
 #[derive(Clone, Default)]
 pub struct Counters {
     servers: Arc<Mutex<HashMap<String, Arc<Local>>>>,

@@ -1,4 +1,5 @@
-//! Calls that wait for a person: the approval is found or made, the call held, the approval used up by one call.
+//! Calls that wait for a person: the approval is found or made, the call held, the approval used up
+//! by one call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,8 @@ use crate::policy::decision::RuleId;
 use crate::policy::{self, Decision};
 
 impl PendingCall<'_> {
-    /// Finds or makes the approval, holds the call while a person may decide, and uses the approval up.
+    /// Finds or makes the approval, holds the call while a person may decide, and uses the approval
+    /// up.
     pub(super) async fn approve(
         &mut self,
         decision: &Decision,
@@ -128,7 +130,8 @@ impl PendingCall<'_> {
         }
     }
 
-    /// Decides again under the current bundle and credentials, reserves, and takes the approval; at most one call gets it.
+    /// Decides again under the current bundle and credentials, reserves, and takes the approval; at
+    /// most one call gets it.
     pub(super) fn use_approval(
         &mut self,
         wanted: &ApprovalRequest,
@@ -150,7 +153,8 @@ impl PendingCall<'_> {
         });
         let server = &self.snapshot.server;
         let destination = &self.snapshot.destination.digest;
-        // This call would go to the upstream from before the change, which the policies are no longer for.
+        // This call would go to the upstream from before the change, which the policies are no
+        // longer for.
         if *destination != wanted.destination {
             let approvals = self.gateway.calls.approvals();
             approvals.destination_changed(&server.namespace, &server.name, destination, now);
@@ -219,7 +223,8 @@ impl PendingCall<'_> {
         }
     }
 
-    /// The request for approval of this very call, or the refusal if it cannot be put before a person.
+    /// The request for approval of this very call, or the refusal if it cannot be put before a
+    /// person.
     pub(super) fn approval_request(
         &self,
         decision: &Decision,

@@ -1,4 +1,5 @@
-//! The calls of a gateway: what they have used up, which of them wait for a person, and which are under way.
+//! The calls of a gateway: what they have used up, which of them wait for a person, and which are
+//! under way.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -68,7 +69,8 @@ impl Calls {
         self.request_ids.cancel(session, client)
     }
 
-    /// Whatever the upstream answers the calls of that session may not be its own word; see [`RequestIds::mark_session`].
+    /// Whatever the upstream answers the calls of that session may not be its own word; see
+    /// [`RequestIds::mark_session`].
     pub fn mark_session(&self, session: SessionKey) {
         self.request_ids.mark_session(session);
     }

@@ -1,4 +1,5 @@
-//! Calls that wait for a person: a client that cancels one must find it, so that it is never forwarded.
+//! Calls that wait for a person: a client that cancels one must find it, so that it is never
+//! forwarded.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -77,8 +78,8 @@ impl HeldCall {
         self.token.cancelled()
     }
 
-    /// Ends the hold and says whether the call may still go. A cancellation that comes later does not find it, and is passed
-    /// on to the upstream.
+    /// Ends the hold and says whether the call may still go. A cancellation that comes later does
+    /// not find it, and is passed on to the upstream.
     pub fn release(&self) -> bool {
         self.forget();
         !self.token.is_cancelled()

@@ -1,4 +1,5 @@
-//! A call that was let through, until it has ended: units go back where they must, and what became of it is recorded.
+//! A call that was let through, until it has ended: units go back where they must, and what became
+//! of it is recorded.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,8 @@ use crate::gateway::observe::Outcome;
 use crate::gateway::observe::audit::{self, Position, Record, Unwritten};
 use crate::policy::decision::RuleId;
 
-/// A call that was let through. Tell it how it ended; dropped without, it counts as abandoned and keeps its units.
+/// A call that was let through. Tell it how it ended; dropped without, it counts as abandoned and
+/// keeps its units.
 pub struct InFlight {
     pub(super) gateway: Arc<Gateway>,
     pub(super) reservation: Option<Reservation>,
@@ -35,8 +37,8 @@ pub enum End {
     Result,
     /// A result that says `isError`: the tool ran, so units are kept.
     ToolError,
-    /// A JSON-RPC error of the upstream itself that says that the call was not run: units go back, unless something was done
-    /// about the call meanwhile.
+    /// A JSON-RPC error of the upstream itself that says that the call was not run: units go back,
+    /// unless something was done about the call meanwhile.
     Refused,
     /// Another JSON-RPC error: servers report failures after the effect that way.
     Error,
@@ -118,8 +120,9 @@ impl InFlight {
         self.ambiguity = Some(ambiguity);
     }
 
-    /// Whether the client may have brought the upstream's error about, by a cancellation or by ending the session, or the
-    /// upstream has spoken of the call before: then it may have been made all the same.
+    /// Whether the client may have brought the upstream's error about, by a cancellation or by
+    /// ending the session, or the upstream has spoken of the call before: then it may have been
+    /// made all the same.
     fn provoked(&self) -> bool {
         self.ambiguity.as_ref().is_some_and(Ambiguity::is_marked)
             || self.gateway.sessions.has_ended(&self.session)

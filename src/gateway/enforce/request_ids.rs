@@ -1,9 +1,10 @@
 //! The ids under which requests of clients are forwarded, and which requests are under way.
 //!
-//! In: a client's session and the id that the client gave its request. Out: an id of the gateway's own for the upstream, and
-//! whether anything was done about that request while it was under way. Many servers take `7` and `"7"` for one id, and a
-//! server without sessions takes the same id of two clients for one request: therefore no id of a client's ever goes
-//! upstream. The gateway's ids are numbers that nobody can guess. Must not do: look at messages.
+//! In: a client's session and the id that the client gave its request. Out: an id of the gateway's
+//! own for the upstream, and whether anything was done about that request while it was under way.
+//! Many servers take `7` and `"7"` for one id, and a server without sessions takes the same id of
+//! two clients for one request: therefore no id of a client's ever goes upstream. The gateway's ids
+//! are numbers that cannot be guessed. Must not do: look at messages.
 
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
@@ -16,8 +17,8 @@ use crate::protocol::envelope::Id;
 /// Longer ids of clients are refused: they are kept while their request is under way.
 pub const MAX_CLIENT_ID_BYTES: usize = 256;
 
-/// Numbers that cannot be guessed and practically never repeat: SipHash of a counter, under a random key. They fit into a
-/// double, which is all that JavaScript has for numbers.
+/// Numbers that cannot be guessed and practically never repeat: SipHash of a counter, under a
+/// random key. They fit into a double, which is all that JavaScript has for numbers.
 #[derive(Debug, Default)]
 pub struct Numbers {
     key: RandomState,
@@ -93,8 +94,9 @@ impl RequestIds {
         }
     }
 
-    /// The client gives up its requests of that id, of the same JSON type, in that session: what to cancel at the upstream.
-    /// From here on nothing that the upstream says about them counts as its own word.
+    /// The client gives up its requests of that id, of the same JSON type, in that session: what to
+    /// cancel at the upstream. From here on nothing that the upstream says about them counts as its
+    /// own word.
     pub fn cancel(&self, session: SessionKey, client: &Id<'_>) -> Vec<Cancelled> {
         let sessions = self.0.lock();
         let of_session = sessions.get(&session).map_or(&[][..], Vec::as_slice);
@@ -108,7 +110,8 @@ impl RequestIds {
             .collect()
     }
 
-    /// Something happened in a session that shows that its calls are being made, or that may make the upstream give them up.
+    /// Something happened in a session that shows that its calls are being made, or that may make
+    /// the upstream give them up.
     pub fn mark_session(&self, session: SessionKey) {
         for forwarded in self.0.lock().get(&session).into_iter().flatten() {
             forwarded.ambiguous.store(true, Ordering::SeqCst);
@@ -122,7 +125,8 @@ impl Table {
     }
 }
 
-/// A request under way that is to be cancelled. Only [`RequestIds::cancel`] and [`RequestIdGuard::give_up`] make one.
+/// A request under way that is to be cancelled. Only [`RequestIds::cancel`] and
+/// [`RequestIdGuard::give_up`] make one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Cancelled(i64);
 

@@ -1,8 +1,9 @@
-//! What can run out, and how much of it one caller may have: connections, streams, requests under way, buffered bytes.
+//! What can run out, and how much of it one caller may have: connections, streams, requests under
+//! way, buffered bytes.
 //!
-//! In: who asks, and for what. Out: a guard that gives it back when it is dropped, or nothing. One caller never gets all of
-//! anything, whatever it does. Must not do: wait (but for a caller's own turn), or allocate for a
-//! request that asks for little.
+//! In: a caller, and what it asks for. Out: a guard that gives it back when it is dropped, or
+//! nothing. One caller never gets all of anything, whatever it does. Must not do: wait (but for a
+//! caller's own turn), or allocate for a request that asks for little.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +18,8 @@ const MAX_CONNECTIONS: usize = 4_096;
 const TOTAL_BYTES: usize = 176 << 20;
 /// For one caller: one answer of the largest size as it came and as it is sent, and a little more.
 const CALLER_BYTES: usize = 136 << 20;
-/// So much of each body needs no room of the budget: requests under way are bounded, and a calm caller needs no more.
+/// This much of each body takes no room of the budget: requests under way are bounded, and a calm
+/// caller needs no more.
 pub const FREE_BYTES: usize = 16 << 10;
 
 /// How much there is.
@@ -27,7 +29,7 @@ pub struct Bounds {
     pub connections: usize,
     /// Connections of one caller.
     pub caller_connections: usize,
-    /// Connections from one address on which nobody has said yet who calls.
+    /// Connections from one address whose caller is not known yet.
     pub address_connections: usize,
     /// GET streams of one caller.
     pub caller_streams: usize,
@@ -38,8 +40,9 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// For a process that may have this many files open. Every request can need a connection to the upstream beside the
-    /// agent's; files, the admin port, the API and the pipes of child processes have some for themselves.
+    /// For a process that may have this many files open. Every request can need a connection to the
+    /// upstream beside the agent's; files, the admin port, the API and the pipes of child processes
+    /// have some for themselves.
     pub fn of(files: u64) -> Self {
         let files = usize::try_from(files).unwrap_or(usize::MAX);
         let reserved = 64 + (files / 8).min(192);
@@ -58,7 +61,7 @@ impl Bounds {
 
     /// For this process as it is limited now.
     pub fn here() -> Self {
-        // Without a limit there are as many as anybody wants.
+        // Without a limit there are as many as are wanted.
         Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
     }
 }
@@ -132,7 +135,7 @@ pub struct Share {
 impl Drop for Share {
     fn drop(&mut self) {
         let mut shares = self.budgets.lock();
-        // Somebody may have made a new one under this key since the last holder went.
+        // There may be a new one under this key since the last holder went.
         if shares
             .get(&self.key)
             .is_some_and(|share| share.strong_count() == 0)

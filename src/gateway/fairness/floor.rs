@@ -1,8 +1,9 @@
 //! Which connections of agents are open, and which makes room when there is none.
 //!
-//! In: an address, then who calls. Out: a seat, or none. As long as nobody knows who calls, an address has a bounded number of
-//! seats; afterwards the caller has. Where all are taken the connection that has been without a request for longest is
-//! closed. Must not do: close a connection on which a request is under way.
+//! In: an address, later the caller. Out: a seat, or none. As long as the caller is not known, an
+//! address has a bounded number of seats; afterwards the caller has. Where all are taken the
+//! connection that has been without a request for longest is closed. Must not do: close a
+//! connection on which a request is under way.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -48,7 +49,8 @@ struct Known {
     share: Arc<Share>,
 }
 
-/// Addresses that one stranger is likely to have all of: a single IPv4 address, or an IPv6 network of 64 bits.
+/// Addresses that one stranger is likely to have all of: a single IPv4 address, or an IPv6 network
+/// of 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct AddressGroup(u64, bool);
 
@@ -162,7 +164,8 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// To say what ends the connection: until that is said, it makes no room for others.
+    /// Sets the task that ends the connection: until it is set, the connection makes no room for
+    /// others.
     pub fn ends(&self) -> Ends {
         Ends(Arc::clone(&self.seated))
     }
@@ -176,7 +179,7 @@ impl Seat {
         }
     }
 
-    /// Now it is known who calls: the caller's share of everything.
+    /// The caller is known now: returns its share of everything.
     ///
     /// # Errors
     /// [`Crowded`].

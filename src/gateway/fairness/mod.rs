@@ -1,4 +1,5 @@
-//! What callers share, so that none of them can take all of it: connections, requests, bytes, and turns for large messages.
+//! What callers share, so that none of them can take all of it: connections, requests, bytes, and
+//! turns for large messages.
 
 pub mod budget;
 pub mod floor;

@@ -1,8 +1,9 @@
 //! Work on large messages, which must not hold up the requests of others.
 //!
-//! In: how many bytes it is about, and what to do. Out: what that gives. A worker thread has many requests to serve: what may
-//! take longer than a few of them is done while another thread serves the others, a few at a time over all callers and one at
-//! a time for each. Must not do: make a small message wait.
+//! In: how many bytes it is about, and what to do. Out: what that gives. A worker thread has many
+//! requests to serve: what may take longer than a few of them is done while another thread serves
+//! the others, a few at a time over all callers and one at a time for each. Must not do: make a
+//! small message wait.
 
 use std::sync::{Arc, OnceLock};
 use std::thread::available_parallelism;
@@ -42,12 +43,14 @@ pub async fn offload<T>(share: Option<&Arc<Share>>, work: impl FnOnce() -> T) ->
     done
 }
 
-/// Does it at once, but so that other requests of this thread go on meanwhile where the message is large.
+/// Does it at once, but so that other requests of this thread go on meanwhile where the message is
+/// large.
 pub fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if is_small(bytes) { work() } else { apart(work) }
 }
 
-/// Does it while another thread serves the other requests of this one, where the runtime has another.
+/// Does it while another thread serves the other requests of this one, where the runtime has
+/// another.
 fn apart<T>(work: impl FnOnce() -> T) -> T {
     let others = Handle::try_current()
         .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);

@@ -1,8 +1,8 @@
 //! From a bundle, the latest listing and Secrets to a snapshot.
 //!
-//! In: bundles, listings, an environment. Out: a [`Snapshot`] for each change, which shares with the one before whatever has
-//! not changed. A bundle that cannot be compiled, or that is older than the one in force, changes nothing. Must not do:
-//! publish a snapshot.
+//! In: bundles, listings, an environment. Out: a [`Snapshot`] for each change, which shares with
+//! the one before whatever has not changed. A bundle that cannot be compiled, or that is older than
+//! the one in force, changes nothing. Must not do: publish a snapshot.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +36,8 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Outside a cluster: stdio servers are child processes, with these variables over what their spec says.
+    /// Outside a cluster: stdio servers are child processes, with these variables over what their
+    /// spec says.
     pub fn local(secrets: Box<dyn Secrets>, env: BTreeMap<String, String>) -> Self {
         Environment {
             secrets,
@@ -61,7 +62,7 @@ impl Environment {
 /// Where the keys are from that seal what clients hand back.
 #[derive(Clone, Debug)]
 pub enum Sealing {
-    /// This process made its own: after it, nobody can open what it sealed.
+    /// Keys of this process: what it sealed cannot be opened after it has ended.
     Own(Arc<Sealer>),
     /// A key of a Secret that all replicas share, in the form of [`Sealer::from_key_file`].
     Secret {
@@ -112,12 +113,13 @@ impl Builder {
     /// Puts a bundle into force.
     ///
     /// # Errors
-    /// [`Rejected`]; what was in force stays. `Ok(None)` when a Secret is missing: see [`Self::missing`].
+    /// [`Rejected`]; the previous bundle stays. `Ok(None)` when a Secret is missing: see
+    /// [`Self::missing`].
     pub fn bundle(&mut self, bundle: Bundle) -> Result<Option<Arc<Snapshot>>, Rejected> {
         let secure = tls::wanted(&bundle.server.spec);
         let built = self.take(bundle);
         if built.is_err() && self.bundle.is_none() && secure {
-            // Nobody is spoken to in plain text who was promised TLS, not even to be told that nothing is in force.
+            // A client that was promised TLS never gets plain text, not even an error.
             self.transport = Transport::Closed;
         }
         built
@@ -169,8 +171,8 @@ impl Builder {
 
     /// The snapshot with freshly resolved callers, or None if they did not change.
     ///
-    /// For when the current Secrets cannot be used as a whole: a key that was revoked must not live on because of another
-    /// Secret's mistake.
+    /// For when the current Secrets cannot be used as a whole: a key that was revoked must not live
+    /// on because of another Secret's mistake.
     pub fn with_current_callers(&mut self, snapshot: &Snapshot) -> Option<Arc<Snapshot>> {
         let spec = &self.bundle.as_ref()?.server.spec;
         let mut lookup = Lookup::new(&*self.environment.secrets);
@@ -276,7 +278,7 @@ fn by_session(bundle: &Bundle) -> bool {
     })
 }
 
-/// Who may call now. `made` is what was made last, and of what.
+/// The current callers. `made` is the previous table, with what it was made from.
 fn grants(
     spec: &McpServerSpec,
     made: &mut Option<KeysSeen>,
@@ -304,7 +306,8 @@ fn grants(
     }
 }
 
-/// The sealer of now; None when its keys are missing. `made` is the one that was made last, and of what.
+/// The current sealer; None when its keys are missing. `made` is the previous one, with the text it
+/// was made from.
 fn sealer(
     sealing: &Sealing,
     made: &mut Option<(Vec<u8>, Arc<Sealer>)>,

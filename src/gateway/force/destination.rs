@@ -1,8 +1,9 @@
 //! Where calls go: what an approval is bound to beside the call itself.
 //!
-//! In: the upstream of a spec and where stdio servers run. Out: one line for people, and a digest that differs whenever calls
-//! would go elsewhere or with another credential. A credential stands in it by its name: another value under that name is the
-//! same destination. Must not do: show a value, whether it is a Secret's or was written into the spec.
+//! In: the upstream of a spec and where stdio servers run. Out: one line for people, and a digest
+//! that differs whenever calls would go elsewhere or with another credential. A credential stands
+//! in it by its name: another value under that name is the same destination. Must not do: show a
+//! value, whether it is a Secret's or was written into the spec.
 
 use serde_json::{Value, json};
 

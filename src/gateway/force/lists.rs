@@ -1,7 +1,9 @@
-//! What each caller's list of tools is under one snapshot, as far as it takes to see that it has become another.
+//! What each caller's list of tools is under one snapshot, as far as it takes to see that it has
+//! become another.
 //!
-//! In: the rules of a snapshot and a caller. Out: a number that stands for the list. It is made once for all streams of a caller: a list
-//! can have 10,000 names, and a caller hundreds of streams. Must not do: decide what a caller may see or call.
+//! In: the rules of a snapshot and a caller. Out: a number that stands for the list. It is made
+//! once for all streams of a caller: a list can have 10,000 names, and a caller hundreds of
+//! streams. Must not do: decide what a caller may see or call.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -11,7 +13,8 @@ use jiff::Timestamp;
 
 use crate::policy::{Bound, Caller};
 
-/// Lists of no more callers than this are remembered; then all are forgotten and made again as they are asked for.
+/// Lists of no more callers than this are remembered; then all are forgotten and made again as they
+/// are asked for.
 const MAX_CALLERS: usize = 1_024;
 
 /// The lists that were made under a snapshot.
@@ -40,7 +43,7 @@ impl Lists {
 
     /// What stands for the list that the caller has under the rules of this snapshot.
     pub fn of(&self, bound: &Bound, caller: &Arc<Caller>, session: &str) -> u64 {
-        // Others that ask for the same list at this moment wait for it; nobody else does.
+        // Only callers that ask for the same list at this moment wait for it.
         *self
             .entry(caller, session)
             .get_or_init(|| list(bound, caller, session))

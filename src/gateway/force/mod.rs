@@ -1,7 +1,8 @@
 //! What is in force: bundles, Secrets and listings in, one snapshot for requests out.
 //!
-//! In: bundles, listings, another environment. Out: the snapshot in force, and how the listener is to speak. A change that is
-//! refused leaves what was in force. Must not do: put two changes into force in another order than they were built in.
+//! In: bundles, listings, another environment. Out: the snapshot in force, and how the listener is
+//! to speak. A change that is refused keeps the previous snapshot. Must not do: apply two changes
+//! in another order than they were built.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,7 +62,7 @@ impl Force {
         }
     }
 
-    /// What is in force now; None before the first bundle, or while a Secret is missing.
+    /// The snapshot in force; None before the first bundle, or while a Secret is missing.
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
         self.current.borrow().clone()
     }
@@ -84,14 +85,15 @@ impl Force {
     /// Puts another bundle into force, if it is for the server that is `own`.
     ///
     /// # Errors
-    /// [`Rejected`]; what was in force stays.
+    /// [`Rejected`]; the previous bundle stays in force.
     pub fn apply(
         &self,
         bundle: Bundle,
         own: &Served,
         followers: Followers<'_>,
     ) -> Result<(), Rejected> {
-        // Held until the swap: of two changes at once, the one that was built last must also be in force last.
+        // Held until the swap: of two changes at once, the one that was built last must also be in
+        // force last.
         let mut builder = self.builder();
         let server = Served::of(&bundle.server);
         let built = if server == *own {
@@ -105,7 +107,8 @@ impl Force {
         self.took(&builder, built, followers)
     }
 
-    /// Takes note of a bundle that cannot be used: what is in force stays, and the report says why.
+    /// Notes a bundle that cannot be used: the previous bundle stays in force, and the report says
+    /// why.
     pub fn refuse(&self, why: String, recorder: &Recorder) {
         *self.lock_error() = Some(why);
         recorder.bundle_refused();
@@ -114,7 +117,7 @@ impl Force {
     /// Reads Secrets again, from another environment if one is given.
     ///
     /// # Errors
-    /// [`Rejected`]; what was in force stays, but for callers whose keys are gone.
+    /// [`Rejected`]; the previous snapshot stays in force, except for callers whose keys are gone.
     pub fn refresh(
         &self,
         environment: Option<Environment>,
@@ -135,8 +138,8 @@ impl Force {
         taken
     }
 
-    /// Takes a listing of the upstream's tools.
-    /// False if they are another upstream's than the one in force: what that one lists says nothing of this one.
+    /// Takes a listing of the upstream's tools. False if they are another upstream's than the one
+    /// in force: what that one lists says nothing of this one.
     pub fn set_listing(
         &self,
         of: &Arc<Upstream>,
@@ -193,10 +196,11 @@ impl Force {
                 followers.recorder.settle(|by| uids.contains(&*by.uid));
             }
         }
-        // The listener first: under a spec that asks for TLS nobody is to be let in without.
+        // The listener first: a spec that asks for TLS must not let in a client without it.
         self.speak_as(builder);
         self.current.send_replace(snapshot);
-        // Afterwards: calls that still look at the former snapshot are held to the new one before they use an approval.
+        // Afterwards: calls that still look at the former snapshot are held to the new one before
+        // they use an approval.
         if let Some((server, destination)) = now_in_force {
             followers.approvals.destination_changed(
                 &server.namespace,

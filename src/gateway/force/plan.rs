@@ -1,7 +1,8 @@
-//! How the upstream of a bundle is reached, with every reference resolved: two equal plans are the same upstream, so that a
-//! policy change never restarts a server or drops a connection.
+//! How the upstream of a bundle is reached, with every reference resolved: two equal plans are the
+//! same upstream, so that a policy change never restarts a server or drops a connection.
 //!
-//! In: the upstream of a spec, Secrets. Out: a [`Plan`]. Must not do: start or connect anything; `upstream::connect` does.
+//! In: the upstream of a spec, Secrets. Out: a [`Plan`]. Must not do: start or connect anything;
+//! `upstream::connect` does.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -58,14 +59,15 @@ pub enum Stdio {
         /// The Secret, and its key, that holds what the bridge wants to see as a bearer.
         bearer: (String, String),
     },
-    /// Nowhere: nobody has said where the bridge is, and a gateway in a cluster starts no servers itself.
+    /// Nowhere: the bridge's address is not configured, and a gateway in a cluster starts no
+    /// servers.
     Nowhere,
 }
 
 impl Plan {
     /// Resolves the references of a spec.
     ///
-    /// What is missing is left to `lookup` to tell; the plan is then None.
+    /// `lookup` reports what is missing; the plan is then None.
     ///
     /// # Errors
     /// What cannot work here, with the field that asks for it.
@@ -81,7 +83,7 @@ impl Plan {
             },
             (None, Some(_), Stdio::Bridge { url, bearer }) => Self::bridge(url, bearer, lookup),
             (None, Some(_), Stdio::Nowhere) => Err(
-                "spec.upstream.stdio: this gateway was not told where the server's pod is; start it with --upstream-url and --upstream-bearer-file"
+                "spec.upstream.stdio: the address of the server's pod is missing; start the gateway with --upstream-url and --upstream-bearer-file"
                     .to_owned(),
             ),
             _ => Err("spec.upstream: write exactly one of http and stdio".to_owned()),
@@ -131,7 +133,7 @@ impl Plan {
             .unwrap_or_default();
         if bearer.is_empty() || !bearer.iter().all(u8::is_ascii_graphic) {
             return Err(format!(
-                "spec.upstream.stdio: the bearer for the server's pod in {name}/{key} is not visible ASCII; delete that Secret, and it is made anew"
+                "spec.upstream.stdio: the bearer for the server's pod in {name}/{key} is not visible ASCII; delete that Secret, and the operator creates it again"
             ));
         }
         Ok(Some(Plan::Http {
@@ -218,7 +220,7 @@ enum Value {
     Is(Vec<u8>),
     /// Optional and not there: the variable is left out, as in a pod.
     Unset,
-    /// Required and not there: told by the lookup.
+    /// Required but missing: the lookup reports it.
     Missing,
 }
 

@@ -10,7 +10,7 @@ pub enum Rejected {
     Diagnostics(Vec<Diagnostic>),
     /// It is older than what is in force.
     #[error(
-        "the bundle has sequence {offered} and {in_force} is in force; an older bundle is never put back"
+        "the bundle has sequence {offered} but {in_force} is in force; an older bundle is never applied"
     )]
     Older {
         /// What came.
@@ -20,7 +20,7 @@ pub enum Rejected {
     },
     /// It is for another server.
     #[error(
-        "the bundle is for {offered} and this gateway is {own}'s; a bundle is only for the server that it names"
+        "the bundle is for {offered} and this gateway is {own}'s; a bundle only applies to the server that it names"
     )]
     Foreign {
         /// Whom it is for.

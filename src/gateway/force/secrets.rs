@@ -1,4 +1,5 @@
-//! Where the values of referenced Secrets come from. The values stay in the parts that use them and are never shown.
+//! Where the values of referenced Secrets come from. The values stay in the parts that use them and
+//! are never shown.
 
 use std::collections::BTreeMap;
 

@@ -78,7 +78,8 @@ impl Settings {
         }
     }
 
-    /// Whether a caller gets the server's instructions; `hides` is whether anything is hidden from that caller.
+    /// Whether a caller gets the server's instructions; `hides` is whether anything is hidden from
+    /// that caller.
     pub fn passes_instructions(&self, hides: impl FnOnce() -> bool) -> bool {
         match self.instructions {
             Some(Instructions::Pass) => true,

@@ -1,6 +1,8 @@
-//! What is in force at one moment, in one immutable value: rules bound to tools, settings, credentials, upstream.
+//! What is in force at one moment, in one immutable value: rules bound to tools, settings,
+//! credentials, upstream.
 //!
-//! In: the parts, from the builder. Out: what requests read without a lock of their own. Must not do: change.
+//! In: the parts, from the builder. Out: what requests read without a lock of their own. Must not
+//! do: change.
 
 use std::sync::Arc;
 

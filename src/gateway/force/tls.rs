@@ -1,7 +1,8 @@
-//! TLS towards agents: whether the spec asks for it, and the certificate of now.
+//! TLS towards agents: whether the spec asks for it, and the current certificate.
 //!
-//! In: `spec.gateway.tls` and the keys `tls.crt` and `tls.key` of its Secret (kubernetes.io/tls). Out: how the listener is to
-//! speak. Must not do: fall back to plain text, or show anything of a key.
+//! In: `spec.gateway.tls` and the keys `tls.crt` and `tls.key` of its Secret (kubernetes.io/tls).
+//! Out: how the listener is to speak. Must not do: fall back to plain text, or show anything of a
+//! key.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ pub enum Transport {
     Plain,
     /// HTTP/1.1 within TLS 1.2 or 1.3.
     Tls(Arc<ServerConfig>),
-    /// TLS is asked for and there is no certificate: connections are closed unanswered.
+    /// The spec asks for TLS but has no certificate: connections are closed without an answer.
     Closed,
 }
 
@@ -47,7 +48,8 @@ impl Transport {
     }
 }
 
-/// A certificate that was read, and the bytes that it was read from. Holds a private key, so it has no `Debug`.
+/// A certificate that was read, and the bytes that it was read from. Holds a private key, so it has
+/// no `Debug`.
 pub struct Certificate {
     chain: Vec<u8>,
     key: Vec<u8>,
@@ -61,7 +63,7 @@ pub fn wanted(spec: &McpServerSpec) -> bool {
         .is_some_and(|gateway| gateway.tls.is_some())
 }
 
-/// How to speak by this spec and the Secrets of now. What is missing is left to `lookup` to tell.
+/// How to speak by this spec and the current Secrets. `lookup` reports what is missing.
 pub(super) fn transport(
     spec: &McpServerSpec,
     read: &mut Option<Certificate>,
@@ -102,7 +104,7 @@ pub(super) fn transport(
     Ok(Transport::Tls(config))
 }
 
-/// What is wrong is said without a word of the key.
+/// The error says what is wrong and shows nothing of the key.
 fn server_config(chain: &[u8], key: &[u8]) -> Result<ServerConfig, String> {
     let certificates = CertificateDer::pem_slice_iter(chain)
         .collect::<Result<Vec<_>, _>>()

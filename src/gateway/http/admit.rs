@@ -1,7 +1,7 @@
 //! What must hold for every request, whatever it says.
 //!
-//! In: the head of a request. Out: the snapshot it is answered by, who calls, and what it takes of that caller's share; or the
-//! refusal. Must not do: read the body.
+//! In: the head of a request. Out: the snapshot it is answered by, who calls, and what it takes of
+//! that caller's share; or the refusal. Must not do: read the body.
 
 use std::sync::Arc;
 
@@ -19,7 +19,8 @@ use crate::gateway::grants::Grant;
 use crate::gateway::hops;
 use crate::protocol::{answer, header};
 
-/// What must hold for every request, whatever it says: a bundle, a Host and an Origin that are ours, a credential.
+/// What must hold for every request, whatever it says: a bundle, a Host and an Origin that are
+/// ours, a credential.
 pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, Box<Answer>> {
     let Some(snapshot) = gateway.snapshot() else {
         let body = answer::error(
@@ -82,7 +83,8 @@ pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, Box<Ans
     }
 }
 
-/// Takes what every request needs of the caller's share: a connection, and a stream or a place among the requests under way.
+/// Takes what every request needs of the caller's share: a connection, and a stream or a place
+/// among the requests under way.
 pub(super) fn share(
     gateway: &Gateway,
     seat: &Seat,

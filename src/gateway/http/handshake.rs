@@ -20,11 +20,12 @@ use crate::protocol::list::ListKind;
 use crate::protocol::method;
 use crate::protocol::{answer, version};
 
-/// What a server says of itself is not larger: anybody can have it said, and it is read whole.
+/// An answer to `initialize` is not larger: every caller can request one, and it is read whole.
 const MAX_HANDSHAKE: usize = 1 << 20;
 
 impl Exchange<'_> {
-    /// The handshake: capabilities that the spec denies are taken out, and the client gets a sealed session.
+    /// The handshake: capabilities that the spec denies are taken out, and the client gets a sealed
+    /// session.
     pub(super) async fn initialize(&self, request: &Rpc<'_>) -> Result<Answer, Box<Answer>> {
         let invalid = |why: &str| refuse(StatusCode::OK, answer::invalid_params(&request.id, why));
         let params = request
@@ -86,7 +87,7 @@ impl Exchange<'_> {
         let message =
             envelope::parse(&answered.body).map_err(|refusal| down(&refusal.to_string()))?;
         let Message::Response(response) = &message else {
-            return Err(down("its answer is no response"));
+            return Err(down("its answer is not a response"));
         };
         let result = match &response.outcome {
             Outcome::Error(_) => {
@@ -138,8 +139,8 @@ impl Exchange<'_> {
             .insert(HeaderName::from_static("mcp-session-id"), token);
         Ok(response)
     }
-    /// Whether anything of the server may be hidden from the caller, who has no session yet. `offers` is whether the server has
-    /// such a list.
+    /// Whether anything of the server may be hidden from the caller, who has no session yet.
+    /// `offers` is whether the server has such a list.
     fn hides_something(&self, offers: impl Fn(&str) -> bool) -> bool {
         let (bound, caller) = (&self.snapshot.bound, &self.grant.caller);
         let now = Timestamp::now();
@@ -152,7 +153,8 @@ impl Exchange<'_> {
             || offers("resources") && !bound.shows_every_resource(caller)
     }
 
-    /// Takes note of a session at the server; where its caller has too many there, the one used longest ago is ended.
+    /// Takes note of a session at the server; where its caller has too many there, the one used
+    /// longest ago is ended.
     async fn make_room(&self, session: Arc<Session>) {
         let grant = &self.grant.caller.grant;
         let Some(surplus) = self.gateway.sessions.opened_upstream(grant, &session) else {

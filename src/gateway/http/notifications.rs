@@ -1,4 +1,5 @@
-//! What needs no answer: the client's notifications, and its answers to the upstream's own requests.
+//! What needs no answer: the client's notifications, and its answers to the upstream's own
+//! requests.
 
 use std::sync::Arc;
 
@@ -29,7 +30,8 @@ impl Exchange<'_> {
         let undecided =
             row.and_then(|row| row.undecided(|feature| self.snapshot.settings.allows(feature)));
         let Some(undecided) = undecided else {
-            // Nothing answers a notification, and an HTTP error would end the session of common clients.
+            // Nothing answers a notification, and an HTTP error would end the session of common
+            // clients.
             tracing::debug!(
                 server = self.gateway.observe.server(),
                 "a notification that is not for the server was dropped"
@@ -42,8 +44,9 @@ impl Exchange<'_> {
             .await
     }
 
-    /// A client gives up a request. Only one of its own session that is under way or held, and that it knows by this very id, is
-    /// given up: servers differ in which ids they take for one, and one without sessions would give up another caller's.
+    /// A client gives up a request. Only one of its own session that is under way or held, and that
+    /// it knows by this very id, is given up: servers differ in which ids they take for one, and
+    /// one without sessions would give up another caller's.
     async fn cancelled(
         &self,
         session: &Arc<Session>,
@@ -96,7 +99,8 @@ impl Exchange<'_> {
                     .await
             }
             None => {
-                // Allowed when it was asked and not any more: the server must not wait for an answer that never comes.
+                // Allowed when it was asked and not any more: the server must not wait for an
+                // answer that never comes.
                 tell_upstream(self.gateway, Permit::refusal(envelope, &id, &method));
                 Ok(accepted())
             }
@@ -110,7 +114,8 @@ impl Exchange<'_> {
             }
             Ok(_) => Ok(accepted()),
             Err(error) => {
-                // A notification has no answer to carry an error, and an HTTP error would end the session.
+                // A notification has no answer to carry an error, and an HTTP error would end the
+                // session.
                 tracing::warn!(server = self.gateway.observe.server(), %error, "a notification was not delivered");
                 Ok(accepted())
             }

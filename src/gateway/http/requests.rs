@@ -73,13 +73,15 @@ impl Exchange<'_> {
                         (Named::Template(uri), "ref/resource", "uri", uri)
                     }
                 };
-                // Written anew: a server might read another member of it than the one that was decided on.
+                // Written again: a server might read another member than the one that was decided
+                // on.
                 let only = format!(r#"{{"type":"{kind}","{key}":{}}}"#, json::quoted(name));
                 let edits = Edits::new().set("ref", only);
                 self.named(&session, row, request, named, edits).await?
             }
             _ => {
-                // Tasks are not declared, so nobody has one; the rest is not for clients to send.
+                // Tasks are not declared, so no client has one; the rest is not for clients to
+                // send.
                 let undecided = row
                     .undecided(|feature| self.snapshot.settings.allows(feature))
                     .ok_or_else(|| ok(answer::method_not_found(id, &request.method)))?;
@@ -208,7 +210,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// Sends a permitted request and relays its answer. From here on every failure is a JSON-RPC error under 200.
+    /// Sends a permitted request and relays its answer. From here on every failure is a JSON-RPC
+    /// error under 200.
     async fn send(&self, session: Arc<Session>, forward: Forward) -> Result<Answer, Box<Answer>> {
         let Forward {
             permit,

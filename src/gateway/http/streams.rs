@@ -90,7 +90,8 @@ impl Exchange<'_> {
         self.gateway
             .sessions
             .closed_upstream(&self.grant.caller.grant, &session.id);
-        // Its calls go on, and what the upstream answers them with from now on may be because of this.
+        // Its calls go on, and what the upstream answers them with from now on may be because of
+        // this.
         self.gateway.calls.mark_session(session.key());
         let permit = Permit::end(session.envelope());
         if let Err(error) = self.snapshot.upstream.call(permit, SHORT_TIMEOUT).await {

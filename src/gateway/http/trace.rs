@@ -7,7 +7,8 @@ use crate::protocol::forward;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// The headers to send on with a valid `traceparent`, of which [`id`] has given the trace id: none without.
+/// The headers to send on with a valid `traceparent`, of which [`id`] has given the trace id: none
+/// without.
 pub fn context(headers: &HeaderMap, id: Option<&str>) -> Vec<(HeaderName, HeaderValue)> {
     if id.is_none() {
         return Vec::new();

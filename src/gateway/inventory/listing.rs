@@ -1,6 +1,7 @@
 //! One listing of the upstream's tools, over a session of the gateway's own.
 //!
-//! In: an upstream. Out: definitions, or why there are none. Must not do: ask anything about a single tool.
+//! In: an upstream. Out: definitions, or why there are none. Must not do: ask anything about a
+//! single tool.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,7 +212,8 @@ fn undecided(method: &'static str) -> Result<Undecided, ListError> {
         .ok_or(ListError::Undecided(method))
 }
 
-/// Sends a request and waits for its answer, be it JSON or the end of a stream. What else comes on the stream is not for us.
+/// Sends a request and waits for its answer, be it JSON or the end of a stream. What else comes on
+/// the stream is not for us.
 async fn exchange(
     upstream: &Upstream,
     envelope: Envelope,
@@ -268,7 +270,7 @@ fn with_result<T>(
         },
         Ok(_) => Err(ListError::Unreadable(
             method,
-            "it is no response".to_owned(),
+            "it is not a response".to_owned(),
         )),
         Err(refusal) => Err(ListError::Unreadable(method, refusal.to_string())),
     }

@@ -1,8 +1,8 @@
 //! The gateway's own knowledge of the upstream's tools, over a session of its own.
 //!
-//! Listed at start, every minute, when the upstream says that its list changed, and, at most once a second, when a call or a
-//! list names a tool that is not known. Between times nothing about a tool is asked of the upstream, so a hidden tool and
-//! one that does not exist take the same way.
+//! Listed at start, every minute, when the upstream says that its list changed, and, at most once a
+//! second, when a call or a list names a tool that is not known. Between times nothing about a tool
+//! is asked of the upstream, so a hidden tool and one that does not exist take the same way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -91,7 +91,7 @@ impl Inventory {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The upstream has said in its handshake whether it tells when its tools change.
+    /// The upstream declares in its handshake whether it announces changes of its tools.
     fn set_tells_changes(&self, tells: bool) {
         self.tells_changes.store(tells, Ordering::Relaxed);
     }

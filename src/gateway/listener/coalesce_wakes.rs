@@ -1,9 +1,10 @@
 //! A future that wakes itself while it is polled, polled again in place.
 //!
-//! In: the future of a connection, whose parts talk to each other through channels and so wake their own task all the time.
-//! Out: the same future, which bothers the runtime only with wakes from outside. To the runtime a task that wakes itself
-//! is one more task to run, for which it rouses an idle thread; that costs more than all the rest of a request. Must not do:
-//! lose a wake, or keep a thread for itself.
+//! In: the future of a connection, whose parts talk to each other through channels and so wake
+//! their own task all the time. Out: the same future, which bothers the runtime only with wakes
+//! from outside. To the runtime a task that wakes itself is one more task to run, for which it
+//! rouses an idle thread; that costs more than all the rest of a request. Must not do: lose a wake,
+//! or keep a thread for itself.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -41,7 +42,8 @@ impl Wake for Gate {
         let polled =
             self.state
                 .compare_exchange(POLLED, WOKEN, Ordering::AcqRel, Ordering::Acquire);
-        // Woken while it was polled, from inside or outside, it will be polled again; who it rests for must be told.
+        // Woken while it was polled, from inside or outside, it will be polled again; at rest, the
+        // outer task must be woken.
         if polled == Err(RESTING) {
             self.outer.wake();
         }
@@ -104,7 +106,8 @@ mod tests {
         }
     }
 
-    /// Polls once a future that wakes itself at each of its first `times` polls; how often it was polled, and woke the runtime.
+    /// Polls once a future that wakes itself at each of its first `times` polls; how often it was
+    /// polled, and woke the runtime.
     fn polled(times: usize) -> (usize, usize) {
         let mut polls = 0;
         let count = Arc::new(Count::default());

@@ -1,10 +1,12 @@
-//! The audit log: one JSON line for each decision, for the end of each call, and for each step of an approval, on standard output or in a file.
+//! The audit log: one JSON line for each decision, for the end of each call, and for each step of
+//! an approval, on standard output or in a file.
 //!
-//! In: records. Out: whole lines, in the order in which they were made, and the answer to whether a record has left this
-//! process. Callers only append to a buffer; a thread of its own writes (see [`writer`]), so that a disk or a reader that is
-//! slow holds up no thread that serves requests. A call goes upstream only once its line has been written
-//! ([`AuditLog::written`]): one `write` covers all the calls that were decided while the one before it was under way. Must
-//! not do: call `fsync`, drop a line silently, or forget that lines could not be written.
+//! In: records. Out: whole lines, in the order in which they were made, and the answer to whether a
+//! record has left this process. Callers only append to a buffer; a thread of its own writes (see
+//! [`writer`]), so that a disk or a reader that is slow holds up no thread that serves requests. A
+//! call goes upstream only once its line has been written ([`AuditLog::written`]): one `write`
+//! covers all the calls that were decided while the one before it was under way. Must not do: call
+//! `fsync`, drop a line silently, or forget that lines could not be written.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -43,10 +45,11 @@ thread_local! {
 
 /// Names come from callers: no more bytes of one than this are recorded.
 const MAX_NAME_BYTES: usize = 1_024;
-/// No more names of arguments than this are recorded; of the others it is told how many they are.
+/// No more names of arguments than this are recorded; of the others only the number is recorded.
 const MAX_ARGUMENT_NAMES: usize = 256;
 
-/// One decision as it is recorded. Times are RFC 3339 in UTC, durations milliseconds. Never holds a credential.
+/// One decision as it is recorded. Times are RFC 3339 in UTC, durations milliseconds. Never holds a
+/// credential.
 #[derive(Debug)]
 pub struct Record<'a> {
     /// When the decision was made.
@@ -124,7 +127,8 @@ pub struct Ended<'a> {
     pub decision_id: DecisionId<'a>,
     /// `namespace/name` of the McpServer.
     pub server: &'a str,
-    /// `result`, `toolError`, `error`, `timeout`, `unreachable`, `broken`, `abandoned` or `unrecorded`.
+    /// `result`, `toolError`, `error`, `timeout`, `unreachable`, `broken`, `abandoned` or
+    /// `unrecorded`.
     pub status: &'static str,
     /// From sending the request to its answer.
     pub latency_ms: u64,
@@ -168,7 +172,8 @@ pub enum Arguments<'a> {
     Full(Box<RawValue>),
 }
 
-/// Where a record stands in the log: it and all before it are written once the log has been written up to here.
+/// Where a record stands in the log: it and all before it are written once the log has been written
+/// up to here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position(u64);
 
@@ -202,7 +207,7 @@ impl AuditLog {
         Ok((AuditLog { shared }, writer))
     }
 
-    /// Records one decision. `awaited` says that somebody waits for it to be written.
+    /// Records one decision. `awaited` says that a caller waits for it to be written.
     pub fn record(&self, record: &Record<'_>, awaited: bool) -> Position {
         Position(self.append(|text| Line::of(record, text), awaited))
     }
@@ -212,8 +217,8 @@ impl AuditLog {
         self.append(|text| Line::of_end(end, text), false);
     }
 
-    /// Lines are written aside, so that others wait for no more than a copy, and always in the same place, so that no call
-    /// pays for another one.
+    /// Lines are written aside, so that others wait for no more than a copy, and always in the same
+    /// place, so that no call pays for another one.
     fn append(&self, write: impl FnOnce(String) -> String, awaited: bool) -> u64 {
         let mut line = write(ASIDE.take());
         let position = self.shared.append(line.as_bytes(), awaited);
@@ -224,7 +229,8 @@ impl AuditLog {
         position
     }
 
-    /// Records a step of an approval. Nobody waits for it: the call that uses the approval waits for a later line.
+    /// Records a step of an approval. Nobody waits for it: the call that uses the approval waits
+    /// for a later line.
     pub fn step(&self, step: &ApprovalStep<'_>) {
         self.append(|text| Line::of_step(step, text), false);
     }
@@ -260,7 +266,8 @@ impl AuditLog {
         self.shared.trouble()
     }
 
-    /// Lines that were dropped since the start, as there was no room to keep them until they could be written.
+    /// Lines that were dropped since the start, as there was no room to keep them until they could
+    /// be written.
     pub fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }

@@ -1,4 +1,5 @@
-//! The metric families of the data plane. Label values come from enums, from the bundle in force, or are fixed.
+//! The metric families of the data plane. Label values come from enums, from the bundle in force,
+//! or are fixed.
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -10,7 +11,8 @@ use std::sync::atomic::AtomicU64;
 
 use super::outcome::Outcome;
 
-/// Labels of `portcullis_decisions_total`. Policies and rules are those of bundles, so bounded by what was applied.
+/// Labels of `portcullis_decisions_total`. Policies and rules are those of bundles, so bounded by
+/// what was applied.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct DecisionLabels {
     /// `namespace/name` of the McpServer.

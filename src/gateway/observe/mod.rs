@@ -1,4 +1,5 @@
-//! What the gateway says about its calls: the audit log, the metric families, and the report of counted violations.
+//! What the gateway says about its calls: the audit log, the metric families, and the report of
+//! counted violations.
 
 pub mod audit;
 pub mod metrics;

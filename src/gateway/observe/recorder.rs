@@ -1,7 +1,7 @@
 //! What became of each call: counted for the report, counted for metrics, written to the audit log.
 //!
-//! The violations of api.md are disjoint: a call adds to one of hidden, denied, limited and unapproved, or, when it was
-//! forwarded although the shadow decision refuses it, to audited.
+//! The violations of api.md are disjoint: a call adds to one of hidden, denied, limited and
+//! unapproved, or, when it was forwarded although the shadow decision refuses it, to audited.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +39,8 @@ const MAX_NAME_BYTES: usize = 128;
 /// Policies come and go: no more counters than this are kept at hand.
 const MAX_CACHED_COUNTERS: usize = 4_096;
 
-/// So many rules and outcomes are counted apart; the report stays of a bounded size however often policies change.
+/// So many rules and outcomes are counted apart; the report stays of a bounded size however often
+/// policies change.
 const MAX_COUNTED_RULES: usize = 1_024;
 
 /// How many recent violations are kept.
@@ -130,8 +131,8 @@ impl Recorder {
         }
     }
 
-    /// Counts and writes down what was decided. `by` is the rule that decided. What is let through must not go before
-    /// [`Self::written`] says that it may.
+    /// Counts and writes down what was decided. `by` is the rule that decided. What is let through
+    /// must not go before [`Self::written`] says that it may.
     pub fn record(&self, outcome: Outcome, by: &Arc<RuleId>, record: &Record<'_>) -> Position {
         self.calls.fetch_add(1, Ordering::Relaxed);
         {
@@ -200,8 +201,8 @@ impl Recorder {
     }
 
     fn count(&self, state: &mut RecorderState, outcome: Outcome, by: &Arc<RuleId>) {
-        // Rules are known by where they are: to read and hash their names would cost every call. Each is kept here, so that
-        // no other can come to be in its place.
+        // Rules are known by where they are: to read and hash their names would cost every call.
+        // Each is kept here, so that no other can come to be in its place.
         let key = (Arc::as_ptr(by).addr(), outcome);
         if let Some((_, counter)) = state.counters.get(&key) {
             counter.inc();
@@ -226,7 +227,8 @@ impl Recorder {
         state.counters.insert(key, (Arc::clone(by), counter));
     }
 
-    /// Counts together what was decided by policies that do not apply any more, once there are many.
+    /// Counts together what was decided by policies that do not apply any more, once there are
+    /// many.
     pub fn settle(&self, applies: impl Fn(&RuleId) -> bool) {
         let mut state = self.lock();
         if state.counts.len() < MAX_COUNTED_RULES / 2 {
@@ -299,7 +301,7 @@ impl Recorder {
                 labels
             })
             .collect();
-        // A counter that nobody uses any more is not shown with its last figure.
+        // A counter that is not used any more is not shown with its last figure.
         for gone in state.limits.iter().filter(|labels| !shown.contains(labels)) {
             self.metrics.limit_used.remove(gone);
         }

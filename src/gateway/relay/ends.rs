@@ -5,8 +5,8 @@ use crate::gateway::upstream::Unserved;
 use crate::protocol::answer::code;
 use crate::protocol::envelope::{Message, Outcome};
 
-/// The codes of errors that say that a request was not run (JSON-RPC 2.0, section 5.1). Every other code, that of an internal
-/// error included, is also what servers answer after the effect.
+/// The codes of errors that say that a request was not run (JSON-RPC 2.0, section 5.1). Every other
+/// code, that of an internal error included, is also what servers answer after the effect.
 const NOT_RUN: [i64; 4] = [
     code::PARSE_ERROR,
     code::INVALID_REQUEST,
@@ -22,7 +22,8 @@ pub(super) fn end_of_unserved(unserved: Unserved) -> End {
     }
 }
 
-/// How a call ended, by the message that answers it. What the error's `data` says has no meaning here: it is the server's.
+/// How a call ended, by the message that answers it. What the error's `data` says has no meaning
+/// here: it is the server's.
 pub(super) fn end_of(message: &Message<'_>) -> End {
     let Message::Response(response) = message else {
         return End::Broken;

@@ -41,9 +41,10 @@ pub(super) struct EventRelay {
     /// It is the bridge that names the types of events, and not a server.
     pub(super) bridged: bool,
     pub(super) in_flight: Option<Box<InFlight>>,
-    /// A GET stream: policy changes are told on it, and it may be quiet for ever.
+    /// A GET stream: policy changes are announced on it, and it may be quiet for ever.
     pub(super) unsolicited: bool,
-    /// How long the upstream may say nothing while an answer is due. Comments, in either direction, say nothing.
+    /// How long the upstream may say nothing while an answer is due. Comments, in either direction,
+    /// say nothing.
     pub(super) idle: Option<Duration>,
     pub(super) silent_until: Option<Instant>,
     /// When it is over whatever the upstream says.
@@ -52,7 +53,7 @@ pub(super) struct EventRelay {
     pub(super) resumable: bool,
     pub(super) ended: bool,
     pub(super) changes: watch::Receiver<Option<Arc<Snapshot>>>,
-    /// Stands for the list that the caller has; of streams on which changes are told.
+    /// Stands for the list that the caller has; only for streams on which changes are announced.
     pub(super) listed: Option<u64>,
     /// Whether it goes out under a spec that asks for TLS.
     pub(super) secure: Option<bool>,
@@ -60,7 +61,7 @@ pub(super) struct EventRelay {
     pub(super) streams: Gauge,
 }
 
-/// An event is in memory as it came, as text, as it is written anew, and as it is sent.
+/// An event is in memory as it came, as text, as it is written again, and as it is sent.
 const COPIES: usize = 4;
 
 enum Wake {
@@ -106,7 +107,7 @@ impl EventRelay {
         }
     }
 
-    /// Changes of the policy are told on it.
+    /// Changes of the policy are announced on it.
     pub(super) fn tells_changes(mut self) -> Self {
         self.unsolicited = true;
         let snapshot = self.relay.gateway.snapshot();
@@ -274,7 +275,7 @@ impl EventRelay {
         } else if answers {
             tracing::warn!(
                 server = self.relay.gateway.observe.server(),
-                "an answer that nobody waits for here was dropped"
+                "dropped an answer that no request is waiting for"
             );
             return;
         } else {

@@ -24,8 +24,9 @@ const MAX_TIMEOUTS_PER_CALL: u32 = 10;
 impl Relay {
     /// The answer to one request, from the head of the upstream's response.
     ///
-    /// `in_flight` is told how the call ended. `timeout` is for the whole call, from `sent` on; each message that comes before
-    /// the answer gives it that time again, up to [`MAX_TIMEOUTS_PER_CALL`] times.
+    /// `in_flight` takes how the call ended. `timeout` is for the whole call, from `sent` on; each
+    /// message that comes before the answer gives it that time again, up to
+    /// [`MAX_TIMEOUTS_PER_CALL`] times.
     pub async fn answer(
         self,
         in_flight: Option<Box<InFlight>>,
@@ -73,7 +74,8 @@ impl Relay {
                 let (bytes, end) = self.single(&body).await;
                 let end = match (end, bridged.and_then(|bridged| bridged.unserved)) {
                     (End::Error | End::Refused, Some(unserved)) => end_of_unserved(unserved),
-                    // An error that came with an HTTP error is the transport's word, not the upstream's on this request.
+                    // An error that came with an HTTP error is the transport's word, not the
+                    // upstream's on this request.
                     (End::Error | End::Refused, None) if !status.is_success() => End::Broken,
                     (end, _) => end,
                 };

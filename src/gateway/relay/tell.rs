@@ -11,13 +11,13 @@ use crate::gateway::sessions::Session;
 /// How long an answer to an upstream's own request may take to be delivered.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Tells the upstream something in a client's session, beside the stream that brought the reason: a server may read the
-/// answer only once it has written what it is writing.
+/// Tells the upstream something in a client's session, beside the stream that brought the reason: a
+/// server may read the answer only once it has written what it is writing.
 pub fn tell_upstream(gateway: &Arc<Gateway>, permit: Permit) {
     let Some(place) = gateway.lifetime.telling() else {
         tracing::warn!(
             server = gateway.observe.server(),
-            "the upstream asks faster than it takes answers; one was dropped"
+            "the upstream sends requests faster than it accepts answers; dropped one"
         );
         return;
     };
@@ -37,7 +37,8 @@ async fn deliver(gateway: &Gateway, permit: Permit) {
     }
 }
 
-/// Tells the upstream that nobody waits any more (Cancellation: "SHOULD issue a cancellation notification").
+/// Cancels a request at the upstream that the gateway has given up (Cancellation: "SHOULD issue a
+/// cancellation notification").
 pub fn give_up(gateway: &Arc<Gateway>, session: &Session, under_way: &RequestIdGuard) {
     let permit = Permit::cancel(
         &under_way.give_up(),

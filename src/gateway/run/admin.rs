@@ -1,7 +1,7 @@
 //! What the admin port of a gateway in a pod answers: whether it is ready, and its report.
 //!
-//! In: requests of kubelets, Prometheus and the operator. Out: pages. Must not do: give the report to anyone but the holder
-//! of the bearer whose digest the bundle carries.
+//! In: requests of kubelets, Prometheus and the operator. Out: pages. Must not do: give the report
+//! to anyone but the holder of the bearer whose digest the bundle carries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,8 +43,8 @@ impl GatewayAdmin {
         self.terminating.store(true, Ordering::SeqCst);
     }
 
-    /// Waits until every violation that was recorded so far has been stored. Read alone is not enough: the operator may end
-    /// between reading and writing.
+    /// Waits until every violation that was recorded so far has been stored. Read alone is not
+    /// enough: the operator may end between reading and writing.
     pub async fn all_stored(&self) {
         let recorded = self.gateway.observe.violation_count();
         let mut stored = self.stored.subscribe();

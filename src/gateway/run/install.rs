@@ -1,7 +1,8 @@
 //! `portcullis-gateway install DIR`: puts this program where a server's container finds it.
 //!
-//! In: a folder. Out: a copy of the running program in it. The image holds nothing but the program, so no `cp`: an init
-//! container copies it into a volume that the container of a stdio server mounts. Must not do: leave half a program there.
+//! In: a folder. Out: a copy of the running program in it. The image holds nothing but the program,
+//! so no `cp`: an init container copies it into a volume that the container of a stdio server
+//! mounts. Must not do: leave half a program there.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};

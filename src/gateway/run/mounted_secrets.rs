@@ -1,7 +1,8 @@
 //! What the pod mounts: Secrets, and the copy of the bundle.
 //!
-//! In: paths. Out: their contents of now, read again twice a second. Contents are compared, not times: that also sees the
-//! symlink swaps by which a kubelet changes a mounted volume. Must not do: show a value, or take half of a change.
+//! In: paths. Out: their current contents, read twice a second. Contents are compared, not times:
+//! that also sees the symlink swaps by which a kubelet changes a mounted volume. Must not do: show
+//! a value, or take half of a change.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -15,20 +16,21 @@ use tokio::time::Instant;
 use crate::gateway::force::secrets::Secrets;
 use crate::gateway::rotation::Rotating;
 
-/// Between two looks.
+/// The time between two reads of the mounts.
 pub const MOUNT_READ_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A volume may be swapped while it is read: so often it is read again at once.
+/// How often a volume that is swapped while it is read is read again at once.
 const READ_ATTEMPTS: usize = 3;
 
-/// A key of the gateway's own that was replaced is good for this time: sessions were sealed with it, and other replicas use it
-/// until their own copy has changed.
+/// A key of the gateway's own that was replaced is good for this time: sessions were sealed with
+/// it, and other replicas use it until their own copy has changed.
 const OWN_KEYS_GOOD_AFTER_CHANGE: Duration = Duration::from_secs(3600);
 
 type Contents = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 
-/// One key of a Secret that is mounted at a path of its own. If the operator makes the Secret again with another value, the
-/// values are given out as lines, the one to use first, until all copies have changed.
+/// One key of a Secret that is mounted at a path of its own. If the operator makes the Secret again
+/// with another value, the values are given out as lines, the one to use first, until all copies
+/// have changed.
 #[derive(Clone, Debug)]
 pub struct MountedKey {
     /// The Secret.
@@ -76,7 +78,7 @@ impl SecretMounts {
         }
     }
 
-    /// What was last read, now and later.
+    /// The Secrets as they were last read, also after later reads.
     pub fn held(&self) -> MountedSecrets {
         self.held.clone()
     }
@@ -148,7 +150,8 @@ fn folders(folder: &Path, problems: &mut Vec<String>) -> Vec<String> {
     names
 }
 
-/// Every key of one mounted Secret, all from one moment: a kubelet writes a new folder and then swaps the link `..data` to it.
+/// Every key of one mounted Secret, all from one moment: a kubelet writes a new folder and then
+/// swaps the link `..data` to it.
 fn secret(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>, String> {
     let link = folder.join("..data");
     let mut last = None;
@@ -204,7 +207,8 @@ impl MountedFile {
         MountedFile { path, seen: None }
     }
 
-    /// The content, if it is another than the last time. A file that is not there, or that cannot be read, has none.
+    /// The content, if it is another than the last time. A file that is not there, or that cannot
+    /// be read, has none.
     pub fn changed(&mut self) -> Option<Vec<u8>> {
         let bytes = std::fs::read(&self.path).ok()?;
         let mut hasher = DefaultHasher::new();
@@ -275,7 +279,8 @@ mod tests {
         std::fs::write(&path, "k").unwrap();
         assert!(mounted.refresh());
         assert_eq!(held.key("sealing", "keys"), Some(b"k".to_vec()));
-        // Made again with another value: what was sealed with the old one opens, until all copies are new and for a while after.
+        // Made again with another value: what was sealed with the old one opens, until all copies
+        // are new and for a while after.
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         std::fs::write(&path, "k2\n").unwrap();

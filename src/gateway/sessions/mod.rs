@@ -1,8 +1,8 @@
 //! The sessions of clients at this gateway.
 //!
-//! In: tokens of clients, sessions that upstreams open. Out: sessions, and what is remembered about them: those that have
-//! ended, those that a caller has open at an HTTP server, and requests of upstreams that wait for an answer. Must not do: send
-//! anything to an upstream.
+//! In: tokens of clients, sessions that upstreams open. Out: sessions, and what is remembered about
+//! them: those that have ended, those that a caller has open at an HTTP server, and requests of
+//! upstreams that wait for an answer. Must not do: send anything to an upstream.
 
 use std::sync::Arc;
 
@@ -60,7 +60,8 @@ impl ClientSessions {
         self.ended.contains(id)
     }
 
-    /// Takes note of a new session at an HTTP server; returns the one that has to end for it, if its caller has too many.
+    /// Takes note of a new session at an HTTP server; returns the one that has to end for it, if
+    /// its caller has too many.
     pub fn opened_upstream(&self, grant: &str, session: &Arc<Session>) -> Option<Surplus> {
         self.open.opened(grant, session)
     }
@@ -75,7 +76,8 @@ impl ClientSessions {
         self.requests.remember(session, id, sealed);
     }
 
-    /// The upstream gives up a request of its own; returns the id by which the client knows it, if it is open.
+    /// The upstream gives up a request of its own; returns the id by which the client knows it, if
+    /// it is open.
     pub fn cancel_request(&self, session: &str, id: &Id<'_>) -> Option<String> {
         self.requests.cancel(session, id)
     }

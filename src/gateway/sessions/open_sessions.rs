@@ -1,7 +1,8 @@
-//! Sessions that callers have opened at an HTTP server: it keeps them until somebody ends them, and most clients never do.
+//! Sessions that callers have opened at an HTTP server: the server keeps them until they are ended,
+//! and most clients never end them.
 //!
-//! In: a session that was opened or used. Out: the one that has to end because its caller has too many. Must not do: end one
-//! of another caller, or speak to the server.
+//! In: a session that was opened or used. Out: the one that has to end because its caller has too
+//! many. Must not do: end one of another caller, or speak to the server.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,7 +23,7 @@ pub struct OpenSessions {
 struct Open {
     id: String,
     envelope: Envelope,
-    /// Somebody holds it while a connection or a stream of it is open.
+    /// Held while a connection or a stream of the session is open.
     session: Weak<Session>,
     used: Instant,
 }
@@ -36,8 +37,8 @@ pub struct Surplus {
 }
 
 impl OpenSessions {
-    /// Takes note of a new session; returns the one that has to end for it: the one that was used longest ago, those first
-    /// that no connection holds.
+    /// Takes note of a new session; returns the one that has to end for it: the one that was used
+    /// longest ago, those first that no connection holds.
     pub fn opened(&self, grant: &str, session: &Arc<Session>) -> Option<Surplus> {
         let envelope = session.envelope();
         // A server that gave no id keeps nothing.

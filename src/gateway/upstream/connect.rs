@@ -1,6 +1,7 @@
 //! From a plan to an upstream: the only place of the gateway that starts child processes.
 //!
-//! In: a resolved plan. Out: an HTTP client, or the bridge of a child that was started. Must not do: read Secrets.
+//! In: a resolved plan. Out: an HTTP client, or the bridge of a child that was started. Must not
+//! do: read Secrets.
 
 use super::{HttpUpstream, Upstream};
 use crate::api::server::Sessions;
@@ -51,7 +52,7 @@ pub fn connect(
                 Sessions::PerSession => bridge::Sessions::PerSession,
             };
             config.limits.max_sessions = config.sessions.most();
-            // What the gateway lets pass grows a little when it is written anew.
+            // What the gateway lets pass grows a little when it is written again.
             config.limits.request_bytes = settings.max_request_bytes.saturating_add(64 << 10);
             Bridge::start(config)
                 .map(Upstream::Bridge)

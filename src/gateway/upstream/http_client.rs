@@ -24,7 +24,8 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One upstream URL with its connections.
 pub struct HttpUpstream {
-    /// Whether it is the bridge of our own stdio server, which alone is believed about what it did not deliver.
+    /// Whether it is the bridge of our own stdio server, which alone is believed about what it did
+    /// not deliver.
     pub bridge: bool,
     /// Names the gateway that asks, so that it knows its own requests when they come back.
     pub hop: Option<HeaderValue>,
@@ -87,8 +88,8 @@ const RESERVED: [&str; 16] = [
 ];
 
 impl HttpUpstream {
-    /// Takes the URL, the McpServer's headers with their values resolved, and, if given, the PEM bundle that alone is
-    /// trusted for this upstream.
+    /// Takes the URL, the McpServer's headers with their values resolved, and, if given, the PEM
+    /// bundle that alone is trusted for this upstream.
     ///
     /// # Errors
     /// [`ConfigError`] says which field cannot be used and why.
@@ -137,7 +138,7 @@ impl HttpUpstream {
         http.set_connect_timeout(Some(CONNECT_TIMEOUT));
         http.set_keepalive(Some(Duration::from_secs(30)));
         let transport = if *scheme == Scheme::HTTP {
-            // Not needed, but what is wrong with it is told.
+            // Not needed, but report what is wrong with it.
             ca_pem.map(|pem| tls(Some(pem))).transpose()?;
             let pool = Pool::new(http, &uri, POOL_IDLE_TIMEOUT);
             ClientTransport::Plain(pool.map_err(|error| bad_url(&error.to_string()))?)
@@ -168,8 +169,8 @@ impl HttpUpstream {
         self
     }
 
-    /// Sends one request to the URL. A request is sent again by the pool only when a kept connection turned out closed
-    /// before its first byte was written.
+    /// Sends one request to the URL. A request is sent again by the pool only when a kept
+    /// connection turned out closed before its first byte was written.
     pub(super) async fn send(
         &self,
         mut request: Request<Bytes>,
@@ -235,7 +236,8 @@ fn tls(ca_pem: Option<&[u8]>) -> Result<rustls::ClientConfig, ConfigError> {
     Ok(config)
 }
 
-/// A URL as it may be shown: without what stands before an `@`, and without its query, as both can hold credentials.
+/// A URL as it may be shown: without what stands before an `@`, and without its query, as both can
+/// hold credentials.
 fn shown(url: &str) -> String {
     let (place, rest) = match url.find(['?', '#']) {
         Some(at) => (&url[..at], "?…"),

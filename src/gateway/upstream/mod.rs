@@ -1,7 +1,8 @@
-//! The protected MCP server: one request in, one response out, over HTTP or straight into the bridge of a child process.
+//! The protected MCP server: one request in, one response out, over HTTP or straight into the
+//! bridge of a child process.
 //!
-//! Only a [`Permit`] opens the way here. Nothing of the client's request passes except what the permit holds; headers are made
-//! here, from an allow-list.
+//! Only a [`Permit`] opens the way here. Nothing of the client's request passes except what the
+//! permit holds; headers are made here, from an allow-list.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +53,8 @@ impl Upstream {
     /// Sends what the permit allows and returns the response once its head is there.
     ///
     /// # Errors
-    /// [`UpstreamError`]; a redirect or an encoded body is `Unacceptable`, as policy could not read it.
+    /// [`UpstreamError`]; a redirect or an encoded body is `Unacceptable`, as policy could not read
+    /// it.
     pub async fn call(
         &self,
         permit: Permit,

@@ -1,8 +1,9 @@
 //! KeptConnections HTTP/1.1 connections to one upstream without TLS.
 //!
-//! In: requests. Out: responses whose bodies stream. A connection is driven by the very task that waits for its answer, so that
-//! no other task has to be woken for a call; between calls nobody drives it. A request is sent again, on another connection,
-//! only if not a byte of it was written. A body that is dropped before its end closes its connection.
+//! In: requests. Out: responses whose bodies stream. A connection is driven by the very task that
+//! waits for its answer, so that no other task has to be woken for a call; between calls it is not
+//! driven. A request is sent again, on another connection, only if not a byte of it was written. A
+//! body that is dropped before its end closes its connection.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -163,13 +164,14 @@ impl KeptConnection {
         .await
     }
 
-    /// Whether another request can be sent: the upstream has not closed the connection and owes nothing.
+    /// Whether another request can be sent: the upstream has not closed the connection and owes
+    /// nothing.
     fn is_usable(&mut self) -> bool {
         self.connection.as_mut().poll(&mut quiet()).is_pending() && self.sender.is_ready()
     }
 }
 
-/// Wakes nobody.
+/// Wakes no task.
 fn quiet() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }

@@ -1,12 +1,14 @@
-//! Care of one child process that speaks newline-delimited messages on stdin and stdout (MCP, "Transports", stdio).
+//! Care of one child process that speaks newline-delimited messages on stdin and stdout (MCP,
+//! "Transports", stdio).
 //!
 //! In: what to run, and lines for it. Out: its lines, and how it ended. Its stderr goes to the log.
 //!
-//! A child leads a process group of its own. However it ends, the whole group ends with it: stdin is closed, then the
-//! group gets SIGTERM, then SIGKILL, and the leader is reaped last, so that its id cannot meanwhile name somebody
-//! else's group. What has left the group is ended afterwards, where this process adopts orphans ([`orphans`]). Nothing here may
-//! hold more of the child's output than one line of the permitted length, and nothing but PATH, HOME and LANG of this
-//! process's environment reaches the child unless it is asked for.
+//! A child leads a process group of its own. However it ends, the whole group ends with it: stdin
+//! is closed, then the group gets SIGTERM, then SIGKILL, and the leader is reaped last, so that its
+//! id cannot meanwhile name another group. What has left the group is ended afterwards, where this
+//! process adopts orphans ([`orphans`]). Nothing here may hold more of the child's output than one
+//! line of the permitted length, and nothing but PATH, HOME and LANG of this process's environment
+//! reaches the child unless it is asked for.
 
 mod chatter;
 mod leaders;
@@ -68,7 +70,7 @@ pub struct RunAs {
 pub struct Chatters {
     /// Lines of standard error.
     pub errors: Chatter,
-    /// Lines of standard output that are no messages, or too long.
+    /// Lines of standard output that are not valid messages, or too long.
     pub garbage: Chatter,
     /// Messages for its log.
     pub messages: Chatter,
@@ -165,7 +167,8 @@ impl Handle {
         self.stop.cancel();
     }
 
-    /// Waits until the leader has ended, whoever ended it. `None` only if the runtime went away first.
+    /// Waits until the leader has ended, for whatever reason. `None` only if the runtime went away
+    /// first.
     pub async fn ended(&self) -> Option<Exit> {
         let mut exit = self.exit.clone();
         let seen = exit
@@ -242,7 +245,8 @@ impl Input {
     }
 }
 
-/// Starts a child. The tasks that care for it run on `tasks`, which therefore empties only once its group is gone.
+/// Starts a child. The tasks that care for it run on `tasks`, which therefore empties only once its
+/// group is gone.
 pub fn spawn(config: &ChildConfig, tasks: &TaskTracker) -> Result<Child, SpawnError> {
     let shown = config.command.to_string_lossy().into_owned();
     let mut command = Command::new(&config.command);
@@ -322,7 +326,8 @@ fn environment(config: &ChildConfig) -> Vec<(OsString, OsString)> {
         .collect()
 }
 
-/// Whether the command can be found and executed, without running it: for an early and clear message.
+/// Whether the command can be found and executed, without running it: for an early and clear
+/// message.
 pub fn check_command(config: &ChildConfig) -> Result<(), SpawnError> {
     let shown = || config.command.to_string_lossy().into_owned();
     let candidates: Vec<PathBuf> = if Path::new(&config.command).components().count() > 1 {

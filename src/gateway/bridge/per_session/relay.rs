@@ -14,7 +14,8 @@ use crate::gateway::upstream::stdio::{Child, Piece};
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, Message, Notification, Request};
 
-/// How long the exit status of a child that fell silent is waited for, for the sake of a better message.
+/// How long the exit status of a child that fell silent is waited for, for the sake of a better
+/// message.
 const EXIT_WAIT: Duration = Duration::from_millis(200);
 
 /// Passes the child's messages on until it ends or the session does, and leaves nothing behind.
@@ -35,7 +36,7 @@ pub(super) async fn relay(
         }
     }
     child.handle.stop();
-    // From here on the session is unknown (404), so that its client initializes anew.
+    // From here on the session is unknown (404), so that its client initializes again.
     mode.remove(&own.session.id);
     let why = if mode.context.stop.is_cancelled() {
         "the bridge is shutting down".to_owned()
@@ -94,7 +95,7 @@ fn take(mode: &PerSession, own: &SessionChild, piece: &Piece) {
     if refusal.is_some()
         && let Some(withheld) = mode.context.child.chatter.garbage.passes()
     {
-        tracing::warn!(server = %name, line = broken.excerpt, withheld, "server wrote what is no message: {}", broken.why);
+        tracing::warn!(server = %name, line = broken.excerpt, withheld, "server wrote a line that is not a valid message: {}", broken.why);
     }
     if let Some(call) = broken.answers.and_then(|id| own.take(&id)) {
         let text = format!("The server's answer cannot be passed on: {}.", broken.why);
@@ -106,7 +107,8 @@ fn take(mode: &PerSession, own: &SessionChild, piece: &Piece) {
 fn notification(own: &SessionChild, told: &Notification<'_>) {
     let text = bytes::Bytes::from(told.emit(&Edits::new()));
     match &*told.method {
-        // The child gives up a request of its own, which must be one that its client has not answered.
+        // The child gives up a request of its own, which must be one that its client has not
+        // answered.
         "notifications/cancelled" => {
             let id = wire::id_member(told.params.as_ref(), "requestId");
             if id.is_some_and(|id| lock(&own.table).asked.remove(&id)) {
@@ -156,8 +158,8 @@ fn ask(own: &SessionChild, request: &Request<'_>) {
     let _ = own.input.try_send(text);
 }
 
-/// Over stdio nothing tells which call a message belongs to: the newest that streams is the best guess, and it is read
-/// for certain, where a client need not have a GET stream.
+/// Over stdio nothing tells which call a message belongs to: the newest that streams is the best
+/// guess, and it is read for certain, where a client need not have a GET stream.
 fn beside_a_call(own: &SessionChild, text: bytes::Bytes) {
     let reply = {
         let table = lock(&own.table);

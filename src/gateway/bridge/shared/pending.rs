@@ -57,7 +57,8 @@ impl Pending {
         if let Origin::Client { session, id, .. } = &origin {
             let ids = self.by_session.get(&session.id);
             if let Some(used) = ids.and_then(|ids| ids.get(id)).copied() {
-                // One whose client no longer reads is over for that client, which may use its id again.
+                // One whose client no longer reads is over for that client, which may use its id
+                // again.
                 if !self.is_unread(used) {
                     return Err(Refused::Duplicate);
                 }

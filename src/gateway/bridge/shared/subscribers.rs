@@ -1,7 +1,7 @@
 //! Who wants to hear of which resource of the shared child.
 //!
-//! In: sessions and URIs. Out: what the child has to be told, and who hears of an update. Bounded in bytes, for all callers
-//! together and for each: a URI can be as long as a request.
+//! In: sessions and URIs. Out: what to send to the child, and which sessions get an update. Bounded
+//! in bytes, for all callers together and for each: a URI can be as long as a request.
 
 use std::collections::{HashMap, HashSet};
 
@@ -56,7 +56,7 @@ impl Subscribers {
         Ok(sessions.insert(session.id.clone()))
     }
 
-    /// Whether that was the last one: only then the child is told.
+    /// Whether that was the last one: only then does the child get the message.
     pub(super) fn unsubscribe(&mut self, session: &BridgeSession, uri: &str) -> bool {
         let Some(sessions) = self.by_uri.get_mut(uri) else {
             return false;
@@ -91,7 +91,7 @@ impl Subscribers {
         sessions.map_or_else(Vec::new, |sessions| sessions.iter().cloned().collect())
     }
 
-    /// Every URI to which somebody is subscribed.
+    /// Every URI with a subscription.
     pub(super) fn uris(&self) -> Vec<String> {
         self.by_uri.keys().cloned().collect()
     }

@@ -18,7 +18,8 @@ use crate::protocol::envelope::{self, Message, Notification, Object, Outcome};
 use crate::protocol::keys;
 use crate::protocol::version::Version;
 
-/// How long the exit status of a child that fell silent is waited for, for the sake of a better message.
+/// How long the exit status of a child that fell silent is waited for, for the sake of a better
+/// message.
 const EXIT_WAIT: Duration = Duration::from_millis(200);
 
 /// Runs until the bridge stops.
@@ -112,7 +113,7 @@ async fn life(shared: &SharedServer, mut child: Child, generation: u64, failures
         });
     }
     let why = why.unwrap_or_else(|| "the bridge is shutting down".to_owned());
-    // Before the calls fail, so that whoever retries at once is told when to.
+    // Before the calls fail, so that a client that retries at once learns when to.
     let delay = limits
         .restart_first
         .saturating_mul(1 << failures.min(16))
@@ -206,8 +207,8 @@ async fn greet(shared: &SharedServer, child: &mut Child, generation: u64) -> Res
     })
 }
 
-/// The child's result as the bridge offers it, and the lists that it has. Lists can change whenever the child is
-/// restarted, whatever it says itself, and tasks would be seen across sessions.
+/// The child's result as the bridge offers it, and the lists that it has. Lists can change whenever
+/// the child is restarted, whatever it says itself, and tasks would be seen across sessions.
 fn as_served(result: &Object<'_>) -> Result<(String, Vec<&'static str>), envelope::Fault> {
     let offered = result.object("capabilities", keys::CAPABILITIES)?;
     let offered = offered.unwrap_or_default();
@@ -246,7 +247,7 @@ fn spread(shared: &SharedServer, text: Bytes) {
     }
 }
 
-/// Handles one line of the child. Never waits: whoever reads too slowly is left behind.
+/// Handles one line of the child. Never waits: a reader that is too slow is left behind.
 fn take(shared: &SharedServer, input: &Input, piece: &Piece) {
     let name = &shared.context.child.name;
     let refusal = match piece {
@@ -275,7 +276,7 @@ fn take(shared: &SharedServer, input: &Input, piece: &Piece) {
     if refusal.is_some()
         && let Some(withheld) = shared.context.child.chatter.garbage.passes()
     {
-        tracing::warn!(server = %name, line = broken.excerpt, withheld, "server wrote what is no message: {}", broken.why);
+        tracing::warn!(server = %name, line = broken.excerpt, withheld, "server wrote a line that is not a valid message: {}", broken.why);
     }
     let Some(Id::Integer(ours)) = broken.answers else {
         return;
@@ -290,7 +291,7 @@ fn take(shared: &SharedServer, input: &Input, piece: &Piece) {
 fn response(shared: &SharedServer, answer: &envelope::Response<'_>) {
     let Some(envelope::Id::Integer(ours)) = answer.id else {
         let name = &shared.context.child.name;
-        tracing::debug!(server = %name, "server answered nothing that was asked");
+        tracing::debug!(server = %name, "server sent an answer that matches no request");
         return;
     };
     // One that is not there was cancelled, or its client has gone.

@@ -1,7 +1,7 @@
 //! What the audit log says about the arguments of a call.
 //!
-//! In: `spec.audit.arguments`, a tool and its raw arguments. Out: their names, or all of them with redacted values. Must not
-//! do: record a value that the policy redacts.
+//! In: `spec.audit.arguments`, a tool and its raw arguments. Out: their names, or all of them with
+//! redacted values. Must not do: record a value that the policy redacts.
 
 use serde_json::value::RawValue;
 
@@ -10,7 +10,8 @@ use crate::api::server::AuditArguments;
 use crate::json;
 use crate::policy::Bound;
 
-/// The arguments of a call, as `spec.audit.arguments` says; None for nothing, or if they are not JSON.
+/// The arguments of a call, as `spec.audit.arguments` says; None for nothing, or if they are not
+/// JSON.
 pub fn recorded<'a>(
     wanted: AuditArguments,
     bound: &Bound,

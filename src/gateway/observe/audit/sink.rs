@@ -1,7 +1,7 @@
 //! One place where lines go, and what is done when it takes only a part of them.
 //!
-//! In: whole lines. Out: whole lines: what was begun and cannot be ended is taken back from a file, and ended first
-//! elsewhere. Must not do: log, wait.
+//! In: whole lines. Out: whole lines: what was begun and cannot be ended is taken back from a file,
+//! and ended first elsewhere. Must not do: log, wait.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Write};
@@ -46,8 +46,8 @@ impl Sink {
         })
     }
 
-    /// A file that was opened for reading and to append. A line that another run of the program left half-written is ended,
-    /// so that the first of this run is a line of its own.
+    /// A file that was opened for reading and to append. A line that another run of the program
+    /// left half-written is ended, so that the first of this run is a line of its own.
     ///
     /// # Errors
     /// When the file cannot be read or written.
@@ -67,7 +67,8 @@ impl Sink {
         })
     }
 
-    /// Writes lines after what is pending; returns how many were dropped because too much is pending.
+    /// Writes lines after what is pending; returns how many were dropped because too much is
+    /// pending.
     ///
     /// # Errors
     /// Names the sink. What could not be written is kept as far as there is room.

@@ -1,7 +1,8 @@
 //! The thread that writes the audit log.
 //!
-//! In: lines in a buffer. Out: writes, each of as many lines as have gathered; and for those who wait, how far it has come.
-//! A sink that fails is tried again until it works. Must not do: give up, or write the lines of one sink twice.
+//! In: lines in a buffer. Out: writes, each of as many lines as have gathered; and for callers that
+//! wait, how far it has come. A sink that fails is tried again until it works. Must not do: give
+//! up, or write the lines of one sink twice.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,11 +16,12 @@ use super::sink::Sink;
 
 /// Beyond this many unwritten bytes requests wait for the writer.
 const BACKPRESSURE_BYTES: usize = 4 << 20;
-/// Beyond this many, lines are dropped and counted: the writer has stood still while decided calls ended.
+/// Beyond this many, lines are dropped and counted: the writer has stood still while decided calls
+/// ended.
 const MAX_BUFFER_BYTES: usize = 2 * BACKPRESSURE_BYTES;
 /// Beyond this many the writer does not wait for more.
 const ENOUGH_BYTES: usize = 64 << 10;
-/// After a write the writer lets lines gather for this long, unless somebody waits for one.
+/// After a write the writer lets lines gather for this long, unless a caller waits for one.
 const GATHER_TIME: Duration = Duration::from_millis(5);
 /// A sink that failed is tried again after this long.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
@@ -115,7 +117,7 @@ impl WriterQueue {
 
     /// A line has waited for too long.
     pub(super) fn stalled(&self) {
-        self.fails("nobody reads it, or its disk does not answer".to_owned());
+        self.fails("its reader or its disk does not respond".to_owned());
     }
 
     fn fails(&self, why: String) {
@@ -136,7 +138,8 @@ impl WriterQueue {
         self.progress.notify_waiters();
     }
 
-    /// Waits for lines and takes them; true for the last ones. While a sink fails it is only waited until it is tried again.
+    /// Waits for lines and takes them; true for the last ones. While a sink fails it is only waited
+    /// until it is tried again.
     fn take(&self, taken: &mut Vec<u8>, retry: bool) -> (u64, bool) {
         let gather = |state: &mut WriterState| {
             !state.closed && (retry || !state.awaited && state.buffer.len() < ENOUGH_BYTES)
@@ -217,7 +220,7 @@ impl Drop for AuditWriter {
             .is_some_and(|thread| !thread.is_finished())
         {
             if Instant::now() > until {
-                tracing::error!("nobody reads the audit log; its last records are lost");
+                tracing::error!("no reader drains the audit log; its last records are lost");
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));

@@ -1,7 +1,9 @@
 //! Bundles as they come in, from the API and from the mounted copy: which is put into force.
 //!
-//! In: the text of a bundle and where it is from. Out: what became of it. Must not do: believe a bundle that the operator did
-//! not sign, put an older bundle back, or drop what is in force for one that is wrong. What is refused is kept until it is replaced, as a Secret that comes may make it right.
+//! In: the text of a bundle and where it is from. Out: what became of it. Must not do: believe a
+//! bundle that the operator did not sign, put an older bundle back, or drop what is in force for
+//! one that is wrong. What is refused is kept until it is replaced, as a Secret that comes may make
+//! it right.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -52,12 +54,12 @@ fn judge(source: Source, in_force: Option<&(u64, String)>, offered: &Bundle) -> 
     }
 }
 
-/// Who may read the report: whoever holds the bearer whose digest the newest bundle carries.
+/// Who may read the report: the holder of the bearer whose digest the newest bundle carries.
 #[derive(Clone, Default)]
 pub struct Readers(Arc<RwLock<Arc<Grants>>>);
 
 impl Readers {
-    /// Those of now.
+    /// The current readers.
     pub fn now(&self) -> Arc<Grants> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -67,8 +69,8 @@ impl Readers {
     }
 }
 
-/// Sequences are times in milliseconds, or follow one another. One that is ahead of the clock by more than this would, once in
-/// force, keep every later bundle out.
+/// Sequences are times in milliseconds, or follow one another. One that is ahead of the clock by
+/// more than this would, once in force, keep every later bundle out.
 const MAX_AHEAD_MILLIS: u64 = 60_000;
 
 /// Whether a bundle was signed by the operator, for now. `now` is the time in milliseconds.
@@ -79,13 +81,14 @@ fn believed(
     now: u64,
 ) -> Result<(), String> {
     signature::verify(offered, keys).map_err(|error| error.to_string())?;
-    // What follows upon what is in force is never ahead: this gateway's clock may have been set back.
+    // What follows upon what is in force is never ahead: this gateway's clock may have been set
+    // back.
     let latest = now
         .max(in_force.unwrap_or_default())
         .saturating_add(MAX_AHEAD_MILLIS);
     if offered.sequence > latest {
         return Err(format!(
-            "the bundle's sequence {} is ahead of this gateway's clock by {} s: set the operator's clock or this node's right",
+            "the bundle's sequence {} is ahead of this gateway's clock by {} s: correct the operator's clock or this node's clock",
             offered.sequence,
             offered.sequence.saturating_sub(now) / 1_000
         ));
@@ -106,7 +109,8 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// For this gateway, and for those who read its report; bundles are signed by one of these keys.
+    /// For this gateway, and for those who read its report; bundles are signed by one of these
+    /// keys.
     pub fn new(gateway: Arc<Gateway>, readers: Readers, keys: Vec<PublicKey>) -> Self {
         Intake {
             gateway,
@@ -152,7 +156,7 @@ impl Intake {
     fn put(&mut self, bundle: Bundle, in_force: Option<u64>) -> ApplyResult {
         let newest = in_force.is_none_or(|sequence| bundle.sequence >= sequence);
         if Served::of(&bundle.server) == *self.gateway.served() && newest {
-            // Also of one that is refused next: its reader is who has to learn why.
+            // Also for a bundle that is refused below: its reader has to learn why.
             let digest = bundle.report_token_sha256.as_deref();
             match digest.map(|hex| Grants::of_digest("report", hex)) {
                 None => self.readers.set(Grants::default()),

@@ -1,8 +1,8 @@
-//! Following one object of the API: what to do next, by what was heard last.
+//! Following one object of the API: what to do next, by the last event.
 //!
-//! In: the API's answers and events, and a random number to spread gateways apart. Out: what to tell, and the next step with
-//! the time to wait before it. Pure: [`super::watch`] does what is said here. Must not do: forget what is in force because
-//! the API is silent, gone or confused; nothing here takes anything back.
+//! In: the API's answers and events, and a random number to spread gateways apart. Out: what to
+//! report, and the next step with the time to wait before it. Pure: [`super::watch`] carries it
+//! out. Must not do: withdraw a bundle because the API is silent, gone or confused.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub struct ObservedConfigMap {
     pub bundle: Option<String>,
 }
 
-/// What the API said, or did not say.
+/// What was heard from the API, or that nothing was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchEvent {
     /// A read was answered; None when there is no such object.
@@ -62,7 +62,7 @@ pub enum WatchStep {
     Listen,
 }
 
-/// What those who wait for bundles should know.
+/// News about the ConfigMap with the bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BundleNotice {
     /// A bundle, which may be one that is known.
@@ -77,10 +77,10 @@ pub enum BundleNotice {
     Trouble(String),
 }
 
-/// What follows from something heard.
+/// What to do after an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Action {
-    /// What to tell first.
+    /// What to report first.
     pub notice: Option<BundleNotice>,
     /// How long to wait then.
     pub after: Duration,
@@ -139,7 +139,8 @@ impl Follower {
                 self.failures = 0;
                 now(None, self.watch())
             }
-            // Cut off as soon as it was open: to open it again at once, over and over, would help nobody.
+            // Cut off as soon as it was open: opening it again at once, over and over, would not
+            // help.
             WatchEvent::Ended(_) => self.later(None, WatchStep::Read { anew: false }, random),
             WatchEvent::Expired => self.later(None, WatchStep::Read { anew: false }, random),
             WatchEvent::Silent => {
@@ -170,8 +171,8 @@ impl Follower {
             .map_or(BundleNotice::Without, BundleNotice::Bundle)
     }
 
-    /// The step after a while that grows with each failure, half of it by chance: gateways that lost the same API server do
-    /// not all come back at the same moment.
+    /// The step after a while that grows with each failure, half of it by chance: gateways that
+    /// lost the same API server do not all come back at the same moment.
     fn later(&mut self, notice: Option<BundleNotice>, step: WatchStep, random: f64) -> Action {
         let whole = FIRST_RETRY
             .saturating_mul(1 << self.failures.min(16))
@@ -313,7 +314,7 @@ mod tests {
         let waits: Vec<u64> = (0..8).map(|_| wait(failed(), 0.0)).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
         assert_eq!(wait(failed(), 1.0), 10_000);
-        // To be able to read and not to watch is no success: else it would be read ten times a second.
+        // A read without a watch is not a success: else it would be read ten times a second.
         assert_eq!(wait(WatchEvent::Read(Some(seen("1", "a"))), 0.0), 0);
         assert_eq!(wait(failed(), 0.0), 5_000);
         assert_eq!(wait(WatchEvent::Opened, 0.0), 0);

@@ -1,7 +1,9 @@
-//! The gateway's ConfigMap through the API: read once, then watched by name, for as long as the gateway runs.
+//! The gateway's ConfigMap through the API: read once, then watched by name, for as long as the
+//! gateway runs.
 //!
-//! In: which ConfigMap; the cluster's address and credentials as every Kubernetes client finds them. Out: what [`follow`]
-//! tells. Must not do: anything but `get` and `watch` of that one object, which is all that its Role grants; a list it never asks for.
+//! In: which ConfigMap; the cluster's address and credentials as every Kubernetes client finds
+//! them. Out: the notices of [`Follower`]. Must not do: anything but `get` and `watch` of that one
+//! object, which is all that its Role grants; a list it never asks for.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -29,8 +31,8 @@ pub struct Target {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Watches are renewed after this long. One that went silent without ending, as where a network drops connections
-    /// without a word, is noticed then.
+    /// Watches are renewed after this long. One that went silent without ending, as where a network
+    /// drops connections without a word, is noticed then.
     pub renewed_after: Duration,
 }
 
@@ -41,7 +43,7 @@ struct Watch {
     opened: Instant,
 }
 
-/// Follows until nobody listens any more.
+/// Follows until the receiver is dropped.
 pub async fn follow(target: Target, notices: mpsc::Sender<BundleNotice>) {
     let mut follower = Follower::default();
     let mut step = Follower::start();
@@ -98,7 +100,7 @@ async fn read(target: &Target, api: &mut Option<Api<ConfigMap>>) -> WatchEvent {
     }
 }
 
-/// A client of its own for each start over: what a kubeconfig, a token or a CA said before may be outdated.
+/// A client of its own for each start over: an earlier kubeconfig, token or CA may be outdated.
 async fn connect(namespace: &str) -> Result<Api<ConfigMap>, WatchEvent> {
     let config = Config::infer().await.map_err(|error| {
         WatchEvent::Failed(format!("{error}; give the pod a service account token"))
@@ -145,7 +147,8 @@ async fn listen(target: &Target, watch: &mut Watch) -> WatchEvent {
             }
             ApiEvent::Error(status) => refused(status.code, &status.message),
         },
-        // Cut off, as by a load balancer or a server that ends: what was missed is asked for from where it was.
+        // Cut off, as by a load balancer or a server that ends: what was missed is asked for from
+        // where it was.
         Ok(Err(kube::Error::ReadEvents(_))) => WatchEvent::Ended(watch.opened.elapsed()),
         Ok(Err(error)) => failed(&error),
     }

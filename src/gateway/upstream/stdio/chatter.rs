@@ -1,7 +1,8 @@
 //! How much of what a server writes is put into the log.
 //!
-//! In: that there is a line to log. Out: whether it is logged, and how many were not since the last one that was. A server that
-//! writes without end must not fill the disk, nor hide what else the log says. Must not do: log.
+//! In: that there is a line to log. Out: whether it is logged, and how many were not since the last
+//! one that was. A server that writes without end must not fill the disk, nor hide what else the
+//! log says. Must not do: log.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

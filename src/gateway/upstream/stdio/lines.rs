@@ -1,6 +1,7 @@
 //! Lines out of a pipe, in bounded memory.
 //!
-//! In: bytes. Out: whole lines, and a note for each one that was too long, whose bytes are not kept.
+//! In: bytes. Out: whole lines, and a note for each one that was too long, whose bytes are not
+//! kept.
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -46,7 +47,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
-    /// The next line; `None` at the end. A last line without line break counts. May be cancelled without loss.
+    /// The next line; `None` at the end. A last line without line break counts. May be cancelled
+    /// without loss.
     pub(super) async fn next(&mut self) -> std::io::Result<Option<Piece>> {
         loop {
             if let Some(piece) = self.take() {
@@ -118,7 +120,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 }
 
-/// Text of a child for the log: lossy, cut, and such that it cannot forge lines or reorder what is read.
+/// Text of a child for the log: lossy, cut, and such that it cannot forge lines or reorder what is
+/// read.
 pub(crate) fn printable(bytes: &[u8], cap: usize) -> String {
     text::printable(&String::from_utf8_lossy(bytes), cap)
 }

@@ -41,13 +41,14 @@ struct ProcessGroup {
 
 impl ProcessGroup {
     fn signal(&self, signal: Signal) {
-        // ESRCH is the only way to fail here: nobody is left to be told.
+        // ESRCH is the only possible error: no process is left.
         let _ = rustix::process::kill_process_group(self.leader, signal);
     }
 }
 
 impl Drop for ProcessGroup {
-    /// Kills while the leader is unreaped, when its id still names this group: the case of a runtime that goes away.
+    /// Kills while the leader is unreaped, when its id still names this group: the case of a
+    /// runtime that goes away.
     fn drop(&mut self) {
         if !self.reaped {
             self.signal(Signal::KILL);
@@ -137,7 +138,7 @@ pub(super) async fn run(supervisor: Supervisor) {
     let (mut writer, mut reader, mut errors) = (writer, reader, errors);
     let mut reader_done = false;
 
-    // Until somebody wants it to end, or it does so itself.
+    // Until it is stopped, or exits by itself.
     let mut leader_ended = tokio::select! {
         () = ended(pid) => true,
         () = stop.cancelled() => false,
@@ -161,8 +162,8 @@ pub(super) async fn run(supervisor: Supervisor) {
         }
         publish_exit(&exit, pid);
     }
-    // The leader is dead but not reaped: its id cannot be taken. Others of the group that still hold its pipes get the
-    // rest of the grace; what holds none of them is not worth waiting for.
+    // The leader is dead but not reaped: its id cannot be taken. Others of the group that still
+    // hold its pipes get the rest of the grace; what holds none of them is not worth waiting for.
     if !reader_done && timeout(DRAIN_TIMEOUT, &mut reader).await.is_err() {
         // Clients need not wait for stragglers: this ends the lines.
         stop_reading.cancel();
@@ -221,10 +222,11 @@ async fn ended(pid: Pid) {
     loop {
         match peek(pid) {
             Ok(None) | Err(rustix::io::Errno::INTR) => {}
-            // ECHILD: somebody else has reaped it.
+            // ECHILD: it has been reaped elsewhere.
             Ok(Some(_)) | Err(_) => return,
         }
-        // Signals that come together are delivered once, and another library may take the handler: look now and then.
+        // Signals that come together are delivered once, and another library may take the handler:
+        // look now and then.
         let look_again = Duration::from_secs(1);
         match changed.as_mut() {
             Some(changed) => {
@@ -259,7 +261,7 @@ async fn write(
         () = work => {}
         () = close.cancelled() => {}
     }
-    // Whoever waits to send learns at once that nobody reads.
+    // Senders that wait learn at once that there is no reader.
     budget.close();
 }
 
@@ -300,7 +302,8 @@ async fn read(
             Ok(None) | Err(_) => return,
         }
     }
-    // Nobody listens any more, but the pipe is read to its end: that is how the last writer's exit shows.
+    // Nobody listens any more, but the pipe is read to its end: that is how the last writer's exit
+    // shows.
     drop(lines);
     while let Ok(Some(_)) = pipe.next().await {}
 }
@@ -308,8 +311,8 @@ async fn read(
 /// A longer line is passed on only after all before it were taken.
 const LONG_LINE_BYTES: usize = 1 << 20;
 
-/// Passes a piece on, when there is room for it; false once nobody takes any. A queue full of the longest lines would hold
-/// more than all else in the process together.
+/// Passes a piece on, when there is room for it; false once there is no receiver. A queue full of
+/// the longest lines would hold more than all else in the process together.
 async fn pass(lines: &mpsc::Sender<Piece>, piece: Piece) -> bool {
     let long = matches!(&piece, Piece::Line(line) if line.len() > LONG_LINE_BYTES);
     let room = if long { lines.max_capacity() } else { 1 };
@@ -341,7 +344,7 @@ async fn log(
             continue;
         };
         if withheld > 0 {
-            tracing::info!(server = %name, withheld, "stderr: lines were left out, there were too many");
+            tracing::info!(server = %name, withheld, "stderr: too many lines, some were left out");
         }
         match next {
             Ok(Some(Piece::Line(line))) => {
