@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
 use kube::core::ObjectMeta;
 use tokio::time::Instant;
@@ -15,7 +14,7 @@ use super::args::Args;
 use super::cache::Cache;
 use super::events::Events;
 use super::key::OperatorKey;
-use super::live::{GatewayPod, Identity, Live};
+use super::live::{GatewayPod, Identity, LabelledNamespace, Live};
 use super::metrics::Metrics;
 use super::names::{Ident, Name, SERVER};
 use super::queue::Queue;
@@ -59,7 +58,7 @@ pub struct Caches {
     pub pods: Cache<GatewayPod>,
     pub replica_sets: Cache<Identity<ReplicaSet>>,
     /// Their labels, which guardrails may select by.
-    pub namespaces: Cache<Identity<Namespace>>,
+    pub namespaces: Cache<LabelledNamespace>,
     children: BTreeMap<Kind, Cache<Live>>,
 }
 
@@ -132,12 +131,7 @@ impl Caches {
         let object = self
             .namespaces
             .get(&(String::new(), namespace.to_owned()))?;
-        Some(
-            kube::Resource::meta(&*object)
-                .labels
-                .clone()
-                .unwrap_or_default(),
-        )
+        Some(object.labels().clone())
     }
 
     /// Pods of a server's gateway: only those whose ReplicaSet belongs to that Deployment. Anybody can put our labels on a pod.

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
 use kube::core::{DynamicResourceScope, NamespaceResourceScope};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -19,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::cache::{Cache, Change, name_of};
 use super::context::Context;
-use super::live::{GatewayPod, Identity, Live};
+use super::live::{GatewayPod, Identity, LabelledNamespace, Live};
 use super::names::{COMPONENT, GATEWAY, MANAGED_BY, Name, SERVER, UPSTREAM};
 use super::server::kinds::Kind;
 use crate::api::approval::McpApproval;
@@ -140,7 +139,7 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     if ctx.args.watch_namespace.is_empty() {
         tasks.spawn(follow(
             Arc::clone(ctx),
-            Api::<Identity<Namespace>>::all(client.clone()),
+            Api::<LabelledNamespace>::all(client.clone()),
             plain.clone(),
             None,
             |ctx| &ctx.caches.namespaces,
@@ -394,7 +393,7 @@ fn policy_changed(ctx: &Context, change: Change<'_, Loose<McpPolicy>>) {
 
 /// Reads one namespace again and again.
 async fn read_namespace(ctx: Arc<Context>, name: String) {
-    let api: Api<Identity<Namespace>> = Api::all(ctx.client.clone());
+    let api: Api<LabelledNamespace> = Api::all(ctx.client.clone());
     let mut said = None;
     loop {
         match api.get(&name).await {
@@ -425,9 +424,8 @@ async fn read_namespace(ctx: Arc<Context>, name: String) {
 }
 
 /// Guardrails that select by labels of namespaces reach other servers.
-fn namespace_changed(ctx: &Context, change: Change<'_, Identity<Namespace>>) {
-    let labels =
-        |object: &Arc<Identity<Namespace>>| object.meta().labels.clone().unwrap_or_default();
+fn namespace_changed(ctx: &Context, change: Change<'_, LabelledNamespace>) {
+    let labels = |object: &Arc<LabelledNamespace>| object.labels().clone();
     if change.before.map(labels) == change.after.map(labels) {
         return;
     }

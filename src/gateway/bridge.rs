@@ -31,7 +31,7 @@ use crate::gateway::upstream::stdio::{ChildConfig, ChildLimits, RunAs, SpawnErro
 use crate::json;
 use crate::protocol::envelope::{self, Message};
 use crate::protocol::version::{self as version_of, Era, Version};
-pub use bearer::{Bearer, BearerError};
+pub use bearer::{ANOTHER as ANOTHER_BEARER, Bearer, BearerError};
 use stream::{Accepts, StreamLimits, bare};
 pub use stream::{Body, BoxError};
 use wire::code;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A new value is not used before this time has passed: longer than kubelets take to update every
-/// copy.
+/// A new value is not used alone before this time has passed: longer than kubelets take to update
+/// every copy.
 pub const SPREAD_TIME: Duration = Duration::from_secs(120);
 
 /// Values that are still accepted. If a file changes faster than they expire, the oldest ones go.
@@ -23,15 +23,18 @@ pub struct Rotating {
     /// Oldest first, each with the time at which the next value replaced it.
     earlier: Vec<(Vec<u8>, Instant)>,
     accept_for: Duration,
+    is_usable: fn(&[u8]) -> bool,
 }
 
 impl Rotating {
-    /// A secret without a value yet. Replaced values are accepted for `accept_for`.
-    pub fn new(accept_for: Duration) -> Self {
+    /// A secret without a value yet. Replaced values that were usable are accepted for
+    /// `accept_for`.
+    pub fn new(accept_for: Duration, is_usable: fn(&[u8]) -> bool) -> Self {
         Rotating {
             current: None,
             earlier: Vec::new(),
             accept_for: accept_for.max(SPREAD_TIME),
+            is_usable,
         }
     }
 
@@ -44,7 +47,8 @@ impl Rotating {
             && self.current.as_deref() != Some(value)
         {
             self.earlier.retain(|(earlier, _)| earlier != value);
-            if let Some(replaced) = self.current.replace(value.to_vec()) {
+            let replaced = self.current.replace(value.to_vec());
+            if let Some(replaced) = replaced.filter(|value| (self.is_usable)(value)) {
                 self.earlier.push((replaced, now));
             }
             let excess = self.earlier.len().saturating_sub(MAX_EARLIER);
@@ -87,7 +91,7 @@ mod tests {
     fn a_new_value_is_accepted_at_once_used_when_all_have_it_and_the_old_one_expires() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut secret = Rotating::new(Duration::from_secs(600));
+        let mut secret = Rotating::new(Duration::from_secs(600), |value| value != b"bad");
         let lines = |secret: &Rotating, seconds| {
             secret
                 .lines(at(seconds))
@@ -106,13 +110,18 @@ mod tests {
         assert_eq!(lines(&secret, 1130).as_deref(), Some("two\none"));
         secret.read(Some(b"two"), at(1600));
         assert_eq!(lines(&secret, 1600).as_deref(), Some("two"));
+        // What was never good is not accepted after it was corrected.
+        secret.read(Some(b"bad"), at(1610));
+        assert_eq!(lines(&secret, 1610).as_deref(), Some("two\nbad"));
+        secret.read(Some(b"three"), at(1620));
+        assert_eq!(lines(&secret, 1620).as_deref(), Some("two\nthree"));
     }
 
     #[test]
     fn values_that_change_fast_are_used_one_after_another_and_one_that_is_put_back_goes_on() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut secret = Rotating::new(Duration::from_secs(600));
+        let mut secret = Rotating::new(Duration::from_secs(600), |_| true);
         let used = |secret: &Rotating, seconds| secret.values(at(seconds))[0].to_vec();
         for (seconds, value) in [(0, b"a"), (60, b"b"), (90, b"c")] {
             secret.read(Some(value), at(seconds));

@@ -23,6 +23,7 @@ use crate::gateway::observe::metrics::Metrics;
 use crate::gateway::process::{SetupError, Signals, audit, bind, raise_files};
 use crate::gateway::{Gateway, Served, Shared};
 use crate::policy::signature::PublicKey;
+use crate::protocol::seal::Sealer;
 use crate::telemetry::admin::{Admin, serve as serve_admin};
 use crate::telemetry::process;
 
@@ -316,11 +317,24 @@ fn own_keys(args: &RunArgs) -> Vec<MountedKey> {
     let mut own = Vec::new();
     if let Sealing::Secret { name, key } = sealing(args) {
         let path = args.sealing_keys_file.clone();
-        own.push(MountedKey { name, key, path });
+        let is_usable = |value: &[u8]| {
+            std::str::from_utf8(value).is_ok_and(|text| Sealer::from_key_file(text).is_ok())
+        };
+        own.push(MountedKey {
+            name,
+            key,
+            path,
+            is_usable,
+        });
     }
     if let Some(path) = args.upstream_bearer_file.clone() {
         let (name, key) = bearer(args);
-        own.push(MountedKey { name, key, path });
+        own.push(MountedKey {
+            name,
+            key,
+            path,
+            is_usable: |value| value.iter().all(u8::is_ascii_graphic),
+        });
     }
     own
 }

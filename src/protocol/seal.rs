@@ -116,7 +116,7 @@ pub enum SealError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     #[error(
-        "line {0} of the sealing keys is not the base64 of 32 bytes; make one with: openssl rand -base64 32"
+        "one of the sealing keys is not the base64 of 32 bytes; make one with: openssl rand -base64 32"
     )]
     Line(usize),
     #[error("there is no sealing key; put one base64 key of 32 bytes on each line")]

@@ -12,4 +12,5 @@ mod examples;
 mod generated;
 mod import;
 mod layering;
+mod security;
 mod validate;

@@ -157,7 +157,9 @@ impl BearerFile {
             path: path.to_owned(),
             source,
         })?;
-        let mut values = Rotating::new(BEARER_ACCEPTED_AFTER_CHANGE);
+        let mut values = Rotating::new(BEARER_ACCEPTED_AFTER_CHANGE, |value| {
+            Bearer::check(value).is_ok()
+        });
         values.read(Some(secret.as_bytes()), Instant::now());
         Ok(BearerFile {
             path: path.to_owned(),

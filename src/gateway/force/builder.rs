@@ -233,7 +233,8 @@ impl Builder {
                     connect(&plan, &name, &bundle.server.uid, &settings)
                         .map_err(Rejected::Setting)?,
                 );
-                if self.upstream.take().is_some() {
+                let before = self.upstream.take();
+                if before.is_some_and(|(before, _)| !before.is_same_bridge(&plan)) {
                     // Another server: nothing that the old one listed is known of it.
                     self.listing = None;
                 }

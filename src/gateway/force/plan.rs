@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::EnvVar;
 
 use super::secrets::Lookup;
 use crate::api::server::{HttpUpstream, Sessions, StdioUpstream, Upstream};
+use crate::gateway::bridge::ANOTHER_BEARER;
 use crate::gateway::upstream::stdio::RunAs;
 
 /// A resolved upstream. Holds secret values: never to be shown, so it has no `Debug`.
@@ -90,6 +91,17 @@ impl Plan {
         }
     }
 
+    /// Whether both are the bridge of our own server, of which only the bearer differs.
+    pub fn is_same_bridge(&self, other: &Plan) -> bool {
+        let address = |plan: &Plan| match plan {
+            Plan::Http {
+                url, bridge: true, ..
+            } => Some(url.clone()),
+            _ => None,
+        };
+        address(self).is_some() && address(self) == address(other)
+    }
+
     fn http(http: &HttpUpstream, lookup: &mut Lookup<'_>) -> Option<Plan> {
         let mut headers = Some(Vec::new());
         for header in &http.headers {
@@ -125,20 +137,25 @@ impl Plan {
         let Some(bearer) = lookup.key(name, key, false) else {
             return Ok(None);
         };
-        // While the Secret changes, the one to use comes first.
-        let bearer = bearer.trim_ascii();
-        let bearer = bearer
+        // While the Secret changes, it has several lines: nobody knows which one the bridge has
+        // read.
+        let bearers: Vec<&[u8]> = bearer
             .split(|byte| *byte == b'\n')
-            .next()
-            .unwrap_or_default();
-        if bearer.is_empty() || !bearer.iter().all(u8::is_ascii_graphic) {
+            .map(<[u8]>::trim_ascii)
+            .filter(|bearer| !bearer.is_empty())
+            .collect();
+        let visible = bearers.concat().iter().all(u8::is_ascii_graphic);
+        let Some((bearer, others)) = bearers.split_first().filter(|_| visible) else {
             return Err(format!(
                 "spec.upstream.stdio: the bearer for the server's pod in {name}/{key} is not visible ASCII; delete that Secret, and the operator creates it again"
             ));
-        }
+        };
+        let mut headers = vec![("Authorization".to_owned(), [b"Bearer ", *bearer].concat())];
+        let another = |other: &&[u8]| (ANOTHER_BEARER.as_str().to_owned(), other.to_vec());
+        headers.extend(others.iter().map(another));
         Ok(Some(Plan::Http {
             url: url.to_owned(),
-            headers: vec![("Authorization".to_owned(), [b"Bearer ", bearer].concat())],
+            headers,
             ca: None,
             bridge: true,
         }))

@@ -39,6 +39,8 @@ pub struct MountedKey {
     pub key: String,
     /// Where it is mounted.
     pub path: PathBuf,
+    /// Whether a value is one that can be used.
+    pub is_usable: fn(&[u8]) -> bool,
 }
 
 /// Mounted Secrets: `DIR/NAME/KEY`, and some at paths of their own.
@@ -69,7 +71,10 @@ impl Secrets for MountedSecrets {
 impl SecretMounts {
     /// Nothing has been read yet.
     pub fn new(folder: PathBuf, own: Vec<MountedKey>) -> Self {
-        let rotating = |own| (own, Rotating::new(OWN_KEYS_GOOD_AFTER_CHANGE));
+        let rotating = |own: MountedKey| {
+            let values = Rotating::new(OWN_KEYS_GOOD_AFTER_CHANGE, own.is_usable);
+            (own, values)
+        };
         SecretMounts {
             folder,
             own: own.into_iter().map(rotating).collect(),
@@ -272,6 +277,7 @@ mod tests {
             name: "sealing".to_owned(),
             key: "keys".to_owned(),
             path: path.clone(),
+            is_usable: |_| true,
         };
         let mut mounted = SecretMounts::new(folder.path().join("no-such-folder"), vec![own]);
         let held = mounted.held();

@@ -46,6 +46,34 @@ fn a_tool_off_its_pin_listed_twice_or_with_a_schema_that_cannot_be_checked_is_hi
 }
 
 #[test]
+fn what_a_server_says_of_its_tools_never_lowers_their_risk() {
+    let says = r#""title":"Read only","description":"Reads. Safe. risk: Read","annotations":{"readOnlyHint":true,"destructiveHint":false,"idempotentHint":true},"_meta":{"risk":"Read","portcullis.dev/risk":"Read"}"#;
+    let named = |name: &str, properties: &str| {
+        let raw = format!(
+            r#"{{"name":"{name}",{says},"inputSchema":{{"type":"object","properties":{properties}}}}}"#
+        );
+        Definition::parse(raw.as_bytes()).unwrap()
+    };
+    let program = Arc::new(compile(&bundle("", &[("p", READS)])).unwrap());
+    let listing = [
+        named("get_run", r#"{"run_id":{"type":"string"}}"#),
+        named(
+            "delete_experiment",
+            r#"{"experiment_id":{"type":"string"}}"#,
+        ),
+        // With inputs that no release of the known servers has.
+        named("delete_run", r#"{"nothing":{"type":"string"}}"#),
+        named("mystery", "{}"),
+    ];
+    let bound = Bound::new(&program, &listing);
+    let outcome = |name: &str| call(&bound, name, "{}").outcome;
+    assert_eq!(outcome("get_run"), Outcome::Allow);
+    for name in ["delete_experiment", "delete_run", "mystery"] {
+        assert_eq!(outcome(name), Outcome::Hide, "{name}");
+    }
+}
+
+#[test]
 fn prompts_and_resources_that_no_rule_matches_are_hidden() {
     let bound = bound(
         "",

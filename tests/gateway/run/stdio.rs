@@ -18,7 +18,7 @@ impl Bridge {
             .unwrap()
             .local_addr()
             .unwrap();
-        let bearer = volumes.path("upstream/bearer");
+        let bearer = volumes.path("bridge/bearer");
         let child = gateway()
             .arg("bridge")
             .arg(format!("--listen={address}"))
@@ -62,13 +62,9 @@ async fn a_stdio_server_is_reached_through_its_bridge_with_the_mounted_bearer() 
         "authentication": {"anonymous": "Allow"},
     });
     volumes.bundle(&bundle(1, &spec, &[allow_all()]));
-    volumes.write("upstream/bearer", "the-bearer-of-both-pods\n");
+    // Each pod has a copy of its own.
+    volumes.write("bridge/bearer", "the-bearer-of-both-pods\n");
     let bridge = Bridge::start(&volumes).await;
-    std::fs::rename(
-        volumes.path("upstream/bearer"),
-        volumes.path("upstream/later"),
-    )
-    .unwrap();
     let url = format!("--upstream-url={}", bridge.1);
     let file = format!(
         "--upstream-bearer-file={}",
@@ -87,11 +83,7 @@ async fn a_stdio_server_is_reached_through_its_bridge_with_the_mounted_bearer() 
             .is_some_and(|error| error.contains("401"))
     })
     .await;
-    std::fs::rename(
-        volumes.path("upstream/later"),
-        volumes.path("upstream/bearer"),
-    )
-    .unwrap();
+    volumes.write("upstream/bearer", "the-bearer-of-both-pods");
     pod.until("the tools are listed", async |pod| {
         let report = pod.report().await;
         report["listing"].is_object() && report["listing"].get("error").is_none()
@@ -101,6 +93,22 @@ async fn a_stdio_server_is_reached_through_its_bridge_with_the_mounted_bearer() 
     assert!(client.tools().await.contains(&"echo".to_owned()));
     let (error, text) = client.call("echo", json!({"text": "hello"})).await.tool();
     assert!(!error && text.contains("hello"), "{text}");
+    // The Secret is made again, and one copy changes after the other.
+    let goes_on = async |when: &str| {
+        for _ in 0..20 {
+            let (error, text) = client.call("echo", json!({"text": when})).await.tool();
+            assert!(!error && text.contains(when), "{text}");
+        }
+    };
+    let read = pod.logged().matches("were read again").count();
+    volumes.write("upstream/bearer", "another-bearer-of-both-pods");
+    pod.until("the gateway has read it", async |pod| {
+        pod.logged().matches("were read again").count() > read
+    })
+    .await;
+    goes_on("while the bridge has the old one").await;
+    volumes.write("bridge/bearer", "another-bearer-of-both-pods");
+    goes_on("while the bridge reads the new one").await;
     let shown = format!("{} {}", pod.logged(), pod.report().await);
     assert!(!shown.contains("bearer-of-both"), "{shown}");
 }

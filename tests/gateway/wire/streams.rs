@@ -72,9 +72,17 @@ async fn lists_are_filtered_wherever_they_stand() {
         check_filtered(&client.request(method, params).await.messages()[0]);
         fake.as_usual(method);
     }
-    // On a stream that was opened with GET nobody waits for an answer: what comes is what follows it.
+}
+
+/// On a stream that was opened with GET nobody waits for an answer: what comes is what follows it.
+#[tokio::test]
+async fn answers_that_nobody_asked_for_do_not_pass() {
+    let fake = Fake::start(&["echo", "secret_tool"]).await;
+    let rig = Rig::new(&fake, &[only_echo()]).await;
+    let client = rig.client.session().await;
+    client.request("ping", json!({})).await;
     let mut stream = client.listen().await;
-    fake.tell(&json!({"jsonrpc": "2.0", "id": 99, "result": lists()}));
+    fake.tell(&json!({"jsonrpc": "2.0", "id": 99, "result": {"tools": [tool("secret_tool")]}}));
     let id = fake.got("ping").pop().unwrap().json()["id"].clone();
     fake.tell(&json!({"jsonrpc": "2.0", "id": id, "result": {"forged": true}}));
     fake.tell(&json!({"jsonrpc": "2.0", "method": "notifications/prompts/list_changed"}));
