@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::gateway::approvals::{Approvals, Memory};
-use portcullis::gateway::audit::AuditLog;
-use portcullis::gateway::metrics::Metrics;
-use portcullis::gateway::server::{Routes, serve};
-use portcullis::gateway::snapshot::secrets::Secrets;
-use portcullis::gateway::snapshot::{Environment, Sealing};
+use portcullis::gateway::force::secrets::Secrets;
+use portcullis::gateway::force::{Environment, Sealing};
+use portcullis::gateway::listener::{Routes, serve};
+use portcullis::gateway::observe::audit::AuditLog;
+use portcullis::gateway::observe::metrics::Metrics;
 use portcullis::gateway::{Gateway, Shared};
 use portcullis::policy::bundle::{Bundle, BundlePolicy, BundleServer, FORMAT};
 use portcullis::protocol::seal::Sealer;

@@ -20,11 +20,11 @@ use super::world::{Accepted, Finding, Name, World};
 use crate::api::policy::McpPolicyStatus;
 use crate::api::server::McpServer;
 use crate::gateway::approvals::{Approvals, Memory};
+use crate::gateway::force::Sealing;
 use crate::gateway::grants::Grants;
-use crate::gateway::metrics::Metrics;
+use crate::gateway::listener::Routes;
+use crate::gateway::observe::metrics::Metrics;
 use crate::gateway::process::{Signals, audit, bind, keep_memory_private, raise_files};
-use crate::gateway::server::Routes;
-use crate::gateway::snapshot::Sealing;
 use crate::gateway::upstream::stdio::{RunAs, orphans};
 use crate::gateway::{Gateway, Shared};
 use crate::policy::bundle::Bundle;
@@ -247,7 +247,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     // Before the servers are asked for their tools: one whose URL leads back here is answered, and named, at once.
-    let http = tokio::spawn(crate::gateway::server::serve(
+    let http = tokio::spawn(crate::gateway::listener::serve(
         listener,
         Arc::clone(&serving.routes),
         stop.clone(),
@@ -340,7 +340,7 @@ async fn start(serving: &Arc<Serving>, world: World, signals: &mut Signals) -> R
             ),
             (None, true) => continue,
         };
-        let server = gateway.recorder.server();
+        let server = gateway.observe.server();
         if gateway
             .snapshot()
             .is_some_and(|snapshot| snapshot.server.spec.upstream.stdio.is_some())

@@ -1,7 +1,9 @@
-//! Approvals as the gateway sees them: find or create the request for one call, wait for a person, use it once.
+//! Approvals as the gateway sees them: find or create the request for one call, wait for a person,
+//! use it once.
 //!
-//! In: what a call demands. Out: where its approval stands. The objects are the McpApprovals of the API; `serve` keeps them
-//! in memory, a gateway that has no place for them refuses such calls. Must not do: decide; people do, through `decide`.
+//! In: what a call demands. Out: where its approval stands. The objects are the McpApprovals of the
+//! API; `serve` keeps them in memory, a gateway that has no place for them refuses such calls. Must
+//! not do: decide; people do, through `decide`.
 
 mod memory;
 mod steps;
@@ -16,10 +18,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::audit::DecisionId;
-use super::snapshot::destination::Destination;
 use crate::api::Time;
 use crate::api::approval::{Decision, McpApprovalSpec, ServerRef};
+use crate::gateway::force::destination::Destination;
+use crate::gateway::observe::audit::DecisionId;
 use crate::policy::approval::Subject;
 use crate::policy::decision::RuleId;
 
@@ -35,8 +37,9 @@ const NAME_DIGITS: usize = 20;
 pub struct ApprovalRequest {
     /// Namespace of the McpServer.
     pub namespace: String,
-    /// `<server>-<20 hex>`, of a keyed hash of the digest; a number is added. One for each of the server's sealing keys: a new
-    /// request has the first, and one that is open already may have any.
+    /// `<server>-<20 hex>`, of a keyed hash of the digest; a number is added. One for each of the
+    /// server's sealing keys: a new request has the first, and one that is open already may have
+    /// any.
     pub names: Vec<String>,
     /// Everything but the decision.
     pub spec: McpApprovalSpec,
@@ -106,7 +109,7 @@ impl ApprovalRequest {
 }
 
 /// One request among the others: namespace and name.
-pub type Key = (String, String);
+pub type ApprovalKey = (String, String);
 
 /// The call that asks, or that uses an approval.
 #[derive(Clone, Copy, Debug)]
@@ -120,21 +123,21 @@ pub struct CallContext<'a> {
 /// Where the approval of a call stands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Standing {
-    /// Nobody has decided yet; until when somebody may.
-    Pending(Key, Timestamp),
+    /// Not decided yet; open until this time.
+    Pending(ApprovalKey, Timestamp),
     /// Approved, not expired, not used; the number is the version that `consume` must still find.
-    Approved(Key, u64),
+    Approved(ApprovalKey, u64),
     /// Denied, until it expires.
-    Denied(Key, Decision),
+    Denied(ApprovalKey, Decision),
     /// The call would go elsewhere now.
-    Stale(Key),
+    Stale(ApprovalKey),
     /// It was given up, or had to make room for another caller's.
-    Withdrawn(Key),
+    Withdrawn(ApprovalKey),
 }
 
 /// Why there is no approval to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum NotRequested {
     /// The grant has its share of open requests.
     #[error(
         "{PENDING_PER_GRANT} calls of this caller already wait for approval; repeat the call when some are decided"
@@ -211,21 +214,26 @@ impl Approvals {
     /// Finds the open request for this call, or creates it.
     ///
     /// # Errors
-    /// [`Refused`] when it may not be created.
+    /// [`NotRequested`] when it may not be created.
     pub fn request(
         &self,
         wanted: &ApprovalRequest,
         context: CallContext<'_>,
         now: Timestamp,
-    ) -> Result<Standing, Refused> {
+    ) -> Result<Standing, NotRequested> {
         match self {
             Approvals::Memory(memory) => memory.request(wanted, context, now),
-            Approvals::Unavailable => Err(Refused::Unavailable),
+            Approvals::Unavailable => Err(NotRequested::Unavailable),
         }
     }
 
     /// Looks again; None when it has expired or was used meanwhile.
-    pub fn look(&self, wanted: &ApprovalRequest, key: &Key, now: Timestamp) -> Option<Standing> {
+    pub fn look(
+        &self,
+        wanted: &ApprovalRequest,
+        key: &ApprovalKey,
+        now: Timestamp,
+    ) -> Option<Standing> {
         match self {
             Approvals::Memory(memory) => memory.look(wanted, key, now),
             Approvals::Unavailable => None,
@@ -236,7 +244,7 @@ impl Approvals {
     #[must_use]
     pub fn consume(
         &self,
-        key: &Key,
+        key: &ApprovalKey,
         version: u64,
         context: CallContext<'_>,
         now: Timestamp,
@@ -248,8 +256,9 @@ impl Approvals {
         consumed.then_some(Consumed(()))
     }
 
-    /// A session has given up a call: its request is withdrawn, unless somebody has decided it or another session asks too.
-    pub fn withdraw(&self, key: &Key, session: &str, now: Timestamp) {
+    /// A session has given up a call: its request is withdrawn, unless it has been decided or
+    /// another session asks too.
+    pub fn withdraw(&self, key: &ApprovalKey, session: &str, now: Timestamp) {
         if let Approvals::Memory(memory) = self {
             memory.withdraw(Some(key), session, now);
         }

@@ -1,4 +1,5 @@
-//! The body and error types that every part of the data plane speaks, and how a body is read within bounds.
+//! The body and error types that every part of the data plane speaks, and how a body is read within
+//! bounds.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -12,7 +13,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use tokio::time::Instant;
 
-use super::budget::{Room, Share, Spent};
+use crate::gateway::fairness::budget::{Room, Share, Spent};
+
+pub mod message;
 
 /// Any error that can end a stream.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -52,10 +55,11 @@ pub enum ReadError {
     Spent(#[from] Spent),
 }
 
-/// Reads a body whole: at most `limit` bytes, at most `idle` between two frames, at most `within` for all of it.
+/// Reads a body whole: at most `limit` bytes, at most `idle` between two frames, at most `within`
+/// for all of it.
 ///
-/// A body that came in one frame, as nearly all do, is returned as it is, without a copy; and one that is there already sets
-/// no timer.
+/// A body that came in one frame, as nearly all do, is returned as it is, without a copy; and one
+/// that is there already sets no timer.
 pub async fn read<B>(
     body: B,
     limit: usize,
@@ -71,10 +75,11 @@ where
         .map(|(bytes, _)| bytes)
 }
 
-/// What is read is read as it came and written anew: twice its size is in memory for a while.
+/// A body is kept as it came and is written again: twice its size is in memory for a while.
 const COPIES: usize = 2;
 
-/// [`read`], within the share of the caller for whom it is. The room is for the bytes and for one copy of them.
+/// [`read`], within the share of the caller for whom it is. The room is for the bytes and for one
+/// copy of them.
 pub async fn read_for<B>(
     share: Option<&Arc<Share>>,
     mut body: B,
@@ -124,7 +129,8 @@ where
             Some(rest) => rest.extend_from_slice(&data),
             None if first.is_empty() => first = data,
             None => {
-                // All of what was announced: growing would hold it twice. What is not used takes no memory.
+                // All of what was announced: growing would hold it twice. What is not used takes no
+                // memory.
                 let all = announced.and_then(|all| usize::try_from(all).ok());
                 let most = all.unwrap_or(0).min(limit);
                 let mut buffer = BytesMut::with_capacity(most.max(first.len() + data.len()));
@@ -173,8 +179,8 @@ impl<H: Unpin> http_body::Body for Holding<H> {
 /// As much of a refused body is still taken off the wire, and for as long.
 const DISCARD: (usize, Duration) = (16 << 20, Duration::from_secs(2));
 
-/// Takes the rest of a body off the wire, within bounds, so that a client that writes all of its request before it reads
-/// sees the answer and not a broken connection.
+/// Takes the rest of a body off the wire, within bounds, so that a client that writes all of its
+/// request before it reads sees the answer and not a broken connection.
 pub async fn discard<B>(body: &mut B)
 where
     B: http_body::Body<Data = Bytes> + Unpin,

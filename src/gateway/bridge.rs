@@ -1,8 +1,9 @@
 //! Streamable HTTP in front of an MCP server that speaks stdio.
 //!
-//! In: HTTP requests, from a listener ([`Bridge::serve`]) or in memory ([`Bridge::handle`]). Out: what the child
-//! process answers. `Shared` runs one child for all sessions, `PerSession` one for each. The bridge decides nothing
-//! about policy: it must only ever be reachable by the gateway, which is what the bearer is for.
+//! In: HTTP requests, from a listener ([`Bridge::serve`]) or in memory ([`Bridge::handle`]). Out:
+//! what the child process answers. `Shared` runs one child for all sessions, `PerSession` one for
+//! each. The bridge decides nothing about policy: it must only ever be reachable by the gateway,
+//! which is what the bearer is for.
 //!
 //! Source: MCP 2025-03-26, 2025-06-18 and 2025-11-25, "Transports" and "Lifecycle".
 
@@ -37,7 +38,8 @@ use wire::code;
 
 /// The header that names a session.
 const SESSION: &str = "mcp-session-id";
-/// The header in which the gateway says whose session it opens: the same text for the same caller, and not its name.
+/// The header in which the gateway says whose session it opens: the same text for the same caller,
+/// and not its name.
 pub const CALLER: &str = "portcullis-caller";
 /// The header that names the negotiated version.
 const VERSION: &str = "mcp-protocol-version";
@@ -52,7 +54,7 @@ pub enum Sessions {
 }
 
 impl Sessions {
-    /// As many are open at once where nothing else is said: a process each is dear.
+    /// How many are open at once by default: with a process each they are expensive.
     pub const fn most(self) -> usize {
         match self {
             Sessions::Shared => 256,
@@ -105,7 +107,7 @@ pub struct Limits {
     pub request_bytes: usize,
     /// One more ends the one that is idle for longest; where none is, it is refused with 503.
     pub max_sessions: usize,
-    /// A session that is not used for so long ends.
+    /// A session that has not been used for this long ends.
     pub session_idle: Duration,
     /// Calls of one session that may wait for the child at once.
     pub calls_per_session: usize,
@@ -121,7 +123,7 @@ pub struct Limits {
     /// Delay before the first restart; it doubles with each that follows.
     pub restart_first: Duration,
     pub restart_max: Duration,
-    /// A child that lived for so long makes the next restart a first one.
+    /// A child that lived for this long resets the delay before the next restart.
     pub healthy_after: Duration,
 }
 
@@ -162,14 +164,15 @@ pub enum StartError {
 }
 
 /// An answer that ends a request early; boxed, as it is the rare case.
-type Refusal = Box<Response<Body>>;
+type RefusalResponse = Box<Response<Body>>;
 
 enum Mode {
-    Shared(Arc<shared::Shared>),
+    Shared(Arc<shared::SharedServer>),
     PerSession(Arc<per_session::PerSession>),
 }
 
-/// A running bridge. Dropping it stops the children in the background; [`Bridge::shutdown`] waits for that.
+/// A running bridge. Dropping it stops the children in the background; [`Bridge::shutdown`] waits
+/// for that.
 pub struct Bridge {
     name: String,
     bearer: Option<Bearer>,
@@ -198,7 +201,8 @@ struct Context {
 }
 
 impl Bridge {
-    /// Starts the shared child, or sees that children can be started. Must be called within a Tokio runtime.
+    /// Starts the shared child, or sees that children can be started. Must be called within a Tokio
+    /// runtime.
     pub fn start(config: BridgeConfig) -> Result<Arc<Self>, StartError> {
         let child = ChildConfig {
             name: Arc::from(config.name.as_str()),
@@ -220,7 +224,7 @@ impl Bridge {
             tasks: tasks.clone(),
         };
         let mode = match config.sessions {
-            Sessions::Shared => Mode::Shared(shared::Shared::start(context)?),
+            Sessions::Shared => Mode::Shared(shared::SharedServer::start(context)?),
             Sessions::PerSession => Mode::PerSession(per_session::PerSession::start(context)),
         };
         Ok(Arc::new(Self {
@@ -234,8 +238,8 @@ impl Bridge {
         }))
     }
 
-    /// Waits until the shared child has answered `initialize`; the error says why it has not. `PerSession` is ready
-    /// at once.
+    /// Waits until the shared child has answered `initialize`; the error says why it has not.
+    /// `PerSession` is ready at once.
     pub async fn ready(&self) -> Result<(), String> {
         match &self.mode {
             Mode::Shared(shared) => shared.ready().await,
@@ -243,7 +247,8 @@ impl Bridge {
         }
     }
 
-    /// Ends streams, fails pending calls, stops all children, and returns once no process of theirs is left.
+    /// Ends streams, fails pending calls, stops all children, and returns once no process of theirs
+    /// is left.
     pub async fn shutdown(&self) {
         self.stop.cancel();
         self.tasks.close();
@@ -263,7 +268,7 @@ impl Bridge {
         &self,
         parts: &http::request::Parts,
         body: &Bytes,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Response<Body>, RefusalResponse> {
         self.admit(&parts.headers)?;
         if parts.method == Method::POST {
             return self.post(&parts.headers, body).await;
@@ -304,7 +309,7 @@ impl Bridge {
         Ok(stream::sse(None, receiver, self.limits.keep_alive))
     }
 
-    fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    fn admit(&self, headers: &HeaderMap) -> Result<(), RefusalResponse> {
         if self
             .bearer
             .as_ref()
@@ -317,7 +322,8 @@ impl Bridge {
                 .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             return Err(response);
         }
-        // Only browsers send it, and no browser has business here (MCP, "Transports", security warning).
+        // Only browsers send it, and no browser has business here (MCP, "Transports", security
+        // warning).
         if headers.contains_key(header::ORIGIN) {
             let why = "requests from browsers are refused; use the gateway";
             return Err(refuse(StatusCode::FORBIDDEN, code::INVALID, why));
@@ -325,7 +331,11 @@ impl Bridge {
         Ok(())
     }
 
-    async fn post(&self, headers: &HeaderMap, body: &Bytes) -> Result<Response<Body>, Refusal> {
+    async fn post(
+        &self,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<Response<Body>, RefusalResponse> {
         if !is_json(headers) || headers.contains_key(header::CONTENT_ENCODING) {
             let why = "send application/json without Content-Encoding";
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -377,7 +387,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
-fn session_id(headers: &HeaderMap) -> Result<&str, Refusal> {
+fn session_id(headers: &HeaderMap) -> Result<&str, RefusalResponse> {
     let mut values = headers.get_all(SESSION).iter();
     match (values.next().map(HeaderValue::to_str), values.next()) {
         (Some(Ok(id)), None) => Ok(id),
@@ -391,7 +401,7 @@ fn session_id(headers: &HeaderMap) -> Result<&str, Refusal> {
 }
 
 /// Without the header the session's own version holds (MCP 2025-06-18, "Protocol version header").
-fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_version(headers: &HeaderMap) -> Result<(), RefusalResponse> {
     let mut values = headers.get_all(VERSION).iter();
     let (asked, more) = (values.next().map(HeaderValue::to_str), values.next());
     match asked {
@@ -402,7 +412,7 @@ fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// What tells a client of 2026-07-28 to fall back to `initialize`.
-fn unsupported(asked: &str) -> Refusal {
+fn unsupported(asked: &str) -> RefusalResponse {
     let supported = Version::SESSION.iter().rev();
     let supported: Vec<_> = supported.map(|one| json::quoted(one.as_str())).collect();
     let data = format!(
@@ -415,12 +425,12 @@ fn unsupported(asked: &str) -> Refusal {
     Box::new(stream::json(StatusCode::BAD_REQUEST, text))
 }
 
-fn unknown_session() -> Refusal {
-    // 404 is what makes a client initialize anew (MCP, "Session management").
+fn unknown_session() -> RefusalResponse {
+    // 404 makes a client initialize again (MCP, "Session management").
     let why = "Session not found: it has ended; send `initialize` again";
     refuse(StatusCode::NOT_FOUND, code::INVALID, why)
 }
 
-fn refuse(status: StatusCode, code: i64, why: &str) -> Refusal {
+fn refuse(status: StatusCode, code: i64, why: &str) -> RefusalResponse {
     Box::new(stream::json(status, wire::error(None, code, why, None)))
 }

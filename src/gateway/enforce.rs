@@ -1,7 +1,7 @@
 //! From a decision to what is done: refuse, count, hold for approval, or let pass.
 //!
-//! In: what a client asks for, read. Out: a [`Permit`] for it with the record of what became of it, or the reason for a
-//! refusal. Must not do: read the wire or write to it.
+//! In: what a client asks for, read. Out: a [`Permit`] for it with the record of what became of it,
+//! or the reason for a refusal. Must not do: read the wire or write to it.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -10,14 +10,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::Gateway;
-use super::counters::Exhausted;
-use super::grants::Grant;
-use super::offload::{is_small, offload};
-use super::permit::{Envelope, Granted, Permit};
-use super::record::Outcome;
-use super::request_ids::{SessionKey, UnderWay};
-use super::snapshot::Snapshot;
+use crate::gateway::Gateway;
+use crate::gateway::counters::Exhausted;
+use crate::gateway::fairness::offload::{is_small, offload};
+use crate::gateway::force::snapshot::Snapshot;
+use crate::gateway::grants::Grant;
+use crate::gateway::observe::Outcome;
+use crate::gateway::permit::{Envelope, Granted, Permit};
 use crate::policy::decision::{Charge, RuleId};
 use crate::policy::{self, Call, Decision};
 use crate::protocol::emit::Edits;
@@ -25,12 +24,16 @@ use crate::protocol::envelope::Request;
 use crate::protocol::method::Method;
 
 mod approval_wait;
+pub mod calls;
+pub mod held_calls;
 mod in_flight;
 mod named;
+pub mod request_ids;
 
 use self::in_flight::Written;
 pub use self::in_flight::{Decided, End, InFlight};
 pub use self::named::{Named, NamedCall, NamedRefusal, named};
+use self::request_ids::{RequestIdGuard, SessionKey};
 
 /// One tool call on its way through the gateway.
 pub struct ToolCall<'a> {
@@ -133,15 +136,15 @@ pub struct Forward {
     /// The message.
     pub permit: Permit,
     /// Its ids; the request is under way until this is dropped.
-    pub under_way: UnderWay,
+    pub under_way: RequestIdGuard,
     /// The number of the decision that let it through, if its method needs one.
     pub decision: Option<u64>,
-    /// To be told how a call ended.
+    /// Takes how the call ended.
     pub in_flight: Option<Box<InFlight>>,
 }
 
 /// What the decision on a call has come to: it may go, and its units are reserved.
-struct Passed {
+struct AdmittedCall {
     in_flight: InFlight,
     granted: Granted,
 }
@@ -160,8 +163,8 @@ pub enum Admission {
 
 /// Decides a call and does all that the decision asks for before the call may go.
 ///
-/// `envelope` is asked for if it may. The decision is the snapshot's that the caller looked up; a call that
-/// was held is decided again under the snapshot and the credentials of then.
+/// `envelope` is asked for if it may. The decision is the snapshot's that the caller looked up; a
+/// call that was held is decided again under the snapshot and the credentials in force then.
 pub async fn tool_call(
     gateway: &Arc<Gateway>,
     snapshot: &Arc<Snapshot>,
@@ -169,7 +172,7 @@ pub async fn tool_call(
     envelope: impl FnOnce() -> Envelope,
 ) -> Admission {
     let now = Timestamp::now();
-    let mut pending = Pending {
+    let mut pending = PendingCall {
         gateway,
         snapshot: Arc::clone(snapshot),
         call,
@@ -196,20 +199,19 @@ pub async fn tool_call(
         policy::Outcome::RequireApproval => Box::pin(pending.approve(&decision, now)).await,
         _ => pending.allow(&decision, now),
     };
-    let Passed { in_flight, granted } = match admitted {
+    let AdmittedCall { in_flight, granted } = match admitted {
         Ok(passed) => passed,
         Err(refusal) => return Admission::Refuse(refusal, pending.decided.get()),
     };
     let mut in_flight = Box::new(in_flight);
     let decided = pending.record(in_flight.outcome, &in_flight.by, now, None);
     in_flight.decision = Some(decided);
-    let under_way = gateway
-        .request_ids
-        .start(call.session_key, &call.request.id);
-    in_flight.watch(under_way.dispute());
+    let under_way = gateway.calls.start(call.session_key, &call.request.id);
+    in_flight.watch(under_way.ambiguity());
     let params = call.request.params.as_ref();
-    // Made while the record is written. A call is never run as a task, as no row has `task`: the capability is not declared,
-    // and then the field is to be ignored (2025-11-25, Tasks, "Task Support Is Optional").
+    // Made while the record is written. A call is never run as a task, as no row has `task`: the
+    // capability is not declared, and then the field is to be ignored (2025-11-25, Tasks, "Task
+    // Support Is Optional").
     let permit = Permit::decided(
         granted,
         call.row,
@@ -239,12 +241,12 @@ fn unrecordable(gateway: &Gateway, snapshot: &Snapshot) -> Option<String> {
         return None;
     }
     gateway
-        .recorder
+        .observe
         .unwritten()
         .map(|unwritten| unwritten.to_string())
 }
 
-struct Pending<'a> {
+struct PendingCall<'a> {
     gateway: &'a Arc<Gateway>,
     snapshot: Arc<Snapshot>,
     call: &'a ToolCall<'a>,
@@ -255,12 +257,12 @@ struct Pending<'a> {
     decided: Cell<Option<u64>>,
 }
 
-impl Pending<'_> {
+impl PendingCall<'_> {
     /// Lets a call pass that the decision allows, if its limits do.
-    fn allow(&self, decision: &Decision, now: Timestamp) -> Result<Passed, Refusal> {
+    fn allow(&self, decision: &Decision, now: Timestamp) -> Result<AdmittedCall, Refusal> {
         let granted = Granted::allowed(decision).ok_or_else(|| self.refuse(decision, now))?;
         let in_flight = self.reserve(decision, now)?;
-        Ok(Passed { in_flight, granted })
+        Ok(AdmittedCall { in_flight, granted })
     }
 
     /// Answers that need nothing but the decision.
@@ -301,7 +303,10 @@ impl Pending<'_> {
 
     /// Reserves the limits' units; the call may go when this succeeds.
     fn reserve(&self, decision: &Decision, now: Timestamp) -> Result<InFlight, Refusal> {
-        let (counters, grant) = (&self.gateway.counters, &*self.call.grant.caller.grant);
+        let (counters, grant) = (
+            self.gateway.calls.counters(),
+            &*self.call.grant.caller.grant,
+        );
         let reservation = match counters.reserve(grant, enforced(&decision.charges)) {
             Ok(reservation) => reservation,
             Err(exhausted) => return Err(self.limited(&exhausted, now)),
@@ -332,7 +337,7 @@ impl Pending<'_> {
             decision: None,
             session: self.call.session.to_owned(),
             sent: Instant::now(),
-            dispute: None,
+            ambiguity: None,
             done: false,
         })
     }
@@ -387,7 +392,7 @@ fn decide(gateway: &Gateway, snapshot: &Snapshot, call: &ToolCall<'_>, now: Time
     let started = Instant::now();
     let decision = snapshot.bound.evaluate(&call, now);
     let taken = started.elapsed().as_secs_f64();
-    gateway.recorder.evaluation.observe(taken);
+    gateway.observe.evaluation.observe(taken);
     decision
 }
 

@@ -1,7 +1,9 @@
-//! Who is calling: the `Authorization` header against the keys of this server, to a grant or a refusal.
+//! Who is calling: the `Authorization` header against the keys of this server, to a grant or a
+//! refusal.
 //!
-//! Keys are held and compared as SHA-256 digests, every one on each request, so that neither the time taken nor a
-//! memory dump tells a key. A credential that is presented and fails is refused, never taken for anonymous.
+//! Keys are held and compared as SHA-256 digests, every one on each request, so that neither the
+//! time taken nor a memory dump tells a key. A credential that is presented and fails is refused,
+//! never taken for anonymous.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,13 +12,13 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
-use super::budget::Share;
+use crate::gateway::fairness::budget::Share;
 use crate::policy::Caller;
 
 /// The credentials that this server accepts, as read at one moment.
 #[derive(Debug, Default)]
 pub struct Grants {
-    keys: Vec<Key>,
+    keys: Vec<ApiKey>,
     anonymous: Option<Arc<Caller>>,
     refused: Vec<String>,
 }
@@ -25,12 +27,13 @@ pub struct Grants {
 pub const SHORTEST_KEY: usize = 16;
 
 #[derive(Debug)]
-struct Key {
+struct ApiKey {
     digest: [u8; SHA256_OUTPUT_LEN],
     caller: Arc<Caller>,
 }
 
-/// A caller and, if it presented one, the digest of its credential: long streams ask with it whether it still holds.
+/// A caller and, if it presented one, the digest of its credential: long streams check with it
+/// whether the grant still holds.
 #[derive(Clone, Debug)]
 pub struct Grant {
     /// The name under which the engine decides.
@@ -54,7 +57,8 @@ impl Grant {
     }
 }
 
-/// No credential, or none that is accepted. Deliberately without a reason: it would help only a guesser.
+/// No credential, or none that is accepted. Deliberately without a reason: it would help only a
+/// guesser.
 #[derive(Debug, thiserror::Error)]
 #[error("no accepted credential")]
 pub struct Unauthorized;
@@ -65,19 +69,19 @@ pub struct Unauthorized;
 pub struct NoDigest;
 
 impl Grants {
-    /// Builds the table. Each entry of `keys` is a grant's name and its key; white space around a key is not part of it
-    /// (Secrets made from files end in a newline). A key of fewer than [`SHORTEST_KEY`] characters admits nobody, and is
-    /// among the [refused](Self::refused).
+    /// Builds the table. Each entry of `keys` is a grant's name and its key; white space around a
+    /// key is not part of it (Secrets made from files end in a newline). A key of fewer than
+    /// [`SHORTEST_KEY`] characters admits no caller, and is among the [refused](Self::refused).
     pub fn new(keys: &BTreeMap<String, Vec<u8>>, anonymous: bool) -> Self {
         let (mut accepted, mut refused) = (Vec::with_capacity(keys.len()), Vec::new());
         for (name, key) in keys {
             let key = key.trim_ascii();
-            // Characters, as people count them; bytes of what is no text.
+            // Characters, as people count them; bytes where the key is not text.
             let length = std::str::from_utf8(key).map_or(key.len(), |text| text.chars().count());
             if length < SHORTEST_KEY {
                 refused.push(name.clone());
             } else {
-                accepted.push(Key {
+                accepted.push(ApiKey {
                     digest: sha256(key),
                     caller: Arc::new(Caller::key(name)),
                 });
@@ -90,7 +94,7 @@ impl Grants {
         }
     }
 
-    /// Admits whoever presents the one key that has this SHA-256, given in hexadecimal.
+    /// Admits the caller that presents the one key with this SHA-256, given in hexadecimal.
     ///
     /// # Errors
     /// [`NoDigest`].
@@ -104,7 +108,7 @@ impl Grants {
         }
         let caller = Arc::new(Caller::key(name));
         Ok(Grants {
-            keys: vec![Key { digest, caller }],
+            keys: vec![ApiKey { digest, caller }],
             anonymous: None,
             refused: Vec::new(),
         })
@@ -118,8 +122,8 @@ impl Grants {
     /// The grant that a request's headers prove.
     ///
     /// # Errors
-    /// [`Unauthorized`] when there is no credential and anonymous callers are not admitted, or when what is there is
-    /// not one accepted Bearer credential (RFC 6750 section 2.1).
+    /// [`Unauthorized`] when there is no credential and anonymous callers are not admitted, or when
+    /// what is there is not one accepted Bearer credential (RFC 6750 section 2.1).
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Grant, Unauthorized> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let Some(value) = values.next() else {

@@ -1,17 +1,19 @@
-//! The gateways that a request has come by: a McpServer whose URL leads back to its own gateway would go round for ever.
+//! The gateways that a request has come by: a McpServer whose URL leads back to its own gateway
+//! would go round for ever.
 //!
-//! In: the UID of a server, the header of a request. Out: the header with another name, and whether a name is in it. Must not
-//! do: tell a server behind the gateway anything but that a gateway is there.
+//! In: the UID of a server, the header of a request. Out: the header with another name, and whether
+//! a name is in it. Must not do: tell a server behind the gateway anything but that a gateway is
+//! there.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ring::digest::{SHA256, digest};
 
 /// The names of the gateways, the nearest last.
-pub const HOPS: HeaderName = HeaderName::from_static(NAME);
+pub const HOPS: HeaderName = HeaderName::from_static(HOPS_NAME);
 /// The header's name as text.
-pub const NAME: &str = "portcullis-hops";
+pub const HOPS_NAME: &str = "portcullis-hops";
 /// More gateways in a row are taken for a loop.
-const MOST: usize = 16;
+const MAX_HOPS: usize = 16;
 
 /// The name of the gateways of a server: the same for all its replicas.
 pub fn name(uid: &str) -> HeaderValue {
@@ -33,7 +35,7 @@ pub fn with(before: Option<HeaderValue>, own: Option<&HeaderValue>) -> Option<He
 /// What a request that comes in has come by.
 #[derive(Debug, PartialEq)]
 pub enum Way {
-    /// Not by this gateway; to be told on.
+    /// Not through this gateway; the header to pass on.
     Straight(Option<HeaderValue>),
     /// By this one already, or by more than is sensible.
     Loop,
@@ -47,7 +49,7 @@ pub fn way(headers: &HeaderMap, own: &HeaderValue) -> Way {
         for name in value.as_bytes().split(|byte| *byte == b',') {
             count += 1;
             let name = name.trim_ascii();
-            if name == own.as_bytes() || count > MOST || name.len() > 64 {
+            if name == own.as_bytes() || count > MAX_HOPS || name.len() > 64 {
                 return Way::Loop;
             }
             let name = HeaderValue::from_bytes(name).ok();
@@ -77,7 +79,7 @@ mod tests {
         assert_eq!(way(&headers, &three), Way::Loop);
         let all = with(Some(told), Some(&three));
         assert_eq!(way(&headers, &name("4")), Way::Straight(all));
-        headers.insert(HOPS, HeaderValue::try_from("a,".repeat(MOST)).unwrap());
+        headers.insert(HOPS, HeaderValue::try_from("a,".repeat(MAX_HOPS)).unwrap());
         assert_eq!(way(&headers, &one), Way::Loop);
     }
 }

@@ -1,50 +1,54 @@
-//! Streamable HTTP towards clients: what a request must be before policy looks at it, and which way it then takes.
+//! Streamable HTTP towards clients: what a request must be before policy looks at it, and which way
+//! it then takes.
 //!
-//! Sources: the transport pages of MCP 2025-03-26, 2025-06-18 and 2025-11-25; RFC 6750 for credentials; gateway.md's table
-//! of answers. A refusal by policy is never an HTTP error: any 4xx or 5xx on a call ends the whole session of common clients.
+//! Sources: the transport pages of MCP 2025-03-26, 2025-06-18 and 2025-11-25; RFC 6750 for
+//! credentials; gateway.md's table of answers. A refusal by policy is never an HTTP error: any 4xx
+//! or 5xx on a call ends the whole session of common clients.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ALLOW, WWW_AUTHENTICATE};
+use http::header::ALLOW;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode};
 
-use super::Gateway;
-use super::body::{Body, BoxError, ReadError, discard, empty, holding, read_for};
-use super::budget::{Kind, Taken};
-use super::floor::Seat;
-use super::grants::Grant;
-use super::hops;
-use super::offload::{is_small, offload};
-use super::permit::Envelope;
-use super::relay::{Relay, json_response};
-use super::session::{LastSession, Session};
-use super::snapshot::Snapshot;
-use super::trace;
+use crate::gateway::Gateway;
+use crate::gateway::body::message::json_response;
+use crate::gateway::body::{BoxError, ReadError, discard, holding, read_for};
+use crate::gateway::fairness::floor::Seat;
+use crate::gateway::fairness::offload::{is_small, offload};
+use crate::gateway::force::snapshot::Snapshot;
+use crate::gateway::grants::Grant;
+use crate::gateway::permit::Envelope;
+use crate::gateway::relay::Relay;
+use crate::gateway::sessions::{LastSession, Session};
 use crate::protocol::answer;
 use crate::protocol::envelope::{self, Id, Message};
-use crate::protocol::header::{self, HeaderFault};
+use crate::protocol::header;
 use crate::protocol::version::{self, Era, Version};
 
+mod admit;
 mod handshake;
-mod refusals;
+mod notifications;
 mod requests;
+mod responses;
 mod streams;
-mod told;
+mod trace;
+
+use self::admit::{admit, share};
+use self::responses::{Answer, header_refusal, refuse};
 
 /// Between two pieces of a request's body.
-const BODY_IDLE: Duration = Duration::from_secs(30);
+const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For all of a request's body: one that trickles must not hold a connection for ever.
-const BODY_WITHIN: Duration = Duration::from_secs(120);
-/// For what is not a tool call and has no time-out of its own in the spec: notifications, DELETE, the head of a stream.
-const SHORT: Duration = Duration::from_secs(30);
+const BODY_TIMEOUT: Duration = Duration::from_secs(120);
+/// For what is not a tool call and has no time-out of its own in the spec: notifications, DELETE,
+/// the head of a stream.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(30);
 
-type Answer = Response<Body>;
-
-/// Answers one request to the MCP endpoint of a gateway. Never fails: every error is an answer. `seat` and `last_session`
-/// are those of the connection.
+/// Answers one request to the MCP endpoint of a gateway. Never fails: every error is an answer.
+/// `seat` and `last_session` are those of the connection.
 pub async fn handle<B>(
     gateway: &Arc<Gateway>,
     seat: &Seat,
@@ -82,113 +86,10 @@ where
         }
     };
     gateway
-        .recorder
+        .observe
         .request_duration
         .observe(started.elapsed().as_secs_f64());
     answer
-}
-
-/// What must hold for every request, whatever it says: a bundle, a Host and an Origin that are ours, a credential.
-fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, Box<Answer>> {
-    let Some(snapshot) = gateway.snapshot() else {
-        let body = answer::error(
-            None,
-            answer::code::INTERNAL_ERROR,
-            "The gateway has no policy in force yet",
-            None,
-        );
-        return Err(Box::new(json_response(
-            StatusCode::SERVICE_UNAVAILABLE,
-            body,
-        )));
-    };
-    let settings = &snapshot.settings;
-    let forbidden = |why: &str| {
-        Box::new(json_response(
-            StatusCode::FORBIDDEN,
-            answer::invalid_request(None, why),
-        ))
-    };
-    let host = head
-        .uri
-        .authority()
-        .map(|authority| authority.as_str())
-        .or_else(|| one(head, http::header::HOST));
-    if !host.is_some_and(|host| header::host_allowed(host, &settings.allowed_hosts)) {
-        return Err(forbidden(
-            "the Host header names a host that this gateway does not serve; add it to spec.gateway.allowedHosts",
-        ));
-    }
-    if head.headers.contains_key(http::header::ORIGIN) {
-        let origin = one(head, http::header::ORIGIN);
-        if !origin.is_some_and(|origin| header::origin_allowed(origin, &settings.allowed_origins)) {
-            return Err(forbidden(
-                "the Origin is not allowed; add it to spec.gateway.allowedOrigins",
-            ));
-        }
-    }
-    let hops::Way::Straight(hops) = hops::way(&head.headers, &gateway.hop) else {
-        let why = format!(
-            "this request comes from this very gateway: the URL of McpServer {} leads back to it; correct spec.upstream.http.url",
-            gateway.recorder.server()
-        );
-        let body = answer::invalid_request(None, &why);
-        return Err(refuse(StatusCode::LOOP_DETECTED, body));
-    };
-    match snapshot.grants.authenticate(&head.headers) {
-        Ok(grant) => Ok(Admitted {
-            snapshot,
-            grant,
-            hops,
-        }),
-        Err(unauthorized) => {
-            let body = answer::invalid_request(None, &unauthorized.to_string());
-            let mut response = json_response(StatusCode::UNAUTHORIZED, body);
-            let challenge = HeaderValue::from_static("Bearer realm=\"portcullis\"");
-            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-            Err(Box::new(response))
-        }
-    }
-}
-
-/// Takes what every request needs of the caller's share: a connection, and a stream or a place among the requests under way.
-fn share(
-    gateway: &Gateway,
-    seat: &Seat,
-    head: &Parts,
-    grant: &mut Grant,
-) -> Result<Taken, Box<Answer>> {
-    let busy = |why: &dyn std::fmt::Display, close: bool| {
-        let mut response = refuse(
-            StatusCode::SERVICE_UNAVAILABLE,
-            answer::error(None, answer::code::INTERNAL_ERROR, &why.to_string(), None),
-        );
-        let headers = response.headers_mut();
-        headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("5"));
-        if close {
-            headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
-    };
-    let share = seat
-        .known(&gateway.uid, grant)
-        .map_err(|crowded| busy(&crowded, true))?;
-    let kind = match head.method {
-        Method::GET => Kind::Stream,
-        _ => Kind::Request,
-    };
-    let taken = share.take(kind).map_err(|spent| busy(&spent, false))?;
-    grant.share = Some(share);
-    Ok(taken)
-}
-
-/// The value of a header that stands exactly once.
-fn one(head: &Parts, name: HeaderName) -> Option<&str> {
-    let mut values = head.headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) => value.to_str().ok(),
-        _ => None,
-    }
 }
 
 struct Exchange<'a> {
@@ -203,34 +104,6 @@ struct Exchange<'a> {
     hops: Option<HeaderValue>,
 }
 
-/// What must hold for every request, found to hold.
-struct Admitted {
-    snapshot: Arc<Snapshot>,
-    grant: Grant,
-    hops: Option<HeaderValue>,
-}
-
-fn refuse(status: StatusCode, body: Vec<u8>) -> Box<Answer> {
-    Box::new(json_response(status, body))
-}
-
-fn header_refusal(fault: HeaderFault) -> Box<Answer> {
-    let status = match fault {
-        HeaderFault::AcceptPost | HeaderFault::AcceptGet => StatusCode::NOT_ACCEPTABLE,
-        HeaderFault::ContentType | HeaderFault::ContentEncoding => {
-            StatusCode::UNSUPPORTED_MEDIA_TYPE
-        }
-        _ => StatusCode::BAD_REQUEST,
-    };
-    refuse(status, answer::invalid_request(None, &fault.to_string()))
-}
-
-fn accepted() -> Answer {
-    let mut response = Response::new(empty());
-    *response.status_mut() = StatusCode::ACCEPTED;
-    response
-}
-
 impl Exchange<'_> {
     async fn run<B>(&mut self, mut body: B) -> Result<Answer, Box<Answer>>
     where
@@ -242,7 +115,14 @@ impl Exchange<'_> {
                 self.check_post_headers()?;
                 let limit = self.snapshot.settings.max_request_bytes;
                 let share = self.grant.share.clone();
-                let read = read_for(share.as_ref(), &mut body, limit, BODY_IDLE, BODY_WITHIN).await;
+                let read = read_for(
+                    share.as_ref(),
+                    &mut body,
+                    limit,
+                    BODY_IDLE_TIMEOUT,
+                    BODY_TIMEOUT,
+                )
+                .await;
                 if matches!(read, Err(ReadError::TooLarge { .. } | ReadError::Spent(_))) {
                     discard(&mut body).await;
                 }
@@ -255,9 +135,10 @@ impl Exchange<'_> {
                     };
                     refuse(status, answer::invalid_request(None, &error.to_string()))
                 })?;
-                self.gateway.recorder.room().await;
-                // While the body came, a policy or a credential may have been withdrawn: a client that takes its time over it
-                // must not be decided on by what was in force when it began.
+                self.gateway.observe.room().await;
+                // While the body came, a policy or a credential may have been withdrawn: a client
+                // that takes its time over it must not be decided under what was in force when it
+                // began.
                 let unchanged = self
                     .gateway
                     .snapshot()
@@ -340,8 +221,13 @@ impl Exchange<'_> {
                 let why = "the Mcp-Session-Id header is missing; send initialize first";
                 refuse(StatusCode::BAD_REQUEST, answer::invalid_request(id, why))
             })?;
-        let session = Session::reopen(self.gateway, &self.grant, token, self.last_session)
-            .map_err(|_| unknown())?;
+        let session = Session::reopen(
+            &self.gateway.sessions,
+            &self.grant,
+            token,
+            self.last_session,
+        )
+        .map_err(|_| unknown())?;
         if named
             .is_some_and(|named| session.version.has_header() && named != session.version.as_str())
         {

@@ -1,15 +1,16 @@
 //! The right to send one message upstream.
 //!
-//! In: a decision that allows a call, or a row of the method table that needs none. Out: a [`Permit`], which holds the whole
-//! message as it goes out. This is a leaf: it knows decisions, the method table and nothing of the rest of the gateway, and its
-//! fields are private, so that whoever has a permit has come by one of the ways below. A permit for a tool, a prompt, a
-//! resource or a completion needs a [`Granted`]. Must not do: take bytes of others for a message.
+//! In: a decision that allows a call, or a row of the method table that needs none. Out: a
+//! [`Permit`], which holds the whole message as it goes out. This is a leaf: it knows decisions,
+//! the method table and nothing of the rest of the gateway, and its fields are private, so that
+//! every permit comes from one of the functions below. A permit for a tool, a prompt, a resource or
+//! a completion needs a [`Granted`]. Must not do: take bytes of others for a message.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
 
-use super::approvals::Consumed;
-use super::request_ids::{Cancelled, UnderWay};
+use crate::gateway::approvals::Consumed;
+use crate::gateway::enforce::request_ids::{Cancelled, RequestIdGuard};
 use crate::policy::{Decision, Outcome};
 use crate::protocol::answer;
 use crate::protocol::emit::{self, Edits};
@@ -59,13 +60,14 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// A client's request that was decided on, with changes to its `params`. Of those only what its method knows goes out.
+    /// A client's request that was decided on, with changes to its `params`. Of those only what its
+    /// method knows goes out.
     pub fn decided(
         _granted: Granted,
         row: &'static method::Method,
         envelope: Envelope,
         params: Option<&Object<'_>>,
-        under_way: &UnderWay,
+        under_way: &RequestIdGuard,
         edits: Edits<'_>,
     ) -> Permit {
         let id = under_way.upstream();
@@ -73,7 +75,8 @@ impl Permit {
         Permit::post(envelope, body)
     }
 
-    /// A request of a method that needs no decision. Of its `params` only what its method knows goes out.
+    /// A request of a method that needs no decision. Of its `params` only what its method knows
+    /// goes out.
     pub fn request(
         row: Undecided,
         envelope: Envelope,
@@ -86,7 +89,8 @@ impl Permit {
         Permit::post(envelope, body)
     }
 
-    /// A notification of a method that needs no decision. Of its `params` only what its method knows goes out.
+    /// A notification of a method that needs no decision. Of its `params` only what its method
+    /// knows goes out.
     pub fn notification(row: Undecided, envelope: Envelope, params: Option<&Object<'_>>) -> Permit {
         let row = row.row();
         let body = emit::call(None, row.name, params, &Edits::new().only(row.params));
@@ -105,7 +109,8 @@ impl Permit {
         Permit::post(envelope, body)
     }
 
-    /// A client's answer to a request of the upstream, under the upstream's id of that. `question` is the row of the request.
+    /// A client's answer to a request of the upstream, under the upstream's id of that. `question`
+    /// is the row of the request.
     pub fn answer(
         question: Undecided,
         envelope: Envelope,

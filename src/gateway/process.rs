@@ -1,7 +1,8 @@
-//! What a gateway's process takes from the system before anything runs: ports, places for the audit log, signals.
+//! What a gateway's process takes from the system before anything runs: ports, places for the audit
+//! log, signals.
 //!
-//! In: addresses, paths. Out: listeners, an audit log, the wish to stop. Must not do: start anything half-way; what is not
-//! to be had is said with what to change.
+//! In: addresses, paths. Out: listeners, an audit log, the wish to stop. Must not do: start
+//! anything half-way. Errors say what to change.
 
 use std::fs::OpenOptions;
 use std::io::IsTerminal as _;
@@ -13,13 +14,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::audit::{AuditLog, AuditWriter, Sink};
+use crate::gateway::observe::audit::{AuditLog, AuditWriter, Sink};
 use crate::telemetry::listen::{self, ListenError};
 
 /// Why the process cannot have what it needs.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// The port is not to be had.
+    /// The address cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// The file cannot be written.
@@ -46,7 +47,8 @@ pub fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, Setu
     Ok(listen::bind(address, flag)?)
 }
 
-/// Records go to standard output, and to the file if one is named. With a file, a terminal is not filled with them.
+/// Records go to standard output, and to the file if one is named. With a file, a terminal is not
+/// filled with them.
 ///
 /// # Errors
 /// When the file cannot be opened or the writer not be started.
@@ -72,13 +74,15 @@ pub fn audit(file: Option<&Path>) -> Result<(AuditLog, AuditWriter), SetupError>
     AuditLog::to(sinks).map_err(SetupError::Audit)
 }
 
-/// More open files than this are not asked for: child processes inherit the limit, and some visit every number below it.
-const FILES: u64 = 65_536;
+/// More open files than this are not asked for: child processes inherit the limit, and some visit
+/// every number below it.
+const MAX_OPEN_FILES: u64 = 65_536;
 
-/// Raises the limit on open files to what the system admits. What is sized by it is to be made afterwards.
+/// Raises the limit on open files to what the system admits. What is sized by it is to be made
+/// afterwards.
 pub fn raise_files() {
     let now = getrlimit(Resource::Nofile);
-    let most = now.maximum.unwrap_or(FILES).min(FILES);
+    let most = now.maximum.unwrap_or(MAX_OPEN_FILES).min(MAX_OPEN_FILES);
     if now.current.is_none_or(|current| current >= most) {
         return;
     }
@@ -91,8 +95,8 @@ pub fn raise_files() {
     }
 }
 
-/// Closes memory and environment of this process, where keys are, to other processes of its user: `/proc/PID/environ` and
-/// `mem`, debuggers, core dumps. Only root can still read them.
+/// Closes memory and environment of this process, where keys are, to other processes of its user:
+/// `/proc/PID/environ` and `mem`, debuggers, core dumps. Only root can still read them.
 ///
 /// # Errors
 /// When the system refuses. Elsewhere than on Linux there is nothing to do.

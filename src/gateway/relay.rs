@@ -1,48 +1,38 @@
-//! From the upstream back to the client: every message is read strictly, filtered by the policy in force at that moment, and
-//! written anew. Streams go event by event, at the client's pace.
+//! From the upstream back to the client: every message is read strictly, filtered by the policy in
+//! force at that moment, and written again. Streams go event by event, at the client's pace.
 
 use std::borrow::Cow;
 use std::cell::LazyCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Response, StatusCode};
+use http::Response;
 use jiff::Timestamp;
-use tokio::time::Instant;
 
-use super::Gateway;
-use super::body::{Body, ReadError, full, holding, read_for};
-use super::budget::FREE;
-use super::enforce::{End, InFlight};
-use super::grants::Grant;
-use super::permit::Permit;
-use super::request_ids::UnderWay;
-use super::session::{Resumed, Session};
-use super::upstream::{Bridged, Unserved, UpstreamError};
+use crate::gateway::Gateway;
+use crate::gateway::body::Body;
+use crate::gateway::body::message::RETRY_AFTER;
+use crate::gateway::enforce::request_ids::RequestIdGuard;
+use crate::gateway::grants::Grant;
+use crate::gateway::permit::Permit;
+use crate::gateway::sessions::{Resumed, Session};
 use crate::json;
 use crate::protocol::answer::{self, code};
 use crate::protocol::emit::Edits;
-use crate::protocol::envelope::{
-    self, ErrorObject, Id, Message, Notification, Object, Outcome, Request,
-};
+use crate::protocol::envelope::{ErrorObject, Id, Message, Notification, Object, Outcome, Request};
 use crate::protocol::list::{self, ListKind};
 use crate::protocol::method::{self, Feature, Need};
 
+mod ends;
 mod events;
+mod responses;
+mod tell;
 
-use self::events::Events;
+use self::events::EventRelay;
+pub use self::tell::{give_up, tell_upstream};
 
-/// An upstream answer may be this large.
-pub const MAX_ANSWER: usize = 64 << 20;
-/// One event of a stream may be this large: as a line of a stdio server, with what goes around it.
-pub const MAX_EVENT: usize = 17 << 20;
-/// However much a server says before its answer, a call ends after this many times its time-out.
-const LONGEST: u32 = 10;
 /// Comments keep intermediaries from closing a quiet stream (gateway.md).
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// When the client may try again after the upstream failed.
-pub const RETRY_AFTER: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Whose messages are relayed.
 pub struct Relay {
@@ -52,7 +42,8 @@ pub struct Relay {
     pub grant: Grant,
     /// In which session.
     pub session: Arc<Session>,
-    /// The request that is answered, if one is: under way until the answer has been relayed. No other answer passes.
+    /// The request that is answered, if one is: under way until the answer has been relayed. No
+    /// other answer passes.
     pub asked: Option<Asked>,
 }
 
@@ -60,12 +51,12 @@ pub struct Relay {
 pub struct Asked {
     upstream: Id<'static>,
     client: Id<'static>,
-    under_way: Option<UnderWay>,
+    under_way: Option<RequestIdGuard>,
 }
 
 impl Asked {
     /// One that has just been forwarded.
-    pub fn new(under_way: UnderWay) -> Self {
+    pub fn new(under_way: RequestIdGuard) -> Self {
         Asked {
             upstream: under_way.upstream(),
             client: under_way.client().clone(),
@@ -88,7 +79,7 @@ impl Asked {
 }
 
 /// What becomes of one message.
-enum Passed {
+enum RelayedMessage {
     Send(Vec<u8>),
     Drop,
 }
@@ -112,7 +103,7 @@ impl Relay {
             .as_ref()
             .and_then(|asked| asked.under_way.as_ref())
         {
-            under_way.dispute().open();
+            under_way.ambiguity().mark();
         }
     }
 
@@ -124,8 +115,9 @@ impl Relay {
         }
     }
 
-    /// The client's copy of a message, filtered for this caller. A response must be one that [`Self::is_answer`].
-    async fn pass(&self, message: &Message<'_>) -> Passed {
+    /// The client's copy of a message, filtered for this caller. A response must be one that
+    /// [`Self::is_answer`].
+    async fn pass(&self, message: &Message<'_>) -> RelayedMessage {
         match message {
             Message::Response(response) => {
                 if let Outcome::Error(error) = &response.outcome {
@@ -144,14 +136,14 @@ impl Relay {
         }
     }
 
-    /// An error of the upstream. Its `data` must not read as if the gateway or a bridge had spoken, and one that sends the
-    /// user to a page is a question to the client like any other.
-    fn error(&self, error: &ErrorObject<'_>) -> Passed {
+    /// An error of the upstream. Its `data` must not read as if the gateway or a bridge had spoken,
+    /// and one that sends the user to a page is a question to the client like any other.
+    fn error(&self, error: &ErrorObject<'_>) -> RelayedMessage {
         let id = self.client_id();
         let pages = self.allows(Feature::Elicitation) && self.session.declared.url_elicitation();
         if error.code == code::URL_ELICITATION_REQUIRED && !pages {
             let why = "The server asks the user to open a page first; spec.clientFeatures.elicitation, or the client, does not allow that";
-            return Passed::Send(answer::error(id, code::INTERNAL_ERROR, why, None));
+            return RelayedMessage::Send(answer::error(id, code::INTERNAL_ERROR, why, None));
         }
         let data = error.data.map(|raw| match Object::from_raw(raw, &[]) {
             Ok(data) if data.string("source").ok().flatten().as_deref() == Some("bridge") => {
@@ -162,7 +154,7 @@ impl Relay {
             }
             _ => Cow::Borrowed(raw),
         });
-        Passed::Send(answer::error(
+        RelayedMessage::Send(answer::error(
             id,
             error.code,
             &error.message,
@@ -170,10 +162,11 @@ impl Relay {
         ))
     }
 
-    /// The message without what the caller may not see, and whether it lists a tool that is not in the inventory.
-    fn filtered(&self, message: &Message<'_>) -> (Passed, bool) {
+    /// The message without what the caller may not see, and whether it lists a tool that is not in
+    /// the inventory.
+    fn filtered(&self, message: &Message<'_>) -> (RelayedMessage, bool) {
         let Some(snapshot) = self.gateway.snapshot() else {
-            return (Passed::Drop, false);
+            return (RelayedMessage::Drop, false);
         };
         let mut unknown = false;
         let caller = &self.grant.caller;
@@ -191,7 +184,8 @@ impl Relay {
             Message::Request(_) | Message::Notification(_) => None,
         };
         if let Some(result) = result {
-            // No session version has these: a client that knows them anyway would be asked past `clientFeatures`.
+            // No session version has these: a client that knows them anyway would be asked past
+            // `clientFeatures`.
             for key in ["inputRequests", "requestState", "resultType"] {
                 if result.get(key).is_some() {
                     edits = edits.remove(key);
@@ -200,7 +194,7 @@ impl Relay {
             if result.get("nextCursor").is_some() {
                 let sealed = list::next_cursor(result).map(|cursor| {
                     self.session
-                        .seal_cursor(&self.gateway, &self.grant, &cursor)
+                        .seal_cursor(&self.gateway.sessions, &self.grant, &cursor)
                 });
                 match sealed {
                     Some(Some(sealed)) => edits = edits.set_string("nextCursor", &sealed),
@@ -208,7 +202,7 @@ impl Relay {
                     Some(None) => {
                         let why = "its cursor cannot be sealed";
                         let body = answer::upstream_down(self.client_id(), why, RETRY_AFTER);
-                        return (Passed::Send(body), false);
+                        return (RelayedMessage::Send(body), false);
                     }
                     None => edits = edits.remove("nextCursor"),
                 }
@@ -225,11 +219,11 @@ impl Relay {
             ListKind::ResourceTemplates => bound.template_visible(&entry.name, caller),
         });
         let passed = match filtered {
-            Ok(Some(bytes)) => Passed::Send(bytes),
-            Ok(None) => Passed::Send(message.emit(&edits)),
+            Ok(Some(bytes)) => RelayedMessage::Send(bytes),
+            Ok(None) => RelayedMessage::Send(message.emit(&edits)),
             Err(error) => {
-                tracing::warn!(server = self.gateway.recorder.server(), %error, "an answer of the upstream was replaced");
-                Passed::Send(answer::upstream_down(
+                tracing::warn!(server = self.gateway.observe.server(), %error, "an answer of the upstream was replaced");
+                RelayedMessage::Send(answer::upstream_down(
                     self.client_id(),
                     &error.to_string(),
                     RETRY_AFTER,
@@ -239,18 +233,22 @@ impl Relay {
         (passed, unknown)
     }
 
-    fn notification(&self, message: &Message<'_>, notification: &Notification<'_>) -> Passed {
+    fn notification(
+        &self,
+        message: &Message<'_>,
+        notification: &Notification<'_>,
+    ) -> RelayedMessage {
         let Some(row) = method::lookup(&notification.method)
             .filter(|row| row.to_client() && row.in_version(self.session.version))
         else {
-            return Passed::Drop;
+            return RelayedMessage::Drop;
         };
         match row.need {
             Need::Nothing => {
                 if row.name == "notifications/tools/list_changed" {
                     self.gateway.inventory.nudge();
                 }
-                Passed::Send(message.emit(&Edits::new()))
+                RelayedMessage::Send(message.emit(&Edits::new()))
             }
             Need::Resource => {
                 let uri = notification
@@ -263,16 +261,16 @@ impl Relay {
                     })
                 });
                 if listed {
-                    Passed::Send(message.emit(&Edits::new()))
+                    RelayedMessage::Send(message.emit(&Edits::new()))
                 } else {
-                    Passed::Drop
+                    RelayedMessage::Drop
                 }
             }
             Need::Feature(feature) if self.allows(feature) => {
-                Passed::Send(message.emit(&Edits::new()))
+                RelayedMessage::Send(message.emit(&Edits::new()))
             }
             Need::Cancel => self.cancelled_by_server(message, notification),
-            _ => Passed::Drop,
+            _ => RelayedMessage::Drop,
         }
     }
 
@@ -281,23 +279,24 @@ impl Relay {
         &self,
         message: &Message<'_>,
         notification: &Notification<'_>,
-    ) -> Passed {
+    ) -> RelayedMessage {
         let sealed = notification
             .params
             .as_ref()
             .and_then(|params| params.get("requestId"))
             .and_then(|member| Id::from_json(member.raw))
-            .and_then(|id| self.gateway.requests.cancel(&self.session.id, &id));
+            .and_then(|id| self.gateway.sessions.cancel_request(&self.session.id, &id));
         match sealed {
-            Some(sealed) => {
-                Passed::Send(message.emit(&Edits::new().set("requestId", json::quoted(&sealed))))
-            }
-            None => Passed::Drop,
+            Some(sealed) => RelayedMessage::Send(
+                message.emit(&Edits::new().set("requestId", json::quoted(&sealed))),
+            ),
+            None => RelayedMessage::Drop,
         }
     }
 
-    /// A request of the upstream to the client: as `clientFeatures` says, under a sealed id; else refused right here.
-    fn request(&self, request: &Request<'_>) -> Passed {
+    /// A request of the upstream to the client: as `clientFeatures` says, under a sealed id; else
+    /// refused right here.
+    fn request(&self, request: &Request<'_>) -> RelayedMessage {
         let row = method::lookup(&request.method)
             .filter(|row| row.to_client() && row.in_version(self.session.version));
         let allowed = match row.map(|row| row.need) {
@@ -310,22 +309,22 @@ impl Relay {
             let envelope = self.session.envelope();
             let permit = Permit::refusal(envelope, &request.id, &request.method);
             tell_upstream(&self.gateway, permit);
-            return Passed::Drop;
+            return RelayedMessage::Drop;
         };
         // Whichever of the session's calls it is about: that one is being made.
-        self.gateway.request_ids.dispute(self.session.key());
+        self.gateway.calls.mark_session(self.session.key());
         let raw = request.id.to_json();
-        let sealed = self
-            .session
-            .seal_request(&self.gateway, &self.grant, &request.method, &raw);
+        let sealed =
+            self.session
+                .seal_request(&self.gateway.sessions, &self.grant, &request.method, &raw);
         match sealed {
             Some(sealed) => {
                 self.gateway
-                    .requests
-                    .remember(&self.session.id, &request.id, &sealed);
-                Passed::Send(request.emit(&edits.id(Id::String(sealed.into()))))
+                    .sessions
+                    .remember_request(&self.session.id, &request.id, &sealed);
+                RelayedMessage::Send(request.emit(&edits.id(Id::String(sealed.into()))))
             }
-            None => Passed::Drop,
+            None => RelayedMessage::Drop,
         }
     }
 
@@ -335,225 +334,13 @@ impl Relay {
             .is_some_and(|snapshot| snapshot.settings.allows(feature))
     }
 
-    /// The answer to one request, from the head of the upstream's response.
-    ///
-    /// `in_flight` is told how the call ended. `timeout` is for the whole call, from `sent` on; each message that comes before
-    /// the answer gives it that time again, up to [`LONGEST`] times.
-    pub async fn answer(
-        self,
-        in_flight: Option<Box<InFlight>>,
-        response: Response<Body>,
-        timeout: Duration,
-        sent: Instant,
-    ) -> Response<Body> {
-        let finish = |in_flight: Option<Box<InFlight>>, end| {
-            if let Some(in_flight) = in_flight {
-                in_flight.finish(end);
-            }
-        };
-        let status = response.status();
-        let bridged = response.extensions().get::<Bridged>().copied();
-        let id = self.client_id().cloned();
-        let within = timeout.saturating_sub(sent.elapsed());
-        match content_type(&response) {
-            Some(ContentType::Json) => {
-                let share = self.grant.share.as_ref();
-                let body = response.into_body();
-                let read = read_for(share, body, MAX_ANSWER, within, within).await;
-                let (body, room) = match read {
-                    Ok(read) => read,
-                    Err(
-                        error @ (ReadError::TooLarge { .. }
-                        | ReadError::Broken(_)
-                        | ReadError::Spent(_)),
-                    ) => {
-                        finish(in_flight, End::Broken);
-                        return json_response(
-                            StatusCode::OK,
-                            answer::upstream_down(id.as_ref(), &error.to_string(), RETRY_AFTER),
-                        );
-                    }
-                    Err(ReadError::Stalled) => {
-                        finish(in_flight, End::Timeout);
-                        self.give_up();
-                        let why = UpstreamError::Timeout(timeout).to_string();
-                        return json_response(
-                            StatusCode::OK,
-                            answer::upstream_down(id.as_ref(), &why, RETRY_AFTER),
-                        );
-                    }
-                };
-                let (bytes, end) = self.single(&body).await;
-                let end = match (end, bridged.and_then(|bridged| bridged.unserved)) {
-                    (End::Error | End::Refused, Some(unserved)) => end_of_unserved(unserved),
-                    // An error that came with an HTTP error is the transport's word, not the upstream's on this request.
-                    (End::Error | End::Refused, None) if !status.is_success() => End::Broken,
-                    (end, _) => end,
-                };
-                finish(in_flight, end);
-                drop(body);
-                let size = bytes.len();
-                let response = json_response(StatusCode::OK, bytes);
-                match room {
-                    // Kept until the client has taken it.
-                    Some(mut room) if size > FREE => {
-                        // It was room for two of them, and so gives some back.
-                        let _ = room.set(size);
-                        response.map(|body| holding(body, room))
-                    }
-                    _ => response,
-                }
-            }
-            Some(ContentType::EventStream) if status.is_success() => {
-                let mut events = Events::new(self, response.into_body());
-                events.idle = Some(timeout);
-                events.silent_until = Some(sent + timeout);
-                events.ends_at = Some(sent + timeout.saturating_mul(LONGEST));
-                events.awaited = true;
-                events.bridged = bridged.is_some();
-                events.in_flight = in_flight;
-                events.into_response()
-            }
-            _ => {
-                finish(in_flight, End::Broken);
-                let why = format!(
-                    "it answered HTTP {} without a JSON-RPC message",
-                    status.as_u16()
-                );
-                json_response(
-                    StatusCode::OK,
-                    answer::upstream_down(id.as_ref(), &why, RETRY_AFTER),
-                )
-            }
-        }
-    }
-
-    /// The one message of a JSON body.
-    async fn single(&self, body: &[u8]) -> (Vec<u8>, End) {
-        let broken = |why: &str| {
-            (
-                answer::upstream_down(self.client_id(), why, RETRY_AFTER),
-                End::Broken,
-            )
-        };
-        match envelope::parse(body) {
-            Ok(message) if self.is_answer(&message) => {
-                let end = end_of(&message);
-                match self.pass(&message).await {
-                    Passed::Send(bytes) => (bytes, end),
-                    Passed::Drop => broken("its answer cannot be shown"),
-                }
-            }
-            Ok(_) => broken("its answer is not to this request"),
-            Err(refusal) => broken(&refusal.to_string()),
-        }
-    }
-
     /// A stream that the client opened with GET.
     pub fn stream(self, response: Response<Body>) -> Response<Body> {
-        Events::new(self, response.into_body())
+        EventRelay::new(self, response.into_body())
             .tells_changes()
             .into_response()
     }
 }
 
-/// Tells the upstream something in a client's session, beside the stream that brought the reason: a server may read the
-/// answer only once it has written what it is writing.
-pub fn tell_upstream(gateway: &Arc<Gateway>, permit: Permit) {
-    let Ok(place) = Arc::clone(&gateway.telling).try_acquire_owned() else {
-        tracing::warn!(
-            server = gateway.recorder.server(),
-            "the upstream asks faster than it takes answers; one was dropped"
-        );
-        return;
-    };
-    let teller = Arc::clone(gateway);
-    gateway.tasks.spawn(async move {
-        teller.answer_upstream(permit).await;
-        drop(place);
-    });
-}
-
-/// Tells the upstream that nobody waits any more (Cancellation: "SHOULD issue a cancellation notification").
-pub fn give_up(gateway: &Arc<Gateway>, session: &Session, under_way: &UnderWay) {
-    let permit = Permit::cancel(
-        &under_way.give_up(),
-        session.envelope(),
-        Some("\"timeout\""),
-    );
-    tell_upstream(gateway, permit);
-}
-
-/// The codes of errors that say that a request was not run (JSON-RPC 2.0, section 5.1). Every other code, that of an internal
-/// error included, is also what servers answer after the effect.
-const NOT_RUN: [i64; 4] = [
-    code::PARSE_ERROR,
-    code::INVALID_REQUEST,
-    code::METHOD_NOT_FOUND,
-    code::INVALID_PARAMS,
-];
-
-/// Members by which an error's `data` once said that a bridge had made it: no server's error reads so.
+/// Members by which an error's `data` once marked it as made by a bridge: no server may set them.
 const OURS: [&str; 2] = ["source", "delivered"];
-
-/// How a call ended that the bridge answered in its server's place.
-fn end_of_unserved(unserved: Unserved) -> End {
-    match unserved {
-        Unserved::Undelivered => End::Unreachable,
-        Unserved::Lost => End::Broken,
-    }
-}
-
-/// How a call ended, by the message that answers it. What the error's `data` says has no meaning here: it is the server's.
-fn end_of(message: &Message<'_>) -> End {
-    let Message::Response(response) = message else {
-        return End::Broken;
-    };
-    match &response.outcome {
-        Outcome::Error(error) if NOT_RUN.contains(&error.code) => End::Refused,
-        Outcome::Error(_) => End::Error,
-        Outcome::Result(result)
-            if result
-                .get("isError")
-                .is_some_and(|member| member.raw == "true") =>
-        {
-            End::ToolError
-        }
-        Outcome::Result(_) => End::Result,
-    }
-}
-
-/// What the bodies of responses may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ContentType {
-    /// One message.
-    Json,
-    /// A stream of events.
-    EventStream,
-}
-
-/// The content type of a response, if it is one of the two that MCP has.
-pub fn content_type<B>(response: &Response<B>) -> Option<ContentType> {
-    let mut values = response.headers().get_all(CONTENT_TYPE).iter();
-    let (first, None) = (values.next()?, values.next()) else {
-        return None;
-    };
-    let kind = first.to_str().ok()?.split(';').next()?.trim();
-    if kind.eq_ignore_ascii_case("application/json") {
-        Some(ContentType::Json)
-    } else if kind.eq_ignore_ascii_case("text/event-stream") {
-        Some(ContentType::EventStream)
-    } else {
-        None
-    }
-}
-
-/// One JSON message as a response.
-pub fn json_response(status: StatusCode, body: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(full(body));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}

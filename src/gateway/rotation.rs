@@ -1,15 +1,17 @@
 //! A secret that several processes read from their own copies of one file, while its value changes.
 //!
-//! In: the file's value each time it is read. Out: the value to use, and those to accept. A kubelet updates the copies of a
-//! Secret one after another, within its sync period and the time to live of its cache (about 90 s by default). So a new value is
-//! accepted at once, but is not used before every copy has it, and the value before is accepted for a while longer. Must not do:
-//! show a value.
+//! In: the file's value each time it is read. Out: the value to use, and those to accept. A kubelet
+//! updates the copies of a Secret one after another, within its sync period and the time to live of
+//! its cache (about 90 s by default). So a new value is accepted at once, but is not used before
+//! every copy has it, and the value before is accepted for a while longer. Must not do: show a
+//! value.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A new value is not used alone before this time has passed: longer than kubelets take to update every copy.
+/// A new value is not used alone before this time has passed: longer than kubelets take to update
+/// every copy.
 pub const SPREAD_TIME: Duration = Duration::from_secs(120);
 
 /// Values that are still accepted. If a file changes faster than they expire, the oldest ones go.
@@ -25,7 +27,8 @@ pub struct Rotating {
 }
 
 impl Rotating {
-    /// A secret without a value yet. Replaced values that were usable are accepted for `accept_for`.
+    /// A secret without a value yet. Replaced values that were usable are accepted for
+    /// `accept_for`.
     pub fn new(accept_for: Duration, is_usable: fn(&[u8]) -> bool) -> Self {
         Rotating {
             current: None,
@@ -35,8 +38,9 @@ impl Rotating {
         }
     }
 
-    /// Takes the value that was read now; None is a file that is missing or empty, which changes nothing: a Secret that was
-    /// deleted is made again with another value, and the value before is good until then.
+    /// Takes the value that was read now; None is a file that is missing or empty, which changes
+    /// nothing: a Secret that was deleted is made again with another value, and the value before is
+    /// good until then.
     pub fn read(&mut self, value: Option<&[u8]>, now: Instant) {
         if let Some(value) = value.map(<[u8]>::trim_ascii)
             && !value.is_empty()

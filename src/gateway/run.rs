@@ -1,8 +1,9 @@
 //! `portcullis-gateway run`: the gateway of one McpServer, in a pod that the operator made.
 //!
-//! In: the bundle, from the API and from a mounted copy; mounted Secrets; requests of agents. Out: answers, audit records on
-//! standard output, and an admin port that the kubelet, Prometheus and the operator read. Must not do: start a server, write
-//! to the API, or read any object but its own ConfigMap.
+//! In: the bundle, from the API and from a mounted copy; mounted Secrets; requests of agents. Out:
+//! answers, audit records on standard output, and an admin port that the kubelet, Prometheus and
+//! the operator read. Must not do: start a server, write to the API, or read any object but its own
+//! ConfigMap.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,31 +15,29 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::approvals::Approvals;
-use super::metrics::Metrics;
-use super::process::{SetupError, Signals, audit, bind, raise_files};
-use super::server::{ONLY, Routes, serve_as};
-use super::snapshot::plan::Stdio;
-use super::snapshot::{Environment, Sealing};
-use super::{Gateway, Served, Shared};
+use crate::gateway::approvals::Approvals;
+use crate::gateway::force::plan::Stdio;
+use crate::gateway::force::{Environment, Sealing};
+use crate::gateway::listener::{Routes, SINGLE_SERVER_PATH, serve_as};
+use crate::gateway::observe::metrics::Metrics;
+use crate::gateway::process::{SetupError, Signals, audit, bind, raise_files};
+use crate::gateway::{Gateway, Served, Shared};
 use crate::policy::signature::PublicKey;
 use crate::protocol::seal::Sealer;
-use crate::telemetry::{admin, process};
+use crate::telemetry::admin::{Admin, serve as serve_admin};
+use crate::telemetry::process;
 
-mod follow;
+mod admin;
+mod bundle_source;
 pub mod install;
-mod intake;
-mod mounted;
-mod pod;
-mod watch;
+mod mounted_secrets;
 
-use self::follow::Told;
-use self::intake::{Intake, Readers, Source, Taken};
-use self::mounted::{EVERY, Mounted, MountedFile, Own};
-use self::pod::Pod;
+use self::admin::GatewayAdmin;
+use self::bundle_source::{ApplyResult, BundleNotice, Intake, Readers, Source, watch};
+use self::mounted_secrets::{MOUNT_READ_INTERVAL, MountedFile, MountedKey, SecretMounts};
 
 /// The API has this long at the start before the mounted copy of the bundle is taken.
-const API_FIRST: Duration = Duration::from_secs(2);
+const API_HEAD_START: Duration = Duration::from_secs(2);
 
 /// Run the gateway of one McpServer in a cluster
 #[derive(Debug, clap::Args)]
@@ -52,16 +51,19 @@ pub struct RunArgs {
     /// The McpServer's UID: a bundle for another server, even one of the same name, is refused
     #[arg(long, value_name = "UID")]
     pub server_uid: String,
-    /// The operator's public key, by whose signature bundles are believed; may be given several times
+    /// The operator's public key, by whose signature bundles are believed; may be given several
+    /// times
     #[arg(long = "bundle-key", value_name = "HEX", required = true)]
     pub bundle_keys: Vec<PublicKey>,
-    /// The mounted copy of the bundle; the ConfigMap NAME-gateway is read and watched through the API besides
+    /// The mounted copy of the bundle; the ConfigMap NAME-gateway is read and watched through the
+    /// API besides
     #[arg(long, value_name = "FILE")]
     pub bundle_file: PathBuf,
     /// Where Secrets are mounted, each key as DIR/SECRET/KEY
     #[arg(long, value_name = "DIR")]
     pub secrets_dir: PathBuf,
-    /// The keys that seal what clients hand back, one base64 key of 32 bytes a line; the gateway waits for the file
+    /// The keys that seal what clients hand back, one base64 key of 32 bytes a line; the gateway
+    /// waits for the file
     #[arg(long, value_name = "FILE")]
     pub sealing_keys_file: PathBuf,
     /// The bridge of a stdio server
@@ -76,16 +78,18 @@ pub struct RunArgs {
     /// Where /livez, /readyz, /metrics and /report are
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:9090")]
     pub admin_listen: SocketAddr,
-    /// The watch on the ConfigMap is renewed after so many seconds; one that went silent is noticed then
+    /// Renew the watch on the ConfigMap after this many seconds, which also detects a watch that
+    /// went silent
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub watch_timeout: u32,
-    /// When told to stop, go on taking new requests for so many seconds: those who send them learn of it only by and by
+    /// On SIGTERM, keep accepting requests for this many seconds while load balancers notice that
+    /// the pod is not ready
     #[arg(long, value_name = "SECONDS", default_value_t = 3)]
     pub lame_duck: u32,
-    /// After that, calls under way have so many seconds to end
+    /// After that, give calls in progress this many seconds to finish
     #[arg(long, value_name = "SECONDS", default_value_t = 25)]
     pub grace_period: u32,
-    /// After that, wait at most so many seconds until the operator has stored every violation
+    /// After that, wait at most this many seconds until the operator has stored every violation
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub report_wait: u32,
 }
@@ -111,7 +115,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     tracing::info!(
         listen = %listener.local_addr().unwrap_or(args.listen),
         admin = %admin_listener.local_addr().unwrap_or(args.admin_listen),
-        "the gateway of {}/{} starts",
+        "starting the gateway of {}/{}",
         args.namespace,
         args.server
     );
@@ -119,8 +123,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     process::register(&mut registry);
     let metrics = Metrics::register(&mut registry);
 
-    let mut mounted = Mounted::new(args.secrets_dir.clone(), own_keys(&args));
-    mounted.look();
+    let mut mounted = SecretMounts::new(args.secrets_dir.clone(), own_keys(&args));
+    mounted.refresh();
     let shared = Shared {
         instance: uuid::Uuid::new_v4().simple().to_string()[..12].to_owned(),
         audit,
@@ -139,15 +143,16 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         uid: args.server_uid.clone(),
     };
     let gateway = Gateway::waiting(&shared, environment, served);
+    gateway.keep_inventory();
     let readers = Readers::default();
-    let pod = Arc::new(Pod::new(Arc::clone(&gateway), readers.clone()));
+    let gateway_admin = Arc::new(GatewayAdmin::new(Arc::clone(&gateway), readers.clone()));
     let routes = Arc::new(Routes::default());
-    routes.set([(ONLY.to_owned(), Arc::clone(&gateway))].into());
+    routes.set([(SINGLE_SERVER_PATH.to_owned(), Arc::clone(&gateway))].into());
 
     let (stop_http, stop_admin) = (CancellationToken::new(), CancellationToken::new());
-    let admin = tokio::spawn(admin::serve(
+    let admin = tokio::spawn(serve_admin(
         admin_listener,
-        Arc::clone(&pod) as Arc<dyn admin::Admin>,
+        Arc::clone(&gateway_admin) as Arc<dyn Admin>,
         Arc::new(registry),
         stop_admin.clone(),
     ));
@@ -164,18 +169,18 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         name: format!("{}-gateway", args.server),
         renewed_after: Duration::from_secs(args.watch_timeout.into()),
     };
-    let (tell, told) = mpsc::channel(4);
-    tokio::spawn(watch::follow(target, tell));
+    let (notify, notices) = mpsc::channel(4);
+    tokio::spawn(watch::follow(target, notify));
     let keeping = tokio::spawn(keep(
         Intake::new(Arc::clone(&gateway), readers, args.bundle_keys.clone()),
         mounted,
         MountedFile::new(args.bundle_file.clone()),
-        told,
+        notices,
     ));
 
     signals.next().await;
-    pod.terminate();
-    tracing::info!("stopping: no new clients are to be sent here, calls under way go on");
+    gateway_admin.terminate();
+    tracing::info!("stopping: not ready for new clients, calls in progress continue");
     let ending = async {
         tokio::time::sleep(Duration::from_secs(args.lame_duck.into())).await;
         stop_http.cancel();
@@ -183,7 +188,10 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
             tracing::error!(%error, "the listener failed");
         }
         let wait = Duration::from_secs(args.report_wait.into());
-        if tokio::time::timeout(wait, pod.all_stored()).await.is_err() {
+        if tokio::time::timeout(wait, gateway_admin.all_stored())
+            .await
+            .is_err()
+        {
             tracing::warn!("the last violations were not stored by the operator within {wait:?}");
         }
         keeping.abort();
@@ -195,21 +203,21 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     };
     tokio::select! {
         () = ending => tracing::info!("stopped"),
-        () = signals.next() => tracing::warn!("stopped at once by a second signal"),
+        () = signals.next() => tracing::warn!("stopped immediately by a second signal"),
     }
     drop(audit_writer);
     Ok(())
 }
 
-/// Puts what comes in into force, until it is told no more.
+/// Puts bundles and Secrets into force as they arrive, until there are no more notices.
 async fn keep(
     mut intake: Intake,
-    mut mounted: Mounted,
+    mut mounted: SecretMounts,
     mut file: MountedFile,
-    mut told: mpsc::Receiver<Told>,
+    mut notices: mpsc::Receiver<BundleNotice>,
 ) {
-    let file_from = Instant::now() + API_FIRST;
-    let mut look = tokio::time::interval(EVERY);
+    let file_from = Instant::now() + API_HEAD_START;
+    let mut look = tokio::time::interval(MOUNT_READ_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut api_spoke = false;
     let mut said = None;
@@ -224,11 +232,11 @@ async fn keep(
             unready = now;
         }
         tokio::select! {
-            heard = told.recv() => match heard {
+            notice = notices.recv() => match notice {
                 None => return,
-                Some(Told::Bundle(text)) => {
+                Some(BundleNotice::Bundle(text)) => {
                     if said.take().is_some() {
-                        tracing::info!("the ConfigMap is followed through the API again");
+                        tracing::info!("the ConfigMap is watched through the API again");
                     }
                     log("the API", &intake.offer(Source::Api, text.into_bytes()));
                     api_spoke = true;
@@ -241,16 +249,16 @@ async fn keep(
                 }
             },
             _ = look.tick() => {
-                if mounted.look() {
+                if mounted.refresh() {
                     match intake.secrets_changed() {
-                        Taken::Refused(why) => tracing::error!(
-                            "the mounted Secrets of now cannot be used: {why}; what was in force stays"
+                        ApplyResult::Refused(why) => tracing::error!(
+                            "the current Secrets cannot be used: {why}; keeping the previous configuration"
                         ),
-                        Taken::InForce | Taken::Known => tracing::info!("mounted Secrets were read again"),
+                        ApplyResult::InForce | ApplyResult::Known => tracing::info!("reloaded the mounted Secrets"),
                     }
                 }
                 if (api_spoke || Instant::now() >= file_from)
-                    && let Some(text) = file.look()
+                    && let Some(text) = file.changed()
                 {
                     log("the mounted copy", &intake.offer(Source::File, text));
                 }
@@ -259,34 +267,40 @@ async fn keep(
     }
 }
 
-fn log(from: &str, taken: &Taken) {
-    match taken {
-        Taken::InForce => tracing::info!("the bundle from {from} is taken"),
-        Taken::Known => tracing::debug!("the bundle from {from} is known"),
-        Taken::Refused(why) => {
-            tracing::error!("the bundle from {from} is refused: {why}; what was in force stays");
-        }
-    }
-}
-
-fn complain(told: &Told) {
-    match told {
-        Told::Bundle(_) => {}
-        Told::Without => {
-            tracing::warn!("the ConfigMap has no bundle.json; what was in force stays")
-        }
-        Told::Absent => tracing::warn!("there is no ConfigMap yet; the operator makes it"),
-        Told::Deleted => tracing::warn!("the ConfigMap was deleted; what was in force stays"),
-        Told::Trouble(why) => {
-            tracing::warn!(
-                "the ConfigMap cannot be followed through the API: {why}; what was in force stays, and it is tried again"
+fn log(from: &str, result: &ApplyResult) {
+    match result {
+        ApplyResult::InForce => tracing::info!("the bundle from {from} is in force"),
+        ApplyResult::Known => tracing::debug!("the bundle from {from} is already in force"),
+        ApplyResult::Refused(why) => {
+            tracing::error!(
+                "the bundle from {from} is refused: {why}; keeping the previous bundle"
             );
         }
     }
 }
 
-/// The operator's names of the Secret with the sealing keys and of the one with the bridge's bearer, so that they are
-/// reported as what they are when they are missing.
+fn complain(notice: &BundleNotice) {
+    match notice {
+        BundleNotice::Bundle(_) => {}
+        BundleNotice::Without => {
+            tracing::warn!("the ConfigMap has no bundle.json; keeping the previous bundle")
+        }
+        BundleNotice::Absent => tracing::warn!(
+            "the ConfigMap does not exist yet; waiting for the operator to create it"
+        ),
+        BundleNotice::Deleted => {
+            tracing::warn!("the ConfigMap was deleted; keeping the previous bundle")
+        }
+        BundleNotice::Trouble(why) => {
+            tracing::warn!(
+                "the ConfigMap cannot be watched through the API: {why}; keeping the previous bundle and retrying"
+            );
+        }
+    }
+}
+
+/// The operator's names of the Secret with the sealing keys and of the one with the bridge's
+/// bearer, so that they are reported as what they are when they are missing.
 fn sealing(args: &RunArgs) -> Sealing {
     Sealing::Secret {
         name: format!("{}-gateway-sealing-{}", args.server, args.server_uid),
@@ -299,14 +313,14 @@ fn bearer(args: &RunArgs) -> (String, String) {
     (name, "bearer".to_owned())
 }
 
-fn own_keys(args: &RunArgs) -> Vec<Own> {
+fn own_keys(args: &RunArgs) -> Vec<MountedKey> {
     let mut own = Vec::new();
     if let Sealing::Secret { name, key } = sealing(args) {
         let path = args.sealing_keys_file.clone();
         let is_usable = |value: &[u8]| {
             std::str::from_utf8(value).is_ok_and(|text| Sealer::from_key_file(text).is_ok())
         };
-        own.push(Own {
+        own.push(MountedKey {
             name,
             key,
             path,
@@ -315,7 +329,7 @@ fn own_keys(args: &RunArgs) -> Vec<Own> {
     }
     if let Some(path) = args.upstream_bearer_file.clone() {
         let (name, key) = bearer(args);
-        own.push(Own {
+        own.push(MountedKey {
             name,
             key,
             path,
@@ -335,7 +349,8 @@ fn stdio(args: &RunArgs) -> Stdio {
     }
 }
 
-/// The names under which agents reach the gateway's Service (Kubernetes, "DNS for Services and Pods"), with any port.
+/// The names under which agents reach the gateway's Service (Kubernetes, "DNS for Services and
+/// Pods"), with any port.
 fn service_names(namespace: &str, server: &str) -> Vec<String> {
     ["", ".NS", ".NS.svc", ".NS.svc.cluster.local"]
         .map(|domain| format!("{server}-gateway{}", domain.replace("NS", namespace)))

@@ -18,11 +18,11 @@ const COLLECTIONS: &[&str] = &[
 /// Lists that are filled by what callers or servers do, beside those that are made whole from a spec or a message.
 const LISTS: &[(&str, &str)] = &[
     ("approvals/steps.rs", "askers"),
-    ("audit/sink.rs", "pending"),
-    ("audit/writer.rs", "buffer"),
+    ("observe/audit/sink.rs", "pending"),
+    ("observe/audit/writer.rs", "buffer"),
     ("bridge/per_session.rs", "calls"),
     ("bridge/session.rs", "streams"),
-    ("upstream/pool.rs", "lines"),
+    ("upstream/pool.rs", "connections"),
 ];
 
 /// Channels that hold one value, whatever is sent.

@@ -7,10 +7,10 @@ mod secret_fields;
 
 use super::generated::file_holds;
 use portcullis::api;
-use portcullis::gateway::metrics::{
+use portcullis::gateway::observe::Outcome;
+use portcullis::gateway::observe::metrics::{
     BundleLabels, DecisionLabels, LimitLabels, Metrics, ServerLabels,
 };
-use portcullis::gateway::record::Outcome;
 use prometheus_client::registry::Registry;
 use reading::{
     at, documented, leaves, rules_of, schema_leaves, secret_fields as find_secret_fields, walk,

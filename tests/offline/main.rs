@@ -6,6 +6,7 @@
 
 mod bounds;
 mod chart;
+mod circles;
 mod crds;
 mod examples;
 mod generated;

@@ -85,7 +85,7 @@ impl Admin for Serving {
             .filter_map(|gateway| {
                 Some(format!(
                     "{}: {}",
-                    gateway.recorder.server(),
+                    gateway.observe.server(),
                     gateway.unready()?
                 ))
             })

@@ -9,7 +9,7 @@ use super::{Served, State};
 use crate::api::Switch;
 use crate::api::server::Sessions;
 use crate::gateway::bridge;
-use crate::gateway::record::Outcome;
+use crate::gateway::observe::Outcome;
 
 /// What is shown once all runs: where each server is, and what to do next.
 pub fn start(state: &State, address: SocketAddr) -> String {
@@ -32,7 +32,7 @@ pub fn start(state: &State, address: SocketAddr) -> String {
         {
             text.push_str(&format!(
                 "note: McpServer {}: a process for each session (sessions: PerSession), at most {} at once and half of them for one caller; the one idle for longest ends first. sessions: Shared runs one for all.\n",
-                served.gateway.recorder.server(),
+                served.gateway.observe.server(),
                 bridge::Sessions::PerSession.most()
             ));
         }
@@ -50,7 +50,7 @@ fn row(served: &Served, address: SocketAddr) -> Vec<String> {
     let url = url(served, address);
     let Some(snapshot) = gateway.snapshot() else {
         return vec![
-            gateway.recorder.server().to_owned(),
+            gateway.observe.server().to_owned(),
             url,
             "not ready".to_owned(),
             String::new(),
@@ -68,7 +68,7 @@ fn row(served: &Served, address: SocketAddr) -> Vec<String> {
         audit => format!("{all} ({audit} audit)"),
     };
     vec![
-        gateway.recorder.server().to_owned(),
+        gateway.observe.server().to_owned(),
         url,
         tools,
         policies,
@@ -154,7 +154,7 @@ pub fn summary(state: &State, started: Timestamp) -> String {
         .served
         .values()
         .map(|served| {
-            let recorder = &served.gateway.recorder;
+            let recorder = &served.gateway.observe;
             let (counts, _) = recorder.violations();
             let of = |outcome: Outcome| {
                 let sum: u64 = counts

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
 use super::{Name, World, name_of};
-use crate::gateway::snapshot::secrets::Secrets;
+use crate::gateway::force::secrets::Secrets;
 
 /// What one Secret holds.
 type Keys = BTreeMap<String, Vec<u8>>;

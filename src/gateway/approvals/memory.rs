@@ -1,16 +1,17 @@
 //! The McpApprovals of one process, kept in memory.
 //!
-//! In: requests of calls, decisions of people. Out: where each stands; each approval is used at most once, and each step is in
-//! the audit log. Must not do: keep more than a bounded number of them.
+//! In: requests of calls, decisions of people. Out: where each stands; each approval is used at
+//! most once, and each step is in the audit log. Must not do: keep more than a bounded number of
+//! them.
 
 use super::steps::Entry;
 use super::{
-    ApprovalRequest, CallContext, DecideError, Key, PENDING_PER_GRANT, PENDING_PER_SERVER, Refused,
-    Standing,
+    ApprovalKey, ApprovalRequest, CallContext, DecideError, NotRequested, PENDING_PER_GRANT,
+    PENDING_PER_SERVER, Standing,
 };
 use crate::api::Time;
 use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, ServerRef, Verdict};
-use crate::gateway::audit::AuditLog;
+use crate::gateway::observe::audit::AuditLog;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,14 +20,15 @@ use tokio::sync::watch;
 
 /// Finished requests are kept this long, as `--approval-retention` says in a cluster.
 const RETENTION: SignedDuration = SignedDuration::from_hours(168);
-/// And no more than this many of them: those that were withdrawn leave first, as callers can make many, then the oldest.
-const FINISHED: usize = 1_000;
+/// And no more than this many of them: those that were withdrawn leave first, as callers can make
+/// many, then the oldest.
+const MAX_FINISHED: usize = 1_000;
 /// Where nothing expires, it is looked at again after this long.
-const NOTHING_EXPIRES: Duration = Duration::from_secs(3_600);
+const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// McpApprovals in this process's memory.
 pub struct Memory {
-    entries: Mutex<BTreeMap<Key, Entry>>,
+    entries: Mutex<BTreeMap<ApprovalKey, Entry>>,
     log: Option<AuditLog>,
     pub(super) changed: watch::Sender<u64>,
 }
@@ -63,7 +65,7 @@ impl Memory {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ApprovalKey, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -72,7 +74,7 @@ impl Memory {
         wanted: &ApprovalRequest,
         context: CallContext<'_>,
         now: Timestamp,
-    ) -> Result<Standing, Refused> {
+    ) -> Result<Standing, NotRequested> {
         let mut entries = self.lock();
         for name in &wanted.names {
             let open = named(&mut entries, &wanted.namespace, name)
@@ -102,14 +104,15 @@ impl Memory {
         Ok(standing)
     }
 
-    /// Sees that there is room for another request of this caller. Where a server has as many as it may have, the caller with
-    /// the most of them gives up the one that was asked for longest ago, if it has still more than the newcomer then.
+    /// Sees that there is room for another request of this caller. Where a server has as many as it
+    /// may have, the caller with the most of them gives up the one that was asked for longest ago,
+    /// if it has still more than the newcomer then.
     fn make_room(
         &self,
-        entries: &mut BTreeMap<Key, Entry>,
+        entries: &mut BTreeMap<ApprovalKey, Entry>,
         wanted: &ApprovalRequest,
         now: Timestamp,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), NotRequested> {
         let spec = &wanted.spec;
         let open = |entry: &Entry| {
             entry.pending(now) && entry.is_of(&wanted.namespace, &spec.server_ref.name)
@@ -120,7 +123,7 @@ impl Memory {
         }
         let own = by_grant.get(spec.grant.as_str()).copied().unwrap_or(0);
         if own >= PENDING_PER_GRANT {
-            return Err(Refused::GrantFull);
+            return Err(NotRequested::GrantFull);
         }
         if by_grant.values().sum::<usize>() < PENDING_PER_SERVER {
             return Ok(());
@@ -130,7 +133,7 @@ impl Memory {
             .max_by_key(|(grant, count)| (**count, **grant));
         let (grant, _) = most
             .filter(|(_, count)| **count > own + 1)
-            .ok_or(Refused::ServerFull)?;
+            .ok_or(NotRequested::ServerFull)?;
         let grant = (*grant).to_owned();
         let oldest = entries
             .values_mut()
@@ -146,7 +149,7 @@ impl Memory {
     pub(super) fn look(
         &self,
         wanted: &ApprovalRequest,
-        key: &Key,
+        key: &ApprovalKey,
         now: Timestamp,
     ) -> Option<Standing> {
         let entries = self.lock();
@@ -157,7 +160,7 @@ impl Memory {
 
     pub(super) fn consume(
         &self,
-        key: &Key,
+        key: &ApprovalKey,
         version: u64,
         context: CallContext<'_>,
         now: Timestamp,
@@ -179,7 +182,7 @@ impl Memory {
     }
 
     /// `session` does not ask any more for the request of that key, or for any.
-    pub(super) fn withdraw(&self, key: Option<&Key>, session: &str, now: Timestamp) {
+    pub(super) fn withdraw(&self, key: Option<&ApprovalKey>, session: &str, now: Timestamp) {
         self.end(
             |own, entry| {
                 entry.pending(now) && key.is_none_or(|key| key == own) && entry.given_up_by(session)
@@ -211,7 +214,7 @@ impl Memory {
         );
     }
 
-    fn end(&self, which: impl Fn(&Key, &mut Entry) -> bool, how: impl Fn(&mut Entry)) {
+    fn end(&self, which: impl Fn(&ApprovalKey, &mut Entry) -> bool, how: impl Fn(&mut Entry)) {
         let mut entries = self.lock();
         let mut changed = false;
         for (key, entry) in entries.iter_mut() {
@@ -255,11 +258,11 @@ impl Memory {
         let mut changed = self.changed.subscribe();
         loop {
             let now = Timestamp::now();
-            let wait = self.expire(now).map_or(NOTHING_EXPIRES, |next| {
+            let wait = self.expire(now).map_or(IDLE_SWEEP_INTERVAL, |next| {
                 Duration::try_from(next.duration_since(now)).unwrap_or_default()
             });
             // The clock may be set meanwhile, so no wait is long.
-            let wait = wait.clamp(Duration::from_millis(10), NOTHING_EXPIRES);
+            let wait = wait.clamp(Duration::from_millis(10), IDLE_SWEEP_INTERVAL);
             // An error means that the sender is gone, which it is not: it is `self`'s.
             let _ = tokio::time::timeout(wait, changed.changed()).await;
         }
@@ -354,10 +357,10 @@ fn shown(entry: &Entry, now: Timestamp) -> McpApproval {
 
 /// The requests of a name, whatever their number.
 fn named<'a>(
-    entries: &'a mut BTreeMap<Key, Entry>,
+    entries: &'a mut BTreeMap<ApprovalKey, Entry>,
     namespace: &str,
     name: &str,
-) -> impl Iterator<Item = (&'a Key, &'a mut Entry)> {
+) -> impl Iterator<Item = (&'a ApprovalKey, &'a mut Entry)> {
     let first = (namespace.to_owned(), format!("{name}-"));
     let (namespace, start) = first.clone();
     entries
@@ -392,9 +395,10 @@ fn same_call(entry: &Entry, wanted: &ApprovalRequest) -> bool {
         && entry.destination == wanted.destination
 }
 
-/// Drops finished requests that are old or too many. What an agent could still be told about stays.
-fn prune(entries: &mut BTreeMap<Key, Entry>, now: Timestamp) {
-    let mut finished: Vec<(bool, Timestamp, Key)> = entries
+/// Drops finished requests that are old or too many. Requests that an agent may still ask about
+/// stay.
+fn prune(entries: &mut BTreeMap<ApprovalKey, Entry>, now: Timestamp) {
+    let mut finished: Vec<(bool, Timestamp, ApprovalKey)> = entries
         .iter()
         .filter(|(_, entry)| entry.finished(now))
         .map(|(key, entry)| {
@@ -403,7 +407,7 @@ fn prune(entries: &mut BTreeMap<Key, Entry>, now: Timestamp) {
         })
         .collect();
     finished.sort();
-    let over = finished.len().saturating_sub(FINISHED);
+    let over = finished.len().saturating_sub(MAX_FINISHED);
     for (at, (_, expired, key)) in finished.into_iter().enumerate() {
         if at < over || now.duration_since(expired) > RETENTION {
             entries.remove(&key);

@@ -1,17 +1,18 @@
 //! One request for approval as it is kept, and the steps that it goes through.
 //!
-//! In: the request, and what happens to it. Out: where it stands, and a line in the audit log for each step. Must not do: look
-//! at other requests.
+//! In: the request, and what happens to it. Out: where it stands, and a line in the audit log for
+//! each step. Must not do: look at other requests.
 
 use jiff::Timestamp;
 
-use super::{ApprovalRequest, CallContext, Key, Standing};
+use super::{ApprovalKey, ApprovalRequest, CallContext, Standing};
 use crate::api::Time;
 use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, Verdict};
-use crate::gateway::audit::{AuditLog, DecisionId, Step};
+use crate::gateway::observe::audit::{ApprovalStep, AuditLog, DecisionId};
 
-/// No more sessions of those that ask are kept apart; with more than that, a request is not withdrawn.
-const ASKERS: usize = 16;
+/// No more sessions of those that ask are kept apart; with more than that, a request is not
+/// withdrawn.
+const MAX_ASKERS: usize = 16;
 
 pub(super) struct Entry {
     pub(super) object: McpApproval,
@@ -30,7 +31,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(key: &Key, wanted: &ApprovalRequest, context: CallContext<'_>) -> Self {
+    pub(super) fn new(
+        key: &ApprovalKey,
+        wanted: &ApprovalRequest,
+        context: CallContext<'_>,
+    ) -> Self {
         let spec = McpApprovalSpec {
             decision: None,
             ..wanted.spec.clone()
@@ -85,7 +90,7 @@ impl Entry {
             && self.object.spec.server_ref.name == server
     }
 
-    pub(super) fn standing(&self, key: &Key) -> Standing {
+    pub(super) fn standing(&self, key: &ApprovalKey) -> Standing {
         if self.stale() {
             return Standing::Stale(key.clone());
         }
@@ -106,7 +111,7 @@ impl Entry {
         if self.askers.iter().any(|asker| asker == session) {
             return;
         }
-        if self.askers.len() < ASKERS {
+        if self.askers.len() < MAX_ASKERS {
             self.askers.push(session.to_owned());
         } else {
             self.more_askers = true;
@@ -142,7 +147,8 @@ impl Entry {
         self.version += 1;
     }
 
-    /// Writes a step down. `by` is the decision that it belongs to, if not that of the call that asked.
+    /// Writes a step down. `by` is the decision that it belongs to, if not that of the call that
+    /// asked.
     pub(super) fn record(
         &self,
         log: Option<&AuditLog>,
@@ -156,7 +162,7 @@ impl Entry {
         let spec = &self.object.spec;
         let namespace = self.object.metadata.namespace.as_deref();
         let decision = spec.decision.as_ref();
-        log.step(&Step {
+        log.step(&ApprovalStep {
             time,
             decision_id: by.unwrap_or(DecisionId {
                 instance: &self.instance,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::approval::{McpApproval, Phase, Verdict};
-use crate::gateway::audit::AuditLog;
+use crate::gateway::observe::audit::AuditLog;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -41,11 +41,11 @@ fn by(session: &str) -> CallContext<'_> {
     }
 }
 
-fn key(name: &str) -> Key {
+fn key(name: &str) -> ApprovalKey {
     ("ml".to_owned(), name.to_owned())
 }
 
-fn pending(name: &str, until: i64) -> Result<Standing, Refused> {
+fn pending(name: &str, until: i64) -> Result<Standing, NotRequested> {
     Ok(Standing::Pending(key(name), at(until)))
 }
 
@@ -295,7 +295,7 @@ fn a_caller_that_floods_is_capped_and_keeps_nobody_else_out() {
     for n in 0..PENDING_PER_GRANT {
         ask("key:flood", &format!("f{n}"), 0).unwrap();
     }
-    assert_eq!(ask("key:flood", "more", 0), Err(Refused::GrantFull));
+    assert_eq!(ask("key:flood", "more", 0), Err(NotRequested::GrantFull));
     assert!(ask("key:flood", "f0", 1).is_ok());
     assert!(ask("key:other", "o", 0).is_ok());
     for n in 0..PENDING_PER_SERVER - PENDING_PER_GRANT - 1 {
@@ -321,7 +321,7 @@ fn a_caller_that_floods_is_capped_and_keeps_nobody_else_out() {
     for n in 0..40 {
         let _ = ask(&format!("key:new{n}"), &format!("n{n}"), 3);
     }
-    assert_eq!(ask("key:very-last", "v", 4), Err(Refused::ServerFull));
+    assert_eq!(ask("key:very-last", "v", 4), Err(NotRequested::ServerFull));
     assert_eq!(open(4), PENDING_PER_SERVER);
 }
 

@@ -1,6 +1,7 @@
 //! The secret between a gateway and its bridge.
 //!
-//! In: request headers. Out: whether they carry the secret. It must not keep or show the secret itself.
+//! In: request headers. Out: whether they carry the secret. It must not keep or show the secret
+//! itself.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -13,7 +14,8 @@ pub const ANOTHER: HeaderName = HeaderName::from_static("portcullis-bearer");
 /// Headers of that name that are looked at.
 const MAX_OTHERS: usize = 8;
 
-/// A secret that requests must present as `Authorization: Bearer …`. While it changes, several are good.
+/// A secret that requests must present as `Authorization: Bearer …`. While it changes, several are
+/// good.
 #[derive(Clone)]
 pub struct Bearer {
     key: hmac::Key,
@@ -77,7 +79,7 @@ impl Bearer {
         Ok(())
     }
 
-    /// In constant time: both sides are compared as MACs under a key that nobody outside knows.
+    /// In constant time: both sides are compared as MACs under a key that only this process knows.
     pub(super) fn admits(&self, headers: &HeaderMap) -> bool {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else {

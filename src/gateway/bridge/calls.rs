@@ -1,4 +1,5 @@
-//! What the bridge itself answers to a call, and how it recognises answers in lines that it cannot pass on.
+//! What the bridge itself answers to a call, and how it recognises answers in lines that it cannot
+//! pass on.
 
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use crate::gateway::upstream::unserved::{Unserved, mark};
 use crate::json::Reader;
 use crate::protocol::envelope::Refusal;
 
-/// Why the bridge answers a call in the child's place. Whether the child has seen a byte of the call goes beside the message,
-/// where the child has no say.
+/// Why the bridge answers a call in the child's place. Whether the child has seen a byte of the
+/// call goes beside the message, where the child has no say.
 #[derive(Debug, Clone)]
 pub(super) struct Unanswered {
     pub(super) why: String,
@@ -114,7 +115,7 @@ pub(super) fn full(id: &Id, full: Full) -> Response<Body> {
     unavailable(id, &Unanswered::down(why, Duration::from_secs(10)))
 }
 
-/// A line that is no message: what to log, and the call that it was perhaps meant to answer.
+/// A line that is not a valid message: what to log, and the call that it may be meant to answer.
 pub(super) struct Unreadable {
     pub(super) why: String,
     pub(super) excerpt: String,

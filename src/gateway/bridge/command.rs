@@ -1,7 +1,8 @@
-//! `portcullis-gateway bridge -- CMD`: the bridge as a process of its own, often PID 1 of the server's container.
+//! `portcullis-gateway bridge -- CMD`: the bridge as a process of its own, often PID 1 of the
+//! server's container.
 //!
-//! In: arguments. Out: a listening bridge, until SIGTERM or SIGINT. It must not listen beyond this machine without a
-//! bearer.
+//! In: arguments. Out: a listening bridge, until SIGTERM or SIGINT. It must not listen beyond this
+//! machine without a bearer.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -20,7 +21,8 @@ use crate::telemetry::listen::{ListenError, bind};
 /// Between two reads of the bearer's file.
 const BEARER_READ_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A bearer that was replaced is accepted for this time: gateways use it until their own copy of the file has changed.
+/// A bearer that was replaced is accepted for this time: gateways use it until their own copy of
+/// the file has changed.
 const BEARER_ACCEPTED_AFTER_CHANGE: Duration = Duration::from_secs(600);
 
 /// Serve an MCP server that speaks stdio over Streamable HTTP, for its gateway.
@@ -36,7 +38,8 @@ pub struct BridgeArgs {
         required_unless_present = "insecure_no_bearer"
     )]
     pub bearer_file: Option<PathBuf>,
-    /// Admit requests without a bearer; only on a loopback address, where every local process can reach the server
+    /// Admit requests without a bearer; only on a loopback address, where every local process can
+    /// reach the server
     #[arg(long, conflicts_with = "bearer_file")]
     pub insecure_no_bearer: bool,
     /// The server's name in the log
@@ -48,7 +51,7 @@ pub struct BridgeArgs {
     /// Sessions at once [default: 256 shared, 16 per-session]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_sessions: Option<u32>,
-    /// End a session that was not used for so many seconds
+    /// End a session that has not been used for this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
     pub session_idle_timeout: u64,
     /// Largest request body

@@ -1,8 +1,9 @@
 //! A child for each session.
 //!
-//! In: one client's messages. Out: the same to its own child, ids kept, and the child's to the client: answers and
-//! progress on the stream of their call, everything else on the GET stream or, where the client waits for a call, on
-//! that call's stream. The session ends with its child, and the child with its session.
+//! In: one client's messages. Out: the same to its own child, ids kept, and the child's to the
+//! client: answers and progress on the stream of their call, everything else on the GET stream or,
+//! where the client waits for a call, on that call's stream. The session ends with its child, and
+//! the child with its session.
 
 mod relay;
 
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::calls::{Unanswered, full, now, unavailable};
-use super::session::{Full, Session, lock, makes_room, share};
+use super::session::{BridgeSession, Full, lock, makes_room, share};
 use super::stream::{self, Accepts, Body, Event, Receiver, Sender, bare};
 use super::wire::{self, Id, code};
 use super::{Context, SESSION};
@@ -25,21 +26,22 @@ use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, Message, Object, Outcome, Request};
 
 /// Requests of a child that its client has not answered; more are refused.
-const ASKED: usize = 256;
+const MAX_QUESTIONS: usize = 256;
 
 /// The mode itself.
 #[derive(Debug)]
 pub(super) struct PerSession {
     context: Context,
-    sessions: Mutex<HashMap<String, Arc<Own>>>,
-    /// One for each child until no process of it is left, which is later than the end of its session.
+    sessions: Mutex<HashMap<String, Arc<SessionChild>>>,
+    /// One for each child until no process of it is left, which is later than the end of its
+    /// session.
     slots: Arc<Semaphore>,
 }
 
 /// A session and its child.
 #[derive(Debug)]
-struct Own {
-    session: Session,
+struct SessionChild {
+    session: BridgeSession,
     input: Input,
     table: Mutex<Table>,
     /// Ends the child, and with it the session.
@@ -77,7 +79,7 @@ impl PerSession {
         mode
     }
 
-    fn session(&self, id: &str) -> Option<Arc<Own>> {
+    fn session(&self, id: &str) -> Option<Arc<SessionChild>> {
         let own = lock(&self.sessions).get(id).cloned()?;
         own.session.touch();
         Some(own)
@@ -136,7 +138,7 @@ impl PerSession {
         self: &Arc<Self>,
         id: &Id,
         caller: &str,
-    ) -> Result<(Arc<Own>, DropGuard), Response<Body>> {
+    ) -> Result<(Arc<SessionChild>, DropGuard), Response<Body>> {
         if self.context.stop.is_cancelled() {
             let why = Unanswered::down("The bridge is shutting down.", Duration::from_secs(5));
             return Err(unavailable(id, &why));
@@ -165,8 +167,8 @@ impl PerSession {
             )
         })?;
         let end = self.context.stop.child_token();
-        let own = Arc::new(Own {
-            session: Session::new(caller),
+        let own = Arc::new(SessionChild {
+            session: BridgeSession::new(caller),
             input: child.input.clone(),
             table: Mutex::default(),
             end: end.clone(),
@@ -194,7 +196,7 @@ impl PerSession {
 
     fn room(
         &self,
-        sessions: &HashMap<String, Arc<Own>>,
+        sessions: &HashMap<String, Arc<SessionChild>>,
         caller: &str,
     ) -> Result<Option<String>, Full> {
         let all = sessions.values().map(|own| {
@@ -229,7 +231,8 @@ impl PerSession {
                 })
             }
             Message::Notification(notification) => {
-                // Only what is under way can be given up, under this very id: servers differ in which ids they take for one.
+                // Only what is under way can be given up, under this very id: servers differ in
+                // which ids they take for one.
                 if notification.method == "notifications/cancelled"
                     && !own.cancelled(notification.params.as_ref())
                 {
@@ -256,7 +259,7 @@ impl PerSession {
     /// Passes a call on; the answer comes on the receiver. The error is an answer already.
     async fn call(
         &self,
-        own: &Arc<Own>,
+        own: &Arc<SessionChild>,
         request: &Request<'_>,
         accepts: Accepts,
     ) -> Result<Receiver, Event> {
@@ -303,12 +306,12 @@ impl PerSession {
         found.is_some()
     }
 
-    fn remove(&self, session: &str) -> Option<Arc<Own>> {
+    fn remove(&self, session: &str) -> Option<Arc<SessionChild>> {
         lock(&self.sessions).remove(session)
     }
 }
 
-impl Own {
+impl SessionChild {
     fn register(&self, call: Call, most: usize) -> Result<(), Event> {
         let mut table = lock(&self.table);
         if table.ended {
@@ -364,7 +367,7 @@ impl Own {
 
 /// Takes back a call that was not queued.
 struct Unsent<'a> {
-    own: &'a Own,
+    own: &'a SessionChild,
     id: Option<&'a Id>,
 }
 
@@ -382,7 +385,7 @@ fn ended() -> Unanswered {
 }
 
 /// The answer to `initialize`; what comes before it waits for a GET stream.
-async fn first_answer(own: &Own, mut receiver: Receiver) -> Option<Event> {
+async fn first_answer(own: &SessionChild, mut receiver: Receiver) -> Option<Event> {
     loop {
         match receiver.next().await {
             Ok(Some(Event::Message(text))) => own.session.deliver(text),
@@ -392,7 +395,8 @@ async fn first_answer(own: &Own, mut receiver: Receiver) -> Option<Event> {
     }
 }
 
-/// Ends sessions that have not been used for too long. An open stream alone is no use: it may be long dead.
+/// Ends sessions that have not been used for too long. An open stream alone does not count as use:
+/// it may be long dead.
 async fn expire(mode: Arc<PerSession>) {
     let idle = mode.context.limits.session_idle;
     let mut tick = tokio::time::interval((idle / 4).max(Duration::from_millis(10)));

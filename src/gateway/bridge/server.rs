@@ -1,6 +1,7 @@
 //! The bridge behind a listener: `/mcp`, `/livez` and `/readyz`.
 //!
-//! In: connections. Out: what [`Bridge::handle`] answers. Bodies are read whole, up to the limit and for a bounded time.
+//! In: connections. Out: what [`Bridge::handle`] answers. Bodies are read whole, up to the limit
+//! and for a bounded time.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -24,18 +25,18 @@ use super::wire::code;
 use super::{Bridge, Mode, refuse};
 use crate::gateway::upstream::unserved::to_header;
 
-const CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS: usize = 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-/// For calls in flight when the bridge is told to stop.
-const FINISH: Duration = Duration::from_secs(10);
+/// For calls in flight when the bridge has to stop.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the last bytes of streams that were just ended.
-const FLUSH: Duration = Duration::from_secs(2);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Bridge {
     /// Serves until `shutdown` resolves, lets calls in flight finish, and then stops the children.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let graceful = GracefulShutdown::new();
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
@@ -50,7 +51,8 @@ impl Bridge {
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Out of file descriptors, or a connection that is gone already: the next may do better.
+                    // Out of file descriptors, or a connection that is gone already: the next may
+                    // do better.
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -82,10 +84,10 @@ impl Bridge {
         drop(listener);
         self.end_streams();
         let mut finished = std::pin::pin!(graceful.shutdown());
-        let in_time = timeout(FINISH, &mut finished).await.is_ok();
+        let in_time = timeout(FINISH_TIMEOUT, &mut finished).await.is_ok();
         self.shutdown().await;
         if !in_time {
-            let _ = timeout(FLUSH, finished).await;
+            let _ = timeout(FLUSH_TIMEOUT, finished).await;
         }
     }
 

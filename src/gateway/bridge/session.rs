@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use super::stream::{Event, Receiver, Sender, StreamLimits, channel};
 
 /// One more GET stream closes the oldest: its connection may be long dead.
-const STREAMS: usize = 4;
+const MAX_STREAMS: usize = 4;
 /// Messages kept while no GET stream is open; the oldest go first.
-const BACKLOG: usize = 64;
-const BACKLOG_BYTES: usize = 256 << 10;
+const MAX_BACKLOG: usize = 64;
+const MAX_BACKLOG_BYTES: usize = 256 << 10;
 
 /// Locks without ever failing: nothing here panics while it holds a lock.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -27,7 +27,7 @@ pub(super) fn new_id() -> String {
 
 /// The part of a session that both modes share.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct BridgeSession {
     pub(super) id: String,
     /// Whose it is, as the gateway tells callers apart; empty for the gateway's own.
     pub(super) caller: String,
@@ -48,21 +48,22 @@ pub(super) fn share(most: usize) -> usize {
     (most / 2).max(1)
 }
 
-/// Which session has to make room for another one of this caller: none, the one that has been idle for longest, or there
-/// is no room. `all` gives each session and whether somebody waits for it or reads from it.
+/// Which session has to make room for another one of this caller: none, the one that has been idle
+/// for longest, or there is no room. `all` gives each session and whether a client waits for it or
+/// reads from it.
 pub(super) fn makes_room<'a>(
-    all: impl Iterator<Item = (&'a Session, bool)> + Clone,
+    all: impl Iterator<Item = (&'a BridgeSession, bool)> + Clone,
     caller: &str,
     most: usize,
 ) -> Result<Option<String>, Full> {
-    let own = |session: &Session| session.caller == caller;
+    let own = |session: &BridgeSession| session.caller == caller;
     let over = !caller.is_empty()
         && all.clone().filter(|(session, _)| own(session)).count() >= share(most);
     if !over && all.clone().count() < most {
         return Ok(None);
     }
     // The gateway's own session is what it lists tools with: others never end it.
-    let may_go = |session: &Session| match caller {
+    let may_go = |session: &BridgeSession| match caller {
         "" => true,
         _ => !session.caller.is_empty() && (!over || own(session)),
     };
@@ -84,7 +85,7 @@ pub(super) enum Full {
     Caller(usize),
 }
 
-impl Session {
+impl BridgeSession {
     pub(super) fn new(caller: &str) -> Self {
         Self {
             id: new_id(),
@@ -118,7 +119,7 @@ impl Session {
             return receiver;
         }
         outbox.streams.retain(|stream| !stream.is_closed());
-        if outbox.streams.len() >= STREAMS {
+        if outbox.streams.len() >= MAX_STREAMS {
             outbox.streams.remove(0);
         }
         while let Some(text) = outbox.backlog.pop_front() {
@@ -129,7 +130,8 @@ impl Session {
         receiver
     }
 
-    /// Sends on one GET stream, the newest that reads (never on two: MCP, "Sending multiple streams"), else keeps it.
+    /// Sends on one GET stream, the newest that reads (never on two: MCP, "Sending multiple
+    /// streams"), else keeps it.
     pub(super) fn deliver(&self, text: Bytes) {
         let mut outbox = lock(&self.outbox);
         if outbox.closed {
@@ -142,12 +144,12 @@ impl Session {
             outbox.streams.pop();
         }
         // "The list has changed" twice says no more than once.
-        if outbox.backlog.contains(&text) || text.len() > BACKLOG_BYTES {
+        if outbox.backlog.contains(&text) || text.len() > MAX_BACKLOG_BYTES {
             return;
         }
         outbox.backlog_bytes += text.len();
         outbox.backlog.push_back(text);
-        while outbox.backlog.len() > BACKLOG || outbox.backlog_bytes > BACKLOG_BYTES {
+        while outbox.backlog.len() > MAX_BACKLOG || outbox.backlog_bytes > MAX_BACKLOG_BYTES {
             let Some(oldest) = outbox.backlog.pop_front() else {
                 break;
             };
@@ -168,7 +170,11 @@ impl Session {
 mod tests {
     use super::*;
 
-    fn ids(all: &[(Session, bool)], caller: &str, most: usize) -> Result<Option<usize>, Full> {
+    fn ids(
+        all: &[(BridgeSession, bool)],
+        caller: &str,
+        most: usize,
+    ) -> Result<Option<usize>, Full> {
         let made = makes_room(
             all.iter().map(|(session, busy)| (session, *busy)),
             caller,
@@ -191,7 +197,7 @@ mod tests {
             ("a", false),
             ("b", false),
         ] {
-            all.push((Session::new(caller), busy));
+            all.push((BridgeSession::new(caller), busy));
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         assert_eq!(ids(&all, "b", 8), Ok(None));

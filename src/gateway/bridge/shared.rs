@@ -1,9 +1,10 @@
 //! One child for all sessions.
 //!
-//! In: the messages of many clients. Out: the same, to one child, under ids and progress tokens of ours; each answer
-//! goes back to who asked. The bridge initializes the child as itself, without client capabilities, and answers every
-//! client's `initialize` from what it was told. One session must see nothing that belongs to another, and a client
-//! that reads slowly must hold up nobody else.
+//! In: the messages of many clients. Out: the same, to one child, under ids and progress tokens of
+//! ours; each answer goes back to the session that asked. The bridge initializes the child as
+//! itself, without client capabilities, and answers every client's `initialize` from the child's
+//! answer. One session must see nothing that belongs to another, and a client that reads slowly
+//! must not hold up another.
 
 mod pending;
 mod subscribers;
@@ -18,11 +19,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::calls::{Unanswered, at_once, full, now, unavailable};
-use super::session::{Full, Session, lock, makes_room};
+use super::session::{BridgeSession, Full, lock, makes_room};
 use super::stream::{self, Accepts, Body, Event, Receiver, bare};
 use super::wire::{self, Id, code};
 use super::{Context, SESSION, StartError, version};
-use crate::gateway::request_ids::Numbers;
+use crate::gateway::enforce::request_ids::Numbers;
 use crate::gateway::upstream::stdio::{Input, spawn};
 use crate::json;
 use crate::protocol::emit::Edits;
@@ -31,8 +32,8 @@ use crate::protocol::version::Version;
 use pending::{Origin, Pending, Refused};
 use subscribers::{NoRoom, Subscribers};
 
-/// Stands for the protocol version in the cached result of `initialize`; no server can write it there, as JSON has no
-/// such string.
+/// Stands for the protocol version in the cached result of `initialize`; no server can write it
+/// there, as JSON has no such string.
 const VERSION_HERE: &str = "\u{0}version\u{0}";
 
 /// A child that has been initialized.
@@ -49,7 +50,7 @@ struct Live {
 }
 
 #[derive(Debug, Clone)]
-enum State {
+enum ServerState {
     Starting,
     Ready(Arc<Live>),
     Down { why: String, until: Instant },
@@ -58,24 +59,25 @@ enum State {
 
 /// The mode itself.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedServer {
     context: Context,
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
-    state: watch::Sender<State>,
+    sessions: Mutex<HashMap<String, Arc<BridgeSession>>>,
+    state: watch::Sender<ServerState>,
     pending: Mutex<Pending>,
     /// The ids of calls: what the child prints of one caller must not answer another's call.
     numbers: Numbers,
     subscribers: Mutex<Subscribers>,
-    /// Held while a change of the above is queued for the child, so that both happen in the same order.
+    /// Held while a change of the above is queued for the child, so that both happen in the same
+    /// order.
     subscribing: tokio::sync::Mutex<()>,
 }
 
-impl Shared {
+impl SharedServer {
     /// Starts the child and the task that keeps it running.
     pub(super) fn start(context: Context) -> Result<Arc<Self>, StartError> {
         let child = spawn(&context.child, &context.tasks)?;
         let tasks = context.tasks.clone();
-        let (state, _) = watch::channel(State::Starting);
+        let (state, _) = watch::channel(ServerState::Starting);
         let shared = Arc::new(Self {
             context,
             sessions: Mutex::default(),
@@ -93,11 +95,11 @@ impl Shared {
     pub(super) async fn ready(&self) -> Result<(), String> {
         let mut state = self.state.subscribe();
         let decided = state
-            .wait_for(|state| !matches!(state, State::Starting))
+            .wait_for(|state| !matches!(state, ServerState::Starting))
             .await;
         match decided.as_deref() {
-            Ok(State::Ready(_)) => Ok(()),
-            Ok(State::Down { why, .. }) => Err(why.clone()),
+            Ok(ServerState::Ready(_)) => Ok(()),
+            Ok(ServerState::Down { why, .. }) => Err(why.clone()),
             _ => Err("the server was stopped".to_owned()),
         }
     }
@@ -108,17 +110,17 @@ impl Shared {
         let wait = self.context.limits.start_wait;
         let decided = timeout(
             wait,
-            state.wait_for(|state| !matches!(state, State::Starting)),
+            state.wait_for(|state| !matches!(state, ServerState::Starting)),
         );
         match decided.await {
             Ok(Ok(state)) => match &*state {
-                State::Ready(live) => Ok(Arc::clone(live)),
-                State::Down { why, until } => {
+                ServerState::Ready(live) => Ok(Arc::clone(live)),
+                ServerState::Down { why, until } => {
                     let left = until.saturating_duration_since(Instant::now());
                     let why = format!("The server is not running ({why}); it is being restarted.");
                     Err(Unanswered::down(why, left + Duration::from_secs(1)))
                 }
-                State::Starting | State::Stopped => Err(stopping()),
+                ServerState::Starting | ServerState::Stopped => Err(stopping()),
             },
             Ok(Err(_)) => Err(stopping()),
             Err(_) => {
@@ -128,7 +130,7 @@ impl Shared {
         }
     }
 
-    fn session(&self, id: &str) -> Option<Arc<Session>> {
+    fn session(&self, id: &str) -> Option<Arc<BridgeSession>> {
         let session = lock(&self.sessions).get(id).cloned()?;
         session.touch();
         Some(session)
@@ -155,7 +157,7 @@ impl Shared {
                 let mut sessions = lock(&self.sessions);
                 match self.room(&sessions, caller) {
                     Ok(None) => {
-                        let session = Arc::new(Session::new(caller));
+                        let session = Arc::new(BridgeSession::new(caller));
                         sessions.insert(session.id.clone(), Arc::clone(&session));
                         break session;
                     }
@@ -177,7 +179,7 @@ impl Shared {
 
     fn room(
         &self,
-        sessions: &HashMap<String, Arc<Session>>,
+        sessions: &HashMap<String, Arc<BridgeSession>>,
         caller: &str,
     ) -> Result<Option<String>, Full> {
         let pending = lock(&self.pending);
@@ -212,7 +214,7 @@ impl Shared {
 
     async fn request(
         &self,
-        session: &Arc<Session>,
+        session: &Arc<BridgeSession>,
         request: &Request<'_>,
         accepts: Accepts,
     ) -> Response<Body> {
@@ -274,7 +276,7 @@ impl Shared {
     /// Passes a call on; the answer comes on the receiver. The error is an answer already.
     async fn call(
         &self,
-        session: &Arc<Session>,
+        session: &Arc<BridgeSession>,
         request: &Request<'_>,
         subscribes: Option<String>,
     ) -> Result<Receiver, Event> {
@@ -282,8 +284,8 @@ impl Shared {
         let live = self.live().await.map_err(|error| error.event(id))?;
         let ours = self.numbers.next();
         let (sender, receiver) = stream::channel(self.context.limits.stream());
-        // The bridge declares no tasks: whoever does not must process such a call as an ordinary one (MCP 2025-11-25,
-        // "Tasks").
+        // The bridge declares no tasks: a server that does not must process such a call as an
+        // ordinary one (MCP 2025-11-25, "Tasks").
         let mut edits = Edits::new().id(Id::Integer(ours)).remove("task");
         let params = request.params.as_ref();
         let token = params.and_then(|params| params.meta("progressToken"));
@@ -324,16 +326,17 @@ impl Shared {
         Ok(receiver)
     }
 
-    async fn cancel(&self, session: &Session, notification: &Notification<'_>) {
+    async fn cancel(&self, session: &BridgeSession, notification: &Notification<'_>) {
         let Some(id) = wire::id_member(notification.params.as_ref(), "requestId") else {
             return;
         };
         let Some((ours, origin)) = lock(&self.pending).take_of(&session.id, &id) else {
             return;
         };
-        // Whether the child still answers is up to it, and the client no longer cares (MCP, "Cancellation").
+        // Whether the child still answers is up to it, and the client no longer cares (MCP,
+        // "Cancellation").
         self.answer(&origin, Unanswered::lost("Cancelled by the client.", None));
-        let State::Ready(live) = self.state.borrow().clone() else {
+        let ServerState::Ready(live) = self.state.borrow().clone() else {
             return;
         };
         let edits = Edits::new().set("requestId", ours.to_string());
@@ -341,7 +344,7 @@ impl Shared {
         let _ = live.input.send(line).await;
     }
 
-    /// Answers a call in the child's place, or tells whoever of ours waits for it.
+    /// Answers a call in the child's place, or wakes the waiter if the call is the bridge's own.
     fn answer(&self, origin: &Origin, why: Unanswered) {
         match origin {
             Origin::Client {
@@ -361,17 +364,17 @@ impl Shared {
     }
 
     /// Whether that is new for the session.
-    fn subscribe(&self, session: &Session, uri: &str) -> Result<bool, NoRoom> {
+    fn subscribe(&self, session: &BridgeSession, uri: &str) -> Result<bool, NoRoom> {
         let fresh = lock(&self.subscribers).subscribe(session, uri)?;
-        // It may have been ended meanwhile, and then nobody would ever take this back.
+        // It may have been ended meanwhile, and then this would never be taken back.
         if fresh && !lock(&self.sessions).contains_key(&session.id) {
             self.unsubscribe(session, uri);
         }
         Ok(fresh)
     }
 
-    /// Whether that was the last one: only then the child is told.
-    fn unsubscribe(&self, session: &Session, uri: &str) -> bool {
+    /// Whether that was the last one: only then does the child get the message.
+    fn unsubscribe(&self, session: &BridgeSession, uri: &str) -> bool {
         lock(&self.subscribers).unsubscribe(session, uri)
     }
 
@@ -388,10 +391,11 @@ impl Shared {
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        matches!(&*self.state.borrow(), State::Ready(_))
+        matches!(&*self.state.borrow(), ServerState::Ready(_))
     }
 
-    /// Ends a session. The child goes on with its calls, as nobody has cancelled them, but they are answered now.
+    /// Ends a session. The child goes on with its calls, as they were not cancelled, but they are
+    /// answered now.
     pub(super) fn delete(self: &Arc<Self>, session: &str) -> bool {
         let Some(session) = lock(&self.sessions).remove(session) else {
             return false;
@@ -420,7 +424,7 @@ impl Shared {
 
     /// A request of our own about a resource; the answer does not matter.
     async fn tell(&self, method: &str, uri: &str) {
-        let State::Ready(live) = self.state.borrow().clone() else {
+        let ServerState::Ready(live) = self.state.borrow().clone() else {
             return;
         };
         let ours = self.numbers.next();
@@ -435,7 +439,7 @@ impl Shared {
 
 /// Takes back a call that was not queued.
 struct Unsent<'a> {
-    shared: &'a Shared,
+    shared: &'a SharedServer,
     ours: Option<i64>,
 }
 
@@ -459,9 +463,9 @@ fn stopping() -> Unanswered {
     Unanswered::down("The bridge is shutting down.", Duration::from_secs(5))
 }
 
-fn gone(state: &watch::Sender<State>) -> Unanswered {
+fn gone(state: &watch::Sender<ServerState>) -> Unanswered {
     match &*state.borrow() {
-        State::Stopped => stopping(),
+        ServerState::Stopped => stopping(),
         _ => Unanswered::down(
             "The server has just ended; it is being restarted.",
             Duration::from_secs(1),
@@ -469,8 +473,8 @@ fn gone(state: &watch::Sender<State>) -> Unanswered {
     }
 }
 
-/// Ends sessions that nobody uses any more.
-async fn expire(shared: Arc<Shared>) {
+/// Ends sessions that are not used any more.
+async fn expire(shared: Arc<SharedServer>) {
     let idle = shared.context.limits.session_idle;
     let mut tick = tokio::time::interval((idle / 4).max(Duration::from_millis(10)));
     loop {

@@ -1,7 +1,7 @@
 //! What goes back to one client request: bounded queues, JSON or SSE.
 //!
-//! In: messages for one reader. Out: an HTTP response. A queue that is full marks its reader as too slow: the stream
-//! breaks off and nobody waits for it.
+//! In: messages for one reader. Out: an HTTP response. A queue that is full marks its reader as too
+//! slow: the stream breaks off and is not waited for.
 //!
 //! Source: MCP 2025-11-25, "Transports", Streamable HTTP; WHATWG HTML, "Server-sent events".
 
@@ -12,17 +12,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::Frame;
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+pub use crate::gateway::body::{Body, BoxError};
 use crate::gateway::upstream::unserved::{Unserved, mark};
-
-/// Whatever can go wrong while a body is sent.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-/// The body of every answer of the bridge.
-pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
 /// Bounds of one stream.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +57,7 @@ impl Event {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct StreamQueue {
     bytes: AtomicUsize,
     overflown: AtomicBool,
 }
@@ -71,7 +66,7 @@ struct Shared {
 #[derive(Debug, Clone)]
 pub(super) struct Sender {
     queue: mpsc::Sender<Event>,
-    shared: Arc<Shared>,
+    shared: Arc<StreamQueue>,
     limit: usize,
 }
 
@@ -79,12 +74,12 @@ pub(super) struct Sender {
 #[derive(Debug)]
 pub(super) struct Receiver {
     queue: mpsc::Receiver<Event>,
-    shared: Arc<Shared>,
+    shared: Arc<StreamQueue>,
 }
 
 pub(super) fn channel(limits: StreamLimits) -> (Sender, Receiver) {
     let (sender, receiver) = mpsc::channel(limits.messages.max(1));
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(StreamQueue::default());
     (
         Sender {
             queue: sender,
@@ -99,7 +94,8 @@ pub(super) fn channel(limits: StreamLimits) -> (Sender, Receiver) {
 }
 
 impl Sender {
-    /// Queues an event without waiting. `false`: nobody reads this stream, or too slowly, and it is over.
+    /// Queues an event without waiting. `false`: this stream has no reader, or one that is too
+    /// slow, and is over.
     pub(super) fn push(&self, event: Event) -> bool {
         if self.shared.overflown.load(Ordering::Relaxed) {
             return false;
@@ -162,7 +158,8 @@ pub(super) fn bare(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// An event stream that begins with what was taken already, and ends after the answer or with its senders.
+/// An event stream that begins with what was taken already, and ends after the answer or with its
+/// senders.
 pub(super) fn sse(
     first: Option<Event>,
     receiver: Receiver,
@@ -291,7 +288,8 @@ impl Accepts {
     }
 }
 
-/// Answers a request: JSON if the answer is all there is, a stream if something comes before it or it takes long.
+/// Answers a request: JSON if the answer is all there is, a stream if something comes before it or
+/// it takes long.
 pub(super) async fn answer(
     mut receiver: Receiver,
     accepts: Accepts,

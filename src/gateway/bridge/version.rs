@@ -1,8 +1,9 @@
-//! Protocol versions of the bridge: those that open a session. To be told apart from the gateway's, which has more.
+//! Protocol versions of the bridge: those that open a session. The gateway knows more versions.
 
 use crate::protocol::version::Version;
 
-/// Spoken by older stdio servers. Its messages are a subset of those of 2025-03-26, so they are served as that.
+/// Spoken by older stdio servers. Its messages are a subset of those of 2025-03-26, so they are
+/// served as that.
 const OLDEST_CHILD: &str = "2024-11-05";
 
 pub(super) fn is_supported(version: &str) -> bool {
@@ -21,9 +22,10 @@ pub(super) fn of_child(version: &str) -> Option<Version> {
 
 /// What a client is answered that asks for `asked`, in front of a child that speaks `child`.
 ///
-/// A server that supports the version asked for must answer with it, otherwise with one that it does support (MCP,
-/// "Lifecycle", version negotiation). Each of these versions only adds to the messages that a server sends, and a
-/// client ignores members that it does not know, so a child also serves every older version.
+/// A server that supports the version asked for must answer with it, otherwise with one that it
+/// does support (MCP, "Lifecycle", version negotiation). Each of these versions only adds to the
+/// messages that a server sends, and a client ignores members that it does not know, so a child
+/// also serves every older version.
 pub(super) fn negotiate(asked: &str, child: Version) -> Version {
     match of_client(asked) {
         Some(asked) if asked <= child => asked,

@@ -1,7 +1,7 @@
 //! Messages of the bridge's own, and small readings of those that pass through.
 //!
-//! In: what [`crate::protocol`] has parsed. Out: bytes on one line. It must not parse messages itself: the one strict
-//! parser does that.
+//! In: what [`crate::protocol`] has parsed. Out: bytes on one line. It must not parse messages
+//! itself: the one strict parser does that.
 
 use bytes::Bytes;
 
@@ -64,7 +64,8 @@ pub(super) fn result(id: &Id, result: &str) -> Bytes {
     ))
 }
 
-/// An error of ours; `data` is raw JSON on one line. One whose request is not known carries no `id`.
+/// An error of ours; `data` is raw JSON on one line. One whose request is not known carries no
+/// `id`.
 pub(super) fn error(id: Option<&Id>, code: i64, message: &str, data: Option<&str>) -> Bytes {
     let id = id.map_or_else(String::new, |id| format!(r#""id":{},"#, id.to_json()));
     let data = data.map_or_else(String::new, |data| format!(r#","data":{data}"#));

@@ -10,19 +10,21 @@ use crate::policy::limit::{self, Refused, Window};
 
 /// As many keys are kept; live ones are never dropped for new ones (decisions.md, Limits).
 pub const MAX_KEYS: usize = 10_000;
-/// As many of them one grant can take up: with sessions or different calls it could else fill them all.
-pub const GRANT_KEYS: usize = MAX_KEYS / 8;
-/// Keys that count nothing any more are looked for no more often than this, as long as there are too many.
-const SWEEP: Duration = Duration::from_secs(1);
+/// As many of them one grant can take up: with sessions or different calls it could else fill them
+/// all.
+pub const MAX_GRANT_KEYS: usize = MAX_KEYS / 8;
+/// Keys that count nothing any more are looked for no more often than this, as long as there are
+/// too many.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts kept by key.
 pub struct Local {
     epoch: Instant,
-    kept: Mutex<Kept>,
+    kept: Mutex<CounterTable>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct CounterTable {
     windows: HashMap<CounterKey, Counted>,
     /// How many keys each grant has taken up.
     owners: HashMap<Arc<str>, usize>,
@@ -31,7 +33,7 @@ struct Kept {
 
 struct Counted {
     window: Window,
-    /// The grant whose call made the key; nobody's where all callers share it.
+    /// The grant whose call made the key; none where all callers share it.
     owner: Option<Arc<str>>,
 }
 
@@ -69,7 +71,8 @@ impl Default for Local {
 }
 
 impl Local {
-    /// Takes the units of all charges, or of none. When several counters refuse, the one that is exhausted longest is told.
+    /// Takes the units of all charges, or of none. When several counters refuse, the one that is
+    /// exhausted longest is reported.
     ///
     /// # Errors
     /// [`Exhausted`].
@@ -157,12 +160,12 @@ impl Local {
             .all(|counted| counted.window.is_idle(now))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, CounterTable> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Kept {
+impl CounterTable {
     fn give_back(&mut self, taken: Vec<(CounterKey, limit::Reservation)>) {
         for (key, reservation) in taken {
             if let Some(counted) = self.windows.get_mut(&key) {
@@ -221,12 +224,12 @@ impl Kept {
         let owned = owner(grant, key).is_some();
         let full = |kept: &Self| {
             let own = kept.owners.get(grant).copied().unwrap_or(0);
-            kept.windows.len() >= MAX_KEYS || owned && own >= GRANT_KEYS
+            kept.windows.len() >= MAX_KEYS || owned && own >= MAX_GRANT_KEYS
         };
         if !full(self) {
             return true;
         }
-        if self.swept.is_some_and(|swept| now < swept + SWEEP) {
+        if self.swept.is_some_and(|swept| now < swept + SWEEP_INTERVAL) {
             return false;
         }
         self.swept = Some(now);
@@ -248,7 +251,7 @@ impl Kept {
     }
 }
 
-/// Whose a new key is: a key that all callers share is nobody's.
+/// The owner of a new key; none for a key that all callers share.
 fn owner(grant: &str, key: &CounterKey) -> Option<Arc<str>> {
     (!key.value.is_empty()).then(|| Arc::from(grant))
 }
@@ -362,20 +365,20 @@ mod tests {
                 std::iter::once(&charge("c", &value.to_string(), 2, 60, 1)),
             )
         };
-        for value in 0..GRANT_KEYS {
+        for value in 0..MAX_GRANT_KEYS {
             assert!(take(&local, "greedy", value).is_ok());
         }
-        let refused = take(&local, "greedy", GRANT_KEYS).unwrap_err();
+        let refused = take(&local, "greedy", MAX_GRANT_KEYS).unwrap_err();
         assert!(refused.capacity);
         assert!(take(&local, "greedy", 7).is_ok(), "what is counted goes on");
-        for value in GRANT_KEYS..2 * GRANT_KEYS {
+        for value in MAX_GRANT_KEYS..2 * MAX_GRANT_KEYS {
             assert!(take(&local, "calm", value).is_ok());
         }
         let shared = charge("server", "", 9, 60, 1);
         assert!(local.reserve("greedy", std::iter::once(&shared)).is_ok());
         // What counts nothing any more makes room, and is not counted among its keys.
         later(&mut local, Duration::from_secs(61));
-        assert!(take(&local, "greedy", 3 * GRANT_KEYS).is_ok());
+        assert!(take(&local, "greedy", 3 * MAX_GRANT_KEYS).is_ok());
         let kept = local.lock();
         assert_eq!((kept.owners.len(), kept.windows.len()), (1, 1));
     }
@@ -399,7 +402,7 @@ mod tests {
                 .is_ok()
         );
         local.give_back(kept.swap_remove(0));
-        later(&mut local, SWEEP);
+        later(&mut local, SWEEP_INTERVAL);
         assert!(
             local
                 .reserve("g", std::iter::once(&charge("c", "new", 2, 3_600, 1)))

@@ -1,4 +1,5 @@
-//! Calls that wait for a person: the approval is found or made, the call held, the approval used up by one call.
+//! Calls that wait for a person: the approval is found or made, the call held, the approval used up
+//! by one call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,28 +7,29 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::timeout_at;
 
-use super::{Granted, Passed, Pending, Refusal, decide, enforced, unrecordable};
+use super::{AdmittedCall, Granted, PendingCall, Refusal, decide, enforced, unrecordable};
 use crate::gateway::approvals::{
-    ApprovalRequest, CallContext, Key, Refused, RequestParts, Standing,
+    ApprovalKey, ApprovalRequest, CallContext, NotRequested, RequestParts, Standing,
 };
-use crate::gateway::hold::Hold;
-use crate::gateway::offload::aside;
-use crate::gateway::record::Outcome;
+use crate::gateway::fairness::offload::aside;
+use crate::gateway::observe::Outcome;
 use crate::policy::approval::{self, Subject};
 use crate::policy::decision::RuleId;
 use crate::policy::{self, Decision};
 
-impl Pending<'_> {
-    /// Finds or makes the approval, holds the call while a person may decide, and uses the approval up.
+impl PendingCall<'_> {
+    /// Finds or makes the approval, holds the call while a person may decide, and uses the approval
+    /// up.
     pub(super) async fn approve(
         &mut self,
         decision: &Decision,
         now: Timestamp,
-    ) -> Result<Passed, Refusal> {
+    ) -> Result<AdmittedCall, Refusal> {
         let grant = &*self.call.grant.caller.grant;
         if let Err(exhausted) = self
             .gateway
-            .counters
+            .calls
+            .counters()
             .look(grant, enforced(&decision.charges))
         {
             return Err(self.limited(&exhausted, now));
@@ -39,19 +41,17 @@ impl Pending<'_> {
             return Err(self.refuse(decision, now));
         };
         // The lines about the approval and the one about this call name the same decision.
-        let number = self.gateway.recorder.decision_id().number;
+        let number = self.gateway.observe.decision_id().number;
         self.number.set(Some(number));
-        let hold = Hold::start(
-            &self.gateway.holds,
-            self.call.session,
-            &self.call.request.id.to_json(),
-        );
+        let approvals = self.gateway.calls.approvals();
+        let hold = self
+            .gateway
+            .calls
+            .hold(self.call.session, &self.call.request.id.to_json());
         let deadline = tokio::time::Instant::now() + demand.wait_up_to;
         // Subscribed before the first look, so that no change is missed in between.
-        let mut changes = self.gateway.approvals.changes();
-        let mut standing = self
-            .gateway
-            .approvals
+        let mut changes = approvals.changes();
+        let mut standing = approvals
             .request(&wanted, self.context(number), now)
             .map_err(|refused| self.not_requested(&refused, decision, now))?;
         loop {
@@ -60,7 +60,7 @@ impl Pending<'_> {
                 Standing::Approved((_, name), version) => {
                     self.approval = Some(name.clone());
                     // Cancelled, or its session ended, at the moment at which it was approved.
-                    if !hold.release() || self.gateway.ended.contains(self.call.session) {
+                    if !hold.release() || self.gateway.sessions.has_ended(self.call.session) {
                         self.record(Outcome::Unapproved, &decision.by, now, None);
                         return Err(Refusal::Cancelled);
                     }
@@ -104,14 +104,14 @@ impl Pending<'_> {
                         biased;
                         () = hold.cancelled() => {
                             let (session, now) = (self.call.session, Timestamp::now());
-                            self.gateway.approvals.withdraw(&key, session, now);
+                            approvals.withdraw(&key, session, now);
                             self.record(Outcome::Unapproved, &decision.by, now, None);
                             return Err(Refusal::Cancelled);
                         }
                         woken = timeout_at(until, changed) => woken,
                     };
                     let now = Timestamp::now();
-                    match self.gateway.approvals.look(&wanted, &key, now) {
+                    match approvals.look(&wanted, &key, now) {
                         Some(Standing::Pending(..)) if !matches!(woken, Ok(true)) => {
                             self.record(Outcome::Unapproved, &decision.by, now, None);
                             return Err(Refusal::Pending {
@@ -130,14 +130,15 @@ impl Pending<'_> {
         }
     }
 
-    /// Decides again under the current bundle and credentials, reserves, and takes the approval; at most one call gets it.
+    /// Decides again under the current bundle and credentials, reserves, and takes the approval; at
+    /// most one call gets it.
     pub(super) fn use_approval(
         &mut self,
         wanted: &ApprovalRequest,
-        key: Key,
+        key: ApprovalKey,
         version: u64,
         now: Timestamp,
-    ) -> Result<Passed, Refusal> {
+    ) -> Result<AdmittedCall, Refusal> {
         let gone = |this: &Self, by: &Arc<RuleId>| {
             this.record(Outcome::Unapproved, by, now, None);
             Refusal::ApprovalGone {
@@ -152,9 +153,10 @@ impl Pending<'_> {
         });
         let server = &self.snapshot.server;
         let destination = &self.snapshot.destination.digest;
-        // This call would go to the upstream from before the change, which the policies are no longer for.
+        // This call would go to the upstream from before the change, which the policies are no
+        // longer for.
         if *destination != wanted.destination {
-            let approvals = &self.gateway.approvals;
+            let approvals = self.gateway.calls.approvals();
             approvals.destination_changed(&server.namespace, &server.name, destination, now);
             self.record(Outcome::Unapproved, &decision.by, now, None);
             return Err(Refusal::ApprovalStale { name: key.1 });
@@ -181,9 +183,13 @@ impl Pending<'_> {
         // Recorded later under this very number, when all else is done.
         let number = self.number.get().unwrap_or_default();
         let context = self.context(number);
-        let consumed = self.gateway.approvals.consume(&key, version, context, now);
+        let consumed = self
+            .gateway
+            .calls
+            .approvals()
+            .consume(&key, version, context, now);
         match consumed.and_then(|consumed| Granted::approved(&decision, consumed)) {
-            Some(granted) => Ok(Passed { in_flight, granted }),
+            Some(granted) => Ok(AdmittedCall { in_flight, granted }),
             None => {
                 in_flight.give_back();
                 in_flight.done = true;
@@ -195,20 +201,20 @@ impl Pending<'_> {
     fn context(&self, number: u64) -> CallContext<'_> {
         CallContext {
             session: self.call.session,
-            decision: self.gateway.recorder.id(number),
+            decision: self.gateway.observe.id(number),
         }
     }
 
     pub(super) fn not_requested(
         &self,
-        refused: &Refused,
+        refused: &NotRequested,
         decision: &Decision,
         now: Timestamp,
     ) -> Refusal {
         let outcome = match refused {
-            Refused::GrantFull | Refused::ServerFull => Outcome::Unapproved,
+            NotRequested::GrantFull | NotRequested::ServerFull => Outcome::Unapproved,
             // Nobody was asked: a refusal of the fail-closed table.
-            Refused::Unavailable => Outcome::Denied,
+            NotRequested::Unavailable => Outcome::Denied,
         };
         self.record(outcome, &decision.by, now, None);
         Refusal::ApprovalRefused {
@@ -217,7 +223,8 @@ impl Pending<'_> {
         }
     }
 
-    /// The request for approval of this very call, or the refusal if it cannot be put before a person.
+    /// The request for approval of this very call, or the refusal if it cannot be put before a
+    /// person.
     pub(super) fn approval_request(
         &self,
         decision: &Decision,

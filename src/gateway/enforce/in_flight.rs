@@ -1,20 +1,22 @@
-//! A call that was let through, until it has ended: units go back where they must, and what became of it is recorded.
+//! A call that was let through, until it has ended: units go back where they must, and what became
+//! of it is recorded.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::request_ids::Ambiguity;
 use crate::gateway::Gateway;
-use crate::gateway::audit::{Position, Record, Unwritten};
 use crate::gateway::counters::Reservation;
-use crate::gateway::offload::aside;
-use crate::gateway::record::Outcome;
-use crate::gateway::request_ids::Dispute;
-use crate::gateway::snapshot::Snapshot;
+use crate::gateway::fairness::offload::aside;
+use crate::gateway::force::snapshot::Snapshot;
+use crate::gateway::observe::Outcome;
+use crate::gateway::observe::audit::{self, Position, Record, Unwritten};
 use crate::policy::decision::RuleId;
 
-/// A call that was let through. Tell it how it ended; dropped without, it counts as abandoned and keeps its units.
+/// A call that was let through. Tell it how it ended; dropped without, it counts as abandoned and
+/// keeps its units.
 pub struct InFlight {
     pub(super) gateway: Arc<Gateway>,
     pub(super) reservation: Option<Reservation>,
@@ -24,7 +26,7 @@ pub struct InFlight {
     pub(super) decision: Option<Decided>,
     pub(super) session: String,
     pub(super) sent: Instant,
-    pub(super) dispute: Option<Dispute>,
+    pub(super) ambiguity: Option<Ambiguity>,
     pub(super) done: bool,
 }
 
@@ -35,8 +37,8 @@ pub enum End {
     Result,
     /// A result that says `isError`: the tool ran, so units are kept.
     ToolError,
-    /// A JSON-RPC error of the upstream itself that says that the call was not run: units go back, unless something was done
-    /// about the call meanwhile.
+    /// A JSON-RPC error of the upstream itself that says that the call was not run: units go back,
+    /// unless something was done about the call meanwhile.
     Refused,
     /// Another JSON-RPC error: servers report failures after the effect that way.
     Error,
@@ -95,12 +97,12 @@ impl InFlight {
         }
         let latency = self.sent.elapsed();
         self.gateway
-            .recorder
+            .observe
             .upstream_duration
             .observe(latency.as_secs_f64());
         if let Some(decided) = self.decision {
             let latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
-            let recorder = &self.gateway.recorder;
+            let recorder = &self.gateway.observe;
             recorder.ended(decided.number, end.as_str(), latency_ms);
         }
     }
@@ -108,26 +110,27 @@ impl InFlight {
     /// Waits until the decision is in the audit log: before that the call must not go.
     pub(super) async fn written(&self) -> Result<(), Unwritten> {
         match self.decision {
-            Some(decided) => self.gateway.recorder.written(decided.position).await,
+            Some(decided) => self.gateway.observe.written(decided.position).await,
             None => Err(Unwritten("it was not recorded".to_owned())),
         }
     }
 
     /// Takes note of where it is seen whether something is done about the call.
-    pub(in crate::gateway) fn watch(&mut self, dispute: Dispute) {
-        self.dispute = Some(dispute);
+    pub(in crate::gateway) fn watch(&mut self, ambiguity: Ambiguity) {
+        self.ambiguity = Some(ambiguity);
     }
 
-    /// Whether the client may have brought the upstream's error about, by a cancellation or by ending the session, or the
-    /// upstream has spoken of the call before: then it may have been made all the same.
+    /// Whether the client may have brought the upstream's error about, by a cancellation or by
+    /// ending the session, or the upstream has spoken of the call before: then it may have been
+    /// made all the same.
     fn provoked(&self) -> bool {
-        self.dispute.as_ref().is_some_and(Dispute::is_open)
-            || self.gateway.ended.contains(&self.session)
+        self.ambiguity.as_ref().is_some_and(Ambiguity::is_marked)
+            || self.gateway.sessions.has_ended(&self.session)
     }
 
     pub(super) fn give_back(&mut self) {
         if let Some(reservation) = self.reservation.take() {
-            self.gateway.counters.give_back(reservation);
+            self.gateway.calls.counters().give_back(reservation);
         }
     }
 }
@@ -162,13 +165,13 @@ impl Written<'_> {
     ) -> Decided {
         let label = by.policy_label();
         let decision_id = match self.number {
-            Some(number) => gateway.recorder.id(number),
-            None => gateway.recorder.decision_id(),
+            Some(number) => gateway.observe.id(number),
+            None => gateway.observe.decision_id(),
         };
         let record = Record {
             time,
             decision_id,
-            server: gateway.recorder.server(),
+            server: gateway.observe.server(),
             grant: self.grant,
             session: (!self.session.is_empty()).then_some(self.session),
             method: "tools/call",
@@ -181,14 +184,15 @@ impl Written<'_> {
             retry_after_ms: retry_after
                 .map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
             arguments: aside(self.arguments.len(), || {
-                self.snapshot.audited_arguments(self.tool, self.arguments)
+                let (settings, bound) = (&self.snapshot.settings, &self.snapshot.bound);
+                audit::recorded(settings.audit, bound, self.tool, self.arguments)
             }),
             revision: &self.snapshot.revision,
             trace_id: self.trace_id,
         };
         Decided {
             number: decision_id.number,
-            position: gateway.recorder.record(outcome, by, &record),
+            position: gateway.observe.record(outcome, by, &record),
         }
     }
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::Forward;
+use super::request_ids::SessionKey;
 use crate::gateway::Gateway;
-use crate::gateway::audit::Record;
+use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
+use crate::gateway::observe::Outcome;
+use crate::gateway::observe::audit::Record;
 use crate::gateway::permit::{Envelope, Granted, Permit};
-use crate::gateway::record::Outcome;
-use crate::gateway::request_ids::SessionKey;
-use crate::gateway::snapshot::Snapshot;
 use crate::policy;
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::Request;
@@ -88,15 +88,15 @@ pub async fn named(
     };
     let passes = matches!(outcome, Outcome::Allowed | Outcome::Audited);
     let refuses = snapshot.settings.must_record;
-    let trouble = gateway.recorder.unwritten().filter(|_| passes && refuses);
+    let trouble = gateway.observe.unwritten().filter(|_| passes && refuses);
     let outcome = trouble.as_ref().map_or(outcome, |_| Outcome::Unrecorded);
     let label = by.policy_label();
-    let decision_id = gateway.recorder.decision_id();
+    let decision_id = gateway.observe.decision_id();
     let refused = |why: NamedRefusal| (why, decision_id.number);
     let record = Record {
         time: Timestamp::now(),
         decision_id,
-        server: gateway.recorder.server(),
+        server: gateway.observe.server(),
         grant: &caller.grant,
         session: Some(call.session),
         method: call.row.name,
@@ -111,7 +111,7 @@ pub async fn named(
         revision: &snapshot.revision,
         trace_id: call.trace_id,
     };
-    let position = gateway.recorder.record(outcome, by, &record);
+    let position = gateway.observe.record(outcome, by, &record);
     if let Some(unwritten) = trouble {
         return Err(refused(NamedRefusal::Unrecorded(unwritten.to_string())));
     }
@@ -121,14 +121,12 @@ pub async fn named(
             _ => NamedRefusal::Unknown,
         }));
     };
-    if let Err(unwritten) = gateway.recorder.written(position).await
+    if let Err(unwritten) = gateway.observe.written(position).await
         && refuses
     {
         return Err(refused(NamedRefusal::Unrecorded(unwritten.to_string())));
     }
-    let under_way = gateway
-        .request_ids
-        .start(call.session_key, &call.request.id);
+    let under_way = gateway.calls.start(call.session_key, &call.request.id);
     let params = call.request.params.as_ref();
     let permit = Permit::decided(granted, call.row, envelope(), params, &under_way, edits);
     Ok(Forward {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use http::{HeaderName, StatusCode};
 use jiff::Timestamp;
 
-use super::refusals::shown;
-use super::{Answer, Exchange, SHORT, refuse};
-use crate::gateway::inventory::whole;
+use super::responses::{Answer, refuse, shown};
+use super::trace;
+use super::{Exchange, SHORT_TIMEOUT};
+use crate::gateway::body::message::read_answer;
+use crate::gateway::body::message::{RETRY_AFTER, json_response};
 use crate::gateway::permit::{Envelope, Permit};
-use crate::gateway::relay::{RETRY_AFTER, json_response};
-use crate::gateway::session::Session;
-use crate::gateway::trace;
+use crate::gateway::sessions::Session;
 use crate::protocol::declared::Declared;
 use crate::protocol::emit::{self, Edits};
 use crate::protocol::envelope::{self, Message, Outcome, Request as Rpc};
@@ -20,11 +20,12 @@ use crate::protocol::list::ListKind;
 use crate::protocol::method;
 use crate::protocol::{answer, version};
 
-/// What a server says of itself is not larger: anybody can have it said, and it is read whole.
+/// An answer to `initialize` is not larger: every caller can request one, and it is read whole.
 const MAX_HANDSHAKE: usize = 1 << 20;
 
 impl Exchange<'_> {
-    /// The handshake: capabilities that the spec denies are taken out, and the client gets a sealed session.
+    /// The handshake: capabilities that the spec denies are taken out, and the client gets a sealed
+    /// session.
     pub(super) async fn initialize(&self, request: &Rpc<'_>) -> Result<Answer, Box<Answer>> {
         let invalid = |why: &str| refuse(StatusCode::OK, answer::invalid_params(&request.id, why));
         let params = request
@@ -78,14 +79,15 @@ impl Exchange<'_> {
             let body = answer::upstream_down(Some(&request.id), why, RETRY_AFTER);
             return Err(refuse(StatusCode::LOOP_DETECTED, body));
         }
-        let answered = tokio::time::timeout(timeout, whole(response, &request.id, MAX_HANDSHAKE))
-            .await
-            .map_err(|_| down("it did not answer in time"))?
-            .map_err(|why| down(&why))?;
+        let answered =
+            tokio::time::timeout(timeout, read_answer(response, &request.id, MAX_HANDSHAKE))
+                .await
+                .map_err(|_| down("it did not answer in time"))?
+                .map_err(|why| down(&why))?;
         let message =
             envelope::parse(&answered.body).map_err(|refusal| down(&refusal.to_string()))?;
         let Message::Response(response) = &message else {
-            return Err(down("its answer is no response"));
+            return Err(down("its answer is not a response"));
         };
         let result = match &response.outcome {
             Outcome::Error(_) => {
@@ -121,7 +123,7 @@ impl Exchange<'_> {
             edits = edits.set("capabilities", kept);
         }
         let (session, token) = Session::start(
-            self.gateway,
+            &self.gateway.sessions,
             &self.grant,
             chosen,
             declared,
@@ -137,8 +139,8 @@ impl Exchange<'_> {
             .insert(HeaderName::from_static("mcp-session-id"), token);
         Ok(response)
     }
-    /// Whether anything of the server may be hidden from the caller, who has no session yet. `offers` is whether the server has
-    /// such a list.
+    /// Whether anything of the server may be hidden from the caller, who has no session yet.
+    /// `offers` is whether the server has such a list.
     fn hides_something(&self, offers: impl Fn(&str) -> bool) -> bool {
         let (bound, caller) = (&self.snapshot.bound, &self.grant.caller);
         let now = Timestamp::now();
@@ -151,16 +153,17 @@ impl Exchange<'_> {
             || offers("resources") && !bound.shows_every_resource(caller)
     }
 
-    /// Takes note of a session at the server; where its caller has too many there, the one used longest ago is ended.
+    /// Takes note of a session at the server; where its caller has too many there, the one used
+    /// longest ago is ended.
     async fn make_room(&self, session: Arc<Session>) {
         let grant = &self.grant.caller.grant;
-        let Some(surplus) = self.gateway.opened.opened(grant, &session) else {
+        let Some(surplus) = self.gateway.sessions.opened_upstream(grant, &session) else {
             return;
         };
         self.gateway.end_session(&surplus.id);
         let permit = Permit::end(surplus.envelope);
-        if let Err(error) = self.snapshot.upstream.call(permit, SHORT).await {
-            tracing::debug!(server = self.gateway.recorder.server(), %error, "the end of a session was not delivered");
+        if let Err(error) = self.snapshot.upstream.call(permit, SHORT_TIMEOUT).await {
+            tracing::debug!(server = self.gateway.observe.server(), %error, "the end of a session was not delivered");
         }
     }
 }

@@ -6,15 +6,16 @@ use bytes::Bytes;
 use http::{HeaderName, StatusCode};
 use tokio::time::Instant;
 
-use super::refusals::{fault_text, refusal_body, shown, unrecorded};
-use super::{Answer, Exchange, accepted, refuse};
+use super::Exchange;
+use super::responses::{Answer, accepted, fault_text, refusal_body, refuse, shown, unrecorded};
+use crate::gateway::body::message::{RETRY_AFTER, json_response};
+use crate::gateway::enforce::request_ids::MAX_CLIENT_ID_BYTES;
 use crate::gateway::enforce::{
     self, Admission, End, Forward, Named, NamedCall, NamedRefusal, Refusal, ToolCall,
 };
 use crate::gateway::permit::Permit;
-use crate::gateway::relay::{Asked, RETRY_AFTER, give_up, json_response};
-use crate::gateway::request_ids::LONGEST;
-use crate::gateway::session::Session;
+use crate::gateway::relay::{Asked, give_up};
+use crate::gateway::sessions::Session;
 use crate::gateway::upstream::UpstreamError;
 use crate::json;
 use crate::protocol::answer;
@@ -34,8 +35,8 @@ impl Exchange<'_> {
     ) -> Result<Answer, Box<Answer>> {
         let id = &request.id;
         let ok = |body: Vec<u8>| refuse(StatusCode::OK, body);
-        if matches!(id, Id::String(text) if text.len() > LONGEST) {
-            let why = format!("id may have {LONGEST} bytes; use a shorter one");
+        if matches!(id, Id::String(text) if text.len() > MAX_CLIENT_ID_BYTES) {
+            let why = format!("id may have {MAX_CLIENT_ID_BYTES} bytes; use a shorter one");
             return Err(ok(answer::invalid_request(None, &why)));
         }
         let row = method::lookup(&request.method)
@@ -72,20 +73,22 @@ impl Exchange<'_> {
                         (Named::Template(uri), "ref/resource", "uri", uri)
                     }
                 };
-                // Written anew: a server might read another member of it than the one that was decided on.
+                // Written again: a server might read another member than the one that was decided
+                // on.
                 let only = format!(r#"{{"type":"{kind}","{key}":{}}}"#, json::quoted(name));
                 let edits = Edits::new().set("ref", only);
                 self.named(&session, row, request, named, edits).await?
             }
             _ => {
-                // Tasks are not declared, so nobody has one; the rest is not for clients to send.
+                // Tasks are not declared, so no client has one; the rest is not for clients to
+                // send.
                 let undecided = row
                     .undecided(|feature| self.snapshot.settings.allows(feature))
                     .ok_or_else(|| ok(answer::method_not_found(id, &request.method)))?;
                 let edits = match params.and_then(|params| params.get("cursor")) {
                     Some(cursor) if row.need == Need::List => {
                         let cursor = json::decode_string(cursor.raw).ok().and_then(|cursor| {
-                            session.open_cursor(self.gateway, &self.grant, &cursor)
+                            session.open_cursor(&self.gateway.sessions, &self.grant, &cursor)
                         });
                         let why = "the cursor was not issued in this session, or is too old; list again from the start";
                         let cursor = cursor.ok_or_else(|| ok(answer::invalid_params(id, why)))?;
@@ -93,7 +96,7 @@ impl Exchange<'_> {
                     }
                     _ => Edits::new(),
                 };
-                let under_way = self.gateway.request_ids.start(session.key(), id);
+                let under_way = self.gateway.calls.start(session.key(), id);
                 let permit = Permit::request(
                     undecided,
                     self.envelope(&session),
@@ -150,7 +153,7 @@ impl Exchange<'_> {
 
     /// The answer with the id of its decision, as the audit log has it.
     fn naming(&self, number: Option<u64>, mut answer: Answer) -> Answer {
-        let id = number.map(|number| self.gateway.recorder.id(number));
+        let id = number.map(|number| self.gateway.observe.id(number));
         if let Some(id) = id.and_then(|id| id.to_header()) {
             answer.headers_mut().insert(DECISION_ID, id);
         }
@@ -207,7 +210,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// Sends a permitted request and relays its answer. From here on every failure is a JSON-RPC error under 200.
+    /// Sends a permitted request and relays its answer. From here on every failure is a JSON-RPC
+    /// error under 200.
     async fn send(&self, session: Arc<Session>, forward: Forward) -> Result<Answer, Box<Answer>> {
         let Forward {
             permit,
@@ -228,7 +232,7 @@ impl Exchange<'_> {
                 if let Some(in_flight) = in_flight {
                     in_flight.finish(end);
                 }
-                tracing::warn!(server = self.gateway.recorder.server(), %error, "a request to the upstream failed");
+                tracing::warn!(server = self.gateway.observe.server(), %error, "a request to the upstream failed");
                 // The report says why soon, not at the next regular listing.
                 self.gateway.inventory.nudge();
                 if end == End::Timeout {

@@ -3,11 +3,13 @@
 use http::header::ALLOW;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
-use super::refusals::shown;
-use super::{Answer, Exchange, SHORT, header_refusal, one, refuse};
+use super::admit::one;
+use super::responses::{Answer, header_refusal, refuse, shown};
+use super::{Exchange, SHORT_TIMEOUT};
 use crate::gateway::body::empty;
+use crate::gateway::body::message::{ContentType, RETRY_AFTER, content_type, json_response};
 use crate::gateway::permit::Permit;
-use crate::gateway::relay::{Asked, ContentType, RETRY_AFTER, content_type, json_response};
+use crate::gateway::relay::Asked;
 use crate::protocol::version::Version;
 use crate::protocol::{answer, header};
 
@@ -19,8 +21,8 @@ impl Exchange<'_> {
         let mut resumed = None;
         if self.head.headers.contains_key("last-event-id") {
             let token = one(self.head, HeaderName::from_static("last-event-id"));
-            let opened =
-                token.and_then(|token| session.open_event(self.gateway, &self.grant, token));
+            let opened = token
+                .and_then(|token| session.open_event(&self.gateway.sessions, &self.grant, token));
             let (event, answers) = opened.ok_or_else(|| {
                 let why = "Last-Event-ID was not issued by this gateway for this session";
                 refuse(StatusCode::BAD_REQUEST, answer::invalid_request(None, why))
@@ -28,7 +30,7 @@ impl Exchange<'_> {
             envelope.last_event_id = Some(event);
             resumed = answers.map(Asked::resumed);
         }
-        if self.gateway.closing.is_cancelled() {
+        if self.gateway.lifetime.is_closing() {
             let body = answer::error(
                 None,
                 answer::code::INTERNAL_ERROR,
@@ -41,7 +43,7 @@ impl Exchange<'_> {
         let response = self
             .snapshot
             .upstream
-            .call(permit, SHORT)
+            .call(permit, SHORT_TIMEOUT)
             .await
             .map_err(|error| {
                 refuse(
@@ -86,13 +88,14 @@ impl Exchange<'_> {
         let session = self.session(None, self.named_version()?)?;
         self.gateway.end_session(&session.id);
         self.gateway
-            .opened
-            .ended(&self.grant.caller.grant, &session.id);
-        // Its calls go on, and what the upstream answers them with from now on may be because of this.
-        self.gateway.request_ids.dispute(session.key());
+            .sessions
+            .closed_upstream(&self.grant.caller.grant, &session.id);
+        // Its calls go on, and what the upstream answers them with from now on may be because of
+        // this.
+        self.gateway.calls.mark_session(session.key());
         let permit = Permit::end(session.envelope());
-        if let Err(error) = self.snapshot.upstream.call(permit, SHORT).await {
-            tracing::debug!(server = self.gateway.recorder.server(), %error, "the end of a session was not delivered");
+        if let Err(error) = self.snapshot.upstream.call(permit, SHORT_TIMEOUT).await {
+            tracing::debug!(server = self.gateway.observe.server(), %error, "the end of a session was not delivered");
         }
         let mut response = Response::new(empty());
         *response.status_mut() = StatusCode::NO_CONTENT;

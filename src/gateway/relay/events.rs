@@ -14,18 +14,20 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Asked, KEEP_ALIVE, MAX_EVENT, Passed, RETRY_AFTER, Relay, end_of, end_of_unserved};
+use super::ends::{end_of, end_of_unserved};
+use super::{Asked, KEEP_ALIVE_INTERVAL, Relay, RelayedMessage};
+use crate::gateway::body::message::{MAX_EVENT, RETRY_AFTER};
 use crate::gateway::body::{Body, BoxError};
-use crate::gateway::budget::{Room, Share};
 use crate::gateway::enforce::{End, InFlight};
-use crate::gateway::snapshot::Snapshot;
+use crate::gateway::fairness::budget::{Room, Share};
+use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::upstream::Unserved;
 use crate::protocol::answer;
 use crate::protocol::envelope::{self, Message};
 use crate::protocol::sse::{self, Decoder, Event, Item};
 
 /// A stream to a client.
-pub(super) struct Events {
+pub(super) struct EventRelay {
     pub(super) relay: Relay,
     pub(super) body: Body,
     pub(super) decoder: Decoder,
@@ -39,9 +41,10 @@ pub(super) struct Events {
     /// It is the bridge that names the types of events, and not a server.
     pub(super) bridged: bool,
     pub(super) in_flight: Option<Box<InFlight>>,
-    /// A GET stream: policy changes are told on it, and it may be quiet for ever.
+    /// A GET stream: policy changes are announced on it, and it may be quiet for ever.
     pub(super) unsolicited: bool,
-    /// How long the upstream may say nothing while an answer is due. Comments, in either direction, say nothing.
+    /// How long the upstream may say nothing while an answer is due. Comments, in either direction,
+    /// say nothing.
     pub(super) idle: Option<Duration>,
     pub(super) silent_until: Option<Instant>,
     /// When it is over whatever the upstream says.
@@ -50,7 +53,7 @@ pub(super) struct Events {
     pub(super) resumable: bool,
     pub(super) ended: bool,
     pub(super) changes: watch::Receiver<Option<Arc<Snapshot>>>,
-    /// Stands for the list that the caller has; of streams on which changes are told.
+    /// Stands for the list that the caller has; only for streams on which changes are announced.
     pub(super) listed: Option<u64>,
     /// Whether it goes out under a spec that asks for TLS.
     pub(super) secure: Option<bool>,
@@ -58,7 +61,7 @@ pub(super) struct Events {
     pub(super) streams: Gauge,
 }
 
-/// An event is in memory as it came, as text, as it is written anew, and as it is sent.
+/// An event is in memory as it came, as text, as it is written again, and as it is sent.
 const COPIES: usize = 4;
 
 enum Wake {
@@ -69,17 +72,18 @@ enum Wake {
     Stop,
 }
 
-impl Events {
+impl EventRelay {
     pub(super) fn new(relay: Relay, body: Body) -> Self {
-        let streams = relay.gateway.recorder.streams.clone();
+        let streams = relay.gateway.observe.streams.clone();
         streams.inc();
-        let mut keep_alive = tokio::time::interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
+        let mut keep_alive =
+            tokio::time::interval_at(Instant::now() + KEEP_ALIVE_INTERVAL, KEEP_ALIVE_INTERVAL);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let changes = relay.gateway.subscribe();
         let snapshot = relay.gateway.snapshot();
         let secure = snapshot.as_ref().map(|snapshot| snapshot.secure);
         let room = relay.grant.share.as_ref().map(Share::room);
-        Events {
+        EventRelay {
             relay,
             room,
             begun: 0,
@@ -103,7 +107,7 @@ impl Events {
         }
     }
 
-    /// Changes of the policy are told on it.
+    /// Changes of the policy are announced on it.
     pub(super) fn tells_changes(mut self) -> Self {
         self.unsolicited = true;
         let snapshot = self.relay.gateway.snapshot();
@@ -145,7 +149,7 @@ impl Events {
             if self.ended {
                 return None;
             }
-            let stop = self.relay.gateway.closing.clone();
+            let stop = self.relay.gateway.lifetime.closing();
             let silent_until = self.silent_until.min(self.ends_at).or(self.silent_until);
             let wake = tokio::select! {
                 frame = self.body.frame() => Wake::Frame(frame),
@@ -222,10 +226,12 @@ impl Events {
         if let Some(id) = &event.id {
             self.resumable = true;
             let answers = self.relay.asked.as_ref().map(Asked::ids);
-            let sealed =
-                self.relay
-                    .session
-                    .seal_event(&self.relay.gateway, &self.relay.grant, id, answers);
+            let sealed = self.relay.session.seal_event(
+                &self.relay.gateway.sessions,
+                &self.relay.grant,
+                id,
+                answers,
+            );
             out.id = match sealed {
                 Some(sealed) => Some(sealed),
                 None => return self.fail(End::Broken, "an event id could not be sealed"),
@@ -245,7 +251,7 @@ impl Events {
                 return self.fail(End::Broken, &refusal.to_string());
             }
             Err(refusal) => {
-                tracing::warn!(server = self.relay.gateway.recorder.server(), %refusal, "an event of the upstream was dropped");
+                tracing::warn!(server = self.relay.gateway.observe.server(), %refusal, "an event of the upstream was dropped");
                 return;
             }
         };
@@ -268,25 +274,25 @@ impl Events {
             }
         } else if answers {
             tracing::warn!(
-                server = self.relay.gateway.recorder.server(),
-                "an answer that nobody waits for here was dropped"
+                server = self.relay.gateway.observe.server(),
+                "dropped an answer that no request is waiting for"
             );
             return;
         } else {
             self.relay.heard();
         }
         match self.relay.pass(&message).await {
-            Passed::Send(bytes) => match String::from_utf8(bytes) {
+            RelayedMessage::Send(bytes) => match String::from_utf8(bytes) {
                 Ok(data) => {
                     out.data = Some(data);
                     self.send(out);
                 }
                 Err(_) => return self.fail(End::Broken, "its answer cannot be shown"),
             },
-            Passed::Drop if expected => {
+            RelayedMessage::Drop if expected => {
                 return self.fail(End::Broken, "its answer cannot be shown");
             }
-            Passed::Drop => {}
+            RelayedMessage::Drop => {}
         }
         if expected && self.awaited {
             self.awaited = false;
@@ -303,7 +309,7 @@ impl Events {
         match sse::encode(&Item::Event(event), &mut bytes) {
             Ok(()) => self.queue.push_back(bytes.into()),
             Err(error) => {
-                tracing::warn!(server = self.relay.gateway.recorder.server(), %error, "a stream was ended");
+                tracing::warn!(server = self.relay.gateway.observe.server(), %error, "a stream was ended");
                 self.ended = true;
             }
         }
@@ -353,10 +359,10 @@ impl Events {
 fn listed(snapshot: &Snapshot, relay: &Relay) -> u64 {
     snapshot
         .lists
-        .of(snapshot, &relay.grant.caller, &relay.session.id)
+        .of(&snapshot.bound, &relay.grant.caller, &relay.session.id)
 }
 
-impl Drop for Events {
+impl Drop for EventRelay {
     fn drop(&mut self) {
         self.streams.dec();
     }

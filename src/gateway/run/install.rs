@@ -1,14 +1,15 @@
 //! `portcullis-gateway install DIR`: puts this program where a server's container finds it.
 //!
-//! In: a folder. Out: a copy of the running program in it. The image holds nothing but the program, so no `cp`: an init
-//! container copies it into a volume that the container of a stdio server mounts. Must not do: leave half a program there.
+//! In: a folder. Out: a copy of the running program in it. The image holds nothing but the program,
+//! so no `cp`: an init container copies it into a volume that the container of a stdio server
+//! mounts. Must not do: leave half a program there.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// The name of the installed program.
-const NAME: &str = "portcullis-gateway";
+const PROGRAM_NAME: &str = "portcullis-gateway";
 
 /// Copy this program into a directory, for the container of a stdio server
 #[derive(Debug, clap::Args)]
@@ -41,10 +42,10 @@ pub enum InstallError {
 pub fn run(args: &InstallArgs) -> Result<PathBuf, InstallError> {
     let program = std::env::current_exe().map_err(InstallError::Program)?;
     let mut program = File::open(program).map_err(InstallError::Program)?;
-    let target = args.directory.join(NAME);
+    let target = args.directory.join(PROGRAM_NAME);
     let part = args
         .directory
-        .join(format!(".{NAME}.{}", std::process::id()));
+        .join(format!(".{PROGRAM_NAME}.{}", std::process::id()));
     let folder = |source| InstallError::Folder {
         path: target.clone(),
         source,

@@ -1,7 +1,8 @@
 //! Why an upstream cannot be used, in words for the person who configured it.
 //!
-//! In: an error of the upstream, or the status of an answer without a message. Out: one line that names the field to change,
-//! where one is known. Must not do: hold a header's value, or anything that an agent is shown.
+//! In: an error of the upstream, or the status of an answer without a message. Out: one line that
+//! names the field to change, where one is known. Must not do: hold a header's value, or anything
+//! that an agent is shown.
 
 use std::error::Error;
 use std::io::ErrorKind;

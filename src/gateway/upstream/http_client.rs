@@ -14,25 +14,26 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
-use super::UpstreamError;
+use super::error::UpstreamError;
 use super::pool::Pool;
 use super::unserved::of_bridge;
 use crate::gateway::body::Body;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const POOL_IDLE: Duration = Duration::from_secs(60);
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One upstream URL with its connections.
 pub struct HttpUpstream {
-    /// Whether it is the bridge of our own stdio server, which alone is believed about what it did not deliver.
+    /// Whether it is the bridge of our own stdio server, which alone is believed about what it did
+    /// not deliver.
     pub bridge: bool,
     /// Names the gateway that asks, so that it knows its own requests when they come back.
     pub hop: Option<HeaderValue>,
     headers: HeaderMap,
-    transport: Transport,
+    transport: ClientTransport,
 }
 
-enum Transport {
+enum ClientTransport {
     /// HTTP/1.1 on plain connections, as between containers: the common way, and the fast one.
     Plain(Pool),
     /// HTTP/2 or HTTP/1.1 over TLS.
@@ -80,15 +81,15 @@ const RESERVED: [&str; 16] = [
     "mcp-protocol-version",
     "mcp-session-id",
     crate::gateway::bridge::CALLER,
-    crate::gateway::hops::NAME,
+    crate::gateway::hops::HOPS_NAME,
     "te",
     "transfer-encoding",
     "upgrade",
 ];
 
 impl HttpUpstream {
-    /// Takes the URL, the McpServer's headers with their values resolved, and, if given, the PEM bundle that alone is
-    /// trusted for this upstream.
+    /// Takes the URL, the McpServer's headers with their values resolved, and, if given, the PEM
+    /// bundle that alone is trusted for this upstream.
     ///
     /// # Errors
     /// [`ConfigError`] says which field cannot be used and why.
@@ -137,10 +138,10 @@ impl HttpUpstream {
         http.set_connect_timeout(Some(CONNECT_TIMEOUT));
         http.set_keepalive(Some(Duration::from_secs(30)));
         let transport = if *scheme == Scheme::HTTP {
-            // Not needed, but what is wrong with it is told.
+            // Not needed, but report what is wrong with it.
             ca_pem.map(|pem| tls(Some(pem))).transpose()?;
-            let pool = Pool::new(http, &uri, POOL_IDLE);
-            Transport::Plain(pool.map_err(|error| bad_url(&error.to_string()))?)
+            let pool = Pool::new(http, &uri, POOL_IDLE_TIMEOUT);
+            ClientTransport::Plain(pool.map_err(|error| bad_url(&error.to_string()))?)
         } else {
             let connector = HttpsConnectorBuilder::new()
                 .with_tls_config(tls(ca_pem)?)
@@ -149,10 +150,10 @@ impl HttpUpstream {
                 .enable_http2()
                 .wrap_connector(http);
             let client = Client::builder(TokioExecutor::new())
-                .pool_idle_timeout(POOL_IDLE)
+                .pool_idle_timeout(POOL_IDLE_TIMEOUT)
                 .pool_timer(TokioTimer::new())
                 .build(connector);
-            Transport::Tls { uri, client }
+            ClientTransport::Tls { uri, client }
         };
         Ok(HttpUpstream {
             bridge: false,
@@ -168,8 +169,8 @@ impl HttpUpstream {
         self
     }
 
-    /// Sends one request to the URL. A request is sent again by the pool only when a kept connection turned out closed
-    /// before its first byte was written.
+    /// Sends one request to the URL. A request is sent again by the pool only when a kept
+    /// connection turned out closed before its first byte was written.
     pub(super) async fn send(
         &self,
         mut request: Request<Bytes>,
@@ -179,8 +180,8 @@ impl HttpUpstream {
         }
         let mut request = request.map(Full::new);
         let response = match &self.transport {
-            Transport::Plain(pool) => pool.send(request).await,
-            Transport::Tls { uri, client } => {
+            ClientTransport::Plain(pool) => pool.send(request).await,
+            ClientTransport::Tls { uri, client } => {
                 *request.uri_mut() = uri.clone();
                 match client.request(request).await {
                     Ok(response) => {
@@ -235,7 +236,8 @@ fn tls(ca_pem: Option<&[u8]>) -> Result<rustls::ClientConfig, ConfigError> {
     Ok(config)
 }
 
-/// A URL as it may be shown: without what stands before an `@`, and without its query, as both can hold credentials.
+/// A URL as it may be shown: without what stands before an `@`, and without its query, as both can
+/// hold credentials.
 fn shown(url: &str) -> String {
     let (place, rest) = match url.find(['?', '#']) {
         Some(at) => (&url[..at], "?…"),

@@ -1,7 +1,8 @@
-//! The protected MCP server: one request in, one response out, over HTTP or straight into the bridge of a child process.
+//! The protected MCP server: one request in, one response out, over HTTP or straight into the
+//! bridge of a child process.
 //!
-//! Only a [`Permit`] opens the way here. Nothing of the client's request passes except what the permit holds; headers are made
-//! here, from an allow-list.
+//! Only a [`Permit`] opens the way here. Nothing of the client's request passes except what the
+//! permit holds; headers are made here, from an allow-list.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,17 +11,20 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 
-use super::body::{Body, BoxError};
-use super::bridge::{Bridge, CALLER};
-use super::hops;
-use super::permit::{Envelope, Permit};
+use crate::gateway::body::Body;
+use crate::gateway::bridge::{Bridge, CALLER};
+use crate::gateway::hops;
+use crate::gateway::permit::{Envelope, Permit};
 
 pub mod cause;
+pub mod connect;
+mod error;
 pub mod http_client;
 mod pool;
 pub mod stdio;
 pub mod unserved;
 
+pub use error::UpstreamError;
 pub use http_client::HttpUpstream;
 pub use unserved::{Bridged, Unserved};
 
@@ -30,7 +34,7 @@ const CALLER_ID: HeaderName = HeaderName::from_static(CALLER);
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Room for the headers that a request has; to make more while they come costs more.
-const HEADERS: usize = 12;
+const HEADER_COUNT: usize = 12;
 
 /// The server behind the gateway.
 pub enum Upstream {
@@ -38,30 +42,6 @@ pub enum Upstream {
     Http(Box<HttpUpstream>),
     /// A stdio server that runs as a child of this process.
     Bridge(Arc<Bridge>),
-}
-
-/// Why the upstream gave no usable response.
-#[derive(Debug, thiserror::Error)]
-pub enum UpstreamError {
-    /// No byte of the request left: units that were reserved for it can be returned.
-    #[error("the upstream cannot be reached")]
-    NotSent(#[source] BoxError),
-    /// The request may have arrived and may have been carried out.
-    #[error("the upstream's answer broke off")]
-    Broken(#[source] BoxError),
-    /// Nothing came within the time allowed.
-    #[error("the upstream did not answer within {0:?}")]
-    Timeout(Duration),
-    /// Something came that a client must not be given.
-    #[error("the upstream's answer is not acceptable: {0}")]
-    Unacceptable(String),
-}
-
-impl UpstreamError {
-    /// True only when it is certain that no byte of the request was written.
-    pub fn not_sent(&self) -> bool {
-        matches!(self, UpstreamError::NotSent(_))
-    }
 }
 
 impl Upstream {
@@ -73,7 +53,8 @@ impl Upstream {
     /// Sends what the permit allows and returns the response once its head is there.
     ///
     /// # Errors
-    /// [`UpstreamError`]; a redirect or an encoded body is `Unacceptable`, as policy could not read it.
+    /// [`UpstreamError`]; a redirect or an encoded body is `Unacceptable`, as policy could not read
+    /// it.
     pub async fn call(
         &self,
         permit: Permit,
@@ -131,7 +112,7 @@ fn head(request: &mut Request<Bytes>, envelope: Envelope) {
         _ => None,
     };
     let headers = request.headers_mut();
-    headers.reserve(HEADERS);
+    headers.reserve(HEADER_COUNT);
     if post {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }

@@ -1,8 +1,9 @@
-//! Kept HTTP/1.1 connections to one upstream without TLS.
+//! KeptConnections HTTP/1.1 connections to one upstream without TLS.
 //!
-//! In: requests. Out: responses whose bodies stream. A connection is driven by the very task that waits for its answer, so that
-//! no other task has to be woken for a call; between calls nobody drives it. A request is sent again, on another connection,
-//! only if not a byte of it was written. A body that is dropped before its end closes its connection.
+//! In: requests. Out: responses whose bodies stream. A connection is driven by the very task that
+//! waits for its answer, so that no other task has to be woken for a call; between calls it is not
+//! driven. A request is sent again, on another connection, only if not a byte of it was written. A
+//! body that is dropped before its end closes its connection.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,13 +23,13 @@ use std::future::{Future as _, poll_fn};
 use tokio::net::TcpStream;
 use tower_service::Service as _;
 
-use super::UpstreamError;
+use super::error::UpstreamError;
 use crate::gateway::body::{Body, BoxError, empty};
-use crate::gateway::budget::Bounds;
+use crate::gateway::fairness::budget::Bounds;
 
 /// The connections to one upstream.
 pub(super) struct Pool {
-    inner: Arc<Inner>,
+    inner: Arc<PoolInner>,
     connector: HttpConnector,
     /// Where to connect to.
     uri: Uri,
@@ -37,22 +38,22 @@ pub(super) struct Pool {
     host: HeaderValue,
 }
 
-struct Inner {
-    kept: Mutex<Kept>,
+struct PoolInner {
+    kept: Mutex<KeptConnections>,
     /// More connections than this are not kept between calls.
     most: usize,
     idle: Duration,
 }
 
 #[derive(Default)]
-struct Kept {
+struct KeptConnections {
     /// The one used last stands last, and is taken first: those too many grow old.
-    lines: Vec<(Line, Instant)>,
+    connections: Vec<(KeptConnection, Instant)>,
     swept: bool,
 }
 
 /// One connection.
-struct Line {
+struct KeptConnection {
     sender: SendRequest<Full<Bytes>>,
     connection: Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>,
 }
@@ -75,7 +76,7 @@ impl Pool {
         let target = uri.path_and_query().map_or("/", |path| path.as_str());
         let authority = uri.authority().ok_or("no host")?;
         Ok(Pool {
-            inner: Arc::new(Inner {
+            inner: Arc::new(PoolInner {
                 kept: Mutex::default(),
                 most: Bounds::here().kept_upstream,
                 idle,
@@ -109,7 +110,7 @@ impl Pool {
         }
     }
 
-    async fn connect(&self) -> Result<Line, UpstreamError> {
+    async fn connect(&self) -> Result<KeptConnection, UpstreamError> {
         let mut connector = self.connector.clone();
         let stream = async {
             poll_fn(|cx| connector.poll_ready(cx)).await?;
@@ -122,10 +123,10 @@ impl Pool {
             .await
             .map_err(|error| UpstreamError::NotSent(error.into()))?;
         let connection = Box::pin(connection);
-        Ok(Line { sender, connection })
+        Ok(KeptConnection { sender, connection })
     }
 
-    fn leased(&self, response: Response<Incoming>, line: Line) -> Response<Body> {
+    fn leased(&self, response: Response<Incoming>, line: KeptConnection) -> Response<Body> {
         let (head, body) = response.into_parts();
         if body.is_end_stream() {
             self.inner.keep(line);
@@ -140,7 +141,7 @@ impl Pool {
     }
 }
 
-impl Line {
+impl KeptConnection {
     async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Sent {
         let mut answer = pin!(self.sender.try_send_request(request));
         let connection = &mut self.connection;
@@ -163,40 +164,41 @@ impl Line {
         .await
     }
 
-    /// Whether another request can be sent: the upstream has not closed the connection and owes nothing.
+    /// Whether another request can be sent: the upstream has not closed the connection and owes
+    /// nothing.
     fn is_usable(&mut self) -> bool {
         self.connection.as_mut().poll(&mut quiet()).is_pending() && self.sender.is_ready()
     }
 }
 
-/// Wakes nobody.
+/// Wakes no task.
 fn quiet() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
 
-impl Inner {
-    fn lock(&self) -> MutexGuard<'_, Kept> {
+impl PoolInner {
+    fn lock(&self) -> MutexGuard<'_, KeptConnections> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self) -> Option<Line> {
+    fn take(&self) -> Option<KeptConnection> {
         loop {
-            let (mut line, _) = self.lock().lines.pop()?;
+            let (mut line, _) = self.lock().connections.pop()?;
             if line.is_usable() {
                 return Some(line);
             }
         }
     }
 
-    fn keep(self: &Arc<Self>, mut line: Line) {
+    fn keep(self: &Arc<Self>, mut line: KeptConnection) {
         if !line.sender.is_ready() && !line.is_usable() {
             return;
         }
         let mut kept = self.lock();
-        if kept.lines.len() >= self.most {
+        if kept.connections.len() >= self.most {
             return;
         }
-        kept.lines.push((line, Instant::now()));
+        kept.connections.push((line, Instant::now()));
         if !std::mem::replace(&mut kept.swept, true) {
             tokio::spawn(sweep(Arc::downgrade(self), self.idle));
         }
@@ -204,15 +206,15 @@ impl Inner {
 }
 
 /// Closes connections that were long unused, or that the upstream has closed, until none is left.
-async fn sweep(pool: Weak<Inner>, idle: Duration) {
+async fn sweep(pool: Weak<PoolInner>, idle: Duration) {
     loop {
         tokio::time::sleep(idle / 4).await;
         let Some(pool) = pool.upgrade() else {
             return;
         };
         let mut kept = pool.lock();
-        let lines = std::mem::take(&mut kept.lines);
-        let still = lines
+        let connections = std::mem::take(&mut kept.connections);
+        let still = connections
             .into_iter()
             .filter_map(|(mut line, since)| {
                 (since.elapsed() < idle && line.is_usable()).then_some((line, since))
@@ -222,7 +224,7 @@ async fn sweep(pool: Weak<Inner>, idle: Duration) {
             kept.swept = false;
             return;
         }
-        kept.lines = still;
+        kept.connections = still;
     }
 }
 
@@ -230,8 +232,8 @@ async fn sweep(pool: Weak<Inner>, idle: Duration) {
 struct Leased {
     body: Incoming,
     /// None once the connection has ended or was given back.
-    line: Option<Line>,
-    pool: Arc<Inner>,
+    line: Option<KeptConnection>,
+    pool: Arc<PoolInner>,
 }
 
 impl Leased {

@@ -1,17 +1,20 @@
-//! Care of one child process that speaks newline-delimited messages on stdin and stdout (MCP, "Transports", stdio).
+//! Care of one child process that speaks newline-delimited messages on stdin and stdout (MCP,
+//! "Transports", stdio).
 //!
 //! In: what to run, and lines for it. Out: its lines, and how it ended. Its stderr goes to the log.
 //!
-//! A child leads a process group of its own. However it ends, the whole group ends with it: stdin is closed, then the
-//! group gets SIGTERM, then SIGKILL, and the leader is reaped last, so that its id cannot meanwhile name somebody
-//! else's group. What has left the group is ended afterwards, where this process adopts orphans ([`orphans`]). Nothing here may
-//! hold more of the child's output than one line of the permitted length, and nothing but PATH, HOME and LANG of this
-//! process's environment reaches the child unless it is asked for.
+//! A child leads a process group of its own. However it ends, the whole group ends with it: stdin
+//! is closed, then the group gets SIGTERM, then SIGKILL, and the leader is reaped last, so that its
+//! id cannot meanwhile name another group. What has left the group is ended afterwards, where this
+//! process adopts orphans ([`orphans`]). Nothing here may hold more of the child's output than one
+//! line of the permitted length, and nothing but PATH, HOME and LANG of this process's environment
+//! reaches the child unless it is asked for.
 
-mod care;
 mod chatter;
+mod leaders;
 mod lines;
 pub mod orphans;
+mod supervisor;
 
 use chatter::Chatter;
 pub use lines::Piece;
@@ -32,8 +35,8 @@ use tokio_util::task::TaskTracker;
 /// What a child inherits of the environment of this process, if it is set.
 pub const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
 
-/// What a queued line takes besides its bytes, roughly.
-const QUEUED: usize = 128;
+/// The bytes that a queued line takes beside its own, roughly.
+const LINE_OVERHEAD_BYTES: usize = 128;
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -67,7 +70,7 @@ pub struct RunAs {
 pub struct Chatters {
     /// Lines of standard error.
     pub errors: Chatter,
-    /// Lines of standard output that are no messages, or too long.
+    /// Lines of standard output that are not valid messages, or too long.
     pub garbage: Chatter,
     /// Messages for its log.
     pub messages: Chatter,
@@ -164,7 +167,8 @@ impl Handle {
         self.stop.cancel();
     }
 
-    /// Waits until the leader has ended, whoever ended it. `None` only if the runtime went away first.
+    /// Waits until the leader has ended, for whatever reason. `None` only if the runtime went away
+    /// first.
     pub async fn ended(&self) -> Option<Exit> {
         let mut exit = self.exit.clone();
         let seen = exit
@@ -205,7 +209,10 @@ impl Input {
     /// Queues one line, which must hold no line break. Waits while too many bytes are queued.
     pub async fn send(&self, line: Bytes) -> Result<(), Closed> {
         // One line may be larger than the whole budget; then it takes all of it and goes alone.
-        let cost = line.len().saturating_add(QUEUED).min(self.budget_bytes);
+        let cost = line
+            .len()
+            .saturating_add(LINE_OVERHEAD_BYTES)
+            .min(self.budget_bytes);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.budget)
             .acquire_many_owned(cost)
@@ -221,7 +228,10 @@ impl Input {
 
     /// Queues one line if there is room for it now, else drops it.
     pub fn try_send(&self, line: Bytes) -> Result<(), Closed> {
-        let cost = line.len().saturating_add(QUEUED).min(self.budget_bytes);
+        let cost = line
+            .len()
+            .saturating_add(LINE_OVERHEAD_BYTES)
+            .min(self.budget_bytes);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.budget)
             .try_acquire_many_owned(cost)
@@ -235,7 +245,8 @@ impl Input {
     }
 }
 
-/// Starts a child. The tasks that care for it run on `tasks`, which therefore empties only once its group is gone.
+/// Starts a child. The tasks that care for it run on `tasks`, which therefore empties only once its
+/// group is gone.
 pub fn spawn(config: &ChildConfig, tasks: &TaskTracker) -> Result<Child, SpawnError> {
     let shown = config.command.to_string_lossy().into_owned();
     let mut command = Command::new(&config.command);
@@ -252,7 +263,7 @@ pub fn spawn(config: &ChildConfig, tasks: &TaskTracker) -> Result<Child, SpawnEr
         // As root, which `--server-user` asks for, this also leaves every other group.
         command.uid(user.uid).gid(user.gid);
     }
-    let started = care::start(&mut command).map_err(|source| match source.kind() {
+    let started = supervisor::start(&mut command).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => SpawnError::NotFound {
             command: shown.clone(),
         },
@@ -273,7 +284,7 @@ pub fn spawn(config: &ChildConfig, tasks: &TaskTracker) -> Result<Child, SpawnEr
     // Semaphore permits are counted in u32 when acquired.
     let budget_bytes = config.limits.stdin_bytes.clamp(1, u32::MAX as usize);
     let budget = Arc::new(Semaphore::new(budget_bytes));
-    tasks.spawn(care::run(care::Care {
+    tasks.spawn(supervisor::run(supervisor::Supervisor {
         name: Arc::clone(&config.name),
         limits: config.limits.clone(),
         chatter: Arc::clone(&config.chatter),
@@ -315,7 +326,8 @@ fn environment(config: &ChildConfig) -> Vec<(OsString, OsString)> {
         .collect()
 }
 
-/// Whether the command can be found and executed, without running it: for an early and clear message.
+/// Whether the command can be found and executed, without running it: for an early and clear
+/// message.
 pub fn check_command(config: &ChildConfig) -> Result<(), SpawnError> {
     let shown = || config.command.to_string_lossy().into_owned();
     let candidates: Vec<PathBuf> = if Path::new(&config.command).components().count() > 1 {

@@ -1,9 +1,9 @@
-//! What the bridge of a stdio server says beside its messages: that it answers in the server's place, and whether the server
-//! may have had the call.
+//! What the bridge of a stdio server says beside its messages: that it answers in the server's
+//! place, and whether the server may have had the call.
 //!
-//! In process it goes along as an extension of the response. Between a gateway and the bridge in another pod it is a header of
-//! the response, or the type of an event: a bridge writes both itself, and its server cannot. From any other upstream neither
-//! means anything.
+//! In process it goes along as an extension of the response. Between a gateway and the bridge in
+//! another pod it is a header of the response, or the type of an event: a bridge writes both
+//! itself, and its server cannot. From any other upstream neither means anything.
 
 use http::{HeaderName, HeaderValue, Response};
 

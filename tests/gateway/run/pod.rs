@@ -278,7 +278,7 @@ impl Pod {
     /// that are told one after the other have what was mounted before between them.
     pub async fn looks(&self, volumes: &Volumes) {
         let told = |pod: &Pod| {
-            let read = |line: &&Value| line["message"] == "mounted Secrets were read again";
+            let read = |line: &&Value| line["message"] == "reloaded the mounted Secrets";
             pod.log.all().iter().filter(read).count()
         };
         for _ in 0..2 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::{ASKED, Own, PerSession, lock};
+use super::{MAX_QUESTIONS, PerSession, SessionChild, lock};
 use crate::gateway::bridge::calls::{Unanswered, unreadable};
 use crate::gateway::bridge::stream::Event;
 use crate::gateway::bridge::wire::{self, code};
@@ -14,13 +14,14 @@ use crate::gateway::upstream::stdio::{Child, Piece};
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, Message, Notification, Request};
 
-/// How long the exit status of a child that fell silent is waited for, for the sake of a better message.
+/// How long the exit status of a child that fell silent is waited for, for the sake of a better
+/// message.
 const EXIT_WAIT: Duration = Duration::from_millis(200);
 
 /// Passes the child's messages on until it ends or the session does, and leaves nothing behind.
 pub(super) async fn relay(
     mode: Arc<PerSession>,
-    own: Arc<Own>,
+    own: Arc<SessionChild>,
     mut child: Child,
     slot: OwnedSemaphorePermit,
 ) {
@@ -35,7 +36,7 @@ pub(super) async fn relay(
         }
     }
     child.handle.stop();
-    // From here on the session is unknown (404), so that its client initializes anew.
+    // From here on the session is unknown (404), so that its client initializes again.
     mode.remove(&own.session.id);
     let why = if mode.context.stop.is_cancelled() {
         "the bridge is shutting down".to_owned()
@@ -69,7 +70,7 @@ pub(super) async fn relay(
 }
 
 /// Handles one line of the child. Never waits.
-fn take(mode: &PerSession, own: &Own, piece: &Piece) {
+fn take(mode: &PerSession, own: &SessionChild, piece: &Piece) {
     let name = &mode.context.child.name;
     let refusal = match piece {
         Piece::Line(line) if line.iter().all(u8::is_ascii_whitespace) => return,
@@ -94,7 +95,7 @@ fn take(mode: &PerSession, own: &Own, piece: &Piece) {
     if refusal.is_some()
         && let Some(withheld) = mode.context.child.chatter.garbage.passes()
     {
-        tracing::warn!(server = %name, line = broken.excerpt, withheld, "server wrote what is no message: {}", broken.why);
+        tracing::warn!(server = %name, line = broken.excerpt, withheld, "server wrote a line that is not a valid message: {}", broken.why);
     }
     if let Some(call) = broken.answers.and_then(|id| own.take(&id)) {
         let text = format!("The server's answer cannot be passed on: {}.", broken.why);
@@ -103,10 +104,11 @@ fn take(mode: &PerSession, own: &Own, piece: &Piece) {
     }
 }
 
-fn notification(own: &Own, told: &Notification<'_>) {
+fn notification(own: &SessionChild, told: &Notification<'_>) {
     let text = bytes::Bytes::from(told.emit(&Edits::new()));
     match &*told.method {
-        // The child gives up a request of its own, which must be one that its client has not answered.
+        // The child gives up a request of its own, which must be one that its client has not
+        // answered.
         "notifications/cancelled" => {
             let id = wire::id_member(told.params.as_ref(), "requestId");
             if id.is_some_and(|id| lock(&own.table).asked.remove(&id)) {
@@ -137,11 +139,11 @@ fn notification(own: &Own, told: &Notification<'_>) {
     }
 }
 
-fn ask(own: &Own, request: &Request<'_>) {
+fn ask(own: &SessionChild, request: &Request<'_>) {
     let id = request.id.clone().into_owned();
     let noted = {
         let mut table = lock(&own.table);
-        let room = table.asked.len() < ASKED || table.asked.contains(&id);
+        let room = table.asked.len() < MAX_QUESTIONS || table.asked.contains(&id);
         room && {
             table.asked.insert(id.clone());
             true
@@ -156,9 +158,9 @@ fn ask(own: &Own, request: &Request<'_>) {
     let _ = own.input.try_send(text);
 }
 
-/// Over stdio nothing tells which call a message belongs to: the newest that streams is the best guess, and it is read
-/// for certain, where a client need not have a GET stream.
-fn beside_a_call(own: &Own, text: bytes::Bytes) {
+/// Over stdio nothing tells which call a message belongs to: the newest that streams is the best
+/// guess, and it is read for certain, where a client need not have a GET stream.
+fn beside_a_call(own: &SessionChild, text: bytes::Bytes) {
     let reply = {
         let table = lock(&own.table);
         let mut newest = table.calls.iter().rev();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::gateway::bridge::session::Session;
+use crate::gateway::bridge::session::BridgeSession;
 use crate::gateway::bridge::stream::Sender;
 use crate::gateway::bridge::wire::Id;
 
@@ -11,7 +11,7 @@ use crate::gateway::bridge::wire::Id;
 #[derive(Debug)]
 pub(super) enum Origin {
     Client {
-        session: Arc<Session>,
+        session: Arc<BridgeSession>,
         /// As the client knows it.
         id: Id,
         /// The client's progress token, raw.
@@ -57,7 +57,8 @@ impl Pending {
         if let Origin::Client { session, id, .. } = &origin {
             let ids = self.by_session.get(&session.id);
             if let Some(used) = ids.and_then(|ids| ids.get(id)).copied() {
-                // One whose client no longer reads is over for that client, which may use its id again.
+                // One whose client no longer reads is over for that client, which may use its id
+                // again.
                 if !self.is_unread(used) {
                     return Err(Refused::Duplicate);
                 }

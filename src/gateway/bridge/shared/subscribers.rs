@@ -1,18 +1,18 @@
 //! Who wants to hear of which resource of the shared child.
 //!
-//! In: sessions and URIs. Out: what the child has to be told, and who hears of an update. Bounded in bytes, for all callers
-//! together and for each: a URI can be as long as a request.
+//! In: sessions and URIs. Out: what to send to the child, and which sessions get an update. Bounded
+//! in bytes, for all callers together and for each: a URI can be as long as a request.
 
 use std::collections::{HashMap, HashSet};
 
-use crate::gateway::bridge::session::Session;
+use crate::gateway::bridge::session::BridgeSession;
 
 /// For all subscriptions of a server.
-const BYTES: usize = 8 << 20;
+const TOTAL_URI_BYTES: usize = 8 << 20;
 /// For those of one caller.
-const CALLER_BYTES: usize = 1 << 20;
+const CALLER_URI_BYTES: usize = 1 << 20;
 /// What one takes beside its URI, which is kept twice.
-const EACH: usize = 256;
+const OVERHEAD_BYTES: usize = 256;
 
 /// The subscriptions of a child.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ pub(super) enum NoRoom {
 
 impl Subscribers {
     /// Whether that is new for the session.
-    pub(super) fn subscribe(&mut self, session: &Session, uri: &str) -> Result<bool, NoRoom> {
+    pub(super) fn subscribe(&mut self, session: &BridgeSession, uri: &str) -> Result<bool, NoRoom> {
         if self
             .by_uri
             .get(uri)
@@ -44,10 +44,10 @@ impl Subscribers {
         }
         let cost = cost(uri);
         let own = self.by_caller.get(&session.caller).copied().unwrap_or(0);
-        if own + cost > CALLER_BYTES {
+        if own + cost > CALLER_URI_BYTES {
             return Err(NoRoom::Caller);
         }
-        if self.bytes + cost > BYTES {
+        if self.bytes + cost > TOTAL_URI_BYTES {
             return Err(NoRoom::All);
         }
         self.bytes += cost;
@@ -56,8 +56,8 @@ impl Subscribers {
         Ok(sessions.insert(session.id.clone()))
     }
 
-    /// Whether that was the last one: only then the child is told.
-    pub(super) fn unsubscribe(&mut self, session: &Session, uri: &str) -> bool {
+    /// Whether that was the last one: only then does the child get the message.
+    pub(super) fn unsubscribe(&mut self, session: &BridgeSession, uri: &str) -> bool {
         let Some(sessions) = self.by_uri.get_mut(uri) else {
             return false;
         };
@@ -91,14 +91,14 @@ impl Subscribers {
         sessions.map_or_else(Vec::new, |sessions| sessions.iter().cloned().collect())
     }
 
-    /// Every URI to which somebody is subscribed.
+    /// Every URI with a subscription.
     pub(super) fn uris(&self) -> Vec<String> {
         self.by_uri.keys().cloned().collect()
     }
 }
 
 fn cost(uri: &str) -> usize {
-    2 * uri.len() + EACH
+    2 * uri.len() + OVERHEAD_BYTES
 }
 
 #[cfg(test)]
@@ -109,8 +109,8 @@ mod tests {
     fn one_caller_has_its_share_whatever_the_number_and_length_and_it_comes_back() {
         for length in [1, 1_000, 400_000] {
             let mut all = Subscribers::default();
-            let (one, two) = (Session::new("greedy"), Session::new("greedy"));
-            let calm = Session::new("calm");
+            let (one, two) = (BridgeSession::new("greedy"), BridgeSession::new("greedy"));
+            let calm = BridgeSession::new("calm");
             let mut held = Vec::new();
             let refused = (0..).find_map(|number| {
                 let uri = format!("{number}{}", "x".repeat(length));
@@ -120,7 +120,7 @@ mod tests {
                 taken.err()
             });
             assert_eq!(refused, Some(NoRoom::Caller));
-            assert!(all.bytes <= CALLER_BYTES);
+            assert!(all.bytes <= CALLER_URI_BYTES);
             assert_eq!(all.subscribe(&calm, "file:///a"), Ok(true));
             assert_eq!(all.subscribe(&calm, "file:///a"), Ok(false));
             for (session, uri) in &held {
@@ -139,7 +139,7 @@ mod tests {
     fn many_callers_together_have_a_bounded_amount() {
         let mut all = Subscribers::default();
         let refused = (0..1_000).find_map(|number| {
-            let session = Session::new(&number.to_string());
+            let session = BridgeSession::new(&number.to_string());
             all.subscribe(&session, &"x".repeat(100_000)).err()
         });
         assert_eq!(refused, Some(NoRoom::All));

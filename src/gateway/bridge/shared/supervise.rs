@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
 use super::pending::Origin;
-use super::{Live, Shared, State, VERSION_HERE, version};
+use super::{Live, ServerState, SharedServer, VERSION_HERE, version};
 use crate::gateway::bridge::calls::{Unanswered, backoff, unreadable};
 use crate::gateway::bridge::session::lock;
 use crate::gateway::bridge::stream::Event;
@@ -18,11 +18,12 @@ use crate::protocol::envelope::{self, Message, Notification, Object, Outcome};
 use crate::protocol::keys;
 use crate::protocol::version::Version;
 
-/// How long the exit status of a child that fell silent is waited for, for the sake of a better message.
+/// How long the exit status of a child that fell silent is waited for, for the sake of a better
+/// message.
 const EXIT_WAIT: Duration = Duration::from_millis(200);
 
 /// Runs until the bridge stops.
-pub(super) async fn supervise(shared: Arc<Shared>, first: Child) {
+pub(super) async fn supervise(shared: Arc<SharedServer>, first: Child) {
     let limits = shared.context.limits.clone();
     let stop = shared.context.stop.clone();
     let mut next = Some(Ok(first));
@@ -52,7 +53,7 @@ pub(super) async fn supervise(shared: Arc<Shared>, first: Child) {
             delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
             "server is down ({why}); it will be restarted"
         );
-        shared.state.send_replace(State::Down {
+        shared.state.send_replace(ServerState::Down {
             why,
             until: Instant::now() + delay,
         });
@@ -60,9 +61,9 @@ pub(super) async fn supervise(shared: Arc<Shared>, first: Child) {
             () = tokio::time::sleep(delay) => {}
             () = stop.cancelled() => break,
         }
-        shared.state.send_replace(State::Starting);
+        shared.state.send_replace(ServerState::Starting);
     }
-    shared.state.send_replace(State::Stopped);
+    shared.state.send_replace(ServerState::Stopped);
     let sessions = std::mem::take(&mut *lock(&shared.sessions));
     for session in sessions.into_values() {
         session.close();
@@ -70,7 +71,7 @@ pub(super) async fn supervise(shared: Arc<Shared>, first: Child) {
 }
 
 /// One child, from its first line until no process of it is left. Says why it ended.
-async fn life(shared: &Shared, mut child: Child, generation: u64, failures: u32) -> String {
+async fn life(shared: &SharedServer, mut child: Child, generation: u64, failures: u32) -> String {
     let stop = shared.context.stop.clone();
     let limits = &shared.context.limits;
     let greeting = timeout(limits.start_timeout, greet(shared, &mut child, generation));
@@ -85,7 +86,9 @@ async fn life(shared: &Shared, mut child: Child, generation: u64, failures: u32)
         Err(error) => why = Some(error),
         Ok(live) => {
             let live = Arc::new(live);
-            shared.state.send_replace(State::Ready(Arc::clone(&live)));
+            shared
+                .state
+                .send_replace(ServerState::Ready(Arc::clone(&live)));
             if generation > 1 {
                 renew(shared, &live).await;
             }
@@ -110,13 +113,13 @@ async fn life(shared: &Shared, mut child: Child, generation: u64, failures: u32)
         });
     }
     let why = why.unwrap_or_else(|| "the bridge is shutting down".to_owned());
-    // Before the calls fail, so that whoever retries at once is told when to.
+    // Before the calls fail, so that a client that retries at once learns when to.
     let delay = limits
         .restart_first
         .saturating_mul(1 << failures.min(16))
         .min(limits.restart_max);
     if !stop.is_cancelled() {
-        shared.state.send_replace(State::Down {
+        shared.state.send_replace(ServerState::Down {
             why: why.clone(),
             until: Instant::now() + delay,
         });
@@ -134,7 +137,7 @@ async fn life(shared: &Shared, mut child: Child, generation: u64, failures: u32)
 }
 
 /// `initialize` as the bridge itself (MCP, "Lifecycle"): no client capabilities.
-async fn greet(shared: &Shared, child: &mut Child, generation: u64) -> Result<Live, String> {
+async fn greet(shared: &SharedServer, child: &mut Child, generation: u64) -> Result<Live, String> {
     let closed = |_| "it does not read its input".to_owned();
     let params = format!(
         r#"{{"protocolVersion":"{}","capabilities":{{}},"clientInfo":{{"name":"portcullis","version":"{}"}}}}"#,
@@ -204,8 +207,8 @@ async fn greet(shared: &Shared, child: &mut Child, generation: u64) -> Result<Li
     })
 }
 
-/// The child's result as the bridge offers it, and the lists that it has. Lists can change whenever the child is
-/// restarted, whatever it says itself, and tasks would be seen across sessions.
+/// The child's result as the bridge offers it, and the lists that it has. Lists can change whenever
+/// the child is restarted, whatever it says itself, and tasks would be seen across sessions.
 fn as_served(result: &Object<'_>) -> Result<(String, Vec<&'static str>), envelope::Fault> {
     let offered = result.object("capabilities", keys::CAPABILITIES)?;
     let offered = offered.unwrap_or_default();
@@ -225,7 +228,7 @@ fn as_served(result: &Object<'_>) -> Result<(String, Vec<&'static str>), envelop
 }
 
 /// After a restart: the child knows nothing of the subscriptions, and its lists may differ.
-async fn renew(shared: &Shared, live: &Live) {
+async fn renew(shared: &SharedServer, live: &Live) {
     let uris = lock(&shared.subscribers).uris();
     for uri in uris {
         shared.tell("resources/subscribe", &uri).await;
@@ -238,14 +241,14 @@ async fn renew(shared: &Shared, live: &Live) {
     }
 }
 
-fn spread(shared: &Shared, text: Bytes) {
+fn spread(shared: &SharedServer, text: Bytes) {
     for session in lock(&shared.sessions).values() {
         session.deliver(text.clone());
     }
 }
 
-/// Handles one line of the child. Never waits: whoever reads too slowly is left behind.
-fn take(shared: &Shared, input: &Input, piece: &Piece) {
+/// Handles one line of the child. Never waits: a reader that is too slow is left behind.
+fn take(shared: &SharedServer, input: &Input, piece: &Piece) {
     let name = &shared.context.child.name;
     let refusal = match piece {
         Piece::Line(line) if line.iter().all(u8::is_ascii_whitespace) => return,
@@ -273,7 +276,7 @@ fn take(shared: &Shared, input: &Input, piece: &Piece) {
     if refusal.is_some()
         && let Some(withheld) = shared.context.child.chatter.garbage.passes()
     {
-        tracing::warn!(server = %name, line = broken.excerpt, withheld, "server wrote what is no message: {}", broken.why);
+        tracing::warn!(server = %name, line = broken.excerpt, withheld, "server wrote a line that is not a valid message: {}", broken.why);
     }
     let Some(Id::Integer(ours)) = broken.answers else {
         return;
@@ -285,10 +288,10 @@ fn take(shared: &Shared, input: &Input, piece: &Piece) {
     }
 }
 
-fn response(shared: &Shared, answer: &envelope::Response<'_>) {
+fn response(shared: &SharedServer, answer: &envelope::Response<'_>) {
     let Some(envelope::Id::Integer(ours)) = answer.id else {
         let name = &shared.context.child.name;
-        tracing::debug!(server = %name, "server answered nothing that was asked");
+        tracing::debug!(server = %name, "server sent an answer that matches no request");
         return;
     };
     // One that is not there was cancelled, or its client has gone.
@@ -310,7 +313,7 @@ fn response(shared: &Shared, answer: &envelope::Response<'_>) {
     reply.push(Event::Answer(answer.emit(&Edits::new().id(id)).into()));
 }
 
-fn notification(shared: &Shared, told: &Notification<'_>) {
+fn notification(shared: &SharedServer, told: &Notification<'_>) {
     let name = &shared.context.child.name;
     let params = told.params.as_ref();
     match &*told.method {

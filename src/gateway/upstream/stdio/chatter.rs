@@ -1,7 +1,8 @@
 //! How much of what a server writes is put into the log.
 //!
-//! In: that there is a line to log. Out: whether it is logged, and how many were not since the last one that was. A server that
-//! writes without end must not fill the disk, nor hide what else the log says. Must not do: log.
+//! In: that there is a line to log. Out: whether it is logged, and how many were not since the last
+//! one that was. A server that writes without end must not fill the disk, nor hide what else the
+//! log says. Must not do: log.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,11 +16,11 @@ pub struct Chatter {
     burst: u32,
     /// After that, one in this time.
     every: Duration,
-    state: Mutex<State>,
+    state: Mutex<ChatterState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct ChatterState {
     left: u32,
     filled: Instant,
     withheld: u64,
@@ -31,7 +32,7 @@ impl Chatter {
         Chatter {
             burst,
             every,
-            state: Mutex::new(State {
+            state: Mutex::new(ChatterState {
                 left: burst,
                 filled: Instant::now(),
                 withheld: 0,

@@ -1,6 +1,7 @@
 //! Lines out of a pipe, in bounded memory.
 //!
-//! In: bytes. Out: whole lines, and a note for each one that was too long, whose bytes are not kept.
+//! In: bytes. Out: whole lines, and a note for each one that was too long, whose bytes are not
+//! kept.
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -8,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::protocol::text;
 
 /// Read at once, and kept of a line that is too long.
-const CHUNK: usize = 64 << 10;
-const EXCERPT: usize = 256;
+const CHUNK_BYTES: usize = 64 << 10;
+const EXCERPT_BYTES: usize = 256;
 
 /// What a pipe gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +47,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
-    /// The next line; `None` at the end. A last line without line break counts. May be cancelled without loss.
+    /// The next line; `None` at the end. A last line without line break counts. May be cancelled
+    /// without loss.
     pub(super) async fn next(&mut self) -> std::io::Result<Option<Piece>> {
         loop {
             if let Some(piece) = self.take() {
@@ -55,8 +57,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             if self.ended {
                 return Ok(self.rest());
             }
-            self.buffer.reserve(CHUNK);
-            let mut window = (&mut self.pipe).take(CHUNK as u64);
+            self.buffer.reserve(CHUNK_BYTES);
+            let mut window = (&mut self.pipe).take(CHUNK_BYTES as u64);
             if window.read_buf(&mut self.buffer).await? == 0 {
                 self.ended = true;
             }
@@ -93,7 +95,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 
     fn skip(&mut self, length: usize) {
         let (_, total) = self.skipping.get_or_insert_with(|| {
-            let shown = length.min(EXCERPT);
+            let shown = length.min(EXCERPT_BYTES);
             (Bytes::copy_from_slice(&self.buffer[..shown]), 0)
         });
         *total += length as u64;
@@ -118,7 +120,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 }
 
-/// Text of a child for the log: lossy, cut, and such that it cannot forge lines or reorder what is read.
+/// Text of a child for the log: lossy, cut, and such that it cannot forge lines or reorder what is
+/// read.
 pub(crate) fn printable(bytes: &[u8], cap: usize) -> String {
     text::printable(&String::from_utf8_lossy(bytes), cap)
 }
@@ -169,11 +172,11 @@ mod tests {
         assert_eq!(
             first,
             Piece::TooLong {
-                start: Bytes::from(vec![b'x'; EXCERPT]),
+                start: Bytes::from(vec![b'x'; EXCERPT_BYTES]),
                 length: 1 << 20
             }
         );
-        assert!(lines.buffer.capacity() <= 2 * CHUNK);
+        assert!(lines.buffer.capacity() <= 2 * CHUNK_BYTES);
         assert_eq!(lines.next().await.unwrap(), Some(line("next")));
         assert_eq!(lines.next().await.unwrap(), None);
     }

@@ -1,11 +1,13 @@
 //! Orphans: processes that a child left behind and that the kernel hands to this process.
 //!
-//! For a process that runs servers and nothing else: PID 1 of a container, or one that declares itself a subreaper.
-//! Elsewhere than on Linux it finds none. It must not take the exit status of a child that somebody here waits for.
+//! For a process that runs servers and nothing else: PID 1 of a container, or one that declares
+//! itself a subreaper. Elsewhere than on Linux it finds none. It must not take the exit status of a
+//! child that this process waits for.
 //!
-//! A process that leaves its group escapes the signals that end the group. Once the server's process has ended, it is a child
-//! of this process, and the variable [`MARK`] of its environment says whose it was. Orphans whose server still runs are left
-//! alone, so that a server may have helpers; all others are ended.
+//! A process that leaves its group escapes the signals that end the group. Once the server's
+//! process has ended, it is a child of this process, and the variable [`MARK`] of its environment
+//! says whose it was. Orphans whose server still runs are left alone, so that a server may have
+//! helpers; all others are ended.
 
 use std::collections::HashSet;
 use std::sync::OnceLock;
@@ -15,21 +17,20 @@ use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 use tokio::signal::unix::SignalKind;
 use tokio_util::sync::CancellationToken;
 
-use super::care::{Leaders, REAPED, leaders};
+use super::leaders::{Leaders, MARK, REAPED, leaders};
 
-/// The variable that names the server's process to all that it starts.
-pub(super) const MARK: &str = "PORTCULLIS_PROCESS";
+/// How often orphans are looked for between SIGTERM and SIGKILL, and again after SIGKILL.
+const SWEEPS: usize = 50;
+/// The time between two sweeps.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Orphans get so many looks, and so much time between two of them, from SIGTERM to SIGKILL, and then as many again.
-const LOOKS: usize = 50;
-const BETWEEN: Duration = Duration::from_millis(10);
-
-/// Children that were there before this process adopted any, as a shell's are after `exec`: they are nobody's orphans. Set
-/// once this process adopts.
+/// Children that were there before this process adopted any, as a shell's are after `exec`: they
+/// are not orphans. Set once this process adopts.
 static INHERITED: OnceLock<HashSet<i32>> = OnceLock::new();
 
-/// Makes this process the parent of all orphans that its children leave, from now on. Call it before the first child is
-/// started, in a process whose every child is started by [`super::spawn`].
+/// Makes this process the parent of all orphans that its children leave, from now on. Call it
+/// before the first child is started, in a process whose every child is started by
+/// [`super::spawn`].
 ///
 /// # Errors
 /// When the system refuses; then descendants of children can get away from this process.
@@ -63,24 +64,24 @@ pub async fn care_for(stop: CancellationToken) {
         }
     }
     // Killing one can hand us its children, so this repeats, but not for ever.
-    for _ in 0..LOOKS {
+    for _ in 0..SWEEPS {
         if sweep(|_, _| Some(Some(Signal::KILL))) == 0 {
             return;
         }
-        tokio::time::sleep(BETWEEN).await;
+        tokio::time::sleep(SWEEP_INTERVAL).await;
     }
 }
 
-/// Ends the orphans of servers that have ended, and those that do not say whose they are. Call it once the server's process
-/// has been reaped.
+/// Ends the orphans of servers that have ended, and those that do not say whose they are. Call it
+/// once the server's process has been reaped.
 pub(super) async fn end_those_of_the_ended() {
     if INHERITED.get().is_none() {
         return;
     }
-    for round in 0..2 * LOOKS {
+    for round in 0..2 * SWEEPS {
         let signal = match round {
             0 => Some(Signal::TERM),
-            round if round >= LOOKS => Some(Signal::KILL),
+            round if round >= SWEEPS => Some(Signal::KILL),
             _ => None,
         };
         let left = sweep(|pid, leaders| {
@@ -93,16 +94,17 @@ pub(super) async fn end_those_of_the_ended() {
         if left == 0 {
             return;
         }
-        tokio::time::sleep(BETWEEN).await;
+        tokio::time::sleep(SWEEP_INTERVAL).await;
     }
-    tracing::error!("processes that a server has left behind do not end; look for them with `ps`");
+    tracing::error!("processes that a server left behind do not exit; look for them with `ps`");
 }
 
-/// Reaps orphans that have ended and asks about each of the others: None leaves it, `Some` says that it must end, and what to
-/// send it for that. Returns how many of those are left.
+/// Reaps orphans that have ended and asks about each of the others: None leaves it, `Some` says
+/// that it must end, and what to send it for that. Returns how many of those are left.
 fn sweep(mut must_end: impl FnMut(Pid, &Leaders) -> Option<Option<Signal>>) -> usize {
-    // Held all the while: a child that is just being started is not taken for an orphan, and as nobody else reaps orphans
-    // meanwhile, the id of one that is sent a signal is not somebody else's by then.
+    // Held all the while: a child that is just being started is not taken for an orphan, and as
+    // nobody else reaps orphans meanwhile, the id of one that is sent a signal is not somebody
+    // else's by then.
     let leaders = leaders();
     let inherited = INHERITED.get();
     let mut left = 0;
@@ -125,7 +127,8 @@ fn sweep(mut must_end: impl FnMut(Pid, &Leaders) -> Option<Option<Signal>>) -> u
     left
 }
 
-/// What does not say whose it is has hidden it, or was started beside the servers; the latter is nobody's to end.
+/// What does not say whose it is has hidden it, or was started beside the servers; the latter must
+/// not be ended.
 fn is_of_a_running_server(pid: Pid, leaders: &Leaders) -> bool {
     match mark_of(pid) {
         Some(mark) => leaders
@@ -159,7 +162,8 @@ fn children() -> impl Iterator<Item = i32> {
 
 fn parent(pid: i32) -> Option<i32> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name is in parentheses and may hold anything; the state and the parent follow the last one.
+    // The command's name is in parentheses and may hold anything; the state and the parent follow
+    // the last one.
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
     rest.split_ascii_whitespace().nth(1)?.parse().ok()

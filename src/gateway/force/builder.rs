@@ -1,0 +1,338 @@
+//! From a bundle, the latest listing and Secrets to a snapshot.
+//!
+//! In: bundles, listings, an environment. Out: a [`Snapshot`] for each change, which shares with
+//! the one before whatever has not changed. A bundle that cannot be compiled, or that is older than
+//! the one in force, changes nothing. Must not do: publish a snapshot.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::destination::Destination;
+use super::lists::Lists;
+use super::plan::{Plan, Stdio};
+use super::rejected::Rejected;
+use super::secrets::{Lookup, Secrets};
+use super::settings::Settings;
+use super::snapshot::Snapshot;
+use super::tls::{self, Certificate, Transport};
+use crate::api::Switch;
+use crate::api::server::McpServerSpec;
+use crate::gateway::grants::{Grants, SHORTEST_KEY};
+use crate::gateway::upstream::Upstream;
+use crate::gateway::upstream::connect::connect;
+use crate::gateway::upstream::stdio::RunAs;
+use crate::policy::bundle::Bundle;
+use crate::policy::{Bound, Definition, Program};
+use crate::protocol::seal::Sealer;
+
+/// What a gateway is made of apart from bundles.
+pub struct Environment {
+    /// Where Secrets come from.
+    pub secrets: Box<dyn Secrets>,
+    /// Where stdio servers run.
+    pub stdio: Stdio,
+    /// Values of `Host` that are let in beside loopback and what the spec says.
+    pub hosts: Vec<String>,
+}
+
+impl Environment {
+    /// Outside a cluster: stdio servers are child processes, with these variables over what their
+    /// spec says.
+    pub fn local(secrets: Box<dyn Secrets>, env: BTreeMap<String, String>) -> Self {
+        Environment {
+            secrets,
+            stdio: Stdio::Child { env, user: None },
+            hosts: Vec::new(),
+        }
+    }
+
+    /// [`Self::local`], with stdio servers run as another user.
+    pub fn local_as(
+        secrets: Box<dyn Secrets>,
+        env: BTreeMap<String, String>,
+        user: Option<RunAs>,
+    ) -> Self {
+        Environment {
+            stdio: Stdio::Child { env, user },
+            ..Self::local(secrets, BTreeMap::new())
+        }
+    }
+}
+
+/// Where the keys are from that seal what clients hand back.
+#[derive(Clone, Debug)]
+pub enum Sealing {
+    /// Keys of this process: what it sealed cannot be opened after it has ended.
+    Own(Arc<Sealer>),
+    /// A key of a Secret that all replicas share, in the form of [`Sealer::from_key_file`].
+    Secret {
+        /// The Secret.
+        name: String,
+        /// Its key.
+        key: String,
+    },
+}
+
+/// Builds snapshots, one after the other.
+pub struct Builder {
+    environment: Environment,
+    sealing: Sealing,
+    bundle: Option<Bundle>,
+    program: Option<Arc<Program>>,
+    listing: Option<Vec<Definition>>,
+    upstream: Option<(Plan, Arc<Upstream>)>,
+    destination: Option<Arc<Destination>>,
+    missing: Vec<String>,
+    keys: Option<KeysSeen>,
+    sealer: Option<(Vec<u8>, Arc<Sealer>)>,
+    certificate: Option<Certificate>,
+    transport: Transport,
+}
+
+type KeysSeen = (Option<BTreeMap<String, Vec<u8>>>, bool, Arc<Grants>);
+
+impl Builder {
+    /// Nothing is in force yet.
+    pub fn new(environment: Environment, sealing: Sealing) -> Self {
+        Builder {
+            environment,
+            sealing,
+            bundle: None,
+            program: None,
+            listing: None,
+            upstream: None,
+            destination: None,
+            missing: Vec::new(),
+            keys: None,
+            sealer: None,
+            certificate: None,
+            transport: Transport::Plain,
+        }
+    }
+
+    /// Puts a bundle into force.
+    ///
+    /// # Errors
+    /// [`Rejected`]; the previous bundle stays. `Ok(None)` when a Secret is missing: see
+    /// [`Self::missing`].
+    pub fn bundle(&mut self, bundle: Bundle) -> Result<Option<Arc<Snapshot>>, Rejected> {
+        let secure = tls::wanted(&bundle.server.spec);
+        let built = self.take(bundle);
+        if built.is_err() && self.bundle.is_none() && secure {
+            // A client that was promised TLS never gets plain text, not even an error.
+            self.transport = Transport::Closed;
+        }
+        built
+    }
+
+    fn take(&mut self, bundle: Bundle) -> Result<Option<Arc<Snapshot>>, Rejected> {
+        if let Some(in_force) = &self.bundle
+            && bundle.sequence < in_force.sequence
+        {
+            return Err(Rejected::Older {
+                offered: bundle.sequence,
+                in_force: in_force.sequence,
+            });
+        }
+        let unsupported = crate::policy::compile::unsupported(&bundle.server.spec);
+        if !unsupported.is_empty() {
+            return Err(Rejected::Diagnostics(unsupported));
+        }
+        let program =
+            Arc::new(crate::policy::compile::compile(&bundle).map_err(Rejected::Diagnostics)?);
+        Settings::of(&bundle.server.spec)?;
+        // Tried before anything is replaced, so that a bundle that fails half-way changes nothing.
+        let before = (self.bundle.replace(bundle), self.program.replace(program));
+        self.build()
+            .inspect_err(|_| (self.bundle, self.program) = before)
+    }
+
+    /// Takes a new listing of the upstream's tools; None if nothing changed.
+    pub fn listing(&mut self, listing: Vec<Definition>) -> Result<Option<Arc<Snapshot>>, Rejected> {
+        if self.listing.as_ref() == Some(&listing) {
+            return Ok(None);
+        }
+        self.listing = Some(listing);
+        self.build()
+    }
+
+    /// Whether this is the upstream of the snapshot that was built last.
+    pub fn is_upstream(&self, upstream: &Arc<Upstream>) -> bool {
+        matches!(&self.upstream, Some((_, own)) if Arc::ptr_eq(own, upstream))
+    }
+
+    /// Reads the Secrets again.
+    ///
+    /// # Errors
+    /// [`Rejected`] when what they hold cannot be used.
+    pub fn again(&mut self) -> Result<Option<Arc<Snapshot>>, Rejected> {
+        self.build()
+    }
+
+    /// The snapshot with freshly resolved callers, or None if they did not change.
+    ///
+    /// For when the current Secrets cannot be used as a whole: a key that was revoked must not live
+    /// on because of another Secret's mistake.
+    pub fn with_current_callers(&mut self, snapshot: &Snapshot) -> Option<Arc<Snapshot>> {
+        let spec = &self.bundle.as_ref()?.server.spec;
+        let mut lookup = Lookup::new(&*self.environment.secrets);
+        let grants = grants(spec, &mut self.keys, &mut lookup);
+        (!Arc::ptr_eq(&grants, &snapshot.grants)).then(|| {
+            Arc::new(Snapshot {
+                grants,
+                ..snapshot.clone()
+            })
+        })
+    }
+
+    /// Secrets, or their keys, that are referred to and not there.
+    pub fn missing(&self) -> &[String] {
+        &self.missing
+    }
+
+    /// The bundle in force.
+    pub fn in_force(&self) -> Option<&Bundle> {
+        self.bundle.as_ref()
+    }
+
+    /// How agents are to be spoken to.
+    pub fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// Replaces what bundles are resolved against.
+    pub fn environment(&mut self, environment: Environment) {
+        self.environment = environment;
+    }
+
+    fn build(&mut self) -> Result<Option<Arc<Snapshot>>, Rejected> {
+        let (Some(bundle), Some(program)) = (&self.bundle, &self.program) else {
+            return Ok(None);
+        };
+        let spec = &bundle.server.spec;
+        let mut settings = Settings::of(spec)?;
+        settings
+            .allowed_hosts
+            .extend_from_slice(&self.environment.hosts);
+        let mut lookup = Lookup::new(&*self.environment.secrets);
+        let plan = Plan::resolve(&spec.upstream, &self.environment.stdio, &mut lookup)
+            .map_err(Rejected::Setting)?;
+        let sealer = sealer(&self.sealing, &mut self.sealer, &mut lookup)?;
+        let transport = tls::transport(spec, &mut self.certificate, &mut lookup)?;
+        let grants = grants(spec, &mut self.keys, &mut lookup);
+        self.missing = lookup.into_missing();
+        let (Some(plan), Some(sealer), []) = (plan, sealer, &self.missing[..]) else {
+            self.transport = transport;
+            return Ok(None);
+        };
+        let upstream = match &self.upstream {
+            Some((same, upstream)) if *same == plan => Arc::clone(upstream),
+            _ => {
+                let name = format!("{}/{}", bundle.server.namespace, bundle.server.name);
+                let upstream = Arc::new(
+                    connect(&plan, &name, &bundle.server.uid, &settings)
+                        .map_err(Rejected::Setting)?,
+                );
+                let before = self.upstream.take();
+                if before.is_some_and(|(before, _)| !before.is_same_bridge(&plan)) {
+                    // Another server: nothing that the old one listed is known of it.
+                    self.listing = None;
+                }
+                self.upstream = Some((plan, Arc::clone(&upstream)));
+                upstream
+            }
+        };
+        let destination = Destination::of(&spec.upstream, &self.environment.stdio);
+        let destination = match &self.destination {
+            Some(same) if **same == destination => Arc::clone(same),
+            _ => Arc::new(destination),
+        };
+        self.destination = Some(Arc::clone(&destination));
+        self.transport = transport;
+        let bound = Arc::new(Bound::new(
+            program,
+            self.listing.as_deref().unwrap_or_default(),
+        ));
+        Ok(Some(Arc::new(Snapshot {
+            revision: bundle.revision.clone(),
+            server: Arc::new(bundle.server.clone()),
+            settings,
+            bound,
+            listed: self.listing.is_some(),
+            grants,
+            upstream,
+            destination,
+            sealer,
+            lists: Arc::new(Lists::new(by_session(bundle))),
+            secure: tls::wanted(spec),
+        })))
+    }
+}
+
+/// Whether some condition may read the session: what is visible to a caller then depends on it.
+fn by_session(bundle: &Bundle) -> bool {
+    let mut rules = bundle.policies.iter().flat_map(|policy| &policy.spec.rules);
+    rules.any(|rule| {
+        rule.when
+            .as_ref()
+            .is_some_and(|when| when.contains("session"))
+    })
+}
+
+/// The current callers. `made` is the previous table, with what it was made from.
+fn grants(
+    spec: &McpServerSpec,
+    made: &mut Option<KeysSeen>,
+    lookup: &mut Lookup<'_>,
+) -> Arc<Grants> {
+    let authentication = spec.authentication.as_ref();
+    let anonymous =
+        authentication.is_some_and(|authentication| authentication.anonymous() == Switch::Allow);
+    let keys = authentication
+        .and_then(|authentication| authentication.api_keys.as_ref())
+        .and_then(|keys| lookup.all(&keys.secret_ref.name, false));
+    match made {
+        Some((seen, open, grants)) if *seen == keys && *open == anonymous => Arc::clone(grants),
+        _ => {
+            let held = keys.as_ref().unwrap_or(const { &BTreeMap::new() });
+            let grants = Arc::new(Grants::new(held, anonymous));
+            for name in grants.refused() {
+                tracing::error!(
+                    "the API key {name} is refused, as it has fewer than {SHORTEST_KEY} characters: put a longer one into the Secret, for example that of `openssl rand -hex 32`"
+                );
+            }
+            *made = Some((keys, anonymous, Arc::clone(&grants)));
+            grants
+        }
+    }
+}
+
+/// The current sealer; None when its keys are missing. `made` is the previous one, with the text it
+/// was made from.
+fn sealer(
+    sealing: &Sealing,
+    made: &mut Option<(Vec<u8>, Arc<Sealer>)>,
+    lookup: &mut Lookup<'_>,
+) -> Result<Option<Arc<Sealer>>, Rejected> {
+    let (name, key) = match sealing {
+        Sealing::Own(sealer) => return Ok(Some(Arc::clone(sealer))),
+        Sealing::Secret { name, key } => (name, key),
+    };
+    let Some(text) = lookup.key(name, key, false) else {
+        return Ok(None);
+    };
+    match made {
+        Some((same, sealer)) if *same == text => Ok(Some(Arc::clone(sealer))),
+        _ => {
+            let unusable = |why: &dyn std::fmt::Display| {
+                Rejected::Setting(format!(
+                    "the sealing keys in {name}/{key} cannot be used: {why}"
+                ))
+            };
+            let lines = std::str::from_utf8(&text).map_err(|_| unusable(&"they are not text"))?;
+            let sealer = Arc::new(Sealer::from_key_file(lines).map_err(|error| unusable(&error))?);
+            *made = Some((text, Arc::clone(&sealer)));
+            Ok(Some(sealer))
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What of a server's spec requests need, parsed once.
+//!
+//! In: a spec. Out: bounds, names that are let in, features. Must not do: read Secrets.
+
+use std::time::Duration;
+
+use super::rejected::Rejected;
+use crate::api::Switch;
+use crate::api::server::{AuditArguments, AuditFailure, Instructions, McpServerSpec};
+use crate::protocol::method::Feature;
+
+/// The spec's settings, parsed once.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// For a whole call.
+    pub timeout: Duration,
+    /// The largest request body.
+    pub max_request_bytes: usize,
+    /// Further values of `Origin` that are accepted.
+    pub allowed_origins: Vec<String>,
+    /// Further values of `Host` that are accepted.
+    pub allowed_hosts: Vec<String>,
+    instructions: Option<Instructions>,
+    sampling: bool,
+    elicitation: bool,
+    roots: bool,
+    /// What the audit log says about the arguments of a call.
+    pub audit: AuditArguments,
+    /// Whether calls that cannot be recorded are refused.
+    pub must_record: bool,
+}
+
+impl Settings {
+    /// Reads a spec.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn of(spec: &McpServerSpec) -> Result<Settings, Rejected> {
+        let setting = |field: &str, error: &dyn std::fmt::Display| {
+            Rejected::Setting(format!("{field}: {error}"))
+        };
+        let timeout = spec
+            .upstream
+            .timeout()
+            .parse()
+            .map_err(|error| setting("spec.upstream.timeout", &error))?;
+        let bytes = spec
+            .upstream
+            .max_request_bytes()
+            .parse()
+            .map_err(|error| setting("spec.upstream.maxRequestBytes", &error))?;
+        let features = spec.client_features();
+        let gateway = spec.gateway();
+        let mut allowed_hosts = gateway.allowed_hosts;
+        if let Some(host) = gateway.public_url.as_deref().and_then(host_of) {
+            allowed_hosts.push(host);
+        }
+        Ok(Settings {
+            timeout,
+            max_request_bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
+            allowed_origins: gateway.allowed_origins,
+            allowed_hosts,
+            instructions: spec.instructions,
+            sampling: features.sampling() == Switch::Allow,
+            elicitation: features.elicitation() == Switch::Allow,
+            roots: features.roots() == Switch::Allow,
+            audit: spec.audit_arguments(),
+            must_record: spec.audit_on_failure() == AuditFailure::Deny,
+        })
+    }
+
+    /// Whether the server may ask the client for it.
+    pub fn allows(&self, feature: Feature) -> bool {
+        match feature {
+            Feature::Sampling => self.sampling,
+            Feature::Elicitation => self.elicitation,
+            Feature::Roots => self.roots,
+        }
+    }
+
+    /// Whether a caller gets the server's instructions; `hides` is whether anything is hidden from
+    /// that caller.
+    pub fn passes_instructions(&self, hides: impl FnOnce() -> bool) -> bool {
+        match self.instructions {
+            Some(Instructions::Pass) => true,
+            Some(Instructions::Drop) => false,
+            None => !hides(),
+        }
+    }
+
+    /// The capabilities that are taken out of a client's `initialize`.
+    pub fn stripped_capabilities(&self) -> Vec<&'static str> {
+        // Tasks from server to client are not carried, so they are not declared.
+        let all = [
+            ("sampling", self.sampling),
+            ("elicitation", self.elicitation),
+            ("roots", self.roots),
+            ("tasks", false),
+        ];
+        all.into_iter()
+            .filter(|(_, allowed)| !allowed)
+            .map(|(name, _)| name)
+            .collect()
+    }
+}
+
+/// The authority of a URL.
+fn host_of(url: &str) -> Option<String> {
+    let uri: http::Uri = url.parse().ok()?;
+    uri.authority()
+        .map(|authority| authority.as_str().to_owned())
+}

@@ -1,0 +1,146 @@
+//! Answers that the gateway gives itself, and the words of refusals.
+
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+
+use crate::gateway::body::message::{RETRY_AFTER, json_response};
+use crate::gateway::body::{Body, empty};
+use crate::gateway::enforce::Refusal;
+use crate::gateway::upstream::UpstreamError;
+use crate::protocol::answer;
+use crate::protocol::envelope::{self, Id};
+use crate::protocol::header::HeaderFault;
+use crate::protocol::version::Version;
+
+/// What a client gets.
+pub(super) type Answer = Response<Body>;
+
+/// A refusal with this status and message.
+pub(super) fn refuse(status: StatusCode, body: Vec<u8>) -> Box<Answer> {
+    Box::new(json_response(status, body))
+}
+
+/// A fault of a header, with the status that it stands for.
+pub(super) fn header_refusal(fault: HeaderFault) -> Box<Answer> {
+    let status = match fault {
+        HeaderFault::AcceptPost | HeaderFault::AcceptGet => StatusCode::NOT_ACCEPTABLE,
+        HeaderFault::ContentType | HeaderFault::ContentEncoding => {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE
+        }
+        _ => StatusCode::BAD_REQUEST,
+    };
+    refuse(status, answer::invalid_request(None, &fault.to_string()))
+}
+
+/// That a message which needs no answer was taken.
+pub(super) fn accepted() -> Answer {
+    let mut response = Response::new(empty());
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
+
+/// A fault in `params` without its own prefix, which the answer adds.
+pub(super) fn fault_text(fault: &envelope::Fault) -> String {
+    let text = fault.to_string();
+    match text.strip_prefix("Invalid params: ") {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    }
+}
+
+/// An upstream error as an agent may know it: no address, no cause.
+pub(super) fn shown(error: &UpstreamError) -> String {
+    error.to_string()
+}
+
+/// When a call may come again that could not be recorded.
+const UNRECORDED_RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// When a call may be repeated that waits for a person.
+const APPROVAL_RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// That a call was not made because it could not be recorded.
+pub(super) fn unrecorded(why: &str) -> String {
+    format!(
+        "The call was not made because it could not be recorded: {why}. Tell the operator of this gateway; retry after {} s.",
+        UNRECORDED_RETRY_AFTER.as_secs()
+    )
+}
+
+pub(super) fn refusal_body(
+    version: Version,
+    id: &Id<'_>,
+    tool: &str,
+    refusal: &Refusal,
+) -> Vec<u8> {
+    match refusal {
+        Refusal::Unknown | Refusal::Cancelled => answer::unknown_tool(id, tool),
+        Refusal::Denied { by, reason } => answer::denied(
+            version,
+            id,
+            &by.policy_label(),
+            &by.rule,
+            reason.as_deref().unwrap_or(""),
+        ),
+        Refusal::BadArguments(why) => answer::tool_refused(
+            version,
+            id,
+            &format!("Invalid arguments: {why}. Correct it and call again."),
+            None,
+        ),
+        Refusal::Limited {
+            by,
+            reason,
+            max,
+            window,
+            retry_after,
+        } => answer::limited(
+            version,
+            id,
+            (*max, window),
+            &by.rule,
+            reason.as_deref().unwrap_or(""),
+            *retry_after,
+        ),
+        Refusal::CounterCapacity { by } => answer::limit_unavailable(
+            version,
+            id,
+            &by.rule,
+            "too many calls are being counted, or too many of this caller",
+            Duration::from_secs(60),
+        ),
+        Refusal::Pending { name, until } => {
+            let until = until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            let state = answer::Approval::Pending {
+                again: APPROVAL_RETRY_AFTER,
+                until: &until,
+            };
+            answer::approval(version, id, name, state)
+        }
+        Refusal::ApprovalStale { name } => {
+            answer::approval(version, id, name, answer::Approval::Stale)
+        }
+        Refusal::ApprovalWithdrawn { name } => {
+            answer::approval(version, id, name, answer::Approval::Withdrawn)
+        }
+        Refusal::ApprovalDenied { name, reason } => answer::approval(
+            version,
+            id,
+            name,
+            answer::Approval::Denied(reason.as_deref().unwrap_or("")),
+        ),
+        Refusal::ApprovalGone { name } => {
+            answer::approval(version, id, name, answer::Approval::Expired)
+        }
+        Refusal::ApprovalRefused { by, why } => {
+            answer::denied(version, id, &by.policy_label(), &by.rule, why)
+        }
+        Refusal::Unrecorded(why) => {
+            answer::tool_refused(version, id, &unrecorded(why), Some(UNRECORDED_RETRY_AFTER))
+        }
+        Refusal::Unavailable => {
+            answer::upstream_down(Some(id), "its tools have not been listed yet", RETRY_AFTER)
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The listener: connections in, requests to the gateway whose path they name.
+
+mod coalesce_wakes;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::coalesce_wakes::CoalescedWakes;
+use crate::gateway::Gateway;
+use crate::gateway::body::message::json_response;
+use crate::gateway::body::{Body, holding};
+use crate::gateway::fairness::budget::Budgets;
+use crate::gateway::fairness::floor::{Floor, Seat};
+use crate::gateway::force::tls::Transport;
+use crate::gateway::sessions::LastSession;
+use crate::protocol::answer;
+use crate::telemetry::timed::Timed;
+
+/// A request's head must be there within this time (slow-header attacks).
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// The largest request head.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// The path where a process serves one gateway only.
+pub const SINGLE_SERVER_PATH: &str = "/mcp";
+
+/// Which gateway answers which path; changed while serving.
+#[derive(Default)]
+pub struct Routes {
+    paths: RwLock<Arc<BTreeMap<String, Arc<Gateway>>>>,
+    /// What all callers of all gateways share.
+    pub budgets: Arc<Budgets>,
+}
+
+impl Routes {
+    /// Replaces them all.
+    pub fn set(&self, routes: BTreeMap<String, Arc<Gateway>>) {
+        *self.paths.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
+    }
+
+    /// The gateways by path.
+    pub fn all(&self) -> Arc<BTreeMap<String, Arc<Gateway>>> {
+        Arc::clone(&self.paths.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn answer(
+        &self,
+        seat: &Seat,
+        last: &LastSession,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let gateway = self.all().get(request.uri().path()).cloned();
+        match gateway {
+            Some(gateway) => {
+                let under_way = seat.begin();
+                let answer = crate::gateway::http::handle(&gateway, seat, last, request).await;
+                if answer.body().size_hint().exact().is_some() {
+                    return answer;
+                }
+                answer.map(|body| holding(body, under_way))
+            }
+            None => {
+                let why = if self.all().contains_key(SINGLE_SERVER_PATH) {
+                    "no MCP server is served at this path; it is /mcp"
+                } else {
+                    "no MCP server is served at this path; it is /NAME/mcp"
+                };
+                let body = answer::invalid_request(None, why);
+                json_response(StatusCode::NOT_FOUND, body)
+            }
+        }
+    }
+}
+
+/// Accepts connections until `stop`; then finishes the requests under way, for at most `grace`. In
+/// plain text.
+pub async fn serve(
+    listener: TcpListener,
+    routes: Arc<Routes>,
+    stop: CancellationToken,
+    grace: Duration,
+) {
+    let (_plain, transport) = watch::channel(Transport::Plain);
+    serve_as(listener, routes, transport, stop, grace).await;
+}
+
+/// [`serve`], speaking as `transport` says: a new certificate is for new connections, and when
+/// plain text and TLS change places, the existing connections end once their requests are answered.
+pub async fn serve_as(
+    listener: TcpListener,
+    routes: Arc<Routes>,
+    mut transport: watch::Receiver<Transport>,
+    stop: CancellationToken,
+    grace: Duration,
+) {
+    let mut spoken = transport.borrow_and_update().clone();
+    let mut graceful = GracefulShutdown::new();
+    let before = TaskTracker::new();
+    let floor = Floor::new(Arc::clone(&routes.budgets));
+    loop {
+        let (stream, address) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Too many open files, mostly: it gets better when connections end.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            Ok(()) = transport.changed() => {
+                let now = transport.borrow_and_update().clone();
+                if !now.same_kind(&spoken) {
+                    before.spawn(std::mem::take(&mut graceful).shutdown());
+                }
+                spoken = now;
+                continue;
+            }
+        };
+        let Some(seat) = floor.enter(address.ip()) else {
+            // All connections of the address, or of all callers, are busy: waiting here would keep
+            // out the clients that come later.
+            tracing::debug!(%address, "a connection was refused: too many are open");
+            continue;
+        };
+        let ends = seat.ends();
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY could not be set");
+        }
+        // What was accepted while it changed is met by what is asked for now.
+        let (routes, watcher) = (Arc::clone(&routes), graceful.watcher());
+        match transport.borrow().clone() {
+            Transport::Plain => {
+                let connection = connection(TokioIo::new(stream), routes, seat, watcher);
+                ends.by(tokio::spawn(connection).abort_handle());
+            }
+            Transport::Tls(config) => {
+                let stop = stop.clone();
+                let task = tokio::spawn(async move {
+                    let handshake = TlsAcceptor::from(config).accept(stream);
+                    let shaken = tokio::select! {
+                        () = stop.cancelled() => return,
+                        shaken = tokio::time::timeout(HEAD_TIMEOUT, handshake) => shaken,
+                    };
+                    match shaken {
+                        Ok(Ok(stream)) => {
+                            connection(TokioIo::new(stream), routes, seat, watcher).await;
+                        }
+                        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                        Err(_) => tracing::debug!("a TLS handshake was not finished in time"),
+                    }
+                });
+                ends.by(task.abort_handle());
+            }
+            Transport::Closed => drop(stream),
+        }
+    }
+    drop(listener);
+    for gateway in routes.all().values() {
+        gateway.drain();
+    }
+    before.close();
+    let ended = async {
+        graceful.shutdown().await;
+        before.wait().await;
+    };
+    if tokio::time::timeout(grace, ended).await.is_err() {
+        tracing::warn!("requests were still in progress after {grace:?} and are aborted");
+    }
+}
+
+/// One connection, until it ends.
+fn connection<I>(
+    io: I,
+    routes: Arc<Routes>,
+    seat: Seat,
+    watcher: Watcher,
+) -> impl Future<Output = ()>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let last = Arc::new((routes, seat, LastSession::default()));
+    let service = service_fn(move |request| {
+        let last = Arc::clone(&last);
+        async move {
+            let (routes, seat, last) = &*last;
+            Ok::<_, Infallible>(routes.answer(seat, last, request).await)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(Timed::new(io), service);
+    let connection = CoalescedWakes::new(watcher.watch(connection));
+    async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection ended");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! A record as it is written: by hand, because every call pays for it.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use jiff::fmt::temporal::DateTimePrinter;
+
+use super::{
+    ApprovalStep, Arguments, DecisionId, Ended, MAX_ARGUMENT_NAMES, MAX_NAME_BYTES, Record,
+};
+use crate::json;
+use crate::protocol::text;
+
+/// As `Display` of a timestamp does it.
+const TIMES: DateTimePrinter = DateTimePrinter::new();
+
+/// A record as it is written: by hand, because every call pays for it.
+pub(super) struct Line {
+    text: String,
+    /// Holds characters that a terminal would act on.
+    strange: bool,
+}
+
+impl Line {
+    /// Writes into `text`, which is empty.
+    pub(super) fn of(record: &Record<'_>, text: String) -> String {
+        let mut line = Line {
+            text,
+            strange: false,
+        };
+        line.open(record.time, record.decision_id, "decision", record.server);
+        line.member("grant", record.grant);
+        line.optional("session", record.session);
+        line.member("method", record.method);
+        line.optional(
+            "tool",
+            record.tool.map(|tool| text::cut(tool, MAX_NAME_BYTES)),
+        );
+        line.fixed("outcome", record.outcome);
+        line.optional("policy", record.policy);
+        line.optional("rule", record.rule);
+        line.text.push_str(if record.enforced {
+            ",\"enforced\":true"
+        } else {
+            ",\"enforced\":false"
+        });
+        line.optional("approval", record.approval);
+        if let Some(after) = record.retry_after_ms {
+            line.text.push_str(",\"retryAfterMs\":");
+            json::write_number(&mut line.text, after);
+        }
+        match &record.arguments {
+            None => {}
+            Some(Arguments::Keys(keys)) => {
+                line.text.push_str(",\"arguments\":[");
+                for (index, key) in keys.iter().take(MAX_ARGUMENT_NAMES).enumerate() {
+                    if index > 0 {
+                        line.text.push(',');
+                    }
+                    line.string(text::cut(key, MAX_NAME_BYTES));
+                }
+                line.text.push(']');
+                if let Some(more) = keys
+                    .len()
+                    .checked_sub(MAX_ARGUMENT_NAMES)
+                    .filter(|more| *more > 0)
+                {
+                    let _ = write!(line.text, ",\"argumentsOmitted\":{more}");
+                }
+            }
+            Some(Arguments::Full(json)) => {
+                line.text.push_str(",\"arguments\":");
+                line.text.push_str(json.get());
+                line.strange = true;
+            }
+        }
+        line.member("revision", record.revision);
+        line.optional("traceId", record.trace_id);
+        line.close()
+    }
+
+    /// Writes into `text`, which is empty.
+    pub(super) fn of_end(end: &Ended<'_>, text: String) -> String {
+        let mut line = Line {
+            text,
+            strange: false,
+        };
+        line.open(end.time, end.decision_id, "end", end.server);
+        let Ended {
+            status, latency_ms, ..
+        } = end;
+        line.text.push_str(",\"upstream\":{\"status\":\"");
+        line.text.push_str(status);
+        line.text.push_str("\",\"latencyMs\":");
+        json::write_number(&mut line.text, *latency_ms);
+        line.text.push('}');
+        line.close()
+    }
+
+    /// Writes into `text`, which is empty.
+    pub(super) fn of_step(step: &ApprovalStep<'_>, text: String) -> String {
+        let mut line = Line {
+            text,
+            strange: false,
+        };
+        line.open(step.time, step.decision_id, "approval", step.server);
+        line.member("approval", step.approval);
+        line.member("step", step.step);
+        line.member("grant", step.grant);
+        line.member("tool", text::cut(step.tool, MAX_NAME_BYTES));
+        line.member("policy", step.policy);
+        line.member("rule", step.rule);
+        line.member("digest", step.digest);
+        line.optional("by", step.by);
+        line.optional("reason", step.reason);
+        line.close()
+    }
+
+    /// What every line begins with.
+    fn open(&mut self, time: Timestamp, id: DecisionId<'_>, event: &'static str, server: &str) {
+        // Neither times nor ids need escapes, and writing to a string cannot fail.
+        self.text.push_str("{\"time\":\"");
+        let _ = TIMES.print_timestamp(&time, &mut self.text);
+        self.text.push_str("\",\"decisionId\":\"");
+        id.write(&mut self.text);
+        self.text.push('"');
+        self.fixed("event", event);
+        self.member("server", server);
+    }
+
+    fn close(mut self) -> String {
+        self.text.push('}');
+        if self.strange
+            && let Cow::Owned(plain) = text::plain_json(&self.text)
+        {
+            self.text = plain;
+        }
+        self.text.push('\n');
+        self.text
+    }
+
+    fn member(&mut self, key: &str, value: &str) {
+        self.text.push_str(",\"");
+        self.text.push_str(key);
+        self.text.push_str("\":");
+        self.string(value);
+    }
+
+    /// A value of our own, which needs no escapes.
+    fn fixed(&mut self, key: &str, value: &'static str) {
+        for part in [",\"", key, "\":\"", value, "\""] {
+            self.text.push_str(part);
+        }
+    }
+
+    fn optional(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.member(key, value);
+        }
+    }
+
+    fn string(&mut self, value: &str) {
+        // No branch for each byte: this is a few wide instructions.
+        let strange = value.bytes().fold(false, |strange, byte| {
+            strange | !matches!(byte, b' '..=b'~') | (byte == b'"') | (byte == b'\\')
+        });
+        if strange {
+            self.strange = true;
+            json::write_string(&mut self.text, value);
+        } else {
+            self.text.push('"');
+            self.text.push_str(value);
+            self.text.push('"');
+        }
+    }
+}

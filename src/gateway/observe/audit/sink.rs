@@ -1,0 +1,145 @@
+//! One place where lines go, and what is done when it takes only a part of them.
+//!
+//! In: whole lines. Out: whole lines: what was begun and cannot be ended is taken back from a file,
+//! and ended first elsewhere. Must not do: log, wait.
+
+use std::fs::File;
+use std::io::{Error, ErrorKind, Write};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileExt as _;
+
+/// As much is kept of what one sink does not take.
+const MAX_PENDING_BYTES: usize = 4 << 20;
+
+/// Where lines are written.
+pub struct Sink {
+    name: String,
+    out: Out,
+    /// What it has not taken yet, in the order made.
+    pending: Vec<u8>,
+}
+
+enum Out {
+    Any(Box<dyn Write + Send>),
+    /// Opened for reading too, and to append.
+    File(File),
+}
+
+impl Sink {
+    pub(super) fn of(out: Box<dyn Write + Send>) -> Self {
+        Sink {
+            name: "audit log".to_owned(),
+            out: Out::Any(out),
+            pending: Vec::new(),
+        }
+    }
+
+    /// Standard output, without a buffer in between: what was written has left this process.
+    ///
+    /// # Errors
+    /// When it is closed.
+    pub fn stdout() -> std::io::Result<Self> {
+        let out = std::io::stdout().as_fd().try_clone_to_owned()?;
+        Ok(Sink {
+            name: "standard output".to_owned(),
+            ..Self::of(Box::new(File::from(out)))
+        })
+    }
+
+    /// A file that was opened for reading and to append. A line that another run of the program
+    /// left half-written is ended, so that the first of this run is a line of its own.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn file(name: String, mut file: File) -> std::io::Result<Self> {
+        let metadata = file.metadata()?;
+        if metadata.is_file() && metadata.len() > 0 {
+            let mut last = [0];
+            file.read_exact_at(&mut last, metadata.len() - 1)?;
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+            }
+        }
+        Ok(Sink {
+            name,
+            out: Out::File(file),
+            pending: Vec::new(),
+        })
+    }
+
+    /// Writes lines after what is pending; returns how many were dropped because too much is
+    /// pending.
+    ///
+    /// # Errors
+    /// Names the sink. What could not be written is kept as far as there is room.
+    pub(super) fn put(&mut self, lines: &[u8]) -> (u64, Result<(), String>) {
+        let mut lost = 0;
+        let mut result = Ok(());
+        if !self.pending.is_empty() {
+            let pending = std::mem::take(&mut self.pending);
+            result = self.write(&pending);
+        }
+        if self.pending.is_empty() && result.is_ok() {
+            result = self.write(lines);
+        } else if self.pending.len() + lines.len() <= MAX_PENDING_BYTES {
+            self.pending.extend_from_slice(lines);
+        } else {
+            lost = lines_in(lines);
+        }
+        let result = result.map_err(|error| format!("{}: {error}", self.name));
+        (lost, result)
+    }
+
+    /// Writes what it can; the rest is pending afterwards.
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let wrote = match &mut self.out {
+                Out::Any(out) => out.write(&bytes[at..]),
+                Out::File(file) => file.write(&bytes[at..]),
+            };
+            match wrote {
+                Ok(0) => return self.failed(bytes, at, ErrorKind::WriteZero.into()),
+                Ok(count) => at += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return self.failed(bytes, at, error),
+            }
+        }
+        match &mut self.out {
+            Out::Any(out) => out.flush(),
+            Out::File(_) => Ok(()),
+        }
+    }
+
+    fn failed(&mut self, bytes: &[u8], at: usize, error: Error) -> std::io::Result<()> {
+        let begun = bytes[..at].iter().rposition(|byte| *byte == b'\n');
+        let begun = begun.map_or(0, |end| end + 1);
+        let from = match &self.out {
+            Out::File(file) if begun < at && take_back(file, &bytes[begun..at]).is_ok() => begun,
+            _ => at,
+        };
+        self.pending.extend_from_slice(&bytes[from..]);
+        Err(error)
+    }
+}
+
+/// Removes the beginning of a line from the end of a file, if it is still what stands there.
+pub(super) fn take_back(file: &File, half: &[u8]) -> std::io::Result<()> {
+    let metadata = file.metadata()?;
+    let begins = metadata.len().checked_sub(half.len() as u64);
+    let Some(begins) = begins.filter(|_| metadata.is_file()) else {
+        return Err(ErrorKind::Unsupported.into());
+    };
+    let mut there = vec![0; half.len()];
+    file.read_exact_at(&mut there, begins)?;
+    if there != half {
+        // Somebody else writes to it.
+        return Err(ErrorKind::InvalidData.into());
+    }
+    file.set_len(begins)
+}
+
+/// How many lines these are.
+pub(super) fn lines_in(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|byte| **byte == b'\n').count() as u64
+}

@@ -1,0 +1,49 @@
+//! What the gateway tells the upstream on its own account, beside the requests of clients.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::gateway::Gateway;
+use crate::gateway::enforce::request_ids::RequestIdGuard;
+use crate::gateway::permit::Permit;
+use crate::gateway::sessions::Session;
+
+/// How long an answer to an upstream's own request may take to be delivered.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Tells the upstream something in a client's session, beside the stream that brought the reason: a
+/// server may read the answer only once it has written what it is writing.
+pub fn tell_upstream(gateway: &Arc<Gateway>, permit: Permit) {
+    let Some(place) = gateway.lifetime.telling() else {
+        tracing::warn!(
+            server = gateway.observe.server(),
+            "the upstream sends requests faster than it accepts answers; dropped one"
+        );
+        return;
+    };
+    let teller = Arc::clone(gateway);
+    gateway.lifetime.spawn(async move {
+        deliver(&teller, permit).await;
+        drop(place);
+    });
+}
+
+async fn deliver(gateway: &Gateway, permit: Permit) {
+    let Some(snapshot) = gateway.snapshot() else {
+        return;
+    };
+    if let Err(error) = snapshot.upstream.call(permit, DELIVERY_TIMEOUT).await {
+        tracing::debug!(server = gateway.observe.server(), %error, "an answer to the upstream was not delivered");
+    }
+}
+
+/// Cancels a request at the upstream that the gateway has given up (Cancellation: "SHOULD issue a
+/// cancellation notification").
+pub fn give_up(gateway: &Arc<Gateway>, session: &Session, under_way: &RequestIdGuard) {
+    let permit = Permit::cancel(
+        &under_way.give_up(),
+        session.envelope(),
+        Some("\"timeout\""),
+    );
+    tell_upstream(gateway, permit);
+}

@@ -1,0 +1,62 @@
+//! From a plan to an upstream: the only place of the gateway that starts child processes.
+//!
+//! In: a resolved plan. Out: an HTTP client, or the bridge of a child that was started. Must not
+//! do: read Secrets.
+
+use super::{HttpUpstream, Upstream};
+use crate::api::server::Sessions;
+use crate::gateway::bridge::{self, Bridge, BridgeConfig};
+use crate::gateway::force::plan::Plan;
+use crate::gateway::force::settings::Settings;
+use crate::gateway::hops;
+
+/// Starts or prepares the upstream of the server with this name and UID.
+///
+/// # Errors
+/// Names the field that cannot be used.
+pub fn connect(
+    plan: &Plan,
+    name: &str,
+    uid: &str,
+    settings: &Settings,
+) -> Result<Upstream, String> {
+    match plan {
+        Plan::Http {
+            url,
+            headers,
+            ca,
+            bridge,
+        } => {
+            let mut upstream = HttpUpstream::new(url, headers, ca.as_deref())
+                .map_err(|error| format!("spec.{error}"))?;
+            if *bridge {
+                upstream = upstream.as_bridge();
+            } else {
+                upstream.hop = Some(hops::name(uid));
+            }
+            Ok(Upstream::Http(Box::new(upstream)))
+        }
+        Plan::Stdio {
+            command,
+            args,
+            env,
+            sessions,
+            user,
+        } => {
+            let mut config = BridgeConfig::new(name, command.clone());
+            config.args.clone_from(args);
+            config.env.clone_from(env);
+            config.user.clone_from(user);
+            config.sessions = match sessions {
+                Sessions::Shared => bridge::Sessions::Shared,
+                Sessions::PerSession => bridge::Sessions::PerSession,
+            };
+            config.limits.max_sessions = config.sessions.most();
+            // What the gateway lets pass grows a little when it is written again.
+            config.limits.request_bytes = settings.max_request_bytes.saturating_add(64 << 10);
+            Bridge::start(config)
+                .map(Upstream::Bridge)
+                .map_err(|error| format!("spec.upstream.stdio.command: {error}"))
+        }
+    }
+}
