@@ -17,9 +17,10 @@ use tokio::time::Instant;
 
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
-use crate::controller::context::{Context, is_newer};
+use crate::controller::context::Context;
 use crate::controller::runtime::objects::Identity;
 use crate::controller::runtime::store::Cache;
+use crate::controller::runtime::written::is_newer;
 use crate::controller::watch::{self, policy_scopes, scopes};
 
 /// Between two looks.

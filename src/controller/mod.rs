@@ -7,13 +7,16 @@
 mod approval;
 mod args;
 mod cache_freshness;
+mod caches;
 pub mod check;
 mod context;
 mod events;
 mod key;
+mod memory;
 pub mod metrics;
 mod names;
 mod policy;
+mod queues;
 mod reports;
 mod run;
 mod runtime;

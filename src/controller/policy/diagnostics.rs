@@ -3,7 +3,9 @@
 //! In: policies as they were read. Out: the policy as far as it can be read, and its errors.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::api::loose::Loose;
 use crate::api::policy::McpPolicy;
@@ -58,7 +60,7 @@ impl Verdicts {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     fn known(&self, policy: &Loose<McpPolicy>) -> Known {

@@ -2,6 +2,7 @@
 //! the servers that it targets.
 
 pub mod diagnostics;
+pub mod memory;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::api::policy::{McpPolicy, McpPolicyStatus};
 use crate::api::server::McpServerStatus;
-use crate::controller::context::{Context, lock};
+use crate::controller::context::Context;
 use crate::controller::metrics::Kind as Reconciled;
 use crate::controller::names::Name;
 use crate::controller::runtime::workqueue::Done;
@@ -79,7 +80,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
     let memory = ctx.memory.policy(name, uid);
     let cached = object.status(|policy| &policy.status);
     let (metadata, previous, written) = {
-        let memory = lock(&memory);
+        let memory = memory.lock();
         let (metadata, previous) = memory.written.newest(metadata, cached);
         (metadata, previous, memory.written.at)
     };
@@ -104,7 +105,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
             return Ok(Done::Later(left));
         }
         let version = writer::status::<McpPolicy>(&ctx.client, &metadata, &now).await?;
-        lock(&memory).written.set(version, now.clone());
+        memory.lock().written.set(version, now.clone());
         ctx.events.acceptance(
             Reconciled::McpPolicy,
             &metadata,
@@ -134,7 +135,7 @@ fn targets(ctx: &Context, policy: &McpPolicy) -> Option<Vec<Seen>> {
     for server in servers {
         let name = crate::controller::runtime::store::name_of(&*server);
         let memory = ctx.memory.known_server(&name)?;
-        let memory = lock(&memory);
+        let memory = memory.lock();
         if Some(memory.uid.as_str()) != server.metadata().uid.as_deref() || !memory.looked_at {
             return None;
         }

@@ -16,12 +16,14 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::controller::context::{Context, Poll, ServerMemory, lock};
+use crate::controller::context::Context;
 use crate::controller::names::{Ident, Name};
 use crate::controller::reports::merge;
+use crate::controller::reports::schedule::Poll;
 use crate::controller::runtime::kinds::Kind;
 use crate::controller::runtime::objects::GatewayPod;
 use crate::controller::runtime::workqueue::Done;
+use crate::controller::server::memory::ServerMemory;
 use crate::status::accounting::Account;
 use crate::status::report::{LARGEST, Report, ReportedCount};
 
@@ -73,7 +75,7 @@ enum ReadError {
 /// Asks a server's pods again now.
 pub fn hurry(ctx: &Context, server: &Name) {
     if let Some(memory) = ctx.memory.known_server(server) {
-        lock(&memory).polls.values_mut().for_each(Poll::hurry);
+        memory.lock().polls.values_mut().for_each(Poll::hurry);
     }
     ctx.queues.reports.add(server.clone());
 }
@@ -94,7 +96,7 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
     let ident = Ident {
         namespace: name.0.clone(),
         name: name.1.clone(),
-        uid: lock(&memory).uid.clone(),
+        uid: memory.lock().uid.clone(),
     };
     let deployment = ctx
         .caches
@@ -106,7 +108,7 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
     let reads = pods.iter().filter_map(|pod| {
         let ip = pod.ip?;
         let stored = {
-            let mut memory = lock(&memory);
+            let mut memory = memory.lock();
             take_turn(&mut memory, pod, Instant::now()).then(|| stored(&memory, pod.uid()))?
         };
         let address = SocketAddr::new(ip, ctx.args.report_port);
@@ -119,7 +121,7 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
                     false => Err(ReadError::Implausible),
                 }
             });
-            took(&mut lock(memory), pod, read, Instant::now())
+            took(&mut memory.lock(), pod, read, Instant::now())
         })
     });
     let reads: Vec<_> = reads.collect();
@@ -127,7 +129,7 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
     if reads.collect::<Vec<bool>>().await.contains(&true) {
         ctx.queues.servers.add(name.clone());
     }
-    let (memory, now) = (lock(&memory), Instant::now());
+    let (memory, now) = (memory.lock(), Instant::now());
     let next = pods
         .iter()
         .filter(|pod| pod.ip.is_some())

@@ -14,3 +14,4 @@ pub mod quantity;
 pub mod store;
 pub mod workqueue;
 pub mod writer;
+pub mod written;

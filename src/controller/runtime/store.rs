@@ -4,7 +4,9 @@
 //! changed. Must not do: hold an object that a complete listing no longer has.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
+
+use parking_lot::{RwLock, RwLockReadGuard};
 
 use kube::Resource;
 use kube::runtime::watcher::Event;
@@ -46,7 +48,7 @@ impl<K: Resource> Cache<K> {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Name, Arc<K>>> {
-        self.objects.read().unwrap_or_else(PoisonError::into_inner)
+        self.objects.read()
     }
 
     pub fn get(&self, name: &Name) -> Option<Arc<K>> {
@@ -157,8 +159,8 @@ impl<K: Resource> Cache<K> {
         }
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<Name, Arc<K>>> {
-        self.objects.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> parking_lot::RwLockWriteGuard<'_, BTreeMap<Name, Arc<K>>> {
+        self.objects.write()
     }
 
     /// Puts a complete listing of a scope in place; returns what was there of that scope.

@@ -3,9 +3,9 @@
 //! In: keys, now or later. Out: each key to one worker at a time, with growing waits after failures. A key that comes while it
 //! is being worked on is worked on again. Must not do: lose a key, or run one twice at once.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -65,7 +65,7 @@ impl<K> Default for Queue<K> {
 
 impl<K: Clone + Eq + Hash> Queue<K> {
     fn lock(&self) -> MutexGuard<'_, State<K>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Work on this key as soon as a worker is free.

@@ -14,7 +14,7 @@ use super::build::{self, Replicas, Wanted};
 use super::fetch::Refs;
 use super::validate::Plan;
 use super::{Remembered, ServerError, sequence, throttled};
-use crate::controller::context::{Context, Delivered, ServerMemory, is_newer, lock};
+use crate::controller::context::Context;
 use crate::controller::key::{self, OperatorKey};
 use crate::controller::names::{BUNDLE_KEY, GATEWAY, Ident, UPSTREAM};
 use crate::controller::reports::poll;
@@ -22,6 +22,8 @@ use crate::controller::runtime::drift::{self, Step, WATCH_LAG};
 use crate::controller::runtime::kinds::{Child, Kind};
 use crate::controller::runtime::objects::{GatewayPod, Live};
 use crate::controller::runtime::writer::{self, Children, Created, WriteError, Written};
+use crate::controller::runtime::written::is_newer;
+use crate::controller::server::memory::{Delivered, ServerMemory};
 use crate::controller::server::tampering::Foreign;
 use crate::policy::bundle::Bundle;
 
@@ -38,7 +40,7 @@ pub struct Applied {
 /// else, the one before.
 pub fn stored_bundle(refs: &Refs, key: &OperatorKey, memory: &Remembered) -> Option<Arc<Bundle>> {
     let live = refs.own(Kind::ConfigMap, &refs.ident.gateway());
-    let mut memory = lock(memory);
+    let mut memory = memory.lock();
     if let Some(live) = live
         && memory
             .bundle_version
@@ -214,7 +216,7 @@ async fn one(
 ) -> Result<Option<Duration>, ServerError> {
     let child = drift::stamped(child);
     let key = (child.kind, child.name.clone());
-    let mark = lock(memory).marks.get(&key).cloned();
+    let mark = memory.lock().marks.get(&key).cloned();
     let live = refs.children.get(&key).map(Arc::as_ref);
     let owner = writes.owner;
     let mut step = drift::step(&child, live, mark.as_ref(), owner, Instant::now());
@@ -255,7 +257,7 @@ async fn write_over(
 ) -> Result<Option<Duration>, ServerError> {
     if drift {
         let changes = drift::changes(child, live);
-        let mut memory = lock(memory);
+        let mut memory = memory.lock();
         for change in changes.iter().filter(|change| change.widens) {
             let field = change.field();
             let manager = live.manager_of(&field);
@@ -293,7 +295,7 @@ async fn write_over(
 
 fn remember(memory: &Remembered, child: &Child, live: &Live, drift: bool) {
     let key = (child.kind, child.name.clone());
-    let mut memory = lock(memory);
+    let mut memory = memory.lock();
     let mark = drift::mark(child, live, memory.marks.get(&key), drift, Instant::now());
     memory.marks.insert(key, mark);
 }
@@ -320,7 +322,7 @@ async fn secrets(
     }
     let mut again = None;
     for (name, component, key, mounted) in wanted {
-        let missing = lock(memory).reports.values().any(|report| {
+        let missing = memory.lock().reports.values().any(|report| {
             let keys = &report.missing_secret_keys;
             keys.iter()
                 .any(|key| key.split('/').next() == Some(name.as_str()))
@@ -328,7 +330,7 @@ async fn secrets(
         if mounted && !missing {
             continue;
         }
-        let made = lock(memory).secrets_made.get(&name).copied();
+        let made = memory.lock().secrets_made.get(&name).copied();
         if let Some(left) = throttled(made, SECRET_AGAIN, Instant::now()) {
             again = sooner(again, Some(left));
             continue;
@@ -342,7 +344,7 @@ async fn secrets(
         writer::secret(&ctx.client, &secret, &ident.namespace)
             .await
             .map_err(ServerError::Apply)?;
-        lock(memory).secrets_made.insert(name, Instant::now());
+        memory.lock().secrets_made.insert(name, Instant::now());
         again = sooner(again, Some(SECRET_AGAIN));
     }
     Ok(again)
@@ -363,7 +365,7 @@ async fn deliver(
         .contains_key(&(Kind::ConfigMap, ident.gateway()));
     let key = ctx.key.get().ok_or(ServerError::NoKey)?;
     let (version, known, delivered, foreign, reported) = {
-        let memory = lock(memory);
+        let memory = memory.lock();
         (
             memory.bundle_version.clone(),
             memory.bundle.clone(),
@@ -406,7 +408,7 @@ async fn deliver(
         Written::Now(live) => live,
         Written::Otherwise(live) => {
             // Written over what it says the next time, which is now.
-            saw(&mut lock(memory), &live, key);
+            saw(&mut memory.lock(), &live, key);
             return Ok(Some(Duration::ZERO));
         }
     };
@@ -420,7 +422,7 @@ async fn deliver(
     );
     ctx.metrics.deliveries.inc();
     {
-        let mut memory = lock(memory);
+        let mut memory = memory.lock();
         memory.bundle_version = Some(written.resource_version().to_owned());
         memory.knows(bundle);
         memory.foreign = false;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::api::condition::Reason;
-use crate::controller::context::{Context, lock};
+use crate::controller::context::Context;
 use crate::controller::metrics::Kind as Reconciled;
 use crate::controller::names::Name;
 use crate::controller::runtime::workqueue::Done;
@@ -17,12 +17,11 @@ mod account;
 mod apply;
 pub mod build;
 mod fetch;
+pub mod memory;
 mod sequence;
 mod status;
 pub mod tampering;
 mod validate;
-
-pub use validate::Compiled;
 
 /// What the API server refused is tried again after this long, should what it was refused for have gone (an admission policy).
 const REFUSED_AGAIN: Duration = Duration::from_secs(300);
@@ -117,14 +116,14 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
         ctx.queues.reports.add(name.clone());
         return Ok(Done::Later(UNHEARD_AGAIN));
     }
-    let mut compiled = std::mem::take(&mut lock(&memory).compiled);
+    let mut compiled = std::mem::take(&mut memory.lock().compiled);
     let verdict = validate::validate(&refs, stored.as_deref(), key, &mut compiled);
     // What is in force stays, under the policies of now.
     let held = match &verdict {
         Ok(_) => None,
         Err(_) => validate::held(&refs, stored.as_deref(), key, &mut compiled),
     };
-    lock(&memory).compiled = compiled;
+    memory.lock().compiled = compiled;
     let applied = match &verdict {
         Ok(plan) => apply::apply(ctx, &refs, plan, &memory).await,
         Err(_) => {
@@ -146,7 +145,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
     let ledger = account::keep(ctx, &refs, &memory).await;
     // A status says what is stored, whether or not more could be; but not less than that because it could not be read.
     let ledger = match ledger {
-        Err(error) if lock(&memory).ledger.is_none() => return Err(error),
+        Err(error) if memory.lock().ledger.is_none() => return Err(error),
         ledger => ledger,
     };
     let wrote = status::write(ctx, &refs, verdict.as_ref().ok(), refusal.as_ref(), &memory).await;
@@ -167,7 +166,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
         return Err(error);
     }
     tell_of_tampering(ctx, &refs, &memory);
-    let quiet = lock(&memory).tampering.quiet_in(Instant::now());
+    let quiet = memory.lock().tampering.quiet_in(Instant::now());
     let again = [applied.again, ledger_again, status_again, quiet]
         .into_iter()
         .flatten()
@@ -177,14 +176,14 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
 
 /// Events of what others changed of the server's objects.
 fn tell_of_tampering(ctx: &Context, refs: &fetch::Refs, memory: &Remembered) {
-    for note in lock(memory).tampering.untold(Instant::now()) {
+    for note in memory.lock().tampering.untold(Instant::now()) {
         ctx.events.tampering(refs.object.metadata(), &note);
     }
 }
 
 /// The server has been looked at: policies may say what became of it. The first time they are told to.
 fn looked_at(ctx: &Context, refs: &fetch::Refs, memory: &Remembered) {
-    if !std::mem::replace(&mut lock(memory).looked_at, true) {
+    if !std::mem::replace(&mut memory.lock().looked_at, true) {
         status::tell_policies(ctx, refs);
     }
 }
@@ -195,7 +194,7 @@ pub fn forget(ctx: &Context, name: &Name) {
     ctx.metrics.resources.forget(Reconciled::McpServer, name);
 }
 
-type Remembered = Arc<std::sync::Mutex<crate::controller::context::ServerMemory>>;
+type Remembered = Arc<parking_lot::Mutex<memory::ServerMemory>>;
 
 /// When something that is done at most so often may be done again; None for now.
 pub fn throttled(last: Option<Instant>, every: Duration, now: Instant) -> Option<Duration> {

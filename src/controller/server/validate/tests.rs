@@ -11,11 +11,11 @@ use crate::controller::policy::diagnostics::Verdicts;
 use crate::policy::target;
 
 fn held(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Option<Bundle> {
-    super::held(refs, stored, key, &mut Compiled::default())
+    super::held(refs, stored, key, &mut acceptance::Memory::default())
 }
 
 fn validate(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Result<Plan, Refusal> {
-    super::validate(refs, stored, key, &mut Compiled::default())
+    super::validate(refs, stored, key, &mut acceptance::Memory::default())
 }
 
 fn key() -> OperatorKey {
