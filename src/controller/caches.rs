@@ -15,8 +15,8 @@ use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::controller::names::{Ident, SERVER};
 use crate::controller::runtime::kinds::Kind;
-use crate::controller::runtime::objects::{GatewayPod, Identity, LabelledNamespace, Live};
-use crate::controller::runtime::store::Cache;
+use crate::controller::runtime::objects::{GatewayPod, LabelledNamespace, ObjectId, ObservedChild};
+use crate::controller::runtime::store::Store;
 use crate::policy::target::Labels;
 
 /// What the watches bring.
@@ -24,14 +24,14 @@ pub struct Caches {
     /// Namespaces of which something could not be listed, with how many kinds: nothing is done in them until it can be. What
     /// cannot be seen may be a policy.
     unseen: Mutex<BTreeMap<String, BTreeSet<usize>>>,
-    pub servers: Cache<Loose<McpServer>>,
-    pub policies: Cache<Loose<McpPolicy>>,
-    pub approvals: Cache<Loose<McpApproval>>,
-    pub pods: Cache<GatewayPod>,
-    pub replica_sets: Cache<Identity<ReplicaSet>>,
+    pub servers: Store<Loose<McpServer>>,
+    pub policies: Store<Loose<McpPolicy>>,
+    pub approvals: Store<Loose<McpApproval>>,
+    pub pods: Store<GatewayPod>,
+    pub replica_sets: Store<ObjectId<ReplicaSet>>,
     /// Their labels, which guardrails may select by.
-    pub namespaces: Cache<LabelledNamespace>,
-    children: BTreeMap<Kind, Cache<Live>>,
+    pub namespaces: Store<LabelledNamespace>,
+    children: BTreeMap<Kind, Store<ObservedChild>>,
 }
 
 impl Caches {
@@ -39,15 +39,15 @@ impl Caches {
     pub fn new(watches: usize, policy_watches: usize, namespace_watches: usize) -> Self {
         Caches {
             unseen: Mutex::default(),
-            servers: Cache::new(watches),
-            policies: Cache::new(policy_watches),
-            approvals: Cache::new(watches),
-            pods: Cache::new(watches),
-            replica_sets: Cache::new(watches),
-            namespaces: Cache::new(namespace_watches),
+            servers: Store::new(watches),
+            policies: Store::new(policy_watches),
+            approvals: Store::new(watches),
+            pods: Store::new(watches),
+            replica_sets: Store::new(watches),
+            namespaces: Store::new(namespace_watches),
             children: Kind::ALL
                 .into_iter()
-                .map(|kind| (kind, Cache::new(watches)))
+                .map(|kind| (kind, Store::new(watches)))
                 .collect(),
         }
     }
@@ -80,7 +80,7 @@ impl Caches {
         all
     }
 
-    pub fn children(&self, kind: Kind) -> &Cache<Live> {
+    pub fn children(&self, kind: Kind) -> &Store<ObservedChild> {
         // Every kind is put in by `new`.
         #[allow(clippy::indexing_slicing)]
         &self.children[&kind]

@@ -12,7 +12,7 @@ use crate::controller::events::Events;
 use crate::controller::key::OperatorKey;
 use crate::controller::memory::Memory;
 use crate::controller::metrics::Metrics;
-use crate::controller::policy::diagnostics::Verdicts;
+use crate::controller::policy::diagnostics::PolicyDiagnostics;
 use crate::controller::queues::Queues;
 use crate::controller::server::build::Settings;
 use crate::policy::target;
@@ -25,7 +25,7 @@ pub struct Context {
     pub key: OnceLock<OperatorKey>,
     pub caches: Caches,
     pub queues: Arc<Queues>,
-    pub verdicts: Verdicts,
+    pub diagnostics: PolicyDiagnostics,
     pub memory: Memory,
     pub metrics: Metrics,
     pub events: Events,

@@ -21,7 +21,8 @@ mod reports;
 mod run;
 mod runtime;
 mod server;
-mod watch;
+mod triggers;
+mod watches;
 
 pub use args::Args;
 pub use run::{RunError, run};

@@ -1,14 +1,14 @@
 //! What is to be reconciled.
 
 use crate::controller::names::Name;
-use crate::controller::runtime::workqueue::Queue;
+use crate::controller::runtime::workqueue::WorkQueue;
 
 /// What is to be reconciled.
 #[derive(Default)]
 pub struct Queues {
-    pub servers: Queue<Name>,
-    pub policies: Queue<Name>,
-    pub approvals: Queue<Name>,
+    pub servers: WorkQueue<Name>,
+    pub policies: WorkQueue<Name>,
+    pub approvals: WorkQueue<Name>,
     /// Servers whose gateways' reports are to be read.
-    pub reports: Queue<Name>,
+    pub reports: WorkQueue<Name>,
 }

@@ -16,7 +16,7 @@ use crate::policy::diagnostic::{Diagnostic, Level};
 const KEPT: usize = 100;
 
 #[derive(Default)]
-pub struct Verdicts {
+pub struct PolicyDiagnostics {
     /// By UID.
     known: Mutex<HashMap<String, Known>>,
     none: Arc<Vec<Diagnostic>>,
@@ -33,7 +33,7 @@ struct Known {
     size: usize,
 }
 
-impl Verdicts {
+impl PolicyDiagnostics {
     /// The policy, with nothing but its targets if it was not understood, and why it is not accepted; empty if it is.
     pub fn of(&self, policy: &Loose<McpPolicy>) -> (Arc<McpPolicy>, Arc<Vec<Diagnostic>>) {
         let known = self.known(policy);
@@ -111,7 +111,7 @@ impl Verdicts {
     }
 }
 
-impl Verdicts {
+impl PolicyDiagnostics {
     fn kept(&self, mut findings: Vec<Diagnostic>) -> Arc<Vec<Diagnostic>> {
         if findings.is_empty() {
             return Arc::clone(&self.none);

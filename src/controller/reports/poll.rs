@@ -22,7 +22,7 @@ use crate::controller::reports::merge;
 use crate::controller::reports::schedule::Poll;
 use crate::controller::runtime::kinds::Kind;
 use crate::controller::runtime::objects::GatewayPod;
-use crate::controller::runtime::workqueue::Done;
+use crate::controller::runtime::workqueue::Action;
 use crate::controller::server::memory::ServerMemory;
 use crate::status::accounting::Account;
 use crate::status::report::{LARGEST, Report, ReportedCount};
@@ -73,9 +73,9 @@ enum ReadError {
 }
 
 /// Asks a server's pods again now.
-pub fn hurry(ctx: &Context, server: &Name) {
+pub fn poll_now(ctx: &Context, server: &Name) {
     if let Some(memory) = ctx.memory.known_server(server) {
-        memory.lock().polls.values_mut().for_each(Poll::hurry);
+        memory.lock().polls.values_mut().for_each(Poll::poll_now);
     }
     ctx.queues.reports.add(server.clone());
 }
@@ -85,7 +85,7 @@ pub async fn work(ctx: Arc<Context>) {
     loop {
         let name = ctx.queues.reports.next().await;
         let next = look(&ctx, &name).await;
-        let done = next.map_or(Done::Settled, Done::Later);
+        let done = next.map_or(Action::AwaitChange, Action::RequeueAfter);
         ctx.queues.reports.done(&name, done);
     }
 }
@@ -109,19 +109,19 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
         let ip = pod.ip?;
         let stored = {
             let mut memory = memory.lock();
-            take_turn(&mut memory, pod, Instant::now()).then(|| stored(&memory, pod.uid()))?
+            is_due(&mut memory, pod, Instant::now()).then(|| stored(&memory, pod.uid()))?
         };
         let address = SocketAddr::new(ip, ctx.args.report_port);
         let (bearer, memory) = (&bearer, &memory);
         Some(async move {
             let read = tokio::time::timeout(WITHIN, read(address, bearer, stored)).await;
             let read = read.unwrap_or(Err(ReadError::Late)).and_then(|mut report| {
-                match report.is_plausible(born(pod), jiff::Timestamp::now()) {
+                match report.is_plausible(pod_created_at(pod), jiff::Timestamp::now()) {
                     true => Ok(report),
                     false => Err(ReadError::Implausible),
                 }
             });
-            took(&mut memory.lock(), pod, read, Instant::now())
+            on_report(&mut memory.lock(), pod, read, Instant::now())
         })
     });
     let reads: Vec<_> = reads.collect();
@@ -139,7 +139,7 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
 }
 
 /// Since when a pod can have counted anything.
-fn born(pod: &GatewayPod) -> Option<jiff::Timestamp> {
+fn pod_created_at(pod: &GatewayPod) -> Option<jiff::Timestamp> {
     let created = kube::Resource::meta(pod).creation_timestamp.as_ref();
     created.map(|created| created.0)
 }
@@ -155,7 +155,7 @@ fn stored(memory: &ServerMemory, pod: &str) -> u64 {
 }
 
 /// Whether it is this pod's turn to be asked.
-fn take_turn(memory: &mut ServerMemory, pod: &GatewayPod, now: Instant) -> bool {
+fn is_due(memory: &mut ServerMemory, pod: &GatewayPod, now: Instant) -> bool {
     let poll = memory
         .polls
         .entry(pod.uid().to_owned())
@@ -174,7 +174,7 @@ fn take_turn(memory: &mut ServerMemory, pod: &GatewayPod, now: Instant) -> bool 
 }
 
 /// Keeps a report. True if the server should be looked at because of it.
-fn took(
+fn on_report(
     memory: &mut ServerMemory,
     pod: &GatewayPod,
     read: Result<Report, ReadError>,

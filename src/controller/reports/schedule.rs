@@ -22,7 +22,7 @@ pub struct Poll {
 
 impl Poll {
     /// To be asked now, and often if anything is waited for.
-    pub fn hurry(&mut self) {
+    pub fn poll_now(&mut self) {
         self.hurried = true;
         self.eager_since = None;
     }

@@ -19,7 +19,7 @@ use crate::controller::names::LEDGER_KEY;
 use crate::controller::reports::merge;
 use crate::controller::runtime::drift::WATCH_LAG;
 use crate::controller::runtime::kinds::Kind;
-use crate::controller::runtime::objects::Live;
+use crate::controller::runtime::objects::ObservedChild;
 use crate::controller::runtime::writer::{Children, WriteError, Written};
 use crate::controller::runtime::written::is_newer;
 use crate::controller::server::memory::ServerMemory;
@@ -189,9 +189,9 @@ fn stored(
     ctx: &Context,
     refs: &Refs,
     memory: &mut ServerMemory,
-    live: Option<&Live>,
+    live: Option<&ObservedChild>,
 ) -> Arc<Ledger> {
-    let newer = |live: &&Live| {
+    let newer = |live: &&ObservedChild| {
         let known = memory.ledger.as_ref();
         known.is_none_or(|(known, _)| is_newer(live.resource_version(), known))
     };

@@ -18,9 +18,9 @@ use crate::controller::context::Context;
 use crate::controller::key::{self, OperatorKey};
 use crate::controller::names::{BUNDLE_KEY, GATEWAY, Ident, UPSTREAM};
 use crate::controller::reports::poll;
-use crate::controller::runtime::drift::{self, Step, WATCH_LAG};
+use crate::controller::runtime::drift::{self, ChildAction, WATCH_LAG};
 use crate::controller::runtime::kinds::{Child, Kind};
-use crate::controller::runtime::objects::{GatewayPod, Live};
+use crate::controller::runtime::objects::{GatewayPod, ObservedChild};
 use crate::controller::runtime::writer::{self, Children, Created, WriteError, Written};
 use crate::controller::runtime::written::is_newer;
 use crate::controller::server::memory::{Delivered, ServerMemory};
@@ -54,7 +54,7 @@ pub fn stored_bundle(refs: &Refs, key: &OperatorKey, memory: &Remembered) -> Opt
 
 /// Takes a version of the ConfigMap in. What the operator did not sign, and what it signed before what is known to be in force,
 /// somebody else has put there.
-fn saw(memory: &mut ServerMemory, live: &Live, key: &OperatorKey) {
+fn saw(memory: &mut ServerMemory, live: &ObservedChild, key: &OperatorKey) {
     let known = memory.bundle.as_ref().map(|bundle| bundle.sequence);
     let newest = known.max(reported(memory));
     let found = read(live).filter(|bundle| {
@@ -85,7 +85,7 @@ fn reported(memory: &ServerMemory) -> Option<u64> {
         .max()
 }
 
-fn read(live: &Live) -> Option<Bundle> {
+fn read(live: &ObservedChild) -> Option<Bundle> {
     let text = live.data(BUNDLE_KEY)?;
     Bundle::parse(text.as_bytes()).ok()
 }
@@ -220,7 +220,7 @@ async fn one(
     let live = refs.children.get(&key).map(Arc::as_ref);
     let owner = writes.owner;
     let mut step = drift::step(&child, live, mark.as_ref(), owner, Instant::now());
-    if step == Step::Create {
+    if step == ChildAction::Create {
         match writes.create(&child).await.map_err(ServerError::Apply)? {
             Created::New(live) => {
                 remember(memory, &child, &live, false);
@@ -229,29 +229,29 @@ async fn one(
             // The caches did not have it yet, or somebody has taken its labels off.
             Created::Ours(live) => {
                 step = drift::step(&child, Some(&live), mark.as_ref(), owner, Instant::now());
-                if let Step::Apply { drift } = step {
+                if let ChildAction::Apply { drift } = step {
                     return write_over(writes, &child, &live, memory, drift).await;
                 }
             }
         }
     }
     match (step, live) {
-        (Step::Apply { drift }, Some(live)) => {
+        (ChildAction::Apply { drift }, Some(live)) => {
             write_over(writes, &child, live, memory, drift).await
         }
-        (Step::Wait(left), _) => Ok(Some(left)),
-        (Step::Foreign, _) => Err(ServerError::Apply(WriteError::Foreign {
+        (ChildAction::Wait(left), _) => Ok(Some(left)),
+        (ChildAction::Foreign, _) => Err(ServerError::Apply(WriteError::Foreign {
             kind: child.kind.as_str(),
             name: child.name,
         })),
-        (Step::Nothing | Step::Create | Step::Apply { .. }, _) => Ok(None),
+        (ChildAction::Nothing | ChildAction::Create | ChildAction::Apply { .. }, _) => Ok(None),
     }
 }
 
 async fn write_over(
     writes: &Children<'_>,
     child: &Child,
-    live: &Live,
+    live: &ObservedChild,
     memory: &Remembered,
     drift: bool,
 ) -> Result<Option<Duration>, ServerError> {
@@ -293,7 +293,7 @@ async fn write_over(
     Ok(None)
 }
 
-fn remember(memory: &Remembered, child: &Child, live: &Live, drift: bool) {
+fn remember(memory: &Remembered, child: &Child, live: &ObservedChild, drift: bool) {
     let key = (child.kind, child.name.clone());
     let mut memory = memory.lock();
     let mark = drift::mark(child, live, memory.marks.get(&key), drift, Instant::now());
@@ -430,7 +430,7 @@ async fn deliver(
         memory.delivering = Some((revision, now));
     }
     // The pods are asked at once whether they have it.
-    poll::hurry(ctx, &ident.key());
+    poll::poll_now(ctx, &ident.key());
     Ok(None)
 }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::api::server::McpServerStatus;
 use crate::controller::reports::merge::Reports;
 use crate::controller::reports::schedule::Poll;
-use crate::controller::runtime::drift::Mark;
+use crate::controller::runtime::drift::AppliedState;
 use crate::controller::runtime::kinds::Kind;
 use crate::controller::runtime::written::Written;
 use crate::controller::server::tampering::Tampering;
@@ -21,7 +21,7 @@ use crate::status::accounting::Ledger;
 #[derive(Default)]
 pub struct ServerMemory {
     pub uid: String,
-    pub marks: HashMap<(Kind, String), Mark>,
+    pub marks: HashMap<(Kind, String), AppliedState>,
     /// The newest bundle of the operator's that is known; changed by [`ServerMemory::knows`].
     pub bundle: Option<Arc<Bundle>>,
     /// What looks wrong about the policies in it.
@@ -46,7 +46,7 @@ pub struct ServerMemory {
     /// The newest instance of each pod.
     pub newest: BTreeMap<String, String>,
     /// It was reconciled since this replica leads, with whatever result.
-    pub looked_at: bool,
+    pub reconciled_once: bool,
     /// When each pod's report was read, and whether that worked.
     pub polls: HashMap<String, Poll>,
     /// The status as it was computed last: what policies are judged by.

@@ -9,7 +9,7 @@ use crate::api::condition::Reason;
 use crate::controller::context::Context;
 use crate::controller::metrics::Kind as Reconciled;
 use crate::controller::names::Name;
-use crate::controller::runtime::workqueue::Done;
+use crate::controller::runtime::workqueue::Action;
 use crate::controller::runtime::writer::WriteError;
 use crate::status::server::Refusal;
 
@@ -85,17 +85,17 @@ impl ServerError {
 }
 
 /// Brings one server about, as far as that can be done now.
-pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> {
+pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Action, ServerError> {
     let Some(refs) = fetch::fetch(ctx, name) else {
         // Again, as a reconciliation may have been under way when it went.
         forget(ctx, name);
-        return Ok(Done::Settled);
+        return Ok(Action::AwaitChange);
     };
     let memory = ctx.memory.server(name, &refs.ident.uid);
     if refs.object.metadata().deletion_timestamp.is_some() {
         // Owner references do the rest; somebody's finalizer may make it wait.
-        looked_at(ctx, &refs, &memory);
-        return Ok(Done::Settled);
+        reconciled_once(ctx, &refs, &memory);
+        return Ok(Action::AwaitChange);
     }
     if refs.namespace_unknown {
         let (namespace, server) = (&name.0, &name.1);
@@ -105,7 +105,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
             "a guardrail selects by labels of the namespace, and the operator does not know them yet; the server is reconciled \
              when it does (it needs the right to get namespaces)"
         );
-        return Ok(Done::Later(NAMESPACE_UNKNOWN_AGAIN));
+        return Ok(Action::RequeueAfter(NAMESPACE_UNKNOWN_AGAIN));
     }
     let key = ctx.key.get().ok_or(ServerError::NoKey)?;
     let stored = apply::stored_bundle(&refs, key, &memory);
@@ -114,7 +114,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
     let carried = refs.policies.iter().any(|policy| !policy.errors.is_empty());
     if carried && status::unheard(&refs, &memory) {
         ctx.queues.reports.add(name.clone());
-        return Ok(Done::Later(UNHEARD_AGAIN));
+        return Ok(Action::RequeueAfter(UNHEARD_AGAIN));
     }
     let mut compiled = std::mem::take(&mut memory.lock().compiled);
     let verdict = validate::validate(&refs, stored.as_deref(), key, &mut compiled);
@@ -151,7 +151,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
     let wrote = status::write(ctx, &refs, verdict.as_ref().ok(), refusal.as_ref(), &memory).await;
     // A status that cannot be written holds up no policy of this server.
     if !matches!(wrote, Ok(status::Wrote::Unknown)) {
-        looked_at(ctx, &refs, &memory);
+        reconciled_once(ctx, &refs, &memory);
     }
     let status_again = match wrote? {
         status::Wrote::Current => None,
@@ -171,7 +171,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
         .into_iter()
         .flatten()
         .min();
-    Ok(again.map_or(Done::Settled, Done::Later))
+    Ok(again.map_or(Action::AwaitChange, Action::RequeueAfter))
 }
 
 /// Events of what others changed of the server's objects.
@@ -182,8 +182,8 @@ fn tell_of_tampering(ctx: &Context, refs: &fetch::Refs, memory: &Remembered) {
 }
 
 /// The server has been looked at: policies may say what became of it. The first time they are told to.
-fn looked_at(ctx: &Context, refs: &fetch::Refs, memory: &Remembered) {
-    if !std::mem::replace(&mut memory.lock().looked_at, true) {
+fn reconciled_once(ctx: &Context, refs: &fetch::Refs, memory: &Remembered) {
+    if !std::mem::replace(&mut memory.lock().reconciled_once, true) {
         status::tell_policies(ctx, refs);
     }
 }

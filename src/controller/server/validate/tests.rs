@@ -7,7 +7,7 @@ use super::*;
 use crate::api::loose::Loose;
 use crate::api::policy::McpPolicy;
 use crate::controller::names::Ident;
-use crate::controller::policy::diagnostics::Verdicts;
+use crate::controller::policy::diagnostics::PolicyDiagnostics;
 use crate::policy::target;
 
 fn held(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Option<Bundle> {
@@ -29,7 +29,7 @@ fn refs(spec: Value, policies: &[(&str, u64, Value)]) -> Refs {
         "spec": spec,
     }))
     .unwrap();
-    let verdicts = Verdicts::default();
+    let verdicts = PolicyDiagnostics::default();
     let policies = policies
         .iter()
         .map(|(name, generation, spec)| {
@@ -220,7 +220,7 @@ fn guarded_by(mut refs: Refs, name: &str, rules: &Value) -> Refs {
         "spec": { "targetSelector": {}, "rules": rules },
     }))
     .unwrap();
-    let verdicts = Verdicts::default();
+    let verdicts = PolicyDiagnostics::default();
     let size = verdicts.size(&policy);
     let (policy, errors) = verdicts.of(&policy);
     let now = target::targets(&policy, refs.object.metadata(), None, "ops");
