@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::reports::poll;
 use super::{approval, cache_freshness, policy, server, triggers, watches};
@@ -281,23 +282,32 @@ async fn worker(ctx: Arc<Context>, kind: Kind) {
             continue;
         }
         let started = Instant::now();
-        let result: Result<Action, Failure> = match kind {
-            Kind::McpServer => server::reconcile(&ctx, &name).await.map_err(Failure::from),
-            Kind::McpPolicy => policy::reconcile(&ctx, &name).await.map_err(Failure::from),
-            Kind::McpApproval => approval::reconcile(&ctx, &name)
-                .await
-                .map_err(Failure::from),
+        let span = tracing::info_span!(
+            "reconcile",
+            kind = kind.as_str(),
+            namespace = name.0,
+            name = name.1
+        );
+        let reconcile = async {
+            match kind {
+                Kind::McpServer => server::reconcile(&ctx, &name).await.map_err(Failure::from),
+                Kind::McpPolicy => policy::reconcile(&ctx, &name).await.map_err(Failure::from),
+                Kind::McpApproval => approval::reconcile(&ctx, &name)
+                    .await
+                    .map_err(Failure::from),
+            }
         };
+        let result: Result<Action, Failure> = reconcile.instrument(span.clone()).await;
         count.inc();
         duration.observe(started.elapsed().as_secs_f64());
         let done = result.unwrap_or_else(|error| {
-            let (namespace, name) = (&name.0, &name.1);
+            let _entered = span.enter();
             if error.is_usual() {
-                tracing::debug!(kind = kind.as_str(), namespace, name, %error, "trying again");
+                tracing::debug!(%error, "trying again");
             } else {
                 errors.inc();
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(kind = kind.as_str(), namespace, name, %error, cause, "trying again");
+                tracing::warn!(%error, cause, "trying again");
             }
             Action::Backoff
         });

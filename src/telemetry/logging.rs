@@ -26,7 +26,11 @@ pub fn start(format: Format, default_filter: &str) {
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let started = match format {
         Format::Text => builder.with_ansi(colour).try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
+        Format::Json => builder
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .try_init(),
     };
     if let Err(error) = started {
         tracing::debug!(%error, "the log was started before");

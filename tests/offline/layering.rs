@@ -106,6 +106,36 @@ fn modules_import_only_what_the_table_allows() {
     assert_eq!(wrong, BTreeSet::new());
 }
 
+/// What `controller/runtime` may name of the operator: what things are called, and its metrics.
+const OF_RUNTIME: &[&str] = &["names", "metrics", "runtime"];
+
+#[test]
+fn the_operators_runtime_names_nothing_of_portcullis() {
+    let mut wrong = BTreeSet::new();
+    let files = sources();
+    let runtime = files
+        .iter()
+        .filter(|(path, _)| path.starts_with("controller/runtime/"));
+    for (path, text) in runtime {
+        let code = code(&without_tests(text));
+        if code.contains("Mcp") {
+            wrong.insert(format!("{path} names a kind of Portcullis"));
+        }
+        for used in crate_paths(&code) {
+            let mut parts = used.split("::");
+            let allowed = match (parts.next(), parts.next()) {
+                (Some("controller"), Some(part)) => OF_RUNTIME.contains(&part),
+                (Some("api"), Some(part)) => matches!(part, "raw" | "GROUP" | "API_VERSION"),
+                _ => false,
+            };
+            if !allowed {
+                wrong.insert(format!("{path} uses crate::{used}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 #[test]
 fn pure_modules_touch_nothing_outside() {
     let mut wrong = BTreeSet::new();

@@ -8,6 +8,7 @@ mod bounds;
 mod chart;
 mod circles;
 mod crds;
+mod docs;
 mod examples;
 mod generated;
 mod import;

@@ -12,6 +12,7 @@ use kube::Resource;
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use serde::de::DeserializeOwned;
+use tracing::Instrument as _;
 
 use super::store::{ObjectEvent, Store};
 
@@ -68,18 +69,21 @@ pub async fn follow_as<K>(
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let mut first = true;
-    loop {
-        let stream = watcher(api.clone(), config.clone()).default_backoff();
-        feed(stream, kind, scope.as_deref(), &sink, &mut first).await;
-        tokio::time::sleep(RELIST_DELAY).await;
-    }
+    let span = tracing::info_span!("watch", kind, scope);
+    let watching = async {
+        let mut first = true;
+        loop {
+            let stream = watcher(api.clone(), config.clone()).default_backoff();
+            feed(stream, scope.as_deref(), &sink, &mut first).await;
+            tokio::time::sleep(RELIST_DELAY).await;
+        }
+    };
+    watching.instrument(span).await
 }
 
 /// Takes what a watch brings, until it has to start again with a list.
 async fn feed<K: Resource>(
     stream: impl futures_util::Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
-    kind: &str,
     scope: Option<&str>,
     sink: &impl Sink<K>,
     first: &mut bool,
@@ -102,7 +106,7 @@ async fn feed<K: Resource>(
                 if is_forbidden(&error) && sink.may_go_without() && sink.store().give_up(first) {
                     sink.forbidden();
                 }
-                tracing::warn!(kind, scope, %error, "a watch failed; retrying");
+                tracing::warn!(%error, "a watch failed; retrying");
                 if is_gone(&error) {
                     return;
                 }

@@ -383,3 +383,157 @@ pub async fn secret(client: &Client, body: &Value, namespace: &str) -> Result<bo
         Err(error) => Err(fail(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::runtime::scripted::{Exchange, Script, answer, refusal};
+    use http::Method;
+
+    const PATH: &str = "/api/v1/namespaces/ml/configmaps";
+
+    fn child() -> Child {
+        Child {
+            kind: Kind::ConfigMap,
+            name: "mlflow-gateway".to_owned(),
+            body: json!({
+                "apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {"name": "mlflow-gateway", "namespace": "ml"}, "data": {"bundle.json": "{}"},
+            }),
+        }
+    }
+
+    /// The same as the API server has it, owned by that UID.
+    fn live(owner: &str) -> Value {
+        let mut body = child().body;
+        body["metadata"]["uid"] = json!("uid-of-the-map");
+        body["metadata"]["resourceVersion"] = json!("7");
+        body["metadata"]["labels"] = json!({"portcullis.dev/server": "mlflow"});
+        body["metadata"]["ownerReferences"] = json!([{
+            "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "name": "mlflow", "uid": owner, "controller": true,
+        }]);
+        body
+    }
+
+    fn taken() -> Exchange {
+        answer(Method::POST, &[PATH], 409, refusal(409, "AlreadyExists"))
+    }
+
+    fn got(status: u16, body: Value) -> Exchange {
+        answer(Method::GET, &[PATH, "/mlflow-gateway"], status, body)
+    }
+
+    fn writes(client: &Client) -> Children<'_> {
+        Children {
+            client,
+            namespace: "ml",
+            owner: "owner",
+        }
+    }
+
+    #[tokio::test]
+    async fn a_create_whose_name_is_taken_adopts_what_is_ours_and_leaves_the_rest_alone() {
+        let script = Script::new(vec![taken(), got(200, live("owner"))]);
+        let created = writes(&script.client()).create(&child()).await;
+        assert!(matches!(created, Ok(Created::Ours(_))));
+        for there in [got(200, live("another")), got(404, refusal(404, "NotFound"))] {
+            let script = Script::new(vec![taken(), there]);
+            let created = writes(&script.client()).create(&child()).await;
+            let Err(WriteError::Foreign { kind, name }) = created else {
+                panic!("it was taken for ours");
+            };
+            assert_eq!((kind, &*name), ("ConfigMap", "mlflow-gateway"));
+            // Nothing was written.
+            let methods: Vec<String> = script.asked().into_iter().map(|(what, _)| what).collect();
+            assert!(methods.iter().skip(1).all(|what| what.starts_with("GET ")), "{methods:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn refusals_say_whether_the_spec_has_to_change_or_the_moment() {
+        let ending = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Forbidden", "code": 403,
+            "message": "the namespace is being terminated",
+            "details": {"causes": [{"reason": "NamespaceTerminating", "message": "it is being terminated"}]},
+        });
+        let cases = [
+            (403, refusal(403, "Forbidden"), Some(true)),
+            (422, refusal(422, "Invalid"), Some(false)),
+            (400, refusal(400, "BadRequest"), Some(false)),
+            (413, refusal(413, "RequestEntityTooLarge"), Some(false)),
+            (403, ending, None),
+            (429, refusal(429, "TooManyRequests"), None),
+            (500, refusal(500, "InternalError"), None),
+        ];
+        for (status, body, expected) in cases {
+            let script = Script::new(vec![answer(Method::POST, &[PATH], status, body.clone())]);
+            let error = writes(&script.client()).create(&child()).await.err().unwrap();
+            let found = match error {
+                WriteError::Refused { forbidden, .. } => Some(forbidden),
+                WriteError::Api { .. } => None,
+                other => panic!("{status}: {other}"),
+            };
+            assert_eq!(found, expected, "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bundle_is_written_over_the_version_that_was_seen_only() {
+        let put = |status, body| answer(Method::PUT, &[PATH, "/mlflow-gateway"], status, body);
+        let conflict = || put(409, refusal(409, "Conflict"));
+        // In time.
+        let script = Script::new(vec![put(200, live("owner"))]);
+        let written = writes(&script.client()).write(&child(), Some("7"), true).await;
+        assert!(matches!(written, Ok(Written::Now(_))));
+        let (_, body) = &script.asked()[0];
+        assert_eq!(body["metadata"]["resourceVersion"], "7");
+        // Somebody was faster: the watch brings what is there.
+        let script = Script::new(vec![conflict()]);
+        let written = writes(&script.client()).write(&child(), Some("7"), true).await;
+        assert!(matches!(written, Err(WriteError::Conflict { .. })));
+        // No watch brings an object whose labels were taken off: it is read.
+        let script = Script::new(vec![conflict(), taken(), got(200, live("owner"))]);
+        let written = writes(&script.client()).write(&child(), Some("7"), false).await;
+        assert!(matches!(written, Ok(Written::Otherwise(_))));
+        // Gone: it is made again.
+        let gone = put(404, refusal(404, "NotFound"));
+        let made = answer(Method::POST, &[PATH], 201, live("owner"));
+        let script = Script::new(vec![gone, made]);
+        let written = writes(&script.client()).write(&child(), Some("7"), true).await;
+        assert!(matches!(written, Ok(Written::Now(_))) && script.is_done());
+    }
+
+    #[tokio::test]
+    async fn what_somebody_put_in_place_of_ours_is_replaced_where_an_apply_does_not_fit() {
+        let patch = |status, body| answer(Method::PATCH, &[PATH, "/mlflow-gateway"], status, body);
+        let script = Script::new(vec![
+            got(200, live("owner")),
+            patch(422, refusal(422, "Invalid")),
+            patch(200, live("owner")),
+        ]);
+        let applied = writes(&script.client()).apply(&child(), "uid-of-the-map", true).await;
+        assert!(applied.is_ok() && script.is_done());
+        // Every write names the object that was seen.
+        for (what, body) in script.asked().iter().filter(|(what, _)| what.starts_with("PATCH")) {
+            assert_eq!(body["metadata"]["uid"], "uid-of-the-map", "{what}");
+        }
+        let script = Script::new(vec![
+            got(200, live("owner")),
+            patch(422, refusal(422, "Invalid")),
+        ]);
+        let applied = writes(&script.client()).apply(&child(), "uid-of-the-map", false).await;
+        assert!(matches!(applied, Err(WriteError::Refused { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_delete_names_the_object_that_was_seen_and_one_that_is_gone_is_fine() {
+        let gone = answer(Method::DELETE, &[PATH], 404, refusal(404, "NotFound"));
+        let script = Script::new(vec![gone]);
+        let seen: ObservedChild = serde_json::from_value(live("owner")).unwrap();
+        let client = script.client();
+        let deleted = writes(&client).delete(Kind::ConfigMap, &seen, "mlflow-gateway").await;
+        assert!(deleted.is_ok());
+        let (_, body) = &script.asked()[0];
+        assert_eq!(body["preconditions"]["uid"], "uid-of-the-map");
+    }
+}
