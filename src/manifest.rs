@@ -11,7 +11,7 @@ pub mod survey;
 mod tree;
 
 pub use object::{Object, Secret};
-pub use survey::{Lost, Survey};
+pub use survey::{BrokenPolicy, Lost, Survey};
 pub use tree::Position;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};

@@ -118,6 +118,14 @@ impl McpPolicySpec {
         self.mode.unwrap_or(Mode::Enforce)
     }
 
+    /// Whether it says nothing about any call.
+    pub fn is_empty(&self) -> bool {
+        self.default_action.is_none()
+            && self.rules.is_empty()
+            && self.prompts.is_empty()
+            && self.resources.is_empty()
+    }
+
     /// Keys that no field has, in the places where a misspelt key could loosen a rule.
     pub fn unknown_fields(&self) -> Vec<UnknownField> {
         let mut found = Collector::default();

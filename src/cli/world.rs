@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::output::Failure;
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
-use crate::manifest::{self, Located, Object, Position, Survey};
+use crate::manifest::{self, BrokenPolicy, Located, Object, Position, Survey};
 use crate::policy::bundle::{Blocked, Bundle};
 use crate::policy::compile::{diagnose_policy, diagnose_server, unsupported};
 use crate::policy::diagnostic::{Diagnostic, Level};
@@ -36,6 +36,8 @@ pub struct World {
     pub servers: Vec<Located<McpServer>>,
     /// Policies, in the order of the files.
     pub policies: Vec<Located<McpPolicy>>,
+    /// Policies that have errors, with nothing but their targets.
+    pub broken: Vec<BrokenPolicy>,
     /// Secrets by namespace and name.
     pub secrets: BTreeMap<Name, BTreeMap<String, Vec<u8>>>,
     /// Secrets that are not in the files.
@@ -75,7 +77,12 @@ impl World {
     pub fn reload(survey: Survey, before: &World) -> (World, Vec<Finding>) {
         let mut world = World::of(survey.manifests, &before.operator_namespace);
         let mut findings: Vec<Finding> = survey.errors.into_iter().map(Finding::from).collect();
+        world.broken = survey.broken;
+        for broken in &mut world.broken {
+            broken.policy.metadata.uid = Some(uid(&broken.policy.metadata));
+        }
         findings.extend(world.keep_lost(before, &survey.lost));
+        findings.extend(world.keep_aimless(before));
         (world, findings)
     }
 

@@ -10,7 +10,7 @@ use super::live::Live;
 use super::server::kinds::{Child, Kind};
 
 /// Fields of pods, containers and Services that widen what runs, whoever manages them. No default of the API server's adds one.
-const WIDENING: [&str; 27] = [
+const WIDENING: [&str; 29] = [
     "hostNetwork",
     "hostPID",
     "hostIPC",
@@ -37,6 +37,8 @@ const WIDENING: [&str; 27] = [
     "hostIP",
     "privileged",
     "procMount",
+    "resourceClaims",
+    "claims",
     "externalIPs",
 ];
 /// Fields whose change does no harm: others may want to decide on them. Where they fight over them, there are pauses.

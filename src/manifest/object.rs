@@ -7,7 +7,7 @@ use super::{
     schema::{self, Fault},
     tree::{Content, Node, Position, join},
 };
-use crate::api::{self, policy::McpPolicy, server::McpServer};
+use crate::api::{self, loose::Loose, policy::McpPolicy, server::McpServer};
 use base64::Engine as _;
 use kube::core::cel::Validator;
 use serde::de::DeserializeOwned;
@@ -243,6 +243,27 @@ pub(super) fn name(document: &Node) -> Option<(String, String)> {
     let namespace = metadata.get("namespace").and_then(Node::text);
     let name = metadata.get("name").and_then(Node::text)?;
     Some((namespace.unwrap_or("default").to_owned(), name.to_owned()))
+}
+
+/// What a document with errors is for, if it may be meant as a policy: nothing else has targets.
+pub(super) fn targets(document: &Node) -> Option<McpPolicy> {
+    let spec = document.get("spec")?;
+    if spec.get("targetRefs").is_none() && spec.get("targetSelector").is_none() {
+        return None;
+    }
+    let text = document.json().to_string();
+    let policy: Loose<McpPolicy> = serde_json::from_str(&text).ok()?;
+    let mut policy = match policy.object() {
+        Ok(policy) => McpPolicy::clone(policy),
+        Err(undecoded) => undecoded.targets_only(),
+    };
+    let (namespace, name) = name(document).unwrap_or_else(|| {
+        let unknown = || "default".to_owned();
+        (unknown(), unknown())
+    });
+    policy.metadata.namespace = Some(namespace);
+    policy.metadata.name = Some(name);
+    Some(policy)
 }
 
 /// What a person probably meant who wrote an apiVersion or a kind that is nearly one that is read: which of the two is wrong,

@@ -7,6 +7,7 @@
 use super::object::{self, Object, Read};
 use super::tree::{self, Node};
 use super::{Ignored, Located, ManifestError, Manifests};
+use crate::api::policy::McpPolicy;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
@@ -29,12 +30,23 @@ pub struct Survey {
     pub errors: Vec<ManifestError>,
     /// What is still there and cannot be read as what it may have been before.
     pub lost: Vec<Lost>,
+    /// Policies that have errors, with nothing but their targets.
+    pub broken: Vec<BrokenPolicy>,
+}
+
+/// A policy that cannot be read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BrokenPolicy {
+    /// The policy, with nothing but its targets, as far as they can be read.
+    pub policy: McpPolicy,
+    /// The first error.
+    pub message: String,
 }
 
 /// A document, or a whole file, that may have been an object before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
-    /// The file that the object was read from; any if absent.
+    /// The file that the object was read from, or a folder around it; any if absent.
     pub file: Option<String>,
     /// Namespace and name of the object; any if absent.
     pub name: Option<(String, String)>,
@@ -45,7 +57,9 @@ pub struct Lost {
 impl Lost {
     /// Whether this may be the object of that name that was read from that file.
     pub fn may_be(&self, file: &str, namespace: &str, name: &str) -> bool {
-        self.file.as_deref().is_none_or(|own| own == file)
+        self.file
+            .as_deref()
+            .is_none_or(|own| Path::new(file).starts_with(own))
             && self
                 .name
                 .as_ref()
@@ -79,6 +93,15 @@ pub(super) fn documents_of(file: &str, text: &str) -> Survey {
             Some(items) => items.iter().for_each(|item| survey.document(file, item)),
             None => survey.document(file, document),
         }
+    }
+    let Manifests { objects, ignored } = &survey.manifests;
+    if objects.is_empty() && ignored.is_empty() && survey.lost.is_empty() {
+        // A file that is emptied before it is written again looks like this for a moment.
+        survey.lost.push(Lost {
+            file: Some(file.to_owned()),
+            name: None,
+            why: format!("{file} holds no document"),
+        });
     }
     survey
 }
@@ -146,6 +169,13 @@ impl Survey {
             }
             Ok(Read::Nothing) => {}
             Err(faults) => {
+                if let (Some(policy), Some(first)) = (object::targets(document), faults.first()) {
+                    let message = match first.path.as_str() {
+                        "" => first.message.clone(),
+                        path => format!("{path}: {}", first.message),
+                    };
+                    self.broken.push(BrokenPolicy { policy, message });
+                }
                 let name = object::name(document);
                 self.lost.push(Lost {
                     file: name.is_none().then(|| file.to_owned()),
@@ -168,6 +198,7 @@ impl Survey {
         self.manifests.ignored.extend(other.manifests.ignored);
         self.errors.extend(other.errors);
         self.lost.extend(other.lost);
+        self.broken.extend(other.broken);
     }
 
     fn stray(&mut self, stray: &Stray) {
@@ -199,6 +230,10 @@ impl Survey {
             })
             .collect();
         self.lost.extend(lost);
+        if stray.is_hidden {
+            // Editors and synchronizers leave such files behind.
+            return;
+        }
         self.errors.push(ManifestError {
             file,
             at: tree::Position::default(),
@@ -223,6 +258,11 @@ pub fn paths(paths: &[PathBuf]) -> Survey {
             }
         };
         strays.extend(found.strays);
+        survey.lost.extend(found.folders.iter().map(|folder| Lost {
+            file: Some(folder.display().to_string()),
+            name: None,
+            why: format!("{} is a folder", folder.display()),
+        }));
         if found.files.is_empty() {
             survey.errors.push(ManifestError {
                 message:
@@ -301,6 +341,8 @@ pub(crate) fn contents(file: &Path) -> io::Result<String> {
 pub(crate) struct Files {
     /// Those that are read, sorted.
     pub files: Vec<PathBuf>,
+    /// Folders in the place of such a file.
+    pub folders: Vec<PathBuf>,
     /// Those that a person may take for files that are read.
     pub strays: Vec<Stray>,
 }
@@ -310,6 +352,8 @@ pub(crate) struct Stray {
     pub path: PathBuf,
     /// The file that it may have been when it was read.
     before: PathBuf,
+    /// Its name begins with a dot.
+    is_hidden: bool,
     why: String,
 }
 
@@ -330,6 +374,9 @@ impl Stray {
         if found.manifests.objects.is_empty() && found.errors.is_empty() {
             return None;
         }
+        if self.is_hidden && found.manifests.objects.is_empty() {
+            return None;
+        }
         let is_yaml = found.lost.iter().all(|lost| lost.name.is_some());
         (has_manifest_name(&self.path, true) || (is_yaml && !found.manifests.objects.is_empty()))
             .then_some(found)
@@ -348,27 +395,39 @@ fn has_manifest_name(path: &Path, any_case: bool) -> bool {
 pub(crate) fn files(path: &Path) -> io::Result<Files> {
     let mut found = Files {
         files: Vec::new(),
+        folders: Vec::new(),
         strays: Vec::new(),
     };
     if !fs::metadata(path)?.is_dir() {
         found.files.push(path.to_owned());
         return Ok(found);
     }
-    for entry in visible(path)? {
+    for entry in entries(path)? {
         // Through links, as mounted ConfigMaps are made of them.
         let metadata = fs::metadata(&entry);
         let is_folder = metadata.as_ref().is_ok_and(fs::Metadata::is_dir);
-        if is_folder {
+        if let Some(before) = unhidden(&entry) {
+            if has_manifest_name(&entry, false) && metadata.is_ok_and(|found| found.is_file()) {
+                found.stray(Stray {
+                    before,
+                    path: entry,
+                    is_hidden: true,
+                    why: "its name begins with a dot".to_owned(),
+                });
+            }
+        } else if is_folder {
+            if has_manifest_name(&entry, false) {
+                found.folders.push(entry.clone());
+            }
             found.below(path, &entry, 1);
         } else if has_manifest_name(&entry, false) {
-            // A link to nowhere cannot be read, which is an error and not an absence.
-            if metadata.is_err() || metadata.is_ok_and(|metadata| metadata.is_file()) {
-                found.files.push(entry);
-            }
+            // A link to nowhere, or a pipe, cannot be read, which is an error and not an absence.
+            found.files.push(entry);
         } else {
             found.stray(Stray {
                 before: entry.with_extension("yaml"),
                 path: entry,
+                is_hidden: false,
                 why: "its name must end with .yaml, .yml or .json; rename it, or move it elsewhere"
                     .to_owned(),
             });
@@ -379,18 +438,23 @@ pub(crate) fn files(path: &Path) -> io::Result<Files> {
     Ok(found)
 }
 
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.path()))
+        .collect()
+}
+
 fn visible(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut entries = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path
-            .file_name()
-            .is_some_and(|name| !name.to_string_lossy().starts_with('.'))
-        {
-            entries.push(path);
-        }
-    }
+    let mut entries = entries(folder)?;
+    entries.retain(|path| unhidden(path).is_none());
     Ok(entries)
+}
+
+/// The path of a hidden file without the dots in front of its name; None if it is not hidden.
+fn unhidden(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_string_lossy();
+    let plain = name.strip_prefix('.')?.trim_start_matches('.');
+    Some(path.with_file_name(plain))
 }
 
 impl Files {
@@ -415,6 +479,7 @@ impl Files {
             {
                 self.stray(Stray {
                     before: root.join(name),
+                    is_hidden: false,
                     why: format!(
                         "folders below the one that is named are left alone; move it up, or name {} too",
                         folder.display()

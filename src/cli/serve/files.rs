@@ -44,10 +44,11 @@ fn fingerprint(paths: &[PathBuf], secrets: Option<&Path>) -> u64 {
     let mut hasher = DefaultHasher::new();
     super::secrets::read(secrets).hash(&mut hasher);
     for path in paths {
-        let (files, strays) = match survey::files(path) {
-            Ok(found) => (found.files, found.strays),
-            Err(_) => (vec![path.clone()], Vec::new()),
+        let (files, folders, strays) = match survey::files(path) {
+            Ok(found) => (found.files, found.folders, found.strays),
+            Err(_) => (vec![path.clone()], Vec::new(), Vec::new()),
         };
+        folders.hash(&mut hasher);
         for file in files {
             file.hash(&mut hasher);
             // What cannot be read is reported when it is loaded.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Finding, Name, World, name_of};
+use super::{Finding, Name, World, finding, name_of};
 use crate::api::policy::McpPolicy;
 use crate::policy::diagnostic::Level;
 
@@ -22,11 +22,23 @@ impl Accepted {
         for policy in &world.policies {
             let name = name_of(&policy.object.metadata);
             present.insert(name.clone());
-            let errors: Vec<Finding> = world
+            let mut errors: Vec<Finding> = world
                 .policy_findings(policy)
                 .into_iter()
                 .filter(|finding| finding.level == Level::Error)
                 .collect();
+            let before = self.policies.get(&name);
+            if policy.object.spec.is_empty() && before.is_some_and(|before| !before.spec.is_empty())
+            {
+                // A file that is being written is valid as far as it has come, but for its rules.
+                errors.push(finding(
+                    policy,
+                    "McpPolicy",
+                    &policy.object.metadata,
+                    "spec",
+                    "it has no rules any more, so its previous form stays in force; write rules, or remove the document".to_owned(),
+                ));
+            }
             match errors.first() {
                 None => self.accept(name, &policy.object),
                 Some(first) => {
@@ -38,6 +50,11 @@ impl Accepted {
             }
         }
         self.policies.retain(|name, _| present.contains(name));
+        let never_right = world.broken.iter().filter(|broken| {
+            let name = name_of(&broken.policy.metadata);
+            !self.policies.contains_key(&name)
+        });
+        blocked.extend(never_right.map(|one| (one.policy.clone(), one.message.clone())));
         (findings, blocked)
     }
 

@@ -4,6 +4,7 @@
 //! not do: keep what was removed. A rule must not go because the apiVersion above it was misspelt.
 
 use super::{Finding, Name, World, finding, name_of};
+use crate::api::policy::McpPolicy;
 use crate::manifest::{Located, Lost, Position};
 use crate::policy::diagnostic::Level;
 use kube::Resource;
@@ -43,6 +44,50 @@ impl World {
                 format!("Secret {}/{}", name.0, name.1),
                 why,
             ));
+        }
+        findings
+    }
+
+    /// Keeps policies that were for servers which are still there, and whose documents are now for none: a misspelt target, label,
+    /// name or namespace must not take a rule out of force.
+    pub(super) fn keep_aimless(&mut self, before: &World) -> Vec<Finding> {
+        let known = names(&before.policies);
+        let mut findings = Vec::new();
+        for old in &before.policies {
+            let aims = |world: &World, policy: &McpPolicy| {
+                world
+                    .servers
+                    .iter()
+                    .any(|server| world.targets(policy, &server.object))
+            };
+            if !aims(before, &old.object) || !aims(self, &old.object) {
+                continue;
+            }
+            let name = name_of(&old.object.metadata);
+            let same = |one: &&Located<McpPolicy>| name_of(&one.object.metadata) == name;
+            let renamed = |one: &&Located<McpPolicy>| {
+                one.file == old.file && !known.contains(&name_of(&one.object.metadata))
+            };
+            let now = match self.policies.iter().find(same) {
+                Some(now) => Some(now),
+                None => self
+                    .policies
+                    .iter()
+                    .filter(renamed)
+                    .find(|one| !aims(self, &one.object)),
+            };
+            let Some(now) = now.filter(|now| !aims(self, &now.object)) else {
+                continue;
+            };
+            let why = format!(
+                "the document in {}:{} is for no McpServer of these files",
+                now.file, now.at.line
+            );
+            let metadata = &now.object.metadata;
+            findings.push(finding(now, "McpPolicy", metadata, "spec", kept(&why)));
+            self.policies
+                .retain(|one| name_of(&one.object.metadata) != name);
+            self.policies.push(old.clone());
         }
         findings
     }

@@ -137,3 +137,152 @@ fn a_mistake_in_one_file_keeps_nothing_in_another_out_of_force() {
     std::fs::remove_file(serve.path("notes.yaml")).unwrap();
     serve.says(TAKEN);
 }
+
+/// A `serve` in which one policy allows what another one denies.
+fn guarded() -> (Serve, String) {
+    let mut serve = Serve::start(ALLOW);
+    serve.put("guard.yaml", &guard());
+    serve.says(TAKEN);
+    let session = serve.session();
+    assert!(is_error(&serve.echo(&session, "x")));
+    (serve, session)
+}
+
+fn guard() -> String {
+    policy_yaml(DENY).replace("name: rules", "name: guard")
+}
+
+#[test]
+fn a_policy_stays_in_force_while_its_file_holds_nothing_that_can_be_read() {
+    let (mut serve, session) = guarded();
+    let (head, _) = guard()
+        .split_once("  rules:")
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .unwrap();
+    let commented: String = guard().lines().map(|line| format!("# {line}\n")).collect();
+    let contents = [
+        "",
+        "# nothing\n",
+        "null\n",
+        "---\n---\n",
+        &commented,
+        &head,
+        "apiVersion: v1\nkind: List\nitems: []\n",
+        "apiVersion: portcullis.dev/v1alpha1\nkind: McpPolicyList\nitems: []\n",
+    ];
+    for text in contents {
+        serve.put("guard.yaml", text);
+        serve.says(KEPT);
+        assert!(is_error(&serve.echo(&session, "x")), "{text}");
+        let problems = serve.problems();
+        assert!(problems.contains("guard"), "{text}: {problems}");
+        serve.put("guard.yaml", &guard());
+        serve.says(TAKEN);
+    }
+    // What is not a file any more, or has a name that is not read.
+    let path = serve.path("guard.yaml");
+    serve.rename("guard.yaml", ".guard.yaml");
+    serve.says(KEPT);
+    assert!(is_error(&serve.echo(&session, "x")));
+    std::fs::create_dir(&path).unwrap();
+    serve.says(KEPT);
+    std::fs::remove_file(serve.path(".guard.yaml")).unwrap();
+    assert!(is_error(&serve.echo(&session, "x")));
+    std::fs::remove_dir(&path).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    serve.says(KEPT);
+    assert!(is_error(&serve.echo(&session, "x")));
+    std::fs::remove_file(&path).unwrap();
+    serve.says("McpPolicy ml/guard is no longer in the files");
+    serve.says(TAKEN);
+    assert!(!is_error(&serve.echo(&session, "x")));
+}
+
+#[test]
+fn a_folder_that_cannot_be_read_takes_nothing_out_of_force() {
+    let (mut serve, session) = guarded();
+    let (files, away) = (
+        serve.folder.path().join("files"),
+        serve.folder.path().join("away"),
+    );
+    std::fs::rename(&files, &away).unwrap();
+    serve.says(KEPT);
+    assert!(
+        !serve.seen.contains("no longer in the files"),
+        "{}",
+        serve.seen
+    );
+    assert!(is_error(&serve.echo(&session, "x")));
+    std::fs::rename(&away, &files).unwrap();
+    serve.says(TAKEN);
+    assert!(is_error(&serve.echo(&session, "x")));
+}
+
+#[test]
+fn a_misspelt_target_or_name_takes_no_policy_out_of_force() {
+    let (mut serve, session) = guarded();
+    let documents = [
+        guard().replace("namespace: ml", "namespace: mll"),
+        guard().replace(", namespace: ml", ""),
+        guard().replace("name: scripted", "name: scriptd"),
+        guard().replace(
+            "targetRefs: [{ group: portcullis.dev, kind: McpServer, name: scripted }]",
+            "targetSelector: { matchLabels: { team: none } }",
+        ),
+    ];
+    for document in documents {
+        serve.put("guard.yaml", &document);
+        serve.says(KEPT);
+        assert!(is_error(&serve.echo(&session, "x")), "{document}");
+        let problems = serve.problems();
+        assert!(problems.contains("is for no McpServer"), "{problems}");
+        serve.put("guard.yaml", &guard());
+        serve.says(TAKEN);
+    }
+    // Another name with the same servers is the author's to choose.
+    serve.put(
+        "guard.yaml",
+        &guard().replace("name: guard", "name: sentry"),
+    );
+    serve.says(TAKEN);
+    assert!(is_error(&serve.echo(&session, "x")));
+}
+
+#[test]
+fn a_policy_that_was_never_right_closes_its_servers_until_it_is() {
+    let mut serve = Serve::start(ALLOW);
+    let session = serve.session();
+    let broken = [
+        guard().replace("name: echo", "name: no"),
+        guard().replace("action:", "acton:"),
+        guard().replace("action: Deny", "action: null"),
+        guard().replace("kind: McpPolicy", "kind: McpPolcy"),
+        guard().replace("v1alpha1", "v1alpha2"),
+    ];
+    for document in broken {
+        assert!(!is_error(&serve.echo(&session, "x")));
+        serve.put("guard.yaml", &document);
+        serve.says(KEPT);
+        assert!(is_error(&serve.echo(&session, "x")), "{document}");
+        let problems = serve.problems();
+        assert!(problems.contains("guard"), "{problems}");
+        std::fs::remove_file(serve.path("guard.yaml")).unwrap();
+        serve.says(TAKEN);
+    }
+    // It closes no others.
+    serve.put(
+        "guard.yaml",
+        &guard()
+            .replace("name: echo", "name: no")
+            .replace("name: scripted", "name: other"),
+    );
+    serve.says(KEPT);
+    assert!(!is_error(&serve.echo(&session, "x")));
+}
