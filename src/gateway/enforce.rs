@@ -210,7 +210,7 @@ pub async fn tool_call(
     in_flight.watch(under_way.ambiguity());
     let params = call.request.params.as_ref();
     // Made while the record is written. A call is never run as a task, as no row has `task`: the
-    // capability is not declared, and then the field is to be ignored (2025-11-25, Tasks, "Task
+    // capability is not declared, and then the field must be ignored (2025-11-25, Tasks, "Task
     // Support Is Optional").
     let permit = Permit::decided(
         granted,

@@ -13,4 +13,5 @@ mod generated;
 mod import;
 mod layering;
 mod security;
+mod type_names;
 mod validate;

@@ -23,7 +23,7 @@ const RETENTION: SignedDuration = SignedDuration::from_hours(168);
 /// And no more than this many of them: those that were withdrawn leave first, as callers can make
 /// many, then the oldest.
 const MAX_FINISHED: usize = 1_000;
-/// Where nothing expires, it is looked at again after this long.
+/// Where nothing expires, the next check comes after this long.
 const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// McpApprovals in this process's memory.

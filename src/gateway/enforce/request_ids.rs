@@ -55,13 +55,13 @@ impl Hasher for AlreadyRandom {
 
 /// Every request of a gateway's clients that is under way.
 #[derive(Clone, Debug, Default)]
-pub struct RequestIds(Arc<Table>);
+pub struct RequestIds(Arc<RequestTable>);
 
 type RequestsBySession =
     HashMap<SessionKey, Vec<ForwardedRequest>, BuildHasherDefault<AlreadyRandom>>;
 
 #[derive(Debug, Default)]
-struct Table {
+struct RequestTable {
     numbers: Numbers,
     sessions: Mutex<HashMap<SessionKey, Vec<ForwardedRequest>, BuildHasherDefault<AlreadyRandom>>>,
 }
@@ -119,13 +119,13 @@ impl RequestIds {
     }
 }
 
-impl Table {
+impl RequestTable {
     fn lock(&self) -> MutexGuard<'_, RequestsBySession> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A request under way that is to be cancelled. Only [`RequestIds::cancel`] and
+/// A request in progress that has to be cancelled. Only [`RequestIds::cancel`] and
 /// [`RequestIdGuard::give_up`] make one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Cancelled(i64);
@@ -140,7 +140,7 @@ impl Cancelled {
 /// One request under way.
 #[derive(Debug)]
 pub struct RequestIdGuard {
-    of: Arc<Table>,
+    of: Arc<RequestTable>,
     session: SessionKey,
     client: Id<'static>,
     upstream: i64,

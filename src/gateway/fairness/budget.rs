@@ -61,7 +61,7 @@ impl Bounds {
 
     /// For this process as it is limited now.
     pub fn here() -> Self {
-        // Without a limit there are as many as are wanted.
+        // Without a limit there is no bound.
         Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
     }
 }

@@ -195,7 +195,7 @@ impl Builder {
         self.bundle.as_ref()
     }
 
-    /// How agents are to be spoken to.
+    /// How the listener speaks to agents.
     pub fn transport(&self) -> &Transport {
         &self.transport
     }

@@ -67,7 +67,7 @@ impl Force {
         self.current.borrow().clone()
     }
 
-    /// Follows how agents are to be spoken to.
+    /// Follows how the listener speaks to agents.
     pub fn transport(&self) -> watch::Receiver<Transport> {
         self.transport.subscribe()
     }

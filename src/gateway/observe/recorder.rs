@@ -36,7 +36,7 @@ pub struct Recent {
 /// Names come from callers: no more of one than this is kept.
 const MAX_NAME_BYTES: usize = 128;
 
-/// Policies come and go: no more counters than this are kept at hand.
+/// Policies come and go: no more counters than this are cached.
 const MAX_CACHED_COUNTERS: usize = 4_096;
 
 /// So many rules and outcomes are counted apart; the report stays of a bounded size however often

@@ -146,7 +146,7 @@ impl KeptConnection {
         let mut answer = pin!(self.sender.try_send_request(request));
         let connection = &mut self.connection;
         poll_fn(|cx| {
-            // Only the connection can bring the answer, so the answer itself need not wake anybody.
+            // Only the connection can bring the answer, so the answer itself need not wake a task.
             let over = connection.as_mut().poll(cx);
             match (answer.as_mut().poll(&mut quiet()), over) {
                 (Poll::Ready(Ok(response)), _) => Poll::Ready(Sent::Answered(response)),

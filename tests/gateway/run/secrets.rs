@@ -145,7 +145,7 @@ async fn replicas_whose_sealing_keys_change_one_after_another_serve_each_others_
     // The Secret gets another key, which one of them reads first: whichever seals, both open.
     let read_again = async |pod: &Pod| {
         pod.until("it has read its keys", async |pod| {
-            pod.logged().contains("were read again")
+            pod.logged().contains("reloaded the mounted Secrets")
         })
         .await;
     };

@@ -100,10 +100,10 @@ async fn a_stdio_server_is_reached_through_its_bridge_with_the_mounted_bearer() 
             assert!(!error && text.contains(when), "{text}");
         }
     };
-    let read = pod.logged().matches("were read again").count();
+    let read = pod.logged().matches("reloaded the mounted Secrets").count();
     volumes.write("upstream/bearer", "another-bearer-of-both-pods");
     pod.until("the gateway has read it", async |pod| {
-        pod.logged().matches("were read again").count() > read
+        pod.logged().matches("reloaded the mounted Secrets").count() > read
     })
     .await;
     goes_on("while the bridge has the old one").await;

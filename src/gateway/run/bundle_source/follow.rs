@@ -48,10 +48,10 @@ pub enum WatchEvent {
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchStep {
-    /// Read the object. With `anew`, over new connections and with credentials read again.
+    /// Read the object. With `reconnect`, over new connections and with credentials read again.
     Read {
         /// Whether what there is of connections is not to be trusted.
-        anew: bool,
+        reconnect: bool,
     },
     /// Watch from this version; "" for everything that is there and comes.
     Watch {
@@ -100,7 +100,7 @@ pub struct Follower {
 impl Follower {
     /// The first step.
     pub fn start() -> WatchStep {
-        WatchStep::Read { anew: true }
+        WatchStep::Read { reconnect: true }
     }
 
     /// What follows. `random` is in 0..1.
@@ -141,19 +141,19 @@ impl Follower {
             }
             // Cut off as soon as it was open: opening it again at once, over and over, would not
             // help.
-            WatchEvent::Ended(_) => self.later(None, WatchStep::Read { anew: false }, random),
-            WatchEvent::Expired => self.later(None, WatchStep::Read { anew: false }, random),
+            WatchEvent::Ended(_) => self.later(None, WatchStep::Read { reconnect: false }, random),
+            WatchEvent::Expired => self.later(None, WatchStep::Read { reconnect: false }, random),
             WatchEvent::Silent => {
                 let why = "it does not answer, or says nothing on an open watch".to_owned();
                 self.later(
                     Some(BundleNotice::Trouble(why)),
-                    WatchStep::Read { anew: true },
+                    WatchStep::Read { reconnect: true },
                     random,
                 )
             }
             WatchEvent::Failed(why) => self.later(
                 Some(BundleNotice::Trouble(why)),
-                WatchStep::Read { anew: true },
+                WatchStep::Read { reconnect: true },
                 random,
             ),
         }
@@ -215,8 +215,8 @@ mod tests {
         Some(BundleNotice::Bundle(text.to_owned()))
     }
 
-    const READ: WatchStep = WatchStep::Read { anew: false };
-    const ANEW: WatchStep = WatchStep::Read { anew: true };
+    const READ: WatchStep = WatchStep::Read { reconnect: false };
+    const RECONNECT: WatchStep = WatchStep::Read { reconnect: true };
 
     /// What follows from each, in turn.
     fn follow(heard: impl IntoIterator<Item = WatchEvent>) -> Vec<Action> {
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn it_reads_then_watches_from_there_and_goes_on_from_the_newest_version() {
-        assert_eq!(Follower::start(), ANEW);
+        assert_eq!(Follower::start(), RECONNECT);
         assert_eq!(
             follow([
                 WatchEvent::Read(Some(seen("7", "a"))),
@@ -302,7 +302,7 @@ mod tests {
             "{:?}",
             then.notice
         );
-        assert_eq!((then.after, &then.step), (FIRST_RETRY / 2, &ANEW));
+        assert_eq!((then.after, &then.step), (FIRST_RETRY / 2, &RECONNECT));
     }
 
     #[test]

@@ -51,9 +51,9 @@ pub async fn follow(target: Target, notices: mpsc::Sender<BundleNotice>) {
     let mut watch = None;
     loop {
         let event = match &step {
-            WatchStep::Read { anew } => {
+            WatchStep::Read { reconnect } => {
                 watch = None;
-                if *anew {
+                if *reconnect {
                     api = None;
                 }
                 read(&target, &mut api).await

@@ -60,7 +60,7 @@ impl Drop for ProcessGroup {
     }
 }
 
-/// Starts the command and takes note of its leader, whose orphans are known by its mark.
+/// Starts the command and records its leader; its orphans are recognized by the mark.
 pub(super) fn start(command: &mut Command) -> std::io::Result<Started> {
     let mark = uuid::Uuid::new_v4().simple().to_string();
     command.env(MARK, &mark);
