@@ -209,6 +209,7 @@ fn unknown_keys_are_kept_exactly_where_a_misspelt_one_could_loosen_a_rule() {
         }
     });
     let expected = [
+        "McpPolicy.spec.namespaceSelector",
         "McpPolicy.spec.prompts[]",
         "McpPolicy.spec.resources[]",
         "McpPolicy.spec.rules[]",

@@ -103,7 +103,7 @@ pub fn all() -> Vec<Value> {
         whole(
             "McpPolicy",
             "by-label",
-            json!({"targetSelector": {"matchLabels": {"team": "ml"}}}),
+            json!({"targetSelector": {"matchLabels": {"team": "ml"}}, "namespaceSelector": {"matchLabels": {"tier": "test"}}}),
         ),
         whole(
             "McpApproval",

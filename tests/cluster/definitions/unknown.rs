@@ -87,6 +87,7 @@ async fn unknown_fields_are_kept_where_a_misspelt_one_could_loosen_a_rule_and_dr
         kept(&stored.data["spec"], &format!("{kind}.spec"), &mut found);
     }
     let expected = [
+        "McpPolicy.spec.namespaceSelector",
         "McpPolicy.spec.prompts[]",
         "McpPolicy.spec.resources[]",
         "McpPolicy.spec.rules[]",

@@ -257,6 +257,16 @@ pub fn cases() -> Vec<Case> {
             rule(json!({})),
         ),
         now(
+            "namespaceSelector goes with targetSelector",
+            "McpPolicy",
+            json!({ "apiVersion": api::API_VERSION, "kind": "McpPolicy", "metadata": { "name": "a" },
+                "spec": {
+                    "targetRefs": [{ "group": "portcullis.dev", "kind": "McpServer", "name": "a" }],
+                    "namespaceSelector": { "matchLabels": { "tier": "production" } },
+                } }),
+            policy(json!({ "namespaceSelector": { "matchLabels": { "tier": "production" } } })),
+        ),
+        now(
             "either targetRefs or targetSelector",
             "McpPolicy",
             policy(
