@@ -20,7 +20,7 @@ pub fn name(uid: &str) -> HeaderValue {
     let digest = digest(&SHA256, format!("hop {uid}").as_bytes());
     let digits = digest.as_ref().iter().take(8);
     let name: String = digits.map(|byte| format!("{byte:02x}")).collect();
-    // Digits and letters are always a header's value.
+    // Hexadecimal digits are always a valid header value.
     HeaderValue::try_from(name).unwrap_or(HeaderValue::from_static("gateway"))
 }
 

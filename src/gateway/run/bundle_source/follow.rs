@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-/// Between the first two tries; doubled with each failure.
+/// Delay before the first retry; doubled with each failure.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
-/// Between any two tries.
+/// The longest delay between two attempts.
 const LAST_RETRY: Duration = Duration::from_secs(10);
-/// A watch that ended sooner did not work.
+/// A watch that ended sooner counts as failed.
 const MIN_WATCH_LIFETIME: Duration = Duration::from_secs(1);
 
 /// The object at one moment.
@@ -39,7 +39,7 @@ pub enum WatchEvent {
     Ended(Duration),
     /// The version that was asked for is too old (410 Gone): the object has to be read again.
     Expired,
-    /// No answer, or not one word on the watch, for too long.
+    /// No answer, or nothing on the watch, for too long.
     Silent,
     /// Refused, unreachable, unreadable.
     Failed(String),
@@ -50,7 +50,7 @@ pub enum WatchEvent {
 pub enum WatchStep {
     /// Read the object. With `reconnect`, over new connections and with credentials read again.
     Read {
-        /// Whether what there is of connections is not to be trusted.
+        /// Whether existing connections must not be reused.
         reconnect: bool,
     },
     /// Watch from this version; "" for everything that is there and comes.
@@ -73,7 +73,7 @@ pub enum BundleNotice {
     Absent,
     /// The object was deleted.
     Deleted,
-    /// The API cannot be followed now; it is tried again.
+    /// The API cannot be watched now; it is retried.
     Trouble(String),
 }
 
@@ -88,12 +88,12 @@ pub struct Action {
     pub step: WatchStep,
 }
 
-/// Where following stands.
+/// The state of following the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Follower {
     /// The newest version that was seen.
     version: String,
-    /// Tries in a row that came to nothing.
+    /// Failed attempts in a row.
     failures: u32,
 }
 
@@ -171,8 +171,8 @@ impl Follower {
             .map_or(BundleNotice::Without, BundleNotice::Bundle)
     }
 
-    /// The step after a while that grows with each failure, half of it by chance: gateways that
-    /// lost the same API server do not all come back at the same moment.
+    /// The step after a delay that grows with each failure, half of it random: gateways that lost
+    /// the same API server do not all come back at the same moment.
     fn later(&mut self, notice: Option<BundleNotice>, step: WatchStep, random: f64) -> Action {
         let whole = FIRST_RETRY
             .saturating_mul(1 << self.failures.min(16))

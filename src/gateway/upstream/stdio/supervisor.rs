@@ -302,8 +302,8 @@ async fn read(
             Ok(None) | Err(_) => return,
         }
     }
-    // Nobody listens any more, but the pipe is read to its end: that is how the last writer's exit
-    // shows.
+    // There is no receiver any more, but the pipe is read to its end, which shows that the last
+    // writer has exited.
     drop(lines);
     while let Ok(Some(_)) = pipe.next().await {}
 }
