@@ -7,11 +7,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Preconditions};
 
-use super::context::Context;
-use super::names::Name;
-use super::queue::Done;
-use super::write::{self, WriteError};
 use crate::api::approval::{McpApproval, McpApprovalStatus, Phase};
+use crate::controller::context::Context;
+use crate::controller::names::Name;
+use crate::controller::runtime::workqueue::Done;
+use crate::controller::runtime::writer::{self, WriteError};
 
 pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
     let Some(object) = ctx.caches.approvals.get(name) else {
@@ -35,7 +35,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
             phase: Some(phase),
             ..status
         };
-        write::status::<McpApproval>(&ctx.client, object.metadata(), &status).await?;
+        writer::status::<McpApproval>(&ctx.client, object.metadata(), &status).await?;
     }
     Ok(match next {
         Next::At(at) => Done::Later(until(now, at)),

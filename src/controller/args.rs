@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::networking::v1::{NetworkPolicyEgressRule, NetworkPolicyPeer};
 
-use super::names::ADMIN_PORT;
 use crate::api::DurationString;
+use crate::controller::names::ADMIN_PORT;
 use crate::telemetry::logging;
 
 /// Reconcile McpServers, McpPolicies and McpApprovals on the cluster of KUBECONFIG, or the one this pod is in

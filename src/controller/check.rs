@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::args::seconds;
+use crate::controller::args::seconds;
 
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -14,9 +14,9 @@ use kube::core::ObjectMeta;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
-use super::context::{Queues, lock};
-use super::metrics::Kind;
 use crate::api::condition::{Condition, ConditionStatus, ConditionType, Reason};
+use crate::controller::context::{Queues, lock};
+use crate::controller::metrics::Kind;
 use crate::status::report::ReportedViolation;
 
 /// A note must not be longer (events.k8s.io/v1).

@@ -14,10 +14,10 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::context::lock;
-use super::names::Name;
 use crate::api::ViolationCounts;
 use crate::api::condition::{Condition, ConditionStatus, ConditionType};
+use crate::controller::context::lock;
+use crate::controller::names::Name;
 
 /// What is reconciled.
 #[allow(clippy::enum_variant_names, reason = "the kinds are called so")]

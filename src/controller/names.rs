@@ -1,5 +1,7 @@
 //! What the operator calls things.
 
+/// Who the operator is in `managedFields` (KEP-555).
+pub const MANAGER: &str = "portcullis-operator";
 /// Label and value that every child carries; informers select by it.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "portcullis");
 /// Label with the name of the McpServer.

@@ -16,19 +16,20 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::args::Args;
-use super::client::{self, ClientError};
-use super::context::{Caches, Context, Memory, Queues};
-use super::events::Events;
-use super::key::{self, KeyError, OperatorKey};
-use super::lease::{Contender, Fence};
-use super::metrics::{Kind, KindLabels, Metrics};
-use super::names::MANAGED_BY;
-use super::queue::Done;
-use super::server::build::Settings;
-use super::verdicts::Verdicts;
-use super::write::{self, WriteError};
-use super::{approval, collect, current, policy, server, watch as watches};
+use super::reports::poll;
+use super::{approval, cache_freshness, policy, server, watch as watches};
+use crate::controller::args::Args;
+use crate::controller::context::{Caches, Context, Memory, Queues};
+use crate::controller::events::Events;
+use crate::controller::key::{self, KeyError, OperatorKey};
+use crate::controller::metrics::{Kind, KindLabels, Metrics};
+use crate::controller::names::MANAGED_BY;
+use crate::controller::policy::diagnostics::Verdicts;
+use crate::controller::runtime::client::{self, ClientError};
+use crate::controller::runtime::leader_election::{Contender, Fence};
+use crate::controller::runtime::workqueue::Done;
+use crate::controller::runtime::writer::{self, WriteError};
+use crate::controller::server::build::Settings;
 use crate::telemetry::listen::{ListenError, bind};
 use crate::telemetry::{admin, process};
 
@@ -60,7 +61,7 @@ pub enum RunError {
     #[error("another replica took the Lease over; this one ends, so that never two of them write")]
     LeaseLost,
     #[error(transparent)]
-    Behind(#[from] current::Behind),
+    Behind(#[from] cache_freshness::Behind),
     #[error("a part of the operator has stopped; it ends to be started anew")]
     Stopped,
 }
@@ -176,7 +177,7 @@ async fn lead(
         let working = async {
             let key = key(&ctx, &missing).await?;
             let _ = ctx.key.set(key);
-            current::wait(&ctx).await?;
+            cache_freshness::wait(&ctx).await?;
             watches::all(&ctx, |_| true);
             let mut workers = workers(&ctx);
             // None of them ends.
@@ -206,7 +207,7 @@ async fn key(ctx: &Context, missing: &watch::Sender<Missing>) -> Result<Operator
             "metadata": { "name": name, "namespace": ctx.args.namespace, "labels": { MANAGED_BY.0: MANAGED_BY.1 } },
             "stringData": { "key": key },
         });
-        let made = write::secret(&ctx.client, &body, &ctx.args.namespace)
+        let made = writer::secret(&ctx.client, &body, &ctx.args.namespace)
             .await
             .map_err(RunError::KeySecret)?;
         // The mount follows in a minute; what was made just now is known.
@@ -233,7 +234,7 @@ fn workers(ctx: &Arc<Context>) -> JoinSet<()> {
     }
     tasks.spawn(worker(Arc::clone(ctx), Kind::McpApproval));
     for _ in 0..READERS {
-        tasks.spawn(collect::work(Arc::clone(ctx)));
+        tasks.spawn(poll::work(Arc::clone(ctx)));
     }
     tasks
 }

@@ -16,15 +16,15 @@ use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
-use super::cache::{Cache, Change, name_of};
-use super::context::Context;
-use super::live::{GatewayPod, Identity, LabelledNamespace, Live};
-use super::names::{COMPONENT, GATEWAY, MANAGED_BY, Name, SERVER, UPSTREAM};
-use super::server::kinds::Kind;
 use crate::api::approval::McpApproval;
 use crate::api::loose::Loose;
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
+use crate::controller::context::Context;
+use crate::controller::names::{COMPONENT, GATEWAY, MANAGED_BY, Name, SERVER, UPSTREAM};
+use crate::controller::runtime::kinds::Kind;
+use crate::controller::runtime::objects::{GatewayPod, Identity, LabelledNamespace, Live};
+use crate::controller::runtime::store::{Cache, Change, name_of};
 use crate::policy::target;
 
 /// What a policy says of itself waits so long for its bundles to be written.
@@ -328,7 +328,7 @@ fn server_changed(ctx: &Context, change: Change<'_, Loose<McpServer>>) {
         policies_of(ctx, change.after);
     }
     if change.after.is_none() {
-        super::server::forget(ctx, &name);
+        crate::controller::server::forget(ctx, &name);
     }
 }
 
@@ -380,7 +380,7 @@ fn policy_changed(ctx: &Context, change: Change<'_, Loose<McpPolicy>>) {
     let name = name_of(&**object);
     if change.after.is_none() {
         ctx.verdicts.forget(object);
-        super::policy::forget(ctx, &name);
+        crate::controller::policy::forget(ctx, &name);
     }
     // Its servers come first: they tell it what became of the edit, mostly sooner than this.
     let after = if delivered {
@@ -496,7 +496,7 @@ fn pod_changed(ctx: &Context, change: Change<'_, GatewayPod>) {
         .or(change.before)
         .and_then(|pod| owner_of(&**pod))
     {
-        super::collect::hurry(ctx, &server);
+        crate::controller::reports::poll::hurry(ctx, &server);
         ctx.queues.servers.add(server);
     }
 }

@@ -12,18 +12,17 @@ use tokio::time::Instant;
 
 use super::build::{self, Replicas, Wanted};
 use super::fetch::Refs;
-use super::kinds::{Child, Kind};
 use super::validate::Plan;
 use super::{Remembered, ServerError, sequence, throttled};
-use crate::controller::applied::{self, Step, WATCH_LAG};
-use crate::controller::collect;
 use crate::controller::context::{Context, Delivered, ServerMemory, is_newer, lock};
-use crate::controller::drift;
 use crate::controller::key::{self, OperatorKey};
-use crate::controller::live::{GatewayPod, Live};
 use crate::controller::names::{BUNDLE_KEY, GATEWAY, Ident, UPSTREAM};
-use crate::controller::tampering::Foreign;
-use crate::controller::write::{self, Children, Created, WriteError, Written};
+use crate::controller::reports::poll;
+use crate::controller::runtime::drift::{self, Step, WATCH_LAG};
+use crate::controller::runtime::kinds::{Child, Kind};
+use crate::controller::runtime::objects::{GatewayPod, Live};
+use crate::controller::runtime::writer::{self, Children, Created, WriteError, Written};
+use crate::controller::server::tampering::Foreign;
 use crate::policy::bundle::Bundle;
 
 /// Between two attempts to make a Secret that a pod may be waiting for.
@@ -213,12 +212,12 @@ async fn one(
     child: Child,
     memory: &Remembered,
 ) -> Result<Option<Duration>, ServerError> {
-    let child = applied::stamped(child);
+    let child = drift::stamped(child);
     let key = (child.kind, child.name.clone());
     let mark = lock(memory).marks.get(&key).cloned();
     let live = refs.children.get(&key).map(Arc::as_ref);
     let owner = writes.owner;
-    let mut step = applied::step(&child, live, mark.as_ref(), owner, Instant::now());
+    let mut step = drift::step(&child, live, mark.as_ref(), owner, Instant::now());
     if step == Step::Create {
         match writes.create(&child).await.map_err(ServerError::Apply)? {
             Created::New(live) => {
@@ -227,7 +226,7 @@ async fn one(
             }
             // The caches did not have it yet, or somebody has taken its labels off.
             Created::Ours(live) => {
-                step = applied::step(&child, Some(&live), mark.as_ref(), owner, Instant::now());
+                step = drift::step(&child, Some(&live), mark.as_ref(), owner, Instant::now());
                 if let Step::Apply { drift } = step {
                     return write_over(writes, &child, &live, memory, drift).await;
                 }
@@ -295,7 +294,7 @@ async fn write_over(
 fn remember(memory: &Remembered, child: &Child, live: &Live, drift: bool) {
     let key = (child.kind, child.name.clone());
     let mut memory = lock(memory);
-    let mark = applied::mark(child, live, memory.marks.get(&key), drift, Instant::now());
+    let mark = drift::mark(child, live, memory.marks.get(&key), drift, Instant::now());
     memory.marks.insert(key, mark);
 }
 
@@ -340,7 +339,7 @@ async fn secrets(
             "metadata": build::metadata(ident, &name, component),
             "stringData": { key: key::random_text()? },
         });
-        write::secret(&ctx.client, &secret, &ident.namespace)
+        writer::secret(&ctx.client, &secret, &ident.namespace)
             .await
             .map_err(ServerError::Apply)?;
         lock(memory).secrets_made.insert(name, Instant::now());
@@ -429,7 +428,7 @@ async fn deliver(
         memory.delivering = Some((revision, now));
     }
     // The pods are asked at once whether they have it.
-    collect::hurry(ctx, &ident.key());
+    poll::hurry(ctx, &ident.key());
     Ok(None)
 }
 

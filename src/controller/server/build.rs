@@ -5,10 +5,10 @@
 
 use serde_json::{Value, json};
 
-use super::kinds::{Child, Kind};
 use crate::api::server::{McpServerSpec, PodOptions};
 use crate::controller::args::{Egress, Peers};
 use crate::controller::names::{self, Ident};
+use crate::controller::runtime::kinds::{Child, Kind};
 use crate::policy::signature::PublicKey;
 
 mod gateway;

@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::kinds::Kind;
 use crate::api::loose::Loose;
 use crate::api::policy::{McpPolicy, Mode};
 use crate::api::server::McpServer;
 use crate::controller::context::Context;
-use crate::controller::live::{GatewayPod, Live};
 use crate::controller::names::{Ident, Name};
-use crate::controller::write::Children;
+use crate::controller::runtime::kinds::Kind;
+use crate::controller::runtime::objects::{GatewayPod, Live};
+use crate::controller::runtime::writer::Children;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::target;
 

@@ -7,8 +7,6 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::fetch::Refs;
-use super::kinds::Kind;
-use super::ledger;
 use super::validate::Plan;
 use super::{Remembered, ServerError, throttled};
 use crate::api::condition::{ConditionStatus, ConditionType};
@@ -16,7 +14,9 @@ use crate::api::server::{McpServer, McpServerSpec, McpServerStatus};
 use crate::controller::context::{Context, lock};
 use crate::controller::metrics::Kind as Reconciled;
 use crate::controller::names::{Ident, SERVER};
-use crate::controller::write;
+use crate::controller::runtime::kinds::Kind;
+use crate::controller::runtime::writer;
+use crate::controller::server::account;
 use crate::policy::bundle::Bundle;
 use crate::status::report::Report;
 use crate::status::server::{Inputs, Refusal, Replica, status};
@@ -58,7 +58,7 @@ pub async fn write(
         {
             return Ok(Wrote::Later(left));
         }
-        let version = match write::status::<McpServer>(&ctx.client, &metadata, &now).await {
+        let version = match writer::status::<McpServer>(&ctx.client, &metadata, &now).await {
             Ok(version) => version,
             Err(error) => {
                 lock(memory).status = Some(Arc::new(now));
@@ -163,7 +163,7 @@ fn compute(
     let (stored, bundle, tampered, reports, judged) = {
         let memory = lock(memory);
         // Whether stored just now or not: `ledger::keep` has looked.
-        let ledger = ledger::known(&memory).unwrap_or_default();
+        let ledger = account::known(&memory).unwrap_or_default();
         let reports: Vec<Option<Report>> = refs
             .pods
             .iter()

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::api::server::{Autoscaling, Gateway, McpServerSpec};
 use crate::controller::names::{ADMIN_PORT, BRIDGE_PORT, BUNDLE_KEY, GATEWAY, Ident, UPSTREAM};
-use crate::controller::server::kinds::{Child, Kind};
+use crate::controller::runtime::kinds::{Child, Kind};
 
 /// Nobody in particular, and not root.
 const USER: i64 = 65_532;

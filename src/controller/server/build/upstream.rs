@@ -8,7 +8,7 @@ use super::{
 };
 use crate::api::server::{Sessions, StdioUpstream};
 use crate::controller::names::{BRIDGE_PORT, GATEWAY, UPSTREAM};
-use crate::controller::server::kinds::{Child, Kind};
+use crate::controller::runtime::kinds::{Child, Kind};
 
 /// Where the bridge's program is put.
 const BIN: &str = "/portcullis";

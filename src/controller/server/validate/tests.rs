@@ -7,7 +7,7 @@ use super::*;
 use crate::api::loose::Loose;
 use crate::api::policy::McpPolicy;
 use crate::controller::names::Ident;
-use crate::controller::verdicts::Verdicts;
+use crate::controller::policy::diagnostics::Verdicts;
 use crate::policy::target;
 
 fn held(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Option<Bundle> {

@@ -16,12 +16,12 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::accounts;
-use super::context::{Context, Poll, ServerMemory, lock};
-use super::live::GatewayPod;
-use super::names::{Ident, Name};
-use super::queue::Done;
-use super::server::kinds::Kind;
+use crate::controller::context::{Context, Poll, ServerMemory, lock};
+use crate::controller::names::{Ident, Name};
+use crate::controller::reports::merge;
+use crate::controller::runtime::kinds::Kind;
+use crate::controller::runtime::objects::GatewayPod;
+use crate::controller::runtime::workqueue::Done;
 use crate::status::accounting::Account;
 use crate::status::report::{LARGEST, Report, ReportedCount};
 
@@ -147,7 +147,7 @@ fn stored(memory: &ServerMemory, pod: &str) -> u64 {
     let run = memory
         .newest
         .get(pod)
-        .map(|instance| accounts::run(pod, instance));
+        .map(|instance| merge::run(pod, instance));
     let account = run.and_then(|run| memory.ledger.as_ref()?.1.run(&run));
     account.map_or(0, Account::total)
 }

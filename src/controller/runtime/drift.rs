@@ -3,15 +3,19 @@
 //! In: the child as it should be, as it is, and what was last written. Out: one step. Pure. Must not do: fight: what another
 //! manager changes back is put right again only after a wait that grows, unless it lets pods do more.
 
+mod changes;
+
+pub use self::changes::*;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::drift;
-use super::live::Live;
-use super::quantity::quantity;
-use super::server::kinds::Child;
+use crate::controller::runtime::drift;
+use crate::controller::runtime::kinds::Child;
+use crate::controller::runtime::objects::Live;
+use crate::controller::runtime::quantity::quantity;
 
 /// Annotation with the hash of what was applied: what is no longer wanted is known by it, also after a restart.
 pub const HASH: &str = "portcullis.dev/applied";
@@ -268,7 +272,7 @@ pub fn is_nothing(value: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::server::kinds::Kind;
+    use crate::controller::runtime::kinds::Kind;
 
     fn child(spec: Value) -> Child {
         let mut body = Kind::Deployment.object(json!({"name": "m-gateway", "namespace": "ml"}));

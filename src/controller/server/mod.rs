@@ -5,21 +5,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::context::{Context, lock};
-use super::metrics::Kind as Reconciled;
-use super::names::Name;
-use super::queue::Done;
-use super::write::WriteError;
 use crate::api::condition::Reason;
+use crate::controller::context::{Context, lock};
+use crate::controller::metrics::Kind as Reconciled;
+use crate::controller::names::Name;
+use crate::controller::runtime::workqueue::Done;
+use crate::controller::runtime::writer::WriteError;
 use crate::status::server::Refusal;
 
+mod account;
 mod apply;
 pub mod build;
 mod fetch;
-pub mod kinds;
-mod ledger;
 mod sequence;
 mod status;
+pub mod tampering;
 mod validate;
 
 pub use validate::Compiled;
@@ -47,7 +47,7 @@ pub enum ServerError {
     #[error("writing the status: {0}")]
     Status(#[source] WriteError),
     #[error("making keys: {0}")]
-    Key(#[from] super::key::KeyError),
+    Key(#[from] crate::controller::key::KeyError),
     #[error("the operator has no key yet")]
     NoKey,
 }
@@ -143,7 +143,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
             (_, refusal) => (apply::Applied::default(), refusal.cloned(), Some(error)),
         },
     };
-    let ledger = ledger::keep(ctx, &refs, &memory).await;
+    let ledger = account::keep(ctx, &refs, &memory).await;
     // A status says what is stored, whether or not more could be; but not less than that because it could not be read.
     let ledger = match ledger {
         Err(error) if lock(&memory).ledger.is_none() => return Err(error),
@@ -195,7 +195,7 @@ pub fn forget(ctx: &Context, name: &Name) {
     ctx.metrics.resources.forget(Reconciled::McpServer, name);
 }
 
-type Remembered = Arc<std::sync::Mutex<super::context::ServerMemory>>;
+type Remembered = Arc<std::sync::Mutex<crate::controller::context::ServerMemory>>;
 
 /// When something that is done at most so often may be done again; None for now.
 pub fn throttled(last: Option<Instant>, every: Duration, now: Instant) -> Option<Duration> {

@@ -10,10 +10,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::MANAGER;
-use super::drift::{self, Change};
-use super::live::Live;
-use super::server::kinds::{Child, Kind};
+use crate::controller::names::MANAGER;
+use crate::controller::runtime::drift::{self, Change};
+use crate::controller::runtime::kinds::{Child, Kind};
+use crate::controller::runtime::objects::Live;
 
 /// Why a write did not happen.
 #[derive(Debug, thiserror::Error)]

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::MANAGER;
-use super::server::kinds::Kind;
+use crate::controller::names::MANAGER;
+use crate::controller::runtime::kinds::Kind;
 
 /// A condition stays this long after the last change.
 const GOES_ON: Duration = Duration::from_secs(300);

@@ -18,10 +18,11 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::names::{Ident, SERVER};
-use super::{MANAGER, trouble};
+use super::pod_trouble;
 use crate::api;
 use crate::api::raw::{Object, members, read};
+use crate::controller::names::MANAGER;
+use crate::controller::names::{Ident, SERVER};
 
 /// A child.
 #[derive(Clone, Debug)]
@@ -114,7 +115,7 @@ impl<'de> Deserialize<'de> for Live {
             let status = members
                 .get("status")
                 .and_then(|status| read::<Value>(status));
-            trouble = status.and_then(|status| trouble::of_deployment(&status));
+            trouble = status.and_then(|status| pod_trouble::of_deployment(&status));
             if let Some(text) = members.get("metadata") {
                 let entries = managed_fields(text);
                 others = entries.iter().any(replicas_of_others);
@@ -316,7 +317,7 @@ impl<'de> Deserialize<'de> for GatewayPod {
             .and_then(Value::as_str)
             .and_then(|ip| ip.parse().ok());
         Ok(GatewayPod {
-            trouble: trouble::of_pod(&status),
+            trouble: pod_trouble::of_pod(&status),
             metadata,
             ip,
             // One that stops gets no more calls.

@@ -13,14 +13,14 @@ use tokio::time::Instant;
 
 use super::apply::config_map;
 use super::fetch::Refs;
-use super::kinds::Kind;
 use super::{Remembered, ServerError, throttled};
-use crate::controller::accounts;
-use crate::controller::applied::WATCH_LAG;
 use crate::controller::context::{Context, ServerMemory, is_newer, lock};
-use crate::controller::live::Live;
 use crate::controller::names::LEDGER_KEY;
-use crate::controller::write::{Children, WriteError, Written};
+use crate::controller::reports::merge;
+use crate::controller::runtime::drift::WATCH_LAG;
+use crate::controller::runtime::kinds::Kind;
+use crate::controller::runtime::objects::Live;
+use crate::controller::runtime::writer::{Children, WriteError, Written};
 use crate::status::accounting::{Kept, Ledger};
 
 /// One object is not written more often.
@@ -49,13 +49,13 @@ pub async fn keep(
         let stored = stored(ctx, refs, &mut memory, live);
         let bundle = memory.bundle.clone();
         let kept = bundle.as_deref().map(Kept::of);
-        let seen = accounts::Seen {
+        let seen = merge::Seen {
             reports: &memory.reports,
             newest: &memory.newest,
             pods: &pods,
             kept: kept.as_ref(),
         };
-        let next = accounts::advance(&stored, seen, Timestamp::now());
+        let next = merge::advance(&stored, seen, Timestamp::now());
         if next == *stored && !memory.ledger_astray {
             forget_ended(&mut memory, &pods);
             return Ok(None);

@@ -1,19 +1,21 @@
 //! Reconciling an McpPolicy: its acceptance, its targets, and the violations that it caused. Its rules reach gateways through
 //! the servers that it targets.
 
+pub mod diagnostics;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::context::{Context, lock};
-use super::metrics::Kind as Reconciled;
-use super::names::Name;
-use super::queue::Done;
-use super::write::{self, WriteError};
 use crate::api::policy::{McpPolicy, McpPolicyStatus};
 use crate::api::server::McpServerStatus;
+use crate::controller::context::{Context, lock};
+use crate::controller::metrics::Kind as Reconciled;
+use crate::controller::names::Name;
+use crate::controller::runtime::workqueue::Done;
+use crate::controller::runtime::writer::{self, WriteError};
 use crate::policy::bundle::Bundle;
 use crate::policy::diagnostic::Diagnostic;
 use crate::status::accounting::Ledger;
@@ -96,11 +98,12 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
             violations: before.violations.clone(),
             ..now.clone()
         } == before;
-        if only_figures && let Some(left) = super::server::throttled(written, EVERY, Instant::now())
+        if only_figures
+            && let Some(left) = crate::controller::server::throttled(written, EVERY, Instant::now())
         {
             return Ok(Done::Later(left));
         }
-        let version = write::status::<McpPolicy>(&ctx.client, &metadata, &now).await?;
+        let version = writer::status::<McpPolicy>(&ctx.client, &metadata, &now).await?;
         lock(&memory).written.set(version, now.clone());
         ctx.events.acceptance(
             Reconciled::McpPolicy,
@@ -129,7 +132,7 @@ fn targets(ctx: &Context, policy: &McpPolicy) -> Option<Vec<Seen>> {
     });
     let mut seen = Vec::with_capacity(servers.len());
     for server in servers {
-        let name = super::cache::name_of(&*server);
+        let name = crate::controller::runtime::store::name_of(&*server);
         let memory = ctx.memory.known_server(&name)?;
         let memory = lock(&memory);
         if Some(memory.uid.as_str()) != server.metadata().uid.as_deref() || !memory.looked_at {

@@ -19,8 +19,8 @@ use tower::retry::RetryLayer;
 use tower::{BoxError, Layer as _};
 use tower_service::Service;
 
-use super::lease::Fence;
-use super::metrics::{Metrics, RequestLabels};
+use crate::controller::metrics::{Metrics, RequestLabels};
+use crate::controller::runtime::leader_election::Fence;
 
 /// A connection that an answer is awaited on and that says nothing for longer than a watch lasts, and so much more, is taken
 /// for dead. The watches themselves notice before that (kube's watcher waits five seconds more than a watch lasts).

@@ -5,9 +5,9 @@
 
 use serde_json::{Value, json};
 
-use super::applied::{is_nothing, quantities};
-use super::live::Live;
-use super::server::kinds::{Child, Kind};
+use crate::controller::runtime::drift::{is_nothing, quantities};
+use crate::controller::runtime::kinds::{Child, Kind};
+use crate::controller::runtime::objects::Live;
 
 /// Fields of pods, containers and Services that widen what runs, whoever manages them. No default of the API server's adds one.
 const WIDENING: [&str; 29] = [

@@ -10,7 +10,7 @@ use kube::Resource;
 use kube::runtime::watcher::Event;
 use tokio::sync::watch;
 
-use super::names::Name;
+use crate::controller::names::Name;
 
 /// Objects of one kind.
 pub struct Cache<K> {

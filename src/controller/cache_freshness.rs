@@ -15,12 +15,12 @@ use kube::api::ListParams;
 use kube::core::{NamespaceResourceScope, ObjectList, ObjectMeta};
 use tokio::time::Instant;
 
-use super::cache::Cache;
-use super::context::{Context, is_newer};
-use super::live::Identity;
-use super::watch::{self, policy_scopes, scopes};
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
+use crate::controller::context::{Context, is_newer};
+use crate::controller::runtime::objects::Identity;
+use crate::controller::runtime::store::Cache;
+use crate::controller::watch::{self, policy_scopes, scopes};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -108,7 +108,7 @@ async fn later<K, C>(
             .await
             .is_ok()
         {
-            return super::watch::regain(&ctx, &namespace, watch);
+            return crate::controller::watch::regain(&ctx, &namespace, watch);
         }
     }
 }
