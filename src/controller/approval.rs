@@ -10,22 +10,22 @@ use kube::api::{Api, DeleteParams, Preconditions};
 use crate::api::approval::{McpApproval, McpApprovalStatus, Phase};
 use crate::controller::context::Context;
 use crate::controller::names::Name;
-use crate::controller::runtime::workqueue::Done;
+use crate::controller::runtime::workqueue::Action;
 use crate::controller::runtime::writer::{self, WriteError};
 
-pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
+pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Action, WriteError> {
     let Some(object) = ctx.caches.approvals.get(name) else {
-        return Ok(Done::Settled);
+        return Ok(Action::AwaitChange);
     };
     let (Ok(approval), None) = (object.object(), &object.metadata().deletion_timestamp) else {
-        return Ok(Done::Settled);
+        return Ok(Action::AwaitChange);
     };
     let now = Timestamp::now();
     let (phase, next) = phase(approval, ctx.args.approval_retention, now);
     match next {
         Next::Remove => {
             remove(ctx, name, approval).await?;
-            return Ok(Done::Settled);
+            return Ok(Action::AwaitChange);
         }
         Next::Settled | Next::At(_) => {}
     }
@@ -38,8 +38,8 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
         writer::status::<McpApproval>(&ctx.client, object.metadata(), &status).await?;
     }
     Ok(match next {
-        Next::At(at) => Done::Later(until(now, at)),
-        Next::Settled | Next::Remove => Done::Settled,
+        Next::At(at) => Action::RequeueAfter(until(now, at)),
+        Next::Settled | Next::Remove => Action::AwaitChange,
     })
 }
 

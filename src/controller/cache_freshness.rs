@@ -17,10 +17,12 @@ use tokio::time::Instant;
 
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
-use crate::controller::context::{Context, is_newer};
-use crate::controller::runtime::objects::Identity;
-use crate::controller::runtime::store::Cache;
-use crate::controller::watch::{self, policy_scopes, scopes};
+use crate::controller::context::Context;
+use crate::controller::runtime::objects::ObjectId;
+use crate::controller::runtime::reflector;
+use crate::controller::runtime::store::Store;
+use crate::controller::runtime::written::is_newer;
+use crate::controller::watches::{self, policy_scopes, scopes};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -45,7 +47,7 @@ pub async fn wait(ctx: &Arc<Context>) -> Result<(), Behind> {
     let all = async {
         for scope in scopes(&ctx.args.watch_namespace) {
             kind::<McpServer, _>(ctx, |ctx| &ctx.caches.servers, scope.clone(), "").await;
-            let labels = watch::pod_labels();
+            let labels = watches::pod_labels();
             kind::<Pod, _>(ctx, |ctx| &ctx.caches.pods, scope.clone(), &labels).await;
             kind::<ReplicaSet, _>(ctx, |ctx| &ctx.caches.replica_sets, scope, &labels).await;
         }
@@ -58,7 +60,7 @@ pub async fn wait(ctx: &Arc<Context>) -> Result<(), Behind> {
 
 async fn kind<K, C>(
     ctx: &Arc<Context>,
-    cache: fn(&Context) -> &Cache<C>,
+    cache: fn(&Context) -> &Store<C>,
     scope: Option<String>,
     labels: &str,
 ) where
@@ -70,8 +72,8 @@ async fn kind<K, C>(
         // The guardrails are in the operator's own namespace: nothing goes without those.
         let aside = scope.as_ref().filter(|scope| **scope != ctx.args.namespace);
         if let (Not::Allowed, Some(namespace)) = (&why, aside) {
-            let watch = watch::number();
-            watch::lose(ctx, namespace, watch);
+            let watch = reflector::number();
+            watches::lose(ctx, namespace, watch);
             let (namespace, labels) = (namespace.clone(), labels.to_owned());
             tokio::spawn(later::<K, C>(
                 Arc::clone(ctx),
@@ -94,7 +96,7 @@ async fn kind<K, C>(
 /// Leaves a namespace alone until its list can be read and the caches have it.
 async fn later<K, C>(
     ctx: Arc<Context>,
-    cache: fn(&Context) -> &Cache<C>,
+    cache: fn(&Context) -> &Store<C>,
     namespace: String,
     labels: String,
     watch: usize,
@@ -108,7 +110,7 @@ async fn later<K, C>(
             .await
             .is_ok()
         {
-            return crate::controller::watch::regain(&ctx, &namespace, watch);
+            return watches::regain(&ctx, &namespace, watch);
         }
     }
 }
@@ -122,7 +124,7 @@ enum Not {
 /// Whether a cache is not older than a list that is read now.
 async fn look<K, C>(
     ctx: &Context,
-    cache: fn(&Context) -> &Cache<C>,
+    cache: fn(&Context) -> &Store<C>,
     scope: Option<&str>,
     labels: &str,
 ) -> Result<(), Not>
@@ -154,7 +156,7 @@ async fn list<K>(
     ctx: &Context,
     namespace: Option<&str>,
     labels: &str,
-) -> Result<(Vec<Identity<K>>, String), kube::Error>
+) -> Result<(Vec<ObjectId<K>>, String), kube::Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
@@ -165,7 +167,7 @@ where
         let page = request
             .list_metadata(&params)
             .map_err(kube::Error::BuildRequest)?;
-        let page: ObjectList<Identity<K>> = ctx.client.request(page).await?;
+        let page: ObjectList<ObjectId<K>> = ctx.client.request(page).await?;
         all.extend(page.items);
         match page.metadata.continue_.filter(|next| !next.is_empty()) {
             Some(next) => params = params.continue_token(&next),

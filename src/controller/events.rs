@@ -5,7 +5,9 @@
 //! nobody waits for an Event, and thousands of them at once are not worth the API server's haste.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -15,8 +17,8 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
 use crate::api::condition::{Condition, ConditionStatus, ConditionType, Reason};
-use crate::controller::context::{Queues, lock};
 use crate::controller::metrics::Kind;
+use crate::controller::queues::Queues;
 use crate::status::report::ReportedViolation;
 
 /// A note must not be longer (events.k8s.io/v1).
@@ -108,7 +110,7 @@ impl Events {
         recent: impl IntoIterator<Item = &'a ReportedViolation>,
     ) {
         let new: Vec<&ReportedViolation> = {
-            let mut told = lock(&self.told);
+            let mut told = self.told.lock();
             recent
                 .into_iter()
                 .filter(|violation| told.is_new(of, violation))
@@ -192,7 +194,7 @@ impl Events {
         of: &ObjectMeta,
         recent: impl IntoIterator<Item = &'a ReportedViolation>,
     ) {
-        let mut told = lock(&self.told);
+        let mut told = self.told.lock();
         for violation in recent {
             told.is_new(of, violation);
         }

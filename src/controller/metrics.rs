@@ -1,7 +1,9 @@
 //! The metric families of the operator. Label values are names of resources, or come from enums.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -16,7 +18,6 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::api::ViolationCounts;
 use crate::api::condition::{Condition, ConditionStatus, ConditionType};
-use crate::controller::context::lock;
 use crate::controller::names::Name;
 
 /// What is reconciled.
@@ -168,18 +169,18 @@ impl Resources {
             conditions: conditions.iter().filter_map(known).collect(),
             counts: counts.cloned().unwrap_or_default(),
         };
-        lock(&self.0).insert((kind, name.clone()), shown);
+        self.0.lock().insert((kind, name.clone()), shown);
     }
 
     /// The resource is gone.
     pub fn forget(&self, kind: Kind, name: &Name) {
-        lock(&self.0).remove(&(kind, name.clone()));
+        self.0.lock().remove(&(kind, name.clone()));
     }
 }
 
 impl Collector for Resources {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let all = lock(&self.0);
+        let all = self.0.lock();
         let mut violations = encoder.encode_descriptor(
             "portcullis_resource_violations",
             "Violations in the status of the resource",

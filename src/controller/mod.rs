@@ -7,18 +7,22 @@
 mod approval;
 mod args;
 mod cache_freshness;
+mod caches;
 pub mod check;
 mod context;
 mod events;
 mod key;
+mod memory;
 pub mod metrics;
 mod names;
 mod policy;
+mod queues;
 mod reports;
 mod run;
 mod runtime;
 mod server;
-mod watch;
+mod triggers;
+mod watches;
 
 pub use args::Args;
 pub use run::{RunError, run};

@@ -17,17 +17,20 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::reports::poll;
-use super::{approval, cache_freshness, policy, server, watch as watches};
+use super::{approval, cache_freshness, policy, server, triggers, watches};
 use crate::controller::args::Args;
-use crate::controller::context::{Caches, Context, Memory, Queues};
+use crate::controller::caches::Caches;
+use crate::controller::context::Context;
 use crate::controller::events::Events;
 use crate::controller::key::{self, KeyError, OperatorKey};
+use crate::controller::memory::Memory;
 use crate::controller::metrics::{Kind, KindLabels, Metrics};
 use crate::controller::names::MANAGED_BY;
-use crate::controller::policy::diagnostics::Verdicts;
+use crate::controller::policy::diagnostics::PolicyDiagnostics;
+use crate::controller::queues::Queues;
 use crate::controller::runtime::client::{self, ClientError};
-use crate::controller::runtime::leader_election::{Contender, Fence};
-use crate::controller::runtime::workqueue::Done;
+use crate::controller::runtime::leader_election::{LeaderElector, WriteFence};
+use crate::controller::runtime::workqueue::Action;
 use crate::controller::runtime::writer::{self, WriteError};
 use crate::controller::server::build::Settings;
 use crate::telemetry::listen::{ListenError, bind};
@@ -87,9 +90,9 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         Arc::new(registry),
         stop.clone(),
     ));
-    let fence = Fence::default();
+    let fence = WriteFence::default();
     let clients = client::connect(&metrics, &fence, args.watch_duration).await?;
-    let mut contender = Contender::new(
+    let mut contender = LeaderElector::new(
         clients.once,
         &args.namespace,
         &args.lease_name,
@@ -139,7 +142,7 @@ async fn lead(
     metrics: Metrics,
     queues: Arc<Queues>,
     missing: watch::Sender<Missing>,
-    contender: &mut Contender,
+    contender: &mut LeaderElector,
 ) -> Result<(), RunError> {
     let (all, policies) = watches::counts(&args.watch_namespace, &args.namespace);
     let ctx = Arc::new(Context {
@@ -156,7 +159,7 @@ async fn lead(
             watches::namespace_watches(&args.watch_namespace),
         ),
         queues: Arc::clone(&queues),
-        verdicts: Verdicts::default(),
+        diagnostics: PolicyDiagnostics::default(),
         memory: Memory::default(),
         metrics,
         events: Events::start(client.clone(), queues, &args.pod_name),
@@ -178,7 +181,7 @@ async fn lead(
             let key = key(&ctx, &missing).await?;
             let _ = ctx.key.set(key);
             cache_freshness::wait(&ctx).await?;
-            watches::all(&ctx, |_| true);
+            triggers::all(&ctx, |_| true);
             let mut workers = workers(&ctx);
             // None of them ends.
             workers.join_next().await;
@@ -274,11 +277,11 @@ async fn worker(ctx: Arc<Context>, kind: Kind) {
         let name = queue.next().await;
         // Something in it cannot be seen, and that may be a policy.
         if !ctx.caches.sees(&name.0) {
-            queue.done(&name, Done::Settled);
+            queue.done(&name, Action::AwaitChange);
             continue;
         }
         let started = Instant::now();
-        let result: Result<Done, Failure> = match kind {
+        let result: Result<Action, Failure> = match kind {
             Kind::McpServer => server::reconcile(&ctx, &name).await.map_err(Failure::from),
             Kind::McpPolicy => policy::reconcile(&ctx, &name).await.map_err(Failure::from),
             Kind::McpApproval => approval::reconcile(&ctx, &name)
@@ -296,7 +299,7 @@ async fn worker(ctx: Arc<Context>, kind: Kind) {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::warn!(kind = kind.as_str(), namespace, name, %error, cause, "trying again");
             }
-            Done::Failed
+            Action::Backoff
         });
         queue.done(&name, done);
     }

@@ -3,7 +3,9 @@
 //! In: policies as they were read. Out: the policy as far as it can be read, and its errors.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::api::loose::Loose;
 use crate::api::policy::McpPolicy;
@@ -14,7 +16,7 @@ use crate::policy::diagnostic::{Diagnostic, Level};
 const KEPT: usize = 100;
 
 #[derive(Default)]
-pub struct Verdicts {
+pub struct PolicyDiagnostics {
     /// By UID.
     known: Mutex<HashMap<String, Known>>,
     none: Arc<Vec<Diagnostic>>,
@@ -31,7 +33,7 @@ struct Known {
     size: usize,
 }
 
-impl Verdicts {
+impl PolicyDiagnostics {
     /// The policy, with nothing but its targets if it was not understood, and why it is not accepted; empty if it is.
     pub fn of(&self, policy: &Loose<McpPolicy>) -> (Arc<McpPolicy>, Arc<Vec<Diagnostic>>) {
         let known = self.known(policy);
@@ -58,7 +60,7 @@ impl Verdicts {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     fn known(&self, policy: &Loose<McpPolicy>) -> Known {
@@ -109,7 +111,7 @@ impl Verdicts {
     }
 }
 
-impl Verdicts {
+impl PolicyDiagnostics {
     fn kept(&self, mut findings: Vec<Diagnostic>) -> Arc<Vec<Diagnostic>> {
         if findings.is_empty() {
             return Arc::clone(&self.none);

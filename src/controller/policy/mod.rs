@@ -2,6 +2,7 @@
 //! the servers that it targets.
 
 pub mod diagnostics;
+pub mod memory;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +12,10 @@ use tokio::time::Instant;
 
 use crate::api::policy::{McpPolicy, McpPolicyStatus};
 use crate::api::server::McpServerStatus;
-use crate::controller::context::{Context, lock};
+use crate::controller::context::Context;
 use crate::controller::metrics::Kind as Reconciled;
 use crate::controller::names::Name;
-use crate::controller::runtime::workqueue::Done;
+use crate::controller::runtime::workqueue::Action;
 use crate::controller::runtime::writer::{self, WriteError};
 use crate::policy::bundle::Bundle;
 use crate::policy::diagnostic::Diagnostic;
@@ -34,11 +35,11 @@ struct Seen {
 }
 
 /// Brings one policy's status up to date.
-pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
+pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Action, WriteError> {
     let Some(object) = ctx.caches.policies.get(name) else {
         // Again, as a reconciliation may have been under way when it went.
         forget(ctx, name);
-        return Ok(Done::Settled);
+        return Ok(Action::AwaitChange);
     };
     let metadata = object.metadata();
     let Some(uid) = metadata
@@ -46,12 +47,12 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
         .as_deref()
         .filter(|_| metadata.deletion_timestamp.is_none())
     else {
-        return Ok(Done::Settled);
+        return Ok(Action::AwaitChange);
     };
-    let (policy, errors) = ctx.verdicts.of(&object);
+    let (policy, errors) = ctx.diagnostics.of(&object);
     let Some(seen) = targets(ctx, &policy) else {
         // A server that has not been looked at yet looks at its policies when it has been.
-        return Ok(Done::Settled);
+        return Ok(Action::AwaitChange);
     };
     let targets: Vec<Target<'_>> = seen
         .iter()
@@ -79,14 +80,14 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
     let memory = ctx.memory.policy(name, uid);
     let cached = object.status(|policy| &policy.status);
     let (metadata, previous, written) = {
-        let memory = lock(&memory);
+        let memory = memory.lock();
         let (metadata, previous) = memory.written.newest(metadata, cached);
         (metadata, previous, memory.written.at)
     };
     let now = status(&Inputs {
         policy: &policy,
         findings: &errors,
-        warnings: &ctx.verdicts.warnings(&object),
+        warnings: &ctx.diagnostics.warnings(&object),
         missing: &missing,
         targets: &targets,
         previous: previous.as_ref(),
@@ -101,10 +102,10 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
         if only_figures
             && let Some(left) = crate::controller::server::throttled(written, EVERY, Instant::now())
         {
-            return Ok(Done::Later(left));
+            return Ok(Action::RequeueAfter(left));
         }
         let version = writer::status::<McpPolicy>(&ctx.client, &metadata, &now).await?;
-        lock(&memory).written.set(version, now.clone());
+        memory.lock().written.set(version, now.clone());
         ctx.events.acceptance(
             Reconciled::McpPolicy,
             &metadata,
@@ -116,7 +117,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, WriteError> {
     ctx.metrics
         .resources
         .show(Reconciled::McpPolicy, name, &now.conditions, counts);
-    Ok(Done::Settled)
+    Ok(Action::AwaitChange)
 }
 
 /// The servers that a policy targets; None while one of them has not been looked at, which comes soon. Of one that could not
@@ -134,8 +135,9 @@ fn targets(ctx: &Context, policy: &McpPolicy) -> Option<Vec<Seen>> {
     for server in servers {
         let name = crate::controller::runtime::store::name_of(&*server);
         let memory = ctx.memory.known_server(&name)?;
-        let memory = lock(&memory);
-        if Some(memory.uid.as_str()) != server.metadata().uid.as_deref() || !memory.looked_at {
+        let memory = memory.lock();
+        if Some(memory.uid.as_str()) != server.metadata().uid.as_deref() || !memory.reconciled_once
+        {
             return None;
         }
         let status = memory.status.as_ref().map(Arc::clone);

@@ -4,3 +4,4 @@
 
 pub mod merge;
 pub mod poll;
+pub mod schedule;

@@ -16,12 +16,14 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::controller::context::{Context, Poll, ServerMemory, lock};
+use crate::controller::context::Context;
 use crate::controller::names::{Ident, Name};
 use crate::controller::reports::merge;
+use crate::controller::reports::schedule::Poll;
 use crate::controller::runtime::kinds::Kind;
 use crate::controller::runtime::objects::GatewayPod;
-use crate::controller::runtime::workqueue::Done;
+use crate::controller::runtime::workqueue::Action;
+use crate::controller::server::memory::ServerMemory;
 use crate::status::accounting::Account;
 use crate::status::report::{LARGEST, Report, ReportedCount};
 
@@ -71,9 +73,9 @@ enum ReadError {
 }
 
 /// Asks a server's pods again now.
-pub fn hurry(ctx: &Context, server: &Name) {
+pub fn poll_now(ctx: &Context, server: &Name) {
     if let Some(memory) = ctx.memory.known_server(server) {
-        lock(&memory).polls.values_mut().for_each(Poll::hurry);
+        memory.lock().polls.values_mut().for_each(Poll::poll_now);
     }
     ctx.queues.reports.add(server.clone());
 }
@@ -83,7 +85,7 @@ pub async fn work(ctx: Arc<Context>) {
     loop {
         let name = ctx.queues.reports.next().await;
         let next = look(&ctx, &name).await;
-        let done = next.map_or(Done::Settled, Done::Later);
+        let done = next.map_or(Action::AwaitChange, Action::RequeueAfter);
         ctx.queues.reports.done(&name, done);
     }
 }
@@ -94,7 +96,7 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
     let ident = Ident {
         namespace: name.0.clone(),
         name: name.1.clone(),
-        uid: lock(&memory).uid.clone(),
+        uid: memory.lock().uid.clone(),
     };
     let deployment = ctx
         .caches
@@ -106,20 +108,20 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
     let reads = pods.iter().filter_map(|pod| {
         let ip = pod.ip?;
         let stored = {
-            let mut memory = lock(&memory);
-            take_turn(&mut memory, pod, Instant::now()).then(|| stored(&memory, pod.uid()))?
+            let mut memory = memory.lock();
+            is_due(&mut memory, pod, Instant::now()).then(|| stored(&memory, pod.uid()))?
         };
         let address = SocketAddr::new(ip, ctx.args.report_port);
         let (bearer, memory) = (&bearer, &memory);
         Some(async move {
             let read = tokio::time::timeout(WITHIN, read(address, bearer, stored)).await;
             let read = read.unwrap_or(Err(ReadError::Late)).and_then(|mut report| {
-                match report.is_plausible(born(pod), jiff::Timestamp::now()) {
+                match report.is_plausible(pod_created_at(pod), jiff::Timestamp::now()) {
                     true => Ok(report),
                     false => Err(ReadError::Implausible),
                 }
             });
-            took(&mut lock(memory), pod, read, Instant::now())
+            on_report(&mut memory.lock(), pod, read, Instant::now())
         })
     });
     let reads: Vec<_> = reads.collect();
@@ -127,7 +129,7 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
     if reads.collect::<Vec<bool>>().await.contains(&true) {
         ctx.queues.servers.add(name.clone());
     }
-    let (memory, now) = (lock(&memory), Instant::now());
+    let (memory, now) = (memory.lock(), Instant::now());
     let next = pods
         .iter()
         .filter(|pod| pod.ip.is_some())
@@ -137,7 +139,7 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
 }
 
 /// Since when a pod can have counted anything.
-fn born(pod: &GatewayPod) -> Option<jiff::Timestamp> {
+fn pod_created_at(pod: &GatewayPod) -> Option<jiff::Timestamp> {
     let created = kube::Resource::meta(pod).creation_timestamp.as_ref();
     created.map(|created| created.0)
 }
@@ -153,7 +155,7 @@ fn stored(memory: &ServerMemory, pod: &str) -> u64 {
 }
 
 /// Whether it is this pod's turn to be asked.
-fn take_turn(memory: &mut ServerMemory, pod: &GatewayPod, now: Instant) -> bool {
+fn is_due(memory: &mut ServerMemory, pod: &GatewayPod, now: Instant) -> bool {
     let poll = memory
         .polls
         .entry(pod.uid().to_owned())
@@ -172,7 +174,7 @@ fn take_turn(memory: &mut ServerMemory, pod: &GatewayPod, now: Instant) -> bool 
 }
 
 /// Keeps a report. True if the server should be looked at because of it.
-fn took(
+fn on_report(
     memory: &mut ServerMemory,
     pod: &GatewayPod,
     read: Result<Report, ReadError>,

@@ -20,7 +20,7 @@ use tower::{BoxError, Layer as _};
 use tower_service::Service;
 
 use crate::controller::metrics::{Metrics, RequestLabels};
-use crate::controller::runtime::leader_election::Fence;
+use crate::controller::runtime::leader_election::WriteFence;
 
 /// A connection that an answer is awaited on and that says nothing for longer than a watch lasts, and so much more, is taken
 /// for dead. The watches themselves notice before that (kube's watcher waits five seconds more than a watch lasts).
@@ -61,7 +61,7 @@ pub struct Clients {
 /// Makes the clients; a watch of theirs lasts no longer than `watch`.
 pub async fn connect(
     metrics: &Metrics,
-    fence: &Fence,
+    fence: &WriteFence,
     watch: Duration,
 ) -> Result<Clients, ClientError> {
     let mut config = Config::infer().await?;
@@ -121,7 +121,7 @@ fn patience(headers: &mut HeaderMap) {
 struct Fenced<S> {
     inner: S,
     metrics: Metrics,
-    fence: Fence,
+    fence: WriteFence,
 }
 
 impl<S, B> Service<Request<Body>> for Fenced<S>

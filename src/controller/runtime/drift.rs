@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::controller::runtime::drift;
 use crate::controller::runtime::kinds::Child;
-use crate::controller::runtime::objects::Live;
+use crate::controller::runtime::objects::ObservedChild;
 use crate::controller::runtime::quantity::quantity;
 
 /// Annotation with the hash of what was applied: what is no longer wanted is known by it, also after a restart.
@@ -30,7 +30,7 @@ pub const WATCH_LAG: Duration = Duration::from_secs(2);
 
 /// What was last written of a child.
 #[derive(Clone, Debug)]
-pub struct Mark {
+pub struct AppliedState {
     hash: String,
     /// What the API server made of it.
     stamp: String,
@@ -45,7 +45,7 @@ pub struct Mark {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum ChildAction {
     Create,
     Apply {
         /// Somebody changed what is ours.
@@ -92,21 +92,21 @@ fn hash_of(body: &Value) -> Option<&str> {
 /// The next step for a stamped child.
 pub fn step(
     child: &Child,
-    live: Option<&Live>,
-    mark: Option<&Mark>,
+    live: Option<&ObservedChild>,
+    mark: Option<&AppliedState>,
     owner: &str,
     now: Instant,
-) -> Step {
+) -> ChildAction {
     let Some(live) = live else {
         // The watch may not have brought what was made just now.
         let young =
             mark.and_then(|mark| WATCH_LAG.checked_sub(now.saturating_duration_since(mark.at)));
         return young
             .filter(|left| !left.is_zero())
-            .map_or(Step::Create, Step::Wait);
+            .map_or(ChildAction::Create, ChildAction::Wait);
     };
     if live.controller() != Some(owner) {
-        return Step::Foreign;
+        return ChildAction::Foreign;
     }
     let value = live.value();
     let wanted = hash_of(&child.body);
@@ -114,41 +114,42 @@ pub fn step(
     if hash_of(&value) != wanted {
         return match mark {
             // What is wanted has changed.
-            None => Step::Apply { drift: false },
+            None => ChildAction::Apply { drift: false },
             // The caches may be behind a write of ours.
-            Some(mark) if older(live, mark) => Step::Nothing,
+            Some(mark) if older(live, mark) => ChildAction::Nothing,
             Some(mark) => repair(mark, now),
         };
     }
     if !labelled(&value, &child.body) {
         // Neither labels nor annotations change the generation.
-        return mark.map_or(Step::Apply { drift: true }, |mark| repair(mark, now));
+        return mark.map_or(ChildAction::Apply { drift: true }, |mark| repair(mark, now));
     }
     let changes = drift::changes(child, live);
     if changes.is_empty() {
-        return Step::Nothing;
+        return ChildAction::Nothing;
     }
-    let step_after = |waits, mark: &Mark| match wait(waits, mark.repairs, mark.repaired, now) {
-        Some(left) => Step::Wait(left),
-        None => Step::Apply { drift: true },
-    };
+    let step_after =
+        |waits, mark: &AppliedState| match wait(waits, mark.repairs, mark.repaired, now) {
+            Some(left) => ChildAction::Wait(left),
+            None => ChildAction::Apply { drift: true },
+        };
     match mark {
-        Some(mark) if older(live, mark) => Step::Nothing,
+        Some(mark) if older(live, mark) => ChildAction::Nothing,
         Some(mark) if mark.stamp == live.stamp() && mark.unsettled => step_after(UNSETTLED, mark),
         // The API server writes some values otherwise (1000m as 1): what it made of ours is ours.
-        Some(mark) if mark.stamp == live.stamp() => Step::Nothing,
+        Some(mark) if mark.stamp == live.stamp() => ChildAction::Nothing,
         // What widens what pods may do is not waited with, however often.
         Some(mark) if changes.iter().any(|change| change.widens) => step_after(WIDENED, mark),
         Some(mark) => repair(mark, now),
-        None => Step::Apply { drift: true },
+        None => ChildAction::Apply { drift: true },
     }
 }
 
 /// What somebody changed is put right at once, and after that only when the wait is over.
-fn repair(mark: &Mark, now: Instant) -> Step {
+fn repair(mark: &AppliedState, now: Instant) -> ChildAction {
     match wait(WAITS, mark.repairs, mark.repaired, now) {
-        Some(left) => Step::Wait(left),
-        None => Step::Apply { drift: true },
+        Some(left) => ChildAction::Wait(left),
+        None => ChildAction::Apply { drift: true },
     }
 }
 
@@ -173,7 +174,7 @@ pub fn wait(
 }
 
 /// Whether what the caches hold is from before our last write. Resource versions grow (KEP-5504).
-fn older(live: &Live, mark: &Mark) -> bool {
+fn older(live: &ObservedChild, mark: &AppliedState) -> bool {
     match (
         live.resource_version().parse::<u64>(),
         mark.version.parse::<u64>(),
@@ -184,11 +185,17 @@ fn older(live: &Live, mark: &Mark) -> bool {
 }
 
 /// Remembers what a write came to.
-pub fn mark(child: &Child, live: &Live, before: Option<&Mark>, drift: bool, now: Instant) -> Mark {
+pub fn mark(
+    child: &Child,
+    live: &ObservedChild,
+    before: Option<&AppliedState>,
+    drift: bool,
+    now: Instant,
+) -> AppliedState {
     let hash = hash_of(&child.body).unwrap_or_default().to_owned();
     let before = before.filter(|before| before.hash == hash);
     let repairs = before.map_or(0, |before| before.repairs);
-    Mark {
+    AppliedState {
         hash,
         unsettled: drift::changes(child, live)
             .iter()
@@ -285,7 +292,7 @@ mod tests {
     }
 
     /// The child as the API server has it, with changes of others.
-    fn live(child: &Child, generation: i64, change: impl FnOnce(&mut Value)) -> Live {
+    fn live(child: &Child, generation: i64, change: impl FnOnce(&mut Value)) -> ObservedChild {
         let mut body = child.body.clone();
         body["metadata"]["generation"] = json!(generation);
         body["metadata"]["resourceVersion"] = json!(generation.to_string());
@@ -295,7 +302,7 @@ mod tests {
         serde_json::from_value(body).unwrap()
     }
 
-    fn decide(child: &Child, live: &Live, mark: Option<&Mark>) -> Step {
+    fn decide(child: &Child, live: &ObservedChild, mark: Option<&AppliedState>) -> ChildAction {
         step(child, Some(live), mark, "owner", Instant::now())
     }
 
@@ -304,22 +311,22 @@ mod tests {
         let wanted = child(json!({"replicas": 2, "paused": "", "selector": null}));
         assert_eq!(
             step(&wanted, None, None, "owner", Instant::now()),
-            Step::Create
+            ChildAction::Create
         );
         let there = live(&wanted, 1, |body| {
             body["spec"].as_object_mut().unwrap().remove("paused");
             body["spec"].as_object_mut().unwrap().remove("selector");
         });
-        assert_eq!(decide(&wanted, &there, None), Step::Nothing);
+        assert_eq!(decide(&wanted, &there, None), ChildAction::Nothing);
         let listed = live(&wanted, 1, |body| {
             body.as_object_mut()
                 .unwrap()
                 .retain(|key, _| key != "apiVersion" && key != "kind");
         });
-        assert_eq!(decide(&wanted, &listed, None), Step::Nothing);
+        assert_eq!(decide(&wanted, &listed, None), ChildAction::Nothing);
         assert_eq!(
             step(&wanted, Some(&there), None, "another", Instant::now()),
-            Step::Foreign
+            ChildAction::Foreign
         );
     }
 
@@ -328,7 +335,10 @@ mod tests {
         let before = child(json!({"replicas": 2, "nodeSelector": {"a": "b"}}));
         let wanted = child(json!({"replicas": 2}));
         let there = live(&before, 1, |_| {});
-        assert_eq!(decide(&wanted, &there, None), Step::Apply { drift: false });
+        assert_eq!(
+            decide(&wanted, &there, None),
+            ChildAction::Apply { drift: false }
+        );
         // Until the watch brings what was written, it is not written again.
         let again = step(
             &wanted,
@@ -337,7 +347,7 @@ mod tests {
             "owner",
             Instant::now(),
         );
-        assert_eq!(again, Step::Wait(WATCH_LAG));
+        assert_eq!(again, ChildAction::Wait(WATCH_LAG));
         let written = mark(
             &wanted,
             &live(&wanted, 2, |_| {}),
@@ -345,7 +355,10 @@ mod tests {
             false,
             Instant::now(),
         );
-        assert_eq!(decide(&wanted, &there, Some(&written)), Step::Nothing);
+        assert_eq!(
+            decide(&wanted, &there, Some(&written)),
+            ChildAction::Nothing
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -365,7 +378,7 @@ mod tests {
         };
         assert_eq!(
             decide(&wanted, &drifted(2), Some(&first)),
-            Step::Apply { drift: true }
+            ChildAction::Apply { drift: true }
         );
         let second = mark(
             &wanted,
@@ -376,12 +389,12 @@ mod tests {
         );
         assert_eq!(
             decide(&wanted, &drifted(4), Some(&second)),
-            Step::Wait(WAITS.0)
+            ChildAction::Wait(WAITS.0)
         );
         tokio::time::advance(WAITS.0).await;
         assert_eq!(
             decide(&wanted, &drifted(4), Some(&second)),
-            Step::Apply { drift: true }
+            ChildAction::Apply { drift: true }
         );
         let third = mark(
             &wanted,
@@ -392,7 +405,7 @@ mod tests {
         );
         assert_eq!(
             decide(&wanted, &drifted(6), Some(&third)),
-            Step::Wait(WAITS.0 * 2)
+            ChildAction::Wait(WAITS.0 * 2)
         );
     }
 
@@ -403,8 +416,8 @@ mod tests {
             "template": {"privileged": false},
         }));
         let changed = |change: fn(&mut Value)| decide(&wanted, &live(&wanted, 2, change), None);
-        let drift = Step::Apply { drift: true };
-        assert_eq!(changed(|_| {}), Step::Nothing);
+        let drift = ChildAction::Apply { drift: true };
+        assert_eq!(changed(|_| {}), ChildAction::Nothing);
         assert_eq!(
             changed(|body| body["spec"]["selector"]["x"] = json!("y")),
             drift
@@ -452,7 +465,7 @@ mod tests {
             false,
             Instant::now(),
         );
-        let drift = Step::Apply { drift: true };
+        let drift = ChildAction::Apply { drift: true };
         assert_eq!(decide(&wanted, &unmarked(1), Some(&first)), drift);
         let again = mark(
             &wanted,
@@ -463,7 +476,7 @@ mod tests {
         );
         assert_eq!(
             decide(&wanted, &unmarked(1), Some(&again)),
-            Step::Wait(WAITS.0)
+            ChildAction::Wait(WAITS.0)
         );
     }
 
@@ -477,9 +490,9 @@ mod tests {
             });
             decide(&wanted, &there, None)
         };
-        assert_eq!(written("1", "1Gi"), Step::Nothing);
-        assert_eq!(written("1001m", "1Gi"), Step::Apply { drift: true });
-        assert_eq!(written("1", "1025Mi"), Step::Apply { drift: true });
+        assert_eq!(written("1", "1Gi"), ChildAction::Nothing);
+        assert_eq!(written("1001m", "1Gi"), ChildAction::Apply { drift: true });
+        assert_eq!(written("1", "1025Mi"), ChildAction::Apply { drift: true });
     }
 
     #[tokio::test(start_paused = true)]
@@ -489,9 +502,12 @@ mod tests {
             |generation| live(&wanted, generation, |body| body["spec"]["cpu"] = json!("1"));
         assert_eq!(
             decide(&wanted, &normal(1), None),
-            Step::Apply { drift: true }
+            ChildAction::Apply { drift: true }
         );
         let written = mark(&wanted, &normal(1), None, true, Instant::now());
-        assert_eq!(decide(&wanted, &normal(1), Some(&written)), Step::Nothing);
+        assert_eq!(
+            decide(&wanted, &normal(1), Some(&written)),
+            ChildAction::Nothing
+        );
     }
 }

@@ -29,21 +29,21 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// Until when this process may write; read before each write.
 #[derive(Clone)]
-pub struct Fence {
+pub struct WriteFence {
     start: Instant,
     until: Arc<AtomicU64>,
 }
 
-impl Default for Fence {
+impl Default for WriteFence {
     fn default() -> Self {
-        Fence {
+        WriteFence {
             start: Instant::now(),
             until: Arc::new(AtomicU64::new(0)),
         }
     }
 }
 
-impl Fence {
+impl WriteFence {
     /// Whether this process is the leader, even if it was stopped for a while just now.
     pub fn is_open(&self) -> bool {
         self.millis(Instant::now()) < self.until.load(Ordering::Acquire)
@@ -63,12 +63,12 @@ impl Fence {
 }
 
 /// A contender for the Lease.
-pub struct Contender {
+pub struct LeaderElector {
     api: Api<Lease>,
     name: String,
     identity: String,
     duration: Duration,
-    fence: Fence,
+    fence: WriteFence,
     changed: Arc<Notify>,
     /// The record that was seen last, and since when it has not changed.
     seen: Option<(String, Instant)>,
@@ -83,17 +83,17 @@ enum Turn {
     Wait(Duration),
 }
 
-impl Contender {
+impl LeaderElector {
     pub fn new(
         client: Client,
         namespace: &str,
         name: &str,
         identity: &str,
         duration: Duration,
-        fence: Fence,
+        fence: WriteFence,
     ) -> Self {
         let api = Api::namespaced(client, namespace);
-        Contender {
+        LeaderElector {
             api,
             name: name.to_owned(),
             identity: identity.to_owned(),
@@ -292,20 +292,20 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn contender(identity: &str) -> Contender {
+    fn contender(identity: &str) -> LeaderElector {
         let service = tower::service_fn(|_: http::Request<kube::client::Body>| async {
             Err::<http::Response<kube::client::Body>, _>(std::io::Error::other(
                 "no API server in this test",
             ))
         });
         let client = Client::new(service, "default");
-        Contender::new(
+        LeaderElector::new(
             client,
             "ops",
             "lease",
             identity,
             Duration::from_secs(15),
-            Fence::default(),
+            WriteFence::default(),
         )
     }
 
@@ -346,7 +346,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_leader_that_was_stopped_may_not_write_when_it_goes_on() {
-        let fence = Fence::default();
+        let fence = WriteFence::default();
         assert!(!fence.is_open());
         fence.open_until(Instant::now() + Duration::from_secs(10));
         assert!(fence.is_open());

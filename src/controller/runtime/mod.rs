@@ -11,6 +11,10 @@ pub mod leader_election;
 pub mod objects;
 pub mod pod_trouble;
 pub mod quantity;
+pub mod reflector;
+#[cfg(test)]
+pub mod scripted;
 pub mod store;
 pub mod workqueue;
 pub mod writer;
+pub mod written;

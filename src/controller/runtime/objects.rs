@@ -26,7 +26,7 @@ use crate::controller::names::{Ident, SERVER};
 
 /// A child.
 #[derive(Clone, Debug)]
-pub struct Live {
+pub struct ObservedChild {
     metadata: ObjectMeta,
     /// Everything but status and what the API server adds to metadata, as JSON; nothing of an object that is not ours, as
     /// anybody may put our labels onto large ones.
@@ -42,7 +42,7 @@ pub struct Live {
 /// Paths that are kept of one object's other managers.
 const PATHS: usize = 64;
 
-impl Live {
+impl ObservedChild {
     /// Who else manages a field, or something in it, or all that it is in.
     pub fn manager_of(&self, field: &str) -> Option<String> {
         let within = |inner: &str, outer: &str| {
@@ -102,7 +102,7 @@ impl Live {
     }
 }
 
-impl<'de> Deserialize<'de> for Live {
+impl<'de> Deserialize<'de> for ObservedChild {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = Object::deserialize(deserializer)?;
         let metadata = small(object.metadata());
@@ -122,7 +122,7 @@ impl<'de> Deserialize<'de> for Live {
                 managers = others_fields(&entries);
             }
         }
-        Ok(Live {
+        Ok(ObservedChild {
             metadata,
             body: body.unwrap_or_default().into_boxed_str(),
             replicas_of_others: others,
@@ -244,7 +244,7 @@ fn paths_below(before: String, key: &str, below: &Value, found: &mut Vec<String>
     }
 }
 
-impl Resource for Live {
+impl Resource for ObservedChild {
     type DynamicType = ApiResource;
     type Scope = DynamicResourceScope;
 
@@ -354,21 +354,21 @@ impl Resource for GatewayPod {
 
 /// An object of which only its identity matters: its name, version, server and owner.
 #[derive(Debug)]
-pub struct Identity<K> {
+pub struct ObjectId<K> {
     metadata: ObjectMeta,
     of: PhantomData<fn() -> K>,
 }
 
-impl<K> Clone for Identity<K> {
+impl<K> Clone for ObjectId<K> {
     fn clone(&self) -> Self {
-        Identity {
+        ObjectId {
             metadata: self.metadata.clone(),
             of: PhantomData,
         }
     }
 }
 
-impl<'de, K> Deserialize<'de> for Identity<K> {
+impl<'de, K> Deserialize<'de> for ObjectId<K> {
     /// Skips all else without keeping it for a moment: there are thousands in a list.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -386,7 +386,7 @@ impl<'de, K> Deserialize<'de> for Identity<K> {
             owner_references: Option<Vec<OwnerReference>>,
         }
         let Object { metadata } = Object::deserialize(deserializer)?;
-        Ok(Identity {
+        Ok(ObjectId {
             metadata: small(ObjectMeta {
                 name: metadata.name,
                 namespace: metadata.namespace,
@@ -401,7 +401,7 @@ impl<'de, K> Deserialize<'de> for Identity<K> {
     }
 }
 
-impl<K: Resource<DynamicType = ()>> Resource for Identity<K> {
+impl<K: Resource<DynamicType = ()>> Resource for ObjectId<K> {
     type DynamicType = ();
     type Scope = K::Scope;
 
@@ -495,7 +495,7 @@ mod tests {
     #[test]
     fn a_child_keeps_what_is_compared_and_tells_who_scales_it() {
         let by = |manager: &str, fields: Value| json!({"manager": manager, "fieldsV1": fields});
-        let object = |managers: Value| -> Live {
+        let object = |managers: Value| -> ObservedChild {
             serde_json::from_str(
                 &json!({
                     "apiVersion": "apps/v1", "kind": "Deployment",
@@ -523,7 +523,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_of_what_only_bears_our_labels() {
-        let object = |name: &str, owner: Value| -> Live {
+        let object = |name: &str, owner: Value| -> ObservedChild {
             let text = json!({
                 "metadata": {"name": name, "uid": "x", "ownerReferences": owner},
                 "data": {"bundle.json": "kept"},

@@ -4,7 +4,9 @@
 //! changed. Must not do: hold an object that a complete listing no longer has.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
+
+use parking_lot::{RwLock, RwLockReadGuard};
 
 use kube::Resource;
 use kube::runtime::watcher::Event;
@@ -13,14 +15,14 @@ use tokio::sync::watch;
 use crate::controller::names::Name;
 
 /// Objects of one kind.
-pub struct Cache<K> {
+pub struct Store<K> {
     objects: RwLock<BTreeMap<Name, Arc<K>>>,
     /// Watches that have not listed everything yet.
     unlisted: watch::Sender<usize>,
 }
 
 /// What happened to an object; at least one of the two is there.
-pub struct Change<'a, K> {
+pub struct ObjectEvent<'a, K> {
     pub before: Option<&'a Arc<K>>,
     pub after: Option<&'a Arc<K>>,
 }
@@ -36,17 +38,17 @@ pub fn name_of<K: Resource>(object: &K) -> Name {
     )
 }
 
-impl<K: Resource> Cache<K> {
+impl<K: Resource> Store<K> {
     /// A cache that so many watches fill.
     pub fn new(watches: usize) -> Self {
-        Cache {
+        Store {
             objects: RwLock::default(),
             unlisted: watch::Sender::new(watches),
         }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Name, Arc<K>>> {
-        self.objects.read().unwrap_or_else(PoisonError::into_inner)
+        self.objects.read()
     }
 
     pub fn get(&self, name: &Name) -> Option<Arc<K>> {
@@ -107,7 +109,7 @@ impl<K: Resource> Cache<K> {
         listing: &mut Option<Listing<K>>,
         first: &mut bool,
         event: Event<K>,
-        mut changed: impl FnMut(Change<'_, K>),
+        mut changed: impl FnMut(ObjectEvent<'_, K>),
     ) {
         match event {
             Event::Init => *listing = Some(BTreeMap::new()),
@@ -120,7 +122,7 @@ impl<K: Resource> Cache<K> {
                 let listed = listing.take().unwrap_or_default();
                 let before = self.replace(scope, &listed);
                 for (name, after) in &listed {
-                    changed(Change {
+                    changed(ObjectEvent {
                         before: before.get(name),
                         after: Some(after),
                     });
@@ -129,7 +131,7 @@ impl<K: Resource> Cache<K> {
                     .iter()
                     .filter(|(name, _)| !listed.contains_key(*name))
                 {
-                    changed(Change {
+                    changed(ObjectEvent {
                         before: Some(before),
                         after: None,
                     });
@@ -139,7 +141,7 @@ impl<K: Resource> Cache<K> {
             Event::Apply(object) => {
                 let (name, after) = (name_of(&object), Arc::new(object));
                 let before = self.write().insert(name, Arc::clone(&after));
-                changed(Change {
+                changed(ObjectEvent {
                     before: before.as_ref(),
                     after: Some(&after),
                 });
@@ -149,7 +151,7 @@ impl<K: Resource> Cache<K> {
                     .write()
                     .remove(&name_of(&object))
                     .unwrap_or_else(|| Arc::new(object));
-                changed(Change {
+                changed(ObjectEvent {
                     before: Some(&before),
                     after: None,
                 });
@@ -157,8 +159,8 @@ impl<K: Resource> Cache<K> {
         }
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<Name, Arc<K>>> {
-        self.objects.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> parking_lot::RwLockWriteGuard<'_, BTreeMap<Name, Arc<K>>> {
+        self.objects.write()
     }
 
     /// Puts a complete listing of a scope in place; returns what was there of that scope.
@@ -191,7 +193,7 @@ mod tests {
         object
     }
 
-    fn told(change: &Change<'_, ConfigMap>) -> String {
+    fn told(change: &ObjectEvent<'_, ConfigMap>) -> String {
         let version = |object: Option<&Arc<ConfigMap>>| {
             object.map_or("-".to_owned(), |object| {
                 format!(
@@ -206,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_new_listing_tells_what_came_and_went_within_its_scope_only() {
-        let cache = Cache::new(2);
+        let cache = Store::new(2);
         let mut changes = Vec::new();
         let (mut a, mut b) = ((None, true), (None, true));
         let events = [

@@ -3,9 +3,9 @@
 //! In: keys, now or later. Out: each key to one worker at a time, with growing waits after failures. A key that comes while it
 //! is being worked on is worked on again. Must not do: lose a key, or run one twice at once.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -17,7 +17,7 @@ const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(300);
 
 /// Keys that are due, or will be.
-pub struct Queue<K> {
+pub struct WorkQueue<K> {
     state: Mutex<State<K>>,
     changed: Notify,
 }
@@ -41,18 +41,18 @@ struct Entry {
 
 /// What became of the work on a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Done {
+pub enum Action {
     /// Nothing more until it is added again.
-    Settled,
+    AwaitChange,
     /// Look again after that time.
-    Later(Duration),
+    RequeueAfter(Duration),
     /// Try again, after a wait that grows.
-    Failed,
+    Backoff,
 }
 
-impl<K> Default for Queue<K> {
+impl<K> Default for WorkQueue<K> {
     fn default() -> Self {
-        Queue {
+        WorkQueue {
             state: Mutex::new(State {
                 due: BTreeMap::new(),
                 entries: HashMap::new(),
@@ -63,9 +63,9 @@ impl<K> Default for Queue<K> {
     }
 }
 
-impl<K: Clone + Eq + Hash> Queue<K> {
+impl<K: Clone + Eq + Hash> WorkQueue<K> {
     fn lock(&self) -> MutexGuard<'_, State<K>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Work on this key as soon as a worker is free.
@@ -91,7 +91,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         self.changed.notify_one();
     }
 
-    /// The next key; it is not given out again until [`Queue::done`] is told of it.
+    /// The next key; it is not given out again until [`WorkQueue::done`] is told of it.
     pub async fn next(&self) -> K {
         loop {
             // Before looking, so that a key that is added meanwhile is not missed.
@@ -125,8 +125,8 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         }
     }
 
-    /// Tells what became of a key that [`Queue::next`] gave out.
-    pub fn done(&self, key: &K, done: Done) {
+    /// Tells what became of a key that [`WorkQueue::next`] gave out.
+    pub fn done(&self, key: &K, done: Action) {
         let mut state = self.lock();
         let now = Instant::now();
         let Some(entry) = state.entries.get_mut(key) else {
@@ -134,22 +134,22 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         };
         entry.running = false;
         let wanted = match done {
-            Done::Settled => {
+            Action::AwaitChange => {
                 entry.failures = 0;
                 None
             }
-            Done::Later(after) => {
+            Action::RequeueAfter(after) => {
                 entry.failures = 0;
                 Some(now + after)
             }
-            Done::Failed => {
+            Action::Backoff => {
                 entry.failures = entry.failures.saturating_add(1);
                 Some(now + backoff(entry.failures, fraction()))
             }
         };
         let at = match (wanted, entry.again.take()) {
             // What changed meanwhile may be what it failed for, but a failing API server must not be asked without pause.
-            (Some(wanted), Some(_)) if done == Done::Failed => Some(wanted),
+            (Some(wanted), Some(_)) if done == Action::Backoff => Some(wanted),
             (Some(wanted), Some(again)) => Some(wanted.min(again)),
             (wanted, again) => wanted.or(again),
         };
@@ -208,7 +208,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_key_that_comes_while_it_is_worked_on_is_worked_on_again_and_never_twice_at_once() {
-        let queue = Queue::default();
+        let queue = WorkQueue::default();
         queue.add("a");
         queue.add("a");
         assert_eq!(queue.next().await, "a");
@@ -218,9 +218,9 @@ mod tests {
                 .await
                 .is_err()
         );
-        queue.done(&"a", Done::Settled);
+        queue.done(&"a", Action::AwaitChange);
         assert_eq!(queue.next().await, "a");
-        queue.done(&"a", Done::Settled);
+        queue.done(&"a", Action::AwaitChange);
         assert!(
             tokio::time::timeout(Duration::from_secs(3600), queue.next())
                 .await
@@ -230,15 +230,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_asked_for_sooner_comes_sooner() {
-        let queue = Queue::default();
+        let queue = WorkQueue::default();
         let started = Instant::now();
         queue.add_after("a", Duration::from_secs(60));
         queue.add_after("b", Duration::from_secs(30));
         queue.add_after("a", Duration::from_secs(10));
         assert_eq!((queue.next().await, started.elapsed().as_secs()), ("a", 10));
-        queue.done(&"a", Done::Later(Duration::from_secs(5)));
+        queue.done(&"a", Action::RequeueAfter(Duration::from_secs(5)));
         assert_eq!((queue.next().await, started.elapsed().as_secs()), ("a", 15));
-        queue.done(&"a", Done::Settled);
+        queue.done(&"a", Action::AwaitChange);
         assert_eq!((queue.next().await, started.elapsed().as_secs()), ("b", 30));
     }
 
@@ -247,24 +247,24 @@ mod tests {
         assert!(backoff(1, 0.0) >= FIRST / 2 && backoff(1, 1.0) <= FIRST);
         assert!(backoff(4, 0.0) > backoff(1, 1.0));
         assert_eq!(backoff(60, 1.0), LONGEST);
-        let queue = Queue::default();
+        let queue = WorkQueue::default();
         queue.add("a");
         for _ in 0..8 {
             queue.next().await;
             // A change that comes meanwhile does not shorten the wait.
             queue.add("a");
-            queue.done(&"a", Done::Failed);
+            queue.done(&"a", Action::Backoff);
         }
         let waiting = Instant::now();
         queue.next().await;
         assert!(waiting.elapsed() > Duration::from_secs(10));
-        queue.done(&"a", Done::Settled);
+        queue.done(&"a", Action::AwaitChange);
         assert_eq!(queue.lock().entries.len(), 0);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn many_workers_get_each_key_of_many() {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(WorkQueue::default());
         let seen = Arc::new(AtomicUsize::new(0));
         let workers: Vec<_> = (0..8)
             .map(|_| {
@@ -273,7 +273,7 @@ mod tests {
                     loop {
                         let key = queue.next().await;
                         seen.fetch_add(1, Ordering::SeqCst);
-                        queue.done(&key, Done::Settled);
+                        queue.done(&key, Action::AwaitChange);
                     }
                 })
             })

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::controller::names::MANAGER;
 use crate::controller::runtime::drift::{self, Change};
 use crate::controller::runtime::kinds::{Child, Kind};
-use crate::controller::runtime::objects::Live;
+use crate::controller::runtime::objects::ObservedChild;
 
 /// Why a write did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +90,7 @@ pub struct Children<'a> {
 }
 
 impl Children<'_> {
-    fn api(&self, kind: Kind) -> Api<Live> {
+    fn api(&self, kind: Kind) -> Api<ObservedChild> {
         api(self.client, self.namespace, &kind.resource())
     }
 
@@ -103,7 +103,7 @@ impl Children<'_> {
             ..PostParams::default()
         };
         let client = self.client;
-        let request = kube::core::Request::new(<Live as Resource>::url_path(
+        let request = kube::core::Request::new(<ObservedChild as Resource>::url_path(
             &child.kind.resource(),
             Some(self.namespace),
         ));
@@ -112,7 +112,7 @@ impl Children<'_> {
         let request = request
             .create(&params, body)
             .map_err(|error| fail(kube::Error::BuildRequest(error)))?;
-        match client.request::<Live>(request).await {
+        match client.request::<ObservedChild>(request).await {
             Ok(live) => Ok(Created::New(live)),
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
                 let live = self.get(child.kind, &child.name).await?;
@@ -129,7 +129,7 @@ impl Children<'_> {
         }
     }
 
-    pub async fn get(&self, kind: Kind, name: &str) -> Result<Option<Live>, WriteError> {
+    pub async fn get(&self, kind: Kind, name: &str) -> Result<Option<ObservedChild>, WriteError> {
         self.api(kind)
             .get_opt(name)
             .await
@@ -137,7 +137,12 @@ impl Children<'_> {
     }
 
     /// Server-side apply of the whole intent (KEP-555), of an object with that UID only; `over` what somebody else has put there.
-    pub async fn apply(&self, child: &Child, uid: &str, over: bool) -> Result<Live, WriteError> {
+    pub async fn apply(
+        &self,
+        child: &Child,
+        uid: &str,
+        over: bool,
+    ) -> Result<ObservedChild, WriteError> {
         let fail = |error| classify(child.kind.as_str(), &child.name, error);
         let api = self.api(child.kind);
         self.adopt_created_fields(child).await?;
@@ -160,7 +165,7 @@ impl Children<'_> {
         child: &Child,
         uid: &str,
         changes: &[Change],
-    ) -> Result<Live, WriteError> {
+    ) -> Result<ObservedChild, WriteError> {
         let params = PatchParams {
             field_manager: Some(MANAGER.to_owned()),
             ..PatchParams::default()
@@ -218,12 +223,17 @@ impl Children<'_> {
     }
 
     /// Replaces a ConfigMap if it is still the version that was seen; None if there is none any more.
-    pub async fn replace(&self, child: &Child, version: &str) -> Result<Option<Live>, WriteError> {
+    pub async fn replace(
+        &self,
+        child: &Child,
+        version: &str,
+    ) -> Result<Option<ObservedChild>, WriteError> {
         let mut body = child.body.clone();
         if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.insert("resourceVersion".to_owned(), json!(version));
         }
-        let path = <Live as Resource>::url_path(&child.kind.resource(), Some(self.namespace));
+        let path =
+            <ObservedChild as Resource>::url_path(&child.kind.resource(), Some(self.namespace));
         match put(self.client, &path, &child.name, None, &body).await {
             Ok(live) => Ok(Some(live)),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
@@ -254,7 +264,12 @@ impl Children<'_> {
     }
 
     /// Removes a child of ours that is no longer wanted.
-    pub async fn delete(&self, kind: Kind, live: &Live, name: &str) -> Result<(), WriteError> {
+    pub async fn delete(
+        &self,
+        kind: Kind,
+        live: &ObservedChild,
+        name: &str,
+    ) -> Result<(), WriteError> {
         let params = DeleteParams::background().preconditions(Preconditions {
             uid: Some(live.uid().to_owned()),
             resource_version: None,
@@ -278,16 +293,16 @@ fn of(child: &Child, uid: &str) -> Value {
 
 /// What writing a ConfigMap came to.
 pub enum Written {
-    Now(Live),
+    Now(ObservedChild),
     /// It is ours and says something else that has not been seen yet.
-    Otherwise(Live),
+    Otherwise(ObservedChild),
 }
 
 /// What a create came to.
 pub enum Created {
-    New(Live),
+    New(ObservedChild),
     /// It was there, and it is ours.
-    Ours(Live),
+    Ours(ObservedChild),
 }
 
 async fn put<T: DeserializeOwned>(
@@ -336,7 +351,7 @@ where
         "status": status,
     });
     let path = K::url_path(&(), object.namespace.as_deref());
-    let written: Live = put(client, &path, &name, Some("status"), &body)
+    let written: ObservedChild = put(client, &path, &name, Some("status"), &body)
         .await
         .map_err(|error| classify(kind, &name, error))?;
     Ok(written.resource_version().to_owned())

@@ -14,13 +14,15 @@ use tokio::time::Instant;
 use super::apply::config_map;
 use super::fetch::Refs;
 use super::{Remembered, ServerError, throttled};
-use crate::controller::context::{Context, ServerMemory, is_newer, lock};
+use crate::controller::context::Context;
 use crate::controller::names::LEDGER_KEY;
 use crate::controller::reports::merge;
 use crate::controller::runtime::drift::WATCH_LAG;
 use crate::controller::runtime::kinds::Kind;
-use crate::controller::runtime::objects::Live;
+use crate::controller::runtime::objects::ObservedChild;
 use crate::controller::runtime::writer::{Children, WriteError, Written};
+use crate::controller::runtime::written::is_newer;
+use crate::controller::server::memory::ServerMemory;
 use crate::status::accounting::{Kept, Ledger};
 
 /// One object is not written more often.
@@ -45,7 +47,7 @@ pub async fn keep(
         return Ok(Some(left));
     }
     let (stored, next) = {
-        let mut memory = lock(memory);
+        let mut memory = memory.lock();
         let stored = stored(ctx, refs, &mut memory, live);
         let bundle = memory.bundle.clone();
         let kept = bundle.as_deref().map(Kept::of);
@@ -74,13 +76,14 @@ pub async fn keep(
         })
     })?;
     let child = config_map(ident, &ident.ledger(), LEDGER_KEY, &text);
-    let seen = lock(memory)
+    let seen = memory
+        .lock()
         .ledger
         .as_ref()
         .map(|(version, _)| version.clone())
         .filter(|version| version != NONE);
     let next = Arc::new(next);
-    lock(memory).ledger_sent = Some(Arc::clone(&next));
+    memory.lock().ledger_sent = Some(Arc::clone(&next));
     let written = writes
         .write(&child, seen.as_deref(), live.is_some())
         .await
@@ -89,7 +92,7 @@ pub async fn keep(
         Written::Now(live) => live,
         // Counted on top of it the next time.
         Written::Otherwise(live) => {
-            let mut memory = lock(memory);
+            let mut memory = memory.lock();
             self::stored(ctx, refs, &mut memory, Some(&live));
             memory.ledger_astray = true;
             return Err(ServerError::Ledger(WriteError::Conflict {
@@ -109,7 +112,7 @@ pub async fn keep(
     }
     let recent = next.sum().recent;
     {
-        let mut memory = lock(memory);
+        let mut memory = memory.lock();
         memory.ledger = Some((written.resource_version().to_owned(), next));
         memory.ledger_written = Some(Instant::now());
         memory.ledger_astray = false;
@@ -131,7 +134,7 @@ async fn look(
     writes: &Children<'_>,
 ) -> Result<Option<Duration>, ServerError> {
     let (known, written) = {
-        let memory = lock(memory);
+        let memory = memory.lock();
         let version = memory.ledger.as_ref().map(|(version, _)| version.clone());
         (version, memory.ledger_written)
     };
@@ -144,7 +147,7 @@ async fn look(
         .and_then(|status| status.violations)
         .is_some_and(|violations| violations.last_time.is_some());
     let reported = || {
-        let memory = lock(memory);
+        let memory = memory.lock();
         memory
             .reports
             .values()
@@ -162,7 +165,7 @@ async fn look(
         .await
         .map_err(ServerError::Ledger)?
         .filter(|live| live.controller() == Some(&refs.ident.uid));
-    let mut memory = lock(memory);
+    let mut memory = memory.lock();
     match there {
         Some(live) => {
             stored(ctx, refs, &mut memory, Some(&live));
@@ -186,9 +189,9 @@ fn stored(
     ctx: &Context,
     refs: &Refs,
     memory: &mut ServerMemory,
-    live: Option<&Live>,
+    live: Option<&ObservedChild>,
 ) -> Arc<Ledger> {
-    let newer = |live: &&Live| {
+    let newer = |live: &&ObservedChild| {
         let known = memory.ledger.as_ref();
         known.is_none_or(|(known, _)| is_newer(live.resource_version(), known))
     };

@@ -14,14 +14,16 @@ use super::build::{self, Replicas, Wanted};
 use super::fetch::Refs;
 use super::validate::Plan;
 use super::{Remembered, ServerError, sequence, throttled};
-use crate::controller::context::{Context, Delivered, ServerMemory, is_newer, lock};
+use crate::controller::context::Context;
 use crate::controller::key::{self, OperatorKey};
 use crate::controller::names::{BUNDLE_KEY, GATEWAY, Ident, UPSTREAM};
 use crate::controller::reports::poll;
-use crate::controller::runtime::drift::{self, Step, WATCH_LAG};
+use crate::controller::runtime::drift::{self, ChildAction, WATCH_LAG};
 use crate::controller::runtime::kinds::{Child, Kind};
-use crate::controller::runtime::objects::{GatewayPod, Live};
+use crate::controller::runtime::objects::{GatewayPod, ObservedChild};
 use crate::controller::runtime::writer::{self, Children, Created, WriteError, Written};
+use crate::controller::runtime::written::is_newer;
+use crate::controller::server::memory::{Delivered, ServerMemory};
 use crate::controller::server::tampering::Foreign;
 use crate::policy::bundle::Bundle;
 
@@ -38,7 +40,7 @@ pub struct Applied {
 /// else, the one before.
 pub fn stored_bundle(refs: &Refs, key: &OperatorKey, memory: &Remembered) -> Option<Arc<Bundle>> {
     let live = refs.own(Kind::ConfigMap, &refs.ident.gateway());
-    let mut memory = lock(memory);
+    let mut memory = memory.lock();
     if let Some(live) = live
         && memory
             .bundle_version
@@ -52,7 +54,7 @@ pub fn stored_bundle(refs: &Refs, key: &OperatorKey, memory: &Remembered) -> Opt
 
 /// Takes a version of the ConfigMap in. What the operator did not sign, and what it signed before what is known to be in force,
 /// somebody else has put there.
-fn saw(memory: &mut ServerMemory, live: &Live, key: &OperatorKey) {
+fn saw(memory: &mut ServerMemory, live: &ObservedChild, key: &OperatorKey) {
     let known = memory.bundle.as_ref().map(|bundle| bundle.sequence);
     let newest = known.max(reported(memory));
     let found = read(live).filter(|bundle| {
@@ -83,7 +85,7 @@ fn reported(memory: &ServerMemory) -> Option<u64> {
         .max()
 }
 
-fn read(live: &Live) -> Option<Bundle> {
+fn read(live: &ObservedChild) -> Option<Bundle> {
     let text = live.data(BUNDLE_KEY)?;
     Bundle::parse(text.as_bytes()).ok()
 }
@@ -214,11 +216,11 @@ async fn one(
 ) -> Result<Option<Duration>, ServerError> {
     let child = drift::stamped(child);
     let key = (child.kind, child.name.clone());
-    let mark = lock(memory).marks.get(&key).cloned();
+    let mark = memory.lock().marks.get(&key).cloned();
     let live = refs.children.get(&key).map(Arc::as_ref);
     let owner = writes.owner;
     let mut step = drift::step(&child, live, mark.as_ref(), owner, Instant::now());
-    if step == Step::Create {
+    if step == ChildAction::Create {
         match writes.create(&child).await.map_err(ServerError::Apply)? {
             Created::New(live) => {
                 remember(memory, &child, &live, false);
@@ -227,35 +229,35 @@ async fn one(
             // The caches did not have it yet, or somebody has taken its labels off.
             Created::Ours(live) => {
                 step = drift::step(&child, Some(&live), mark.as_ref(), owner, Instant::now());
-                if let Step::Apply { drift } = step {
+                if let ChildAction::Apply { drift } = step {
                     return write_over(writes, &child, &live, memory, drift).await;
                 }
             }
         }
     }
     match (step, live) {
-        (Step::Apply { drift }, Some(live)) => {
+        (ChildAction::Apply { drift }, Some(live)) => {
             write_over(writes, &child, live, memory, drift).await
         }
-        (Step::Wait(left), _) => Ok(Some(left)),
-        (Step::Foreign, _) => Err(ServerError::Apply(WriteError::Foreign {
+        (ChildAction::Wait(left), _) => Ok(Some(left)),
+        (ChildAction::Foreign, _) => Err(ServerError::Apply(WriteError::Foreign {
             kind: child.kind.as_str(),
             name: child.name,
         })),
-        (Step::Nothing | Step::Create | Step::Apply { .. }, _) => Ok(None),
+        (ChildAction::Nothing | ChildAction::Create | ChildAction::Apply { .. }, _) => Ok(None),
     }
 }
 
 async fn write_over(
     writes: &Children<'_>,
     child: &Child,
-    live: &Live,
+    live: &ObservedChild,
     memory: &Remembered,
     drift: bool,
 ) -> Result<Option<Duration>, ServerError> {
     if drift {
         let changes = drift::changes(child, live);
-        let mut memory = lock(memory);
+        let mut memory = memory.lock();
         for change in changes.iter().filter(|change| change.widens) {
             let field = change.field();
             let manager = live.manager_of(&field);
@@ -291,9 +293,9 @@ async fn write_over(
     Ok(None)
 }
 
-fn remember(memory: &Remembered, child: &Child, live: &Live, drift: bool) {
+fn remember(memory: &Remembered, child: &Child, live: &ObservedChild, drift: bool) {
     let key = (child.kind, child.name.clone());
-    let mut memory = lock(memory);
+    let mut memory = memory.lock();
     let mark = drift::mark(child, live, memory.marks.get(&key), drift, Instant::now());
     memory.marks.insert(key, mark);
 }
@@ -320,7 +322,7 @@ async fn secrets(
     }
     let mut again = None;
     for (name, component, key, mounted) in wanted {
-        let missing = lock(memory).reports.values().any(|report| {
+        let missing = memory.lock().reports.values().any(|report| {
             let keys = &report.missing_secret_keys;
             keys.iter()
                 .any(|key| key.split('/').next() == Some(name.as_str()))
@@ -328,7 +330,7 @@ async fn secrets(
         if mounted && !missing {
             continue;
         }
-        let made = lock(memory).secrets_made.get(&name).copied();
+        let made = memory.lock().secrets_made.get(&name).copied();
         if let Some(left) = throttled(made, SECRET_AGAIN, Instant::now()) {
             again = sooner(again, Some(left));
             continue;
@@ -342,7 +344,7 @@ async fn secrets(
         writer::secret(&ctx.client, &secret, &ident.namespace)
             .await
             .map_err(ServerError::Apply)?;
-        lock(memory).secrets_made.insert(name, Instant::now());
+        memory.lock().secrets_made.insert(name, Instant::now());
         again = sooner(again, Some(SECRET_AGAIN));
     }
     Ok(again)
@@ -363,7 +365,7 @@ async fn deliver(
         .contains_key(&(Kind::ConfigMap, ident.gateway()));
     let key = ctx.key.get().ok_or(ServerError::NoKey)?;
     let (version, known, delivered, foreign, reported) = {
-        let memory = lock(memory);
+        let memory = memory.lock();
         (
             memory.bundle_version.clone(),
             memory.bundle.clone(),
@@ -406,7 +408,7 @@ async fn deliver(
         Written::Now(live) => live,
         Written::Otherwise(live) => {
             // Written over what it says the next time, which is now.
-            saw(&mut lock(memory), &live, key);
+            saw(&mut memory.lock(), &live, key);
             return Ok(Some(Duration::ZERO));
         }
     };
@@ -420,7 +422,7 @@ async fn deliver(
     );
     ctx.metrics.deliveries.inc();
     {
-        let mut memory = lock(memory);
+        let mut memory = memory.lock();
         memory.bundle_version = Some(written.resource_version().to_owned());
         memory.knows(bundle);
         memory.foreign = false;
@@ -428,7 +430,7 @@ async fn deliver(
         memory.delivering = Some((revision, now));
     }
     // The pods are asked at once whether they have it.
-    poll::hurry(ctx, &ident.key());
+    poll::poll_now(ctx, &ident.key());
     Ok(None)
 }
 

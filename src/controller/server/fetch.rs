@@ -11,7 +11,7 @@ use crate::api::server::McpServer;
 use crate::controller::context::Context;
 use crate::controller::names::{Ident, Name};
 use crate::controller::runtime::kinds::Kind;
-use crate::controller::runtime::objects::{GatewayPod, Live};
+use crate::controller::runtime::objects::{GatewayPod, ObservedChild};
 use crate::controller::runtime::writer::Children;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::target;
@@ -44,7 +44,7 @@ pub struct Refs {
     pub policies: Vec<Targeting>,
     /// A policy selects by labels of the server's namespace, and they are not known.
     pub namespace_unknown: bool,
-    pub children: BTreeMap<(Kind, String), Arc<Live>>,
+    pub children: BTreeMap<(Kind, String), Arc<ObservedChild>>,
     pub pods: Vec<Arc<GatewayPod>>,
     /// The pods of a stdio server.
     pub upstream_pods: Vec<Arc<GatewayPod>>,
@@ -52,7 +52,7 @@ pub struct Refs {
 
 impl Refs {
     /// A child that is this server's; not one of somebody else's that has its name.
-    pub fn own(&self, kind: Kind, name: &str) -> Option<&Live> {
+    pub fn own(&self, kind: Kind, name: &str) -> Option<&ObservedChild> {
         self.children
             .get(&(kind, name.to_owned()))
             .map(Arc::as_ref)
@@ -131,8 +131,8 @@ fn policies(ctx: &Context, server: &Loose<McpServer>) -> (Vec<Targeting>, bool) 
         .filter(near)
         .into_iter()
         .filter_map(|policy| {
-            let size = ctx.verdicts.size(&policy);
-            let (policy, errors) = ctx.verdicts.of(&policy);
+            let size = ctx.diagnostics.size(&policy);
+            let (policy, errors) = ctx.diagnostics.of(&policy);
             unknown |= !known && target::needs_namespace_labels(&policy);
             let now = ctx.targets(&policy, server.metadata());
             (now || !errors.is_empty()).then_some(Targeting {
@@ -155,7 +155,7 @@ fn policies(ctx: &Context, server: &Loose<McpServer>) -> (Vec<Targeting>, bool) 
     (found, unknown)
 }
 
-fn children(ctx: &Context, ident: &Ident) -> BTreeMap<(Kind, String), Arc<Live>> {
+fn children(ctx: &Context, ident: &Ident) -> BTreeMap<(Kind, String), Arc<ObservedChild>> {
     let mut found = BTreeMap::new();
     for kind in Kind::ALL {
         for name in [ident.gateway(), ident.upstream(), ident.ledger()] {

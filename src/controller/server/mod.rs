@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::api::condition::Reason;
-use crate::controller::context::{Context, lock};
+use crate::controller::context::Context;
 use crate::controller::metrics::Kind as Reconciled;
 use crate::controller::names::Name;
-use crate::controller::runtime::workqueue::Done;
+use crate::controller::runtime::workqueue::Action;
 use crate::controller::runtime::writer::WriteError;
 use crate::status::server::Refusal;
 
@@ -17,12 +17,11 @@ mod account;
 mod apply;
 pub mod build;
 mod fetch;
+pub mod memory;
 mod sequence;
 mod status;
 pub mod tampering;
 mod validate;
-
-pub use validate::Compiled;
 
 /// What the API server refused is tried again after this long, should what it was refused for have gone (an admission policy).
 const REFUSED_AGAIN: Duration = Duration::from_secs(300);
@@ -86,17 +85,17 @@ impl ServerError {
 }
 
 /// Brings one server about, as far as that can be done now.
-pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> {
+pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Action, ServerError> {
     let Some(refs) = fetch::fetch(ctx, name) else {
         // Again, as a reconciliation may have been under way when it went.
         forget(ctx, name);
-        return Ok(Done::Settled);
+        return Ok(Action::AwaitChange);
     };
     let memory = ctx.memory.server(name, &refs.ident.uid);
     if refs.object.metadata().deletion_timestamp.is_some() {
         // Owner references do the rest; somebody's finalizer may make it wait.
-        looked_at(ctx, &refs, &memory);
-        return Ok(Done::Settled);
+        reconciled_once(ctx, &refs, &memory);
+        return Ok(Action::AwaitChange);
     }
     if refs.namespace_unknown {
         let (namespace, server) = (&name.0, &name.1);
@@ -106,7 +105,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
             "a guardrail selects by labels of the namespace, and the operator does not know them yet; the server is reconciled \
              when it does (it needs the right to get namespaces)"
         );
-        return Ok(Done::Later(NAMESPACE_UNKNOWN_AGAIN));
+        return Ok(Action::RequeueAfter(NAMESPACE_UNKNOWN_AGAIN));
     }
     let key = ctx.key.get().ok_or(ServerError::NoKey)?;
     let stored = apply::stored_bundle(&refs, key, &memory);
@@ -115,16 +114,16 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
     let carried = refs.policies.iter().any(|policy| !policy.errors.is_empty());
     if carried && status::unheard(&refs, &memory) {
         ctx.queues.reports.add(name.clone());
-        return Ok(Done::Later(UNHEARD_AGAIN));
+        return Ok(Action::RequeueAfter(UNHEARD_AGAIN));
     }
-    let mut compiled = std::mem::take(&mut lock(&memory).compiled);
+    let mut compiled = std::mem::take(&mut memory.lock().compiled);
     let verdict = validate::validate(&refs, stored.as_deref(), key, &mut compiled);
     // What is in force stays, under the policies of now.
     let held = match &verdict {
         Ok(_) => None,
         Err(_) => validate::held(&refs, stored.as_deref(), key, &mut compiled),
     };
-    lock(&memory).compiled = compiled;
+    memory.lock().compiled = compiled;
     let applied = match &verdict {
         Ok(plan) => apply::apply(ctx, &refs, plan, &memory).await,
         Err(_) => {
@@ -146,13 +145,13 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
     let ledger = account::keep(ctx, &refs, &memory).await;
     // A status says what is stored, whether or not more could be; but not less than that because it could not be read.
     let ledger = match ledger {
-        Err(error) if lock(&memory).ledger.is_none() => return Err(error),
+        Err(error) if memory.lock().ledger.is_none() => return Err(error),
         ledger => ledger,
     };
     let wrote = status::write(ctx, &refs, verdict.as_ref().ok(), refusal.as_ref(), &memory).await;
     // A status that cannot be written holds up no policy of this server.
     if !matches!(wrote, Ok(status::Wrote::Unknown)) {
-        looked_at(ctx, &refs, &memory);
+        reconciled_once(ctx, &refs, &memory);
     }
     let status_again = match wrote? {
         status::Wrote::Current => None,
@@ -167,24 +166,24 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Done, ServerError> 
         return Err(error);
     }
     tell_of_tampering(ctx, &refs, &memory);
-    let quiet = lock(&memory).tampering.quiet_in(Instant::now());
+    let quiet = memory.lock().tampering.quiet_in(Instant::now());
     let again = [applied.again, ledger_again, status_again, quiet]
         .into_iter()
         .flatten()
         .min();
-    Ok(again.map_or(Done::Settled, Done::Later))
+    Ok(again.map_or(Action::AwaitChange, Action::RequeueAfter))
 }
 
 /// Events of what others changed of the server's objects.
 fn tell_of_tampering(ctx: &Context, refs: &fetch::Refs, memory: &Remembered) {
-    for note in lock(memory).tampering.untold(Instant::now()) {
+    for note in memory.lock().tampering.untold(Instant::now()) {
         ctx.events.tampering(refs.object.metadata(), &note);
     }
 }
 
 /// The server has been looked at: policies may say what became of it. The first time they are told to.
-fn looked_at(ctx: &Context, refs: &fetch::Refs, memory: &Remembered) {
-    if !std::mem::replace(&mut lock(memory).looked_at, true) {
+fn reconciled_once(ctx: &Context, refs: &fetch::Refs, memory: &Remembered) {
+    if !std::mem::replace(&mut memory.lock().reconciled_once, true) {
         status::tell_policies(ctx, refs);
     }
 }
@@ -195,7 +194,7 @@ pub fn forget(ctx: &Context, name: &Name) {
     ctx.metrics.resources.forget(Reconciled::McpServer, name);
 }
 
-type Remembered = Arc<std::sync::Mutex<crate::controller::context::ServerMemory>>;
+type Remembered = Arc<parking_lot::Mutex<memory::ServerMemory>>;
 
 /// When something that is done at most so often may be done again; None for now.
 pub fn throttled(last: Option<Instant>, every: Duration, now: Instant) -> Option<Duration> {

@@ -36,7 +36,7 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum ChildAction {
         /// The operator's next content, written and offered.
         Write,
         /// Somebody writes what nobody signed, or removes the object.
@@ -52,16 +52,16 @@ mod tests {
         Pass(u64),
     }
 
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
+    fn steps() -> impl Strategy<Value = Vec<ChildAction>> {
         let minute = 50_000_i64;
         let step = prop_oneof![
-            4 => Just(Step::Write),
-            3 => Just(Step::Foreign),
-            2 => (0_usize..20).prop_map(Step::Replay),
-            2 => (-10 * minute..minute).prop_map(Step::Failover),
-            1 => (-minute..minute).prop_map(Step::Clock),
-            1 => Just(Step::Restart),
-            3 => (1_u64..100_000).prop_map(Step::Pass),
+            4 => Just(ChildAction::Write),
+            3 => Just(ChildAction::Foreign),
+            2 => (0_usize..20).prop_map(ChildAction::Replay),
+            2 => (-10 * minute..minute).prop_map(ChildAction::Failover),
+            1 => (-minute..minute).prop_map(ChildAction::Clock),
+            1 => Just(ChildAction::Restart),
+            3 => (1_u64..100_000).prop_map(ChildAction::Pass),
         ];
         prop::collection::vec(step, 0..40)
     }
@@ -81,15 +81,15 @@ mod tests {
             let mut known: Option<u64> = None;
             let mut in_force: Option<(u64, u32)> = None;
             let mut content = 0;
-            for step in steps.into_iter().chain([Step::Write]) {
+            for step in steps.into_iter().chain([ChildAction::Write]) {
                 match step {
-                    Step::Write => content += 1,
-                    Step::Foreign => stored = None,
-                    Step::Replay(at) => stored = written.get(at).copied().or(stored),
-                    Step::Failover(by) => { operator_off = by; known = None; }
-                    Step::Clock(by) => gateway_off = by.min(0),
-                    Step::Restart => in_force = None,
-                    Step::Pass(by) => time += by,
+                    ChildAction::Write => content += 1,
+                    ChildAction::Foreign => stored = None,
+                    ChildAction::Replay(at) => stored = written.get(at).copied().or(stored),
+                    ChildAction::Failover(by) => { operator_off = by; known = None; }
+                    ChildAction::Clock(by) => gateway_off = by.min(0),
+                    ChildAction::Restart => in_force = None,
+                    ChildAction::Pass(by) => time += by,
                 }
                 // The gateway sees what is there; then the operator puts it right, at once, reading what gateways say.
                 for _ in 0..3 {

@@ -11,7 +11,7 @@ use super::validate::Plan;
 use super::{Remembered, ServerError, throttled};
 use crate::api::condition::{ConditionStatus, ConditionType};
 use crate::api::server::{McpServer, McpServerSpec, McpServerStatus};
-use crate::controller::context::{Context, lock};
+use crate::controller::context::Context;
 use crate::controller::metrics::Kind as Reconciled;
 use crate::controller::names::{Ident, SERVER};
 use crate::controller::runtime::kinds::Kind;
@@ -47,12 +47,12 @@ pub async fn write(
         return Ok(Wrote::Unknown);
     }
     let cached = refs.object.status(|server| &server.status);
-    let (metadata, previous) = lock(memory).written.newest(refs.object.metadata(), cached);
+    let (metadata, previous) = memory.lock().written.newest(refs.object.metadata(), cached);
     let (now, changed) = compute(refs, plan, refusal, previous.as_ref(), memory);
     let before = previous.unwrap_or_default();
     if now != before {
         // A gateway cannot have a status written each time that it is asked.
-        let written = lock(memory).written.at;
+        let written = memory.lock().written.at;
         if only_figures(&before, &now)
             && let Some(left) = throttled(written, EVERY, Instant::now())
         {
@@ -61,14 +61,14 @@ pub async fn write(
         let version = match writer::status::<McpServer>(&ctx.client, &metadata, &now).await {
             Ok(version) => version,
             Err(error) => {
-                lock(memory).status = Some(Arc::new(now));
+                memory.lock().status = Some(Arc::new(now));
                 if changed {
                     tell_policies(ctx, refs);
                 }
                 return Err(ServerError::Status(error));
             }
         };
-        lock(memory).written.set(version, now.clone());
+        memory.lock().written.set(version, now.clone());
         ctx.events.acceptance(
             Reconciled::McpServer,
             refs.object.metadata(),
@@ -89,7 +89,7 @@ pub async fn write(
         counts,
     );
     let delivered = {
-        let mut memory = lock(memory);
+        let mut memory = memory.lock();
         let delivered = memory
             .delivering
             .take_if(|(revision, _)| is_programmed(&now, revision));
@@ -109,7 +109,7 @@ pub async fn write(
 
 /// Whether there is a gateway that has not been asked for its report yet.
 pub fn unheard(refs: &Refs, memory: &Remembered) -> bool {
-    let memory = lock(memory);
+    let memory = memory.lock();
     refs.pods.iter().any(|pod| {
         let poll = memory.polls.get(pod.uid());
         pod.ip.is_some() && !pod.terminating && !poll.is_some_and(|poll| poll.asked)
@@ -161,7 +161,7 @@ fn compute(
 ) -> (McpServerStatus, bool) {
     let ident = &refs.ident;
     let (stored, bundle, tampered, reports, judged) = {
-        let memory = lock(memory);
+        let memory = memory.lock();
         // Whether stored just now or not: `ledger::keep` has looked.
         let ledger = account::known(&memory).unwrap_or_default();
         let reports: Vec<Option<Report>> = refs

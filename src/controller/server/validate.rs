@@ -7,7 +7,6 @@ use super::fetch::{Refs, Targeting};
 use crate::api::condition::Reason;
 use crate::api::server::McpServer;
 use crate::controller::key::OperatorKey;
-pub use crate::policy::acceptance::Memory as Compiled;
 use crate::policy::acceptance::{self, Asked, Candidate, Place, Settled, Unfit};
 use crate::policy::bundle::{Blocked, Bundle, BundlePolicy};
 use crate::policy::compile;
@@ -30,7 +29,7 @@ pub fn validate(
     refs: &Refs,
     stored: Option<&Bundle>,
     key: &OperatorKey,
-    compiled: &mut Compiled,
+    compiled: &mut acceptance::Memory,
 ) -> Result<Plan, Refusal> {
     let refused = |reason: Reason, message: String| Refusal { reason, message };
     let server = refs.server.clone().map_err(|error| {
@@ -63,7 +62,7 @@ pub fn held(
     refs: &Refs,
     stored: Option<&Bundle>,
     key: &OperatorKey,
-    compiled: &mut Compiled,
+    compiled: &mut acceptance::Memory,
 ) -> Option<Bundle> {
     let server = McpServer {
         metadata: refs.object.metadata().clone(),
@@ -81,7 +80,7 @@ fn settled(
     server: &McpServer,
     stored: Option<&Bundle>,
     key: &OperatorKey,
-    compiled: &mut Compiled,
+    compiled: &mut acceptance::Memory,
 ) -> Result<Settled, Refusal> {
     let (mut candidates, mut blocked) = (Vec::new(), Vec::new());
     for targeting in &refs.policies {

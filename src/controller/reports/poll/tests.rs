@@ -25,7 +25,7 @@ fn report(instance: &str, revision: &str) -> Report {
 fn the_age_of_a_pod_is_known_to_hold_its_counts_against() {
     let pod = r#"{"metadata": {"uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}}"#;
     let pod: GatewayPod = serde_json::from_str(pod).unwrap();
-    assert_eq!(born(&pod), "2026-01-01T00:00:00Z".parse().ok());
+    assert_eq!(pod_created_at(&pod), "2026-01-01T00:00:00Z".parse().ok());
 }
 
 /// The wait after each of some reports that are read as soon as they are due.
@@ -34,8 +34,8 @@ fn waits(memory: &mut ServerMemory, pod: &GatewayPod, reports: u32) -> Vec<Durat
     let mut now = start;
     let mut waits = Vec::new();
     for _ in 0..reports {
-        take_turn(memory, pod, now);
-        took(memory, pod, Ok(report("i", "old")), now);
+        is_due(memory, pod, now);
+        on_report(memory, pod, Ok(report("i", "old")), now);
         let next = memory.polls[pod.uid()].next;
         waits.push(next.saturating_duration_since(now));
         now = next;
@@ -54,7 +54,7 @@ fn a_pod_that_never_runs_the_bundle_is_soon_asked_no_more_than_others() {
     assert_eq!(soon, 300);
     assert!(waits_of[300..].iter().all(|wait| *wait >= BUSY));
     // Another delivery is followed closely again.
-    memory.polls.get_mut("u").unwrap().hurry();
+    memory.polls.get_mut("u").unwrap().poll_now();
     assert_eq!(waits(&mut memory, &pod("u", false), 1), [SOON]);
     // One that ends goes on being asked, not as often.
     let ending = waits(&mut memory, &pod("v", true), 310);
@@ -65,9 +65,9 @@ fn a_pod_that_never_runs_the_bundle_is_soon_asked_no_more_than_others() {
 fn a_gateway_that_names_itself_anew_each_time_is_not_read_without_end() {
     let mut memory = ServerMemory::default();
     let (pod, now) = (pod("u", false), Instant::now());
-    take_turn(&mut memory, &pod, now);
+    is_due(&mut memory, &pod, now);
     for run in 0..100 {
-        let looked = took(&mut memory, &pod, Ok(report(&format!("i{run}"), "r")), now);
+        let looked = on_report(&mut memory, &pod, Ok(report(&format!("i{run}"), "r")), now);
         assert!(looked, "the ledger is to be written");
     }
     assert_eq!(memory.reports.len(), RUNS);
@@ -101,8 +101,8 @@ fn while_violations_come_reports_are_read_every_second() {
             }];
         }
         let now = start + Duration::from_secs(seconds);
-        take_turn(&mut memory, &pod, now);
-        took(&mut memory, &pod, Ok(report), now);
+        is_due(&mut memory, &pod, now);
+        on_report(&mut memory, &pod, Ok(report), now);
         memory.polls["u"].next.saturating_duration_since(now)
     };
     assert_eq!(wait(0, 0), BUSY);

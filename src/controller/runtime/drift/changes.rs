@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::controller::runtime::drift::{is_nothing, quantities};
 use crate::controller::runtime::kinds::{Child, Kind};
-use crate::controller::runtime::objects::Live;
+use crate::controller::runtime::objects::ObservedChild;
 
 /// Fields of pods, containers and Services that widen what runs, whoever manages them. No default of the API server's adds one.
 const WIDENING: [&str; 29] = [
@@ -94,7 +94,7 @@ fn shown(path: &[Part]) -> String {
 }
 
 /// What differs of a child's content. Labels and annotations are not looked at here.
-pub fn changes(child: &Child, live: &Live) -> Vec<Change> {
+pub fn changes(child: &Child, live: &ObservedChild) -> Vec<Change> {
     let mut walk = Walk {
         kind: child.kind,
         live,
@@ -126,7 +126,7 @@ pub fn changes(child: &Child, live: &Live) -> Vec<Change> {
 
 struct Walk<'a> {
     kind: Kind,
-    live: &'a Live,
+    live: &'a ObservedChild,
     path: Vec<Part>,
     found: Vec<Change>,
 }
@@ -306,7 +306,7 @@ mod tests {
     }
 
     /// The child as the API server has it, with its defaults, and then changed by somebody.
-    fn live(manager: &str, fields: Value, change: impl FnOnce(&mut Value)) -> Live {
+    fn live(manager: &str, fields: Value, change: impl FnOnce(&mut Value)) -> ObservedChild {
         let mut body = child().body;
         body["metadata"]["ownerReferences"] = json!([{"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "name": "m", "uid": "u", "controller": true}]);
         body["metadata"]["managedFields"] =
@@ -321,7 +321,7 @@ mod tests {
         serde_json::from_value(body).unwrap()
     }
 
-    fn fields(live: &Live) -> Vec<(String, bool)> {
+    fn fields(live: &ObservedChild) -> Vec<(String, bool)> {
         changes(&child(), live)
             .iter()
             .map(|change| (change.field(), change.widens))

@@ -7,15 +7,15 @@ use super::*;
 use crate::api::loose::Loose;
 use crate::api::policy::McpPolicy;
 use crate::controller::names::Ident;
-use crate::controller::policy::diagnostics::Verdicts;
+use crate::controller::policy::diagnostics::PolicyDiagnostics;
 use crate::policy::target;
 
 fn held(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Option<Bundle> {
-    super::held(refs, stored, key, &mut Compiled::default())
+    super::held(refs, stored, key, &mut acceptance::Memory::default())
 }
 
 fn validate(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Result<Plan, Refusal> {
-    super::validate(refs, stored, key, &mut Compiled::default())
+    super::validate(refs, stored, key, &mut acceptance::Memory::default())
 }
 
 fn key() -> OperatorKey {
@@ -29,7 +29,7 @@ fn refs(spec: Value, policies: &[(&str, u64, Value)]) -> Refs {
         "spec": spec,
     }))
     .unwrap();
-    let verdicts = Verdicts::default();
+    let verdicts = PolicyDiagnostics::default();
     let policies = policies
         .iter()
         .map(|(name, generation, spec)| {
@@ -220,7 +220,7 @@ fn guarded_by(mut refs: Refs, name: &str, rules: &Value) -> Refs {
         "spec": { "targetSelector": {}, "rules": rules },
     }))
     .unwrap();
-    let verdicts = Verdicts::default();
+    let verdicts = PolicyDiagnostics::default();
     let size = verdicts.size(&policy);
     let (policy, errors) = verdicts.of(&policy);
     let now = target::targets(&policy, refs.object.metadata(), None, "ops");

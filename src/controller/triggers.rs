@@ -1,0 +1,234 @@
+//! Which change enqueues what.
+//!
+//! In: an object before and after a change. Out: keys of servers, policies and approvals in the work queues. Must not do: judge
+//! what changed, or call the API server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use kube::Resource;
+
+use crate::api::approval::McpApproval;
+use crate::api::loose::Loose;
+use crate::api::policy::McpPolicy;
+use crate::api::server::McpServer;
+use crate::controller::context::Context;
+use crate::controller::names::{Name, SERVER};
+use crate::controller::runtime::objects::{GatewayPod, LabelledNamespace, ObjectId, ObservedChild};
+use crate::controller::runtime::store::{ObjectEvent, name_of};
+use crate::policy::target;
+
+/// What a policy says of itself waits so long for its bundles to be written.
+const SERVERS_FIRST: Duration = Duration::from_millis(100);
+
+/// A server's own status does not matter to it, if it is what was written.
+pub fn server_changed(ctx: &Context, change: ObjectEvent<'_, Loose<McpServer>>) {
+    if let (Some(before), Some(after)) = (change.before, change.after)
+        && let Some((name, version)) = version_of(&**after)
+    {
+        let status = |object: &Arc<Loose<McpServer>>| object.status(|server| &server.status);
+        // Somebody else's status is put right.
+        if !ctx.memory.server_seen(&name, version) && status(before) != status(after) {
+            ctx.queues.servers.add(name);
+        }
+    }
+    let said = |object: &Arc<Loose<McpServer>>| {
+        let metadata = object.metadata();
+        (
+            metadata.uid.clone(),
+            metadata.generation,
+            metadata.labels.clone(),
+        )
+    };
+    let (before, after) = (change.before.map(said), change.after.map(said));
+    if before == after {
+        return;
+    }
+    let Some(object) = change.after.or(change.before) else {
+        return;
+    };
+    let name = name_of(&**object);
+    ctx.queues.servers.add(name.clone());
+    let labels_same = matches!((&before, &after), (Some(before), Some(after)) if before.0 == after.0 && before.2 == after.2);
+    if !labels_same {
+        policies_of(ctx, change.before);
+        policies_of(ctx, change.after);
+    }
+    if change.after.is_none() {
+        crate::controller::server::forget(ctx, &name);
+    }
+}
+
+/// Policies that target a server that came, went, or has other labels.
+fn policies_of(ctx: &Context, server: Option<&Arc<Loose<McpServer>>>) {
+    let Some(server) = server else {
+        return;
+    };
+    for policy in ctx.caches.policies.filter(|_| true) {
+        let (readable, _) = ctx.diagnostics.of(&policy);
+        if ctx.targets(&readable, server.metadata()) {
+            ctx.queues.policies.add(name_of(&*policy));
+        }
+    }
+}
+
+pub fn policy_changed(ctx: &Context, change: ObjectEvent<'_, Loose<McpPolicy>>) {
+    if let (Some(before), Some(after)) = (change.before, change.after)
+        && let Some((name, version)) = version_of(&**after)
+    {
+        let status = |object: &Arc<Loose<McpPolicy>>| object.status(|policy| &policy.status);
+        if !ctx.memory.policy_seen(&name, version) && status(before) != status(after) {
+            ctx.queues.policies.add(name);
+        }
+    }
+    let said = |object: &Arc<Loose<McpPolicy>>| {
+        (object.metadata().uid.clone(), object.metadata().generation)
+    };
+    if change.before.map(said) == change.after.map(said) {
+        return;
+    }
+    let mut delivered = false;
+    for policy in [change.before, change.after].into_iter().flatten() {
+        let (readable, errors) = ctx.diagnostics.of(policy);
+        let own = &ctx.args.namespace;
+        for server in ctx.caches.servers.filter(|_| true) {
+            // One that is not accepted may be in force in an earlier form.
+            let near = server.metadata().namespace == policy.metadata().namespace
+                || policy.metadata().namespace.as_ref() == Some(own);
+            if ctx.targets(&readable, server.metadata()) || (near && !errors.is_empty()) {
+                delivered = true;
+                ctx.queues.servers.add(name_of(&*server));
+            }
+        }
+    }
+    let Some(object) = change.after.or(change.before) else {
+        return;
+    };
+    let name = name_of(&**object);
+    if change.after.is_none() {
+        ctx.diagnostics.forget(object);
+        crate::controller::policy::forget(ctx, &name);
+    }
+    // Its servers come first: they tell it what became of the edit, mostly sooner than this.
+    let after = if delivered {
+        SERVERS_FIRST
+    } else {
+        Duration::ZERO
+    };
+    ctx.queues.policies.add_after(name, after);
+}
+
+/// Guardrails that select by labels of namespaces reach other servers.
+pub fn namespace_changed(ctx: &Context, change: ObjectEvent<'_, LabelledNamespace>) {
+    let labels = |object: &Arc<LabelledNamespace>| object.labels().clone();
+    if change.before.map(labels) == change.after.map(labels) {
+        return;
+    }
+    let Some(namespace) = change.after.or(change.before) else {
+        return;
+    };
+    let name = name_of(&**namespace).1;
+    let selecting = ctx.caches.policies.filter(|_| true);
+    let mut selecting = selecting
+        .iter()
+        .filter(|policy| target::needs_namespace_labels(&ctx.diagnostics.of(policy).0))
+        .peekable();
+    if selecting.peek().is_none() {
+        return;
+    }
+    all(ctx, |server| server.0 == name);
+    for policy in selecting {
+        ctx.queues.policies.add(name_of(&**policy));
+    }
+}
+
+pub fn approval_changed(ctx: &Context, change: ObjectEvent<'_, Loose<McpApproval>>) {
+    if let Some(object) = change.after {
+        ctx.queues.approvals.add(name_of(&**object));
+    }
+}
+
+fn version_of<K: Resource>(object: &K) -> Option<(Name, &str)> {
+    let version = object.meta().resource_version.as_deref()?;
+    Some((name_of(object), version))
+}
+
+/// The server that an object with our labels belongs to.
+fn owner_of<K: Resource>(object: &K) -> Option<Name> {
+    let metadata = object.meta();
+    let server = metadata.labels.as_ref()?.get(SERVER)?;
+    Some((metadata.namespace.clone()?, server.clone()))
+}
+
+pub fn child_changed(ctx: &Context, change: ObjectEvent<'_, ObservedChild>) {
+    let said =
+        |live: &Arc<ObservedChild>| (live.uid().to_owned(), live.stamp(), live.trouble.clone());
+    if change.before.map(said) == change.after.map(said) {
+        return;
+    }
+    for live in [change.before, change.after].into_iter().flatten() {
+        if let Some(server) = owner_of(&**live) {
+            ctx.queues.servers.add(server);
+        }
+    }
+}
+
+pub fn pod_changed(ctx: &Context, change: ObjectEvent<'_, GatewayPod>) {
+    let said = |pod: &Arc<GatewayPod>| {
+        let trouble = pod.trouble.clone();
+        (
+            pod.uid().to_owned(),
+            pod.ip,
+            pod.ready,
+            pod.terminating,
+            trouble,
+        )
+    };
+    if change.before.map(said) == change.after.map(said) {
+        return;
+    }
+    if let Some(server) = change
+        .after
+        .or(change.before)
+        .and_then(|pod| owner_of(&**pod))
+    {
+        crate::controller::reports::poll::poll_now(ctx, &server);
+        ctx.queues.servers.add(server);
+    }
+}
+
+pub fn set_changed(ctx: &Context, change: ObjectEvent<'_, ObjectId<ReplicaSet>>) {
+    if change.before.is_none() != change.after.is_none()
+        && let Some(server) = change
+            .after
+            .or(change.before)
+            .and_then(|set| owner_of(&**set))
+    {
+        ctx.queues.servers.add(server);
+    }
+}
+
+/// Everything that there is and that `wanted` picks, for a replica that has just become the leader, or a namespace that has come
+/// into sight.
+pub fn all(ctx: &Context, wanted: impl Fn(&Name) -> bool) {
+    let (mut servers, mut policies) = (0, 0);
+    for name in ctx.caches.servers.names().into_iter().filter(&wanted) {
+        servers += 1;
+        ctx.queues.reports.add(name.clone());
+        ctx.queues.servers.add(name);
+    }
+    for name in ctx.caches.policies.names().into_iter().filter(&wanted) {
+        policies += 1;
+        ctx.queues.policies.add(name);
+    }
+    for name in ctx.caches.approvals.names().into_iter().filter(&wanted) {
+        ctx.queues.approvals.add(name);
+    }
+    // Counted, so that it is plain that nothing is left out of sight.
+    tracing::info!(
+        servers,
+        policies,
+        "queued all objects for an initial reconcile"
+    );
+}
