@@ -1,5 +1,4 @@
-//! Approvals as the gateway sees them: find or create the request for one call, wait for a person,
-//! use it once.
+//! Approvals of calls: find or create the request for one call, wait for a person, use it once.
 //!
 //! In: what a call demands. Out: where its approval stands. The objects are the McpApprovals of the
 //! API; `serve` keeps them in memory, a gateway that has no place for them refuses such calls. Must

@@ -1,5 +1,4 @@
-//! The body and error types that every part of the data plane speaks, and how a body is read within
-//! bounds.
+//! The body and error types of the data plane, and reading a body within bounds.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -23,14 +22,14 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// A response body, streamed or whole.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
-/// A body that is all there.
+/// A complete body.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into())
         .map_err(|never| match never {})
         .boxed_unsync()
 }
 
-/// A body without a byte.
+/// An empty body.
 pub fn empty() -> Body {
     full(Bytes::new())
 }
@@ -78,8 +77,7 @@ where
 /// A body is kept as it came and is written again: twice its size is in memory for a while.
 const COPIES: usize = 2;
 
-/// [`read`], within the share of the caller for whom it is. The room is for the bytes and for one
-/// copy of them.
+/// [`read`], within the caller's share. The returned room is for the bytes and one copy of them.
 pub async fn read_for<B>(
     share: Option<&Arc<Share>>,
     mut body: B,
@@ -176,10 +174,10 @@ impl<H: Unpin> http_body::Body for Holding<H> {
     }
 }
 
-/// As much of a refused body is still taken off the wire, and for as long.
+/// How many bytes of a refused body are still read, and for how long.
 const DISCARD: (usize, Duration) = (16 << 20, Duration::from_secs(2));
 
-/// Takes the rest of a body off the wire, within bounds, so that a client that writes all of its
+/// Reads and drops the rest of a body, within bounds, so that a client that writes all of its
 /// request before it reads sees the answer and not a broken connection.
 pub async fn discard<B>(body: &mut B)
 where
@@ -195,6 +193,6 @@ where
             }
         }
     };
-    // What is still there after that is cut off with the connection.
+    // The connection closes with whatever is left after that.
     let _ = tokio::time::timeout(within, rest).await;
 }

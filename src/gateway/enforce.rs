@@ -1,7 +1,7 @@
-//! From a decision to what is done: refuse, count, hold for approval, or let pass.
+//! Carries out decisions: refuses, counts, holds for approval, or lets pass.
 //!
-//! In: what a client asks for, read. Out: a [`Permit`] for it with the record of what became of it,
-//! or the reason for a refusal. Must not do: read the wire or write to it.
+//! In: a parsed request of a client. Out: a [`Permit`] for it, with the record of its outcome, or
+//! the reason for a refusal. Must not do: read from or write to the network.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -58,13 +58,13 @@ pub struct ToolCall<'a> {
 /// Why a call is not forwarded, in the words of the answers table.
 #[derive(Debug, PartialEq)]
 pub enum Refusal {
-    /// Not in the inventory, or hidden: the two are one.
+    /// Not in the inventory, or hidden: callers cannot tell the difference.
     Unknown,
     /// Denied by a rule, or because nothing allows it.
     Denied {
         /// The rule.
         by: Arc<RuleId>,
-        /// What its author or the engine says.
+        /// The reason given by its author or the engine.
         reason: Option<Arc<str>>,
     },
     /// The arguments are not as the schema says.
@@ -73,7 +73,7 @@ pub enum Refusal {
     Limited {
         /// The rule.
         by: Arc<RuleId>,
-        /// What its author says of it.
+        /// The reason given by its author.
         reason: Option<Arc<str>>,
         /// Units allowed.
         max: u64,
@@ -87,7 +87,7 @@ pub enum Refusal {
         /// The rule.
         by: Arc<RuleId>,
     },
-    /// Waits for a person.
+    /// Waiting for a person.
     Pending {
         /// The McpApproval.
         name: String,
@@ -116,7 +116,7 @@ pub enum Refusal {
         /// The McpApproval.
         name: String,
     },
-    /// No request could be made.
+    /// No approval could be requested.
     ApprovalRefused {
         /// The rule.
         by: Arc<RuleId>,
@@ -143,13 +143,13 @@ pub struct Forward {
     pub in_flight: Option<Box<InFlight>>,
 }
 
-/// What the decision on a call has come to: it may go, and its units are reserved.
+/// The result of the decision on a call: it may be sent, and its units are reserved.
 struct AdmittedCall {
     in_flight: InFlight,
     granted: Granted,
 }
 
-/// What becomes of a call.
+/// What happens to a call.
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly every call is forwarded, and another box would cost each of them"
@@ -161,10 +161,10 @@ pub enum Admission {
     Refuse(Refusal, Option<u64>),
 }
 
-/// Decides a call and does all that the decision asks for before the call may go.
+/// Decides a call and does everything that the decision requires before the call may be sent.
 ///
-/// `envelope` is asked for if it may. The decision is the snapshot's that the caller looked up; a
-/// call that was held is decided again under the snapshot and the credentials in force then.
+/// `envelope` is only evaluated if it may. The decision is made under the given snapshot; a call
+/// that was held is decided again under the snapshot and the credentials in force then.
 pub async fn tool_call(
     gateway: &Arc<Gateway>,
     snapshot: &Arc<Snapshot>,
@@ -191,7 +191,7 @@ pub async fn tool_call(
         policy::Outcome::Allow | policy::Outcome::RequireApproval
     );
     let admitted = match decision.outcome {
-        // Before anything is taken for the call: a unit, or an approval.
+        // Before the call uses a unit or an approval.
         _ if passes && let Some(why) = unrecordable(gateway, snapshot) => {
             pending.record(Outcome::Unrecorded, &decision.by, now, None);
             Err(Refusal::Unrecorded(why))
@@ -210,7 +210,7 @@ pub async fn tool_call(
     in_flight.watch(under_way.ambiguity());
     let params = call.request.params.as_ref();
     // Made while the record is written. A call is never run as a task, as no row has `task`: the
-    // capability is not declared, and then the field is to be ignored (2025-11-25, Tasks, "Task
+    // capability is not declared, and then the field must be ignored (2025-11-25, Tasks, "Task
     // Support Is Optional").
     let permit = Permit::decided(
         granted,
@@ -235,7 +235,7 @@ pub async fn tool_call(
     })
 }
 
-/// Why a call that would pass cannot be recorded, where it must be.
+/// Why a call that would pass cannot be recorded, if the spec requires a record.
 fn unrecordable(gateway: &Gateway, snapshot: &Snapshot) -> Option<String> {
     if !snapshot.settings.must_record {
         return None;
@@ -258,14 +258,14 @@ struct PendingCall<'a> {
 }
 
 impl PendingCall<'_> {
-    /// Lets a call pass that the decision allows, if its limits do.
+    /// Lets an allowed call pass, if its limits have units left.
     fn allow(&self, decision: &Decision, now: Timestamp) -> Result<AdmittedCall, Refusal> {
         let granted = Granted::allowed(decision).ok_or_else(|| self.refuse(decision, now))?;
         let in_flight = self.reserve(decision, now)?;
         Ok(AdmittedCall { in_flight, granted })
     }
 
-    /// Answers that need nothing but the decision.
+    /// Refusals that follow from the decision alone.
     fn refuse(&self, decision: &Decision, now: Timestamp) -> Refusal {
         let by = &decision.by;
         let reason = decision.reason.clone();
@@ -381,7 +381,7 @@ impl PendingCall<'_> {
     }
 }
 
-/// Asks the engine.
+/// Evaluates the policy.
 fn decide(gateway: &Gateway, snapshot: &Snapshot, call: &ToolCall<'_>, now: Timestamp) -> Decision {
     let call = Call {
         tool: call.tool,

@@ -50,7 +50,7 @@ pub struct Shared {
     pub audit: AuditLog,
     /// The metric families.
     pub metrics: Metrics,
-    /// What seals that which clients hand back.
+    /// Seals the tokens that clients hand back.
     pub sealing: Sealing,
     /// Where approvals are kept.
     pub approvals: Approvals,
@@ -120,7 +120,7 @@ impl Gateway {
         self.force.snapshot()
     }
 
-    /// Follows how agents are to be spoken to.
+    /// Follows how the listener speaks to agents.
     pub fn transport(&self) -> watch::Receiver<Transport> {
         self.force.transport()
     }

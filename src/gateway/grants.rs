@@ -2,7 +2,7 @@
 //! refusal.
 //!
 //! Keys are held and compared as SHA-256 digests, every one on each request, so that neither the
-//! time taken nor a memory dump tells a key. A credential that is presented and fails is refused,
+//! time taken nor a memory dump reveals a key. A credential that is presented and fails is refused,
 //! never taken for anonymous.
 
 use std::collections::BTreeMap;
@@ -39,12 +39,12 @@ pub struct Grant {
     /// The name under which the engine decides.
     pub caller: Arc<Caller>,
     credential: Option<[u8; SHA256_OUTPUT_LEN]>,
-    /// Its share of what can run out, once its connection knows it.
+    /// Its share of the bounded resources, once the connection has one.
     pub share: Option<Arc<Share>>,
 }
 
 impl Grant {
-    /// The same text for the same caller, from which its name is not to be read.
+    /// The same text for the same caller, which does not reveal its name.
     pub fn token(&self) -> HeaderValue {
         let mut token = String::with_capacity(32);
         for byte in &sha256(self.caller.grant.as_bytes())[..16] {
@@ -52,7 +52,7 @@ impl Grant {
                 [byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]);
             token.extend(digits.map(char::from));
         }
-        // Digits and letters are always a header's value.
+        // Hexadecimal digits are always a valid header value.
         HeaderValue::from_str(&token).unwrap_or(HeaderValue::from_static("unknown"))
     }
 }
@@ -63,7 +63,7 @@ impl Grant {
 #[error("no accepted credential")]
 pub struct Unauthorized;
 
-/// What is given is not the digest of a key.
+/// The text is not the digest of a key.
 #[derive(Debug, thiserror::Error)]
 #[error("write the SHA-256 of the key as 64 hexadecimal digits")]
 pub struct NoDigest;

@@ -20,7 +20,7 @@ pub fn name(uid: &str) -> HeaderValue {
     let digest = digest(&SHA256, format!("hop {uid}").as_bytes());
     let digits = digest.as_ref().iter().take(8);
     let name: String = digits.map(|byte| format!("{byte:02x}")).collect();
-    // Digits and letters are always a header's value.
+    // Hexadecimal digits are always a valid header value.
     HeaderValue::try_from(name).unwrap_or(HeaderValue::from_static("gateway"))
 }
 
@@ -69,15 +69,15 @@ mod tests {
         assert!(one != two && one == name("1"));
         let mut headers = HeaderMap::new();
         assert_eq!(way(&headers, &one), Way::Straight(None));
-        let told = with(with(None, Some(&one)), Some(&two)).unwrap();
-        headers.insert(HOPS, told.clone());
+        let header = with(with(None, Some(&one)), Some(&two)).unwrap();
+        headers.insert(HOPS, header.clone());
         assert_eq!(way(&headers, &one), Way::Loop);
         assert_eq!(way(&headers, &two), Way::Loop);
-        assert_eq!(way(&headers, &three), Way::Straight(Some(told.clone())));
+        assert_eq!(way(&headers, &three), Way::Straight(Some(header.clone())));
         // In two headers as in one.
         headers.append(HOPS, three.clone());
         assert_eq!(way(&headers, &three), Way::Loop);
-        let all = with(Some(told), Some(&three));
+        let all = with(Some(header), Some(&three));
         assert_eq!(way(&headers, &name("4")), Way::Straight(all));
         headers.insert(HOPS, HeaderValue::try_from("a,".repeat(MAX_HOPS)).unwrap());
         assert_eq!(way(&headers, &one), Way::Loop);

@@ -1,5 +1,5 @@
-//! Streamable HTTP towards clients: what a request must be before policy looks at it, and which way
-//! it then takes.
+//! Streamable HTTP for clients: checks each request before the policy evaluates it, and routes it
+//! by method.
 //!
 //! Sources: the transport pages of MCP 2025-03-26, 2025-06-18 and 2025-11-25; RFC 6750 for
 //! credentials; gateway.md's table of answers. A refusal by policy is never an HTTP error: any 4xx
@@ -100,7 +100,7 @@ struct Exchange<'a> {
     last_session: &'a LastSession,
     /// The W3C trace id, if the caller sent one.
     trace_id: Option<String>,
-    /// The gateways that the request came by.
+    /// The gateways that the request passed through.
     hops: Option<HeaderValue>,
 }
 
@@ -150,7 +150,7 @@ impl Exchange<'_> {
                 }
                 self.post(&body).await
             }
-            // What is rare is boxed, so that calls do not carry room for it along.
+            // Rare requests are boxed, so that the futures of calls stay small.
             Method::GET => Box::pin(self.get()).await,
             Method::DELETE => Box::pin(self.delete()).await,
             _ => {

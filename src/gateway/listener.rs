@@ -118,7 +118,7 @@ pub async fn serve_as(
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Too many open files, mostly: it gets better when connections end.
+                    // Mostly too many open files, which passes when connections end.
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -143,7 +143,7 @@ pub async fn serve_as(
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
-        // What was accepted while it changed is met by what is asked for now.
+        // A connection that was accepted during a change gets the current transport.
         let (routes, watcher) = (Arc::clone(&routes), graceful.watcher());
         match transport.borrow().clone() {
             Transport::Plain => {

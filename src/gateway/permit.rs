@@ -4,7 +4,7 @@
 //! [`Permit`], which holds the whole message as it goes out. This is a leaf: it knows decisions,
 //! the method table and nothing of the rest of the gateway, and its fields are private, so that
 //! every permit comes from one of the functions below. A permit for a tool, a prompt, a resource or
-//! a completion needs a [`Granted`]. Must not do: take bytes of others for a message.
+//! a completion needs a [`Granted`]. Must not do: accept a message as bytes.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
@@ -35,7 +35,7 @@ pub struct Envelope {
     pub trace: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// A decision that lets a call pass. It is used up by the permit that it is for.
+/// Proof of a decision that lets a call pass. A permit consumes it.
 #[derive(Debug)]
 pub struct Granted(());
 
@@ -60,8 +60,8 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// A client's request that was decided on, with changes to its `params`. Of those only what its
-    /// method knows goes out.
+    /// A client's request that was decided on, with changes to its `params`. Only parameters of its
+    /// method are sent.
     pub fn decided(
         _granted: Granted,
         row: &'static method::Method,
@@ -75,8 +75,7 @@ impl Permit {
         Permit::post(envelope, body)
     }
 
-    /// A request of a method that needs no decision. Of its `params` only what its method knows
-    /// goes out.
+    /// A request of a method that needs no decision. Only parameters of its method are sent.
     pub fn request(
         row: Undecided,
         envelope: Envelope,
@@ -89,15 +88,14 @@ impl Permit {
         Permit::post(envelope, body)
     }
 
-    /// A notification of a method that needs no decision. Of its `params` only what its method
-    /// knows goes out.
+    /// A notification of a method that needs no decision. Only parameters of its method are sent.
     pub fn notification(row: Undecided, envelope: Envelope, params: Option<&Object<'_>>) -> Permit {
         let row = row.row();
         let body = emit::call(None, row.name, params, &Edits::new().only(row.params));
         Permit::post(envelope, body)
     }
 
-    /// That a request under way is given up. `reason` is JSON.
+    /// Cancels a request in progress. `reason` is JSON.
     pub fn cancel(cancelled: &Cancelled, envelope: Envelope, reason: Option<&str>) -> Permit {
         let id = cancelled.upstream().to_json();
         let edits = Edits::new().set("requestId", id);

@@ -1,8 +1,8 @@
-//! What a gateway's process takes from the system before anything runs: ports, places for the audit
-//! log, signals.
+//! What a gateway's process needs from the system before anything runs: ports, outputs for the
+//! audit log, signals.
 //!
-//! In: addresses, paths. Out: listeners, an audit log, the wish to stop. Must not do: start
-//! anything half-way. Errors say what to change.
+//! In: addresses, paths. Out: listeners, an audit log, stop signals. Must not do: start anything
+//! half-way. Errors say what to change.
 
 use std::fs::OpenOptions;
 use std::io::IsTerminal as _;
@@ -78,8 +78,8 @@ pub fn audit(file: Option<&Path>) -> Result<(AuditLog, AuditWriter), SetupError>
 /// every number below it.
 const MAX_OPEN_FILES: u64 = 65_536;
 
-/// Raises the limit on open files to what the system admits. What is sized by it is to be made
-/// afterwards.
+/// Raises the limit on open files to what the system allows. Call it before anything is sized by
+/// that limit.
 pub fn raise_files() {
     let now = getrlimit(Resource::Nofile);
     let most = now.maximum.unwrap_or(MAX_OPEN_FILES).min(MAX_OPEN_FILES);
@@ -95,8 +95,8 @@ pub fn raise_files() {
     }
 }
 
-/// Closes memory and environment of this process, where keys are, to other processes of its user:
-/// `/proc/PID/environ` and `mem`, debuggers, core dumps. Only root can still read them.
+/// Hides the memory and environment of this process, which hold keys, from other processes of its
+/// user: `/proc/PID/environ` and `mem`, debuggers, core dumps. Only root can still read them.
 ///
 /// # Errors
 /// When the system refuses. Elsewhere than on Linux there is nothing to do.
@@ -109,7 +109,7 @@ pub fn keep_memory_private() -> std::io::Result<()> {
     Ok(())
 }
 
-/// SIGTERM and SIGINT, from the moment at which this is made.
+/// SIGTERM and SIGINT, handled from the creation of this value on.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,

@@ -96,7 +96,7 @@ impl Relay {
         matches!(message, Message::Response(_)) && asked.is_some() && message.id() == asked
     }
 
-    /// The upstream speaks of the request before it answers it: it is at work on it.
+    /// The upstream mentions the request before it answers: it is working on it.
     fn heard(&self) {
         if let Some(under_way) = self
             .asked
@@ -107,7 +107,7 @@ impl Relay {
         }
     }
 
-    /// The gateway does not wait for the answer any more.
+    /// The gateway stops waiting for the answer.
     fn give_up(&self) {
         let asked = self.asked.as_ref();
         if let Some(under_way) = asked.and_then(|asked| asked.under_way.as_ref()) {
@@ -127,7 +127,7 @@ impl Relay {
                 if !unknown {
                     return passed;
                 }
-                // Rare, and kept out of the state that every call carries along.
+                // Rare, so boxed to keep the futures of calls small.
                 Box::pin(self.gateway.inventory.catch_up()).await;
                 self.filtered(message).0
             }
@@ -137,7 +137,7 @@ impl Relay {
     }
 
     /// An error of the upstream. Its `data` must not read as if the gateway or a bridge had spoken,
-    /// and one that sends the user to a page is a question to the client like any other.
+    /// and one that sends the user to a page counts as a question to the client.
     fn error(&self, error: &ErrorObject<'_>) -> RelayedMessage {
         let id = self.client_id();
         let pages = self.allows(Feature::Elicitation) && self.session.declared.url_elicitation();
@@ -198,7 +198,7 @@ impl Relay {
                 });
                 match sealed {
                     Some(Some(sealed)) => edits = edits.set_string("nextCursor", &sealed),
-                    // Without the cursor the list would look whole.
+                    // Without the cursor the list would look complete.
                     Some(None) => {
                         let why = "its cursor cannot be sealed";
                         let body = answer::upstream_down(self.client_id(), why, RETRY_AFTER);
@@ -311,7 +311,7 @@ impl Relay {
             tell_upstream(&self.gateway, permit);
             return RelayedMessage::Drop;
         };
-        // Whichever of the session's calls it is about: that one is being made.
+        // The upstream is working on one of the session's calls, whichever it is.
         self.gateway.calls.mark_session(self.session.key());
         let raw = request.id.to_json();
         let sealed =

@@ -58,7 +58,7 @@ impl Rotating {
             .retain(|(_, replaced)| now.saturating_duration_since(*replaced) < self.accept_for);
     }
 
-    /// The values to accept, as of the last read; the first one is to be used.
+    /// The values to accept, as of the last read; use the first one.
     pub fn values(&self, now: Instant) -> Vec<&[u8]> {
         let spreading = |replaced: &Instant| now.saturating_duration_since(*replaced) < SPREAD_TIME;
         let used = self

@@ -209,7 +209,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Puts bundles and Secrets into force as they arrive, until there are no more notices.
+/// Applies bundles and Secrets as they arrive, until the watch ends.
 async fn keep(
     mut intake: Intake,
     mut mounted: SecretMounts,

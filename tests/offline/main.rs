@@ -14,4 +14,5 @@ mod generated;
 mod import;
 mod layering;
 mod security;
+mod type_names;
 mod validate;

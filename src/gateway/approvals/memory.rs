@@ -23,7 +23,7 @@ const RETENTION: SignedDuration = SignedDuration::from_hours(168);
 /// And no more than this many of them: those that were withdrawn leave first, as callers can make
 /// many, then the oldest.
 const MAX_FINISHED: usize = 1_000;
-/// Where nothing expires, it is looked at again after this long.
+/// Where nothing expires, the next check comes after this long.
 const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// McpApprovals in this process's memory.
@@ -104,9 +104,9 @@ impl Memory {
         Ok(standing)
     }
 
-    /// Sees that there is room for another request of this caller. Where a server has as many as it
-    /// may have, the caller with the most of them gives up the one that was asked for longest ago,
-    /// if it has still more than the newcomer then.
+    /// Makes room for another request of this caller. Where a server has reached its limit, the
+    /// caller with the most requests gives up its oldest one, if it still has more than this caller
+    /// then.
     fn make_room(
         &self,
         entries: &mut BTreeMap<ApprovalKey, Entry>,
@@ -181,7 +181,7 @@ impl Memory {
         true
     }
 
-    /// `session` does not ask any more for the request of that key, or for any.
+    /// `session` does not ask any more for the request of that key, or for any request.
     pub(super) fn withdraw(&self, key: Option<&ApprovalKey>, session: &str, now: Timestamp) {
         self.end(
             |own, entry| {
@@ -229,7 +229,7 @@ impl Memory {
         }
     }
 
-    /// Writes down which requests have expired; returns when the next one does.
+    /// Records which requests have expired; returns when the next one expires.
     pub fn expire(&self, now: Timestamp) -> Option<Timestamp> {
         let mut entries = self.lock();
         let mut next = None;
@@ -253,7 +253,7 @@ impl Memory {
         next
     }
 
-    /// Sees to it that what expires is written down when it does, for ever.
+    /// Records expirations when they happen, for ever.
     pub async fn record_expiries(self: Arc<Self>) {
         let mut changed = self.changed.subscribe();
         loop {
@@ -263,7 +263,7 @@ impl Memory {
             });
             // The clock may be set meanwhile, so no wait is long.
             let wait = wait.clamp(Duration::from_millis(10), IDLE_SWEEP_INTERVAL);
-            // An error means that the sender is gone, which it is not: it is `self`'s.
+            // Never an error: `self` owns the sender.
             let _ = tokio::time::timeout(wait, changed.changed()).await;
         }
     }

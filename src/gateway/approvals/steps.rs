@@ -76,7 +76,7 @@ impl Entry {
         self.object.spec.expires_at.0 <= now
     }
 
-    /// Nothing can come of it any more.
+    /// It cannot be used any more.
     pub(super) fn finished(&self, now: Timestamp) -> bool {
         self.consumed() || self.stale() || self.withdrawn() || self.expired(now)
     }
@@ -118,7 +118,7 @@ impl Entry {
         }
     }
 
-    /// A session does not ask any more; whether none does.
+    /// A session does not ask any more; returns whether no session does.
     pub(super) fn given_up_by(&mut self, session: &str) -> bool {
         let before = self.askers.len();
         self.askers.retain(|asker| asker != session);
@@ -147,8 +147,7 @@ impl Entry {
         self.version += 1;
     }
 
-    /// Writes a step down. `by` is the decision that it belongs to, if not that of the call that
-    /// asked.
+    /// Records a step. `by` is the decision that it belongs to, if not that of the call that asked.
     pub(super) fn record(
         &self,
         log: Option<&AuditLog>,

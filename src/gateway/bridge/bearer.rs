@@ -11,7 +11,7 @@ use ring::hmac::{self, Tag};
 /// Where a gateway presents a secret besides the one in `Authorization`, while the secret changes.
 pub const ANOTHER: HeaderName = HeaderName::from_static("portcullis-bearer");
 
-/// Headers of that name that are looked at.
+/// At most this many headers of that name are read.
 const MAX_OTHERS: usize = 8;
 
 /// A secret that requests must present as `Authorization: Bearer …`. While it changes, several are

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use crate::policy::decision::{Charge, CounterKey, RuleId};
 use crate::policy::limit::{self, Refused, Window};
 
-/// As many keys are kept; live ones are never dropped for new ones (decisions.md, Limits).
+/// This many keys are kept; live ones are never dropped for new ones (decisions.md, Limits).
 pub const MAX_KEYS: usize = 10_000;
-/// As many of them one grant can take up: with sessions or different calls it could else fill them
-/// all.
+/// This many keys one grant may use: with sessions or different calls it could otherwise fill all
+/// of them.
 pub const MAX_GRANT_KEYS: usize = MAX_KEYS / 8;
 /// Keys that count nothing any more are looked for no more often than this, as long as there are
 /// too many.
@@ -49,7 +49,7 @@ pub struct Reservation {
 pub struct Exhausted {
     /// The rule whose limit it is.
     pub by: Arc<RuleId>,
-    /// What its author says of it.
+    /// The reason given by its author.
     pub reason: Option<Arc<str>>,
     /// Units allowed.
     pub max: u64,
@@ -106,7 +106,7 @@ impl Local {
             if let Some(counted) = kept.windows.get_mut(&key) {
                 match counted.window.reserve(now, charge.cost) {
                     Ok(reservation) => taken.push((key, reservation)),
-                    // Two charges of one key, which the engine does not make, could get here.
+                    // Reached only with two charges of one key, which the engine does not make.
                     Err(refused) => {
                         kept.give_back(taken);
                         return Err(Exhausted::of(charge, refused));
@@ -174,7 +174,7 @@ impl CounterTable {
         }
     }
 
-    /// Makes the windows that are not there yet, and asks every one; returns their keys.
+    /// Creates missing windows, and checks every one; returns their keys.
     fn check<'a>(
         &mut self,
         grant: &str,

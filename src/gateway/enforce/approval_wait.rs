@@ -1,5 +1,5 @@
-//! Calls that wait for a person: the approval is found or made, the call held, the approval used up
-//! by one call.
+//! Calls that need approval: finds or creates the approval, holds the call, and consumes the
+//! approval for one call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use crate::policy::decision::RuleId;
 use crate::policy::{self, Decision};
 
 impl PendingCall<'_> {
-    /// Finds or makes the approval, holds the call while a person may decide, and uses the approval
-    /// up.
+    /// Finds or creates the approval, holds the call while a person decides, and consumes the
+    /// approval.
     pub(super) async fn approve(
         &mut self,
         decision: &Decision,
@@ -180,7 +180,7 @@ impl PendingCall<'_> {
             return Err(Refusal::Unrecorded(why));
         }
         let mut in_flight = self.reserve(&decision, now)?;
-        // Recorded later under this very number, when all else is done.
+        // Recorded later under this number, when everything else is done.
         let number = self.number.get().unwrap_or_default();
         let context = self.context(number);
         let consumed = self
@@ -213,7 +213,7 @@ impl PendingCall<'_> {
     ) -> Refusal {
         let outcome = match refused {
             NotRequested::GrantFull | NotRequested::ServerFull => Outcome::Unapproved,
-            // Nobody was asked: a refusal of the fail-closed table.
+            // No person was asked: a refusal of the fail-closed table.
             NotRequested::Unavailable => Outcome::Denied,
         };
         self.record(outcome, &decision.by, now, None);
@@ -223,7 +223,7 @@ impl PendingCall<'_> {
         }
     }
 
-    /// The request for approval of this very call, or the refusal if it cannot be put before a
+    /// The request for approval of exactly this call, or the refusal if it cannot be shown to a
     /// person.
     pub(super) fn approval_request(
         &self,

@@ -10,7 +10,7 @@ use crate::gateway::approvals::Approvals;
 use crate::gateway::counters::Local;
 use crate::protocol::envelope::Id;
 
-/// What is known of the calls of one gateway.
+/// The calls of one gateway.
 pub struct Calls {
     counters: Arc<Local>,
     approvals: Approvals,
@@ -19,7 +19,7 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// No call has been made yet, but those that the counters have seen.
+    /// No calls yet, apart from those that the counters have counted.
     pub fn new(counters: Arc<Local>, approvals: Approvals) -> Self {
         Calls {
             counters,
@@ -69,7 +69,7 @@ impl Calls {
         self.request_ids.cancel(session, client)
     }
 
-    /// Whatever the upstream answers the calls of that session may not be its own word; see
+    /// The calls of that session may have taken effect whatever the upstream answers; see
     /// [`RequestIds::mark_session`].
     pub fn mark_session(&self, session: SessionKey) {
         self.request_ids.mark_session(session);

@@ -26,7 +26,7 @@ impl HeldCalls {
     /// Cancels the calls of that session and id (as JSON); false if none is held.
     pub fn cancel(&self, session: &str, id: &str) -> bool {
         let calls = self.lock();
-        // Under the lock: a hold that ends at this moment either hears of it or is not found.
+        // Under the lock: a hold that ends at this moment is either cancelled or not found.
         match calls.by_id.get(&(session.to_owned(), id.to_owned())) {
             Some(held) => {
                 held.iter().for_each(|(_, token)| token.cancel());
@@ -55,7 +55,7 @@ pub struct HeldCall {
 }
 
 impl HeldCall {
-    /// Makes the call findable.
+    /// Registers the call.
     pub fn start(held_calls: &HeldCalls, session: &str, id: &str) -> Self {
         let key = (session.to_owned(), id.to_owned());
         let token = CancellationToken::new();

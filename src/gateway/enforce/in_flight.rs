@@ -1,5 +1,4 @@
-//! A call that was let through, until it has ended: units go back where they must, and what became
-//! of it is recorded.
+//! A forwarded call until its end: returns units where necessary, and records the outcome.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,8 +14,8 @@ use crate::gateway::observe::Outcome;
 use crate::gateway::observe::audit::{self, Position, Record, Unwritten};
 use crate::policy::decision::RuleId;
 
-/// A call that was let through. Tell it how it ended; dropped without, it counts as abandoned and
-/// keeps its units.
+/// A forwarded call. Call [`InFlight::finish`] at its end; if it is dropped before, it counts as
+/// abandoned and keeps its units.
 pub struct InFlight {
     pub(super) gateway: Arc<Gateway>,
     pub(super) reservation: Option<Reservation>,
@@ -38,13 +37,13 @@ pub enum End {
     /// A result that says `isError`: the tool ran, so units are kept.
     ToolError,
     /// A JSON-RPC error of the upstream itself that says that the call was not run: units go back,
-    /// unless something was done about the call meanwhile.
+    /// unless the call may have taken effect (see `Ambiguity`).
     Refused,
     /// Another JSON-RPC error: servers report failures after the effect that way.
     Error,
     /// No byte was written: units go back.
     Unreachable,
-    /// Nothing in time.
+    /// No answer in time.
     Timeout,
     /// The answer broke off or was not acceptable.
     Broken,
@@ -115,14 +114,13 @@ impl InFlight {
         }
     }
 
-    /// Takes note of where it is seen whether something is done about the call.
+    /// Sets the mark that shows whether the call may have taken effect despite an error.
     pub(in crate::gateway) fn watch(&mut self, ambiguity: Ambiguity) {
         self.ambiguity = Some(ambiguity);
     }
 
-    /// Whether the client may have brought the upstream's error about, by a cancellation or by
-    /// ending the session, or the upstream has spoken of the call before: then it may have been
-    /// made all the same.
+    /// Whether the client may have caused the upstream's error, by a cancellation or by ending the
+    /// session, or the upstream mentioned the call before: then the call may have taken effect.
     fn provoked(&self) -> bool {
         self.ambiguity.as_ref().is_some_and(Ambiguity::is_marked)
             || self.gateway.sessions.has_ended(&self.session)

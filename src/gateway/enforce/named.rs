@@ -49,7 +49,7 @@ pub struct NamedCall<'a> {
 /// Why it is not forwarded.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NamedRefusal {
-    /// It does not exist, or is refused: the two are one.
+    /// It does not exist, or is refused: callers cannot tell the difference.
     Unknown,
     /// Its name cannot be decided on; the text says what to write.
     Malformed(Arc<str>),
@@ -57,7 +57,8 @@ pub enum NamedRefusal {
     Unrecorded(String),
 }
 
-/// Decides what names a prompt or a resource, and records it. `edits` are changes to its `params`.
+/// Decides a request that names a prompt or a resource, and records it. `edits` are changes to its
+/// `params`.
 ///
 /// # Errors
 /// [`NamedRefusal`], with the number of the decision.

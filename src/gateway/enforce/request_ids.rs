@@ -1,10 +1,10 @@
 //! The ids under which requests of clients are forwarded, and which requests are under way.
 //!
 //! In: a client's session and the id that the client gave its request. Out: an id of the gateway's
-//! own for the upstream, and whether anything was done about that request while it was under way.
-//! Many servers take `7` and `"7"` for one id, and a server without sessions takes the same id of
-//! two clients for one request: therefore no id of a client's ever goes upstream. The gateway's ids
-//! are numbers that cannot be guessed. Must not do: look at messages.
+//! own for the upstream, and whether the request may have taken effect despite an error. Many
+//! servers treat `7` and `"7"` as one id, and a server without sessions treats the same id of two
+//! clients as one request: therefore no client id is ever sent upstream. The gateway's ids are
+//! numbers that cannot be guessed. Must not do: look at messages.
 
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
@@ -37,7 +37,7 @@ impl Numbers {
 /// A session, by its UUID.
 pub type SessionKey = [u8; 16];
 
-/// Takes what is random already for its own hash: sessions have their UUIDs from the gateway.
+/// Uses random keys as their own hash: the gateway creates the UUIDs of sessions.
 #[derive(Debug, Default)]
 struct AlreadyRandom(u64);
 
@@ -55,13 +55,13 @@ impl Hasher for AlreadyRandom {
 
 /// Every request of a gateway's clients that is under way.
 #[derive(Clone, Debug, Default)]
-pub struct RequestIds(Arc<Table>);
+pub struct RequestIds(Arc<RequestTable>);
 
 type RequestsBySession =
     HashMap<SessionKey, Vec<ForwardedRequest>, BuildHasherDefault<AlreadyRandom>>;
 
 #[derive(Debug, Default)]
-struct Table {
+struct RequestTable {
     numbers: Numbers,
     sessions: Mutex<HashMap<SessionKey, Vec<ForwardedRequest>, BuildHasherDefault<AlreadyRandom>>>,
 }
@@ -95,8 +95,8 @@ impl RequestIds {
     }
 
     /// The client gives up its requests of that id, of the same JSON type, in that session: what to
-    /// cancel at the upstream. From here on nothing that the upstream says about them counts as its
-    /// own word.
+    /// cancel at the upstream. From here on an error of the upstream does not prove that they had
+    /// no effect.
     pub fn cancel(&self, session: SessionKey, client: &Id<'_>) -> Vec<Cancelled> {
         let sessions = self.0.lock();
         let of_session = sessions.get(&session).map_or(&[][..], Vec::as_slice);
@@ -119,13 +119,13 @@ impl RequestIds {
     }
 }
 
-impl Table {
+impl RequestTable {
     fn lock(&self) -> MutexGuard<'_, RequestsBySession> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A request under way that is to be cancelled. Only [`RequestIds::cancel`] and
+/// A request in progress that has to be cancelled. Only [`RequestIds::cancel`] and
 /// [`RequestIdGuard::give_up`] make one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Cancelled(i64);
@@ -140,7 +140,7 @@ impl Cancelled {
 /// One request under way.
 #[derive(Debug)]
 pub struct RequestIdGuard {
-    of: Arc<Table>,
+    of: Arc<RequestTable>,
     session: SessionKey,
     client: Id<'static>,
     upstream: i64,
@@ -158,7 +158,7 @@ impl RequestIdGuard {
         Id::Integer(self.upstream)
     }
 
-    /// Tells, also after the request has ended, whether anything was done about it.
+    /// Shows, even after the request has ended, whether it may have taken effect despite an error.
     pub fn ambiguity(&self) -> Ambiguity {
         Ambiguity(Arc::clone(&self.ambiguous))
     }
@@ -188,7 +188,8 @@ impl Drop for RequestIdGuard {
     }
 }
 
-/// Whether anything was done about a request while it was under way.
+/// Whether a request may have taken effect despite an error of the upstream: it was cancelled, its
+/// session ended, or the upstream mentioned it before.
 #[derive(Clone, Debug)]
 pub struct Ambiguity(Arc<AtomicBool>);
 
@@ -198,7 +199,7 @@ impl Ambiguity {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// True from the moment at which something was done.
+    /// Whether it is ambiguous.
     pub fn is_marked(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }

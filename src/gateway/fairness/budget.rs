@@ -1,5 +1,5 @@
-//! What can run out, and how much of it one caller may have: connections, streams, requests under
-//! way, buffered bytes.
+//! The bounded resources and each caller's share of them: connections, streams, requests in
+//! progress, buffered bytes.
 //!
 //! In: a caller, and what it asks for. Out: a guard that gives it back when it is dropped, or
 //! nothing. One caller never gets all of anything, whatever it does. Must not do: wait (but for a
@@ -16,13 +16,13 @@ use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 const MAX_CONNECTIONS: usize = 4_096;
 /// Bytes of bodies and answers that may be buffered at once, for all callers together.
 const TOTAL_BYTES: usize = 176 << 20;
-/// For one caller: one answer of the largest size as it came and as it is sent, and a little more.
+/// For one caller: the largest answer twice, as received and as sent, and a little more.
 const CALLER_BYTES: usize = 136 << 20;
-/// This much of each body takes no room of the budget: requests under way are bounded, and a calm
-/// caller needs no more.
+/// This much of each body is free: the number of requests is bounded, and most callers need no
+/// more.
 pub const FREE_BYTES: usize = 16 << 10;
 
-/// How much there is.
+/// The bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Connections of agents.
@@ -42,7 +42,7 @@ pub struct Bounds {
 impl Bounds {
     /// For a process that may have this many files open. Every request can need a connection to the
     /// upstream beside the agent's; files, the admin port, the API and the pipes of child processes
-    /// have some for themselves.
+    /// have a reserve.
     pub fn of(files: u64) -> Self {
         let files = usize::try_from(files).unwrap_or(usize::MAX);
         let reserved = 64 + (files / 8).min(192);
@@ -59,9 +59,9 @@ impl Bounds {
         }
     }
 
-    /// For this process as it is limited now.
+    /// For the current limit of this process.
     pub fn here() -> Self {
-        // Without a limit there are as many as are wanted.
+        // Without a limit there is no bound.
         Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
     }
 }
@@ -69,7 +69,7 @@ impl Bounds {
 /// The budgets of a process.
 #[derive(Debug)]
 pub struct Budgets {
-    /// How much there is.
+    /// The bounds.
     pub bounds: Bounds,
     bytes: AtomicUsize,
     /// Every caller that holds something, or has a connection.
@@ -121,7 +121,7 @@ impl Budgets {
     }
 }
 
-/// What one caller holds.
+/// What one caller uses.
 #[derive(Debug)]
 pub struct Share {
     budgets: Arc<Budgets>,
@@ -154,7 +154,7 @@ pub enum Kind {
     Request,
 }
 
-/// The caller has as much as it may have.
+/// The caller's share is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Spent {
     /// Too many streams.
@@ -171,7 +171,7 @@ pub enum Spent {
 }
 
 impl Share {
-    /// Takes one.
+    /// Takes one of a kind.
     ///
     /// # Errors
     /// [`Spent`].

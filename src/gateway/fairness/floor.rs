@@ -155,7 +155,7 @@ impl Seated {
     }
 }
 
-/// One connection's place; free again when dropped.
+/// A place for one connection; freed when dropped.
 #[derive(Debug)]
 pub struct Seat {
     floor: Arc<Floor>,
@@ -225,9 +225,9 @@ impl Drop for Seat {
 pub struct Ends(Arc<Seated>);
 
 impl Ends {
-    /// It is ended by ending this task.
+    /// Aborting this task ends the connection.
     pub fn by(self, task: AbortHandle) {
-        // Said once.
+        // Set once.
         let _ = self.0.task.set(task);
     }
 }

@@ -1,9 +1,9 @@
 //! Work on large messages, which must not hold up the requests of others.
 //!
-//! In: how many bytes it is about, and what to do. Out: what that gives. A worker thread has many
-//! requests to serve: what may take longer than a few of them is done while another thread serves
-//! the others, a few at a time over all callers and one at a time for each. Must not do: make a
-//! small message wait.
+//! In: the size of a message, and the work. Out: the result. A worker thread serves many requests:
+//! work that may take longer than a few of them runs while another thread serves the others, a few
+//! at a time over all callers and one at a time for each caller. Must not do: make a small message
+//! wait.
 
 use std::sync::{Arc, OnceLock};
 use std::thread::available_parallelism;
@@ -25,14 +25,14 @@ fn turns() -> &'static Semaphore {
     })
 }
 
-/// Whether a message of this size is worked on at once.
+/// Whether a message of this size is processed immediately.
 pub const fn is_small(bytes: usize) -> bool {
     bytes <= SMALL_BYTES
 }
 
-/// Does the work on a message that is not small when it is the caller's turn.
+/// Does the work on a large message when it is the caller's turn.
 pub async fn offload<T>(share: Option<&Arc<Share>>, work: impl FnOnce() -> T) -> T {
-    // Neither is ever closed; without a turn there would only be more at a time.
+    // Neither semaphore is ever closed; without a turn, more work would only run at a time.
     let own = match share {
         Some(share) => share.turn().await.ok(),
         None => None,
@@ -43,14 +43,14 @@ pub async fn offload<T>(share: Option<&Arc<Share>>, work: impl FnOnce() -> T) ->
     done
 }
 
-/// Does it at once, but so that other requests of this thread go on meanwhile where the message is
-/// large.
+/// Does the work immediately; while the message is large, other requests of this thread continue
+/// elsewhere.
 pub fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if is_small(bytes) { work() } else { apart(work) }
 }
 
-/// Does it while another thread serves the other requests of this one, where the runtime has
-/// another.
+/// Does the work while another thread serves the other requests of this one, if the runtime has
+/// another thread.
 fn apart<T>(work: impl FnOnce() -> T) -> T {
     let others = Handle::try_current()
         .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);

@@ -25,13 +25,13 @@ use crate::policy::bundle::Bundle;
 use crate::policy::{Bound, Definition, Program};
 use crate::protocol::seal::Sealer;
 
-/// What a gateway is made of apart from bundles.
+/// What a gateway is built from, apart from bundles.
 pub struct Environment {
     /// Where Secrets come from.
     pub secrets: Box<dyn Secrets>,
     /// Where stdio servers run.
     pub stdio: Stdio,
-    /// Values of `Host` that are let in beside loopback and what the spec says.
+    /// Values of `Host` that are accepted besides loopback and those of the spec.
     pub hosts: Vec<String>,
 }
 
@@ -59,7 +59,7 @@ impl Environment {
     }
 }
 
-/// Where the keys are from that seal what clients hand back.
+/// The source of the keys that seal the tokens of clients.
 #[derive(Clone, Debug)]
 pub enum Sealing {
     /// Keys of this process: what it sealed cannot be opened after it has ended.
@@ -141,7 +141,7 @@ impl Builder {
         let program =
             Arc::new(crate::policy::compile::compile(&bundle).map_err(Rejected::Diagnostics)?);
         Settings::of(&bundle.server.spec)?;
-        // Tried before anything is replaced, so that a bundle that fails half-way changes nothing.
+        // Checked before anything is replaced, so that a bundle that fails halfway changes nothing.
         let before = (self.bundle.replace(bundle), self.program.replace(program));
         self.build()
             .inspect_err(|_| (self.bundle, self.program) = before)
@@ -195,7 +195,7 @@ impl Builder {
         self.bundle.as_ref()
     }
 
-    /// How agents are to be spoken to.
+    /// How the listener speaks to agents.
     pub fn transport(&self) -> &Transport {
         &self.transport
     }

@@ -1,5 +1,5 @@
-//! What each caller's list of tools is under one snapshot, as far as it takes to see that it has
-//! become another.
+//! A number for each caller's list of tools under one snapshot, which shows whether the list has
+//! changed.
 //!
 //! In: the rules of a snapshot and a caller. Out: a number that stands for the list. It is made
 //! once for all streams of a caller: a list can have 10,000 names, and a caller hundreds of

@@ -1,4 +1,4 @@
-//! What is in force: bundles, Secrets and listings in, one snapshot for requests out.
+//! What is in force: turns bundles, Secrets and listings into one snapshot for requests.
 //!
 //! In: bundles, listings, another environment. Out: the snapshot in force, and how the listener is
 //! to speak. A change that is refused keeps the previous snapshot. Must not do: apply two changes
@@ -42,7 +42,7 @@ pub struct Force {
     last_error: Mutex<Option<String>>,
 }
 
-/// Those that have to know about every change.
+/// The parts that follow every change.
 #[derive(Clone, Copy)]
 pub struct Followers<'a> {
     /// Counts by the rules in force.
@@ -67,7 +67,7 @@ impl Force {
         self.current.borrow().clone()
     }
 
-    /// Follows how agents are to be spoken to.
+    /// Follows how the listener speaks to agents.
     pub fn transport(&self) -> watch::Receiver<Transport> {
         self.transport.subscribe()
     }
@@ -211,7 +211,7 @@ impl Force {
         }
     }
 
-    /// Takes what is in force away, at the end; returns it.
+    /// Withdraws the snapshot at shutdown; returns it.
     pub fn end(&self) -> Option<Arc<Snapshot>> {
         self.current.send_replace(None)
     }

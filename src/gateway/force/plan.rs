@@ -137,7 +137,7 @@ impl Plan {
         let Some(bearer) = lookup.key(name, key, false) else {
             return Ok(None);
         };
-        // While the Secret changes, it has several lines: nobody knows which one the bridge has
+        // While the Secret changes, it has several lines: it is not known which one the bridge has
         // read.
         let bearers: Vec<&[u8]> = bearer
             .split(|byte| *byte == b'\n')

@@ -54,7 +54,7 @@ impl<'a> Lookup<'a> {
         keys
     }
 
-    /// What was asked for and is not there, in order, each once.
+    /// The missing entries, in order, each once.
     pub fn into_missing(mut self) -> Vec<String> {
         self.missing.sort();
         self.missing.dedup();

@@ -1,4 +1,4 @@
-//! What of a server's spec requests need, parsed once.
+//! The settings of a server's spec that requests need, parsed once.
 //!
 //! In: a spec. Out: bounds, names that are let in, features. Must not do: read Secrets.
 

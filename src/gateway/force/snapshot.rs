@@ -38,6 +38,6 @@ pub struct Snapshot {
     pub sealer: Arc<Sealer>,
     /// The lists that callers have under it.
     pub lists: Arc<Lists>,
-    /// Whether agents are to be spoken to over TLS only.
+    /// Whether the listener speaks TLS only.
     pub secure: bool,
 }

@@ -17,7 +17,7 @@ use crate::api::server::McpServerSpec;
 /// How the listener speaks to agents.
 #[derive(Clone, Debug)]
 pub enum Transport {
-    /// HTTP as it is.
+    /// Plain HTTP.
     Plain,
     /// HTTP/1.1 within TLS 1.2 or 1.3.
     Tls(Arc<ServerConfig>),
@@ -26,7 +26,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Whether connections of the one can go on under the other.
+    /// Whether connections of one can continue under the other.
     pub fn same_kind(&self, other: &Transport) -> bool {
         matches!(
             (self, other),
@@ -38,7 +38,7 @@ impl Transport {
         )
     }
 
-    /// Whether new connections are met in the same way.
+    /// Whether new connections are handled in the same way.
     pub fn same(&self, other: &Transport) -> bool {
         match (self, other) {
             (Transport::Tls(a), Transport::Tls(b)) => Arc::ptr_eq(a, b),

@@ -1,4 +1,4 @@
-//! What must hold for every request, whatever it says.
+//! Checks that apply to every request.
 //!
 //! In: the head of a request. Out: the snapshot it is answered by, who calls, and what it takes of
 //! that caller's share; or the refusal. Must not do: read the body.
@@ -19,8 +19,7 @@ use crate::gateway::grants::Grant;
 use crate::gateway::hops;
 use crate::protocol::{answer, header};
 
-/// What must hold for every request, whatever it says: a bundle, a Host and an Origin that are
-/// ours, a credential.
+/// Checks that apply to every request: a bundle in force, an allowed Host and Origin, a credential.
 pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, Box<Answer>> {
     let Some(snapshot) = gateway.snapshot() else {
         let body = answer::error(
@@ -115,7 +114,7 @@ pub(super) fn share(
     Ok(taken)
 }
 
-/// The value of a header that stands exactly once.
+/// The value of a header that occurs exactly once.
 pub(super) fn one(head: &Parts, name: HeaderName) -> Option<&str> {
     let mut values = head.headers.get_all(name).iter();
     match (values.next(), values.next()) {
@@ -124,7 +123,7 @@ pub(super) fn one(head: &Parts, name: HeaderName) -> Option<&str> {
     }
 }
 
-/// What must hold for every request, found to hold.
+/// A request that passed these checks.
 pub(super) struct Admitted {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) grant: Grant,

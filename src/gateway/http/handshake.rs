@@ -1,4 +1,4 @@
-//! `initialize`: what both sides can do is settled, and the client gets a sealed session.
+//! `initialize`: negotiates capabilities, and gives the client a sealed session.
 
 use std::sync::Arc;
 
@@ -74,7 +74,7 @@ impl Exchange<'_> {
             .await
             .map_err(|error| down(&shown(&error)))?;
         if response.status() == StatusCode::LOOP_DETECTED {
-            // Told on, so that the gateway that began it can say what is wrong.
+            // Passed on, so that the first gateway in the loop can report what is wrong.
             let why = "its URL leads back to a gateway that this request came by";
             let body = answer::upstream_down(Some(&request.id), why, RETRY_AFTER);
             return Err(refuse(StatusCode::LOOP_DETECTED, body));
@@ -100,7 +100,7 @@ impl Exchange<'_> {
             .map_err(|fault| down(&format!("its answer to initialize: {fault}")))?;
         let chosen =
             version::chosen(&answered_version).map_err(|error| down(&error.to_string()))?;
-        // Lists are filtered in every answer; this one has none by rights.
+        // Lists are filtered in every answer; an answer to `initialize` must not have one.
         let lists = ListKind::ALL.map(ListKind::key);
         let mut edits = lists
             .into_iter()
@@ -117,7 +117,7 @@ impl Exchange<'_> {
             }
         }
         if let Some(capabilities) = result.get("capabilities") {
-            // What the gateway does not carry is not promised.
+            // Capabilities that the gateway does not support are removed.
             let kept = emit::without(capabilities.raw, keys::CAPABILITIES, &["tasks"])
                 .map_err(|fault| down(&format!("its capabilities: {fault}")))?;
             edits = edits.set("capabilities", kept);
@@ -153,8 +153,8 @@ impl Exchange<'_> {
             || offers("resources") && !bound.shows_every_resource(caller)
     }
 
-    /// Takes note of a session at the server; where its caller has too many there, the one used
-    /// longest ago is ended.
+    /// Records a session at the server; if its caller has too many there, the least recently used
+    /// one is ended.
     async fn make_room(&self, session: Arc<Session>) {
         let grant = &self.grant.caller.grant;
         let Some(surplus) = self.gateway.sessions.opened_upstream(grant, &session) else {

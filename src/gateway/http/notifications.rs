@@ -1,5 +1,5 @@
-//! What needs no answer: the client's notifications, and its answers to the upstream's own
-//! requests.
+//! Messages without an answer: the client's notifications, and its answers to requests of the
+//! upstream.
 
 use std::sync::Arc;
 
@@ -44,9 +44,9 @@ impl Exchange<'_> {
             .await
     }
 
-    /// A client gives up a request. Only one of its own session that is under way or held, and that
-    /// it knows by this very id, is given up: servers differ in which ids they take for one, and
-    /// one without sessions would give up another caller's.
+    /// A client cancels a request. Only a request of its own session with exactly this id, in
+    /// progress or held, is cancelled: servers differ in which ids they treat as equal, and a
+    /// server without sessions would cancel another caller's request.
     async fn cancelled(
         &self,
         session: &Arc<Session>,

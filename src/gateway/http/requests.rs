@@ -233,7 +233,7 @@ impl Exchange<'_> {
                     in_flight.finish(end);
                 }
                 tracing::warn!(server = self.gateway.observe.server(), %error, "a request to the upstream failed");
-                // The report says why soon, not at the next regular listing.
+                // The report shows the reason soon, not only after the next regular listing.
                 self.gateway.inventory.nudge();
                 if end == End::Timeout {
                     give_up(self.gateway, &session, &under_way);

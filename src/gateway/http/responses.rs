@@ -33,7 +33,7 @@ pub(super) fn header_refusal(fault: HeaderFault) -> Box<Answer> {
     refuse(status, answer::invalid_request(None, &fault.to_string()))
 }
 
-/// That a message which needs no answer was taken.
+/// Accepts a message that needs no answer.
 pub(super) fn accepted() -> Answer {
     let mut response = Response::new(empty());
     *response.status_mut() = StatusCode::ACCEPTED;
@@ -60,7 +60,7 @@ const UNRECORDED_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// When a call may be repeated that waits for a person.
 const APPROVAL_RETRY_AFTER: Duration = Duration::from_secs(30);
 
-/// That a call was not made because it could not be recorded.
+/// Says that a call was not made because it could not be recorded.
 pub(super) fn unrecorded(why: &str) -> String {
     format!(
         "The call was not made because it could not be recorded: {why}. Tell the operator of this gateway; retry after {} s.",

@@ -90,7 +90,7 @@ impl Exchange<'_> {
         self.gateway
             .sessions
             .closed_upstream(&self.grant.caller.grant, &session.id);
-        // Its calls go on, and what the upstream answers them with from now on may be because of
+        // Its calls continue, and errors that the upstream answers from now on may be caused by
         // this.
         self.gateway.calls.mark_session(session.key());
         let permit = Permit::end(session.envelope());

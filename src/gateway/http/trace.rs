@@ -19,7 +19,7 @@ pub fn context(headers: &HeaderMap, id: Option<&str>) -> Vec<(HeaderName, Header
         .collect()
 }
 
-/// The trace id of a valid `traceparent` that stands once.
+/// The trace id of a valid `traceparent` that occurs once.
 pub fn id(headers: &HeaderMap) -> Option<String> {
     let mut values = headers.get_all(&TRACEPARENT).iter();
     let (value, None) = (values.next()?.to_str().ok()?, values.next()) else {

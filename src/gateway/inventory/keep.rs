@@ -18,9 +18,9 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(8);
 
 impl Gateway {
-    /// Starts to list the server's tools, and goes on doing so. To be called once, when the gateway
-    /// is where its clients find it: a server whose URL leads back to it is recognized only then.
-    /// Must be called within a Tokio runtime.
+    /// Starts to list the server's tools regularly. Call it once, when clients can reach the
+    /// gateway: a server whose URL leads back to it is recognized only then. Must be called within
+    /// a Tokio runtime.
     pub fn keep_inventory(self: &Arc<Self>) {
         self.lifetime.spawn(keep(Arc::downgrade(self)));
     }
@@ -108,7 +108,7 @@ async fn upstream_changed(
     before: Option<&Arc<Upstream>>,
 ) {
     loop {
-        // Looked at first: it may have been swapped in since the last one was asked.
+        // Checked first: it may have been replaced since the last listing.
         let same = {
             let now = changes.borrow_and_update();
             match (before, now.as_ref().map(|snapshot| &snapshot.upstream)) {

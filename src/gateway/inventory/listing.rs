@@ -143,7 +143,7 @@ pub(super) async fn list(
 }
 
 async fn open(upstream: &Arc<Upstream>) -> Result<OwnSession, ListError> {
-    // One that imports half of Python's packages first, on a busy machine, has not failed.
+    // A server that first imports many Python packages on a busy machine has not failed.
     if let Upstream::Bridge(bridge) = &**upstream {
         let _ = timeout(START_TIMEOUT, bridge.ready()).await;
     }
@@ -180,7 +180,7 @@ async fn open(upstream: &Arc<Upstream>) -> Result<OwnSession, ListError> {
     let mut stream = None;
     if tells_changes {
         let permit = Permit::listen(envelope.clone());
-        // Servers need not offer one (405); then only the minute tells.
+        // Servers need not offer one (405); then changes show in the next regular listing.
         if let Ok(response) = upstream.call(permit, EXCHANGE_TIMEOUT).await
             && response.status().is_success()
             && content_type(&response) == Some(ContentType::EventStream)

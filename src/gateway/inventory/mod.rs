@@ -1,8 +1,8 @@
 //! The gateway's own knowledge of the upstream's tools, over a session of its own.
 //!
 //! Listed at start, every minute, when the upstream says that its list changed, and, at most once a
-//! second, when a call or a list names a tool that is not known. Between times nothing about a tool
-//! is asked of the upstream, so a hidden tool and one that does not exist take the same way.
+//! second, when a call or a list names a tool that is not known. Otherwise the upstream is never
+//! asked about a tool, so a hidden tool and one that does not exist are handled alike.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,7 +29,7 @@ pub struct Listing {
     pub error: Option<String>,
 }
 
-/// Asks for listings and tells how the latest went.
+/// Requests listings and holds the result of the latest.
 pub struct Inventory {
     wanted: Notify,
     done: watch::Sender<u64>,

@@ -172,8 +172,8 @@ pub enum Arguments<'a> {
     Full(Box<RawValue>),
 }
 
-/// Where a record stands in the log: it and all before it are written once the log has been written
-/// up to here.
+/// The position of a record in the log: it and all earlier ones are written once the log has been
+/// written up to here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position(u64);
 
@@ -212,13 +212,13 @@ impl AuditLog {
         Position(self.append(|text| Line::of(record, text), awaited))
     }
 
-    /// Records the end of a call. Nobody waits for it.
+    /// Records the end of a call. No caller waits for it.
     pub fn ended(&self, end: &Ended<'_>) {
         self.append(|text| Line::of_end(end, text), false);
     }
 
-    /// Lines are written aside, so that others wait for no more than a copy, and always in the same
-    /// place, so that no call pays for another one.
+    /// Lines are formatted outside the lock, so that others wait only for a copy, and always in the
+    /// same buffer, so that no call allocates another one.
     fn append(&self, write: impl FnOnce(String) -> String, awaited: bool) -> u64 {
         let mut line = write(ASIDE.take());
         let position = self.shared.append(line.as_bytes(), awaited);
@@ -229,7 +229,7 @@ impl AuditLog {
         position
     }
 
-    /// Records a step of an approval. Nobody waits for it: the call that uses the approval waits
+    /// Records a step of an approval. No caller waits for it: the call that uses the approval waits
     /// for a later line.
     pub fn step(&self, step: &ApprovalStep<'_>) {
         self.append(|text| Line::of_step(step, text), false);

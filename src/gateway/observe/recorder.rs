@@ -33,13 +33,13 @@ pub struct Recent {
     pub outcome: Outcome,
 }
 
-/// Names come from callers: no more of one than this is kept.
+/// Names come from callers: no more bytes of one than this are kept.
 const MAX_NAME_BYTES: usize = 128;
 
-/// Policies come and go: no more counters than this are kept at hand.
+/// Policies come and go: no more counters than this are cached.
 const MAX_CACHED_COUNTERS: usize = 4_096;
 
-/// So many rules and outcomes are counted apart; the report stays of a bounded size however often
+/// This many rules and outcomes are counted separately; the report has a bounded size however often
 /// policies change.
 const MAX_COUNTED_RULES: usize = 1_024;
 
@@ -65,7 +65,7 @@ pub struct Recorder {
     calls: AtomicU64,
     ids: AtomicU64,
     instance: String,
-    /// Whom violations are counted under that cannot be counted apart.
+    /// The rule for violations that are not counted separately.
     other: Arc<RuleId>,
     state: Mutex<RecorderState>,
 }
@@ -131,8 +131,8 @@ impl Recorder {
         }
     }
 
-    /// Counts and writes down what was decided. `by` is the rule that decided. What is let through
-    /// must not go before [`Self::written`] says that it may.
+    /// Counts and records a decision. `by` is the rule that decided. An allowed call must not be
+    /// sent before [`Self::written`] returns.
     pub fn record(&self, outcome: Outcome, by: &Arc<RuleId>, record: &Record<'_>) -> Position {
         self.calls.fetch_add(1, Ordering::Relaxed);
         {
@@ -168,7 +168,7 @@ impl Recorder {
         self.audit.record(record, passes)
     }
 
-    /// Writes down how a call ended that was let through.
+    /// Records how a forwarded call ended.
     pub fn ended(&self, number: u64, status: &'static str, latency_ms: u64) {
         self.audit.ended(&Ended {
             time: Timestamp::now(),
@@ -179,7 +179,7 @@ impl Recorder {
         });
     }
 
-    /// Waits until a decision has been written down.
+    /// Waits until a decision has been written.
     ///
     /// # Errors
     /// [`Unwritten`] when it cannot be.
@@ -187,7 +187,7 @@ impl Recorder {
         self.audit.written(position).await
     }
 
-    /// Why nothing can be written down now.
+    /// Why nothing can be written now.
     pub fn unwritten(&self) -> Option<Unwritten> {
         self.audit.trouble()
     }
@@ -201,8 +201,8 @@ impl Recorder {
     }
 
     fn count(&self, state: &mut RecorderState, outcome: Outcome, by: &Arc<RuleId>) {
-        // Rules are known by where they are: to read and hash their names would cost every call.
-        // Each is kept here, so that no other can come to be in its place.
+        // Rules are identified by their address: reading and hashing their names would slow every
+        // call. Each is kept here, so that no other rule gets the same address.
         let key = (Arc::as_ptr(by).addr(), outcome);
         if let Some((_, counter)) = state.counters.get(&key) {
             counter.inc();
@@ -227,8 +227,7 @@ impl Recorder {
         state.counters.insert(key, (Arc::clone(by), counter));
     }
 
-    /// Counts together what was decided by policies that do not apply any more, once there are
-    /// many.
+    /// Merges the counts of policies that do not apply any more, once there are many.
     pub fn settle(&self, applies: impl Fn(&RuleId) -> bool) {
         let mut state = self.lock();
         if state.counts.len() < MAX_COUNTED_RULES / 2 {
@@ -247,7 +246,7 @@ impl Recorder {
         }
     }
 
-    /// Waits until what is decided next can be recorded.
+    /// Waits until there is room to record the next decision.
     pub async fn room(&self) {
         self.audit.room().await;
     }

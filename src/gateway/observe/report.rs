@@ -1,4 +1,4 @@
-//! What the gateway says of itself: the report that the operator and `portcullis status` read.
+//! The report that the operator and `portcullis status` read.
 
 use super::outcome::Outcome;
 use super::recorder::Recent;
@@ -14,7 +14,7 @@ impl Gateway {
         self.observe.show_audit();
     }
 
-    /// The report of this moment. Counts are cumulative since the gateway started.
+    /// The current report. Counts are cumulative since the gateway started.
     pub fn report(&self) -> Report {
         let (counts, recent) = self.observe.violations();
         let mut violations: Vec<ReportedCount> = counts

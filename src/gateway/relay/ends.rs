@@ -5,8 +5,8 @@ use crate::gateway::upstream::Unserved;
 use crate::protocol::answer::code;
 use crate::protocol::envelope::{Message, Outcome};
 
-/// The codes of errors that say that a request was not run (JSON-RPC 2.0, section 5.1). Every other
-/// code, that of an internal error included, is also what servers answer after the effect.
+/// The codes of errors that say that a request was not run (JSON-RPC 2.0, section 5.1). Servers use
+/// every other code, internal error included, also after the effect.
 const NOT_RUN: [i64; 4] = [
     code::PARSE_ERROR,
     code::INVALID_REQUEST,
@@ -14,7 +14,7 @@ const NOT_RUN: [i64; 4] = [
     code::INVALID_PARAMS,
 ];
 
-/// How a call ended that the bridge answered in its server's place.
+/// How a call ended that the bridge answered in place of its server.
 pub(super) fn end_of_unserved(unserved: Unserved) -> End {
     match unserved {
         Unserved::Undelivered => End::Unreachable,

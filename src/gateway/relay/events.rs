@@ -32,7 +32,7 @@ pub(super) struct EventRelay {
     pub(super) body: Body,
     pub(super) decoder: Decoder,
     pub(super) queue: VecDeque<Bytes>,
-    /// For the event that is read, and for what the client has not taken.
+    /// For the event being read, and for what the client has not taken.
     pub(super) room: Option<Room>,
     /// Bytes of an event that has begun.
     pub(super) begun: usize,
@@ -43,11 +43,10 @@ pub(super) struct EventRelay {
     pub(super) in_flight: Option<Box<InFlight>>,
     /// A GET stream: policy changes are announced on it, and it may be quiet for ever.
     pub(super) unsolicited: bool,
-    /// How long the upstream may say nothing while an answer is due. Comments, in either direction,
-    /// say nothing.
+    /// How long the upstream may be silent while an answer is due. Comments do not count.
     pub(super) idle: Option<Duration>,
     pub(super) silent_until: Option<Instant>,
-    /// When it is over whatever the upstream says.
+    /// When the call ends, whatever the upstream sends.
     pub(super) ends_at: Option<Instant>,
     /// The client can come back with the id of the last event.
     pub(super) resumable: bool,
@@ -140,7 +139,7 @@ impl EventRelay {
             if let Some(bytes) = self.queue.pop_front() {
                 return Some(bytes);
             }
-            // It asks for more once the client has taken what it had.
+            // This is polled again once the client has taken the previous bytes.
             if self.begun == 0
                 && let Some(room) = &mut self.room
             {
@@ -221,7 +220,7 @@ impl EventRelay {
     }
 
     async fn event(&mut self, event: Event) {
-        // The type and the time to reconnect after are the gateway's to say, not the server's.
+        // The gateway sets the event type and the reconnection time, not the server.
         let mut out = Event::default();
         if let Some(id) = &event.id {
             self.resumable = true;
@@ -260,7 +259,7 @@ impl EventRelay {
         if let Some(idle) = self.idle
             && !answers
         {
-            // It works on it: progress, a question, a line of its log.
+            // The server is working on it: progress, a question, a log line.
             self.silent_until = Some(Instant::now() + idle);
         }
         if expected {
@@ -300,7 +299,7 @@ impl EventRelay {
         }
     }
 
-    /// Queues an event; what cannot be written as one ends the stream.
+    /// Queues an event; one that cannot be encoded ends the stream.
     fn send(&mut self, event: Event) {
         if event == Event::default() {
             return;
@@ -315,12 +314,12 @@ impl EventRelay {
         }
     }
 
-    /// The policy changed: the caller may have to go, and may see other tools.
+    /// The policy changed: the caller may have lost access, or may see other tools.
     fn changed(&mut self) {
         let Some(snapshot) = self.changes.borrow_and_update().clone() else {
             return;
         };
-        // A stream of its own would go on in plain text for ever.
+        // A GET stream would otherwise continue in plain text for ever.
         let secured = self.unsolicited && self.secure != Some(snapshot.secure);
         if secured || !snapshot.grants.still_holds(&self.relay.grant) {
             self.ended = true;

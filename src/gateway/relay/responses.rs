@@ -74,8 +74,8 @@ impl Relay {
                 let (bytes, end) = self.single(&body).await;
                 let end = match (end, bridged.and_then(|bridged| bridged.unserved)) {
                     (End::Error | End::Refused, Some(unserved)) => end_of_unserved(unserved),
-                    // An error that came with an HTTP error is the transport's word, not the
-                    // upstream's on this request.
+                    // An error that came with an HTTP error status describes the transport, not
+                    // this request.
                     (End::Error | End::Refused, None) if !status.is_success() => End::Broken,
                     (end, _) => end,
                 };
@@ -86,7 +86,7 @@ impl Relay {
                 match room {
                     // Kept until the client has taken it.
                     Some(mut room) if size > FREE_BYTES => {
-                        // It was room for two of them, and so gives some back.
+                        // The room was for two copies, so some is given back.
                         let _ = room.set(size);
                         response.map(|body| holding(body, room))
                     }

@@ -1,4 +1,4 @@
-//! What the gateway tells the upstream on its own account, beside the requests of clients.
+//! Messages that the gateway itself sends to the upstream, beside the requests of clients.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use crate::gateway::sessions::Session;
 /// How long an answer to an upstream's own request may take to be delivered.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Tells the upstream something in a client's session, beside the stream that brought the reason: a
-/// server may read the answer only once it has written what it is writing.
+/// Sends the upstream a message in a client's session, without blocking the stream that caused it:
+/// a server may read the message only after it has finished writing.
 pub fn tell_upstream(gateway: &Arc<Gateway>, permit: Permit) {
     let Some(place) = gateway.lifetime.telling() else {
         tracing::warn!(

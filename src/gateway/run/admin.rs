@@ -48,7 +48,7 @@ impl GatewayAdmin {
     pub async fn all_stored(&self) {
         let recorded = self.gateway.observe.violation_count();
         let mut stored = self.stored.subscribe();
-        // Fails only when the sender is gone, which is here.
+        // Fails only when the sender is dropped, and this value owns it.
         let _ = stored.wait_for(|stored| *stored >= recorded).await;
     }
 
@@ -66,7 +66,7 @@ impl GatewayAdmin {
         }
         let mut report = self.gateway.report();
         let mut body = serde_json::to_vec(&report);
-        // Thousands of tools with long names: the figures matter more.
+        // With thousands of long tool names, the figures matter more.
         if body.as_ref().is_ok_and(|body| body.len() > LARGEST) {
             report.shorten();
             body = serde_json::to_vec(&report);

@@ -25,7 +25,7 @@ pub enum InstallError {
     /// The running program cannot be read.
     #[error("this program cannot be read: {0}")]
     Program(std::io::Error),
-    /// The folder does not take it.
+    /// The folder is not writable.
     #[error("{path} cannot be written: {source}; mount a writable volume there", path = path.display())]
     Folder {
         /// The file.
@@ -35,10 +35,9 @@ pub enum InstallError {
     },
 }
 
-/// Installs the running program, readable and executable for everyone; gives where.
+/// Installs the running program, readable and executable for everyone; returns its path.
 ///
-/// # Errors
-/// [`InstallError`]; what was there before is still there then.
+/// # Errors [`InstallError`]; an earlier copy is left in place.
 pub fn run(args: &InstallArgs) -> Result<PathBuf, InstallError> {
     let program = std::env::current_exe().map_err(InstallError::Program)?;
     let mut program = File::open(program).map_err(InstallError::Program)?;
@@ -52,7 +51,7 @@ pub fn run(args: &InstallArgs) -> Result<PathBuf, InstallError> {
     };
     let written = write(&mut program, &part).and_then(|()| std::fs::rename(&part, &target));
     written.map_err(|error| {
-        // It may never have come into being.
+        // It may not exist.
         let _ = std::fs::remove_file(&part);
         folder(error)
     })?;

@@ -1,4 +1,4 @@
-//! What the pod mounts: Secrets, and the copy of the bundle.
+//! The mounts of the pod: Secrets, and the copy of the bundle.
 //!
 //! In: paths. Out: their current contents, read twice a second. Contents are compared, not times:
 //! that also sees the symlink swaps by which a kubelet changes a mounted volume. Must not do: show
@@ -179,7 +179,7 @@ fn keys(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>, (PathBuf, std::io::E
         let Ok(name) = entry.file_name().into_string() else {
             continue;
         };
-        // Keys of Secrets never start so; what does is the kubelet's.
+        // Keys of Secrets never start with this; such entries belong to the kubelet.
         if name.starts_with("..") || path.is_dir() {
             continue;
         }
@@ -212,8 +212,8 @@ impl MountedFile {
         MountedFile { path, seen: None }
     }
 
-    /// The content, if it is another than the last time. A file that is not there, or that cannot
-    /// be read, has none.
+    /// The content, if it differs from the last time. A file that is missing or cannot be read has
+    /// none.
     pub fn changed(&mut self) -> Option<Vec<u8>> {
         let bytes = std::fs::read(&self.path).ok()?;
         let mut hasher = DefaultHasher::new();

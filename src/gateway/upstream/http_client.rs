@@ -24,8 +24,8 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One upstream URL with its connections.
 pub struct HttpUpstream {
-    /// Whether it is the bridge of our own stdio server, which alone is believed about what it did
-    /// not deliver.
+    /// Whether it is the bridge of our own stdio server, the only upstream that is trusted about
+    /// calls it did not deliver.
     pub bridge: bool,
     /// Names the gateway that asks, so that it knows its own requests when they come back.
     pub hop: Option<HeaderValue>,

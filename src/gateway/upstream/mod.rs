@@ -1,8 +1,8 @@
 //! The protected MCP server: one request in, one response out, over HTTP or straight into the
 //! bridge of a child process.
 //!
-//! Only a [`Permit`] opens the way here. Nothing of the client's request passes except what the
-//! permit holds; headers are made here, from an allow-list.
+//! A call needs a [`Permit`]. Nothing of the client's request is sent except what the permit holds;
+//! headers are made here, from an allow-list.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-versi
 const CALLER_ID: HeaderName = HeaderName::from_static(CALLER);
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Room for the headers that a request has; to make more while they come costs more.
+/// Capacity for the headers of a request; growing the map later costs more.
 const HEADER_COUNT: usize = 12;
 
 /// The server behind the gateway.

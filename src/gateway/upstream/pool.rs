@@ -1,7 +1,7 @@
-//! KeptConnections HTTP/1.1 connections to one upstream without TLS.
+//! Kept HTTP/1.1 connections to one upstream without TLS.
 //!
-//! In: requests. Out: responses whose bodies stream. A connection is driven by the very task that
-//! waits for its answer, so that no other task has to be woken for a call; between calls it is not
+//! In: requests. Out: responses whose bodies stream. A connection is driven by the task that waits
+//! for its answer, so that no other task has to be woken for a call; between calls it is not
 //! driven. A request is sent again, on another connection, only if not a byte of it was written. A
 //! body that is dropped before its end closes its connection.
 
@@ -47,7 +47,8 @@ struct PoolInner {
 
 #[derive(Default)]
 struct KeptConnections {
-    /// The one used last stands last, and is taken first: those too many grow old.
+    /// The most recently used one is last, and is taken first, so that surplus connections grow
+    /// old.
     connections: Vec<(KeptConnection, Instant)>,
     swept: bool,
 }
@@ -146,7 +147,7 @@ impl KeptConnection {
         let mut answer = pin!(self.sender.try_send_request(request));
         let connection = &mut self.connection;
         poll_fn(|cx| {
-            // Only the connection can bring the answer, so the answer itself need not wake anybody.
+            // Only the connection can bring the answer, so the answer itself need not wake a task.
             let over = connection.as_mut().poll(cx);
             match (answer.as_mut().poll(&mut quiet()), over) {
                 (Poll::Ready(Ok(response)), _) => Poll::Ready(Sent::Answered(response)),

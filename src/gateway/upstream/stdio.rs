@@ -1,4 +1,4 @@
-//! Care of one child process that speaks newline-delimited messages on stdin and stdout (MCP,
+//! Runs one child process that speaks newline-delimited messages on stdin and stdout (MCP,
 //! "Transports", stdio).
 //!
 //! In: what to run, and lines for it. Out: its lines, and how it ended. Its stderr goes to the log.
@@ -147,7 +147,7 @@ pub struct Child {
     _stop_on_drop: tokio_util::sync::DropGuard,
 }
 
-/// Stops a child and tells how it ended; can be kept apart from the child's lines.
+/// Stops a child and reports how it ended; can be held separately from the child's lines.
 #[derive(Debug, Clone)]
 pub struct Handle {
     stop: CancellationToken,
@@ -245,8 +245,8 @@ impl Input {
     }
 }
 
-/// Starts a child. The tasks that care for it run on `tasks`, which therefore empties only once its
-/// group is gone.
+/// Starts a child. Its supervisor runs on `tasks`, which therefore empties only once its group is
+/// gone.
 pub fn spawn(config: &ChildConfig, tasks: &TaskTracker) -> Result<Child, SpawnError> {
     let shown = config.command.to_string_lossy().into_owned();
     let mut command = Command::new(&config.command);

@@ -1,5 +1,5 @@
-//! What the bridge of a stdio server says beside its messages: that it answers in the server's
-//! place, and whether the server may have had the call.
+//! What the bridge of a stdio server reports beside its messages: that it answers in place of the
+//! server, and whether the server may have received the call.
 //!
 //! In process it goes along as an extension of the response. Between a gateway and the bridge in
 //! another pod it is a header of the response, or the type of an event: a bridge writes both
@@ -12,9 +12,9 @@ const HEADER: HeaderName = HeaderName::from_static("portcullis-unserved");
 /// The bridge answers in its server's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unserved {
-    /// The server has seen no byte of the call.
+    /// The server received no byte of the call.
     Undelivered,
-    /// The server had the call, and there will be no answer.
+    /// The server received the call, and there will be no answer.
     Lost,
 }
 
@@ -49,7 +49,7 @@ impl Unserved {
     }
 }
 
-/// Says it on a response, in process.
+/// Marks a response, in process.
 pub fn mark<B>(mut response: Response<B>, unserved: Option<Unserved>) -> Response<B> {
     if let Some(unserved) = unserved {
         response.extensions_mut().insert(unserved);
@@ -57,7 +57,7 @@ pub fn mark<B>(mut response: Response<B>, unserved: Option<Unserved>) -> Respons
     response
 }
 
-/// Writes on the wire what was said in process.
+/// Writes the mark as a header, for the gateway.
 pub fn to_header<B>(mut response: Response<B>) -> Response<B> {
     if let Some(unserved) = response.extensions().get::<Unserved>().copied() {
         let value = HeaderValue::from_static(unserved.as_str());

@@ -85,7 +85,7 @@ fn take(mode: &PerSession, own: &SessionChild, piece: &Piece) {
                 }
                 return;
             }
-            Ok(Message::Notification(told)) => return notification(own, &told),
+            Ok(Message::Notification(message)) => return notification(own, &message),
             Ok(Message::Request(request)) => return ask(own, &request),
             Err(refusal) => Some(refusal),
         },
@@ -104,19 +104,19 @@ fn take(mode: &PerSession, own: &SessionChild, piece: &Piece) {
     }
 }
 
-fn notification(own: &SessionChild, told: &Notification<'_>) {
-    let text = bytes::Bytes::from(told.emit(&Edits::new()));
-    match &*told.method {
+fn notification(own: &SessionChild, message: &Notification<'_>) {
+    let text = bytes::Bytes::from(message.emit(&Edits::new()));
+    match &*message.method {
         // The child gives up a request of its own, which must be one that its client has not
         // answered.
         "notifications/cancelled" => {
-            let id = wire::id_member(told.params.as_ref(), "requestId");
+            let id = wire::id_member(message.params.as_ref(), "requestId");
             if id.is_some_and(|id| lock(&own.table).asked.remove(&id)) {
                 beside_a_call(own, text);
             }
         }
         "notifications/progress" => {
-            let token = wire::id_member(told.params.as_ref(), "progressToken");
+            let token = wire::id_member(message.params.as_ref(), "progressToken");
             let table = lock(&own.table);
             let mut calls = table.calls.iter();
             let call = calls.find(|call| token.is_some() && call.token == token);

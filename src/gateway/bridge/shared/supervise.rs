@@ -254,7 +254,7 @@ fn take(shared: &SharedServer, input: &Input, piece: &Piece) {
         Piece::Line(line) if line.iter().all(u8::is_ascii_whitespace) => return,
         Piece::Line(line) => match envelope::parse(line) {
             Ok(Message::Response(answer)) => return response(shared, &answer),
-            Ok(Message::Notification(told)) => return notification(shared, &told),
+            Ok(Message::Notification(message)) => return notification(shared, &message),
             Ok(Message::Request(request)) => {
                 let id = request.id.into_owned();
                 let answer = if request.method == "ping" {
@@ -313,10 +313,10 @@ fn response(shared: &SharedServer, answer: &envelope::Response<'_>) {
     reply.push(Event::Answer(answer.emit(&Edits::new().id(id)).into()));
 }
 
-fn notification(shared: &SharedServer, told: &Notification<'_>) {
+fn notification(shared: &SharedServer, message: &Notification<'_>) {
     let name = &shared.context.child.name;
-    let params = told.params.as_ref();
-    match &*told.method {
+    let params = message.params.as_ref();
+    match &*message.method {
         "notifications/progress" => {
             let Some(Id::Integer(ours)) = wire::id_member(params, "progressToken") else {
                 return;
@@ -330,7 +330,7 @@ fn notification(shared: &SharedServer, told: &Notification<'_>) {
             }) = pending.get(ours)
             {
                 session.touch();
-                let text = told.emit(&Edits::new().set("progressToken", token.as_str()));
+                let text = message.emit(&Edits::new().set("progressToken", token.as_str()));
                 reply.push(Event::Message(text.into()));
             }
         }
@@ -350,12 +350,14 @@ fn notification(shared: &SharedServer, told: &Notification<'_>) {
         }
         "notifications/tools/list_changed"
         | "notifications/prompts/list_changed"
-        | "notifications/resources/list_changed" => spread(shared, told.emit(&Edits::new()).into()),
+        | "notifications/resources/list_changed" => {
+            spread(shared, message.emit(&Edits::new()).into())
+        }
         "notifications/resources/updated" => {
             let Some(uri) = wire::text(params, "uri") else {
                 return;
             };
-            let text = Bytes::from(told.emit(&Edits::new()));
+            let text = Bytes::from(message.emit(&Edits::new()));
             let subscribers = lock(&shared.subscribers).to(&uri);
             let sessions = lock(&shared.sessions);
             for id in subscribers {

@@ -1,4 +1,4 @@
-//! A record as it is written: by hand, because every call pays for it.
+//! The text of a record, formatted by hand, because every call pays for it.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use crate::protocol::text;
 /// As `Display` of a timestamp does it.
 const TIMES: DateTimePrinter = DateTimePrinter::new();
 
-/// A record as it is written: by hand, because every call pays for it.
+/// The text of a record, formatted by hand, because every call pays for it.
 pub(super) struct Line {
     text: String,
     /// Holds characters that a terminal would act on.

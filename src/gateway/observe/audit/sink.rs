@@ -1,14 +1,14 @@
-//! One place where lines go, and what is done when it takes only a part of them.
+//! One output for lines, also when it takes only a part of them.
 //!
-//! In: whole lines. Out: whole lines: what was begun and cannot be ended is taken back from a file,
-//! and ended first elsewhere. Must not do: log, wait.
+//! In: whole lines. Out: whole lines: a partly written line is removed from a file, and completed
+//! first in other outputs. Must not do: log, wait.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Write};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 
-/// As much is kept of what one sink does not take.
+/// How many bytes are kept that one sink has not taken.
 const MAX_PENDING_BYTES: usize = 4 << 20;
 
 /// Where lines are written.
@@ -133,7 +133,7 @@ pub(super) fn take_back(file: &File, half: &[u8]) -> std::io::Result<()> {
     let mut there = vec![0; half.len()];
     file.read_exact_at(&mut there, begins)?;
     if there != half {
-        // Somebody else writes to it.
+        // Another process writes to it.
         return Err(ErrorKind::InvalidData.into());
     }
     file.set_len(begins)

@@ -25,7 +25,7 @@ const ENOUGH_BYTES: usize = 64 << 10;
 const GATHER_TIME: Duration = Duration::from_millis(5);
 /// A sink that failed is tried again after this long.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
-/// At the end, the writer gets this long to write what is left.
+/// At the end, how long the writer may take to write the rest.
 pub(super) const FINAL_WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The position of a line that was dropped: never written.
@@ -45,7 +45,7 @@ pub(super) struct WriterQueue {
     pub(super) full: AtomicBool,
     /// Bytes that every sink has taken.
     pub(super) written: AtomicU64,
-    /// Told after every write, and when one fails.
+    /// Notified after every write, and when one fails.
     pub(super) progress: Notify,
     pub(super) lost: AtomicU64,
     failing: AtomicBool,
@@ -57,7 +57,7 @@ struct WriterState {
     buffer: Vec<u8>,
     /// Bytes that were ever put into the buffer.
     appended: u64,
-    /// Somebody waits for a line in the buffer.
+    /// A caller waits for a line in the buffer.
     awaited: bool,
     writer: Writer,
     closed: bool,
@@ -66,7 +66,7 @@ struct WriterState {
 /// What the writer does.
 #[derive(Default, PartialEq)]
 enum Writer {
-    /// It will look at the buffer by itself.
+    /// It will check the buffer by itself.
     #[default]
     Busy,
     /// It lets lines gather; one that is awaited, or plenty, wakes it.

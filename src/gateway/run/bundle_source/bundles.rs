@@ -1,9 +1,9 @@
-//! Bundles as they come in, from the API and from the mounted copy: which is put into force.
+//! Decides which bundles, from the API and from the mounted copy, are put into force.
 //!
-//! In: the text of a bundle and where it is from. Out: what became of it. Must not do: believe a
-//! bundle that the operator did not sign, put an older bundle back, or drop what is in force for
-//! one that is wrong. What is refused is kept until it is replaced, as a Secret that comes may make
-//! it right.
+//! In: the text of a bundle and where it is from. Out: what became of it. Must not do: accept a
+//! bundle that the operator did not sign, go back to an older bundle, or drop the current bundle
+//! for an invalid one. A refused bundle is kept until it is replaced, as a later Secret may make it
+//! valid.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -28,7 +28,7 @@ pub enum ApplyResult {
     InForce,
     /// It was in force already, or is a copy that lags behind.
     Known,
-    /// It cannot be believed or enforced; the previous bundle stays in force.
+    /// It cannot be trusted or enforced; the previous bundle stays in force.
     Refused(String),
 }
 
@@ -73,7 +73,8 @@ impl Readers {
 /// more than this would, once in force, keep every later bundle out.
 const MAX_AHEAD_MILLIS: u64 = 60_000;
 
-/// Whether a bundle was signed by the operator, for now. `now` is the time in milliseconds.
+/// Whether the operator signed the bundle, and not for the future. `now` is the time in
+/// milliseconds.
 fn believed(
     offered: &Bundle,
     keys: &[PublicKey],
@@ -81,7 +82,7 @@ fn believed(
     now: u64,
 ) -> Result<(), String> {
     signature::verify(offered, keys).map_err(|error| error.to_string())?;
-    // What follows upon what is in force is never ahead: this gateway's clock may have been set
+    // The successor of the current bundle is never ahead: this gateway's clock may have been set
     // back.
     let latest = now
         .max(in_force.unwrap_or_default())
@@ -141,7 +142,7 @@ impl Intake {
                 ApplyResult::Refused(why)
             }
             Ok(bundle) => match judge(source, in_force.as_ref(), &bundle) {
-                // The API has again what is in force, after something that was refused.
+                // The API offers the current bundle again, after one that was refused.
                 Newness::Known if source == Source::Api && self.gateway.last_error().is_some() => {
                     self.put(bundle, sequence)
                 }

@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-/// Between the first two tries; doubled with each failure.
+/// Delay before the first retry; doubled with each failure.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
-/// Between any two tries.
+/// The longest delay between two attempts.
 const LAST_RETRY: Duration = Duration::from_secs(10);
-/// A watch that ended sooner did not work.
+/// A watch that ended sooner counts as failed.
 const MIN_WATCH_LIFETIME: Duration = Duration::from_secs(1);
 
 /// The object at one moment.
@@ -39,7 +39,7 @@ pub enum WatchEvent {
     Ended(Duration),
     /// The version that was asked for is too old (410 Gone): the object has to be read again.
     Expired,
-    /// No answer, or not one word on the watch, for too long.
+    /// No answer, or nothing on the watch, for too long.
     Silent,
     /// Refused, unreachable, unreadable.
     Failed(String),
@@ -48,10 +48,10 @@ pub enum WatchEvent {
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchStep {
-    /// Read the object. With `anew`, over new connections and with credentials read again.
+    /// Read the object. With `reconnect`, over new connections and with credentials read again.
     Read {
-        /// Whether what there is of connections is not to be trusted.
-        anew: bool,
+        /// Whether existing connections must not be reused.
+        reconnect: bool,
     },
     /// Watch from this version; "" for everything that is there and comes.
     Watch {
@@ -73,7 +73,7 @@ pub enum BundleNotice {
     Absent,
     /// The object was deleted.
     Deleted,
-    /// The API cannot be followed now; it is tried again.
+    /// The API cannot be watched now; it is retried.
     Trouble(String),
 }
 
@@ -88,19 +88,19 @@ pub struct Action {
     pub step: WatchStep,
 }
 
-/// Where following stands.
+/// The state of following the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Follower {
     /// The newest version that was seen.
     version: String,
-    /// Tries in a row that came to nothing.
+    /// Failed attempts in a row.
     failures: u32,
 }
 
 impl Follower {
     /// The first step.
     pub fn start() -> WatchStep {
-        WatchStep::Read { anew: true }
+        WatchStep::Read { reconnect: true }
     }
 
     /// What follows. `random` is in 0..1.
@@ -141,19 +141,19 @@ impl Follower {
             }
             // Cut off as soon as it was open: opening it again at once, over and over, would not
             // help.
-            WatchEvent::Ended(_) => self.later(None, WatchStep::Read { anew: false }, random),
-            WatchEvent::Expired => self.later(None, WatchStep::Read { anew: false }, random),
+            WatchEvent::Ended(_) => self.later(None, WatchStep::Read { reconnect: false }, random),
+            WatchEvent::Expired => self.later(None, WatchStep::Read { reconnect: false }, random),
             WatchEvent::Silent => {
                 let why = "it does not answer, or says nothing on an open watch".to_owned();
                 self.later(
                     Some(BundleNotice::Trouble(why)),
-                    WatchStep::Read { anew: true },
+                    WatchStep::Read { reconnect: true },
                     random,
                 )
             }
             WatchEvent::Failed(why) => self.later(
                 Some(BundleNotice::Trouble(why)),
-                WatchStep::Read { anew: true },
+                WatchStep::Read { reconnect: true },
                 random,
             ),
         }
@@ -171,8 +171,8 @@ impl Follower {
             .map_or(BundleNotice::Without, BundleNotice::Bundle)
     }
 
-    /// The step after a while that grows with each failure, half of it by chance: gateways that
-    /// lost the same API server do not all come back at the same moment.
+    /// The step after a delay that grows with each failure, half of it random: gateways that lost
+    /// the same API server do not all come back at the same moment.
     fn later(&mut self, notice: Option<BundleNotice>, step: WatchStep, random: f64) -> Action {
         let whole = FIRST_RETRY
             .saturating_mul(1 << self.failures.min(16))
@@ -215,8 +215,8 @@ mod tests {
         Some(BundleNotice::Bundle(text.to_owned()))
     }
 
-    const READ: WatchStep = WatchStep::Read { anew: false };
-    const ANEW: WatchStep = WatchStep::Read { anew: true };
+    const READ: WatchStep = WatchStep::Read { reconnect: false };
+    const RECONNECT: WatchStep = WatchStep::Read { reconnect: true };
 
     /// What follows from each, in turn.
     fn follow(heard: impl IntoIterator<Item = WatchEvent>) -> Vec<Action> {
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn it_reads_then_watches_from_there_and_goes_on_from_the_newest_version() {
-        assert_eq!(Follower::start(), ANEW);
+        assert_eq!(Follower::start(), RECONNECT);
         assert_eq!(
             follow([
                 WatchEvent::Read(Some(seen("7", "a"))),
@@ -302,7 +302,7 @@ mod tests {
             "{:?}",
             then.notice
         );
-        assert_eq!((then.after, &then.step), (FIRST_RETRY / 2, &ANEW));
+        assert_eq!((then.after, &then.step), (FIRST_RETRY / 2, &RECONNECT));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! In: which ConfigMap; the cluster's address and credentials as every Kubernetes client finds
 //! them. Out: the notices of [`Follower`]. Must not do: anything but `get` and `watch` of that one
-//! object, which is all that its Role grants; a list it never asks for.
+//! object, which is all that its Role grants. It never lists.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::follow::{BundleNotice, Follower, ObservedConfigMap, WatchEvent, Watch
 const BUNDLE_KEY: &str = "bundle.json";
 /// A request has this long to be answered.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// A watch that has not ended this long after its time is not going to.
+/// A watch that has not ended this long after its timeout hangs.
 const WATCH_OVERTIME: Duration = Duration::from_secs(5);
 
 /// The ConfigMap that is followed.
@@ -51,9 +51,9 @@ pub async fn follow(target: Target, notices: mpsc::Sender<BundleNotice>) {
     let mut watch = None;
     loop {
         let event = match &step {
-            WatchStep::Read { anew } => {
+            WatchStep::Read { reconnect } => {
                 watch = None;
-                if *anew {
+                if *reconnect {
                     api = None;
                 }
                 read(&target, &mut api).await
@@ -147,8 +147,8 @@ async fn listen(target: &Target, watch: &mut Watch) -> WatchEvent {
             }
             ApiEvent::Error(status) => refused(status.code, &status.message),
         },
-        // Cut off, as by a load balancer or a server that ends: what was missed is asked for from
-        // where it was.
+        // Cut off, for example by a load balancer or a server that stops: the next watch resumes
+        // from the last version.
         Ok(Err(kube::Error::ReadEvents(_))) => WatchEvent::Ended(watch.opened.elapsed()),
         Ok(Err(error)) => failed(&error),
     }

@@ -63,7 +63,7 @@ pub async fn care_for(stop: CancellationToken) {
             () = stop.cancelled() => break,
         }
     }
-    // Killing one can hand us its children, so this repeats, but not for ever.
+    // Killing one can make its children ours, so this repeats, but not for ever.
     for _ in 0..SWEEPS {
         if sweep(|_, _| Some(Some(Signal::KILL))) == 0 {
             return;
@@ -102,9 +102,8 @@ pub(super) async fn end_those_of_the_ended() {
 /// Reaps orphans that have ended and asks about each of the others: None leaves it, `Some` says
 /// that it must end, and what to send it for that. Returns how many of those are left.
 fn sweep(mut must_end: impl FnMut(Pid, &Leaders) -> Option<Option<Signal>>) -> usize {
-    // Held all the while: a child that is just being started is not taken for an orphan, and as
-    // nobody else reaps orphans meanwhile, the id of one that is sent a signal is not somebody
-    // else's by then.
+    // Held for the whole sweep: a child that is being started is not taken for an orphan, and as
+    // orphans are reaped only here, an id that is sent a signal still names the same process.
     let leaders = leaders();
     let inherited = INHERITED.get();
     let mut left = 0;

@@ -60,7 +60,7 @@ impl Drop for ProcessGroup {
     }
 }
 
-/// Starts the command and takes note of its leader, whose orphans are known by its mark.
+/// Starts the command and records its leader; its orphans are recognized by the mark.
 pub(super) fn start(command: &mut Command) -> std::io::Result<Started> {
     let mark = uuid::Uuid::new_v4().simple().to_string();
     command.env(MARK, &mark);
@@ -302,8 +302,8 @@ async fn read(
             Ok(None) | Err(_) => return,
         }
     }
-    // Nobody listens any more, but the pipe is read to its end: that is how the last writer's exit
-    // shows.
+    // There is no receiver any more, but the pipe is read to its end, which shows that the last
+    // writer has exited.
     drop(lines);
     while let Ok(Some(_)) = pipe.next().await {}
 }
