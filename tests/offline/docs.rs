@@ -23,29 +23,41 @@ fn the_architecture_names_files_that_exist() {
     assert!(named.len() > 40, "{named:?}");
     let missing: Vec<&&str> = named
         .iter()
-        .filter(|path| {
-            !ROOTS
-                .iter()
-                .any(|base| root.join(base).join(path).exists())
-        })
+        .filter(|path| !ROOTS.iter().any(|base| root.join(base).join(path).exists()))
         // A method of the protocol and a media type have slashes too.
         .filter(|path| !path.starts_with("tools/"))
         .collect();
-    assert!(missing.is_empty(), "ARCHITECTURE.md: there is no {missing:?}");
+    assert!(
+        missing.is_empty(),
+        "ARCHITECTURE.md: there is no {missing:?}"
+    );
 }
 
 #[test]
 fn every_page_of_the_documentation_links_to_files_that_exist() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let pages = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"];
+    let pages = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+    ];
     let mut pages: Vec<PathBuf> = pages.iter().map(|page| root.join(page)).collect();
     for entry in fs::read_dir(root.join("docs")).unwrap() {
         pages.push(entry.unwrap().path());
     }
     let mut missing = Vec::new();
-    for page in pages.iter().filter(|page| page.extension().is_some_and(|e| e == "md")) {
+    for page in pages
+        .iter()
+        .filter(|page| page.extension().is_some_and(|e| e == "md"))
+    {
         let text = fs::read_to_string(page).unwrap();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
             let target = link.split('#').next().unwrap_or_default();
             if target.is_empty() || target.contains("://") || target.contains(' ') {
                 continue;

@@ -436,7 +436,10 @@ mod tests {
         let script = Script::new(vec![taken(), got(200, live("owner"))]);
         let created = writes(&script.client()).create(&child()).await;
         assert!(matches!(created, Ok(Created::Ours(_))));
-        for there in [got(200, live("another")), got(404, refusal(404, "NotFound"))] {
+        for there in [
+            got(200, live("another")),
+            got(404, refusal(404, "NotFound")),
+        ] {
             let script = Script::new(vec![taken(), there]);
             let created = writes(&script.client()).create(&child()).await;
             let Err(WriteError::Foreign { kind, name }) = created else {
@@ -445,7 +448,10 @@ mod tests {
             assert_eq!((kind, &*name), ("ConfigMap", "mlflow-gateway"));
             // Nothing was written.
             let methods: Vec<String> = script.asked().into_iter().map(|(what, _)| what).collect();
-            assert!(methods.iter().skip(1).all(|what| what.starts_with("GET ")), "{methods:?}");
+            assert!(
+                methods.iter().skip(1).all(|what| what.starts_with("GET ")),
+                "{methods:?}"
+            );
         }
     }
 
@@ -467,7 +473,11 @@ mod tests {
         ];
         for (status, body, expected) in cases {
             let script = Script::new(vec![answer(Method::POST, &[PATH], status, body.clone())]);
-            let error = writes(&script.client()).create(&child()).await.err().unwrap();
+            let error = writes(&script.client())
+                .create(&child())
+                .await
+                .err()
+                .unwrap();
             let found = match error {
                 WriteError::Refused { forbidden, .. } => Some(forbidden),
                 WriteError::Api { .. } => None,
@@ -483,23 +493,31 @@ mod tests {
         let conflict = || put(409, refusal(409, "Conflict"));
         // In time.
         let script = Script::new(vec![put(200, live("owner"))]);
-        let written = writes(&script.client()).write(&child(), Some("7"), true).await;
+        let written = writes(&script.client())
+            .write(&child(), Some("7"), true)
+            .await;
         assert!(matches!(written, Ok(Written::Now(_))));
         let (_, body) = &script.asked()[0];
         assert_eq!(body["metadata"]["resourceVersion"], "7");
         // Somebody was faster: the watch brings what is there.
         let script = Script::new(vec![conflict()]);
-        let written = writes(&script.client()).write(&child(), Some("7"), true).await;
+        let written = writes(&script.client())
+            .write(&child(), Some("7"), true)
+            .await;
         assert!(matches!(written, Err(WriteError::Conflict { .. })));
         // No watch brings an object whose labels were taken off: it is read.
         let script = Script::new(vec![conflict(), taken(), got(200, live("owner"))]);
-        let written = writes(&script.client()).write(&child(), Some("7"), false).await;
+        let written = writes(&script.client())
+            .write(&child(), Some("7"), false)
+            .await;
         assert!(matches!(written, Ok(Written::Otherwise(_))));
         // Gone: it is made again.
         let gone = put(404, refusal(404, "NotFound"));
         let made = answer(Method::POST, &[PATH], 201, live("owner"));
         let script = Script::new(vec![gone, made]);
-        let written = writes(&script.client()).write(&child(), Some("7"), true).await;
+        let written = writes(&script.client())
+            .write(&child(), Some("7"), true)
+            .await;
         assert!(matches!(written, Ok(Written::Now(_))) && script.is_done());
     }
 
@@ -511,17 +529,25 @@ mod tests {
             patch(422, refusal(422, "Invalid")),
             patch(200, live("owner")),
         ]);
-        let applied = writes(&script.client()).apply(&child(), "uid-of-the-map", true).await;
+        let applied = writes(&script.client())
+            .apply(&child(), "uid-of-the-map", true)
+            .await;
         assert!(applied.is_ok() && script.is_done());
         // Every write names the object that was seen.
-        for (what, body) in script.asked().iter().filter(|(what, _)| what.starts_with("PATCH")) {
+        for (what, body) in script
+            .asked()
+            .iter()
+            .filter(|(what, _)| what.starts_with("PATCH"))
+        {
             assert_eq!(body["metadata"]["uid"], "uid-of-the-map", "{what}");
         }
         let script = Script::new(vec![
             got(200, live("owner")),
             patch(422, refusal(422, "Invalid")),
         ]);
-        let applied = writes(&script.client()).apply(&child(), "uid-of-the-map", false).await;
+        let applied = writes(&script.client())
+            .apply(&child(), "uid-of-the-map", false)
+            .await;
         assert!(matches!(applied, Err(WriteError::Refused { .. })));
     }
 
@@ -531,7 +557,9 @@ mod tests {
         let script = Script::new(vec![gone]);
         let seen: ObservedChild = serde_json::from_value(live("owner")).unwrap();
         let client = script.client();
-        let deleted = writes(&client).delete(Kind::ConfigMap, &seen, "mlflow-gateway").await;
+        let deleted = writes(&client)
+            .delete(Kind::ConfigMap, &seen, "mlflow-gateway")
+            .await;
         assert!(deleted.is_ok());
         let (_, body) = &script.asked()[0];
         assert_eq!(body["preconditions"]["uid"], "uid-of-the-map");
