@@ -178,10 +178,7 @@ impl Bound {
         let paid = if reader.is_some() { &fuel } else { &audit_fuel };
         let parsed = arguments::read(call.arguments, paid);
         let misfit: Arc<str> = match &parsed {
-            Ok(value) => match tool
-                .admit(value, paid)
-                .and_then(|fills| Ok((fills, tool.off_form(value, paid)?)))
-            {
+            Ok(value) => match tool.admit(value, paid) {
                 Ok((fills, off)) => {
                     let with = Env {
                         args: Args::new(value, &fills),
@@ -189,13 +186,13 @@ impl Bound {
                     };
                     for (at, rule) in self.applicable(tool, call.caller) {
                         let asks = rule.when_reads_args();
-                        let misread = off.iter().find(|form| rule.reads.reads(&form.name));
+                        let misread = off.iter().find(|off| rule.reads.reads(&off.name));
                         match misread.filter(|_| asks || judgement.matched.get(at)) {
-                            Some(form) => judgement.push(
+                            Some(off) => judgement.push(
                                 rule.audit,
                                 Outcome::BadArguments,
                                 &rule.id,
-                                Some(&form.misfit().0.into()),
+                                Some(&off.misfit.0.as_str().into()),
                             ),
                             None if asks => {
                                 judgement.record(

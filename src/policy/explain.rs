@@ -86,7 +86,7 @@ impl Bound {
         let admitted = match &parsed {
             Ok(value) => tool
                 .admit(value, &fuel)
-                .and_then(|fills| Ok((value, fills, tool.off_form(value, &fuel)?)))
+                .map(|(fills, off)| (value, fills, off))
                 .map_err(|misfit| misfit.0),
             Err(unread) => Err(unread.to_string()),
         };
@@ -111,7 +111,7 @@ impl Bound {
                 Ok(()) if !rule.when_reads_args() => ask(rule, &without),
                 Ok(()) => match &admitted {
                     Ok((value, fills, off)) => {
-                        match off.iter().find(|form| rule.reads.reads(&form.name)) {
+                        match off.iter().find(|off| rule.reads.reads(&off.name)) {
                             None => ask(
                                 rule,
                                 &Env {
@@ -119,7 +119,7 @@ impl Bound {
                                     ..without
                                 },
                             ),
-                            Some(form) => (StepResult::NotAsked, form.misfit().0),
+                            Some(off) => (StepResult::NotAsked, off.misfit.0.clone()),
                         }
                     }
                     Err(why) => (

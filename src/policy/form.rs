@@ -5,7 +5,7 @@
 //! rule that compares text would see another value, so where a rule reads such an argument, it must be in the one form.
 
 use super::check::{EvalError, Fuel, Pattern, Patterns};
-use super::schema::Misfit;
+use super::schema::{Misfit, Off};
 use crate::catalog::Form as Known;
 use crate::json;
 use std::collections::HashMap;
@@ -71,6 +71,11 @@ impl Form {
                 return Ok(true);
             }
         };
+        self.takes(text, fuel)
+    }
+
+    /// Whether a text is written so.
+    pub fn takes(&self, text: &str, fuel: &Fuel) -> Result<bool, EvalError> {
         match &self.pattern {
             Some(pattern) => pattern.search(text, fuel),
             None => Ok(false),
@@ -78,11 +83,14 @@ impl Form {
     }
 
     /// What to write.
-    pub fn misfit(&self) -> Misfit {
-        Misfit(format!(
-            "write the argument `{}` in its canonical form, {}, as a rule reads it",
-            self.name, self.says
-        ))
+    pub fn off(&self) -> Off<'_> {
+        Off {
+            name: (&*self.name).into(),
+            misfit: Misfit(format!(
+                "write the argument `{}` in its canonical form, {}, as a rule reads it",
+                self.name, self.says
+            )),
+        }
     }
 }
 

@@ -5,10 +5,10 @@
 //! the called tool. Must not do: trust what a listing says of itself; annotations are not read.
 
 use super::canonical;
-use super::check::{Fill, Fuel};
+use super::check::{Fill, Fuel, Reads};
 use super::form::Form;
 use super::program::{Program, Rule};
-use super::schema::{Budget, Misfit, Schema};
+use super::schema::{Budget, Exact, Misfit, Off, Schema};
 use crate::api::policy::Action;
 use crate::api::server::ToolOverride;
 use crate::api::{Risk, Severity};
@@ -131,6 +131,10 @@ pub struct Tool {
     schema: Option<Result<Schema, String>>,
     /// Forms of the arguments that some rule reads.
     forms: Vec<Form>,
+    /// What some rule reads.
+    reads: Reads,
+    /// Arguments that the catalogue knows.
+    known: &'static [&'static str],
     listed: bool,
 }
 
@@ -145,45 +149,59 @@ impl Tool {
         self.class.map_or("", |(_, severity)| severity.as_str())
     }
 
-    /// Holds arguments against the schema and gives what the server reads beside them.
+    /// Holds arguments against the schema and gives what the server reads beside them, and which of those that some rule reads
+    /// are not in their one spelling.
     pub(super) fn admit<'a>(
         &'a self,
         value: &'a json::Value<'a>,
         fuel: &Fuel,
-    ) -> Result<Vec<Fill<'a>>, Misfit> {
+    ) -> Result<(Vec<Fill<'a>>, Vec<Off<'a>>), Misfit> {
         if value.as_object().is_none() {
             return Err(Misfit("the arguments must be an object".to_owned()));
         }
         match &self.schema {
-            Some(Ok(schema)) => schema.check(value, fuel),
+            Some(Ok(schema)) => {
+                let exact = Exact {
+                    reads: &self.reads,
+                    forms: &self.forms,
+                    known: self.known,
+                };
+                let (fills, mut off) = schema.check(value, fuel, exact)?;
+                self.off_form(value, fuel, &mut off)?;
+                Ok((fills, off))
+            }
             Some(Err(why)) => Err(Misfit(format!("arguments cannot be checked, as {why}"))),
             None if self.listed => Err(Misfit(
                 "arguments cannot be checked, as the schema was not compiled".to_owned(),
             )),
-            None => Ok(Vec::new()),
+            None => {
+                let mut off = Vec::new();
+                self.off_form(value, fuel, &mut off)?;
+                Ok((Vec::new(), off))
+            }
         }
     }
 }
 
 impl Tool {
     /// The forms that the arguments are not written in, of those that some rule reads.
-    pub(super) fn off_form<'t>(
+    fn off_form<'t>(
         &'t self,
         value: &json::Value<'_>,
         fuel: &Fuel,
-    ) -> Result<Vec<&'t Form>, Misfit> {
-        let mut off = Vec::new();
+        off: &mut Vec<Off<'t>>,
+    ) -> Result<(), Misfit> {
         for form in &self.forms {
             let Some(argument) = value.get(&form.name) else {
                 continue;
             };
             match form.fits(argument, fuel) {
                 Ok(true) => {}
-                Ok(false) => off.push(form),
+                Ok(false) => off.push(form.off()),
                 Err(exhausted) => return Err(Misfit(exhausted.to_string())),
             }
         }
-        Ok(off)
+        Ok(())
     }
 }
 
@@ -329,6 +347,11 @@ fn bind(program: &Program, definition: &Definition, budget: &mut Budget) -> Tool
         .filter(|_| selected().any(|rule| rule.reads.some()))
         .map(|schema| Schema::compile(schema, budget));
     let forms = forms(program, definition, known, selected());
+    let reads = selected().fold(Reads::default(), |reads, rule| reads.and(&rule.reads));
+    let catalogued: &[&str] = match known {
+        Known::Yes(entry) => entry.properties,
+        Known::Drifted(_) | Known::No => &[],
+    };
     let mut withheld = off_pin.then_some(Withheld::Pin);
     if let Some(Err(why)) = &schema
         && withheld.is_none()
@@ -349,6 +372,8 @@ fn bind(program: &Program, definition: &Definition, budget: &mut Budget) -> Tool
         rules,
         schema,
         forms,
+        reads,
+        known: catalogued,
         listed: definition.schema.is_some(),
     }
 }

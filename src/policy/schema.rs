@@ -7,6 +7,7 @@
 //! is resolved is what runs, it is weighed as it runs, and running it takes from the call's budget. Must not do: coerce.
 
 mod build;
+mod format;
 mod keywords;
 mod number;
 mod survey;
@@ -15,10 +16,12 @@ mod tests;
 mod text;
 mod validate;
 
-use super::check::{Fill, Fuel, Pattern};
+use super::check::{Fill, Fuel, Pattern, Reads};
+use super::form::Form;
 use super::matcher::fold_case;
 use crate::json;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 pub(super) use build::Budget;
@@ -38,6 +41,37 @@ pub(super) struct Schema {
 /// Which argument is wrong, and what it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Misfit(pub String);
+
+/// An argument whose text is not the only spelling of its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Off<'o> {
+    /// The argument.
+    pub name: Cow<'o, str>,
+    /// What to write.
+    pub misfit: Misfit,
+}
+
+/// Which arguments must be in one spelling.
+#[derive(Clone, Copy)]
+pub(super) struct Exact<'e> {
+    /// What rules read.
+    pub reads: &'e Reads,
+    /// Forms that are stated for arguments; they are held against them elsewhere.
+    pub forms: &'e [Form],
+    /// Arguments of the catalogue: MLflow takes the keys of their maps as text.
+    pub known: &'e [&'static str],
+}
+
+impl<'e> Exact<'e> {
+    /// Whether a rule reads the argument, and it is not known that keys in it are text to the server.
+    fn asks_keys(&self, name: &str) -> bool {
+        self.reads.reads(name) && !self.known.contains(&name)
+    }
+
+    fn form(&self, name: &str) -> Option<&'e Form> {
+        self.forms.iter().find(|form| form.name == name)
+    }
+}
 
 /// Index of a node. References are edges, so that no name is looked up when a call is decided.
 type Id = usize;
@@ -63,6 +97,8 @@ struct Node {
     not: Option<Id>,
     condition: Option<Box<Condition>>,
     default: Option<Value>,
+    /// What a string can be by this schema and all that it refers to.
+    formats: format::Formats,
     /// Kinds that a value can have by this schema and all that it refers to, and null where that is a default. May be more.
     admits: Kinds,
 }
@@ -261,6 +297,15 @@ impl<'p> Path<'p> {
         }
     }
 
+    /// The argument that the value is, or is part of.
+    fn argument(&self) -> Option<&'p str> {
+        let above = self.above?;
+        match self.step {
+            Step::Key(key) if above.is_root() => Some(key),
+            _ => above.argument(),
+        }
+    }
+
     fn is_root(&self) -> bool {
         matches!(self.step, Step::Root)
     }
@@ -294,19 +339,21 @@ impl Schema {
         build::build(schema, budget)
     }
 
-    /// Whether the arguments are as the schema says, as they stand; and what the server will read beside them.
+    /// Whether the arguments are as the schema says, as they stand; what the server will read beside them; and which of those
+    /// that rules read have another spelling, too.
     pub fn check<'a>(
         &'a self,
         value: &'a json::Value<'a>,
         fuel: &Fuel,
-    ) -> Result<Vec<Fill<'a>>, Misfit> {
+        exact: Exact<'_>,
+    ) -> Result<(Vec<Fill<'a>>, Vec<Off<'static>>), Misfit> {
         validate::Run {
             schema: self,
             fuel,
             quiet: false,
         }
         .validate(self.root, value, &Path::ROOT)?;
-        survey::survey(self, value, fuel)
+        survey::survey(self, value, fuel, exact)
     }
 
     fn node(&self, id: Id) -> Option<&Node> {

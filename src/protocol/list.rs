@@ -130,6 +130,11 @@ fn changes(
                 changes.push((key, raw));
             }
         }
+        if let Some(member) = object.get(COMPLETION)
+            && let Some(raw) = filter_completion(member.kind, member.raw, keep)?
+        {
+            changes.push((COMPLETION, raw));
+        }
     }
     let Some(inner) = object
         .get("result")
@@ -177,8 +182,13 @@ fn filter_carriers(
     keep: &mut impl FnMut(ListKind, &Entry<'_>) -> bool,
 ) -> Result<Option<String>, Malformed> {
     // Nearly all answers are text: without these letters, and without escapes in which they could hide, nothing is named.
-    if found != Kind::Array || !may_name_resources(raw) {
+    if !matches!(found, Kind::Array | Kind::Object) || !may_name_resources(raw) {
         return Ok(None);
+    }
+    if found == Kind::Object {
+        // One element in the place of a list, which clients may read as it is meant.
+        let passes = carrier_passes(carrier, found, raw, NESTING, keep);
+        return Ok((!passes).then(|| "[]".to_owned()));
     }
     let mut kept = Vec::new();
     let mut all = 0;
@@ -188,7 +198,7 @@ fn filter_carriers(
             let kind = reader.kind()?;
             let element = reader.raw()?;
             all += 1;
-            if carrier_passes(carrier, kind, element, keep) {
+            if carrier_passes(carrier, kind, element, NESTING, keep) {
                 kept.push(element);
             }
             Ok::<(), json::Error>(())
@@ -215,23 +225,27 @@ fn carrier_passes(
     carrier: Carrier,
     kind: Kind,
     raw: &str,
+    nesting: usize,
     keep: &mut impl FnMut(ListKind, &Entry<'_>) -> bool,
 ) -> bool {
     if kind != Kind::Object {
-        return carrier == Carrier::Block;
+        // Text names nothing that a client would follow; a list inside of a list is not a block.
+        return carrier == Carrier::Block && kind != Kind::Array;
     }
     // Keys that a client could read differently name what nobody can decide on.
     let Ok(object) = Object::from_raw(raw, keys::BLOCK) else {
         return false;
     };
-    if carrier == Carrier::Message {
-        return match object.get("content") {
-            Some(content) if content.kind == Kind::Array => {
-                filter_carriers(Carrier::Block, content.kind, content.raw, keep) == Ok(None)
-            }
-            Some(content) => carrier_passes(Carrier::Block, content.kind, content.raw, keep),
-            None => true,
-        };
+    // Of messages, and of blocks such as the results of tools within messages.
+    let within = match object.get("content") {
+        Some(content) if carrier != Carrier::Contents && nesting > 0 => {
+            blocks_pass(content.kind, content.raw, nesting - 1, keep)
+        }
+        Some(_) => carrier == Carrier::Contents,
+        None => true,
+    };
+    if carrier == Carrier::Message || !within {
+        return within;
     }
     let mut named = |object: &Object<'_>| match object.string("uri") {
         Ok(Some(name)) => Some(keep(
@@ -253,6 +267,88 @@ fn carrier_passes(
             .is_ok_and(|resource| named(&resource) == Some(true))
     });
     own != Some(false) && embedded
+}
+
+/// Whether a block, or each of a list of them, passes.
+fn blocks_pass(
+    kind: Kind,
+    raw: &str,
+    nesting: usize,
+    keep: &mut impl FnMut(ListKind, &Entry<'_>) -> bool,
+) -> bool {
+    if kind != Kind::Array {
+        return carrier_passes(Carrier::Block, kind, raw, nesting, keep);
+    }
+    let mut all = true;
+    let read = Reader::over_checked(raw).array(|reader| {
+        let kind = reader.kind()?;
+        let element = reader.raw()?;
+        all = all && carrier_passes(Carrier::Block, kind, element, nesting, keep);
+        Ok::<(), json::Error>(())
+    });
+    read.is_ok() && all
+}
+
+/// The member of the result of `completion/complete`.
+const COMPLETION: &str = "completion";
+
+/// The completion without values that are URIs of resources which `keep` refuses; `None` if none is.
+fn filter_completion(
+    found: Kind,
+    raw: &str,
+    keep: &mut impl FnMut(ListKind, &Entry<'_>) -> bool,
+) -> Result<Option<String>, Malformed> {
+    if found != Kind::Object || !raw.contains([':', '\\']) {
+        return Ok(None);
+    }
+    let object = Object::from_raw(raw, &["values"]).map_err(Malformed::Nested)?;
+    let Some(values) = object.get("values") else {
+        return Ok(None);
+    };
+    if values.kind != Kind::Array {
+        return Err(Malformed::NotAList("values"));
+    }
+    let (mut kept, mut all) = (Vec::new(), 0);
+    Reader::over_checked(values.raw)
+        .array(|reader| {
+            let kind = reader.kind()?;
+            let element = reader.raw()?;
+            all += 1;
+            let name = match kind {
+                Kind::String => json::parse(element.as_bytes())?.as_str().map(str::to_owned),
+                _ => None,
+            };
+            let passes = name.is_some_and(|name| {
+                !is_uri(&name)
+                    || keep(
+                        ListKind::Resources,
+                        &Entry {
+                            name: Cow::Owned(name),
+                            raw: element,
+                        },
+                    )
+            });
+            if passes {
+                kept.push(element);
+            }
+            Ok::<(), json::Error>(())
+        })
+        .map_err(|error| Malformed::Nested(Fault::Json(error)))?;
+    if kept.len() == all {
+        return Ok(None);
+    }
+    let edits = Edits::new().set("values", format!("[{}]", kept.join(",")));
+    Ok(Some(object.to_text(&edits)))
+}
+
+/// Whether a value is the URI of something, and not a text with a colon in it.
+fn is_uri(text: &str) -> bool {
+    let text = text.trim_start();
+    let scheme = |scheme: &str| {
+        text.get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    text.contains("://") || ["file:", "urn:", "data:"].into_iter().any(scheme)
 }
 
 /// The array without refused entries; `None` if none is refused.
@@ -623,6 +719,22 @@ mod tests {
                 &format!(r#"{{"content":[{text},{block}],"isError":false}}"#),
                 Some(&format!(r#"{{"content":[{text}],"isError":false}}"#)),
             );
+            // In the place of a list, and inside of other blocks and lists.
+            check(
+                &format!(r#"{{"content":{block},"isError":false}}"#),
+                Some(r#"{"content":[],"isError":false}"#),
+            );
+            for outer in [
+                format!(r#"{{"type":"tool_result","content":[{text},{block}]}}"#),
+                format!(r#"{{"type":"tool_result","content":{block}}}"#),
+                format!(r#"{{"type":"x","content":[{{"content":[{block}]}}]}}"#),
+                format!("[{block}]"),
+            ] {
+                check(
+                    &format!(r#"{{"content":[{text},{outer}]}}"#),
+                    Some(&format!(r#"{{"content":[{text}]}}"#)),
+                );
+            }
             let message = |content: &str| format!(r#"{{"role":"user","content":{content}}}"#);
             let kept = message(text);
             for content in [block.clone(), format!("[{text},{block}]")] {
@@ -642,6 +754,27 @@ mod tests {
         ] {
             check(&whole, None);
         }
+        check(
+            &format!(
+                r#"{{"content":[{{"type":"tool_result","content":[{text},{{"type":"resource_link","uri":"{seen}"}}]}}]}}"#
+            ),
+            None,
+        );
+        let deep = r#"{"content":["#.repeat(9) + r#""uri""# + &"]}".repeat(9);
+        check(&deep, Some(r#"{"content":[]}"#));
+        // What could be typed on.
+        check(
+            &format!(
+                r#"{{"completion":{{"values":["a","{hidden}","FILE:///b","{seen}","k: v",7],"total":6}}}}"#
+            ),
+            Some(&format!(
+                r#"{{"completion":{{"values":["a","FILE:///b","{seen}","k: v"],"total":6}}}}"#
+            )),
+        );
+        check(
+            r#"{"completion":{"values":["a","b:c"],"hasMore":false}}"#,
+            None,
+        );
         // Inside the result of a task, too.
         check(
             &format!(r#"{{"result":{{"contents":[{{"uri":"{hidden}"}}]}}}}"#),

@@ -4,6 +4,7 @@
 //! cannot be decided is refused here: references that leave the schema, form a cycle or are missing; bases that change inside;
 //! keywords whose outcome depends on the way by which they are reached. Work is linear in the schema's size.
 
+use super::format::Formats;
 use super::keywords::{array, count, kinds, numbers, schemas, strings, text};
 use super::{
     ArrayRules, Condition, Id, Kinds, MAX_LEVELS, MAX_NODES, Node, ObjectRules, Schema, TextRules,
@@ -87,6 +88,7 @@ impl<'s> Builder<'s, '_> {
             }
         }
         node.admits = self.admits(&node);
+        node.formats = self.formats(&node, schema.as_object());
         let weight = children
             .0
             .iter()
@@ -381,6 +383,36 @@ impl<'s> Builder<'s, '_> {
         let id = self.node(found, "$ref", level + 1)?;
         self.known.insert(pointer, Some(id));
         Ok(id)
+    }
+
+    /// What a string can be at most.
+    fn formats(&self, node: &Node, members: Option<&Map<String, Value>>) -> Formats {
+        if !node.kinds.has(Kinds::STRING) {
+            return Formats::PLAIN;
+        }
+        let of = |id: Id| self.nodes.get(id);
+        let formats = |id: Id| of(id).map_or(Formats::PLAIN, |node| node.formats);
+        let mut found = members.map_or(Formats::PLAIN, Formats::stated);
+        for id in &node.all {
+            found = found.and(formats(*id));
+        }
+        for list in [&node.any, &node.one].into_iter().flatten() {
+            let taken = list
+                .iter()
+                .filter(|id| of(**id).is_none_or(|node| node.admits.has(Kinds::STRING)));
+            let either = taken
+                .map(|id| formats(*id))
+                .fold(Formats::NONE, Formats::or);
+            if either != Formats::NONE {
+                found = found.and(either);
+            }
+        }
+        if let Some(condition) = &node.condition {
+            let of = |id: Option<Id>| id.map_or(Formats::PLAIN, formats);
+            let either = of(condition.then).or(of(condition.otherwise));
+            found = found.and(either).and(formats(condition.test));
+        }
+        found
     }
 
     /// Kinds that a value can have at most.

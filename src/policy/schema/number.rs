@@ -5,6 +5,21 @@
 use crate::policy::check::int_double;
 use std::cmp::Ordering;
 
+/// Whether no other text is this number to any decoder: at most 15 digits, which a double tells apart, in their shortest form.
+pub(super) fn canonical_number(text: &str) -> bool {
+    let number = text.strip_prefix('-').unwrap_or(text);
+    let (whole, fraction) = match number.split_once('.') {
+        Some((whole, fraction)) => (whole, Some(fraction)),
+        None => (number, None),
+    };
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    digits(whole)
+        && (whole == "0" || !whole.starts_with('0'))
+        && fraction.is_none_or(|fraction| digits(fraction) && !fraction.ends_with('0'))
+        && whole.len() + fraction.map_or(0, str::len) <= 15
+        && text != "-0"
+}
+
 /// A number that lost nothing when it was read.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Num {

@@ -5,11 +5,17 @@
 //! are, text that is decoded once more, a default that depends on how the schema is read. Where several branches take a value,
 //! every reading must admit it and all must agree; what cannot be decided is refused.
 
+use super::format::Formats;
+use super::number::canonical_number;
 use super::validate::{Run, misspelt, no_such, unknown};
-use super::{Fail, Fuel, Id, Kinds, Misfit, Node, ObjectRules, Path, Schema, bounded, loose, text};
+use super::{
+    Exact, Fail, Fuel, Id, Kinds, Misfit, Node, ObjectRules, Off, Path, Schema, bounded, loose,
+    text,
+};
 use crate::json;
 use crate::policy::check::Fill;
 use serde_json::Value;
+use std::cell::RefCell;
 
 /// What a property is where it is absent.
 #[derive(Clone, Debug, PartialEq)]
@@ -183,16 +189,25 @@ pub(super) fn survey<'a>(
     schema: &'a Schema,
     value: &'a json::Value<'a>,
     fuel: &Fuel,
-) -> Result<Vec<Fill<'a>>, Misfit> {
+    exact: Exact<'_>,
+) -> Result<(Vec<Fill<'a>>, Vec<Off<'static>>), Misfit> {
     let mut fills = Vec::new();
-    let survey = Survey { schema, fuel };
+    let survey = Survey {
+        schema,
+        fuel,
+        exact,
+        off: RefCell::default(),
+    };
     survey.at(&[schema.root], value, &Path::ROOT, true, &mut fills)?;
-    Ok(fills)
+    Ok((fills, survey.off.into_inner()))
 }
 
 struct Survey<'a, 'f> {
     schema: &'a Schema,
     fuel: &'f Fuel,
+    exact: Exact<'f>,
+    /// The first place in each argument that has another spelling.
+    off: RefCell<Vec<Off<'static>>>,
 }
 
 /// Schemas that all hold for one value, with every reference and branch taken.
@@ -372,9 +387,97 @@ impl<'a> Survey<'a, '_> {
                     return Err(Fail::Misfit(Misfit(no_such(key, path))));
                 }
             }
+            if !listed {
+                self.key(world, &rules, key, path)?;
+            }
             self.at(&ids, item, &path.key(key), listed, fills)?;
         }
         self.defaults(&rules, value, path, fills)
+    }
+
+    /// A key of a map, which the server may convert: maps by numbers and maps by text have one schema.
+    fn key(
+        &self,
+        world: &World,
+        rules: &[&'a ObjectRules],
+        key: &str,
+        path: &Path<'_>,
+    ) -> Result<(), Fail> {
+        let nodes = || world.iter().filter_map(|id| self.schema.node(*id));
+        // What may be anything is left as it is.
+        let is_map = || {
+            let declared = |node: &Node| node.kinds != Kinds::ALL && node.kinds.has(Kinds::OBJECT);
+            rules
+                .iter()
+                .any(|rules| rules.open || rules.names.is_some())
+                || nodes().any(declared)
+        };
+        let Some(argument) = path
+            .argument()
+            .filter(|name| self.exact.asks_keys(name) && is_map())
+        else {
+            return Ok(());
+        };
+        self.fuel.burn(rules.len())?;
+        self.fuel.burn_bytes(key.len() * 4)?;
+        if let Some(form) = self.exact.form(argument)
+            && form.takes(key, self.fuel)?
+        {
+            return Ok(());
+        }
+        let names = rules.iter().filter_map(|rules| rules.names);
+        let formats = names
+            .filter_map(|id| self.schema.node(id))
+            .fold(Formats::PLAIN, |all, node| all.and(node.formats));
+        let fault = formats.fault(key).or_else(|| {
+            if canonical_number(key) {
+                None
+            } else if text::is_number(key) {
+                Some("text, or a number in its shortest form of up to 15 digits".to_owned())
+            } else if text::is_boolean(key) {
+                Some("1 or 0 for true or false, or a longer word".to_owned())
+            } else {
+                None
+            }
+        });
+        if let Some(fault) = fault {
+            self.off(argument, || {
+                format!(
+                    "the key `{}` of {} has more than one spelling to some servers, and a rule reads it: write {fault}",
+                    bounded(key),
+                    path.describe()
+                )
+            });
+        }
+        Ok(())
+    }
+
+    fn off(&self, argument: &str, message: impl FnOnce() -> String) {
+        let mut off = self.off.borrow_mut();
+        if !off.iter().any(|other| other.name == argument) {
+            off.push(Off {
+                name: argument.to_owned().into(),
+                misfit: Misfit(message()),
+            });
+        }
+    }
+
+    /// Text with a format, which the server may parse.
+    fn format(&self, formats: Formats, text: &str, path: &Path<'_>) -> Result<(), Fail> {
+        let asked = |name: &&str| self.exact.reads.reads(name) && self.exact.form(name).is_none();
+        let Some(argument) = path.argument().filter(asked) else {
+            return Ok(());
+        };
+        self.fuel.burn_bytes(text.len() * 4)?;
+        if let Some(fault) = formats.fault(text) {
+            self.off(argument, || {
+                format!(
+                    "{} has a format that servers read in more than one spelling, and a rule reads it: write {fault}",
+                    path.describe()
+                )
+            });
+        }
+        Ok(())
     }
 
     fn defaults(
@@ -501,6 +604,10 @@ impl<'a> Survey<'a, '_> {
 
     fn text(&self, ids: &[Id], text: &str, path: &Path<'_>, declared: bool) -> Result<(), Fail> {
         let nodes = || ids.iter().filter_map(|id| self.schema.node(*id));
+        let formats = nodes().fold(Formats::PLAIN, |all, node| all.and(node.formats));
+        if !formats.is_plain() {
+            self.format(formats, text, path)?;
+        }
         let is_null = |node: &Node| node.default == Some(Value::Null);
         let mut kinds = nodes().fold(Kinds::ALL, |kinds, node| kinds.and(node.admits));
         if nodes().any(is_null) {

@@ -8,11 +8,21 @@ fn compile(schema: &Value) -> Result<Schema, String> {
     Schema::compile(schema, &mut Budget::default())
 }
 
+/// No rule reads a text by its spelling.
+fn unread() -> Exact<'static> {
+    static NONE: std::sync::LazyLock<Reads> = std::sync::LazyLock::new(Reads::default);
+    Exact {
+        reads: &NONE,
+        forms: &[],
+        known: &[],
+    }
+}
+
 fn check(schema: &Value, arguments: &str) -> Result<(), String> {
     let schema = compile(schema)?;
     let value = json::parse(arguments.as_bytes()).unwrap();
     schema
-        .check(&value, &Fuel::full())
+        .check(&value, &Fuel::full(), unread())
         .map(drop)
         .map_err(|Misfit(text)| text)
 }
@@ -310,7 +320,9 @@ fn read(schema: &Value, arguments: &str, path: &str) -> Result<String, String> {
     let schema = compile(schema)?;
     let value = json::parse(arguments.as_bytes()).unwrap();
     let fuel = Fuel::full();
-    let fills = schema.check(&value, &fuel).map_err(|misfit| misfit.0)?;
+    let (fills, _) = schema
+        .check(&value, &fuel, unread())
+        .map_err(|misfit| misfit.0)?;
     let caller = crate::policy::Caller::key("ci");
     let env = Env {
         args: Args::new(&value, &fills),
@@ -718,8 +730,188 @@ proptest! {
         let ours = run.validate(schema.root, &parsed, &Path::ROOT).is_ok();
         prop_assert_eq!(ours, oracle.is_valid(&value), "{} {}", whole, text);
         // What the survey adds only refuses.
-        if schema.check(&parsed, &fuel).is_ok() {
+        if schema.check(&parsed, &fuel, unread()).is_ok() {
             prop_assert!(ours);
         }
     }
+}
+
+/// The arguments that are not in their one spelling, where rules read the argument `x`.
+fn off(property: &Value, value: &str) -> Vec<String> {
+    let schema = json!({"type": "object", "properties": {"x": property, "y": property}, "$defs": {
+        "id": {"type": "string", "format": "uuid"}}});
+    let schema = compile(&schema).unwrap();
+    let arguments = format!(r#"{{"x":{value},"y":{value}}}"#);
+    let value = json::parse(arguments.as_bytes()).unwrap();
+    let condition = crate::policy::check::Condition::compile("has(args.x)").unwrap();
+    let exact = Exact {
+        reads: condition.reads(),
+        forms: &[],
+        known: &[],
+    };
+    let (_, off) = schema.check(&value, &Fuel::full(), exact).unwrap();
+    off.into_iter()
+        .map(|off| {
+            assert_eq!(off.name, "x");
+            off.misfit.0
+        })
+        .collect()
+}
+
+#[test]
+fn text_with_a_format_is_read_in_one_spelling_wherever_it_is() {
+    let good = "\"12345678-1234-4234-8234-123456789abc\"";
+    let bad = "\"12345678-1234-4234-8234-123456789ABC\"";
+    let id = json!({"type": "string", "format": "uuid"});
+    let of = |schema: Value, shape: &str| (schema, shape.to_owned());
+    for (schema, shape) in [
+        of(id.clone(), "@"),
+        of(json!({"$ref": "#/$defs/id"}), "@"),
+        of(
+            json!({"allOf": [{"$ref": "#/$defs/id"}, {"minLength": 1}]}),
+            "@",
+        ),
+        of(
+            json!({"anyOf": [id, {"type": "null"}], "default": null}),
+            "@",
+        ),
+        of(json!({"anyOf": [{"type": "string"}, id]}), "@"),
+        of(
+            json!({"oneOf": [{"$ref": "#/$defs/id"}, {"type": "array"}]}),
+            "@",
+        ),
+        of(
+            json!({"if": {"minLength": 1}, "then": {"$ref": "#/$defs/id"}}),
+            "@",
+        ),
+        of(json!({"format": "uuid"}), "@"),
+        of(
+            json!({"type": ["string", "integer"], "format": "uuid"}),
+            "@",
+        ),
+        of(json!({"type": "array", "items": id}), "[@]"),
+        of(
+            json!({"type": "array", "prefixItems": [{"type": "integer"}, id]}),
+            "[1,@]",
+        ),
+        of(
+            json!({"type": "object", "additionalProperties": id}),
+            r#"{"k":@}"#,
+        ),
+        of(
+            json!({"type": "object", "patternProperties": {"k": id}}),
+            r#"{"k":@}"#,
+        ),
+        of(
+            json!({"type": "object", "properties": {"id": {"$ref": "#/$defs/id"}}}),
+            r#"{"id":@}"#,
+        ),
+        of(
+            json!({"anyOf": [{"type": "object", "properties": {"a": {"type": "array", "items": id}}}, {"type": "null"}]}),
+            r#"{"a":[@]}"#,
+        ),
+        of(
+            json!({"type": "object", "propertyNames": {"format": "uuid"}, "additionalProperties": {"type": "integer"}}),
+            r#"{@:1}"#,
+        ),
+    ] {
+        assert_eq!(off(&schema, &shape.replace('@', good)), [""; 0], "{schema}");
+        let said = off(&schema, &shape.replace('@', bad));
+        assert!(
+            said.len() == 1
+                && said[0].contains("write a UUID in lower case")
+                && said[0].contains('x'),
+            "{schema}: {said:?}"
+        );
+    }
+    // What is not a UUID to anybody is the text that it is, where plain text may be sent.
+    let either = json!({"anyOf": [{"type": "string"}, {"type": "string", "format": "uuid"}]});
+    assert_eq!(off(&either, "\"latest\""), [""; 0]);
+    assert_eq!(
+        off(&either, "\"{12345678123442348234123456789abc}\"").len(),
+        1
+    );
+    let addresses = json!({"anyOf": [{"type": "string", "format": "ipv4"}, {"type": "string", "format": "ipv6"}]});
+    assert_eq!(off(&addresses, "\"10.0.0.1\""), [""; 0]);
+    assert_eq!(off(&addresses, "\"fd00::1\""), [""; 0]);
+    assert_eq!(off(&addresses, "\"FD00::1\"").len(), 1);
+    assert_eq!(
+        off(&json!({"type": "integer", "format": "odd"}), "7"),
+        [""; 0]
+    );
+}
+
+#[test]
+fn keys_of_maps_that_a_server_may_convert_are_read_in_one_spelling() {
+    let map = json!({"type": "object", "additionalProperties": {"type": "string"}});
+    let listed = json!({"type": "object", "properties": {"07": {"type": "string"}, "yes": {"type": "string"}}});
+    for key in [
+        "7",
+        "0",
+        "-7",
+        "7.5",
+        "stage",
+        "mlflow.user",
+        "",
+        "07x",
+        "v1.0",
+        "2026-01-01",
+    ] {
+        let expected = usize::from(key.is_empty());
+        assert_eq!(
+            off(&map, &format!("{{{key:?}:\"\"}}")).len(),
+            expected,
+            "{key}"
+        );
+    }
+    for key in [
+        "07",
+        " 7",
+        "7.0",
+        "7 ",
+        "+7",
+        "-0",
+        "0_7",
+        "７",
+        "7e0",
+        "0x7",
+        "NaN",
+        "inf",
+        "true",
+        "Yes",
+        "on",
+        "t",
+        "9007199254740993",
+    ] {
+        let said = off(&map, &format!("{{{key:?}:\"\"}}"));
+        assert!(
+            said.len() == 1 && said[0].contains("the key"),
+            "{key}: {said:?}"
+        );
+        for other in [
+            json!({"type": "object"}),
+            json!({"type": "object", "patternProperties": {"": {"type": "string"}}}),
+            json!({"type": "object", "propertyNames": {"minLength": 1}}),
+            json!({"anyOf": [map, {"type": "null"}]}),
+        ] {
+            assert_eq!(
+                off(&other, &format!("{{{key:?}:\"\"}}")).len(),
+                1,
+                "{other} {key}"
+            );
+        }
+        let nested = json!({"type": "array", "items": map});
+        assert_eq!(
+            off(&nested, &format!("[{{{key:?}:\"\"}}]")).len(),
+            1,
+            "{key}"
+        );
+        // What may be anything is left as it is.
+        assert_eq!(
+            off(&json!({}), &format!("{{{key:?}:\"\"}}")),
+            [""; 0],
+            "{key}"
+        );
+    }
+    assert_eq!(off(&listed, r#"{"07":"","yes":""}"#), [""; 0]);
 }
