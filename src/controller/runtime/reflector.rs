@@ -52,7 +52,7 @@ pub async fn follow<K>(
     follow_as(
         api,
         config,
-        &K::kind(&K::DynamicType::default()).into_owned(),
+        &K::kind(&K::DynamicType::default()),
         scope,
         sink,
     )
