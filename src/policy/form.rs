@@ -5,7 +5,7 @@
 //! rule that compares text would see another value, so where a rule reads such an argument, it must be in the one form.
 
 use super::check::{EvalError, Fuel, Pattern, Patterns};
-use super::schema::{Misfit, Off};
+use super::misfit::{Misfit, Off};
 use crate::catalog::Form as Known;
 use crate::json;
 use std::collections::HashMap;

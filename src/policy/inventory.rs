@@ -7,8 +7,9 @@
 use super::canonical;
 use super::check::{Fill, Fuel, Reads};
 use super::form::Form;
+use super::misfit::{Misfit, Off};
 use super::program::{Program, Rule};
-use super::schema::{Budget, Exact, Misfit, Off, Schema};
+use super::schema::{Budget, Exact, Schema};
 use crate::api::policy::Action;
 use crate::api::server::ToolOverride;
 use crate::api::{Risk, Severity};

@@ -23,6 +23,7 @@ pub mod inventory;
 pub mod limit;
 pub mod lint;
 pub mod matcher;
+mod misfit;
 mod program;
 mod schema;
 pub mod signature;

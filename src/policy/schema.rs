@@ -19,9 +19,9 @@ mod validate;
 use super::check::{Fill, Fuel, Pattern, Reads};
 use super::form::Form;
 use super::matcher::fold_case;
+use super::misfit::{Misfit, Off};
 use crate::json;
 use serde_json::Value;
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 pub(super) use build::Budget;
@@ -36,19 +36,6 @@ const MAX_LEVELS: usize = 128;
 pub(super) struct Schema {
     nodes: Vec<Node>,
     root: Id,
-}
-
-/// Which argument is wrong, and what it must be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Misfit(pub String);
-
-/// An argument whose text is not the only spelling of its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Off<'o> {
-    /// The argument.
-    pub name: Cow<'o, str>,
-    /// What to write.
-    pub misfit: Misfit,
 }
 
 /// Which arguments must be in one spelling.
