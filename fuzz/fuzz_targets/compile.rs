@@ -28,7 +28,7 @@ fuzz_target!(|text: &str| {
         match located.object {
             Object::Server(server) => servers.push(*server),
             Object::Policy(policy) => policies.push(*policy),
-            Object::Secret(_) => {}
+            Object::Secret(_) | Object::Namespace(_) => {}
         }
     }
     let server = servers.pop().unwrap_or_else(|| {
