@@ -4,7 +4,6 @@
 //! told. Must not do: guess at anything else.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kube::Resource;
@@ -17,7 +16,7 @@ use serde_json::value::RawValue;
 use super::nulls;
 use super::raw::{self, Object, members, read};
 use crate::api::Unknown;
-use crate::api::policy::{McpPolicy, McpPolicySpec, NamespaceSelector, TargetRef, TargetSelector};
+use crate::api::policy::{LabelSelector, McpPolicy, McpPolicySpec, TargetRef};
 
 /// Bytes of a spec that is read: decoded, lists of small values take many times their text. A policy may have half of it, and
 /// the API server writes some characters as six.
@@ -36,8 +35,8 @@ pub struct Undecoded {
     status: Option<Value>,
     /// What it targets, if it is a policy.
     target_refs: Vec<TargetRef>,
-    target_selector: Option<TargetSelector>,
-    namespace_selector: Option<NamespaceSelector>,
+    target_selector: Option<LabelSelector>,
+    namespace_selector: Option<LabelSelector>,
 }
 
 impl<K: Resource> Loose<K> {
@@ -122,18 +121,10 @@ impl Undecoded {
             error,
             status: members.get("status").and_then(|status| read(status)),
             target_refs: target_refs(spec.get("targetRefs").copied()),
-            target_selector: spec.get("targetSelector").and_then(|text| {
-                Some(TargetSelector {
-                    match_labels: match_labels(text)?,
-                    unknown: Unknown::new(),
-                })
-            }),
-            namespace_selector: spec.get("namespaceSelector").and_then(|text| {
-                Some(NamespaceSelector {
-                    match_labels: match_labels(text)?,
-                    unknown: Unknown::new(),
-                })
-            }),
+            target_selector: spec.get("targetSelector").and_then(|text| selector(text)),
+            namespace_selector: spec
+                .get("namespaceSelector")
+                .and_then(|text| selector(text)),
         }
     }
 
@@ -181,15 +172,18 @@ fn target_refs(text: Option<&RawValue>) -> Vec<TargetRef> {
 }
 
 /// The labels that are asked for; one that cannot be read is not, as the policy then concerns more servers rather than fewer.
-fn match_labels(text: &RawValue) -> Option<BTreeMap<String, String>> {
+fn selector(text: &RawValue) -> Option<LabelSelector> {
     // What is not an object is as if it were not there.
     text.get().starts_with('{').then(|| {
         let labels = members(text).remove("matchLabels").map(members);
-        labels
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|(key, value)| Some((key, read(value)?)))
-            .collect()
+        LabelSelector {
+            match_labels: labels
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|(key, value)| Some((key, read(value)?)))
+                .collect(),
+            unknown: Unknown::new(),
+        }
     })
 }
 

@@ -79,13 +79,13 @@ pub struct McpPolicySpec {
     pub target_refs: Vec<TargetRef>,
     /// The servers, by label, instead of targetRefs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "TargetSelector")]
-    pub target_selector: Option<TargetSelector>,
-    /// With targetSelector, only servers in namespaces with these labels. For guardrails, whose targetSelector reaches every
-    /// namespace.
+    #[schemars(with = "LabelSelector")]
+    pub target_selector: Option<LabelSelector>,
+    /// With targetSelector, only servers in namespaces with these labels, of which `kubernetes.io/metadata.name` is the
+    /// name. For guardrails, whose targetSelector reaches every namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "NamespaceSelector")]
-    pub namespace_selector: Option<NamespaceSelector>,
+    #[schemars(with = "LabelSelector")]
+    pub namespace_selector: Option<LabelSelector>,
     /// Enforce decides calls; Audit only records what it would refuse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Mode", extend("default" = "Enforce"))]
@@ -183,27 +183,12 @@ pub struct TargetRef {
     pub unknown: Unknown,
 }
 
-/// Servers by their labels; empty selects all.
+/// Objects by their labels; empty selects all.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
-pub struct TargetSelector {
-    /// Labels that a server must have with these values.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32))]
-    pub match_labels: BTreeMap<String, String>,
-    /// Keys that this version does not know.
-    #[serde(flatten)]
-    #[schemars(skip)]
-    pub unknown: Unknown,
-}
-
-/// Namespaces by their labels; empty selects all. `kubernetes.io/metadata.name` is the namespace's name.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
-pub struct NamespaceSelector {
-    /// Labels that a namespace must have with these values.
+pub struct LabelSelector {
+    /// Labels that an object must have with these values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub match_labels: BTreeMap<String, String>,

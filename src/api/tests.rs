@@ -2,7 +2,7 @@
 
 use super::{
     approval::{McpApproval, McpApprovalStatus},
-    policy::{ApprovalRule, McpPolicy, McpPolicyStatus, TargetSelector, ToolSelector},
+    policy::{ApprovalRule, LabelSelector, McpPolicy, McpPolicyStatus, ToolSelector},
     server::*,
     *,
 };
@@ -38,7 +38,7 @@ fn derived_defaults_agree_with_serde_defaults() {
     default_is_what_an_empty_object_reads_as::<McpServerStatus>();
     default_is_what_an_empty_object_reads_as::<McpPolicyStatus>();
     default_is_what_an_empty_object_reads_as::<McpApprovalStatus>();
-    default_is_what_an_empty_object_reads_as::<TargetSelector>();
+    default_is_what_an_empty_object_reads_as::<LabelSelector>();
     default_is_what_an_empty_object_reads_as::<ToolSelector>();
     default_is_what_an_empty_object_reads_as::<ApprovalRule>();
 }

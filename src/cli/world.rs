@@ -297,9 +297,7 @@ impl World {
         let any = self.every_server().next().is_some();
         if policy.object.spec.target_refs.is_empty() && !targets && any {
             let unknown = target::needs_namespace_labels(&policy.object)
-                && self
-                    .every_server()
-                    .any(|server| !self.namespaces.contains_key(&name_of(&server.metadata).0));
+                && !self.unknown_namespaces().is_empty();
             let hint = if unknown {
                 "; its namespaceSelector needs the labels of namespaces, so add their Namespace manifests or use --context"
             } else {

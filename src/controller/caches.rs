@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::core::PartialObjectMeta;
 use parking_lot::Mutex;
 
 use crate::api::approval::McpApproval;
@@ -15,7 +17,7 @@ use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::controller::names::{Ident, SERVER};
 use crate::controller::runtime::kinds::Kind;
-use crate::controller::runtime::objects::{GatewayPod, LabelledNamespace, ObjectId, ObservedChild};
+use crate::controller::runtime::objects::{GatewayPod, ObjectId, ObservedChild};
 use crate::controller::runtime::store::Store;
 use crate::policy::target::Labels;
 
@@ -30,7 +32,7 @@ pub struct Caches {
     pub pods: Store<GatewayPod>,
     pub replica_sets: Store<ObjectId<ReplicaSet>>,
     /// Their labels, which guardrails may select by.
-    pub namespaces: Store<LabelledNamespace>,
+    pub namespaces: Store<PartialObjectMeta<Namespace>>,
     children: BTreeMap<Kind, Store<ObservedChild>>,
 }
 
@@ -104,7 +106,7 @@ impl Caches {
         let object = self
             .namespaces
             .get(&(String::new(), namespace.to_owned()))?;
-        Some(object.labels().clone())
+        Some(object.metadata.labels.clone().unwrap_or_default())
     }
 
     /// Pods of a server's gateway: only those whose ReplicaSet belongs to that Deployment. Anybody can put our labels on a pod.

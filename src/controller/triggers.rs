@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::Resource;
+use kube::core::PartialObjectMeta;
 
 use crate::api::approval::McpApproval;
 use crate::api::loose::Loose;
@@ -15,7 +17,7 @@ use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::controller::context::Context;
 use crate::controller::names::{Name, SERVER};
-use crate::controller::runtime::objects::{GatewayPod, LabelledNamespace, ObjectId, ObservedChild};
+use crate::controller::runtime::objects::{GatewayPod, ObjectId, ObservedChild};
 use crate::controller::runtime::store::{ObjectEvent, name_of};
 use crate::policy::target;
 
@@ -120,8 +122,10 @@ pub fn policy_changed(ctx: &Context, change: ObjectEvent<'_, Loose<McpPolicy>>) 
 }
 
 /// Guardrails that select by labels of namespaces reach other servers.
-pub fn namespace_changed(ctx: &Context, change: ObjectEvent<'_, LabelledNamespace>) {
-    let labels = |object: &Arc<LabelledNamespace>| object.labels().clone();
+pub fn namespace_changed(ctx: &Context, change: ObjectEvent<'_, PartialObjectMeta<Namespace>>) {
+    let labels = |object: &Arc<PartialObjectMeta<Namespace>>| {
+        object.metadata.labels.clone().unwrap_or_default()
+    };
     if change.before.map(labels) == change.after.map(labels) {
         return;
     }

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
-use kube::core::{DynamicResourceScope, NamespaceResourceScope};
+use kube::core::{DynamicResourceScope, NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::watcher;
 use kube::{Client, Resource};
 use tokio::task::JoinSet;
@@ -15,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::controller::context::Context;
 use crate::controller::names::{COMPONENT, GATEWAY, MANAGED_BY, UPSTREAM};
 use crate::controller::runtime::kinds::Kind;
-use crate::controller::runtime::objects::{LabelledNamespace, ObservedChild};
+use crate::controller::runtime::objects::ObservedChild;
 use crate::controller::runtime::reflector::{self, Sink};
 use crate::controller::runtime::store::{ObjectEvent, Store};
 use crate::controller::triggers;
@@ -184,7 +185,7 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
             |ctx| &ctx.caches.namespaces,
             triggers::namespace_changed,
         );
-        let api = Api::<LabelledNamespace>::all(client.clone());
+        let api = Api::<PartialObjectMeta<Namespace>>::all(client.clone());
         tasks.spawn(reflector::follow(api, plain.clone(), None, sink));
     }
     for namespace in scopes(&ctx.args.watch_namespace).into_iter().flatten() {
@@ -225,7 +226,7 @@ where
 
 /// Reads one namespace again and again.
 async fn read_namespace(ctx: Arc<Context>, name: String) {
-    let api: Api<LabelledNamespace> = Api::all(ctx.client.clone());
+    let api: Api<PartialObjectMeta<Namespace>> = Api::all(ctx.client.clone());
     let mut said = None;
     loop {
         match api.get(&name).await {

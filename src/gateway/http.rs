@@ -136,9 +136,8 @@ impl Exchange<'_> {
                     refuse(status, answer::invalid_request(None, &error.to_string()))
                 })?;
                 self.gateway.observe.room().await;
-                // While the body came, a policy or a credential may have been withdrawn: a client
-                // that takes its time over it must not be decided under what was in force when it
-                // began.
+                // While the body came, a policy or a credential may have been withdrawn: a slow
+                // request is decided by what is in force now, not by what was when it began.
                 let unchanged = self
                     .gateway
                     .snapshot()

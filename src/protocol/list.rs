@@ -190,24 +190,30 @@ fn filter_carriers(
         let passes = carrier_passes(carrier, found, raw, NESTING, keep);
         return Ok((!passes).then(|| "[]".to_owned()));
     }
+    filter_elements(raw, |kind, element| {
+        carrier_passes(carrier, kind, element, NESTING, keep)
+    })
+}
+
+/// The array without the elements that `passes` refuses; `None` if it refuses none.
+fn filter_elements(
+    raw: &str,
+    mut passes: impl FnMut(Kind, &str) -> bool,
+) -> Result<Option<String>, Malformed> {
     let mut kept = Vec::new();
     let mut all = 0;
-    let mut reader = Reader::over_checked(raw);
-    reader
+    Reader::over_checked(raw)
         .array(|reader| {
             let kind = reader.kind()?;
             let element = reader.raw()?;
             all += 1;
-            if carrier_passes(carrier, kind, element, NESTING, keep) {
+            if passes(kind, element) {
                 kept.push(element);
             }
             Ok::<(), json::Error>(())
         })
         .map_err(|error| Malformed::Nested(Fault::Json(error)))?;
-    if kept.len() == all {
-        return Ok(None);
-    }
-    Ok(Some(format!("[{}]", kept.join(","))))
+    Ok((kept.len() < all).then(|| format!("[{}]", kept.join(","))))
 }
 
 fn may_name_resources(raw: &str) -> bool {
@@ -279,14 +285,10 @@ fn blocks_pass(
     if kind != Kind::Array {
         return carrier_passes(Carrier::Block, kind, raw, nesting, keep);
     }
-    let mut all = true;
-    let read = Reader::over_checked(raw).array(|reader| {
-        let kind = reader.kind()?;
-        let element = reader.raw()?;
-        all = all && carrier_passes(Carrier::Block, kind, element, nesting, keep);
-        Ok::<(), json::Error>(())
+    let refused = filter_elements(raw, |kind, element| {
+        carrier_passes(Carrier::Block, kind, element, nesting, keep)
     });
-    read.is_ok() && all
+    refused == Ok(None)
 }
 
 /// The member of the result of `completion/complete`.
@@ -308,37 +310,19 @@ fn filter_completion(
     if values.kind != Kind::Array {
         return Err(Malformed::NotAList("values"));
     }
-    let (mut kept, mut all) = (Vec::new(), 0);
-    Reader::over_checked(values.raw)
-        .array(|reader| {
-            let kind = reader.kind()?;
-            let element = reader.raw()?;
-            all += 1;
-            let name = match kind {
-                Kind::String => json::parse(element.as_bytes())?.as_str().map(str::to_owned),
-                _ => None,
-            };
-            let passes = name.is_some_and(|name| {
-                !is_uri(&name)
-                    || keep(
-                        ListKind::Resources,
-                        &Entry {
-                            name: Cow::Owned(name),
-                            raw: element,
-                        },
-                    )
-            });
-            if passes {
-                kept.push(element);
-            }
-            Ok::<(), json::Error>(())
-        })
-        .map_err(|error| Malformed::Nested(Fault::Json(error)))?;
-    if kept.len() == all {
+    let kept = filter_elements(values.raw, |kind, raw| {
+        let parsed = json::parse(raw.as_bytes()).ok();
+        let text = parsed.as_ref().and_then(json::Value::as_str);
+        let Some(text) = text.filter(|_| kind == Kind::String) else {
+            return false;
+        };
+        let name = Cow::Borrowed(text);
+        !is_uri(text) || keep(ListKind::Resources, &Entry { name, raw })
+    })?;
+    let Some(kept) = kept else {
         return Ok(None);
-    }
-    let edits = Edits::new().set("values", format!("[{}]", kept.join(",")));
-    Ok(Some(object.to_text(&edits)))
+    };
+    Ok(Some(object.to_text(&Edits::new().set("values", kept))))
 }
 
 /// Whether a value is the URI of something, and not a text with a colon in it.

@@ -8,12 +8,10 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
-use kube::core::{
-    ApiResource, ClusterResourceScope, DynamicResourceScope, NamespaceResourceScope, ObjectMeta,
-};
+use kube::core::{ApiResource, DynamicResourceScope, NamespaceResourceScope, ObjectMeta};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -416,68 +414,6 @@ impl<K: Resource<DynamicType = ()>> Resource for ObjectId<K> {
     }
     fn plural((): &()) -> Cow<'_, str> {
         K::plural(&())
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
-
-/// A Namespace, of which only its labels matter.
-#[derive(Clone, Debug)]
-pub struct LabelledNamespace {
-    metadata: ObjectMeta,
-}
-
-impl LabelledNamespace {
-    pub fn labels(&self) -> &BTreeMap<String, String> {
-        static NONE: BTreeMap<String, String> = BTreeMap::new();
-        self.metadata.labels.as_ref().unwrap_or(&NONE)
-    }
-}
-
-impl<'de> Deserialize<'de> for LabelledNamespace {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Object {
-            metadata: Metadata,
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Metadata {
-            name: Option<String>,
-            resource_version: Option<String>,
-            labels: Option<BTreeMap<String, String>>,
-        }
-        let Object { metadata } = Object::deserialize(deserializer)?;
-        Ok(LabelledNamespace {
-            metadata: ObjectMeta {
-                name: metadata.name,
-                resource_version: metadata.resource_version,
-                labels: metadata.labels,
-                ..ObjectMeta::default()
-            },
-        })
-    }
-}
-
-impl Resource for LabelledNamespace {
-    type DynamicType = ();
-    type Scope = ClusterResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        Namespace::kind(&())
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        Namespace::group(&())
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        Namespace::version(&())
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        Namespace::plural(&())
     }
     fn meta(&self) -> &ObjectMeta {
         &self.metadata

@@ -325,7 +325,7 @@ impl Format {
             | Format::Decimal => has(char::is_numeric) || super::text::is_number(text),
             Format::Uri => text.contains(':'),
             Format::Email => text.contains('@') || has(|c| !c.is_ascii()),
-            // Without a colon it is no IPv6, with one no IPv4.
+            // An IPv6 address has a colon, and an IPv4 address has none.
             Format::V4 | Format::V4Network | Format::V4Interface => {
                 has(char::is_numeric) && !text.contains(':')
             }
