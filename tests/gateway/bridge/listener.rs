@@ -7,7 +7,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use portcullis::gateway::bridge::{Bearer, BearerError, Sessions};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
@@ -57,7 +57,7 @@ fn a_weak_bearer_is_refused_and_none_is_ever_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_are_no_mcp_get_the_status_that_says_so_and_never_reach_the_child() {
+async fn requests_that_are_not_mcp_get_a_status_that_says_so_and_never_reach_the_child() {
     let rig = Rig::shared().await;
     let session = rig.open().await;
     let long = format!(
@@ -164,12 +164,19 @@ async fn requests_that_are_no_mcp_get_the_status_that_says_so_and_never_reach_th
         )
         .await;
     assert_eq!(reply.status, StatusCode::NOT_ACCEPTABLE);
-    let got = rig
+    // The child reads in order: once it has answered this call, its log holds all that came before.
+    assert_eq!(rig.text(&session, "echo", json!({"text": "x"})).await, "x");
+    let got: Vec<Value> = rig
         .log()
         .iter()
         .filter(|entry| entry["got"].is_object())
-        .count();
-    assert_eq!(got, 2, "initialize and initialized only");
+        .map(|entry| entry["got"]["method"].clone())
+        .collect();
+    assert_eq!(
+        got,
+        ["initialize", "notifications/initialized", "tools/call"],
+        "none of the requests above"
+    );
     rig.bridge.shutdown().await;
 }
 
