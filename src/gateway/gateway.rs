@@ -158,9 +158,10 @@ impl Gateway {
         self.force.set_listing(of, listing, &self.observe)
     }
 
-    /// A session has ended: its token opens no more, and what it asked people for is withdrawn.
-    pub(super) fn end_session(&self, id: &str) {
-        self.sessions.end(id);
+    /// Ends a caller's session: its token opens nothing any more, and its requests for approval are
+    /// withdrawn.
+    pub(super) fn end_session(&self, grant: &str, id: &str) {
+        self.sessions.end(grant, id);
         self.calls.approvals().session_ended(id, Timestamp::now());
     }
 

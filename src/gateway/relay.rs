@@ -319,9 +319,12 @@ impl Relay {
                 .seal_request(&self.gateway.sessions, &self.grant, &request.method, &raw);
         match sealed {
             Some(sealed) => {
-                self.gateway
-                    .sessions
-                    .remember_request(&self.session.id, &request.id, &sealed);
+                self.gateway.sessions.remember_request(
+                    &self.grant.caller.grant,
+                    &self.session.id,
+                    &request.id,
+                    &sealed,
+                );
                 RelayedMessage::Send(request.emit(&edits.id(Id::String(sealed.into()))))
             }
             None => RelayedMessage::Drop,

@@ -160,7 +160,7 @@ impl Exchange<'_> {
         let Some(surplus) = self.gateway.sessions.opened_upstream(grant, &session) else {
             return;
         };
-        self.gateway.end_session(&surplus.id);
+        self.gateway.end_session(grant, &surplus.id);
         let permit = Permit::end(surplus.envelope);
         if let Err(error) = self.snapshot.upstream.call(permit, SHORT_TIMEOUT).await {
             tracing::debug!(server = self.gateway.observe.server(), %error, "the end of a session was not delivered");

@@ -86,10 +86,9 @@ impl Exchange<'_> {
 
     pub(super) async fn delete(&self) -> Result<Answer, Box<Answer>> {
         let session = self.session(None, self.named_version()?)?;
-        self.gateway.end_session(&session.id);
-        self.gateway
-            .sessions
-            .closed_upstream(&self.grant.caller.grant, &session.id);
+        let grant = &self.grant.caller.grant;
+        self.gateway.end_session(grant, &session.id);
+        self.gateway.sessions.closed_upstream(grant, &session.id);
         // Its calls continue, and errors that the upstream answers from now on may be caused by
         // this.
         self.gateway.calls.mark_session(session.key());

@@ -13,12 +13,14 @@ use crate::protocol::envelope::Id;
 use crate::protocol::seal::Sealer;
 
 mod open_sessions;
+mod remembered;
 mod session;
 
 use self::open_sessions::OpenSessions;
 pub use self::open_sessions::Surplus;
+use self::remembered::Remembered;
+use self::session::ServerRequests;
 pub use self::session::{LastSession, Resumed, Session};
-use self::session::{Remembered, ServerRequests};
 
 /// What a gateway remembers about the sessions of its clients.
 pub struct ClientSessions {
@@ -50,9 +52,9 @@ impl ClientSessions {
             .map(|snapshot| Arc::clone(&snapshot.sealer))
     }
 
-    /// Ends a session: its token opens nothing from now on.
-    pub fn end(&self, id: &str) {
-        self.ended.insert(id.to_owned(), ());
+    /// Ends a caller's session: its token opens nothing from now on.
+    pub fn end(&self, grant: &str, id: &str) {
+        self.ended.insert(grant, id.to_owned(), ());
     }
 
     /// Whether a session has ended.
@@ -72,8 +74,8 @@ impl ClientSessions {
     }
 
     /// Remembers a request of the upstream, which the client knows by its sealed id.
-    pub fn remember_request(&self, session: &str, id: &Id<'_>, sealed: &str) {
-        self.requests.remember(session, id, sealed);
+    pub fn remember_request(&self, grant: &str, session: &str, id: &Id<'_>, sealed: &str) {
+        self.requests.remember(grant, session, id, sealed);
     }
 
     /// The upstream gives up a request of its own; returns the id by which the client knows it, if

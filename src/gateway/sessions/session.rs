@@ -3,7 +3,6 @@
 //! Any replica with the same sealing keys opens it; another grant cannot. Only ended sessions are remembered, until their
 //! tokens expire.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use http::HeaderValue;
 use jiff::Timestamp;
 
 use super::ClientSessions;
+use super::remembered::Remembered;
 use crate::gateway::enforce::request_ids::SessionKey;
 use crate::gateway::grants::Grant;
 use crate::gateway::permit::Envelope;
@@ -27,9 +27,6 @@ const OPEN_AGAIN: Duration = Duration::from_secs(30);
 const EVENT_LIFE: Duration = Duration::from_secs(24 * 3_600);
 /// A request of the server waits for the client's answer for this long.
 const REQUEST_LIFE: Duration = Duration::from_secs(3_600);
-/// As many ended sessions, and open requests of servers, are remembered; the oldest are forgotten first.
-const REMEMBERED: usize = 10_000;
-
 /// Longer ids of requests of servers are not remembered.
 const LONGEST_ID: usize = 256;
 
@@ -310,7 +307,7 @@ impl Session {
         let id = Id::from_json(id)?.into_owned();
         sessions
             .requests
-            .answer(&self.id, &id, token)
+            .answer(&grant.caller.grant, &self.id, &id, token)
             .then(|| (method.to_owned(), id))
     }
 }
@@ -341,58 +338,6 @@ fn expiry(life: Duration) -> u64 {
     seconds(Timestamp::now()) + life.as_secs()
 }
 
-/// A bounded memory of keys and values: the oldest leave first.
-pub struct Remembered<V> {
-    inner: Mutex<(HashMap<String, V>, VecDeque<String>)>,
-}
-
-impl<V> Default for Remembered<V> {
-    fn default() -> Self {
-        Remembered {
-            inner: Mutex::default(),
-        }
-    }
-}
-
-impl<V: Clone> Remembered<V> {
-    fn lock(&self) -> MutexGuard<'_, (HashMap<String, V>, VecDeque<String>)> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Remembers a key; says whether it was not remembered before.
-    pub fn insert(&self, key: String, value: V) -> bool {
-        let mut guard = self.lock();
-        let (map, order) = &mut *guard;
-        let new = map.insert(key.clone(), value).is_none();
-        if new {
-            order.push_back(key);
-        }
-        while order.len() > REMEMBERED {
-            if let Some(oldest) = order.pop_front() {
-                map.remove(&oldest);
-            }
-        }
-        new
-    }
-
-    /// Forgets a key; gives what was remembered under it.
-    pub fn remove(&self, key: &str) -> Option<V> {
-        let mut guard = self.lock();
-        let (map, order) = &mut *guard;
-        let value = map.remove(key)?;
-        if let Some(at) = order.iter().position(|other| other == key) {
-            order.remove(at);
-        }
-        Some(value)
-    }
-
-    /// Whether the key is remembered.
-    pub fn contains(&self, key: &str) -> bool {
-        let inner = self.lock();
-        !inner.0.is_empty() && inner.0.contains_key(key)
-    }
-}
-
 /// Requests that upstreams have sent to clients: an upstream can cancel its own, and a client can answer each once.
 #[derive(Default)]
 pub struct ServerRequests {
@@ -404,14 +349,14 @@ pub struct ServerRequests {
 
 impl ServerRequests {
     /// Remembers what the client knows the request as.
-    pub fn remember(&self, session: &str, id: &Id<'_>, sealed: &str) {
+    pub fn remember(&self, grant: &str, session: &str, id: &Id<'_>, sealed: &str) {
         let raw = id.to_json();
         // Ids are chosen by the upstream, and many are remembered; one that is so long cannot be cancelled by it.
         if raw.len() > LONGEST_ID {
             return;
         }
         self.open
-            .insert(format!("{session} {raw}"), sealed.to_owned());
+            .insert(grant, format!("{session} {raw}"), sealed.to_owned());
     }
 
     /// The upstream cancels its request of that very id: what the client knows it as, if it is open.
@@ -420,11 +365,11 @@ impl ServerRequests {
     }
 
     /// The client answers the request of that id, which it knows as `sealed`; false if it has done so before.
-    fn answer(&self, session: &str, id: &Id<'_>, sealed: &str) -> bool {
+    fn answer(&self, grant: &str, session: &str, id: &Id<'_>, sealed: &str) -> bool {
         self.cancel(session, id);
         let tag = sealed.len().saturating_sub(TAG_CHARS);
         let end = sealed.get(tag..).unwrap_or(sealed);
-        self.answered.insert(end.to_owned(), ())
+        self.answered.insert(grant, end.to_owned(), ())
     }
 }
 
