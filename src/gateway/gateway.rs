@@ -58,6 +58,18 @@ pub struct Shared {
     pub counters: Counters,
 }
 
+impl Shared {
+    /// The name that requests of this server's gateway carry, by which it knows one that comes back.
+    /// Replicas share it. A gateway with sealing keys of its own has no replicas, and its server's
+    /// UID may be another program's as well, so the name is its own too.
+    fn hop(&self, served: &Served) -> HeaderValue {
+        match &self.sealing {
+            Sealing::Own(_) => hops::name(&format!("{} {}", self.instance, served.uid)),
+            Sealing::Secret { .. } => hops::name(&served.uid),
+        }
+    }
+}
+
 impl Gateway {
     /// Makes the gateway of a bundle's server, which knows no tools before
     /// [`Gateway::keep_inventory`].
@@ -71,7 +83,7 @@ impl Gateway {
         bundle: Bundle,
     ) -> Result<Arc<Gateway>, Rejected> {
         let server = Served::of(&bundle.server);
-        let mut builder = Builder::new(environment, shared.sealing.clone());
+        let mut builder = Builder::new(environment, shared.sealing.clone(), shared.hop(&server));
         let first = builder.bundle(bundle)?;
         let gateway = Gateway::with(shared, builder, server);
         gateway.force.start(first, gateway.followers());
@@ -80,14 +92,14 @@ impl Gateway {
 
     /// Makes a gateway that waits for its first bundle and answers 503 until then.
     pub fn waiting(shared: &Shared, environment: Environment, server: Served) -> Arc<Gateway> {
-        let builder = Builder::new(environment, shared.sealing.clone());
+        let builder = Builder::new(environment, shared.sealing.clone(), shared.hop(&server));
         Gateway::with(shared, builder, server)
     }
 
     fn with(shared: &Shared, builder: Builder, served: Served) -> Arc<Gateway> {
         let force = Force::new(builder);
         Arc::new(Gateway {
-            hop: hops::name(&served.uid),
+            hop: shared.hop(&served),
             calls: Calls::new(shared.counters.of(&served.uid), shared.approvals.clone()),
             sessions: ClientSessions::new(served.uid.clone(), force.subscribe()),
             observe: Recorder::new(

@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 use super::destination::Destination;
 use super::lists::Lists;
 use super::plan::{Plan, Stdio};
@@ -77,6 +79,8 @@ pub enum Sealing {
 pub struct Builder {
     environment: Environment,
     sealing: Sealing,
+    /// The name that requests of this gateway carry.
+    hop: HeaderValue,
     bundle: Option<Bundle>,
     program: Option<Arc<Program>>,
     listing: Option<Vec<Definition>>,
@@ -93,10 +97,11 @@ type KeysSeen = (Option<BTreeMap<String, Vec<u8>>>, bool, Arc<Grants>);
 
 impl Builder {
     /// Nothing is in force yet.
-    pub fn new(environment: Environment, sealing: Sealing) -> Self {
+    pub fn new(environment: Environment, sealing: Sealing, hop: HeaderValue) -> Self {
         Builder {
             environment,
             sealing,
+            hop,
             bundle: None,
             program: None,
             listing: None,
@@ -230,8 +235,7 @@ impl Builder {
             _ => {
                 let name = format!("{}/{}", bundle.server.namespace, bundle.server.name);
                 let upstream = Arc::new(
-                    connect(&plan, &name, &bundle.server.uid, &settings)
-                        .map_err(Rejected::Setting)?,
+                    connect(&plan, &name, &self.hop, &settings).map_err(Rejected::Setting)?,
                 );
                 let before = self.upstream.take();
                 if before.is_some_and(|(before, _)| !before.is_same_bridge(&plan)) {

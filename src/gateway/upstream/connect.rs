@@ -3,21 +3,23 @@
 //! In: a resolved plan. Out: an HTTP client, or the bridge of a child that was started. Must not
 //! do: read Secrets.
 
+use http::HeaderValue;
+
 use super::{HttpUpstream, Upstream};
 use crate::api::server::Sessions;
 use crate::gateway::bridge::{self, Bridge, BridgeConfig};
 use crate::gateway::force::plan::Plan;
 use crate::gateway::force::settings::Settings;
-use crate::gateway::hops;
 
-/// Starts or prepares the upstream of the server with this name and UID.
+/// Starts or prepares the upstream of the server with this name. Requests to another program carry
+/// the name of this gateway, `hop`.
 ///
 /// # Errors
 /// Names the field that cannot be used.
 pub fn connect(
     plan: &Plan,
     name: &str,
-    uid: &str,
+    hop: &HeaderValue,
     settings: &Settings,
 ) -> Result<Upstream, String> {
     match plan {
@@ -32,7 +34,7 @@ pub fn connect(
             if *bridge {
                 upstream = upstream.as_bridge();
             } else {
-                upstream.hop = Some(hops::name(uid));
+                upstream.hop = Some(hop.clone());
             }
             Ok(Upstream::Http(Box::new(upstream)))
         }

@@ -45,12 +45,18 @@ impl Program {
 
     /// With these servers, given its own address.
     fn serving(files: u32, servers: impl FnOnce(SocketAddr) -> Vec<Value>) -> Self {
+        Self::serving_at(free_address(), files, servers)
+    }
+
+    /// At this address, with these servers.
+    fn serving_at(
+        address: SocketAddr,
+        files: u32,
+        servers: impl FnOnce(SocketAddr) -> Vec<Value>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let files_in = folder.path().join("files");
         std::fs::create_dir(&files_in).unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
         for server in servers(address) {
             let name = server["metadata"]["name"].as_str().unwrap();
             std::fs::write(files_in.join(format!("{name}.yaml")), server.to_string()).unwrap();
@@ -118,6 +124,11 @@ impl Program {
         let key = format!("Bearer the-key-of-the-{who}-one");
         Client::new(self.address, "/fake/mcp").with("Authorization", &key)
     }
+}
+
+fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
 }
 
 fn write_policy(folder: &Path, spec: &Value) {
@@ -323,6 +334,55 @@ async fn a_server_whose_url_leads_back_is_named_and_the_others_are_served() {
     for _ in 0..50 {
         assert!(!calm.call("echo", json!({})).await.tool().0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_gateways_that_lead_to_each_other_refuse_at_once_and_serve_the_others() {
+    let fake = Fake::start(&["echo"]).await;
+    let anonymous = |name: &str, url: &str| {
+        let mut server = server(name, url);
+        server["spec"]["authentication"] = json!({"anonymous": "Allow"});
+        server
+    };
+    let real = format!("http://{}/mcp", fake.addr);
+    let second = free_address();
+    let one = Program::serving(4_096, |_| {
+        vec![
+            server("fake", &real),
+            anonymous("circle", &format!("http://{second}/circle/mcp")),
+            anonymous("chain", &format!("http://{second}/chain/mcp")),
+        ]
+    });
+    let first = one.address;
+    let two = Program::serving_at(second, 4_096, |_| {
+        vec![
+            server("fake", &real),
+            anonymous("circle", &format!("http://{first}/circle/mcp")),
+            anonymous("chain", &real),
+        ]
+    });
+    for program in [&one, &two] {
+        let circle = Client::new(program.address, "/circle/mcp");
+        let reply = circle.initialize("2025-11-25", json!({})).await;
+        assert_eq!(reply.status, 508, "{}", reply.text());
+        assert!(reply.text().contains("leads back to a gateway"));
+        let calm = program.client("calm").session().await;
+        for _ in 0..20 {
+            assert!(!calm.call("echo", json!({})).await.tool().0);
+        }
+    }
+    assert!(
+        two.said.contains("McpServer ml/circle")
+            && two
+                .said
+                .contains("leads back to this gateway, itself or by way of another"),
+        "{}",
+        two.said
+    );
+    // Two gateways in a row, of servers of the same name, are a chain and not a circle: the session
+    // opens, which takes both.
+    let chained = Client::new(first, "/chain/mcp").session().await;
+    assert_eq!(chained.tools().await, [""; 0], "no policy allows anything");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
