@@ -135,6 +135,8 @@ fn container(wanted: &Wanted<'_>, stdio: &StdioUpstream) -> Value {
         format!("--name={}/{}", ident.namespace, ident.name),
         format!("--sessions={sessions}"),
         format!("--max-request-bytes={bytes}"),
+        // Kubernetes' own default: from there the message reaches the pod's status.
+        "--termination-log=/dev/termination-log".to_owned(),
         // What the container is given is meant for the server.
         "--pass-env=*".to_owned(),
         "--".to_owned(),
