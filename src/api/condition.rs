@@ -117,6 +117,8 @@ named! {
         Anonymous,
         /// An API key is refused, as it is too short.
         KeyTooShort,
+        /// Tokens of an issuer are refused, as its keys are not there.
+        KeysUnavailable,
         /// Nobody is admitted, as no authentication is configured.
         NoAuthentication,
         /// Refusals are carried out.

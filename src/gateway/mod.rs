@@ -32,6 +32,7 @@ mod rotation;
 pub mod run;
 mod served;
 mod sessions;
+mod tokens;
 pub mod upstream;
 
 pub use self::gateway::{Gateway, Shared};

@@ -274,6 +274,7 @@ fn differs(before: &Report, now: &Report) -> bool {
         tools,
         missing_secret_keys,
         refused_keys,
+        issuer_faults,
         bundle_error,
         listing,
         audit_error,
@@ -286,6 +287,7 @@ fn differs(before: &Report, now: &Report) -> bool {
         || before.tools != *tools
         || before.missing_secret_keys != *missing_secret_keys
         || before.refused_keys != *refused_keys
+        || before.issuer_faults != *issuer_faults
         || before.bundle_error != *bundle_error
         || before.audit_error != *audit_error
         || error(before) != listing.as_ref().map(|listing| listing.error.clone())

@@ -265,6 +265,19 @@ pub(super) fn secrets(spec: &McpServerSpec) -> BTreeSet<String> {
         .as_ref()
         .and_then(|authentication| authentication.api_keys.as_ref());
     names.extend(keys.map(|keys| keys.secret_ref.name.clone()));
+    let providers = spec
+        .authentication
+        .iter()
+        .flat_map(|authentication| &authentication.jwt);
+    for jwks in providers.map(|provider| &provider.jwks) {
+        let references = [&jwks.secret_key_ref, &jwks.ca_secret_ref];
+        names.extend(
+            references
+                .into_iter()
+                .flatten()
+                .map(|reference| reference.name.clone()),
+        );
+    }
     let tls = spec
         .gateway
         .as_ref()

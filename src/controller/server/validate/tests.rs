@@ -182,7 +182,6 @@ fn what_this_release_cannot_do_is_refused() {
     for extra in [
         json!({ "counters": { "redis": { "urlSecretRef": { "name": "r", "key": "url" } } } }),
         json!({ "authentication": { "serviceAccounts": {} } }),
-        json!({ "authentication": { "jwt": [{ "name": "c", "issuer": "https://i", "audiences": ["a"], "jwks": { "url": "https://i/j" } }] } }),
     ] {
         let mut spec = http();
         spec.as_object_mut()
@@ -257,9 +256,8 @@ fn policies_of_now_are_in_force_while_the_server_is_refused() {
     let stored = validate(&refs(http(), &known), None, &key())
         .unwrap()
         .bundle;
-    let jwt = json!([{ "name": "c", "issuer": "https://i", "audiences": ["a"], "jwks": { "url": "https://i/j" } }]);
     let mut wrong = http();
-    wrong["authentication"] = json!({ "jwt": jwt });
+    wrong["counters"] = json!({ "redis": { "urlSecretRef": { "name": "r", "key": "url" } } });
     let later = guarded(refs(wrong, &[("a", 2, limited("1m"))]));
     assert!(validate(&later, Some(&stored), &key()).is_err());
     let bundle = held(&later, Some(&stored), &key()).unwrap();
