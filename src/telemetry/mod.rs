@@ -1,6 +1,7 @@
 //! Logging, the metrics registry and the small HTTP server of the admin port. Metric families live beside what they count.
 
 pub mod admin;
+pub mod families;
 pub mod listen;
 pub mod logging;
 pub mod process;
