@@ -9,6 +9,7 @@
 pub mod approvals;
 pub mod body;
 pub mod bridge;
+mod cluster_api;
 pub mod counters;
 pub mod enforce;
 pub mod fairness;
