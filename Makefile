@@ -1,5 +1,5 @@
-# The two commands of the README are `make demo` and `make test`; the rest is for working on Portcullis. Times are those of
-# two cores on which everything was built before.
+# The two commands of the README are `make demo` and `make test`; the rest is for working on
+# Portcullis. Times are for two cores with everything built before.
 .DEFAULT_GOAL := help
 .PHONY: help build demo demo-cluster e2e test test-unit test-gateway test-cluster test-clock lint generate bundle images bench bench-operator clean
 
@@ -9,10 +9,10 @@ help: ## Show this list
 build: ## Build the programs (release)
 	cargo build --release --locked
 
-demo: ## Show the main job on a real MLflow with the real mlflow-mcp (KEEP=1 leaves it running)
+demo: ## Show the product on a real MLflow with the real mlflow-mcp (KEEP=1 leaves it running)
 	@KEEP='$(KEEP)' bash examples/demo/run.sh
 
-demo-cluster: ## The same on Kubernetes: kind or minikube if there, else one node of its own (KEEP=1 leaves it running)
+demo-cluster: ## The same on Kubernetes: on kind or minikube if installed, else on a node of its own (KEEP=1 leaves it running)
 	@KEEP='$(KEEP)' bash tests/e2e/run.sh demo
 
 test: ## Run every check and test that this machine can run (20 min; the first time most of an hour)
@@ -27,16 +27,16 @@ test-gateway: ## Gateway tests only, with real MCP servers and clients; T=NAME a
 test-cluster: ## Cluster tests only, on a real API server; T=NAME as above (8 min; the first time 10 more)
 	@bash tests/run.sh cluster
 
-test-clock: ## The suites once more, a year ahead and at the end of a February; T=NAME as above (25 min)
+test-clock: ## Run the suites again, a year ahead and at the end of a February; T=NAME as above (25 min)
 	@bash tests/run.sh clock
 
-e2e: ## Test all of it on a one-node cluster with real pods (4 min; needs root on Linux)
+e2e: ## Test the whole product on a one-node cluster with real pods (4 min; needs root on Linux)
 	@KEEP='$(KEEP)' bash tests/e2e/run.sh e2e
 
 lint: ## Formatting, clippy and licences only (1 min)
 	@bash tests/run.sh lint
 
-generate: ## Write what is generated anew: crds/, pages under docs/, the chart's definitions and tables, fuzz seeds
+generate: ## Rewrite the generated files: crds/, pages under docs/, the chart's definitions and tables, fuzz seeds
 	UPDATE=1 cargo test --locked --test offline generated
 	UPDATE=1 cargo test --locked --test offline chart
 
@@ -53,5 +53,5 @@ bench: ## Measure the gateway against a bare proxy on this machine
 bench-operator: ## Measure the operator on a control plane of its own
 	@bash benches/operator.sh
 
-clean: ## Remove what the build made (not the cache of installed programs)
+clean: ## Remove the build's output (not the cache of installed programs)
 	cargo clean

@@ -120,7 +120,7 @@ start_installs() {
   set +m
 }
 
-# installed NAME: waits for it and prints what it said, if it said anything; false if it failed.
+# installed NAME: waits for it and prints its output, if there is any; false if it failed.
 installed() {
   local name=$1 shown=$SECONDS status seconds
   until [[ -e $work/$name.done ]]; do
@@ -132,7 +132,7 @@ installed() {
     sleep 0.5
   done
   read -r status seconds <"$work/$name.done"
-  if (( seconds > 2 )); then took "$name: installing, beside what stands above" "$seconds"; fi
+  if (( seconds > 2 )); then took "$name: installing, while other checks ran" "$seconds"; fi
   if (( status != 0 )); then cat "$work/$name.log"; fail "$name could not be installed"; return 1; fi
 }
 
@@ -141,11 +141,12 @@ use() {
   if [[ -n ${!1:-} ]]; then return; fi
   if installed "$2"; then export "$1=$(tail -n 1 "$work/$2.folder")/$3"; else left_out_from_now "$4"; fi
 }
-# What could not be installed has failed once; the tests that need it need not fail each.
+# A failed installation is reported once; the tests that need the program are left out instead of failing too.
 left_out_from_now() { PORTCULLIS_SKIP+=,$1; }
 
 # Waits until nothing is installed or built beside the tests any more: real MCP servers and API servers that start beside a
-# build of Kubernetes on two cores are slower than the tests' patience. The tests themselves are built meanwhile.
+# build of Kubernetes on two cores would exceed the tests' time limits. The tests themselves are
+# built in the meantime.
 settle() {
   if [[ -z $background ]] || ! kill -0 "$background" 2>/dev/null; then return; fi
   local started=$SECONDS shown
@@ -159,7 +160,7 @@ settle() {
     fi
     sleep 0.5
   done
-  took "building tests and waiting for what they run against" $((SECONDS - started))
+  took "building tests and waiting for the programs that they run against" $((SECONDS - started))
 }
 
 programs_ready=
@@ -186,7 +187,7 @@ use_programs() {
 use_cluster() {
   if left_out cluster; then skip "the tests on a real API server: PORTCULLIS_SKIP says so"; return 1; fi
   if ! has_cluster; then
-    skip "the tests on a real API server: they need Linux and Go, of which Kubernetes is built"
+    skip "the tests on a real API server: they need Linux, and Go to build Kubernetes"
     return 1
   fi
   use PORTCULLIS_TEST_CONTROLPLANE controlplane . cluster
@@ -226,7 +227,7 @@ cluster() {
   settle --test cluster
   use_cluster || return 0
   use_programs
-  # They wait more than they work.
+  # These tests mostly wait.
   tests "Cluster tests, on a real API server" \
     cargo test --locked --test cluster -- --test-threads 4 ${filter[@]+"${filter[@]}"}
 }

@@ -1,7 +1,6 @@
 """The agent of the demo: an MCP client that knows one URL and nothing else.
 
-In: the URL of an MCP server. Out: what the server answered, as plain values. It holds no credential for MLflow and
-judges nothing; demo.py asks MLflow itself whether what it was told is so.
+In: the URL of an MCP server. Out: the server's answers, as plain values. It holds no credential for MLflow and checks nothing; demo.py compares the answers with MLflow itself.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The demo: an agent works on a real MLflow through Portcullis, and MLflow itself is asked whether it is true.
+"""The demo: an agent works on a real MLflow through Portcullis, and the demo checks every step in MLflow itself.
 
-In: the built `portcullis`. Out: an account on standard output; exit status 1 if anything in it did not happen. run.sh
+In: the built `portcullis`. Out: a report on standard output; exit status 1 if any step in it failed. run.sh
 starts this with the Python that has MLflow, mlflow-mcp and the MCP client.
 """
 
@@ -21,11 +21,11 @@ from typing import Any
 from world import BIN, DemoError, World
 
 ALLOWED_PER_MINUTE = 30
-UNKNOWN_TOOL = -32602  # what the gateway, and the protocol, answer for a tool that does not exist
+UNKNOWN_TOOL = -32602  # the protocol's error code for a tool that does not exist
 
 
 class Account:
-    """What the reader sees, and the count of what held."""
+    """The printed report, and the number of checks that passed and failed."""
 
     def __init__(self) -> None:
         self.colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -64,7 +64,7 @@ def progress(text: str) -> None:
 
 
 async def until(happens: Any, seconds: float) -> Any:
-    """Polls until the function gives something, at most so long; gives what it gave last."""
+    """Polls until the function returns something or the time is up; returns the last result."""
     deadline = time.monotonic() + seconds
     while True:
         found = await asyncio.to_thread(happens)
@@ -74,7 +74,7 @@ async def until(happens: Any, seconds: float) -> Any:
 
 
 def prepare(world: World, account: Account) -> tuple[Any, Any]:
-    """Starts everything and fills MLflow. Gives a client of MLflow itself, and what is in there."""
+    """Starts everything and fills MLflow. Returns a client of MLflow itself, and the seeded data."""
     # Imported late: MLflow takes seconds, and the environment must be clean before.
     progress("Loading MLflow")
     from mlflow import MlflowClient
@@ -133,12 +133,12 @@ async def lists(world: World, account: Account, agent: Any, without: set[str], p
         account.line(f"{title:<26}{len(names):>9}{len(names & within):>18}")
     try:
         prompts = await agent.prompts()
-    except Exception as error:  # noqa: BLE001 - shown as what happened instead
+    except Exception as error:  # noqa: BLE001 - shown as the actual result
         prompts = [str(error)]
     account.line(f"{'prompts':<26}{len(prompts_without):>9}{len(prompts):>18}")
     account.check(
         (len(without), len(within)) == (40, 35) and within < without,
-        "mlflow-mcp offers 40 tools; the agent is shown 35 of them",
+        "mlflow-mcp offers 40 tools; the agent sees 35 of them",
         f"{len(without)} and {len(within)}",
     )
     account.check(
@@ -146,7 +146,7 @@ async def lists(world: World, account: Account, agent: Any, without: set[str], p
         f"the other 5 are those that delete: {', '.join(sorted(without - within))}",
         sorted(without - within),
     )
-    account.check(prompts == [] and len(prompts_without) > 0, "no prompt is offered, as the policy allows none", prompts)
+    account.check(prompts == [] and len(prompts_without) > 0, "no prompt is offered, because the policy allows none", prompts)
     return within
 
 
@@ -157,11 +157,11 @@ def catalogue(world: World) -> list[dict[str, Any]]:
 async def reads(account: Account, agent: Any, mlflow: Any, seed: Any) -> None:
     account.chapter("Reads are free")
     answer = await agent.call("get_run_metric", run_id=seed.best_run_id, metric_name="loss")
-    told = [(point.get("step"), point.get("value")) for point in answer.values if isinstance(point, dict)]
+    received = [(point.get("step"), point.get("value")) for point in answer.values if isinstance(point, dict)]
     history = await asyncio.to_thread(mlflow.get_metric_history, seed.best_run_id, "loss")
     true = [(metric.step, metric.value) for metric in history]
     account.check(
-        answer.ok and told == true and len(true) > 1,
+        answer.ok and received == true and len(true) > 1,
         f"get_run_metric: {len(true)} points of loss, {true[0][1]:.3f} → {true[-1][1]:.3f}, the same as in MLflow",
         answer.text[:200],
     )
@@ -189,7 +189,7 @@ async def writes(world: World, account: Account, agent: Any, mlflow: Any, seed: 
     )
     account.check(
         isinstance(wait, int) and 0 < wait <= 60_000 and "Retry after" in last.text,
-        f"the agent is told: “{last.text}”",
+        f"the answer to the agent: “{last.text}”",
         (last.text, wait),
     )
     tags = (await asyncio.to_thread(mlflow.get_experiment, seed.experiment_id)).tags
@@ -270,15 +270,17 @@ async def promotes(world: World, account: Account, agent: Any, mlflow: Any, seed
         call.cancel()
         return
     name = waiting[0]["metadata"]["name"]
-    # A person at a terminal is shown the call and asked; here the digest says which call was looked at.
+    # At a terminal, `approve` shows the call and asks; here the digest says which call was
+    # reviewed.
     seen = waiting[0]["spec"]["argumentsDigest"][:len("sha256:") + 16]
     account.dim(f"$ portcullis approvals approve {name} --yes --digest {seen} --reason 'lower loss'")
-    said = await asyncio.to_thread(
+    printed = await asyncio.to_thread(
         world.command, "approvals", "approve", name, "--yes", "--digest", seen, "--reason", "lower loss")
-    account.dim(said)
+    account.dim(printed)
     answer = await call
     if not answer.ok and answer.text.startswith("Approval pending"):
-        # The machine was slower than the hold; what the agent is told to do then.
+        # The machine was slower than the hold: the agent repeats the call, as the answer asks it
+        # to.
         answer = await promotion()
     now = await asyncio.to_thread(champion)
     account.check(
@@ -287,7 +289,7 @@ async def promotes(world: World, account: Account, agent: Any, mlflow: Any, seed
         (answer, now, executions()),
     )
 
-    # The same call once more: an approval is good for one execution.
+    # The same call once more: an approval is valid for one execution.
     await asyncio.to_thread(mlflow.set_registered_model_alias, seed.model, "champion", seed.champion)
     before += 1
     call = promotion()
@@ -307,7 +309,7 @@ async def promotes(world: World, account: Account, agent: Any, mlflow: Any, seed
     )
     account.check(
         "once is enough" in answer.text,
-        f"denied this time, the agent is told: “{answer.text}”",
+        f"denied this time, the answer to the agent: “{answer.text}”",
         answer.text,
     )
 

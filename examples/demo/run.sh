@@ -2,7 +2,7 @@
 # make demo: Portcullis between an agent and a real MLflow, on this machine, on loopback only.
 #
 #   make demo            shows the main job, checks every step in MLflow itself, and leaves nothing running
-#   make demo KEEP=1     leaves MLflow and the gateway running and says how to point your own agent at them
+#   make demo KEEP=1     leaves MLflow and the gateway running and shows how to point your own agent at them
 #
 # PORTCULLIS_BIN=PATH uses a program that is already built.
 set -euo pipefail
@@ -19,15 +19,15 @@ if [[ -z ${PORTCULLIS_BIN:-} ]] && ! command -v cargo >/dev/null; then
 fi
 command -v python3 >/dev/null || missing+="
   python3   install Python 3.11 or newer"
-[[ -z $missing ]] || die "the demo needs what this machine has not:$missing"
+[[ -z $missing ]] || die "the demo needs programs that are missing on this machine:$missing"
 
 printf '%s\n' "Installing MLflow and mlflow-mcp, once (about 900 MB; later runs find them in the cache)" >&2
 venv=$(bash tests/setup/install.sh mlflow-mcp)
 
 program=${PORTCULLIS_BIN:-}
 if [[ -z $program ]]; then
-  # The profile of `make test`, so that either finds what the other has built.
-  printf '%s\n' "Building portcullis, once (some minutes on the first run)" >&2
+  # The profile of `make test`, so that each reuses what the other has built.
+  printf '%s\n' "Building portcullis, once (a few minutes on the first run)" >&2
   program=$(cargo build --locked --bin portcullis --message-format=json-render-diagnostics |
     "$venv/bin/python" -c '
 import json, sys

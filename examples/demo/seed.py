@@ -64,7 +64,7 @@ def train(rows: list[list[float]], left: list[int], rate: float) -> tuple[list[t
 
 
 def seed(uri: str) -> Seed:
-    # It would tell for each version that it is being made.
+    # Otherwise it logs the creation of each version.
     logging.getLogger("mlflow.store.model_registry.abstract_store").setLevel(logging.WARNING)
     client = MlflowClient(tracking_uri=uri)
     experiment_id = client.create_experiment(EXPERIMENT)

@@ -1,7 +1,7 @@
-"""What the demo runs on: a folder of its own, an MLflow server, a gateway. Nothing of it outlives `close()`.
+"""The environment of the demo: a folder of its own, an MLflow server, a gateway. Nothing of it outlives `close()`.
 
 In: the programs to start. Out: their URLs, once they answer. Each is started in a process group of its own and stopped
-by the number of that group, so that nobody else's process is ever touched.
+by the number of that group, so that no other process is ever touched.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class DemoError(Exception):
-    """Why the demo cannot go on; the text is for people."""
+    """The reason why the demo cannot continue, as text for people."""
 
 
 def plain_environment() -> dict[str, str]:
-    """This environment without what could lead MLflow, or an HTTP client, away from this machine."""
+    """The environment without variables that could direct MLflow or an HTTP client to another machine."""
     env = {
         name: value
         for name, value in os.environ.items()
@@ -75,7 +75,7 @@ class World:
         return process
 
     def await_url(self, name: str, url: str, seconds: int, request: Callable[[str], bool]) -> None:
-        """Polls until the URL answers as it should; fails early if the process has ended."""
+        """Polls until the URL answers as expected; fails early if the process has ended."""
         process, log = next((p, log) for n, p, log in self._running if n == name)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -118,7 +118,7 @@ class World:
         return self.url
 
     def command(self, *words: str) -> str:
-        """Runs `portcullis …` as a person beside the gateway would, and gives what it prints."""
+        """Runs `portcullis …` as a person on the gateway's machine would, and returns its output."""
         done = subprocess.run(
             [self.portcullis, *words],
             env={**self.env, "PORTCULLIS_SOCKET": str(self.socket)},
@@ -131,7 +131,7 @@ class World:
         return done.stdout.strip()
 
     def requests(self, method: str, path: str) -> int:
-        """How many such requests MLflow has answered, by its own access log."""
+        """The number of such requests that MLflow has answered, by its own access log."""
         log = (self.folder / "mlflow.log").read_text(errors="replace")
         return log.count(f'"{method} /api/2.0/mlflow/{path} HTTP')
 
@@ -159,7 +159,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait(timeout=5)
-    # Whatever the leader of the group has left behind.
+    # Processes that the group's leader has left behind.
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):

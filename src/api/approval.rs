@@ -1,7 +1,7 @@
 //! McpApproval: one call that waits for a person.
 //!
-//! In: the document. Out: a typed request, its decision and its state. Must not do: compute digests or decide; the policy
-//! engine and the gateway do.
+//! In: the document. Out: a typed request, its decision and its state. Must not do: compute digests
+//! or decide; the policy engine and the gateway do.
 
 use super::Time;
 use jiff::Timestamp;
@@ -28,11 +28,11 @@ use serde::{Deserialize, Serialize};
         .message("consumedAt is permanent: the approved call was made, and a repeated call makes a new request"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.consumedAt) || (has(self.status) && has(self.status.consumedBy) == has(oldSelf.status.consumedBy) && (!has(self.status.consumedBy) || self.status.consumedBy == oldSelf.status.consumedBy))")
         .message("consumedBy is permanent once consumedAt is set"),
-    printcolumn(name = "Server", type_ = "string", json_path = ".spec.serverRef.name", description = "The server whose gateway asks"),
+    printcolumn(name = "Server", type_ = "string", json_path = ".spec.serverRef.name", description = "The server that the call is for"),
     printcolumn(name = "Tool", type_ = "string", json_path = ".spec.tool", description = "The tool that was called"),
     printcolumn(name = "Grant", type_ = "string", json_path = ".spec.grant", description = "The identity that called"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Where the request stands"),
-    printcolumn(name = "By", type_ = "string", json_path = ".spec.decision.by", description = "Who decided"),
+    printcolumn(name = "By", type_ = "string", json_path = ".spec.decision.by", description = "The user who decided"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -54,7 +54,8 @@ pub struct McpApprovalSpec {
     /// The whole arguments, redacted, control and bidirectional characters escaped.
     #[schemars(length(max = 4096))]
     pub arguments_preview: String,
-    /// Where the call goes: the server's URL, or its command and image, and the names of the credentials that it is given.
+    /// Where the call goes: the server's URL, or its command and image, and the names of the
+    /// credentials that it is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 8192))]
     pub upstream: Option<String>,
@@ -95,7 +96,7 @@ pub struct Decision {
     /// Who decided.
     #[schemars(length(min = 1, max = 512))]
     pub by: String,
-    /// Why; told to the agent when the call is denied.
+    /// The reason; the agent gets it when the call is denied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 1024))]
     pub reason: Option<String>,
@@ -127,15 +128,17 @@ pub struct McpApprovalStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Time")]
     pub consumed_at: Option<Time>,
-    /// The decision id, as the audit log has it, of the call that used the approval; permanent once set.
+    /// The decision id, as the audit log has it, of the call that used the approval; permanent once
+    /// set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 128))]
     pub consumed_by: Option<String>,
-    /// When the server that the call goes to was found to have changed: the approval is for nothing since.
+    /// When the server that the call goes to was found to have changed: the approval is for nothing
+    /// since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Time")]
     pub stale_at: Option<Time>,
-    /// When nobody asked for it any more: the call was cancelled, or its session ended.
+    /// When the request was withdrawn: the call was cancelled, or its session ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Time")]
     pub withdrawn_at: Option<Time>,
@@ -145,7 +148,7 @@ pub struct McpApprovalStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub enum Phase {
-    /// Nobody has decided yet.
+    /// Not decided yet.
     Pending,
     /// Approved and not yet used.
     Approved,
@@ -155,7 +158,7 @@ pub enum Phase {
     Expired,
     /// The server that the call goes to has changed since it was asked for.
     Stale,
-    /// The call was cancelled, or its session ended, before somebody decided.
+    /// The call was cancelled, or its session ended, before a decision.
     Withdrawn,
     /// The approved call was forwarded.
     Consumed,

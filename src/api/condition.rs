@@ -1,7 +1,8 @@
 //! Conditions: their types and reasons, as closed sets.
 //!
-//! In: what is true of an object. Out: Kubernetes conditions. Types and reasons come from enums, never from free text, so
-//! that alerts and scripts can rely on them. Must not do: decide what is true.
+//! In: the facts about an object. Out: Kubernetes conditions. Types and reasons come from enums,
+//! never from free text, so that alerts and scripts can rely on them. Must not do: decide what is
+//! true.
 
 use super::Time;
 use std::fmt;
@@ -35,57 +36,58 @@ macro_rules! named {
 named! {
     /// True, False or Unknown.
     ConditionStatus {
-        /// It is so.
+        /// The statement is true.
         True,
-        /// It is not so.
+        /// The statement is false.
         False,
-        /// Nobody can tell yet.
+        /// Not known yet.
         Unknown,
     }
 }
 
 named! {
-    /// What a condition is about.
+    /// The statement that a condition makes.
     ConditionType {
-        /// The spec is valid and can be carried out.
+        /// The spec is valid and can be enforced.
         Accepted,
         /// The latest reported listing of tools succeeded.
         UpstreamReady,
         /// Every policy that targets the server is accepted there.
         PoliciesAccepted,
-        /// Callers must prove who they are.
+        /// Callers must authenticate.
         Authenticated,
-        /// Refusals are carried out, not only recorded.
+        /// Refusals are enforced, not only recorded.
         Enforced,
         /// Limits survive a restart of the gateway.
         LimitsDurable,
         /// Every ready replica runs the revision in the status.
         Programmed,
-        /// All that is needed to serve calls is there.
+        /// Everything that serving calls needs is present.
         Ready,
-        /// Others change what the operator owns of the server; there only while True.
+        /// Others change the operator's objects of the server; present only while True.
         Tampered,
-        /// Rules of the policy are valid and probably do not do what their author means; there only while True.
+        /// Rules of the policy are valid but probably do not do what their author means; present
+        /// only while True.
         Doubtful,
-        /// Something is still being brought about (kstatus).
+        /// The operator has not finished applying the spec (kstatus).
         Reconciling,
-        /// Nothing more will happen until somebody changes something (kstatus).
+        /// The operator cannot continue until something changes (kstatus).
         Stalled,
     }
 }
 
 named! {
-    /// Why a condition is as it is.
+    /// Why a condition has its status.
     Reason {
         /// The object is valid.
         Accepted,
-        /// A child's name is taken by an object of somebody else's.
+        /// An object with a child's name belongs to another owner.
         NameConflict,
         /// The spec cannot be compiled.
         Invalid,
         /// The limits need counters that replicas share.
         SharedCountersNeeded,
-        /// The spec asks for something that this version does not do.
+        /// The spec asks for something that this version does not support.
         Unsupported,
         /// The policies of one server do not fit into one object.
         BundleTooLarge,
@@ -97,7 +99,7 @@ named! {
         Deleting,
         /// A policy is not accepted at the server.
         PolicyNotAccepted,
-        /// A policy that was never accepted closes the server: every call is refused.
+        /// A policy that has never been accepted closes the server: every call is refused.
         Closed,
         /// No policy allows anything at the server.
         NothingAllowed,
@@ -115,19 +117,19 @@ named! {
         Configured,
         /// Anyone may call.
         Anonymous,
-        /// An API key is refused, as it is too short.
+        /// An API key is refused because it is too short.
         KeyTooShort,
-        /// Tokens of an issuer are refused, as its keys are not there.
+        /// Tokens of an issuer are refused because its keys are missing.
         KeysUnavailable,
-        /// Nobody is admitted, as no authentication is configured.
+        /// Every caller is refused because no authentication is configured.
         NoAuthentication,
-        /// Refusals are carried out.
+        /// Refusals are enforced.
         Enforcing,
         /// Refusals are only recorded.
         AuditMode,
         /// There is no limit to keep.
         NoLimits,
-        /// Counters are kept outside of the gateway.
+        /// Counters are kept outside the gateway.
         Shared,
         /// Counters are kept in the gateway's memory.
         LocalCounters,
@@ -139,11 +141,11 @@ named! {
         NoReadyReplica,
         /// A gateway refused the bundle.
         BundleRejected,
-        /// Somebody else changed what the operator owns.
+        /// Another writer changed the operator's objects.
         ForeignChange,
         /// Nothing has been reported yet.
         Pending,
-        /// All that is needed is there.
+        /// Everything that is needed is present.
         Ready,
     }
 }
@@ -158,7 +160,8 @@ impl From<bool> for ConditionStatus {
     }
 }
 
-/// Builds one condition. `lastTransitionTime` is the previous one's unless the status changed, as `metav1.Condition` defines it.
+/// Builds one condition. `lastTransitionTime` is the previous one's unless the status changed, as
+/// `metav1.Condition` defines it.
 pub fn condition(
     kind: ConditionType,
     status: ConditionStatus,

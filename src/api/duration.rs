@@ -1,15 +1,17 @@
 //! Durations as people write them.
 //!
-//! In: a string such as `1h30m`. Out: a span of time. The form is GEP-2257's, extended by `d` for days of 24 hours, as a
-//! limit's window may be 31 days long. Must not do: accept fractions, signs or bare numbers.
+//! In: a string such as `1h30m`. Out: a span of time. The form is GEP-2257's, extended by `d` for
+//! days of 24 hours, as a limit's window may be 31 days long. Must not do: accept fractions, signs
+//! or bare numbers.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
 
-/// A duration such as `90s`, `1h30m` or `7d`: up to five groups of a number and one of `d`, `h`, `m`, `s`, `ms`.
+/// A duration such as `90s`, `1h30m` or `7d`: up to five groups of a number and one of `d`, `h`,
+/// `m`, `s`, `ms`.
 ///
-/// It keeps what was written, so that a spec reads back unchanged.
+/// It keeps the original text, so that a spec survives a round trip.
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -23,7 +25,7 @@ pub struct DurationString(
     pub String,
 );
 
-/// Why a string is no duration.
+/// Why a string is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is not a duration: write numbers with the units d, h, m, s or ms, for example `90s`, `1h30m` or `7d`"
@@ -36,7 +38,7 @@ impl DurationString {
         parse(&self.0).ok_or_else(|| DurationError(self.0.chars().take(40).collect()))
     }
 
-    /// What was written.
+    /// The original text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,7 +1,8 @@
-//! Objects that are read even when they cannot be understood, so that one of them never stops the others.
+//! Objects that are kept even when they cannot be parsed, so that one of them never stops the
+//! others.
 //!
-//! In: whatever the API server stores. Out: the typed object, or why there is none, with what a policy targets if that can be
-//! told. Must not do: guess at anything else.
+//! In: an object as the API server stores it. Out: the typed object, or why there is none, with the
+//! targets of a policy if they can be read. Must not do: guess at anything else.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,29 +19,29 @@ use super::raw::{self, Object, members, read};
 use crate::api::Unknown;
 use crate::api::policy::{LabelSelector, McpPolicy, McpPolicySpec, TargetRef};
 
-/// Bytes of a spec that is read: decoded, lists of small values take many times their text. A policy may have half of it, and
-/// the API server writes some characters as six.
+/// The maximum number of bytes of a spec: decoded, lists of small values take many times their
+/// text. A policy may have half of it, and the API server writes some characters as six.
 const LARGEST_SPEC: usize = 512 * 1024;
 
-/// An object, understood or not.
+/// An object, parsed or not.
 #[derive(Clone, Debug)]
 pub struct Loose<K>(Result<Arc<K>, Box<Undecoded>>);
 
-/// An object that is not what its kind should be.
+/// An object that does not conform to its kind.
 #[derive(Clone, Debug)]
 pub struct Undecoded {
     metadata: ObjectMeta,
     /// What is wrong, with the field.
     pub error: String,
     status: Option<Value>,
-    /// What it targets, if it is a policy.
+    /// Its targets, if it is a policy.
     target_refs: Vec<TargetRef>,
     target_selector: Option<LabelSelector>,
     namespace_selector: Option<LabelSelector>,
 }
 
 impl<K: Resource> Loose<K> {
-    /// The object, if it was understood.
+    /// The object, if it was parsed.
     pub fn object(&self) -> Result<&Arc<K>, &Undecoded> {
         self.0.as_ref().map_err(|undecoded| &**undecoded)
     }
@@ -52,7 +53,7 @@ impl<K: Resource> Loose<K> {
         }
     }
 
-    /// The status, which `of` takes out of an object that was understood.
+    /// The status, which `of` takes out of a parsed object.
     pub fn status<S: DeserializeOwned + Clone>(&self, of: impl Fn(&K) -> &Option<S>) -> Option<S> {
         match &self.0 {
             Ok(object) => of(object).clone(),
@@ -76,7 +77,7 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Loose<K> {
                 "spec: this has {size} bytes and may have {LARGEST_SPEC}"
             )),
             _ => object.value(&[]).and_then(|value| {
-                // Left out means the default, and an empty value in a template must not.
+                // An absent field means the default; an empty value in a template must not.
                 if let Some(path) = value.get("spec").and_then(nulls::first) {
                     return Err(format!("{path} is null: write a value or remove the field"));
                 }
@@ -139,8 +140,8 @@ impl Undecoded {
         serde_json::from_value(self.status.clone()?).ok()
     }
 
-    /// The policy with nothing but its targets, as far as they can be read: enough to know which servers must not go on
-    /// without it.
+    /// The policy with only its targets, as far as they can be read: enough to know which servers
+    /// must not continue without it.
     pub fn targets_only(&self) -> McpPolicy {
         McpPolicy {
             metadata: self.metadata.clone(),
@@ -159,7 +160,7 @@ impl Undecoded {
     }
 }
 
-/// The servers that are named, whatever else is said of them: one reference that is wrong does not hide the others.
+/// The named servers: one invalid reference does not hide the others.
 fn target_refs(text: Option<&RawValue>) -> Vec<TargetRef> {
     let items: Vec<&RawValue> = text
         .and_then(|text| serde_json::from_str(text.get()).ok())
@@ -177,9 +178,10 @@ fn target_refs(text: Option<&RawValue>) -> Vec<TargetRef> {
     items.iter().filter_map(target).collect()
 }
 
-/// The labels that are asked for; one that cannot be read is not, as the policy then concerns more servers rather than fewer.
+/// The labels of the selector; an unreadable one is left out, so that the policy concerns more
+/// servers rather than fewer.
 fn selector(text: &RawValue) -> Option<LabelSelector> {
-    // What is not an object is as if it were not there.
+    // A value that is not an object counts as absent.
     text.get().starts_with('{').then(|| {
         let labels = members(text).remove("matchLabels").map(members);
         LabelSelector {

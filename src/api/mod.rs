@@ -1,8 +1,9 @@
 //! The custom resources of `portcullis.dev/v1alpha1`.
 //!
-//! In: what a person wrote, as JSON or YAML. Out: typed objects, and the CRD that makes an API server refuse a bad one.
-//! Must not do: any I/O, or decide anything; a spec that is read and written again is the same document, so that bundles
-//! carry it verbatim.
+//! In: a person's document, as JSON or YAML. Out: typed objects, and the CRD that makes an API
+//! server refuse a bad one.
+//! Must not do: any I/O, or decide anything; a spec that is read and written again is the same
+//! document, so that bundles carry it verbatim.
 
 pub mod approval;
 pub mod condition;
@@ -32,8 +33,8 @@ pub const VERSION: &str = "v1alpha1";
 /// `apiVersion` as it is written in documents.
 pub const API_VERSION: &str = "portcullis.dev/v1alpha1";
 
-/// The definitions of all three kinds, as an API server takes them: [`definitions`], and each optional field of what people
-/// write is refused when it is null.
+/// The definitions of all three kinds for an API server: [`definitions`], with rules that refuse
+/// null in every optional field that people write.
 pub fn crds() -> [CustomResourceDefinition; 3] {
     let mut crds = definitions();
     // Only gateways write McpApprovals.
@@ -59,10 +60,11 @@ fn schemas(crd: &mut CustomResourceDefinition) -> impl Iterator<Item = &mut JSON
         .filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut())
 }
 
-/// The definitions as they follow from the types.
+/// The definitions, generated from the types.
 ///
-/// Descriptions inside of embedded core types are left out: they are Kubernetes' own, and with them the definition of
-/// McpServer comes near the 262,144 bytes that `kubectl apply` can keep in its annotation.
+/// Descriptions inside embedded core types are left out: they are Kubernetes' own, and with them
+/// the definition of McpServer comes near the 262,144 bytes that `kubectl apply` can keep in its
+/// annotation.
 pub fn definitions() -> [CustomResourceDefinition; 3] {
     let mut crds = [
         server::McpServer::crd(),
@@ -103,7 +105,8 @@ fn shorten_core_types(schema: &mut JSONSchemaProps) {
     }
 }
 
-/// Whether the type of a property is one of Kubernetes' own. McpPolicy has a list of rules that is called resources too.
+/// Whether the type of a property is one of Kubernetes' own. McpPolicy has a list of rules that is
+/// also called resources.
 fn is_core(name: &str, schema: &JSONSchemaProps) -> bool {
     let is_rules = name == "resources" && schema.type_.as_deref() == Some("array");
     CORE.contains(&name) && !is_rules
@@ -136,7 +139,7 @@ pub enum Risk {
     Execute,
     /// Spends money.
     Financial,
-    /// Loses something that cannot be brought back.
+    /// Loses something that cannot be restored.
     Destructive,
 }
 
@@ -161,7 +164,7 @@ impl Risk {
         }
     }
 
-    /// The severity of a tool of this class for which none is stated.
+    /// The severity of a tool of this class without a stated severity.
     pub const fn default_severity(self) -> Severity {
         match self {
             Risk::Read => Severity::Low,
@@ -186,11 +189,11 @@ impl fmt::Display for Risk {
 pub enum Severity {
     /// Hardly matters.
     Low,
-    /// Has to be put right.
+    /// Has to be corrected.
     Medium,
     /// Reaches production or costs money.
     High,
-    /// Cannot be put right.
+    /// Cannot be corrected.
     Critical,
 }
 
@@ -218,7 +221,7 @@ impl fmt::Display for Severity {
 pub enum Switch {
     /// Refuse.
     Deny,
-    /// Let it through.
+    /// Allow it.
     Allow,
 }
 
@@ -253,7 +256,7 @@ pub struct SecretRef {
     pub name: String,
 }
 
-/// Violations by what the caller was told; the kinds are disjoint.
+/// Violations by the answer to the caller; the kinds are disjoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(inline)]
@@ -268,11 +271,11 @@ pub struct ViolationCounts {
     pub limited: i64,
     /// Calls answered as pending, denied or expired approvals.
     pub unapproved: i64,
-    /// Calls forwarded although Audit rules refuse them; not part of the total.
+    /// Calls forwarded although Audit rules would refuse them; not part of the total.
     pub audited: i64,
 }
 
-/// What became of a call that counts as a violation.
+/// The outcome of a call that counts as a violation.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -305,7 +308,7 @@ pub struct RecentViolation {
     pub policy: String,
     /// The rule of that policy, or `(default)`.
     pub rule: String,
-    /// What became of the call.
+    /// The outcome of the call.
     pub outcome: ViolationOutcome,
 }
 

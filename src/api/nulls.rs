@@ -1,9 +1,10 @@
 //! Null in the place of an optional field.
 //!
-//! In: a definition's schema; an object's spec. Out: a schema with which the API server keeps a null and refuses it in words;
-//! the first null of a spec. An API server drops a null where a schema does not say `nullable`, without a word: a template
-//! that leaves the value after `names:` or `when:` empty would otherwise become a rule for every tool. Must not do: touch
-//! Kubernetes' own types inside of a spec, which keep their meaning.
+//! In: a definition's schema; an object's spec. Out: a schema with which the API server keeps a
+//! null and refuses it with a message; the first null of a spec. An API server silently drops a
+//! null where a schema does not say `nullable`: a template that leaves the value after `names:` or
+//! `when:` empty would otherwise become a rule for every tool. Must not do: touch Kubernetes' own
+//! types inside a spec, which keep their meaning.
 
 use super::is_core;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -45,9 +46,10 @@ fn refusal(name: &str) -> ValidationRule {
     }
 }
 
-/// The path of the first null in a spec that no type of Kubernetes' own contains, such as `spec.rules[0].names`.
+/// The path of the first null in a spec that no type of Kubernetes' own contains, such as
+/// `spec.rules[0].names`.
 ///
-/// A definition of an earlier release drops nulls, and one that somebody changed may keep them.
+/// A definition of an earlier release drops nulls, and a modified one may keep them.
 pub(super) fn first(spec: &Value) -> Option<String> {
     fn find(value: &Value, path: String) -> Option<String> {
         match value {

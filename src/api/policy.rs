@@ -1,7 +1,8 @@
-//! McpPolicy: what callers may do with the tools, prompts and resources of the servers that it targets.
+//! McpPolicy: what callers may do with the tools, prompts and resources of the servers that it
+//! targets.
 //!
-//! In: the document. Out: a typed spec that serializes back to what was written. Must not do: compile globs or conditions;
-//! that is the policy engine's.
+//! In: the document. Out: a typed spec that serializes back to the same document. Must not do:
+//! compile globs or conditions; that is the policy engine's.
 
 mod names;
 mod rule;
@@ -60,7 +61,7 @@ use std::{collections::BTreeMap, fmt};
         name = "Violations",
         type_ = "integer",
         json_path = ".status.violations.total",
-        description = "Calls that the policy did not let through"
+        description = "Calls that the policy refused"
     ),
     printcolumn(
         name = "Age",
@@ -81,31 +82,34 @@ pub struct McpPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "LabelSelector")]
     pub target_selector: Option<LabelSelector>,
-    /// With targetSelector, only servers in namespaces with these labels, of which `kubernetes.io/metadata.name` is the
-    /// name. For guardrails, whose targetSelector reaches every namespace.
+    /// With targetSelector: only servers in namespaces with these labels; the label
+    /// `kubernetes.io/metadata.name` is the namespace's name. For guardrails, whose targetSelector
+    /// reaches every namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "LabelSelector")]
     pub namespace_selector: Option<LabelSelector>,
-    /// Enforce decides calls; Audit only records what it would refuse.
+    /// Enforce decides calls; Audit only records the calls that it would refuse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Mode", extend("default" = "Enforce"))]
     pub mode: Option<Mode>,
-    /// What happens to tools that no rule decides. Unset is no opinion.
+    /// What happens to tools that no rule matches. If unset, the policy has no default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DefaultAction")]
     pub default_action: Option<DefaultAction>,
-    /// Rules for tools. All that match apply together; the strictest action wins, whatever their order.
+    /// Rules for tools. All matching rules apply together, and the strictest action wins; their
+    /// order does not matter.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     // `rule::` because the derive brings its own `Rule` into scope.
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub rules: Vec<rule::Rule>,
-    /// Rules for prompts. What no rule of any policy matches is hidden.
+    /// Rules for prompts. Prompts that no rule of any policy matches are hidden.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub prompts: Vec<PromptRule>,
-    /// Rules for resources and resource templates. What no rule of any policy matches is hidden.
+    /// Rules for resources and resource templates. Those that no rule of any policy matches are
+    /// hidden.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -113,12 +117,12 @@ pub struct McpPolicySpec {
 }
 
 impl McpPolicySpec {
-    /// The mode, Enforce where none is written.
+    /// The mode, Enforce if unset.
     pub fn mode(&self) -> Mode {
         self.mode.unwrap_or(Mode::Enforce)
     }
 
-    /// Whether it says nothing about any call.
+    /// Whether it has no effect on any call.
     pub fn is_empty(&self) -> bool {
         self.default_action.is_none()
             && self.rules.is_empty()
@@ -206,7 +210,7 @@ pub struct LabelSelector {
 pub enum Mode {
     /// The policy decides calls.
     Enforce,
-    /// The policy records what it would refuse.
+    /// The policy only records the calls that it would refuse.
     Audit,
 }
 
@@ -219,7 +223,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// What a rule does; the order is that of strictness, so that the greatest wins.
+/// The action of a rule; ordered by strictness, so that the greatest wins.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -229,9 +233,9 @@ pub enum Action {
     Allow,
     /// Forward the call once a person has approved it.
     RequireApproval,
-    /// Refuse the call and tell why.
+    /// Refuse the call with the reason.
     Deny,
-    /// Act as if there were no such tool.
+    /// Act as if the tool did not exist.
     Hide,
 }
 
@@ -253,7 +257,7 @@ impl fmt::Display for Action {
     }
 }
 
-/// What happens to tools that no rule decides; ordered by strictness like [`Action`].
+/// What happens to tools that no rule matches; ordered by strictness like [`Action`].
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -261,9 +265,9 @@ impl fmt::Display for Action {
 pub enum DefaultAction {
     /// Forward the call.
     Allow,
-    /// Refuse the call and tell why.
+    /// Refuse the call with the reason.
     Deny,
-    /// Act as if there were no such tool.
+    /// Act as if the tool did not exist.
     Hide,
 }
 

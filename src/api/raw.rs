@@ -1,8 +1,9 @@
-//! One object of the API server's as text, each part of which is read by itself.
+//! One object of the API server as text; each part of it is read on its own.
 //!
-//! In: any JSON, however deep. Out: the parts that can be read, each without touching the others. Must not do: fail for what is
-//! inside. The API server keeps values nested thousands of levels deep where a schema preserves what it does not know, and
-//! serde_json refuses more than 127; skipping them costs it no stack.
+//! In: any JSON, however deep. Out: the parts that can be read, each without touching the others.
+//! Must not do: fail because of another part's content. The API server keeps values nested
+//! thousands of levels deep where a schema preserves unknown fields, and serde_json refuses more
+//! than 127 levels; skipping them uses no stack.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +12,11 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-/// An object as it was sent.
+/// An object, unparsed.
 ///
-/// It is read from text only where nobody buffers it first: not out of a flattened or an untagged type. kube's lists hold
-/// items as they are, and its watch events too, as the API server writes an event's `type` before its `object`.
+/// Deserializing it needs the original text, so it must not be inside a flattened or an untagged
+/// type, which buffer. kube's lists keep items as text, and so do its watch events, because the API
+/// server writes an event's `type` before its `object`.
 pub struct Object(Box<RawValue>);
 
 /// The members of an object, as text.
@@ -26,17 +28,17 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
-/// The members of an object; none if it is no object.
+/// The members of an object; none if it is not an object.
 pub fn members(text: &RawValue) -> Members<'_> {
     serde_json::from_str(text.get()).unwrap_or_default()
 }
 
-/// What a text holds, if it is of that type.
+/// The value of a text, if it has that type.
 pub fn read<T: for<'de> Deserialize<'de>>(text: &RawValue) -> Option<T> {
     serde_json::from_str(text.get()).ok()
 }
 
-/// What a text holds, or what is wrong with it.
+/// The value of a text, or what is wrong with it.
 fn value(text: &RawValue) -> Result<Value, String> {
     serde_json::from_str(text.get()).map_err(|error| {
         let error = error.to_string();
@@ -48,7 +50,8 @@ fn value(text: &RawValue) -> Result<Value, String> {
     })
 }
 
-/// Steps down to what cannot be read, for a message: as deep as `spec.rules[0].limits[0].unknown`.
+/// The steps of the path to an unreadable part, for a message: as deep as
+/// `spec.rules[0].limits[0].unknown`.
 const STEPS: usize = 6;
 
 /// The path to the first part that cannot be read, and what is wrong with it.
@@ -71,7 +74,7 @@ fn fault(mut path: String, mut text: &RawValue, mut error: String) -> String {
         path.push_str(&step);
         (text, error) = (part, why);
     }
-    // Lists in lists say nothing.
+    // Lists within lists add nothing.
     while path.ends_with(']')
         && let Some(at) = path.rfind('[')
     {
@@ -85,7 +88,8 @@ impl Object {
         members(&self.0)
     }
 
-    /// The metadata without what nobody here reads; what of it cannot be read is left out.
+    /// The metadata without the fields that Portcullis does not read; unreadable fields are left
+    /// out.
     pub fn metadata(&self) -> ObjectMeta {
         let metadata = self.members().remove("metadata").map(thin);
         let metadata = metadata.unwrap_or_default();
@@ -102,7 +106,8 @@ impl Object {
         serde_json::from_value(Value::Object(readable)).unwrap_or_default()
     }
 
-    /// All of it but the members `without`, its metadata as thin as [`Object::metadata`]; or what is wrong with which member.
+    /// The object except the members `without`, its metadata reduced as in [`Object::metadata`]; or
+    /// the unreadable member and its error.
     pub fn value(&self, without: &[&str]) -> Result<Value, String> {
         let mut object = Map::new();
         for (key, text) in self.members() {
@@ -119,8 +124,8 @@ impl Object {
     }
 }
 
-/// Metadata without what is as large, and as deep, as the rest of the object: who manages which field, and `kubectl apply`'s
-/// copy of the object.
+/// Metadata without the parts that are as large, and as deep, as the rest of the object: managed
+/// fields, and `kubectl apply`'s copy of the object.
 fn thin(metadata: &RawValue) -> Map<String, Value> {
     let mut thin: Map<String, Value> = members(metadata)
         .into_iter()
@@ -144,12 +149,12 @@ mod tests {
         }
     }
 
-    /// A value so many lists deep.
+    /// A value nested in that number of lists.
     fn deep(levels: usize) -> String {
         format!("{}{}", "[".repeat(levels), "]".repeat(levels))
     }
 
-    /// An object whose spec is so deep, and whose metadata too.
+    /// An object whose spec and metadata are nested that deep.
     fn object(levels: usize) -> String {
         let deep = deep(levels);
         format!(

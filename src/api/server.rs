@@ -1,7 +1,7 @@
 //! McpServer: an MCP server under guard, and how its gateway reaches and exposes it.
 //!
-//! In: the document. Out: a typed spec that serializes back to what was written. Must not do: resolve Secrets or dial
-//! anything.
+//! In: the document. Out: a typed spec that serializes back to the same document. Must not do:
+//! resolve Secrets or dial anything.
 
 mod gateway;
 mod status;
@@ -31,23 +31,24 @@ use std::collections::BTreeMap;
     namespaced,
     status = "McpServerStatus",
     derive = "PartialEq",
-    doc = "An MCP server under guard, with the gateway that agents call instead of it.",
+    doc = "A protected MCP server, and the gateway that agents call instead of it.",
     validation = Rule::new("size(self.metadata.name) <= 52 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must be at most 52 characters of a-z, 0-9 and -, starting with a letter and not ending with -, so that the names of the gateway's objects fit"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the gateway serves calls"),
     printcolumn(name = "URL", type_ = "string", json_path = ".status.url", description = "The URL to give to agents"),
     printcolumn(name = "Visible", type_ = "string", json_path = ".status.tools.summary", description = "Tools that some caller can list, of all tools"),
     printcolumn(name = "Policies", type_ = "integer", json_path = ".status.policyCount", description = "Policies in force"),
-    printcolumn(name = "Violations", type_ = "integer", json_path = ".status.violations.total", description = "Calls that were not let through"),
+    printcolumn(name = "Violations", type_ = "integer", json_path = ".status.violations.total", description = "Calls that were refused"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision", description = "Revision of the bundle that should be in force", priority = 1),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision", description = "Revision of the bundle that the gateways should enforce", priority = 1),
     printcolumn(name = "Replicas", type_ = "string", json_path = ".status.replicas.summary", description = "Replicas that enforce the revision, of all replicas", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 pub struct McpServerSpec {
-    /// The server under guard; exactly one of http and stdio.
+    /// The protected server; exactly one of http and stdio.
     pub upstream: Upstream,
-    /// Enforce carries refusals out; Audit forwards everything and records what would be refused.
+    /// Enforce refuses calls; Audit forwards everything and records the calls that would be
+    /// refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Enforcement", extend("default" = "Enforce"))]
     pub enforcement: Option<Enforcement>,
@@ -60,50 +61,50 @@ pub struct McpServerSpec {
     #[schemars(length(max = 512))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub tools: Vec<ToolOverride>,
-    /// What the server may ask of clients.
+    /// The requests that the server may send to clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ClientFeatures")]
     pub client_features: Option<ClientFeatures>,
-    /// Whether clients get what the server writes for their model about itself. Absent drops it for callers from whom
-    /// anything of the server is hidden, as it names tools.
+    /// Whether clients get the server's instructions for their model. If absent, they are dropped
+    /// for callers from whom anything of the server is hidden, because they name tools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Instructions")]
     pub instructions: Option<Instructions>,
-    /// Who may call. Absent admits nobody.
+    /// The callers that are admitted. If absent, every caller is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Authentication")]
     pub authentication: Option<Authentication>,
-    /// Where limits are counted; in the gateway's memory if absent.
+    /// The storage for the counters of limits; the gateway's memory if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Counters")]
     pub counters: Option<Counters>,
-    /// What the audit log holds.
+    /// The content of the audit log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Audit")]
     pub audit: Option<Audit>,
-    /// How the gateway runs and is reached.
+    /// The gateway's pods and addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Gateway", extend("default" = serde_json::Map::new()))]
     pub gateway: Option<Gateway>,
 }
 
 impl McpServerSpec {
-    /// The enforcement, Enforce where none is written.
+    /// The enforcement, Enforce if unset.
     pub fn enforcement(&self) -> Enforcement {
         self.enforcement.unwrap_or(Enforcement::Enforce)
     }
 
-    /// The catalogue, MLflow where none is written.
+    /// The catalogue, MLflow if unset.
     pub fn catalog(&self) -> Catalog {
         self.catalog.unwrap_or(Catalog::MLflow)
     }
 
-    /// What the server may ask of clients, nothing where none is written.
+    /// The requests that the server may send to clients, none if unset.
     pub fn client_features(&self) -> ClientFeatures {
         self.client_features.clone().unwrap_or_default()
     }
 
-    /// What the audit log holds of arguments, their keys where nothing is written.
+    /// The part of arguments in the audit log, their keys if unset.
     pub fn audit_arguments(&self) -> AuditArguments {
         self.audit
             .as_ref()
@@ -111,7 +112,7 @@ impl McpServerSpec {
             .unwrap_or(AuditArguments::Keys)
     }
 
-    /// What becomes of calls that cannot be recorded: they are refused where nothing is written.
+    /// What happens to calls that cannot be recorded: refused if unset.
     pub fn audit_on_failure(&self) -> AuditFailure {
         self.audit
             .as_ref()
@@ -119,7 +120,7 @@ impl McpServerSpec {
             .unwrap_or(AuditFailure::Deny)
     }
 
-    /// The gateway's settings, all defaults where none are written.
+    /// The gateway's settings, all defaults if unset.
     pub fn gateway(&self) -> Gateway {
         self.gateway.clone().unwrap_or_default()
     }
@@ -142,13 +143,13 @@ impl McpServerSpec {
     }
 }
 
-/// Whether refusals are carried out.
+/// Whether the gateway enforces decisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub enum Enforcement {
-    /// Refusals are carried out.
+    /// Calls are refused.
     Enforce,
-    /// Everything is forwarded, refusals are recorded.
+    /// Everything is forwarded, and refusals are recorded.
     Audit,
 }
 
@@ -162,7 +163,7 @@ pub enum Catalog {
     None,
 }
 
-/// What is different about one tool.
+/// Overrides for one tool.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
@@ -193,8 +194,8 @@ pub struct ToolOverride {
         inner(length(min = 1, max = 512), regex(pattern = "^(/([^~/]|~0|~1)*)+$"))
     )]
     pub redact: Vec<String>,
-    /// Canonical forms of its arguments, by name, instead of the catalogue's. Where a rule reads the argument, another spelling
-    /// is refused.
+    /// Canonical forms of its arguments, by name, instead of the catalogue's. If a rule reads the
+    /// argument, any other spelling is refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub arguments: BTreeMap<String, ArgumentForm>,
@@ -204,12 +205,13 @@ pub struct ToolOverride {
     pub unknown: Unknown,
 }
 
-/// The one form in which an argument is written.
+/// The only accepted form of an argument.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 pub struct ArgumentForm {
-    /// A regular expression (RE2) that the whole value matches, for example `0|[1-9][0-9]*`; in a list, each element.
+    /// A regular expression (RE2) that the whole value matches, for example `0|[1-9][0-9]*`; in a
+    /// list, each element.
     #[schemars(length(min = 1, max = 1024))]
     pub pattern: String,
     /// Keys that this version does not know.
@@ -218,29 +220,30 @@ pub struct ArgumentForm {
     pub unknown: Unknown,
 }
 
-/// What becomes of the server's instructions.
+/// What happens to the server's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub enum Instructions {
     /// Every caller gets them.
     Pass,
-    /// Nobody gets them.
+    /// No caller gets them.
     Drop,
 }
 
-/// What the server may ask of clients. Deny strips the capability and refuses the server's request.
+/// The requests that the server may send to clients. Deny strips the capability and refuses the
+/// request.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientFeatures {
-    /// Asking the client's model.
+    /// Requests to the client's model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Switch", extend("default" = "Deny"))]
     pub sampling: Option<Switch>,
-    /// Asking the client's user.
+    /// Requests to the client's user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Switch", extend("default" = "Deny"))]
     pub elicitation: Option<Switch>,
-    /// Asking for the client's file roots.
+    /// Requests for the client's file roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Switch", extend("default" = "Deny"))]
     pub roots: Option<Switch>,
@@ -263,7 +266,7 @@ impl ClientFeatures {
     }
 }
 
-/// Where limits are counted.
+/// The storage for the counters of limits.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counters {
@@ -277,7 +280,7 @@ pub struct Counters {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RedisCounters {
-    /// Where its URL is, password included.
+    /// The source of its URL, password included.
     pub url_secret_ref: SecretKeyRef,
     /// What happens to limited calls while it cannot be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -286,13 +289,13 @@ pub struct RedisCounters {
 }
 
 impl RedisCounters {
-    /// What happens while it cannot be reached, Deny where nothing is written.
+    /// What happens while it cannot be reached, Deny if unset.
     pub fn on_unavailable(&self) -> Switch {
         self.on_unavailable.unwrap_or(Switch::Deny)
     }
 }
 
-/// What the audit log holds.
+/// The content of the audit log.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Audit {
@@ -300,19 +303,20 @@ pub struct Audit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "AuditArguments", extend("default" = "Keys"))]
     pub arguments: Option<AuditArguments>,
-    /// What becomes of calls while the audit log cannot be written: Deny refuses them, Continue forwards them unrecorded.
+    /// What happens to calls while the audit log cannot be written: Deny refuses them, Continue
+    /// forwards them unrecorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "AuditFailure", extend("default" = "Deny"))]
     pub on_failure: Option<AuditFailure>,
 }
 
-/// What becomes of calls that cannot be recorded.
+/// What happens to calls that cannot be recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub enum AuditFailure {
     /// They are refused.
     Deny,
-    /// They are forwarded; what was lost is counted.
+    /// They are forwarded, and lost records are counted.
     Continue,
 }
 
@@ -324,6 +328,6 @@ pub enum AuditArguments {
     None,
     /// The names of the top-level arguments.
     Keys,
-    /// Everything but what is redacted.
+    /// Everything except redacted values.
     Full,
 }

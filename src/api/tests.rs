@@ -1,4 +1,5 @@
-//! The types against the documents in the design: what is written comes back, and defaults agree with serde's.
+//! The types against the documents in the design: documents survive a round trip, and defaults
+//! agree with serde's.
 
 use super::{
     approval::{McpApproval, McpApprovalStatus},

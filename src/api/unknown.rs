@@ -1,7 +1,8 @@
 //! Keys that the schema does not know.
 //!
-//! In: objects whose unknown keys were kept. Out: each such key with its path. A misspelt key must never loosen a rule, and
-//! most GitOps tools apply without strict validation, so these objects keep what they do not know instead of pruning it.
+//! In: objects whose unknown keys were kept. Out: each such key with its path. A misspelt key must
+//! never loosen a rule, and most GitOps tools apply without strict validation, so these objects
+//! keep unknown keys instead of pruning them.
 
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt};
@@ -9,7 +10,7 @@ use std::{collections::BTreeMap, fmt};
 /// Unknown keys of one object, kept by `serde(flatten)`.
 pub type Unknown = BTreeMap<String, Value>;
 
-/// A key that no field has, with the path to it, for example `spec.rules[2].tools.nmaes`.
+/// An unknown key, with the path to it, for example `spec.rules[2].tools.nmaes`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnknownField {
     /// Path from the object's root to the key, the key included.

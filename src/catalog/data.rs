@@ -1,7 +1,7 @@
 //! The tools of the known MLflow MCP servers, as their `tools/list` gives them.
 //!
-//! In: nothing. Out: one row a tool and server. Must not do: hold anything that a server claims about its own risk; MCP's
-//! annotations are claims of the server under guard.
+//! In: nothing. Out: one row a tool and server. Must not do: contain a server's claims about its
+//! own risk; MCP's annotations are claims of the protected server.
 
 use super::{Entry, Recommended, Server};
 use crate::api::{Risk, Severity};
@@ -285,7 +285,7 @@ pub(super) static ENTRIES: [Entry; 66] = [
         Write,
         High,
         Approve,
-        "Moves an alias to another version: whoever loads the model by that alias gets it with the next load.",
+        "Moves an alias to another version: everything that loads the model by that alias gets it with the next load.",
         &["alias", "name", "version"],
     ),
     entry(

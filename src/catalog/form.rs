@@ -1,9 +1,11 @@
 //! Canonical forms of the arguments of known tools: as MLflow compares them on its stores.
 //!
-//! In: a tool and an argument. Out: the one form in which rules read it, where MLflow takes several spellings for the same.
-//! MLflow runs `int()` on versions and experiment ids (`07`, `0_7`, ` 7` and `７` are 7), folds the case of stages, and keeps names
-//! in columns without a collation of their own: on MySQL, `Churn`, `chürn` and, by the collation, `churn ` with a space are the
-//! model `churn`. Some names go into filter strings between quotes, so quotes are in no form. Must not do: decide.
+//! In: a tool and an argument. Out: the canonical form that rules read, if MLflow treats several
+//! spellings as the same value. MLflow runs `int()` on versions and experiment ids (`07`, `0_7`, `
+//! 7` and `７` are 7), folds the case of stages, and keeps names in columns without a collation of
+//! their own: on MySQL, `Churn`, `chürn` and, by the collation, `churn ` with a space are the model
+//! `churn`. Some names go into filter strings between quotes, so no form allows quotes. Must not
+//! do: decide.
 
 use super::{Entry, Server};
 use serde::Serialize;
@@ -83,7 +85,8 @@ impl Form {
 }
 
 impl Entry {
-    /// The form of an argument; none where every text is another value to MLflow, or the schema lists all values.
+    /// The form of an argument; none where every text is another value to MLflow, or the schema
+    /// lists all values.
     pub fn form(&self, argument: &str) -> Option<Form> {
         if !self.properties.contains(&argument) {
             return None;
@@ -115,8 +118,8 @@ impl Entry {
     }
 }
 
-/// Arguments that are text to MLflow as they stand: every spelling is another value, or the schema lists them all. Kept so that
-/// a new argument is looked at before it is taken for one of these.
+/// Arguments that are text to MLflow as they stand: every spelling is another value, or the schema
+/// lists them all. Kept so that a new argument must be examined before it counts as one of these.
 #[cfg(test)]
 pub(super) const FREE: [&str; 31] = [
     "archive_existing",

@@ -1,10 +1,11 @@
 //! Risk classes of the tools of the known MLflow MCP servers.
 //!
-//! In: a tool's name and the names of its input properties. Out: its class, why it has it, and the rule that is recommended
-//! for it. Must not do: believe what a server says about its own tools, or decide a call.
+//! In: a tool's name and the names of its input properties. Out: its class, the reason for it, and
+//! the recommended rule. Must not do: trust a server's claims about its own tools, or decide a
+//! call.
 //!
-//! Three names are in both servers with different inputs, so a name can have several forms. Overrides and pins of an
-//! McpServer come on top; the policy engine applies them.
+//! Three names are in both servers with different inputs, so a name can have several forms.
+//! Overrides and pins of an McpServer come on top; the policy engine applies them.
 
 mod data;
 mod form;
@@ -18,7 +19,7 @@ use crate::api::{
 use serde::Serialize;
 use std::{collections::BTreeSet, fmt};
 
-/// A server whose tools are known.
+/// A server with known tools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Server {
     /// PyPI `mlflow-mcp`.
@@ -41,7 +42,7 @@ impl Server {
         }
     }
 
-    /// The release whose tools were read off.
+    /// The release that the data describes.
     pub const fn release(self) -> &'static str {
         match self {
             Server::MlflowMcp => "mlflow-mcp 0.4.1",
@@ -180,7 +181,8 @@ pub enum Known {
     No,
     /// A known server has this tool with these inputs.
     Yes(&'static Entry),
-    /// A known server has a tool of this name with other inputs; the strictest form's class still holds.
+    /// A known server has a tool of this name with other inputs; the strictest form's class still
+    /// holds.
     Drifted(&'static Entry),
 }
 

@@ -1,4 +1,4 @@
-//! The data against the real servers' listings and against the classes that the design fixes.
+//! Compares the data with the real servers' listings and with the expected classes.
 
 use super::*;
 use crate::api::Risk::*;
@@ -61,7 +61,8 @@ fn a_listed_tool_is_found_in_the_form_of_its_own_server() {
     for (server, text) in FIXTURES {
         for (name, properties) in listed(text) {
             match find(&name, properties.iter().map(String::as_str)) {
-                // delete_run and delete_experiment look the same in both servers, so either form is right.
+                // delete_run and delete_experiment look the same in both servers, so either form is
+                // right.
                 Known::Yes(entry) => assert!(
                     entry.server == server || lookup(&name).count() == 2,
                     "{name}"

@@ -1,7 +1,7 @@
-//! `portcullis catalog [TOOL]`: what is known about the tools of the known MLflow MCP servers.
+//! `portcullis catalog [TOOL]`: the built-in data about the tools of the known MLflow MCP servers.
 //!
-//! In: the name of a tool, or nothing. Out: a table, YAML or JSON; `docs/tools.md` comes from the same data. Must not do:
-//! ask a server.
+//! In: the name of a tool, or nothing. Out: a table, YAML or JSON; `docs/tools.md` comes from the
+//! same data. Must not do: ask a server.
 
 use crate::{
     api::policy::Rule,
@@ -34,17 +34,17 @@ pub enum Format {
     Json,
 }
 
-/// Why nothing was printed.
+/// Why the command printed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No known server has such a tool.
+    /// No known server has a tool of that name.
     #[error(
         "no known MLflow MCP server has a tool `{name}`{hint}; `portcullis catalog` lists them all"
     )]
     UnknownTool {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// The nearest name, if one is near.
+        /// The most similar name, if one is similar.
         hint: String,
     },
     /// The data could not be written in this form.

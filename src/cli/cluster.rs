@@ -1,6 +1,7 @@
-//! What commands read of a cluster, with the rights of whoever runs them.
+//! Reads resources of a cluster, with the rights of the user who runs the command.
 //!
-//! In: a context of the kubeconfig. Out: the resources that it holds. Must not do: write; what is checked is checked by a dry run.
+//! In: a context of the kubeconfig. Out: the resources that it holds. Must not do: write; checks
+//! are dry runs.
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -17,10 +18,10 @@ use super::output::Failure;
 use crate::api::loose::Loose;
 use crate::policy::target::Labels;
 
-/// Who checks fields in `managedFields` of a dry run.
+/// The field manager of dry runs.
 const MANAGER: &str = "portcullis-validate";
 
-/// Which cluster, and where in it
+/// The cluster and the namespace
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ClusterArgs {
     /// Ask the cluster of this context of the kubeconfig; an empty name is the current context
@@ -34,7 +35,7 @@ pub struct ClusterArgs {
     pub namespace: Option<String>,
 }
 
-/// A cluster and a place in it.
+/// A cluster and a namespace in it.
 pub struct Cluster {
     client: Client,
     namespace: String,
@@ -42,7 +43,7 @@ pub struct Cluster {
 }
 
 impl ClusterArgs {
-    /// The cluster that was asked for; None if none was.
+    /// The cluster that the options name, if they name one.
     ///
     /// # Errors
     /// When there is no such context, or its credentials cannot be used.
@@ -90,15 +91,16 @@ async fn connect(args: &ClusterArgs, context: &str) -> Result<(Client, String), 
 }
 
 impl Cluster {
-    /// Where objects without a namespace belong.
+    /// The namespace of objects without one.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// Every object of a kind, in one namespace or all of them. One that cannot be understood is told and left out.
+    /// Every object of a kind, in one namespace or all of them. An object that cannot be parsed is
+    /// left out, with a warning.
     ///
     /// # Errors
-    /// When the API server does not give them.
+    /// When the API server does not return them.
     pub fn list<K>(&self, namespace: Option<&str>) -> Result<Vec<K>, Failure>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -117,7 +119,7 @@ impl Cluster {
             let page = self
                 .runtime
                 .block_on(api.list(&params))
-                .map_err(|error| told(&K::plural(&()), &error))?;
+                .map_err(|error| read_failure(&K::plural(&()), &error))?;
             for item in page.items {
                 match item.object() {
                     Ok(object) => objects.push(K::clone(object)),
@@ -143,23 +145,23 @@ impl Cluster {
     /// The labels of a namespace; None if there is no such namespace.
     ///
     /// # Errors
-    /// When the API server does not give it.
+    /// When the API server does not return it.
     pub fn namespace_labels(&self, name: &str) -> Result<Option<Labels>, Failure> {
         let api: Api<Namespace> = Api::all(self.client.clone());
         let object = self.runtime.block_on(api.get_opt(name)).map_err(|error| {
             Failure::new(format!(
-                "namespace {name} cannot be read: {error}; a policy selects by labels of namespaces, so ask for the right to get \
-                 them, or add the Namespace manifest"
+                "namespace {name} cannot be read: {error}; a policy selects by labels of namespaces, so ask for the \
+                right to get namespaces, or add the Namespace manifest"
             ))
         })?;
         Ok(object.map(|object| object.metadata.labels.unwrap_or_default()))
     }
 
-    /// Whether the API server would take an object: its schema, its rules and every admission policy, and nothing is stored.
-    /// The inner error is what it says.
+    /// Whether the API server would accept an object (its schema, its rules and every admission
+    /// policy), without storing it. The inner error is the API server's message.
     ///
     /// # Errors
-    /// When the API server cannot be asked.
+    /// When the API server does not answer.
     pub fn would_take<K>(&self, object: &K) -> Result<Result<(), String>, Failure>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -177,7 +179,7 @@ impl Cluster {
             .validation_strict();
         let name = metadata.name.clone().unwrap_or_default();
         let mut document = object.clone();
-        // What this program made up for use without a cluster.
+        // These are invented for use without a cluster.
         document.meta_mut().uid = None;
         document.meta_mut().generation = None;
         match self
@@ -186,12 +188,12 @@ impl Cluster {
         {
             Ok(_) => Ok(Ok(())),
             Err(kube::Error::Api(status)) => Ok(Err(status.message.clone())),
-            Err(error) => Err(told(&K::plural(&()), &error)),
+            Err(error) => Err(read_failure(&K::plural(&()), &error)),
         }
     }
 }
 
-fn told(plural: &str, error: &kube::Error) -> Failure {
+fn read_failure(plural: &str, error: &kube::Error) -> Failure {
     let hint = match error {
         kube::Error::Api(status) if status.code == 404 => {
             "; are the definitions of Portcullis installed there?"

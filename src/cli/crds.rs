@@ -1,6 +1,7 @@
 //! `portcullis crds`: the custom resource definitions, as YAML.
 //!
-//! In: nothing. Out: the three definitions, to be piped into `kubectl apply -f -`. `crds/*.yaml` are this output, cut up.
+//! In: nothing. Out: the three definitions, to be piped into `kubectl apply -f -`. `crds/*.yaml`
+//! are this output, cut up.
 //! Must not do: talk to a cluster.
 
 use crate::api;
@@ -25,7 +26,8 @@ pub enum Error {
 /// One definition as a YAML document, without a leading `---`.
 pub fn yaml(crd: &CustomResourceDefinition) -> Result<String, Error> {
     let failed = |e: String| Error::Yaml(crd.metadata.name.clone().unwrap_or_default(), e);
-    // Through a value, so that keys come out sorted and the file does not depend on the order of fields in the types.
+    // Through a value, so that keys come out sorted and the file does not depend on the order of
+    // fields in the types.
     let value = serde_json::to_value(crd).map_err(|e| failed(e.to_string()))?;
     serde_saphyr::to_string(&value).map_err(|e| failed(e.to_string()))
 }

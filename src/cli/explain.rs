@@ -1,7 +1,7 @@
-//! `portcullis explain`: what would become of a call, and why, rule by rule.
+//! `portcullis explain`: how a call would be decided, and why, rule by rule.
 //!
-//! In: files, a tool, arguments, a caller. Out: the decision of the very engine that the gateway uses, with its trace. Exit
-//! code 0 whatever the decision is.
+//! In: files, a tool, arguments, a caller. Out: the decision of the engine that the gateway uses,
+//! with its trace. Exit code 0 for every decision.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,41 +10,41 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::output::{Failure, Output, columns, print, print_data};
+use super::project::Project;
 use super::tools;
-use super::world::World;
 use crate::policy::bundle::Bundle;
 use crate::policy::cases::{self, Verdict};
 use crate::policy::explain::Step;
 use crate::policy::{Bound, Call, compile};
 
-/// Print the decision on a call and how it came about
+/// Print the decision on a call and the rules that led to it
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A file or a directory of YAML files; may be given several times
     #[arg(short, long = "filename", required = true, value_name = "FILE|DIR")]
     filename: Vec<PathBuf>,
-    /// The tool that is called
+    /// The name of the tool
     #[arg(long)]
     tool: String,
     /// The call's arguments, a JSON object
     #[arg(long, value_name = "JSON", default_value = "{}")]
     args: String,
-    /// Who calls: key:NAME, serviceaccount:NAMESPACE/NAME, jwt:PROVIDER/CLAIM or anonymous
+    /// The caller: key:NAME, serviceaccount:NAMESPACE/NAME, jwt:PROVIDER/CLAIM or anonymous
     #[arg(long, value_name = "GRANT", default_value = "anonymous")]
     caller: String,
-    /// The server, where the files hold several
+    /// The server, if the files define several
     #[arg(long, value_name = "[NAMESPACE/]NAME")]
     server: Option<String>,
-    /// A saved tools/list result of the server; without it tools are known by name only
+    /// A saved tools/list result of the server; without it only the names of tools are known
     #[arg(long, value_name = "FILE")]
     listing: Option<PathBuf>,
     /// Policies in this namespace are guardrails over all servers
     #[arg(long, default_value = "portcullis-system", value_name = "NAMESPACE")]
     operator_namespace: String,
-    /// Show rules that do not select the tool too
+    /// Also show rules that do not select the tool
     #[arg(long)]
     all: bool,
-    /// How to print
+    /// The output format
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
@@ -71,7 +71,7 @@ struct Explanation<'a> {
     trace: Vec<&'a Step>,
 }
 
-/// Compiles a bundle for a command, or says all that is wrong with it.
+/// Compiles a bundle for a command, or lists every mistake in it.
 pub(super) fn bound(
     bundle: &Bundle,
     listing: &[crate::policy::Definition],
@@ -89,9 +89,9 @@ pub(super) fn bound(
     Ok(Bound::new(&Arc::new(program), listing))
 }
 
-/// Reads files for a command that needs them right.
-pub(super) fn world(paths: &[PathBuf], operator_namespace: &str) -> Result<World, Failure> {
-    World::load(paths, operator_namespace).map_err(|findings| {
+/// Reads files for a command that needs them to be valid.
+pub(super) fn project(paths: &[PathBuf], operator_namespace: &str) -> Result<Project, Failure> {
+    Project::load(paths, operator_namespace).map_err(|findings| {
         let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
         Failure {
             message: format!("the files have errors:\n{}", lines.join("\n")),
@@ -105,13 +105,13 @@ pub(super) fn world(paths: &[PathBuf], operator_namespace: &str) -> Result<World
 /// # Errors
 /// [`Failure`] when the files or arguments cannot be used.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let world = world(&args.filename, &args.operator_namespace)?;
-    let server = &world.server(args.server.as_deref())?.object;
+    let project = project(&args.filename, &args.operator_namespace)?;
+    let server = &project.server(args.server.as_deref())?.object;
     let listing = match &args.listing {
         Some(path) => tools::listing(path)?,
         None => tools::assumed(std::slice::from_ref(&args.tool)),
     };
-    let bound = bound(&world.whole_bundle(server)?, &listing)?;
+    let bound = bound(&project.whole_bundle(server)?, &listing)?;
     let caller =
         cases::caller(&args.caller).map_err(|why| Failure::new(format!("--caller: {why}")))?;
     match crate::json::parse(args.args.as_bytes()) {
@@ -136,7 +136,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         .iter()
         .filter(|step| args.all || step.result != crate::policy::explain::StepResult::OtherTool)
         .collect();
-    let (namespace, name) = super::world::name_of(&server.metadata);
+    let (namespace, name) = super::project::name_of(&server.metadata);
     let explanation = Explanation {
         server: format!("{namespace}/{name}"),
         tool: &args.tool,
@@ -198,7 +198,7 @@ fn show(explanation: &Explanation<'_>) -> Result<(), Failure> {
     };
     text.push_str(&format!("\n  tool: {}, {listed}\n", class.trim_end()));
     if let Some(withheld) = explanation.withheld {
-        text.push_str(&format!("  hidden from everybody: {withheld}\n"));
+        text.push_str(&format!("  hidden from all callers: {withheld}\n"));
     }
     for limit in &explanation.limits {
         text.push_str(&format!("  limit: {limit}\n"));
@@ -220,10 +220,7 @@ fn show(explanation: &Explanation<'_>) -> Result<(), Failure> {
             ]
         })
         .collect();
-    text.push_str(&columns(
-        &["Policy", "Rule", "Action", "What it said"],
-        &rows,
-    ));
+    text.push_str(&columns(&["Policy", "Rule", "Action", "Result"], &rows));
     if rows.is_empty() {
         text.push_str("No rule selects this tool.\n");
     }

@@ -1,8 +1,9 @@
 //! `portcullis import`: another product's policy as McpPolicies.
 //!
-//! In: a PolicyLayer `policy.json` or an Intercept YAML. Out: the McpPolicies as YAML on standard output, and on standard error
-//! what has no equivalent, with its place in the file. Exit code 0 when it could be imported, 1 when it could not, or with
-//! `--strict` when something is denied because it could not be carried over.
+//! In: a PolicyLayer `policy.json` or an Intercept YAML. Out: the McpPolicies as YAML on standard
+//! output, and on standard error every part without an equivalent, with its place in the file. Exit
+//! code 0 when the file was imported, 1 when it was not, or with `--strict` when a part that could
+//! not be imported denies its tool.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -19,10 +20,11 @@ pub struct Args {
     /// The McpServer that the policy is for; a policy reaches only servers in its own namespace
     #[arg(long, default_value = "mlflow", value_name = "[NAMESPACE/]NAME")]
     server: String,
-    /// Exit with code 1 if anything is denied because it could not be carried over; the policy is printed all the same
+    /// Exit with code 1 if a part could not be imported and denies its tool; the policy is still
+    /// printed
     #[arg(long)]
     strict: bool,
-    /// How to print
+    /// The output format
     #[arg(short, long, value_enum, default_value_t = Output::Yaml)]
     output: Output,
 }
@@ -30,7 +32,8 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// Code 1 when the file is not a policy that is known, and with `--strict` when something was closed.
+/// Code 1 when the file is not a known kind of policy, and with `--strict` when a part of it was
+/// closed.
 pub fn run(args: Args) -> Result<(), Failure> {
     let shown = visible(&args.file.display().to_string());
     let text = read(&args.file)
@@ -62,7 +65,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
     if namespace.is_none() {
         eprintln!(
-            "note: the policy has no namespace; it must be in that of the McpServer, which --server NAMESPACE/{server} writes"
+            "note: the policy has no namespace, and it must be in the namespace of the McpServer; name both with \
+            --server NAMESPACE/{server}"
         );
     }
     let policies: Vec<McpPolicy> = imported
@@ -97,34 +101,35 @@ pub fn run(args: Args) -> Result<(), Failure> {
         0 => Ok(()),
         closed if args.strict => Err(Failure {
             message: format!(
-                "--strict: {closed} place(s) of {shown} could not be carried over and deny calls; see the lines marked `closed`"
+                "--strict: {closed} place(s) of {shown} could not be imported and deny calls; see the lines marked \
+                `closed`"
             ),
             code: 1,
         }),
         closed => {
             eprintln!(
-                "note: {closed} place(s) could not be carried over and deny calls; see the lines marked `closed`"
+                "note: {closed} place(s) could not be imported and deny calls; see the lines marked `closed`"
             );
             Ok(())
         }
     }
 }
 
-/// The whole of a file, or why not.
+/// The content of a file, or why it cannot be read.
 fn read(file: &Path) -> std::io::Result<String> {
     let source: Box<dyn Read> = match file.as_os_str() == "-" {
         true => Box::new(std::io::stdin()),
         false => Box::new(std::fs::File::open(file)?),
     };
     let mut text = String::new();
-    // One byte more than may be there, so that a longer file is refused and not cut.
+    // One byte more than the limit, so that a longer file is refused and not truncated.
     source
         .take(MAX_BYTES as u64 + 1)
         .read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// Places that are listed of a note that is about many.
+/// The number of places that a note about several of them lists.
 const LISTED: usize = 8;
 
 fn line(file: &str, note: &Note) -> String {

@@ -1,6 +1,7 @@
 //! The subcommands of `portcullis`, one file each.
 //!
-//! In: parsed arguments. Out: text for people or scripts, and an exit code. Must not do: decide anything itself.
+//! In: parsed arguments. Out: text for people or scripts, and an exit code. Must not do: decide
+//! anything itself.
 
 pub mod approvals;
 pub mod catalog;
@@ -9,13 +10,13 @@ pub mod crds;
 pub mod explain;
 pub mod import;
 pub mod output;
+pub mod project;
 pub mod serve;
 pub mod socket;
 pub mod status;
 pub mod test;
 pub mod tools;
 pub mod validate;
-pub mod world;
 
 use self::output::Failure;
 

@@ -13,13 +13,13 @@ pub enum Output {
     Table,
     /// More columns, where the command has them.
     Wide,
-    /// The whole, as YAML.
+    /// Complete, as YAML.
     Yaml,
-    /// The whole, as JSON.
+    /// Complete, as JSON.
     Json,
 }
 
-/// A command's failure: what went wrong and what to do, and the exit code.
+/// A command's failure: what went wrong, what to do next, and the exit code.
 #[derive(Debug)]
 pub struct Failure {
     /// Shown after `error: `.
@@ -38,7 +38,7 @@ impl Failure {
     }
 }
 
-/// Prints a value as YAML or JSON on standard output; tables are the command's own.
+/// Prints a value as YAML or JSON on standard output; each command prints its own tables.
 ///
 /// # Errors
 /// When it cannot be written.
@@ -50,7 +50,7 @@ pub fn print_data<T: Serialize>(value: &T, output: Output) -> Result<(), Failure
             crate::protocol::text::plain_json(&text).into_owned() + "\n"
         }
         _ => {
-            // By way of JSON, so that both have the same keys in the same order.
+            // Through JSON, so that both have the same keys in the same order.
             let value =
                 serde_json::to_value(value).map_err(|error| Failure::new(error.to_string()))?;
             yaml(value)?
@@ -59,10 +59,10 @@ pub fn print_data<T: Serialize>(value: &T, output: Output) -> Result<(), Failure
     print(&text)
 }
 
-/// A value as YAML in which every character that a terminal acts on, or does not show, is written as an escape.
+/// A value as YAML in which characters that a terminal interprets or does not show are escaped.
 fn yaml(mut value: Value) -> Result<String, Failure> {
     let mut set_aside = SetAside {
-        // Nobody who wrote the text can know it.
+        // Random, so that no author of the text can know it.
         mark: uuid::Uuid::new_v4().simple().to_string(),
         texts: Vec::new(),
     };
@@ -95,7 +95,8 @@ impl SetAside {
 
     fn take_text(&mut self, text: &mut String) {
         if text.chars().any(|c| c != '\n' && hidden(c)) {
-            // A letter first and last: a plain scalar, and no number of another text is its beginning.
+            // A letter first and last: it is a plain scalar, and never a prefix of another text's
+            // marker.
             let mark = format!("x{}n{}x", self.mark, self.texts.len());
             self.texts.push(std::mem::replace(text, mark));
         }
@@ -129,7 +130,7 @@ fn double_quoted(text: &str) -> String {
     out
 }
 
-/// Writes to standard output. A reader that has gone, as `head` does, ends the program quietly.
+/// Writes to standard output. A reader that stops early, as `head` does, ends the program quietly.
 ///
 /// # Errors
 /// Any other failure.
@@ -145,7 +146,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Rows under headings, in kubectl's manner: no lines, two spaces at least between columns.
+/// Rows under headings, as kubectl prints them: no lines, at least two spaces between columns.
 pub fn columns(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = comfy_table::Table::new();
     table
@@ -168,7 +169,7 @@ pub fn columns(headings: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A cell is no wider than this; `-o yaml` has the whole.
+/// The maximum width of a cell; `-o yaml` has the complete text.
 const CELL: usize = 120;
 
 fn cut(cell: &str) -> String {
@@ -178,8 +179,8 @@ fn cut(cell: &str) -> String {
     }
 }
 
-/// A text that came from elsewhere, as a terminal may show it: no control characters, none that change direction or are not
-/// shown.
+/// A text from outside, made safe for a terminal: without control characters, invisible characters
+/// and characters that change the text's direction.
 pub fn visible(text: &str) -> String {
     let shown = |c| if hidden(c) { '\u{fffd}' } else { c };
     text.chars().map(shown).collect()

@@ -1,8 +1,9 @@
 //! `portcullis serve`: the gateways of some files, on this machine, without a cluster.
 //!
-//! In: files, an address. Out: a gateway for each McpServer at `/NAME/mcp`, stdio servers as child processes, approvals and
-//! status over a Unix socket. Files are read again when they change; what is wrong then is told and changes nothing. Nothing
-//! is half-started: either all that the files ask for runs, or the command ends and leaves nothing behind.
+//! In: files, an address. Out: a gateway for each McpServer at `/NAME/mcp`, stdio servers as child
+//! processes, approvals and status over a Unix socket. Files are reloaded when they change;
+//! mistakes in them are reported and change nothing. Startup is all or nothing: either everything
+//! that the files define runs, or the command ends and leaves nothing behind.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -15,8 +16,8 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::output::{Failure, plural};
+use super::project::{Accepted, Finding, Name, Project};
 use super::socket;
-use super::world::{Accepted, Finding, Name, World};
 use crate::api::policy::McpPolicyStatus;
 use crate::api::server::McpServer;
 use crate::gateway::approvals::{Approvals, Memory};
@@ -48,10 +49,10 @@ use self::setup::report_readers;
 
 /// How long servers may take to list their tools before the table is shown without them.
 const FIRST_LISTING: Duration = Duration::from_secs(90);
-/// Calls under way are waited for this long when it ends.
+/// The time that calls in flight get at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Guard MCP servers on this machine, from the same YAML that a cluster uses
+/// Protect MCP servers on this machine, with the same YAML that a cluster uses
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A file or a directory of YAML files; may be given several times
@@ -60,13 +61,16 @@ pub struct Args {
     /// Where MCP clients connect; each server is at /NAME/mcp
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
-    /// A folder of Secrets, as Kubernetes mounts them: DIR/NAMESPACE/NAME/KEY; it is read again when it changes
+    /// A folder of Secrets, as Kubernetes mounts them: DIR/NAMESPACE/NAME/KEY; it is read again
+    /// when it changes
     #[arg(long, value_name = "DIR")]
     secrets: Option<PathBuf>,
-    /// Set a variable of stdio servers over what their YAML says; may be given several times
+    /// Set an environment variable of stdio servers, overriding their YAML; may be given several
+    /// times
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// Run stdio servers as this user (a name, a number, or UID:GID), who then cannot read or decide anything here; needs root
+    /// Run stdio servers as this user (a name, a number, or UID:GID), which keeps them from reading
+    /// keys and deciding approvals; needs root
     #[arg(long, value_name = "USER")]
     server_user: Option<String>,
     /// Policies in this namespace are guardrails over all servers
@@ -78,13 +82,14 @@ pub struct Args {
     /// Serve /metrics, /report, /livez and /readyz here
     #[arg(long, value_name = "ADDRESS:PORT")]
     admin_listen: Option<SocketAddr>,
-    /// A file with the bearer token that may read /report; without it nobody may
+    /// A file with the bearer token for /report; without it /report is closed
     #[arg(long, value_name = "FILE", requires = "admin_listen")]
     report_token_file: Option<PathBuf>,
-    /// The socket for `status` and `approvals` [default: $PORTCULLIS_SOCKET or $XDG_RUNTIME_DIR/portcullis/serve.sock]
+    /// The socket for `status` and `approvals` [default: $PORTCULLIS_SOCKET or
+    /// $XDG_RUNTIME_DIR/portcullis/serve.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// How the log on standard error is written
+    /// The format of the log on standard error
     #[arg(long, value_enum, default_value_t)]
     log_format: logging::Format,
 }
@@ -99,12 +104,13 @@ fn variable(text: &str) -> Result<(String, String), String> {
 /// Runs until Ctrl-C or SIGTERM.
 ///
 /// # Errors
-/// [`Failure`] when it could not start; nothing is left running then.
+/// [`Failure`] when it could not start; it then leaves nothing running.
 pub fn run(args: Args) -> Result<(), Failure> {
     logging::start(args.log_format, "warn,portcullis=info");
     keep_memory_private().map_err(|error| {
         Failure::new(format!(
-            "the system does not let this process close its memory to others, so every server could read your keys: {error}"
+            "the system does not let this process protect its memory from other processes, so every server could read \
+            your keys: {error}"
         ))
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -123,22 +129,22 @@ struct Served {
     sequence: u64,
     environment: EnvironmentKey,
     created: Timestamp,
-    /// What should be in force; differs from what is only while a change is refused.
+    /// The wanted configuration; it differs from the enforced one only while a change is refused.
     wanted: Bundle,
 }
 
-type EnvironmentKey = (super::world::FileSecrets, BTreeMap<String, String>);
+type EnvironmentKey = (super::project::FileSecrets, BTreeMap<String, String>);
 
 /// What changes while serving.
 struct State {
-    world: World,
+    project: Project,
     accepted: Accepted,
     served: BTreeMap<Name, Served>,
-    /// What is wrong with the files as they are now; shown by `status` too.
+    /// The mistakes in the current files; `status` shows them too.
     findings: Vec<Finding>,
     policies_created: HashMap<Name, Timestamp>,
     policy_statuses: HashMap<Name, McpPolicyStatus>,
-    /// Servers whose newest form is not in force, and why.
+    /// Servers whose newest version is not in force, and why.
     refusals: HashMap<Name, Refusal>,
 }
 
@@ -157,22 +163,22 @@ struct Serving {
 
 async fn serve(args: Args) -> Result<(), Failure> {
     let mut watched = Watched::new(&args.filename, args.secrets.as_deref());
-    let mut world = World::load(&args.filename, &args.operator_namespace)
+    let mut project = Project::load(&args.filename, &args.operator_namespace)
         .map_err(|findings| failed(&findings))?;
     let folder = secrets::read(args.secrets.as_deref()).map_err(Failure::new)?;
     if !folder.errors.is_empty() {
         return Err(Failure::new(folder.errors.join("\n")));
     }
-    let told = world
+    let warnings = project
         .take_secrets(folder.secrets, std::env::vars_os())
         .map_err(Failure::new)?;
-    for told in told {
-        eprintln!("warning: {told}");
+    for warning in warnings {
+        eprintln!("warning: {warning}");
     }
-    for ignored in &world.ignored {
+    for ignored in &project.ignored {
         eprintln!("note: {ignored}");
     }
-    let findings = world.findings();
+    let findings = project.findings();
     for warning in findings
         .iter()
         .filter(|finding| finding.level == Level::Warning)
@@ -182,12 +188,12 @@ async fn serve(args: Args) -> Result<(), Failure> {
     if findings.iter().any(|finding| finding.level == Level::Error) {
         return Err(failed(&findings));
     }
-    if world.servers.is_empty() {
+    if project.servers.is_empty() {
         return Err(Failure::new(
-            "these files hold no McpServer; add one, as examples/quickstart/server.yaml shows",
+            "these files contain no McpServer; add one, as examples/quickstart/server.yaml shows",
         ));
     }
-    paths(&world)?;
+    paths(&project)?;
 
     let server_user = match &args.server_user {
         Some(named) => Some(user::find(named).map_err(Failure::new)?),
@@ -196,10 +202,10 @@ async fn serve(args: Args) -> Result<(), Failure> {
     raise_files();
     orphans::adopt().map_err(|error| {
         Failure::new(format!(
-            "the system does not let this process adopt what its servers leave behind: {error}"
+            "the system does not let this process adopt processes that its servers leave behind: {error}"
         ))
     })?;
-    // Everything that can be in use by others is taken before any child process is started.
+    // Acquire everything that another program may hold before starting any child process.
     let mut signals = Signals::new()?;
     let listener = bind(args.listen, "--listen")?;
     let admin_listener = match args.admin_listen {
@@ -231,7 +237,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
         memory,
         routes: Arc::new(Routes::default()),
         state: Mutex::new(State {
-            world: World::default(),
+            project: Project::default(),
             accepted: Accepted::default(),
             served: BTreeMap::new(),
             findings: Vec::new(),
@@ -246,7 +252,8 @@ async fn serve(args: Args) -> Result<(), Failure> {
     });
     let stop = CancellationToken::new();
     let stopping = stop.clone();
-    // Before the servers are asked for their tools: one whose URL leads back here is answered, and named, at once.
+    // Before the servers list their tools, so that a server whose URL leads back here gets an
+    // answer, and is named, at once.
     let http = tokio::spawn(crate::gateway::listener::serve(
         listener,
         Arc::clone(&serving.routes),
@@ -259,10 +266,10 @@ async fn serve(args: Args) -> Result<(), Failure> {
         serving.shutdown().await;
         orphans_stop.cancel();
         if let Err(error) = orphans.await {
-            tracing::error!(%error, "what the servers left behind was not ended");
+            tracing::error!(%error, "some processes that the servers left behind were not ended");
         }
     };
-    let result = start(&serving, world, &mut signals).await;
+    let result = start(&serving, project, &mut signals).await;
     if let Err(failure) = result {
         stop.cancel();
         end(&serving).await;
@@ -285,9 +292,9 @@ async fn serve(args: Args) -> Result<(), Failure> {
 
     let expiry = tokio::spawn(Arc::clone(&serving.memory).record_expiries());
     let reload = async {
-        let mut every = tokio::time::interval(files::EVERY);
+        let mut poll = tokio::time::interval(files::POLL_INTERVAL);
         loop {
-            every.tick().await;
+            poll.tick().await;
             if watched.changed() {
                 serving.reload().await;
             }
@@ -298,7 +305,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
         () = reload => {}
     }
     eprintln!(
-        "\nStopping; waiting for calls under way (at most {} s) …",
+        "\nStopping; waiting for calls in flight (at most {} s) …",
         GRACE.as_secs()
     );
     stopping.cancel();
@@ -314,8 +321,12 @@ async fn serve(args: Args) -> Result<(), Failure> {
 }
 
 /// Starts every gateway and waits for their tools, then shows the table.
-async fn start(serving: &Arc<Serving>, world: World, signals: &mut Signals) -> Result<(), Failure> {
-    let findings = serving.put(world).await;
+async fn start(
+    serving: &Arc<Serving>,
+    project: Project,
+    signals: &mut Signals,
+) -> Result<(), Failure> {
+    let findings = serving.put(project).await;
     if findings.iter().any(|finding| finding.level == Level::Error) {
         return Err(failed(&findings));
     }
@@ -346,11 +357,13 @@ async fn start(serving: &Arc<Serving>, world: World, signals: &mut Signals) -> R
             .is_some_and(|snapshot| snapshot.server.spec.upstream.stdio.is_some())
         {
             return Err(Failure::new(format!(
-                "McpServer {server}: its command did not start to speak MCP: {problem}\n  The log above has what it wrote; try the command of spec.upstream.stdio by hand."
+                "McpServer {server}: its command did not start to speak MCP: {problem}\n  The log above has its \
+                output; try the command of spec.upstream.stdio by hand."
             )));
         }
         eprintln!(
-            "warning: McpServer {server}: {problem}\n  It is tried again until it answers; calls are answered with an error until then."
+            "warning: McpServer {server}: {problem}\n  The gateway retries until it answers; until then, calls are \
+            answered with an error."
         );
     }
     eprint!("{}", table::start(&serving.lock(), serving.address));

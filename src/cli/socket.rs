@@ -1,10 +1,13 @@
-//! The Unix socket between `portcullis serve` and the commands on the same machine: HTTP/1.1, JSON bodies.
+//! The Unix socket between `portcullis serve` and the commands on the same machine: HTTP/1.1, JSON
+//! bodies.
 //!
-//! `GET /status` gives the resources with their status, `GET /approvals` a list of McpApprovals, and
-//! `POST /approvals/NAME` takes `{"verdict": "Approved"|"Denied", "digest"?: "sha256:…", "reason"?: "…"}`. To approve, the digest
-//! that the person has seen is needed, so that nothing else can be approved under that name. Who decides is the user at the other end
-//! of the socket, as the kernel says, never what the request says. The socket is 0600 in a folder that is 0700, and processes
-//! that `serve` has started, the guarded servers and theirs, are refused ([`peer`]).
+//! `GET /status` gives the resources with their status, `GET /approvals` a list of McpApprovals,
+//! and `POST /approvals/NAME` takes `{"verdict": "Approved"|"Denied", "digest"?: "sha256:…",
+//! "reason"?: "…"}`. Approving needs the digest that the person has seen, so that nothing else can
+//! be approved under that name. The deciding user is the one that the kernel names for the other
+//! end of the socket, never one that the request names. The socket is 0600 in a folder that is
+//! 0700, and processes that `serve` has started, the guarded servers and theirs, are refused
+//! ([`peer`]).
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -29,23 +32,23 @@ mod peer;
 
 use self::peer::{Refused, Ticks};
 
-/// A request body is a decision; this is more than any needs.
+/// A request body is a decision; no decision is longer.
 const MAX_BODY: usize = 64 << 10;
-/// Between two pieces of a request, and for all of one.
-const IDLE: std::time::Duration = std::time::Duration::from_secs(5);
-const WITHIN: std::time::Duration = std::time::Duration::from_secs(20);
-/// Until a command that has only just started connects again.
-const AGAIN: std::time::Duration = std::time::Duration::from_millis(15);
+/// The time between two pieces of a request, and for a whole request.
+const IDLE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+const REQUEST_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(20);
+/// The wait before a command that has only just started connects again.
+const RECONNECT_DELAY: std::time::Duration = std::time::Duration::from_millis(15);
 
 /// The body of `POST /approvals/NAME`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DecisionRequest {
-    /// What was decided.
+    /// The verdict.
     pub verdict: Verdict,
-    /// The digest of what was decided on; it must be given to approve.
+    /// The digest of the arguments; required to approve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// Why; told to the agent when the call is denied.
+    /// The reason; the agent gets it when the call is denied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -53,38 +56,38 @@ pub struct DecisionRequest {
 /// Every error body.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Problem {
-    /// What is wrong and what to do.
+    /// What is wrong and what to do next.
     pub error: String,
 }
 
 /// Why a command could not talk to `serve`.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// No program listens on the socket.
     #[error(
         "no `portcullis serve` answers at {path} ({source}); start one, or name its socket with --socket"
     )]
     Connect {
         /// The socket.
         path: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// It listens but does not answer as it should.
+    /// A program listens but its answer is not valid.
     #[error("`portcullis serve` at {path} gave no usable answer: {why}")]
     Talk {
         /// The socket.
         path: String,
-        /// What happened.
+        /// The reason.
         why: String,
     },
-    /// It refused, and says why.
+    /// The request was refused, with this reason.
     #[error("{0}")]
     Refused(String),
 }
 
-/// `$PORTCULLIS_SOCKET`, else `$XDG_RUNTIME_DIR/portcullis/serve.sock`, else a folder of this user's below the temporary
-/// directory.
+/// `$PORTCULLIS_SOCKET`, else `$XDG_RUNTIME_DIR/portcullis/serve.sock`, else a folder of this
+/// user's below the temporary directory.
 pub fn default_path() -> PathBuf {
     if let Some(path) = std::env::var_os("PORTCULLIS_SOCKET").filter(|path| !path.is_empty()) {
         return path.into();
@@ -102,7 +105,7 @@ pub fn default_path() -> PathBuf {
 
 /// What `serve` does with a request on the socket.
 pub trait Handler: Send + Sync + 'static {
-    /// The answer: a status and a JSON body. `user` is who is at the other end.
+    /// The answer: a status and a JSON body. `user` is the user at the other end.
     fn handle(&self, method: &Method, path: &str, body: &[u8], user: &str)
     -> (StatusCode, Vec<u8>);
 }
@@ -111,16 +114,16 @@ pub trait Handler: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Listener {
     listener: UnixListener,
-    /// The same socket, asked without waiting: only so is it known that no connection is waiting.
+    /// The same socket in non-blocking mode, the only way to know that no connection is waiting.
     queue: std::os::unix::net::UnixListener,
-    /// No connection was waiting then.
+    /// A moment at which no connection was waiting.
     idle: Ticks,
     path: PathBuf,
     inode: u64,
 }
 
 impl Listener {
-    /// Takes the path. A socket that nobody listens on any more is replaced; one that answers is not.
+    /// Binds the path. A socket without a listener is replaced; one that answers is not.
     ///
     /// # Errors
     /// A sentence that names the path and what to do.
@@ -140,7 +143,8 @@ impl Listener {
             let me = rustix::process::geteuid().as_raw();
             if owner.uid() != me && owner.uid() != 0 {
                 return Err(format!(
-                    "the folder {} belongs to another user, who could take the socket over; choose another with --socket",
+                    "the folder {} belongs to another user, who could take over the socket; choose another with \
+                    --socket",
                     folder.display()
                 ));
             }
@@ -155,7 +159,7 @@ impl Listener {
                 .map_err(|error| format!("the old socket {shown} cannot be removed: {error}"))?;
         }
         let idle = Ticks::now();
-        // The folder is private, so nobody can connect between the two steps.
+        // The folder is private, so no other user can connect between the two steps.
         let (listener, queue) = std::os::unix::net::UnixListener::bind(path)
             .and_then(|queue| {
                 queue.set_nonblocking(true)?;
@@ -215,7 +219,7 @@ impl Listener {
         if !trusted(peer.uid()) {
             tracing::warn!(
                 uid = peer.uid(),
-                "another user was turned away from the local socket"
+                "refused a connection of another user to the local socket"
             );
             return;
         }
@@ -223,7 +227,7 @@ impl Listener {
         if let Err(refused @ (Refused::Descendant | Refused::Unknown(_))) = &admitted {
             tracing::warn!(
                 pid = peer.pid(),
-                "a process was turned away from the local socket: {refused}"
+                "refused a connection to the local socket: {refused}"
             );
         }
         let asking = Arc::new(Asking {
@@ -246,7 +250,7 @@ impl Listener {
     }
 }
 
-/// Who is at the other end of a connection.
+/// The user at the other end of a connection.
 struct Asking {
     handler: Arc<dyn Handler>,
     user: String,
@@ -275,7 +279,9 @@ async fn answer(
             };
             problem(status, &refused.to_string())
         }
-        Ok(()) => match crate::gateway::body::read(body, MAX_BODY, IDLE, WITHIN).await {
+        Ok(()) => match crate::gateway::body::read(body, MAX_BODY, IDLE_TIMEOUT, REQUEST_TIMEOUT)
+            .await
+        {
             Ok(body) => asking
                 .handler
                 .handle(&head.method, head.uri.path(), &body, &asking.user),
@@ -330,14 +336,14 @@ pub fn request<T: serde::de::DeserializeOwned>(
                 if answer.0 != StatusCode::TOO_EARLY {
                     return Ok(answer);
                 }
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RECONNECT_DELAY).await;
             }
         };
         tokio::time::timeout(std::time::Duration::from_secs(30), answered).await
     };
     let (status, bytes) = runtime
         .block_on(limited)
-        .map_err(|_| talk("it took longer than 30 s".to_owned()))??;
+        .map_err(|_| talk("it did not answer within 30 s".to_owned()))??;
     if !status.is_success() {
         let problem: Option<Problem> = serde_json::from_slice(&bytes).ok();
         return Err(problem.map_or_else(
@@ -366,10 +372,10 @@ async fn exchange(
             path: shown.clone(),
             source,
         })?;
-    // Whoever made the folder first could listen there, and show approvals that nobody asked for.
+    // A user who created the folder first could listen there and show forged approvals.
     if !stream.peer_cred().is_ok_and(|peer| trusted(peer.uid())) {
         return Err(talk(
-            "it is another user's; name yours with --socket".to_owned(),
+            "it belongs to another user; name your own with --socket".to_owned(),
         ));
     }
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))

@@ -1,7 +1,8 @@
-//! `portcullis status`: what `kubectl get` would show, of what `portcullis serve` is serving, or of a cluster.
+//! `portcullis status`: the table of `kubectl get`, for the servers of `portcullis serve` or of a
+//! cluster.
 //!
-//! In: the status document of the socket, or the resources of a cluster. Out: the printer columns of the CRDs, read from the CRDs themselves, or the whole
-//! resources as YAML or JSON.
+//! In: the status document of the socket, or the resources of a cluster. Out: the printer columns
+//! of the CRDs, read from the CRDs themselves, or the complete resources as YAML or JSON.
 
 use std::path::PathBuf;
 
@@ -20,7 +21,8 @@ use crate::api::server::McpServer;
 /// Show the servers and policies that `portcullis serve` serves, or those of a cluster
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The socket of `portcullis serve` [default: $PORTCULLIS_SOCKET or $XDG_RUNTIME_DIR/portcullis/serve.sock]
+    /// The socket of `portcullis serve` [default: $PORTCULLIS_SOCKET or
+    /// $XDG_RUNTIME_DIR/portcullis/serve.sock]
     #[arg(long, value_name = "PATH", conflicts_with = "context")]
     socket: Option<PathBuf>,
     #[command(flatten)]
@@ -28,19 +30,19 @@ pub struct Args {
     /// All namespaces of the cluster
     #[arg(short = 'A', long, requires = "context", conflicts_with = "namespace")]
     all_namespaces: bool,
-    /// wide: more columns; yaml, json: each resource whole
+    /// wide: more columns; yaml, json: the complete resources
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
 
-/// What `GET /status` answers.
+/// The answer to `GET /status`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Document {
     /// McpServers with their status.
     pub servers: Vec<McpServer>,
     /// McpPolicies with their status.
     pub policies: Vec<McpPolicy>,
-    /// What is wrong with the files as they are now.
+    /// The mistakes in the current files.
     #[serde(default)]
     pub problems: Vec<String>,
 }
@@ -48,7 +50,7 @@ pub struct Document {
 /// Runs the command.
 ///
 /// # Errors
-/// When no `serve` answers, or no cluster.
+/// When neither `serve` nor the cluster answers.
 pub fn run(args: Args) -> Result<(), Failure> {
     let document = match args.cluster.cluster()? {
         Some(cluster) => {
@@ -95,7 +97,7 @@ fn list(document: &Document) -> Result<Vec<Value>, Failure> {
     Ok(items)
 }
 
-/// Resources as an API server would give them back: with the schema's defaults where nothing is written.
+/// Resources as an API server would return them, with the schema's defaults for absent fields.
 fn defaulted<T: CustomResourceExt + Serialize>(objects: &[T]) -> Result<Vec<Value>, Failure> {
     let schema = T::crd()
         .spec
@@ -161,7 +163,8 @@ fn cell(object: &Value, path: &str, kind: &str, now: Timestamp) -> String {
     }
 }
 
-/// The value at one of the plain paths that printer columns have: names, and `[?(@.type=="X")]` to pick from a list.
+/// The value at one of the plain paths that printer columns have: names, and `[?(@.type=="X")]` to
+/// pick from a list.
 fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     let mut value = object;
     let mut rest = path;

@@ -1,34 +1,35 @@
 //! `portcullis test`: policy test cases, for use in CI.
 //!
-//! In: files of kind McpPolicyTest, and the policies beside them or those given with -f. Out: each case, passed or not; exit
-//! code 1 if one failed or if there was none.
+//! In: files of kind McpPolicyTest, and the policies beside them or those given with -f. Out: the
+//! result of each case; exit code 1 if one failed or if there are none.
 
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::explain::{bound, world};
+use super::explain::{bound, project};
 use super::output::{Failure, Output, print, print_data};
 use super::tools;
 use crate::policy::cases::{CaseResult, KIND, PolicyTest};
 
-/// The directory beside manifests that holds what is not for the API server.
+/// The directory beside manifests for files that do not belong on the API server.
 const TESTS: &str = "tests";
 
 /// Run policy test cases
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Files with documents of kind McpPolicyTest, or directories that hold some
+    /// Files with documents of kind McpPolicyTest, or directories with such files
     #[arg(required = true, value_name = "FILE|DIR")]
     files: Vec<PathBuf>,
-    /// The servers and policies to test; by default those in the directory of the test file, or above it if that is named `tests`
+    /// The servers and policies to test; by default those in the test file's directory, or in its
+    /// parent if that directory is named `tests`
     #[arg(short, long = "filename", value_name = "FILE|DIR")]
     filename: Vec<PathBuf>,
     /// Policies in this namespace are guardrails over all servers
     #[arg(long, default_value = "portcullis-system", value_name = "NAMESPACE")]
     operator_namespace: String,
-    /// How to print
+    /// The output format
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
@@ -57,13 +58,13 @@ pub fn run(args: Args) -> Result<(), Failure> {
             } else {
                 args.filename.clone()
             };
-            let world = world(&paths, &args.operator_namespace)?;
-            let server = &world.server(test.server.as_deref())?.object;
+            let project = project(&paths, &args.operator_namespace)?;
+            let server = &project.server(test.server.as_deref())?.object;
             let listing = match &test.listing {
                 Some(listing) => tools::listing(&folder.join(listing))?,
                 None => test.assumed_listing(),
             };
-            let bound = bound(&world.whole_bundle(server)?, &listing)?;
+            let bound = bound(&project.whole_bundle(server)?, &listing)?;
             results.push(FileResult {
                 file: file.display().to_string(),
                 cases: test.run(&bound, Timestamp::now()),
@@ -84,7 +85,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
     match (passed, failed) {
         (0, 0) => Err(Failure {
-            message: "the files hold no test case".to_owned(),
+            message: "the files contain no test case".to_owned(),
             code: 1,
         }),
         (_, 0) => Ok(()),
@@ -113,8 +114,9 @@ fn show(results: &[FileResult]) -> Result<(), Failure> {
     print(&text)
 }
 
-/// The YAML files that are given, and those with test documents in the directories that are given and in their `tests`.
-/// (`kubectl apply -f DIR` does not look into `tests`, and an API server does not know the kind.)
+/// The given YAML files, and those with test documents in the given directories and in their
+/// `tests`. (`kubectl apply -f DIR` does not look into `tests`, and an API server does not know the
+/// kind.)
 fn test_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     for path in paths {
@@ -145,7 +147,7 @@ fn test_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         found.sort();
         if found.is_empty() {
             return Err(Failure::new(format!(
-                "{} holds no file with a document of kind {KIND}",
+                "{} contains no file with a document of kind {KIND}",
                 path.display()
             )));
         }
@@ -169,7 +171,7 @@ fn read(file: &Path) -> Result<Vec<PolicyTest>, Failure> {
     let shown = file.display();
     let text = std::fs::read_to_string(file)
         .map_err(|error| Failure::new(format!("{shown} cannot be read: {error}")))?;
-    // Documents of other kinds may stand in the same file.
+    // The same file may contain documents of other kinds.
     let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&text)
         .map_err(|error| Failure::new(format!("{shown} is not valid YAML: {error}")))?;
     documents

@@ -1,4 +1,4 @@
-//! The tools that offline commands decide over: a saved `tools/list` result, or the names that the catalogue knows.
+//! The tools for offline commands: a saved `tools/list` result, or the names in the catalogue.
 
 use std::path::Path;
 
@@ -7,17 +7,18 @@ use crate::catalog;
 use crate::json::{self, Value};
 use crate::policy::Definition;
 
-/// Reads a file with a `tools/list` result: the result itself, the whole response, or only the array.
+/// Reads a file with a `tools/list` result: the result itself, the whole response, or only the
+/// array.
 ///
 /// # Errors
-/// Says what the file should hold.
+/// Says what the file should contain.
 pub fn listing(path: &Path) -> Result<Vec<Definition>, Failure> {
     let shown = path.display();
     let bytes = std::fs::read(path)
         .map_err(|error| Failure::new(format!("{shown} cannot be read: {error}")))?;
     let wrong = |why: String| {
         Failure::new(format!(
-            "{shown} holds no list of tools ({why}); save the result of the server's tools/list there"
+            "{shown} does not contain a list of tools ({why}); save the result of the server's tools/list there"
         ))
     };
     let value = json::parse(&bytes).map_err(|error| wrong(error.to_string()))?;

@@ -1,8 +1,10 @@
-//! `portcullis validate`: everything that is wrong with some files, without a cluster or against one.
+//! `portcullis validate`: lists every mistake in files, without a cluster or against one.
 //!
-//! In: files, and what a cluster holds if one is named. Out: findings with file, line and column; exit code 1 if one is an error. The checks are those of the API server
-//! (schema, CEL rules) and of the operator (the policy compiler); of a cluster, its own, by a dry run, and the operator's of each
-//! server with all the policies that it would be under.
+//! In: files, and the resources of a cluster if the options name one. Out: findings with file, line
+//! and column; exit code 1 if one is an error. The checks are those of the API server (schema, CEL
+//! rules) and of the operator (the policy compiler). With a cluster, its API server checks each
+//! object by a dry run, and the operator's checks cover each server with all policies that would
+//! apply to it.
 
 use std::path::PathBuf;
 
@@ -10,7 +12,7 @@ use serde::Serialize;
 
 use super::cluster::{Cluster, ClusterArgs};
 use super::output::{Failure, Output, columns, plural, print, print_data};
-use super::world::{self, Finding, World};
+use super::project::{self, Finding, Project};
 use crate::policy::diagnostic::Level;
 
 /// Check files as the API server and the operator would
@@ -27,10 +29,10 @@ pub struct Args {
     operator_namespace: String,
     #[command(flatten)]
     cluster: ClusterArgs,
-    /// Warnings fail too
+    /// Treat warnings as errors
     #[arg(long)]
     strict: bool,
-    /// How to print
+    /// The output format
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
@@ -47,10 +49,10 @@ struct Report {
 /// Runs the command.
 ///
 /// # Errors
-/// Code 1 if something is wrong with the files.
+/// Code 1 if the files contain a mistake.
 pub fn run(args: Args) -> Result<(), Failure> {
     let paths: Vec<PathBuf> = args.filename.into_iter().chain(args.files).collect();
-    let report = match World::load(&paths, &args.operator_namespace) {
+    let report = match Project::load(&paths, &args.operator_namespace) {
         Err(findings) => Report {
             valid: false,
             servers: 0,
@@ -58,32 +60,32 @@ pub fn run(args: Args) -> Result<(), Failure> {
             findings,
             ignored: Vec::new(),
         },
-        Ok(mut world) => {
+        Ok(mut project) => {
             let cluster = args.cluster.cluster()?;
             if let Some(cluster) = &cluster {
-                world.surround(
+                project.surround(
                     cluster.namespace(),
                     cluster.list(None)?,
                     cluster.list(None)?,
                 );
-                for name in world.unknown_namespaces() {
+                for name in project.unknown_namespaces() {
                     if let Some(labels) = cluster.namespace_labels(&name)? {
-                        world.add_namespace(name, labels);
+                        project.add_namespace(name, labels);
                     }
                 }
             }
-            let mut findings = world.findings();
+            let mut findings = project.findings();
             if let Some(cluster) = &cluster {
-                findings.extend(refusals(cluster, &world)?);
+                findings.extend(refusals(cluster, &project)?);
             }
-            findings.extend(world.together()?);
+            findings.extend(project.cross_check()?);
             let fails = |finding: &Finding| finding.level == Level::Error || args.strict;
             Report {
                 valid: !findings.iter().any(fails),
-                servers: world.servers.len(),
-                policies: world.policies.len(),
+                servers: project.servers.len(),
+                policies: project.policies.len(),
                 findings,
-                ignored: world.ignored,
+                ignored: project.ignored,
             }
         }
     };
@@ -110,17 +112,17 @@ pub fn run(args: Args) -> Result<(), Failure> {
     })
 }
 
-/// What the API server says of each object.
-fn refusals(cluster: &Cluster, world: &World) -> Result<Vec<Finding>, Failure> {
+/// The API server's answer for each object.
+fn refusals(cluster: &Cluster, project: &Project) -> Result<Vec<Finding>, Failure> {
     let mut findings = Vec::new();
-    for server in &world.servers {
+    for server in &project.servers {
         if let Err(message) = cluster.would_take(&server.object)? {
-            findings.push(world::refused(server, "McpServer", message));
+            findings.push(project::refused(server, "McpServer", message));
         }
     }
-    for policy in &world.policies {
+    for policy in &project.policies {
         if let Err(message) = cluster.would_take(&policy.object)? {
-            findings.push(world::refused(policy, "McpPolicy", message));
+            findings.push(project::refused(policy, "McpPolicy", message));
         }
     }
     Ok(findings)
@@ -145,7 +147,7 @@ fn show(report: &Report) -> Result<(), Failure> {
         print(&columns(&["McpServers", "McpPolicies", "Warnings"], &rows))?;
         if report.servers + report.policies == 0 {
             return Err(Failure {
-                message: "there is no McpServer and no McpPolicy in these files".to_owned(),
+                message: "these files contain neither an McpServer nor an McpPolicy".to_owned(),
                 code: 1,
             });
         }

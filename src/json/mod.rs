@@ -1,11 +1,12 @@
 //! The one strict JSON reader, used for everything that comes over the wire.
 //!
-//! In: bytes from a client or an upstream. Out: a borrowed tree ([`parse`]), a yes or no ([`check`]), or a walk with raw
-//! slices ([`Reader`], [`members`]). Proxies have been bypassed because they and the server behind them read the same
-//! bytes differently, so whatever two readers could disagree about is refused here, at every depth: duplicate keys
-//! (compared after unescaping), invalid UTF-8, a byte order mark, unpaired surrogates, `NaN` and `Infinity`, numbers
-//! that overflow a double, trailing bytes, nesting deeper than [`MAX_DEPTH`]. RFC 8259 leaves these open; I-JSON
-//! (RFC 7493) forbids most of them.
+//! In: bytes from a client or an upstream. Out: a borrowed tree ([`parse`]), a yes or no
+//! ([`check`]), or a walk with raw slices ([`Reader`], [`members`]). Proxies have been bypassed
+//! because they and the server behind them read the same bytes differently, so whatever two readers
+//! could disagree about is refused here, at every depth: duplicate keys (compared after
+//! unescaping), invalid UTF-8, a byte order mark, unpaired surrogates, `NaN` and `Infinity`,
+//! numbers that overflow a double, trailing bytes, nesting deeper than [`MAX_DEPTH`]. RFC 8259
+//! leaves these open; I-JSON (RFC 7493) forbids most of them.
 //!
 //! It must not repair, coerce or drop anything, and it never panics, whatever the bytes.
 
@@ -26,7 +27,8 @@ pub const MAX_DEPTH: usize = 64;
 
 /// A JSON value that borrows from the bytes it was read from.
 ///
-/// Numbers keep their token: what `1.0`, `1e0` and a 30-digit integer mean is for the reader of the value to say.
+/// Numbers keep their token: what `1.0`, `1e0` and a 30-digit integer mean is for the reader of the
+/// value to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value<'a> {
     Null,

@@ -1,7 +1,8 @@
 //! The single pass behind [`parse`](super::parse) and [`check`](super::check), as a pull reader.
 //!
-//! In: bytes. Out: values, raw slices or callbacks per member, each already checked as strictly as the whole. A caller
-//! that walks an object sees every member checked to its last byte; there is no lazy part.
+//! In: bytes. Out: values, raw slices or callbacks per member, each already checked as strictly as
+//! the whole. A caller that walks an object sees every member checked to its last byte; nothing is
+//! checked lazily.
 
 use std::borrow::Cow;
 
@@ -12,7 +13,8 @@ mod scan;
 pub(crate) use scan::is_one_line;
 pub(super) use scan::special;
 
-/// One member of an object: its key unescaped, its value as it stands in the text, without surrounding white space.
+/// One member of an object: its key unescaped, its value as it stands in the text, without
+/// surrounding white space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member<'a> {
     pub key: Cow<'a, str>,
@@ -20,7 +22,8 @@ pub struct Member<'a> {
     pub raw: &'a str,
 }
 
-/// The members of the object that the bytes must be, everything below them checked too, in one pass.
+/// The members of the object that the bytes must be, everything below them checked too, in one
+/// pass.
 pub fn members(bytes: &[u8]) -> Result<Vec<Member<'_>>, Error> {
     let mut reader = Reader::new(bytes)?;
     let members = reader.members()?;
@@ -88,7 +91,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// [`Self::over`] for a slice that a reader gave as raw: what it holds is not checked once more.
+    /// [`Self::over`] for a slice that a reader gave as raw: its content is not checked again.
     pub fn over_checked(text: &'a str) -> Self {
         Self {
             checked: true,
@@ -176,7 +179,8 @@ impl<'a> Reader<'a> {
         Ok(members)
     }
 
-    /// Reads the next value, an object: `each` gets every key and must read exactly the one value that follows it.
+    /// Reads the next value, an object: `each` gets every key and must read exactly the one value
+    /// that follows it.
     pub fn object<E: From<Error>>(
         &mut self,
         mut each: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), E>,
@@ -202,7 +206,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads the next value, an array: `each` is called before every item and must read exactly that item.
+    /// Reads the next value, an array: `each` is called before every item and must read exactly
+    /// that item.
     pub fn array<E: From<Error>>(
         &mut self,
         mut each: impl FnMut(&mut Self) -> Result<(), E>,
@@ -293,7 +298,8 @@ impl<'a> Reader<'a> {
         Ok(key)
     }
 
-    /// The string whose opening quote stands at `start` and whose first special character at `at`, and where it ends.
+    /// The string whose opening quote stands at `start` and whose first special character at `at`,
+    /// and where it ends.
     #[inline(never)]
     fn unescaped(&mut self, start: usize, at: usize) -> Result<(String, usize), Error> {
         let mut text = String::new();
@@ -303,7 +309,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Takes the comma or closing bracket after an item, and the white space around it; whether it was the bracket.
+    /// Takes the comma or closing bracket after an item, and the white space around it; whether it
+    /// was the bracket.
     fn end_of_item(&mut self, bracket: u8) -> Result<bool, Error> {
         self.space();
         let last = match self.peek() {
@@ -365,7 +372,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The fault found. Moving to the end makes sure that nothing can be read after an error that a caller overlooks.
+    /// The fault found. Moving to the end makes sure that nothing can be read after an error that a
+    /// caller overlooks.
     #[cold]
     fn failed(&mut self) -> Error {
         self.at = self.text.len();

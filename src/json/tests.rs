@@ -295,8 +295,8 @@ fn agrees_with_serde_json(bytes: &[u8]) {
     }
 }
 
-/// Text around the sizes at which the reader looks at several bytes at once, and objects around the size at which it
-/// finds repeated keys in another way, whole or damaged at one place.
+/// Text around the sizes at which the reader looks at several bytes at once, and objects around the
+/// size at which it finds repeated keys in another way, whole or damaged at one place.
 fn long_json() -> impl Strategy<Value = Vec<u8>> {
     let key = prop_oneof![
         5 => "[a-c]{0,2}",
@@ -330,16 +330,16 @@ fn long_json() -> impl Strategy<Value = Vec<u8>> {
 
 /// Where the text is accepted, a walk over text known to be checked finds the same members.
 fn agrees_with_the_plain_rules(bytes: &[u8]) {
-    let said = plain::check(bytes);
-    assert_eq!(check(bytes), said);
-    assert_eq!(parse(bytes).map(drop), said);
+    let result = plain::check(bytes);
+    assert_eq!(check(bytes), result);
+    assert_eq!(parse(bytes).map(drop), result);
     let text = String::from_utf8_lossy(bytes);
     let walk = |mut reader: Reader<'_>| {
         let members = reader.members().map(|members| format!("{members:?}"));
         (members, reader.finish())
     };
     let again = walk(Reader::over_checked(&text));
-    if said.is_ok() {
+    if result.is_ok() {
         assert_eq!(again, walk(Reader::over(&text)));
     }
 }

@@ -1,10 +1,11 @@
-//! Writing JSON: strings, and values in the canonical form that approval digests and definition digests are taken over.
+//! Writing JSON: strings, and values in the canonical form that approval digests and definition
+//! digests are taken over.
 
 use super::Value;
 use super::reader::special;
 
-/// Appends the text as a JSON string: only the quote, the backslash and control characters are escaped, the latter in
-/// their short form where there is one (as RFC 8785 section 3.2.2.2 has it).
+/// Appends the text as a JSON string: only the quote, the backslash and control characters are
+/// escaped, the latter in their short form where there is one (as RFC 8785 section 3.2.2.2 has it).
 pub fn write_string(out: &mut String, text: &str) {
     out.push('"');
     let bytes = text.as_bytes();
@@ -60,8 +61,9 @@ pub fn quoted(text: &str) -> String {
     out
 }
 
-/// The value with keys sorted at every depth (by their UTF-8 bytes), strings escaped as [`write_string`] does, number
-/// tokens as they came, and no white space: equal arguments written differently give equal text, `1` and `1.0` do not.
+/// The value with keys sorted at every depth (by their UTF-8 bytes), strings escaped as
+/// [`write_string`] does, number tokens as they came, and no white space: equal arguments written
+/// differently give equal text, `1` and `1.0` do not.
 pub fn canonical(value: &Value<'_>) -> String {
     let mut out = String::new();
     write_canonical(&mut out, value);

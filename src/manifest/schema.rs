@@ -1,7 +1,8 @@
 //! One document against one structural schema, as the API server checks it under strict field validation.
 //!
-//! In: a tree with places and an `openAPIV3Schema`. Out: everything that is wrong, each with its place and path. Must not
-//! do: evaluate CEL rules. Unknown keys are errors everywhere: `kubectl apply` refuses them too.
+//! In: a tree with places and an `openAPIV3Schema`. Out: every mistake with its place and path.
+//! Must not do: evaluate CEL rules. Unknown keys are errors everywhere: `kubectl apply` refuses
+//! them too.
 
 use super::tree::{Content, Entry, Node, Position, join};
 use parking_lot::Mutex;

@@ -1,7 +1,8 @@
-//! YAML (and JSON, which is YAML) as a tree that knows where each part stands.
+//! YAML (and JSON, which is YAML) as a tree with the position of each part.
 //!
-//! In: one text. Out: its documents, or where it is no YAML. Must not do: know any kind of object. Sizes, nesting and
-//! aliases are bounded, so that no file can exhaust memory or the stack.
+//! In: one text. Out: its documents, or the place where it is not valid YAML. Must not do: know any
+//! kind of object. Sizes, nesting and aliases are bounded, so that no file can exhaust memory or
+//! the stack.
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -55,7 +56,7 @@ pub(super) struct Entry {
 /// No more than this is read of one file.
 pub(super) const MAX_BYTES: usize = 4 << 20;
 
-/// Why a text is no YAML.
+/// Why a text is not valid YAML.
 pub(super) struct Broken {
     pub(super) at: Position,
     pub(super) message: String,
@@ -102,12 +103,12 @@ fn broken(error: &serde_saphyr::Error) -> Broken {
     let at = error
         .location()
         .map_or(Position { line: 1, column: 1 }, Position::of);
-    let told = error.without_snippet().to_string();
-    // The place is told apart from the message.
-    let message = told
+    let text = error.without_snippet().to_string();
+    // The place is reported separately from the message.
+    let message = text
         .split(" at line ")
         .next()
-        .unwrap_or(&told)
+        .unwrap_or(&text)
         .trim_end_matches([':', ' '])
         .to_owned();
     Broken { at, message }

@@ -1,26 +1,29 @@
-//! Which policies a server accepts, and the bundle that follows: the operator, `serve` and `validate` judge by this alone.
+//! Which policies a server accepts, and the bundle that follows: the operator, `serve` and
+//! `validate` all use this code.
 //!
-//! In: a server and every policy that targets it, each of which compiles by itself. Out: a bundle that compiles, fits and can
-//! be kept. Of policies that cannot be carried out together, one that does not fit is carried as not accepted: it goes on
-//! restricting calls and allows none, and all others are in force as written. Pure. Must not do: drop a rule that restricts.
+//! In: a server and every policy that targets it, each of which compiles on its own. Out: a bundle
+//! that compiles, fits and can be enforced. If policies cannot be enforced together, the one that
+//! does not fit is included as not accepted: it restricts calls and allows none, and all others are
+//! in force as written. Pure. Must not do: drop a rule that restricts.
 
 use std::collections::BTreeMap;
 
 use super::bundle::{Blocked, Bundle, BundlePolicy, BundleServer, FORMAT, NotAccepted};
 use super::check::{Condition, Cost, Patterns, SERVER, Spent};
 use super::compile::{compile, diagnose_server, spent};
+use super::deployability::{self, MAX_BUNDLE_BYTES};
 use super::diagnostic::{Diagnostic, Level};
-use super::fit::{self, LARGEST_BUNDLE};
 use crate::api::condition::Reason;
 use crate::api::policy::{Action, McpPolicy, McpPolicySpec, Mode};
 use crate::api::server::McpServer;
 
-/// What a policy costs in a bundle beside its spec: names, UID, and why it is not accepted.
+/// The bytes of a policy in a bundle besides its spec: names, UID, and why it is not accepted.
 const AROUND: usize = 1_500;
-/// Verdicts that are remembered of one server's bundles: each reconciliation judges a few, the same ones each time.
+/// The number of compile results that are kept for one server's bundles: each reconciliation needs
+/// a few, the same ones each time.
 const REMEMBERED: usize = 5;
-/// Findings that are kept of one bundle.
-const KEPT: usize = 100;
+/// The maximum number of findings that are kept for one bundle.
+const MAX_FINDINGS: usize = 100;
 
 /// Where the server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +34,7 @@ pub enum Place {
     Process,
 }
 
-/// A policy that targets the server and compiles by itself.
+/// A policy that targets the server and compiles on its own.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
     /// Its namespace.
@@ -46,14 +49,15 @@ pub struct Candidate<'a> {
     pub spec: &'a McpPolicySpec,
     /// Bytes of the spec as JSON.
     pub size: usize,
-    /// Accepted at this server already, just so: what comes later must not displace it.
+    /// This version is already accepted at this server: later policies must not displace it.
     pub in_force: bool,
-    /// It is being deleted: it allows nothing any more, and what it restricts goes on until it is gone.
+    /// It is being deleted: it no longer allows anything, and its restrictions apply until it is
+    /// gone.
     pub leaving: bool,
 }
 
 impl<'a> Candidate<'a> {
-    /// A policy as it is on the API server.
+    /// A policy of the API server.
     pub fn of(policy: &'a McpPolicy, size: usize, before: Option<&Bundle>) -> Self {
         let metadata = &policy.metadata;
         let uid = metadata.uid.as_deref().unwrap_or_default();
@@ -73,7 +77,7 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    /// A policy as a bundle holds it.
+    /// A policy of a bundle.
     pub fn again(policy: &'a BundlePolicy) -> Self {
         Candidate {
             namespace: &policy.namespace,
@@ -97,16 +101,16 @@ pub fn size_of(spec: &McpPolicySpec) -> usize {
     serde_json::to_string(spec).map_or(usize::MAX, |text| text.len())
 }
 
-/// A server with what is in force there.
+/// A server with its enforced configuration.
 #[derive(Debug)]
 pub struct Settled {
-    /// It compiles and fits; its sequence is given when it is written.
+    /// It compiles and fits; its sequence is set when it is written.
     pub bundle: Bundle,
-    /// Limits that are kept are counted in the gateway's memory, so that there must be one gateway.
+    /// Enforced limits are counted in the gateway's memory, so there must be only one gateway.
     pub alone: bool,
 }
 
-/// Why a server cannot be carried out, whatever its policies.
+/// Why a server cannot be accepted, with any policies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfit {
     /// The reason of the server's condition.
@@ -124,8 +128,8 @@ impl Unfit {
     }
 }
 
-/// What the compiler said of a server's last bundles, by their revisions, so that the same is not compiled again at each
-/// reconciliation. Newest last.
+/// The compiler's findings for a server's last bundles, by revision, so that a bundle is not
+/// compiled again at each reconciliation. Newest last.
 #[derive(Debug, Default)]
 pub struct Memory(Vec<(String, Result<(), Vec<Diagnostic>>)>);
 
@@ -136,7 +140,7 @@ impl Memory {
             Some(at) => self.0.remove(at),
             None => {
                 let verdict = compile(bundle).map(drop).map_err(|mut findings| {
-                    findings.truncate(KEPT);
+                    findings.truncate(MAX_FINDINGS);
                     findings
                 });
                 (bundle.revision.clone(), verdict)
@@ -151,7 +155,7 @@ impl Memory {
     }
 }
 
-/// The first of some findings, and how many more there are.
+/// The first of several findings, and the number of further ones.
 fn first_of(findings: &[Diagnostic]) -> String {
     let more = match findings.len().saturating_sub(1) {
         0 => String::new(),
@@ -164,13 +168,13 @@ fn first_of(findings: &[Diagnostic]) -> String {
     format!("{first}{more}")
 }
 
-/// How a policy is carried.
+/// The form of a policy in the bundle.
 struct Entry<'a> {
     of: Candidate<'a>,
     not_accepted: Option<NotAccepted>,
     /// Another spec in place of its own, which restricts at least as much.
     reduced: Option<McpPolicySpec>,
-    /// Not even that can be carried: the server is closed because of it.
+    /// Not even its restrictions fit: it closes the server.
     blocks: Option<String>,
 }
 
@@ -199,13 +203,13 @@ impl Entry<'_> {
     }
 }
 
-/// All that a server is judged by.
+/// The inputs of a server's acceptance.
 pub struct Asked<'a> {
-    /// The server, with the spec that is to be in force.
+    /// The server, with the spec to enforce.
     pub server: &'a McpServer,
     /// The policies that target it and compile.
     pub candidates: Vec<Candidate<'a>>,
-    /// Those that target it and were never accepted anywhere.
+    /// Those that target it and have never been accepted anywhere.
     pub blocked: Vec<Blocked>,
     /// SHA-256 of the bearer that reads the gateways' reports.
     pub report_token_sha256: Option<String>,
@@ -213,7 +217,7 @@ pub struct Asked<'a> {
     pub place: Place,
 }
 
-/// What is in force at a server.
+/// The enforced configuration of a server.
 ///
 /// # Errors
 /// What is wrong with the server itself.
@@ -234,7 +238,8 @@ pub fn settle(asked: Asked<'_>, memory: &mut Memory) -> Result<Settled, Unfit> {
             blocks: None,
         })
         .collect();
-    // Guardrails come first, then what is in force already: what is added displaces neither.
+    // Guardrails come first, then policies that are already in force: a new policy displaces
+    // neither.
     entries.sort_by_key(|entry| {
         let of = entry.of;
         let own = of.namespace == server_namespace;
@@ -243,13 +248,14 @@ pub fn settle(asked: Asked<'_>, memory: &mut Memory) -> Result<Settled, Unfit> {
     for entry in entries.iter_mut().filter(|entry| entry.of.leaving) {
         entry.refuse(
             Reason::Deleting,
-            "The policy is being deleted: it allows nothing any more, and what it restricts goes on until its finalizers are gone."
+            "The policy is being deleted: it no longer allows anything, and its restrictions apply until its \
+            finalizers are gone."
                 .to_owned(),
         );
     }
     if asked.place == Place::Cluster {
         for entry in &mut entries {
-            if let Err(message) = fit::limits(&asked.server.spec, entry.of.spec) {
+            if let Err(message) = deployability::limits(&asked.server.spec, entry.of.spec) {
                 entry.refuse(Reason::SharedCountersNeeded, message);
             }
         }
@@ -257,7 +263,7 @@ pub fn settle(asked: Asked<'_>, memory: &mut Memory) -> Result<Settled, Unfit> {
     let around = around(&asked)?;
     let sized = |entries: &[Entry<'_>]| {
         let sizes = entries.iter().map(|entry| entry.of.size);
-        sizes.fold(around, usize::saturating_add) <= LARGEST_BUNDLE
+        sizes.fold(around, usize::saturating_add) <= MAX_BUNDLE_BYTES
     };
     // Before anything is copied: a hundred large policies must not cost a hundred times their size.
     let mut shortened = !sized(&entries);
@@ -265,20 +271,20 @@ pub fn settle(asked: Asked<'_>, memory: &mut Memory) -> Result<Settled, Unfit> {
         shorten(&mut entries, around);
     }
     let mut simplified = false;
-    // Each round takes something away from a policy, and there is a last thing to take away.
+    // Each round removes something from a policy, so the loop ends.
     for _ in 0..entries.len().saturating_mul(2).saturating_add(4) {
         let bundle = assemble(&asked, &entries)?;
-        let size = fit::size(&bundle).map_err(Unfit::invalid)?;
-        if size > LARGEST_BUNDLE && !std::mem::replace(&mut shortened, true) {
+        let size = deployability::size(&bundle).map_err(Unfit::invalid)?;
+        if size > MAX_BUNDLE_BYTES && !std::mem::replace(&mut shortened, true) {
             shorten(&mut entries, around);
             continue;
         }
         let findings = match memory.of(&bundle) {
-            Ok(()) if size <= LARGEST_BUNDLE => {
+            Ok(()) if size <= MAX_BUNDLE_BYTES => {
                 let alone = entries.iter().any(|entry| {
                     entry.blocks.is_none()
                         && entry.not_accepted.is_none()
-                        && fit::counts_alone(&asked.server.spec, entry.spec())
+                        && deployability::counts_alone(&asked.server.spec, entry.spec())
                 });
                 return Ok(Settled { bundle, alone });
             }
@@ -286,7 +292,8 @@ pub fn settle(asked: Asked<'_>, memory: &mut Memory) -> Result<Settled, Unfit> {
                 return Err(Unfit {
                     reason: Reason::BundleTooLarge,
                     message: format!(
-                        "The server and what restricts it are {size} bytes, and {LARGEST_BUNDLE} fit into one bundle. Shorten the server's spec."
+                        "The server and its restrictions have {size} bytes, and {MAX_BUNDLE_BYTES} fit into one bundle. \
+                        Shorten the server's spec."
                     ),
                 });
             }
@@ -299,9 +306,7 @@ pub fn settle(asked: Asked<'_>, memory: &mut Memory) -> Result<Settled, Unfit> {
             return Err(Unfit::invalid(first_of(&findings)));
         }
     }
-    Err(Unfit::invalid(
-        "the policies cannot be carried out together",
-    ))
+    Err(Unfit::invalid("the policies cannot be enforced together"))
 }
 
 fn namespace_of(server: &McpServer) -> &str {
@@ -310,7 +315,7 @@ fn namespace_of(server: &McpServer) -> &str {
 
 /// Bytes of the bundle without policies.
 fn around(asked: &Asked<'_>) -> Result<usize, Unfit> {
-    fit::size(&assemble(asked, &[])?).map_err(Unfit::invalid)
+    deployability::size(&assemble(asked, &[])?).map_err(Unfit::invalid)
 }
 
 fn assemble(asked: &Asked<'_>, entries: &[Entry<'_>]) -> Result<Bundle, Unfit> {
@@ -326,10 +331,10 @@ fn assemble(asked: &Asked<'_>, entries: &[Entry<'_>]) -> Result<Bundle, Unfit> {
             not_accepted: entry.not_accepted.clone(),
         })
         .collect();
-    // One order, so that the same policies always have the same revision.
+    // A fixed order, so that the same policies always have the same revision.
     policies.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     let mut blocked = asked.blocked.clone();
-    // A policy that only audits would refuse nothing.
+    // A policy in audit mode would not refuse anything.
     let enforce = |entry: &&Entry<'_>| entry.of.spec.mode() == Mode::Enforce;
     blocked.extend(entries.iter().filter(enforce).filter_map(|entry| {
         Some(Blocked {
@@ -358,9 +363,9 @@ fn assemble(asked: &Asked<'_>, entries: &[Entry<'_>]) -> Result<Bundle, Unfit> {
     bundle.sealed().map_err(Unfit::invalid)
 }
 
-/// Makes policies fit by their size: what restricts has room before what allows.
+/// Makes policies fit by their size: restrictions get room before permissions.
 fn shorten(entries: &mut [Entry<'_>], around: usize) {
-    let mut room = LARGEST_BUNDLE.saturating_sub(around);
+    let mut room = MAX_BUNDLE_BYTES.saturating_sub(around);
     let total = entries.iter().fold(around, |sum, entry| {
         sum.saturating_add(entry.of.size).saturating_add(AROUND)
     });
@@ -394,11 +399,13 @@ fn shorten(entries: &mut [Entry<'_>], around: usize) {
 
 fn too_large(total: usize, own: usize) -> String {
     format!(
-        "The server and its policies are {total} bytes together, of which this policy has {own}, and {LARGEST_BUNDLE} fit into one bundle.          Shorten this policy or others, or split the server."
+        "The server and its policies are {total} bytes together, of which this policy has {own}, and {MAX_BUNDLE_BYTES} fit into one bundle. \
+         Shorten this policy or others, or split the server."
     )
 }
 
-/// A policy without what allows, and without texts that agents are shown. An Allow rule with limits stays, for its limits.
+/// A policy without the rules that allow, and without texts for agents. An Allow rule with limits
+/// stays, for its limits.
 fn restricting(spec: &McpPolicySpec) -> McpPolicySpec {
     let mut spec = spec.clone();
     spec.rules
@@ -413,7 +420,8 @@ fn restricting(spec: &McpPolicySpec) -> McpPolicySpec {
     spec
 }
 
-/// Takes patterns away from the policies that exceed what the server's policies may have together. True if there were any.
+/// Removes patterns from the policies that exceed the shared budget of the server's policies. True
+/// if there were any.
 fn simplify(entries: &mut [Entry<'_>]) -> bool {
     let (mut all, mut any) = (Spent::default(), false);
     for entry in entries.iter_mut().filter(|entry| entry.blocks.is_none()) {
@@ -450,7 +458,7 @@ fn without_patterns(spec: &McpPolicySpec) -> McpPolicySpec {
             .iter()
             .any(|limit| limit.cost.as_deref().is_some_and(costs));
         if counted_by_pattern {
-            // Nobody can say what such a call costs.
+            // The cost of such a call is unknown.
             rule.limits.clear();
             rule.approval = None;
             rule.action = Action::Deny;
@@ -465,7 +473,8 @@ fn condition_has_patterns(source: &str) -> bool {
     patterns.spent() != Spent::default()
 }
 
-/// Lets the policies that the findings name close the server: what they say is unknown. True if there are any.
+/// Makes the policies that the findings name close the server, because their effect is unknown.
+/// True if there are any.
 fn block(entries: &mut [Entry<'_>], findings: &[Diagnostic]) -> bool {
     let errors = findings.iter().filter(|one| one.level == Level::Error);
     let mut of: BTreeMap<&str, &Diagnostic> = BTreeMap::new();

@@ -1,8 +1,8 @@
-//! What an approval is bound to, and what a person sees of it.
+//! The binding of an approval, and its preview for a person.
 //!
-//! In: who calls what, with which arguments, and the rules that ask for approval. Out: a digest that two calls share exactly
-//! if they are the same call, and a preview without secrets or tricks. Must not do: keep, name or decide approvals; the
-//! gateway and people do.
+//! In: a call with its caller and arguments, and the rules that ask for approval. Out: a digest
+//! that two calls share exactly if they are the same call, and a preview without secrets or tricks.
+//! Must not do: keep, name or decide approvals; the gateway and people do.
 
 use super::canonical::{hex, sha256};
 use super::decision::RuleId;
@@ -10,7 +10,8 @@ use super::matcher::fold_case;
 use crate::json;
 use std::{borrow::Cow, fmt::Write, sync::Arc};
 
-/// Changes when the fields of the digest do, so that approvals of an older form are never taken for new ones.
+/// Changes when the fields of the digest do, so that approvals of an older form are never accepted
+/// as new ones.
 const VERSION: &str = "portcullis-approval-2";
 
 /// Bytes that a preview may have: a person must be able to read all of what is approved.
@@ -26,11 +27,13 @@ pub struct Subject<'a> {
     pub grant: &'a str,
     /// UID of the server.
     pub server_uid: &'a str,
-    /// Digest of where the call goes: an approval does not outlive a change of the server behind the gateway.
+    /// Digest of where the call goes: an approval does not outlive a change of the server behind
+    /// the gateway.
     pub destination: &'a str,
     /// Name of the tool.
     pub tool: &'a str,
-    /// Digest of the tool's definition: an approval does not outlive a change of what the tool says it does.
+    /// Digest of the tool's definition: an approval does not outlive a change of what the tool says
+    /// it does.
     pub definition_digest: &'a str,
     /// The rules that ask for approval.
     pub rules: &'a [Arc<RuleId>],
@@ -38,7 +41,8 @@ pub struct Subject<'a> {
     pub arguments: &'a [u8],
 }
 
-/// The arguments in one form: keys sorted at every depth, strings escaped one way, number tokens as they came.
+/// The arguments in one form: keys sorted at every depth, strings escaped one way, number tokens as
+/// they came.
 pub fn canonical_arguments(arguments: &[u8]) -> Result<String, json::Error> {
     Ok(json::canonical(&json::parse(or_empty(arguments))?))
 }
@@ -87,7 +91,8 @@ pub enum PreviewError {
     Json(#[from] json::Error),
 }
 
-/// The whole arguments for a person to read: redacted, and with every character escaped that could hide or reorder text.
+/// The whole arguments for a person to read: redacted, and with every character escaped that could
+/// hide or reorder text.
 pub fn preview(arguments: &[u8], redact: &[String]) -> Result<String, PreviewError> {
     let text = redacted(arguments, redact)?;
     if text.len() > MAX_PREVIEW {
@@ -184,8 +189,8 @@ fn write_in_order(value: &json::Value<'_>, out: &mut String) {
     }
 }
 
-/// Control characters, and those that are invisible or change the direction of text (Unicode bidirectional controls,
-/// separators, joiners, tags).
+/// Control characters, and those that are invisible or change the direction of text (Unicode
+/// bidirectional controls, separators, joiners, tags).
 fn misleads(c: char) -> bool {
     c.is_control()
         || matches!(c,

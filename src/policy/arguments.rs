@@ -1,7 +1,8 @@
-//! A call's arguments as a tree, for as much as that may cost.
+//! A call's arguments as a tree, within a budget.
 //!
-//! In: the arguments as they came, and the work that is left. Out: the tree, or why there is none. A few megabytes can hold a
-//! million values, which take longer to read than all rules together, so each is paid for. Must not do: read what no rule asks for.
+//! In: the arguments as sent, and the remaining budget. Out: the tree, or why there is none. A few
+//! megabytes can hold a million values, which take longer to read than all rules together, so each
+//! value costs steps. Must not do: read arguments that no rule needs.
 
 use super::check::{EvalError, Fuel};
 use crate::json::{self, Kind, Reader, Value};
@@ -9,7 +10,8 @@ use std::borrow::Cow;
 
 /// Steps for a value: what it takes to read it, keep it and look at it.
 const VALUE: usize = 10;
-/// Steps for a member of an object beside those for its value: its name is kept, and compared with the others.
+/// Steps for a member of an object beside those for its value: its name is kept, and compared with
+/// the others.
 const MEMBER: usize = 30;
 
 /// Why there is no tree.

@@ -1,14 +1,15 @@
-//! All that one gateway must know, accepted and in one document.
+//! The complete, accepted configuration of one gateway, in one document.
 //!
-//! In: a server, its policies and what else belongs to it, specs verbatim. Out: JSON with a revision that two bundles share
-//! exactly if they say the same. Must not do: hold Secret values, or judge the policies; that is the compiler's.
+//! In: a server, its policies and related settings, specs verbatim. Out: JSON with a revision that
+//! two bundles share exactly if their content is the same. Must not do: contain Secret values, or
+//! check the policies; the compiler does that.
 
 use super::canonical;
 use crate::api::{policy::McpPolicySpec, server::McpServerSpec};
 use crate::json;
 use serde::{Deserialize, Serialize};
 
-/// The format that this release writes. It reads this one and none newer.
+/// The format that this release writes. It does not read newer ones.
 pub const FORMAT: u32 = 2;
 
 /// One server with everything that its gateways enforce.
@@ -19,14 +20,16 @@ pub struct Bundle {
     pub format: u32,
     /// Grows with every write: a gateway refuses a bundle older than the one in force.
     pub sequence: u64,
-    /// SHA-256 of the canonical form without `revision`, `sequence` and `signature`, in hexadecimal.
+    /// SHA-256 of the canonical form without `revision`, `sequence` and `signature`, in
+    /// hexadecimal.
     pub revision: String,
     /// The server.
     pub server: BundleServer,
     /// Accepted policies that target it.
     #[serde(default)]
     pub policies: Vec<BundlePolicy>,
-    /// Policies that target it and were never accepted: while there is one, every call is denied.
+    /// Policies that target it and have never been accepted: while there is one, every call is
+    /// denied.
     #[serde(default)]
     pub blocked: Vec<Blocked>,
     /// Keys of token issuers, by issuer.
@@ -76,9 +79,10 @@ pub struct BundlePolicy {
     pub uid: String,
     /// The generation of the spec.
     pub generation: i64,
-    /// Its spec, verbatim; of a policy that is not accepted, possibly without what could not be carried.
+    /// Its spec, verbatim; if the policy is not accepted, possibly without parts that do not fit.
     pub spec: McpPolicySpec,
-    /// Why the policy is not accepted at this server, if so: it then restricts calls and allows none.
+    /// Why the policy is not accepted at this server, if it is not: it then restricts calls and
+    /// allows none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_accepted: Option<NotAccepted>,
 }
@@ -93,23 +97,24 @@ pub struct NotAccepted {
     pub message: String,
 }
 
-/// A policy that was never accepted.
+/// A policy that has never been accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Blocked {
     /// The policy, as namespace/name.
     pub policy: String,
-    /// Its UID, under which refusals because of it are counted; empty in bundles of the first releases.
+    /// Its UID, under which refusals because of it are counted; empty in bundles of the first
+    /// releases.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub uid: String,
     /// Why it was not accepted.
     pub message: String,
 }
 
-/// Why a document is no bundle that can be enforced.
+/// Why a document is not an enforceable bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// Not strict JSON: a member twice, for example, of which readers might take either.
+    /// Not strict JSON: a duplicate member, for example, where readers might use either.
     #[error("the bundle is not strict JSON: {0}; write it again")]
     Strict(#[from] json::Error),
     /// Not the JSON of a bundle.
@@ -120,12 +125,14 @@ pub enum BundleError {
         "the bundle has format {0} and this release reads up to {FORMAT}: upgrade the gateway first"
     )]
     Format(u32),
-    /// Damaged on its way.
-    #[error("the bundle says revision {said} and its content has {found}: write it again")]
+    /// Damaged in transit.
+    #[error(
+        "the bundle has revision {stated} but its content has revision {found}: write it again"
+    )]
     Revision {
-        /// What it says.
-        said: String,
-        /// What it is.
+        /// The stated revision.
+        stated: String,
+        /// The revision of the content.
         found: String,
     },
 }
@@ -133,7 +140,7 @@ pub enum BundleError {
 impl Bundle {
     /// Reads a bundle; one that is damaged or newer than this release is refused.
     ///
-    /// The revision is taken over the text's own content, so that fields which this release does not know count too.
+    /// The revision is taken over the text's own content, so that unknown fields count too.
     pub fn parse(bytes: &[u8]) -> Result<Self, BundleError> {
         json::check(bytes)?;
         let value: serde_json::Value = serde_json::from_slice(bytes)?;
@@ -144,7 +151,7 @@ impl Bundle {
         }
         if found != bundle.revision {
             return Err(BundleError::Revision {
-                said: bundle.revision,
+                stated: bundle.revision,
                 found,
             });
         }
@@ -157,7 +164,7 @@ impl Bundle {
         Ok(self)
     }
 
-    /// The revision of what the bundle says now.
+    /// The revision of the bundle's current content.
     pub fn computed_revision(&self) -> Result<String, BundleError> {
         Ok(revision(serde_json::to_value(self)?))
     }

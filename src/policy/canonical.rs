@@ -1,7 +1,7 @@
-//! One form for what is hashed.
+//! The canonical form of hashed values.
 //!
-//! In: JSON values, byte strings. Out: canonical text (keys sorted by bytes at every depth, no spaces, minimal escapes) and
-//! SHA-256 digests of it. Must not do: parse.
+//! In: JSON values, byte strings. Out: canonical text (keys sorted by bytes at every depth, no
+//! spaces, minimal escapes) and SHA-256 digests of it. Must not do: parse.
 
 use ring::digest::{SHA256, digest};
 
@@ -25,7 +25,8 @@ fn write(value: &serde_json::Value, out: &mut String) {
             out.push(']');
         }
         serde_json::Value::Object(members) => {
-            // serde_json keeps maps sorted only without its preserve_order feature, which any dependency may switch on.
+            // serde_json keeps maps sorted only without its preserve_order feature, which any
+            // dependency may switch on.
             let mut members: Vec<_> = members.iter().collect();
             members.sort_unstable_by_key(|(key, _)| *key);
             out.push('{');

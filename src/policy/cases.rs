@@ -1,7 +1,8 @@
-//! Policy test cases: calls and what must become of them.
+//! Policy test cases: calls and their expected decisions.
 //!
-//! In: a document of kind McpPolicyTest and the policies bound to tools. Out: for each case, what was expected and what came.
-//! Counters are simulated, so that a case can ask what becomes of the 31st call. Must not do: read files.
+//! In: a document of kind McpPolicyTest and the policies bound to tools. Out: for each case, the
+//! expected and the actual result. Counters are simulated, so that a case can test the 31st call.
+//! Must not do: read files.
 
 mod run;
 #[cfg(test)]
@@ -33,8 +34,8 @@ pub struct PolicyTest {
     /// The McpServer, by name; the only one if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// A file with the server's `tools/list` result, beside this one. Without it, tools are known by name only: the
-    /// catalogue's and those of `tools`.
+    /// A file with the server's `tools/list` result, beside this one. Without it, tools are known
+    /// by name only: the catalogue's and those of `tools`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listing: Option<String>,
     /// Names of further tools that the server has.
@@ -85,7 +86,7 @@ pub struct Case {
     pub expect: Expect,
 }
 
-/// What must become of a call; what is not written is not looked at.
+/// The expected result of a call; absent fields are not compared.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Expect {
@@ -115,9 +116,9 @@ pub enum Verdict {
     RequireApproval,
     /// Refused with a reason.
     Deny,
-    /// Answered as if there were no such tool.
+    /// Answered as if the tool did not exist.
     Hide,
-    /// There is no such tool.
+    /// The tool does not exist.
     Unknown,
     /// Refused, as the arguments are not as the schema says.
     BadArguments,
@@ -150,7 +151,7 @@ pub struct CaseResult {
     pub failures: Vec<String>,
     /// What became of the call.
     pub decision: Option<Verdict>,
-    /// Who decided.
+    /// The rule that decided.
     pub rule: String,
 }
 

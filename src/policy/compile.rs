@@ -194,8 +194,8 @@ impl<'a> Owner<'a> {
     }
 }
 
-/// Why nothing can be decided, if so: a policy that was never accepted, as what it would have said is unknown, or none that
-/// is in force.
+/// Why nothing can be decided, if that is so: a policy that has never been accepted, because its
+/// effect is unknown, or none that is in force.
 fn closed(bundle: &Bundle) -> Option<Closed> {
     let named = |blocked: &'_ crate::policy::bundle::Blocked| {
         let (namespace, name) = match blocked.policy.split_once('/') {
@@ -220,7 +220,7 @@ fn closed(bundle: &Bundle) -> Option<Closed> {
             blocked: true,
             by: owner.rule(BLOCKED_RULE),
             reason: format!(
-                "this policy was never accepted, so nothing is allowed until it is put right: {}",
+                "this policy has never been accepted, so nothing is allowed until it is corrected: {}",
                 blocked.message
             )
             .into(),

@@ -1,7 +1,7 @@
-//! The words in which the engine is asked and answers.
+//! The input and output types of the engine.
 //!
-//! In: a [`Call`] by a [`Caller`]. Out: a [`Decision`] that carries all that the gateway needs to act on it. Must not do:
-//! know what any of this looks like on the wire.
+//! In: a [`Call`] by a [`Caller`]. Out: a [`Decision`] with everything that the gateway needs to
+//! act on it. Must not do: know the wire format.
 
 use crate::api::policy::Scope;
 use serde::Serialize;
@@ -16,8 +16,9 @@ pub const INVENTORY_RULE: &str = "(inventory)";
 /// Policy name where no policy is involved.
 pub const NO_POLICY: &str = "(none)";
 
-/// A rule, with the policy that holds it. The order is that of attribution: guardrails first, then namespace, name, rule. Who
-/// writes policies beside a server must not be able to name one so that a guardrail's refusals count as its own.
+/// A rule, with the policy that holds it. The order is that of attribution: guardrails first, then
+/// namespace, name, rule. Who writes policies beside a server must not be able to name one so that
+/// a guardrail's refusals count as its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleId {
@@ -29,8 +30,8 @@ pub struct RuleId {
     pub rule: String,
     /// Whether the policy is named with its namespace, as it is not in the server's own.
     pub qualified: bool,
-    /// UID of the policy; empty where no policy is involved. What is counted under a rule stays with the policy that it was
-    /// decided by, whatever policy has that name later.
+    /// UID of the policy; empty where no policy is involved. What is counted under a rule stays
+    /// with the policy that it was decided by, whatever policy has that name later.
     #[serde(skip)]
     pub uid: Arc<str>,
 }
@@ -61,7 +62,8 @@ impl PartialOrd for RuleId {
 }
 
 impl RuleId {
-    /// The policy as people are told: `name`, or `namespace/name` where it could be confused with another's.
+    /// The policy as messages name it: `name`, or `namespace/name` if it could be confused with
+    /// another namespace's.
     pub fn policy_label(&self) -> Cow<'_, str> {
         if self.qualified {
             Cow::Owned(format!("{}/{}", self.namespace, self.policy))
@@ -103,7 +105,7 @@ impl CallerKind {
     }
 }
 
-/// Who calls.
+/// The caller.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Caller {
     /// `serviceaccount:<ns>/<name>`, `jwt:<provider>/<claim>`, `key:<name>` or `anonymous`.
@@ -117,7 +119,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Who calls without a credential.
+    /// A caller without a credential.
     pub fn anonymous() -> Self {
         Self {
             grant: "anonymous".to_owned(),
@@ -144,7 +146,7 @@ pub struct Call<'a> {
     pub tool: &'a str,
     /// The arguments as they came, one JSON object; empty if the call has none.
     pub arguments: &'a [u8],
-    /// Who calls.
+    /// The caller.
     pub caller: &'a Caller,
     /// The session, "" without one.
     pub session: &'a str,
@@ -163,7 +165,7 @@ pub enum Outcome {
     Deny(Denial),
     /// The tool exists, but not for this caller: answer as if it did not.
     Hide,
-    /// There is no such tool. Not a violation.
+    /// The tool does not exist. Not a violation.
     Unknown,
 }
 
@@ -176,7 +178,7 @@ pub enum Denial {
     NotAllowed,
     /// The condition of an Allow rule could not be evaluated.
     ConditionError,
-    /// The cost of a limit could not be evaluated, or is no count.
+    /// The cost of a limit could not be evaluated, or is not a count.
     CostError,
     /// A policy for this server was never accepted.
     Blocked,
@@ -222,7 +224,7 @@ pub struct Counter {
     pub max: u64,
     /// Length of the window.
     pub window: Duration,
-    /// The window as it was written, for messages.
+    /// The window as written in the policy, for messages.
     pub window_text: String,
     /// What has a counter of its own, as the policy says.
     pub scope: Scope,
@@ -230,7 +232,8 @@ pub struct Counter {
     pub shadow: bool,
 }
 
-/// What a count is kept under: server UID, policy, counter, scope and its value. Policy edits do not change it.
+/// What a count is kept under: server UID, policy, counter, scope and its value. Policy edits do
+/// not change it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CounterKey {
     /// UID of the server.
@@ -295,16 +298,16 @@ pub struct ApprovalDemand {
     pub expires_after: Duration,
     /// How long the call is held: the shortest of the rules'.
     pub wait_up_to: Duration,
-    /// What guardrails among them keep from the person who decides, in place of what the server's spec keeps: what all of them
-    /// keep. None without a guardrail.
+    /// The arguments that guardrails among them hide from the approver, instead of those that the
+    /// server's spec hides: what all of them keep. None without a guardrail.
     pub guardrails_redact: Option<Vec<String>>,
     /// What the other rules keep from that person, beside what the server's spec keeps.
     pub redact: Vec<String>,
 }
 
 impl ApprovalDemand {
-    /// The JSON pointers to what is not shown. Who writes the server's spec cannot hide from a guardrail's approver what the
-    /// guardrail asks about.
+    /// The JSON pointers to what is not shown. Who writes the server's spec cannot hide from a
+    /// guardrail's approver what the guardrail asks about.
     pub fn hidden<'a>(&'a self, servers: &'a [String]) -> Cow<'a, [String]> {
         match &self.guardrails_redact {
             Some(redact) => Cow::Borrowed(redact),
@@ -317,7 +320,8 @@ impl ApprovalDemand {
 /// What Enforce and Audit rules together would have done, where that is stricter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shadow {
-    /// What would have become of the call. It counts as `audited` if this is a violation and the call is forwarded.
+    /// What would have become of the call. It counts as `audited` if this is a violation and the
+    /// call is forwarded.
     pub outcome: Outcome,
     /// The rule that would have decided.
     pub by: Arc<RuleId>,
@@ -332,9 +336,10 @@ pub struct Decision {
     pub outcome: Outcome,
     /// The smallest of the strictest matching rules; `(default)` and the like where there is none.
     pub by: Arc<RuleId>,
-    /// What the agent is told: the rule's reason, or what went wrong.
+    /// The text for the agent: the rule's reason, or what went wrong.
     pub reason: Option<Arc<str>>,
-    /// Units to reserve before the call is forwarded, shadow counters included. Empty unless allowed or approvable.
+    /// Units to reserve before the call is forwarded, shadow counters included. Empty unless
+    /// allowed or approvable.
     pub charges: Vec<Charge>,
     /// Set with [`Outcome::RequireApproval`], and only then.
     pub approval: Option<Box<ApprovalDemand>>,

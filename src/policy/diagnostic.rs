@@ -1,7 +1,9 @@
-//! What is wrong with a policy, said so that its author can put it right.
+//! Mistakes in a policy, described so that its author can correct them.
 //!
-//! In: findings of the compiler. Out: one sentence each, with policy, rule, field path and, for CEL, line and column.
-//! Must not do: decide whether a finding matters; errors refuse a policy, warnings are shown by `validate`.
+//! In: findings of the compiler. Out: one sentence each, with policy, rule, field path and, for
+//! CEL, line and column.
+//! Must not do: decide whether a finding matters; errors refuse a policy, warnings are shown by
+//! `validate`.
 
 use serde::Serialize;
 use std::fmt;

@@ -1,8 +1,8 @@
 //! One call to one decision.
 //!
-//! In: a [`Bound`], a [`Call`] and the time. Out: a [`Decision`]; the function is total. Rules combine without order: the
-//! strictest that matches wins, and the smallest name among equally strict ones is told. Must not do: let anything through
-//! that could not be evaluated.
+//! In: a [`Bound`], a [`Call`] and the time. Out: a [`Decision`]; the function is total. Rules
+//! combine without order: the strictest matching rule wins, and the decision names the first of
+//! equally strict ones. Must not do: allow a call whose rules could not be evaluated.
 
 mod charge;
 mod names;
@@ -28,8 +28,8 @@ pub(super) enum Verdict {
     Failed(EvalError),
 }
 
-/// Asks the condition. An error in a restricting rule means that it matches; in an Allow rule it denies, as a broader Allow
-/// would otherwise admit the call without this rule's limits.
+/// Asks the condition. An error in a restricting rule means that it matches; in an Allow rule it
+/// denies, as a broader Allow would otherwise admit the call without this rule's limits.
 pub(super) fn verdict(rule: &Rule, env: &Env<'_>) -> Verdict {
     match rule.when.as_ref().map(|when| when.holds(env)) {
         None | Some(Ok(true)) => Verdict::Matches,
@@ -106,7 +106,8 @@ impl Bound {
         }
     }
 
-    /// The rules that select the tool and are for the caller, with their place among the tool's rules.
+    /// The rules that select the tool and are for the caller, with their place among the tool's
+    /// rules.
     fn applicable<'s>(
         &'s self,
         tool: &'s Tool,
@@ -168,7 +169,7 @@ impl Bound {
                 reader = reader.or(Some(rule).filter(|rule| !rule.audit));
             }
         }
-        // A tool that the caller cannot see is answered before its arguments are looked at.
+        // A call of a tool that the caller cannot see is answered before its arguments are read.
         if judgement.enforced.hides(&program.default) {
             return self.finish(call, tool, judgement, &without, &audit_fuel);
         }

@@ -1,7 +1,8 @@
-//! Why a call is decided as it is, rule by rule.
+//! Explains a decision, rule by rule.
 //!
-//! In: a [`Bound`], a call and the time. Out: the decision together with what each rule of each policy said, those that do
-//! not select the tool included. Must not do: decide; the decision is the one that the gateway would make.
+//! In: a [`Bound`], a call and the time. Out: the decision together with the result of each rule of
+//! each policy, including rules that do not select the tool. Must not do: decide; the decision is
+//! the one that the gateway would make.
 
 use super::arguments;
 use super::check::{Args, Env, Fuel};
@@ -20,21 +21,21 @@ pub struct Trace {
     pub decision: Decision,
     /// Whether the tool is in the caller's list.
     pub visible: bool,
-    /// `tool.risk` as conditions see it; "" if there is no such tool.
+    /// `tool.risk` as conditions see it; "" if the tool does not exist.
     pub risk: &'static str,
     /// `tool.severity` as conditions see it.
     pub severity: &'static str,
-    /// Why the tool is hidden from everybody, if it is.
+    /// Why the tool is hidden from all callers, if it is.
     pub withheld: Option<String>,
-    /// What each rule said, in order of attribution.
+    /// The result of each rule, in order of attribution.
     pub steps: Vec<Step>,
 }
 
-/// What one rule said.
+/// The result of one rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
-    /// The policy, as people are told.
+    /// The policy, as messages name it.
     pub policy: String,
     /// The rule.
     pub rule: String,
@@ -66,7 +67,7 @@ pub enum StepResult {
 }
 
 impl Bound {
-    /// Decides a call and tells how.
+    /// Decides a call and explains the decision.
     pub fn explain(&self, call: &Call<'_>, now: Timestamp) -> Trace {
         let decision = self.evaluate(call, now);
         let tool = self.tool(call.tool);

@@ -1,8 +1,9 @@
 //! Canonical forms of arguments: one spelling for one meaning.
 //!
-//! In: a form for an argument, from the catalogue or the server's spec, and the argument. Out: whether it is written so. An
-//! application reads more spellings than one: `int()` takes `07` and `７` for 7, a database compares without regard to case. A
-//! rule that compares text would see another value, so where a rule reads such an argument, it must be in the one form.
+//! In: a form for an argument, from the catalogue or the server's spec, and the argument. Out:
+//! whether it has that form. An application accepts several spellings: `int()` reads `07` and `７`
+//! as 7, a database compares without regard to case. A rule that compares text would see another
+//! value, so an argument that a rule reads must have the canonical form.
 
 use super::check::{EvalError, Fuel, Pattern, Patterns};
 use super::misfit::{Misfit, Off};
@@ -46,8 +47,8 @@ impl Form {
         })
     }
 
-    /// Whether the value is written so; of lists and objects, every text and number in them. Null and booleans have one
-    /// spelling.
+    /// Whether the value is written so; of lists and objects, every text and number in them. Null
+    /// and booleans have one spelling.
     pub fn fits(&self, value: &json::Value<'_>, fuel: &Fuel) -> Result<bool, EvalError> {
         fuel.burn(1)?;
         let text = match value {

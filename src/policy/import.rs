@@ -1,9 +1,10 @@
 //! PolicyLayer's `policy.json` and Intercept's YAML to McpPolicies.
 //!
-//! In: the text of such a document (version "1": default, hide, tools with rules or limits, deny_if and require, all_tools).
-//! Out: policies that are never looser than what it came from, and a note on everything that has no equivalent, with its
-//! place in the document. What cannot be carried over denies its tool until a person looks. Must not do: drop anything
-//! silently.
+//! In: the text of such a document (version "1": default, hide, tools with rules or limits, deny_if
+//! and require, all_tools).
+//! Out: policies that are never looser than the source, and a note on everything that has no
+//! equivalent, with its place in the document. A part that cannot be imported denies its tool until
+//! a person corrects it. Must not do: drop anything silently.
 
 mod condition;
 mod limits;
@@ -151,7 +152,7 @@ impl Importer {
         if let Some(approvals) = document.get("approvals") {
             self.note(
                 &root.key("approvals", approvals.at),
-                "how people are asked for approval is no part of a policy here; \
+                "how people are asked for approval is not part of a policy here; \
                       requests stay open for 30m where no approval_timeout is written",
             );
         }

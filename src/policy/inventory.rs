@@ -1,8 +1,9 @@
-//! The upstream's tools, classified, and the rules that select each: what decisions are made over.
+//! The upstream's tools with their classes, and the rules that select each: the data for decisions.
 //!
-//! In: a [`Program`] and the tools as the upstream lists them. Out: a [`Bound`], immutable, swapped in whole when either
-//! changes. All that does not depend on the call is worked out here, so that a decision touches only the rules that select
-//! the called tool. Must not do: trust what a listing says of itself; annotations are not read.
+//! In: a [`Program`] and the tools as the upstream lists them. Out: a [`Bound`], immutable, swapped
+//! in whole when either changes. Everything that does not depend on the call is computed here, so
+//! that a decision touches only the rules that select the called tool. Must not do: trust a
+//! listing's claims about itself; annotations are not read.
 
 use super::canonical;
 use super::check::{Fill, Fuel, Reads};
@@ -30,14 +31,14 @@ pub struct Definition {
     properties: Option<Vec<String>>,
 }
 
-/// Why an entry of a listing is no tool.
+/// Why an entry of a listing is not a tool.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DefinitionError {
     /// Not strict JSON.
     #[error("a tool's definition is not strict JSON: {0}")]
     Json(#[from] json::Error),
     /// No name.
-    #[error("a tool's definition is no object with a name")]
+    #[error("a tool's definition is not an object with a name")]
     Shape,
 }
 
@@ -71,8 +72,8 @@ impl Definition {
         })
     }
 
-    /// A tool that is not listed anywhere, for looking at policies without a server: arguments are not held against a
-    /// schema, and nothing can have drifted.
+    /// A tool that is not listed anywhere, for looking at policies without a server: arguments are
+    /// not held against a schema, and nothing can have drifted.
     pub fn assumed(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -83,7 +84,7 @@ impl Definition {
     }
 }
 
-/// Why a listed tool is hidden from everybody.
+/// Why a listed tool is hidden from all callers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Withheld {
@@ -96,7 +97,7 @@ pub enum Withheld {
 }
 
 impl Withheld {
-    /// What to tell people who look after the server.
+    /// The message for the server's operators.
     pub fn describe(&self) -> String {
         match self {
             Withheld::Duplicate => "the server lists this name more than once".to_owned(),
@@ -117,7 +118,7 @@ pub struct Tool {
     pub class: Option<(Risk, Severity)>,
     /// It differs from its pin, or its properties match no catalogued form of its name.
     pub drifted: bool,
-    /// Set if it is hidden from everybody.
+    /// Set if it is hidden from all callers.
     pub withheld: Option<Withheld>,
     /// JSON pointers into its arguments, never logged or previewed.
     pub redact: Vec<String>,
@@ -150,8 +151,8 @@ impl Tool {
         self.class.map_or("", |(_, severity)| severity.as_str())
     }
 
-    /// Holds arguments against the schema and gives what the server reads beside them, and which of those that some rule reads
-    /// are not in their one spelling.
+    /// Holds arguments against the schema and gives what the server reads beside them, and which of
+    /// those that some rule reads are not in their one spelling.
     pub(super) fn admit<'a>(
         &'a self,
         value: &'a json::Value<'a>,
@@ -274,8 +275,8 @@ impl Bound {
         self.index.get(name).and_then(|at| self.tools.get(*at))
     }
 
-    /// Whether a definition that the upstream shows a caller is the pinned one, where there is a pin. A server may show the
-    /// gateway one definition and its clients another.
+    /// Whether a definition that the upstream shows a caller is the pinned one, where there is a
+    /// pin. A server may show the gateway one definition and its clients another.
     pub fn as_pinned(&self, name: &str, definition: &[u8]) -> bool {
         match self.tool(name) {
             Some(tool) if tool.pinned && !self.program.audit => {
@@ -314,7 +315,7 @@ fn bind(program: &Program, definition: &Definition, budget: &mut Budget) -> Tool
     let known = match &definition.properties {
         _ if !program.use_catalog => Known::No,
         Some(properties) => catalog::find(&definition.name, properties.iter().map(String::as_str)),
-        // Nothing is known of its inputs, so the strictest form counts, and it cannot be said to have drifted.
+        // Its inputs are unknown, so the strictest form counts, and drift cannot be detected.
         None => catalog::lookup(&definition.name)
             .max_by_key(|entry| (entry.risk, entry.severity))
             .map_or(Known::No, Known::Yes),
@@ -379,7 +380,8 @@ fn bind(program: &Program, definition: &Definition, budget: &mut Budget) -> Tool
     }
 }
 
-/// The forms of the arguments that some rule reads: the server's spec says them, or else the catalogue.
+/// The forms of the arguments that some rule reads: the server's spec says them, or else the
+/// catalogue.
 fn forms<'p>(
     program: &Program,
     definition: &Definition,
@@ -403,8 +405,8 @@ fn forms<'p>(
         .collect()
 }
 
-/// The class of the catalogued form, as overridden. A tool that is like no form of its name keeps the strictest form's
-/// class and is counted as drifted.
+/// The class of the catalogued form, as overridden. A tool that is like no form of its name keeps
+/// the strictest form's class and is counted as drifted.
 fn classify(known: Known, entry: Option<&ToolOverride>) -> Option<(Risk, Severity)> {
     let catalogued = known.entry().map(|known| (known.risk, known.severity));
     let risk = entry.and_then(|entry| entry.risk);

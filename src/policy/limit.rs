@@ -1,9 +1,9 @@
 //! A sliding window: at most `max` units in any window of a length, never more.
 //!
-//! In: a monotonic time and a cost. Out: a reservation, or how long to wait. Memory is bounded: up to 1,024 moments are kept
-//! as they were; above that, moments that lie within 1/1,024 of the window of one another are kept as one, stamped with the
-//! latest, so that the count is never too low and capacity comes back at most that much late. Must not do: read a clock, or
-//! know what is counted.
+//! In: a monotonic time and a cost. Out: a reservation, or how long to wait. Memory is bounded: up
+//! to 1,024 moments are kept exactly; above that, moments that lie within 1/1,024 of the window of
+//! one another are kept as one, stamped with the latest, so that the count is never too low and
+//! capacity comes back at most that much late. Must not do: read a clock, or know what is counted.
 
 #[cfg(test)]
 mod tests;
@@ -52,7 +52,7 @@ impl Reservation {
 /// Why no units were taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// Enough units are free after this time, if nobody else takes them.
+    /// Enough units are free after this time, if no other call takes them.
     #[error("the limit is reached; retry after {0:?}")]
     For(Duration),
     /// The cost is above the limit itself.
@@ -61,7 +61,8 @@ pub enum Refused {
 }
 
 impl Window {
-    /// An unused window. A length of zero would never forget, so it counts as the shortest there is.
+    /// An unused window. A length of zero would never forget, so it counts as the shortest there
+    /// is.
     pub fn new(max: u64, length: Duration) -> Self {
         Self {
             max,
@@ -78,7 +79,8 @@ impl Window {
         self.length = nanos(length).max(1);
     }
 
-    /// Takes units now, if that never makes more than `max` in any window. `now` is a monotonic time since any fixed moment.
+    /// Takes units now, if that never makes more than `max` in any window. `now` is a monotonic
+    /// time since any fixed moment.
     pub fn reserve(&mut self, now: Duration, cost: u64) -> Result<Reservation, Refused> {
         self.check(now, cost)?;
         let at = self.now;
@@ -113,11 +115,13 @@ impl Window {
         Err(Refused::Always)
     }
 
-    /// Gives units back. Only for a call of which no byte was sent, or that the upstream itself answered with an error.
+    /// Gives units back. Only for a call of which no byte was sent, or that the upstream itself
+    /// answered with an error.
     pub fn refund(&mut self, reservation: Reservation) {
         let Reservation { at, cost } = reservation;
-        // What has left the window is not there to be given back: this also keeps a reservation from before a counter was
-        // dropped and made anew from touching what others have taken since.
+        // What has left the window is not there to be given back: this also keeps a reservation
+        // from before a counter was dropped and created again from touching units that others have
+        // taken since.
         if cost == 0 || at.saturating_add(self.length) <= self.now {
             return;
         }
@@ -153,12 +157,14 @@ impl Window {
         }
     }
 
-    /// Whether nothing counts any more, so that the window can be dropped without forgetting anything.
+    /// Whether nothing counts any more, so that the window can be dropped without forgetting
+    /// anything.
     pub fn is_idle(&mut self, now: Duration) -> bool {
         self.used(now) == 0
     }
 
-    /// Drops what has left the window. Windows are half-open: what was taken at `t` counts until just before `t + length`.
+    /// Drops what has left the window. Windows are half-open: what was taken at `t` counts until
+    /// just before `t + length`.
     fn forget(&mut self, now: Duration) {
         self.now = self.now.max(nanos(now));
         while let Some(entry) = self.entries.front() {
@@ -189,8 +195,9 @@ impl Window {
         }
     }
 
-    /// Puts together entries that start within a 1,024th of the window of one another. Those that remain start further
-    /// apart than that, so that little more than 1,024 of them fit in a window.
+    /// Puts together entries that start within a 1,024th of the window of one another. Those that
+    /// remain start further apart than that, so that little more than 1,024 of them fit in a
+    /// window.
     fn merge(&mut self) {
         let slot = self.length / EXACT as u64;
         let mut merged: VecDeque<Entry> = VecDeque::with_capacity(EXACT + 4);

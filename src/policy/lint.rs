@@ -1,8 +1,8 @@
-//! Rules that are valid and do not what their author means.
+//! Warns of rules that are valid but do not do what their author means.
 //!
-//! In: a bundle, so that each rule is looked at with its server and with the other policies of that server. Out: warnings. A
-//! rule that selects nothing restricts nothing, and what it should have hidden is allowed by a broader one. Must not do:
-//! refuse; `validate --strict` does.
+//! In: a bundle, so that each rule is checked with its server and with the other policies of that
+//! server. Out: warnings. A rule that selects nothing restricts nothing, and a broader rule may
+//! allow the calls that it should have hidden. Must not do: refuse; `validate --strict` does.
 
 use super::bundle::{Bundle, BundlePolicy};
 use super::diagnostic::{Diagnostic, Level};
@@ -219,8 +219,8 @@ fn is_near(a: &str, b: &str) -> bool {
     }
 }
 
-/// Whether something may be allowed by the policies of a server: by a rule that selects a tool, or could select one that
-/// nothing is known of, or by a default.
+/// Whether something may be allowed by the policies of a server: by a rule that selects a tool, or
+/// could select one that nothing is known of, or by a default.
 fn allows(bundle: &Bundle, known: &BTreeMap<&str, Class>) -> bool {
     let lets = |action: Action| matches!(action, Action::Allow | Action::RequireApproval);
     let mut enforced = bundle
@@ -228,7 +228,7 @@ fn allows(bundle: &Bundle, known: &BTreeMap<&str, Class>) -> bool {
         .iter()
         .filter(|policy| policy.spec.mode() == Mode::Enforce)
         .peekable();
-    // Without any, that is said elsewhere.
+    // The case without any is reported elsewhere.
     if enforced.peek().is_none() {
         return true;
     }

@@ -1,7 +1,7 @@
 //! Globs over tool names, grants, prompts and resource URIs.
 //!
-//! In: patterns from policies, names from calls. Out: yes or no, in time linear in the name. Must not do: treat anything but
-//! `*` as special.
+//! In: patterns from policies, names from calls. Out: yes or no, in time linear in the name. Must
+//! not do: treat anything but `*` as special.
 
 use std::borrow::Cow;
 
@@ -44,7 +44,8 @@ impl TryFrom<&str> for Glob {
 impl Glob {
     /// Whether the pattern matches the whole text.
     ///
-    /// Each part is looked for from where the one before ended; taking the first place is right, as `*` takes the rest.
+    /// Each part is looked for from where the one before ended; taking the first place is right, as
+    /// `*` takes the rest.
     pub fn matches(&self, text: &str) -> bool {
         let (first, last, middle) = match self.parts.as_slice() {
             [] => return false,
@@ -73,7 +74,8 @@ impl Glob {
         self.parts.join("x")
     }
 
-    /// Whether every text that the other pattern matches is matched by this one. May say no where it is so.
+    /// Whether every text that the other pattern matches is matched by this one. May say no where
+    /// it is so.
     pub fn covers(&self, other: &Glob) -> bool {
         // A star in the other pattern can stand for text that no literal part of this one contains.
         self.matches(&other.parts.join("\u{0}"))
@@ -110,7 +112,8 @@ impl Globs {
 /// The forms that names of grants have.
 const GRANTS: [&str; 4] = ["serviceaccount:", "jwt:", "key:", "anonymous"];
 
-/// A pattern over names of grants; one that no grant could ever match is refused, as the rule would silently be for nobody.
+/// A pattern over names of grants; a pattern that no grant could ever match is refused, because the
+/// rule would silently apply to no caller.
 pub fn grant_glob(text: &str) -> Result<Glob, String> {
     let glob = Glob::try_from(text)?;
     let start = text.split('*').next().unwrap_or_default();
@@ -134,8 +137,8 @@ pub fn grant_glob(text: &str) -> Result<Glob, String> {
     }
 }
 
-/// One form of a name for finding those that differ only in case: Unicode simple folding, by way of upper case, so that
-/// characters such as the long s and the Kelvin sign fold too.
+/// One form of a name for finding those that differ only in case: Unicode simple folding, by way of
+/// upper case, so that characters such as the long s and the Kelvin sign fold too.
 pub fn fold_case(text: &str) -> Cow<'_, str> {
     if text
         .bytes()

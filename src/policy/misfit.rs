@@ -1,6 +1,6 @@
-//! Why an argument cannot be what a rule reads.
+//! Why an argument is not acceptable to a rule.
 //!
-//! In: nothing. Out: words for agents, and places. It is a leaf that schemas and forms share.
+//! In: nothing. Out: messages for agents, and places. It is a leaf that schemas and forms share.
 
 use std::borrow::Cow;
 

@@ -1,8 +1,8 @@
 //! The policy engine: bundle to program, call to decision.
 //!
-//! In: a [`bundle::Bundle`], the upstream's list of tools, a call with its caller and the time. Out: a
-//! [`decision::Decision`] with all that is needed to act on it. Pure: no I/O, no clock, no log. It never panics, and what it
-//! cannot compile or evaluate never allows anything.
+//! In: a [`bundle::Bundle`], the upstream's list of tools, a call with its caller and the time.
+//! Out: a [`decision::Decision`] with everything that is needed to act on it. Pure: no I/O, no
+//! clock, no log. It never panics, and what it cannot compile or evaluate never allows anything.
 
 pub mod acceptance;
 pub mod approval;
@@ -13,10 +13,10 @@ pub mod cases;
 pub mod check;
 pub mod compile;
 pub mod decision;
+pub mod deployability;
 pub mod diagnostic;
 pub mod evaluate;
 pub mod explain;
-pub mod fit;
 mod form;
 pub mod import;
 pub mod inventory;

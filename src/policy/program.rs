@@ -1,8 +1,8 @@
 //! Compiled policies of one server.
 //!
-//! Made only by [`compile`](super::compile), so that what is here is known to be right: patterns, conditions, durations and
-//! counters are compiled values. Rules are kept in order of attribution (namespace, policy, rule), so that the first of
-//! several equally strict ones is the one to name.
+//! Made only by [`compile`](super::compile), so that its content is known to be valid: patterns,
+//! conditions, durations and counters are compiled values. Rules are kept in order of attribution
+//! (namespace, policy, rule), so that the first of several equally strict ones is the one to name.
 
 use super::check::{Condition, Cost, Reads};
 use super::decision::{Counter, RuleId};
@@ -73,7 +73,7 @@ pub(super) struct Rule {
     pub limits: Vec<Limit>,
     pub expires_after: Duration,
     pub wait_up_to: Duration,
-    /// What the person who decides is not shown.
+    /// The arguments that the approver does not see.
     pub redact: Vec<String>,
     pub reason: Option<Arc<str>>,
     /// The arguments that the condition or a cost reads.
@@ -124,8 +124,8 @@ pub(super) enum NotSelected {
 impl Selector {
     /// Whether a rule with this action selects a tool of this class; `None` is Unclassified.
     ///
-    /// An unclassified tool may be anything, so it falls under every restricting selector by class, and only a name can
-    /// allow it.
+    /// An unclassified tool may be anything, so it falls under every restricting selector by class,
+    /// and only a name can allow it.
     pub fn selects(
         &self,
         action: Action,

@@ -1,10 +1,12 @@
-//! A tool's `inputSchema`, held against arguments that a rule reads.
+//! Checks arguments that a rule reads against a tool's `inputSchema`.
 //!
-//! In: the schema as the upstream lists it; arguments; the work that is left. Out: what is absent and has a default, and what
-//! is null and counts as absent; or the argument that is not as the schema says. Many servers coerce what they are sent (`"7"`
-//! to 7, `"null"` to null), take names that the schema does not list, and fill in what is missing, so a rule must only ever see
-//! arguments that mean the same to the server. The schema is the upstream's, so it is not trusted: it is resolved once, what
-//! is resolved is what runs, it is weighed as it runs, and running it takes from the call's budget. Must not do: coerce.
+//! In: the schema as the upstream lists it; arguments; the remaining budget. Out: absent values
+//! with a default, and nulls that count as absent; or the argument that does not conform to the
+//! schema. Many servers coerce arguments (`"7"` to 7, `"null"` to null), accept names that the
+//! schema does not list, and fill in missing values, so a rule must only ever see arguments that
+//! mean the same to the server. The schema is the upstream's, so it is not trusted: it is resolved
+//! once, exactly the resolved form is evaluated, its size is counted in that form, and evaluating
+//! it takes from the call's budget. Must not do: coerce.
 
 mod build;
 mod format;
@@ -225,7 +227,7 @@ impl Default for Kinds {
 
 /// Why a value was not taken.
 enum Fail {
-    /// It is not as the schema says; said nowhere, as another branch may take it.
+    /// It does not conform to the schema; not reported, because another branch may accept it.
     No,
     Misfit(Misfit),
     Exhausted,

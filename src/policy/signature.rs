@@ -1,7 +1,9 @@
-//! Who wrote a bundle: an Ed25519 signature (RFC 8032) of the operator's over what the bundle says.
+//! Authenticates the author of a bundle: the operator's Ed25519 signature (RFC 8032) over its
+//! content.
 //!
-//! In: a bundle, keys. Out: a signed bundle, or why it is not to be believed. The signature covers the server's UID, the revision,
-//! which is a digest of the whole content, and the sequence. Must not do: show a private key.
+//! In: a bundle, keys. Out: a signed bundle, or why it is not trusted. The signature covers the
+//! server's UID, the revision, which is a digest of the whole content, and the sequence. Must not
+//! do: show a private key.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,18 +16,18 @@ use super::canonical::hex;
 /// Separates these signatures from any others that a key may ever make.
 const DOMAIN: &[u8] = b"portcullis bundle 1";
 
-/// Why a bundle is not to be believed.
+/// Why a bundle is not trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// Nobody signed it.
+    /// It has no signature.
     #[error(
-        "the bundle is not signed: somebody other than the operator wrote it, and the operator writes it again"
+        "the bundle is not signed: another writer than the operator wrote it, and the operator will overwrite it"
     )]
     Unsigned,
-    /// Not by one of these keys, or not this bundle.
+    /// The signature is not by one of these keys, or not for this bundle.
     #[error(
-        "the bundle's signature is not the operator's: somebody else changed the bundle, or the operator's key was replaced and \
-         this gateway's pod has not been replaced yet"
+        "the bundle's signature is not the operator's: another writer changed the bundle, or the operator's key was \
+        replaced and this gateway's pod has not been replaced yet"
     )]
     Forged,
 }
@@ -104,10 +106,11 @@ impl Signer {
     }
 }
 
-/// Whether one of these keys signed the bundle, whose revision must have been compared with its content.
+/// Whether one of these keys signed the bundle, whose revision must have been compared with its
+/// content.
 ///
 /// # Errors
-/// Why it is not to be believed.
+/// Why it is not trusted.
 pub fn verify(bundle: &Bundle, keys: &[PublicKey]) -> Result<(), SignatureError> {
     let signature = bundle
         .signature
@@ -126,7 +129,8 @@ pub fn verify(bundle: &Bundle, keys: &[PublicKey]) -> Result<(), SignatureError>
         .ok_or(SignatureError::Forged)
 }
 
-/// What is signed: each part with its length before it, so that no two bundles are signed alike.
+/// What is signed: each part with its length before it, so that no two bundles have the same signed
+/// bytes.
 fn message(bundle: &Bundle) -> Vec<u8> {
     let sequence = bundle.sequence.to_be_bytes();
     let parts: [&[u8]; 4] = [

@@ -1,7 +1,7 @@
-//! Which policies a server is under, and the bundle that follows.
+//! Selects the policies of a server, and builds its bundle.
 //!
-//! In: servers and policies as objects. Out: a [`Bundle`] for each server. Must not do: judge the policies; it is given those
-//! that were accepted, in their last accepted form.
+//! In: servers and policies as objects. Out: a [`Bundle`] for each server. Must not do: check the
+//! policies; its input is the last accepted version of each.
 
 use super::bundle::{Blocked, Bundle, BundleError, BundlePolicy, BundleServer, FORMAT};
 use crate::api::policy::McpPolicy;
@@ -17,9 +17,10 @@ const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// Whether a policy applies to a server, of which only the metadata matters.
 ///
-/// By name or label within one namespace; a policy in the operator's own namespace is a guardrail, and its `targetSelector`
-/// reaches every namespace that its `namespaceSelector` selects. `namespace` is the labels of the server's namespace; None if
-/// they are not known, which is good enough for policies that need none of them ([`needs_namespace_labels`]).
+/// By name or label within one namespace; a policy in the operator's own namespace is a guardrail,
+/// and its `targetSelector` reaches every namespace that its `namespaceSelector` selects.
+/// `namespace` is the labels of the server's namespace; None if they are not known, which is good
+/// enough for policies that need none of them ([`needs_namespace_labels`]).
 pub fn targets(
     policy: &McpPolicy,
     server: &ObjectMeta,
@@ -66,7 +67,8 @@ pub fn needs_namespace_labels(policy: &McpPolicy) -> bool {
     })
 }
 
-/// The bundle of one server under those accepted policies; `blocked` are those that target it and were never accepted.
+/// The bundle of one server under those accepted policies; `blocked` are those that target it and
+/// were never accepted.
 ///
 /// # Errors
 /// When it cannot be written as JSON.

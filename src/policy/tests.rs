@@ -19,7 +19,8 @@ pub(super) fn now() -> Timestamp {
     "2026-11-21T08:30:00Z".parse().unwrap()
 }
 
-/// A bundle of one server and policies, each given as name (or namespace/name) and the YAML of its spec without targets.
+/// A bundle of one server and policies, each given as name (or namespace/name) and the YAML of its
+/// spec without targets.
 pub(crate) fn bundle(server: &str, policies: &[(&str, &str)]) -> Bundle {
     let server = if server.is_empty() {
         "upstream: {}"
@@ -102,7 +103,7 @@ fn call_as(bound: &Bound, tool: &str, arguments: &str, caller: &Caller) -> Decis
 }
 
 /// Outcome, rule and reason in one value to compare.
-fn said(decision: &Decision) -> (Outcome, &str, Option<&str>) {
+fn result(decision: &Decision) -> (Outcome, &str, Option<&str>) {
     (
         decision.outcome,
         &decision.by.rule,
@@ -124,15 +125,15 @@ fn the_strictest_matching_rule_wins_whatever_the_order() {
         let yaml = format!("rules: [{}]", order.map(|i| rules[i]).join(", "));
         let bound = bound("", &[("p", &yaml)]);
         assert_eq!(
-            said(&call(&bound, "get_run", "{}")),
+            result(&call(&bound, "get_run", "{}")),
             (Outcome::Allow, "a-allow", None)
         );
         assert_eq!(
-            said(&call(&bound, "set_model_alias", "{}")),
+            result(&call(&bound, "set_model_alias", "{}")),
             (Outcome::RequireApproval, "b-approve", None)
         );
         assert_eq!(
-            said(&call(&bound, "delete_experiment", "{}")),
+            result(&call(&bound, "delete_experiment", "{}")),
             (
                 Outcome::Deny(Denial::Rule),
                 "c-deny",
@@ -140,7 +141,7 @@ fn the_strictest_matching_rule_wins_whatever_the_order() {
             )
         );
         assert_eq!(
-            said(&call(&bound, "mystery", "{}")),
+            result(&call(&bound, "mystery", "{}")),
             (Outcome::Hide, "d-hide", None)
         );
     }
@@ -277,11 +278,11 @@ rules:
         .collect();
     assert_eq!(listed, ["get_run", "set_model_alias"]);
     assert_eq!(
-        said(&call(&bound, "set_model_alias", r#"{"alias":"staging"}"#)),
+        result(&call(&bound, "set_model_alias", r#"{"alias":"staging"}"#)),
         (Outcome::Allow, "some", None)
     );
     assert_eq!(
-        said(&call(
+        result(&call(
             &bound,
             "set_model_alias",
             r#"{"alias":"production"}"#

@@ -1,19 +1,22 @@
-//! The one spelling in which resources are named, in requests and in rules.
+//! The only accepted spelling of a resource, in requests and in rules.
 //!
-//! In: a URI, a URI template or a pattern over URIs. Out: what is wrong with its spelling, and what to write instead. Parsers
-//! that servers use (WHATWG URL, RFC 3986, `urllib`) drop, fold, encode and decode what they read: `file:/a`, `file:////a` and
-//! `file://localhost/a` are `file:///a` to many. Were more than one spelling let in, a rule about one would say nothing about
-//! the others. Must not do: repair a spelling, as the server would still get its own.
+//! In: a URI, a URI template or a pattern over URIs. Out: what is wrong with its spelling, and what
+//! to write instead. Parsers that servers use (WHATWG URL, RFC 3986, `urllib`) drop, fold, encode
+//! and decode what they read: `file:/a`, `file:////a` and `file://localhost/a` are `file:///a` to
+//! many. If more than one spelling were accepted, a rule about one would not cover the others. Must
+//! not do: repair a spelling, as the server would still get its own.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Why a URI is refused before any rule is asked, if it is: a sentence part that says what to write.
+/// Why a URI is refused before any rule is asked, if it is: a sentence part that says what to
+/// write.
 pub fn uri_fault(uri: &str) -> Option<String> {
     check(uri).err()
 }
 
-/// [`uri_fault`] for a URI template (RFC 6570): what stands outside of its expressions is held to the same.
+/// [`uri_fault`] for a URI template (RFC 6570): what stands outside of its expressions is held to
+/// the same.
 pub fn template_fault(template: &str) -> Option<String> {
     // An expression may stand for a port, which is a number, or for a name.
     let first = match expanded(template, "x") {
@@ -24,8 +27,9 @@ pub fn template_fault(template: &str) -> Option<String> {
     number.is_err().then_some(first)
 }
 
-/// [`uri_fault`] for a pattern in which `*` stands for anything: a fault if it can match no URI that is let in, as its rule
-/// would silently be for nothing. A pattern may also name URI templates, whose expressions it then has as they stand.
+/// [`uri_fault`] for a pattern in which `*` stands for anything: a fault if it can match no URI
+/// that is let in, as its rule would silently be for nothing. A pattern may also name URI
+/// templates, whose expressions it then has as they stand.
 pub fn pattern_fault(pattern: &str) -> Option<String> {
     if !pattern.contains('{') {
         return plain_pattern_fault(pattern);
@@ -115,7 +119,8 @@ fn check(uri: &str) -> Result<(), String> {
         ));
     }
     if rest.contains('#') {
-        return Err("it has a fragment, which is no part of a resource's name; leave out `#` and what follows".to_owned());
+        return Err("it has a fragment, which is not part of a resource's name; leave out `#` and everything after \
+        it".to_owned());
     }
     let (hierarchy, query) = match rest.split_once('?') {
         Some((_, "")) => {
@@ -286,7 +291,8 @@ fn is_ipv6(text: &str) -> bool {
         .is_ok_and(|address| address.to_string() == text)
 }
 
-/// Every `%XX` must be upper case, needed, part of a character, and no separator. What starts at `query` is one.
+/// Every `%XX` must be upper case, needed, part of a character, and no separator. What starts at
+/// `query` is one.
 fn escapes(uri: &str, query: usize, web: bool) -> Result<(), String> {
     let bytes = uri.as_bytes();
     let mut decoded = Vec::new();

@@ -1,9 +1,10 @@
-//! The bodies that the gateway itself answers with, word for word.
+//! The bodies of the gateway's own answers, word for word.
 //!
-//! In: the request's id and what was decided. Out: one JSON-RPC message as bytes; [`http`] names the HTTP status that
-//! goes with each. The shapes are chosen by what clients do: a 4xx or 5xx on a call ends the whole session of the Python
-//! 1.x client, while 200 with `isError` reaches the model as text that it can act on. Names that strangers chose are
-//! bounded and made printable. It must not reveal whether a name that is refused as unknown exists.
+//! In: the request's id and the decision. Out: one JSON-RPC message as bytes; [`http`] names the
+//! HTTP status that goes with each. The shapes are chosen by what clients do: a 4xx or 5xx on a
+//! call ends the whole session of the Python 1.x client, while 200 with `isError` reaches the model
+//! as text that it can act on. Untrusted names are bounded and made printable. It must not reveal
+//! whether a name that is refused as unknown exists.
 
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ pub const RETRY_AFTER_KEY: &str = "portcullis.dev/retryAfterMs";
 /// As many characters of a stranger's name are echoed.
 const NAME_LIMIT: usize = 128;
 
-/// Where an approval stands, as the agent is told.
+/// The state of an approval, as the agent sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Approval<'a> {
     /// When to repeat the call, and when the request expires.
@@ -155,8 +156,8 @@ pub fn denied(version: Version, id: &Id<'_>, policy: &str, rule: &str, reason: &
     tool_refused(version, id, &text, None)
 }
 
-/// Arguments that do not satisfy the tool's `inputSchema` where a rule reads them: which field, and what it must be
-/// ("must be a string").
+/// Arguments that do not satisfy the tool's `inputSchema` where a rule reads them: which field, and
+/// what it must be ("must be a string").
 pub fn bad_arguments(version: Version, id: &Id<'_>, field: &str, must: &str) -> Vec<u8> {
     let (field, must) = (printable(field, NAME_LIMIT), sentence(must));
     tool_refused(
@@ -267,7 +268,7 @@ pub fn upstream_down(id: Option<&Id<'_>>, reason: &str, wait: Duration) -> Vec<u
     error(id, code::INTERNAL_ERROR, &message, Some(&data))
 }
 
-/// Bytes that are no strict JSON (never with an id), a batch, or a message of the wrong shape.
+/// Bytes that are not strict JSON (never with an id), a batch, or a message of the wrong shape.
 pub fn refusal(refusal: &Refusal) -> Vec<u8> {
     error(
         refusal.id.as_ref(),
@@ -297,7 +298,7 @@ pub fn invalid_params(id: &Id<'_>, reason: &str) -> Vec<u8> {
     )
 }
 
-/// The session id does not open: unknown, expired or another grant's, which is not said.
+/// The session id does not open: unknown, expired or another grant's, without saying which.
 pub fn session_unknown(id: Option<&Id<'_>>) -> Vec<u8> {
     error(
         id,
@@ -307,9 +308,9 @@ pub fn session_unknown(id: Option<&Id<'_>>) -> Vec<u8> {
     )
 }
 
-/// A stateless request to an upstream of the session era, or one of a version nobody knows (400, 2026-07-28,
-/// `UnsupportedProtocolVersionError`). Only session versions are listed: a client that knows one of them then falls back
-/// to `initialize`.
+/// A stateless request to an upstream of the session era, or one of an unknown version (400,
+/// 2026-07-28, `UnsupportedProtocolVersionError`). Only session versions are listed: a client that
+/// knows one of them then falls back to `initialize`.
 pub fn unsupported_version(id: Option<&Id<'_>>, supported: &[Version], requested: &str) -> Vec<u8> {
     let mut data = String::from("{\"supported\":[");
     for (index, version) in supported.iter().enumerate() {

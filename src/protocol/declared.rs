@@ -1,8 +1,9 @@
-//! What a client declared in `initialize` that a server may ask it for.
+//! The requests of servers that a client supports, as declared in `initialize`.
 //!
-//! In: its `capabilities`. Out: a byte that goes into the session's token, and whether a request of the server keeps to it.
-//! A server that asks for more than the client declared, or in another way, gets no further: the client may not know what
-//! it shows its user then. Sources: `ClientCapabilities`, `CreateMessageRequest` and `ElicitRequest` of the schemas.
+//! In: its `capabilities`. Out: a byte that goes into the session's token, and whether a request of
+//! the server is covered by it. A request for more than the client declared, or in another form, is
+//! refused: the client may not know what it shows its user. Sources: `ClientCapabilities`,
+//! `CreateMessageRequest` and `ElicitRequest` of the schemas.
 
 use super::emit::Edits;
 use super::envelope::{Object, Request};
@@ -80,7 +81,7 @@ impl Declared {
                 if tools && !self.has(SAMPLING_TOOLS) {
                     return None;
                 }
-                // What other servers told the client is nothing for this one.
+                // The context of other servers is not for this one.
                 let own = self.has(SAMPLING_CONTEXT)
                     && params
                         .get("includeContext")

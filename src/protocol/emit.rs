@@ -1,8 +1,9 @@
-//! Writing messages anew from what was read.
+//! Serializes messages from their parsed form.
 //!
-//! In: a parsed message and the changes to make. Out: its bytes, on one line. Unknown members of the envelope are left
-//! behind; members of `params` and `result` keep their order and, unless changed, their text. It must not write
-//! anything that the strict parser would refuse; values handed in as raw must be JSON that was checked.
+//! In: a parsed message and the changes to make. Out: its bytes, on one line. Unknown members of
+//! the envelope are left behind; members of `params` and `result` keep their order and, unless
+//! changed, their text. It must not write anything that the strict parser would refuse; values
+//! handed in as raw must be JSON that was checked.
 
 use std::borrow::Cow;
 
@@ -13,7 +14,8 @@ use super::forward;
 
 type Change<'e> = (&'e str, Option<Cow<'e, str>>);
 
-/// Changes to a message: to its id, to members of `params` (or `result`), to members of their `_meta`.
+/// Changes to a message: to its id, to members of `params` (or `result`), to members of their
+/// `_meta`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Edits<'e> {
     id: Option<Id<'e>>,
@@ -35,8 +37,8 @@ impl<'e> Edits<'e> {
         self
     }
 
-    /// Leaves out every member of the message but these, and of `_meta` what [`forward::meta_passes`] refuses. What is set
-    /// is written all the same.
+    /// Leaves out every member of the message but these, and of `_meta` what
+    /// [`forward::meta_passes`] refuses. What is set is written all the same.
     pub fn only(mut self, known: &'static [&'static str]) -> Self {
         self.only = Some(known);
         self
@@ -65,7 +67,8 @@ impl<'e> Edits<'e> {
                         .all(|member| self.meta_passes(member)))
     }
 
-    /// Sets a member to a value that is already JSON, replacing it where it stands or adding it at the end.
+    /// Sets a member to a value that is already JSON, replacing it where it stands or adding it at
+    /// the end.
     pub fn set(mut self, key: &'e str, raw: impl Into<Cow<'e, str>>) -> Self {
         change(&mut self.members, key, Some(raw.into()));
         self
@@ -127,7 +130,8 @@ impl Notification<'_> {
     }
 }
 
-/// A request, or without an id a notification, of that method with the `params` of another message and changes to them.
+/// A request, or without an id a notification, of that method with the `params` of another message
+/// and changes to them.
 pub fn call(
     id: Option<&Id<'_>>,
     method: &str,
@@ -186,8 +190,9 @@ impl Object<'_> {
     }
 }
 
-/// The text of an object without some of its members, such as a client's `capabilities` without what the server's spec
-/// denies. Keys are held to the strictness of `known`, so that no variant of a member stays behind.
+/// The text of an object without some of its members, such as a client's `capabilities` without
+/// what the server's spec denies. Keys are held to the strictness of `known`, so that no variant of
+/// a member stays behind.
 pub fn without(raw: &str, known: &[&str], keys: &[&str]) -> Result<String, Fault> {
     let object = Object::from_raw(raw, known)?;
     let edits = keys
@@ -262,14 +267,15 @@ fn write_object(out: &mut String, object: Option<&Object<'_>>, edits: &Edits<'_>
     }
 }
 
-/// Whether an object stands in its text as it would be written: nothing escaped in its keys, and no room for anything
-/// besides its members and what has to stand between them.
+/// Whether an object stands in its text as it would be written: nothing escaped in its keys, and no
+/// room for anything besides its members and what has to stand between them.
 fn is_compact(object: &Object<'_>) -> bool {
     let members = &object.members;
     let plain = members
         .iter()
         .all(|member| matches!(member.key, Cow::Borrowed(_)));
-    // A member has two quotes and a colon; the braces go with the commas, of which there is one fewer than members.
+    // A member has two quotes and a colon; the braces go with the commas, of which there is one
+    // fewer than members.
     let length = members
         .iter()
         .map(|member| member.key.len() + member.raw.len() + 3)
@@ -319,8 +325,8 @@ fn write_members(
     out.push('}');
 }
 
-/// Appends raw JSON on one line. Line breaks in JSON stand only between tokens, where a space means the same; a server
-/// behind stdio reads lines, and an SSE `data:` field is one.
+/// Appends raw JSON on one line. Line breaks in JSON stand only between tokens, where a space means
+/// the same; a server behind stdio reads lines, and an SSE `data:` field is one.
 pub fn push_line(out: &mut String, raw: &str) {
     if json::is_one_line(raw.as_bytes()) {
         return out.push_str(raw);

@@ -1,8 +1,9 @@
 //! JSON-RPC messages: exactly one request, notification or response, read strictly.
 //!
-//! In: the bytes of one message, from a client or an upstream. Out: a [`Message`] that borrows from them, or a
-//! [`Refusal`] that says how to answer. Everything in the bytes has been checked by then, the raw slices included. What
-//! goes on is written anew from the message ([`super::emit`]); nobody may forward the bytes themselves.
+//! In: the bytes of one message, from a client or an upstream. Out: a [`Message`] that borrows from
+//! them, or a [`Refusal`] that says how to answer. Everything in the bytes has been checked by
+//! then, the raw slices included. Forwarded messages are serialized from the parsed message
+//! ([`super::emit`]); the original bytes must never be forwarded.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -54,7 +55,8 @@ impl Id<'_> {
         out
     }
 
-    /// Reads what [`Self::to_json`] wrote, or an id that stands elsewhere in a message (`requestId`, `progressToken`).
+    /// Reads what [`Self::to_json`] wrote, or an id that stands elsewhere in a message
+    /// (`requestId`, `progressToken`).
     pub fn from_json(raw: &str) -> Option<Id<'_>> {
         match raw.as_bytes().first()? {
             b'"' => json::decode_string(raw).ok().map(Id::String),
@@ -70,7 +72,8 @@ impl Id<'_> {
     }
 }
 
-/// An object of the protocol: its members, and those of its `_meta`, in order. Raw values have been checked whole.
+/// An object of the protocol: its members, and those of its `_meta`, in order. Raw values have been
+/// checked whole.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Object<'a> {
     /// As it stood in the text.
@@ -109,7 +112,8 @@ impl<'a> Object<'a> {
         self.string(key)?.ok_or(Fault::Member(key, "a string"))
     }
 
-    /// A member that must be an object of the protocol if it is there, its keys held to the same strictness.
+    /// A member that must be an object of the protocol if it is there, its keys held to the same
+    /// strictness.
     pub fn object(&self, key: &'static str, known: &[&str]) -> Result<Option<Object<'a>>, Fault> {
         self.get(key)
             .map(|member| {
@@ -134,7 +138,8 @@ impl<'a> Object<'a> {
         Ok(Object::read(reader)?.and_then(|object| object.check_keys(known).map(|()| object)))
     }
 
-    /// Reads the next value; the inner error is a value of the wrong shape, which has been read past.
+    /// Reads the next value; the inner error is a value of the wrong shape, which has been read
+    /// past.
     fn read(reader: &mut Reader<'a>) -> Result<Result<Object<'a>, Fault>, json::Error> {
         if reader.kind()? != Kind::Object {
             reader.raw()?;
@@ -261,7 +266,8 @@ pub struct ToolCall<'a> {
     pub arguments: Option<&'a str>,
     /// `params.task`: the call asks to be run as a task (2025-11-25).
     pub task: Option<&'a str>,
-    /// `params.requestState` and `params.inputResponses`: the call continues an earlier one (2026-07-28).
+    /// `params.requestState` and `params.inputResponses`: the call continues an earlier one
+    /// (2026-07-28).
     pub request_state: Option<Cow<'a, str>>,
     pub input_responses: Option<&'a str>,
 }
@@ -385,7 +391,8 @@ impl From<json::Error> for Refusal {
     }
 }
 
-/// The members of a message while it is read; shape faults wait until the JSON has been checked to its end.
+/// The members of a message while it is read; shape faults wait until the JSON has been checked to
+/// its end.
 #[derive(Default)]
 struct Parts<'a> {
     /// Those that are not in [`keys::ENVELOPE`].
@@ -495,7 +502,8 @@ impl<'a> Parts<'a> {
 
     /// The message, or its first fault, which leaves the id.
     fn message(&mut self) -> Result<Message<'a>, Fault> {
-        // The keys that are not here are those of `keys::ENVELOPE`, once each, and no variants of one another.
+        // The keys that are not here are those of `keys::ENVELOPE`, once each, and no variants of
+        // one another.
         if let Some((key, suspicion)) =
             keys::suspect(self.unknown.iter().map(Cow::as_ref), keys::ENVELOPE)
         {

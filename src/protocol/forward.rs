@@ -1,9 +1,11 @@
-//! What of a client's message a server may get: the members that the protocol gives a meaning, and nothing else.
+//! The parts of a client's message that a server may get: the members that the protocol defines,
+//! and nothing else.
 //!
-//! In: the members of `params`, of `_meta` and of the results of clients. Out: whether each is forwarded. Rules, previews and
-//! approvals see the name and the arguments of a call alone; anything else in it would be a way past them to a server that
-//! reads it. What is not known is left out without a word, as peers must ignore it (MCP, "_meta"). Sources: `schema.ts` of
-//! the four versions; for trace context SEP-414 and W3C "Trace Context" and "Baggage".
+//! In: the members of `params`, of `_meta` and of the results of clients. Out: whether each is
+//! forwarded. Rules, previews and approvals see the name and the arguments of a call alone;
+//! anything else in it would bypass them if the server reads it. Unknown members are left out
+//! silently, because peers must ignore them (MCP, "_meta"). Sources: `schema.ts` of the four
+//! versions; for trace context SEP-414 and W3C "Trace Context" and "Baggage".
 
 use crate::json::{self, Kind, Member};
 
@@ -13,8 +15,9 @@ const LONGEST_TOKEN: usize = 256;
 const LONGEST_TRACE_STATE: usize = 512;
 const LONGEST_BAGGAGE: usize = 8192;
 
-/// Whether a member of `_meta` goes to the server. Those that only 2026-07-28 knows are not here, as no session has them;
-/// `related-task` is not here either, as the gateway carries no tasks that it could name.
+/// Whether a member of `_meta` goes to the server. Those that only 2026-07-28 knows are not here,
+/// as no session has them; `related-task` is not here either, as the gateway carries no tasks that
+/// it could name.
 pub fn meta_passes(member: &Member<'_>) -> bool {
     match member.key.as_ref() {
         "progressToken" => token_passes(member),
@@ -45,7 +48,8 @@ fn printable(member: &Member<'_>, longest: usize) -> bool {
     })
 }
 
-/// The trace id of a valid `traceparent` (version-trace-parent-flags, lower-case hexadecimal, not all zero).
+/// The trace id of a valid `traceparent` (version-trace-parent-flags, lower-case hexadecimal, not
+/// all zero).
 pub fn trace_id(traceparent: &str) -> Option<&str> {
     let mut parts = traceparent.split('-');
     let (version, trace, parent, flags) =

@@ -1,7 +1,7 @@
-//! HTTP headers: what a client's may say, and what goes upstream.
+//! HTTP headers: the accepted values of a client's headers, and the headers that go upstream.
 //!
-//! In: header values. Out: whether they are acceptable, and the few that pass. It must not let anything of the client's
-//! through that is not on the list: its credentials and cookies end here.
+//! In: header values. Out: whether they are acceptable, and the few that pass. It must not forward
+//! any header of the client that is not on the list: the client's credentials and cookies end here.
 
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -28,7 +28,7 @@ pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// What mirrors a tool's arguments starts so (2026-07-28).
 pub const PARAM_PREFIX: &str = "mcp-param-";
 
-/// Longer session ids are not looked at.
+/// Longer session ids are not examined.
 const MAX_SESSION_ID: usize = 8192;
 
 /// Why a request is refused for its headers.
@@ -96,8 +96,9 @@ pub fn session_id(headers: &HeaderMap) -> Result<Option<&str>, HeaderFault> {
         .map_err(|_| HeaderFault::Unusable("mcp-session-id"))
 }
 
-/// Whether a POST lists both types of answer (every version: the client MUST). `*/*` counts for both, as in the Python
-/// SDK's server, since generic HTTP clients send that; a type with `q=0` is not listed.
+/// Whether a POST lists both types of answer (every version: the client MUST). `*/*` counts for
+/// both, as in the Python SDK's server, since generic HTTP clients send that; a type with `q=0` is
+/// not listed.
 pub fn check_post_accept(headers: &HeaderMap) -> Result<(), HeaderFault> {
     if lists_both(headers)
         || accepts(headers, "application", "json") && accepts(headers, "text", "event-stream")
@@ -203,9 +204,10 @@ fn is_type(content_type: &str, essence: &str) -> bool {
         })
 }
 
-/// The `MCP-Protocol-Version` of a request in a session. It may be missing, as the session knows its version (until
-/// 2025-03-26 there was no such header); if it stands there it must be the session's, or at least one that we speak
-/// (2025-11-25: an unsupported one is 400; that it is the negotiated one is a SHOULD, and what goes upstream is ours).
+/// The `MCP-Protocol-Version` of a request in a session. It may be missing, as the session knows
+/// its version (until 2025-03-26 there was no such header); if it stands there it must be the
+/// session's, or at least one that we speak (2025-11-25: an unsupported one is 400; that it is the
+/// negotiated one is a SHOULD, and what goes upstream is ours).
 pub fn check_session_version(header: Option<&str>) -> Result<(), HeaderFault> {
     match header {
         Some(text) if Version::parse(text).is_none_or(Version::is_stateless) => {
@@ -215,8 +217,8 @@ pub fn check_session_version(header: Option<&str>) -> Result<(), HeaderFault> {
     }
 }
 
-/// The headers of the client's that go upstream: trace context, and what mirrors arguments (2026-07-28). Everything else
-/// that the upstream gets is the gateway's own.
+/// The headers of the client's that go upstream: trace context, and what mirrors arguments
+/// (2026-07-28). Everything else that the upstream gets is the gateway's own.
 pub fn forwarded(client: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     client.iter().filter(|(name, value)| {
         let once = client.get_all(*name).iter().nth(1).is_none();
@@ -226,8 +228,8 @@ pub fn forwarded(client: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &Head
     })
 }
 
-/// `WWW-Authenticate` of a 401 (RFC 6750 section 3, RFC 9728 section 5.1). The error is named if a credential was
-/// presented.
+/// `WWW-Authenticate` of a 401 (RFC 6750 section 3, RFC 9728 section 5.1). The error is named if a
+/// credential was presented.
 pub fn www_authenticate(resource_metadata: Option<&str>, error: Option<&str>) -> String {
     let mut value = String::from("Bearer");
     let parts = [("error", error), ("resource_metadata", resource_metadata)];
@@ -253,8 +255,9 @@ pub fn www_authenticate(resource_metadata: Option<&str>, error: Option<&str>) ->
     value
 }
 
-/// Whether requests from pages of that origin are answered (every version: servers MUST validate `Origin`). Pages of
-/// this machine are; else the origin must be one of `allowed`, which are written like origins. `null` never is.
+/// Whether requests from pages of that origin are answered (every version: servers MUST validate
+/// `Origin`). Pages of this machine are; else the origin must be one of `allowed`, which are
+/// written like origins. `null` never is.
 pub fn origin_allowed(origin: &str, allowed: &[String]) -> bool {
     let Some(origin) = Origin::parse(origin) else {
         return false;
@@ -266,8 +269,8 @@ pub fn origin_allowed(origin: &str, allowed: &[String]) -> bool {
             .any(|other| other == origin)
 }
 
-/// Whether a request for that `Host` (or `:authority`) is answered, against DNS rebinding. Names of this machine are;
-/// else it must be one of `allowed`: `name` (any port) or `name:port`.
+/// Whether a request for that `Host` (or `:authority`) is answered, against DNS rebinding. Names of
+/// this machine are; else it must be one of `allowed`: `name` (any port) or `name:port`.
 pub fn host_allowed(host: &str, allowed: &[String]) -> bool {
     let Some((name, port)) = authority(host) else {
         return false;
@@ -324,7 +327,8 @@ impl Host {
     }
 }
 
-/// `host` or `host:port`, an IPv6 address in brackets (RFC 3986, section 3.2, without user information).
+/// `host` or `host:port`, an IPv6 address in brackets (RFC 3986, section 3.2, without user
+/// information).
 fn authority(text: &str) -> Option<(Host, Option<u16>)> {
     if let Some(rest) = text.strip_prefix('[') {
         let (address, rest) = rest.split_once(']')?;
@@ -360,7 +364,8 @@ fn port(digits: &str) -> Option<u16> {
         .then(|| digits.parse().ok())?
 }
 
-/// The text of `Mcp-Name` or `Mcp-Param-*`, its Base64 sentinel decoded (2026-07-28, Streamable HTTP, "Value Encoding").
+/// The text of `Mcp-Name` or `Mcp-Param-*`, its Base64 sentinel decoded (2026-07-28, Streamable
+/// HTTP, "Value Encoding").
 pub fn decode_value(value: &str) -> Option<Cow<'_, str>> {
     match value
         .strip_prefix("=?base64?")
@@ -385,8 +390,9 @@ pub fn encode_value(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whether the headers of a stateless request say what its body says (2026-07-28, "Server Validation"): version and
-/// method always, the name where the method has one. A fault is 400 / -32020.
+/// Whether the headers of a stateless request say what its body says (2026-07-28, "Server
+/// Validation"): version and method always, the name where the method has one. A fault is 400 /
+/// -32020.
 pub fn check_stateless(
     headers: &HeaderMap,
     version: &str,
@@ -423,7 +429,8 @@ pub fn check_stateless(
 fn is_visible(text: &[u8]) -> bool {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
-    // Eight at a time. Whatever a borrow or a carry could spoil lies above a byte that is found anyway.
+    // Eight at a time. Whatever a borrow or a carry could spoil lies above a byte that is found
+    // anyway.
     let hidden =
         |word: u64| (word.wrapping_sub(ONES * 0x21) | word.wrapping_add(ONES) | word) & HIGH;
     let (words, rest) = text.as_chunks::<8>();

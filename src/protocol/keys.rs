@@ -1,10 +1,11 @@
 //! The extra strictness for keys that MCP itself reads.
 //!
-//! In: the keys of one object of the protocol (envelope, `params`, `_meta`, `result` …). Out: whether two readers could
-//! take one of them for different members. Some JSON libraries match keys without regard to case, by Unicode simple
-//! case folding (CVE-2026-27896), and some cut a key at a NUL; the server behind the gateway may use one. It must not be
-//! used on a tool's arguments, where case variants are the server's business (the policy engine compares those with the
-//! tool's schema).
+//! In: the keys of one object of the protocol (envelope, `params`, `_meta`, `result` …). Out:
+//! whether two readers could take one of them for different members. Some JSON libraries match keys
+//! without regard to case, by Unicode simple case folding (CVE-2026-27896), and some cut a key at a
+//! NUL; the server behind the gateway may use one. It must not be used on a tool's arguments, where
+//! case variants are the server's business (the policy engine compares those with the tool's
+//! schema).
 
 use std::collections::HashSet;
 
@@ -156,7 +157,7 @@ pub const BLOCK: &[&str] = &[
     "uri",
 ];
 
-/// Up to so many unknown keys are compared one with the other.
+/// Up to this number of unknown keys are compared pairwise.
 const FEW: usize = 16;
 
 /// Whether a key is one of `known`, byte for byte.
@@ -167,14 +168,15 @@ pub fn is_known(key: &str, known: &[&str]) -> bool {
     })
 }
 
-/// The first key that readers could disagree about, and why. The keys must not be repeated byte for byte, which the
-/// reader sees to, and those of `known` must be ASCII and no variants of one another.
+/// The first key that readers could disagree about, and why. The keys must not be repeated byte for
+/// byte, which the reader sees to, and those of `known` must be ASCII and no variants of one
+/// another.
 pub fn suspect<'k>(
     keys: impl Iterator<Item = &'k str> + Clone,
     known: &[&str],
 ) -> Option<(&'k str, Suspicion)> {
-    // Nearly every object has few keys besides the known ones. A known one can have no other variant than an unknown
-    // one, which is found by itself.
+    // Nearly every object has few keys besides the known ones. A known one can have no other
+    // variant than an unknown one, which is found by itself.
     let mut few = [""; FEW];
     let mut count = 0;
     for key in keys.clone().filter(|key| !is_known(key, known)) {
@@ -251,14 +253,16 @@ pub fn fold(key: &str) -> String {
     }
 }
 
-/// A character's representative: equal for all that simple case folding makes equal. The lower case of the upper case
-/// joins what folding joins (`ſ` and `s`, the Kelvin sign and `k`, the sigmas); where upper case is a sequence (`ß`) the
-/// character stands for itself. It also joins `ı` and `İ` to `i`, as Java's comparison does: stricter, never looser.
+/// A character's representative: equal for all that simple case folding makes equal. The lower case
+/// of the upper case joins what folding joins (`ſ` and `s`, the Kelvin sign and `k`, the sigmas);
+/// where upper case is a sequence (`ß`) the character stands for itself. It also joins `ı` and `İ`
+/// to `i`, as Java's comparison does: stricter, never looser.
 fn fold_char(character: char) -> char {
     if character.is_ascii() {
         return character.to_ascii_lowercase();
     }
-    // The three pairs that folding joins although their upper case is a sequence (CaseFolding.txt, status S).
+    // The three pairs that folding joins although their upper case is a sequence (CaseFolding.txt,
+    // status S).
     let character = match character {
         '\u{1fd3}' => '\u{390}',
         '\u{1fe3}' => '\u{3b0}',

@@ -1,9 +1,10 @@
 //! Every method of the supported versions and what policy it needs.
 //!
-//! In: a method name. Out: who may send it, whether it is a request or a notification, in which versions it exists, and
-//! the decision that has to be made before it passes. A name that is not in the table is refused with -32601; it must
-//! not be possible to forward a method that nobody thought about. Source: `schema/*/schema.ts` of the four versions,
-//! and SEP-2663 for the tasks extension of 2026-07-28.
+//! In: a method name. Out: the side that may send it, whether it is a request or a notification, in
+//! which versions it exists, and the decision that has to be made before it passes. A name that is
+//! not in the table is refused with -32601; it must not be possible to forward a method without a
+//! row in it. Source: `schema/*/schema.ts` of the four versions, and SEP-2663 for the tasks
+//! extension of 2026-07-28.
 
 use super::version::Version;
 use super::version::Version::{V2025_03_26, V2025_06_18, V2025_11_25, V2026_07_28};
@@ -23,7 +24,8 @@ pub enum Form {
     Notification,
 }
 
-/// A feature of the client that an upstream may ask for, as `clientFeatures` of the server's spec allows.
+/// A feature of the client that an upstream may ask for, as `clientFeatures` of the server's spec
+/// allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Feature {
     Sampling,
@@ -76,7 +78,8 @@ pub struct Method {
     pub params: &'static [&'static str],
 }
 
-/// A row whose messages a client may send without a decision on what they name. Only [`Method::undecided`] gives one out.
+/// A row whose messages a client may send without a decision on what they name. Only
+/// [`Method::undecided`] gives one out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Undecided(&'static Method);
 
@@ -88,8 +91,8 @@ impl Undecided {
 }
 
 impl Method {
-    /// The row as one that needs no decision: it names nothing, its answer is filtered, or it belongs to a feature of the
-    /// client that the server's spec allows.
+    /// The row as one that needs no decision: it names nothing, its answer is filtered, or it
+    /// belongs to a feature of the client that the server's spec allows.
     pub fn undecided(&'static self, allows: impl FnOnce(Feature) -> bool) -> Option<Undecided> {
         match self.need {
             Need::Nothing | Need::List | Need::Handshake => Some(Undecided(self)),
@@ -161,9 +164,10 @@ const STATELESS: (Version, Version) = (V2026_07_28, V2026_07_28);
 
 /// The table, the most frequent first.
 ///
-/// The tasks of 2025-11-25 also exist from server to client, for sampling and elicitation; those are not forwarded, and
-/// the client's capability for them must be taken out of `initialize`. `sampling/createMessage`, `elicitation/create`
-/// and `roots/list` are no messages in 2026-07-28: they only stand inside `input_required` results.
+/// The tasks of 2025-11-25 also exist from server to client, for sampling and elicitation; those
+/// are not forwarded, and the client's capability for them must be taken out of `initialize`.
+/// `sampling/createMessage`, `elicitation/create` and `roots/list` are not messages in 2026-07-28:
+/// they only occur inside `input_required` results.
 #[rustfmt::skip] // One row a line reads as the table that it is.
 pub const METHODS: &[Method] = &[
     row("tools/call", Request, ToServer, Need::ToolCall, ALWAYS, &["name", "arguments"]),

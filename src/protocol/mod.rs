@@ -1,8 +1,9 @@
-//! MCP on the wire: strict envelopes, the method table, versions, headers, SSE, list filtering, answers, sealing.
+//! MCP on the wire: strict envelopes, the method table, versions, headers, SSE, list filtering,
+//! answers, sealing.
 //!
-//! In: bytes and header values. Out: typed messages that borrow from them, and bytes to send. Pure: no I/O, no clock
-//! (time is an argument), no policy (callbacks decide); random bytes only where something is sealed. What a part could
-//! not read strictly is refused, never passed on as it is.
+//! In: bytes and header values. Out: typed messages that borrow from them, and bytes to send. Pure:
+//! no I/O, no clock (time is an argument), no policy (callbacks decide); random bytes only where
+//! something is sealed. Input that cannot be read strictly is refused, never passed on unchanged.
 
 pub mod answer;
 pub mod declared;

@@ -1,12 +1,14 @@
-//! Sealing: what an upstream calls a session, an event, a request or a task leaves the gateway only encrypted.
+//! Sealing: an upstream's ids of sessions, events, requests and tasks leave the gateway only
+//! encrypted.
 //!
-//! In: an opaque upstream value, what it is, whom and what it belongs to, until when. Out: a token of visible ASCII that
-//! any replica with the same keys can open, for the same owner and purpose only. Every failure to open looks the same:
-//! malformed, forged, another grant's, another purpose's or expired. It must not be asked to open a token without the
-//! binding that the caller of now would have given it. Time is an argument; the nonce comes from the system.
+//! In: an opaque upstream value, its purpose, its owner and binding, and its expiry. Out: a token
+//! of visible ASCII that any replica with the same keys can open, for the same owner and purpose
+//! only. Every failure to open looks the same: malformed, forged, another grant's, another
+//! purpose's or expired. It must not be asked to open a token without the binding of the current
+//! caller. Time is an argument; the nonce comes from the system.
 //!
-//! Token: base64url without padding of `1 ‖ nonce (12) ‖ ChaCha20-Poly1305(expiry (8) ‖ value)`; the associated data
-//! are the purpose and the binding, each part with its length before it.
+//! Token: base64url without padding of `1 ‖ nonce (12) ‖ ChaCha20-Poly1305(expiry (8) ‖ value)`;
+//! the associated data are the purpose and the binding, each part with its length before it.
 
 use std::fmt::Write as _;
 
@@ -21,7 +23,8 @@ use super::envelope::Id;
 use super::version::Version;
 
 const FORMAT: u8 = 1;
-/// What the keys for names are derived for. A key that seals is never itself used for anything else.
+/// What the keys for names are derived for. A key that seals is never itself used for anything
+/// else.
 const NAMES: &[u8] = b"portcullis names of approvals, version 1";
 const KEY_LEN: usize = 32;
 const TAG_LEN: usize = 16;
@@ -29,7 +32,7 @@ const TAG_LEN: usize = 16;
 const USUAL: usize = 384;
 /// Longer values are not sealed: the token has to fit into a header.
 const MAX_VALUE: usize = 4096;
-/// Longer tokens are not looked at.
+/// Longer tokens are not examined.
 const MAX_TOKEN: usize = 8192;
 
 /// What a value is. A token for one purpose does not open for another.
@@ -50,7 +53,8 @@ pub enum Purpose {
     RequestState = 6,
 }
 
-/// Whom and what a value belongs to. What does not apply stays empty, when sealing and when opening.
+/// Whom and what a value belongs to. What does not apply stays empty, when sealing and when
+/// opening.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Binding<'a> {
     pub server_uid: &'a str,
@@ -96,7 +100,8 @@ pub struct Session {
     pub upstream: Option<String>,
 }
 
-/// The token is not one of ours for this owner and purpose, or its time is over. Deliberately without detail.
+/// The token is not one of ours for this owner and purpose, or its time is over. Deliberately
+/// without detail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the value was not issued by this gateway for this caller, or has expired")]
 pub struct NotOurs;
@@ -147,8 +152,8 @@ pub fn generate_key() -> Result<String, SealError> {
 }
 
 impl Sealer {
-    /// Reads a key file: one base64 key of 32 bytes a line, the one to seal with first. Blank and repeated lines do not
-    /// count.
+    /// Reads a key file: one base64 key of 32 bytes a line, the one to seal with first. Blank and
+    /// repeated lines do not count.
     pub fn from_key_file(text: &str) -> Result<Self, KeyError> {
         let (mut keys, mut names) = (Vec::new(), Vec::new());
         let mut seen = Vec::new();
@@ -177,13 +182,14 @@ impl Sealer {
         })
     }
 
-    /// A sealer with one new key that nobody else has: its tokens die with it.
+    /// A sealer with one new, unshared key: its tokens die with it.
     pub fn ephemeral() -> Result<Self, SealError> {
         Self::from_key_file(&generate_key()?).map_err(|_| SealError::Crypto)
     }
 
-    /// What a text is known by to all who have these keys, and to nobody else: 32 hexadecimal digits for each key, that of the
-    /// key that seals first. Replicas that are given another first key one after the other meet at those of the others.
+    /// A name of a text that only holders of these keys can compute: 32 hexadecimal digits for each
+    /// key, that of the key that seals first. Replicas that are given another first key one after
+    /// the other meet at those of the others.
     pub fn names(&self, text: &str) -> Vec<String> {
         let name = |key: &hmac::Key| {
             let tag = hmac::sign(key, text.as_bytes());
@@ -316,7 +322,8 @@ impl Sealer {
         String::from_utf8(self.open(purpose, binding, token, now)?).map_err(|_| NotOurs)
     }
 
-    /// Seals the id of a request from server to client. The client sees a string, whatever the upstream's id was.
+    /// Seals the id of a request from server to client. The client sees a string, whatever the
+    /// upstream's id was.
     pub fn seal_request_id(
         &self,
         binding: &Binding<'_>,
@@ -341,7 +348,8 @@ impl Sealer {
         Id::from_json(&text).map(Id::into_owned).ok_or(NotOurs)
     }
 
-    /// Makes the session that `initialize` opened: a random UUID, the negotiated version, the upstream's id if any.
+    /// Makes the session that `initialize` opened: a random UUID, the negotiated version, the
+    /// upstream's id if any.
     pub fn new_session(
         &self,
         version: Version,

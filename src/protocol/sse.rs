@@ -1,10 +1,10 @@
 //! Server-sent events, both directions (HTML standard, section 9.2).
 //!
-//! In: the chunks of an event stream, split anywhere; or items to send. Out: whole items, or bytes. Stricter than the
-//! standard where clients differ: a byte order mark, invalid UTF-8 and a NUL in an `id` end the stream with an error, and
-//! an event may have so many bytes and no more. An event that the stream's end cuts short is dropped, as the standard
-//! says. Work is linear in the bytes, however they are split. It must not change what an event says: `id` and `data`
-//! are verbatim.
+//! In: the chunks of an event stream, split anywhere; or items to send. Out: whole items, or bytes.
+//! Stricter than the standard where clients differ: a byte order mark, invalid UTF-8 and a NUL in
+//! an `id` end the stream with an error, and the size of an event is limited. An event that the
+//! stream's end truncates is dropped, as the standard says. Work is linear in the bytes, however
+//! they are split. It must not change the content of an event: `id` and `data` are verbatim.
 
 use std::collections::VecDeque;
 
@@ -67,7 +67,8 @@ pub enum EncodeError {
     NulInId,
 }
 
-/// Reads a stream piece by piece: [`Self::push`] a chunk, then take what is whole with [`Self::next_item`].
+/// Reads a stream piece by piece: [`Self::push`] a chunk, then take what is whole with
+/// [`Self::next_item`].
 #[derive(Debug)]
 pub struct Decoder {
     limit: usize,
@@ -129,7 +130,8 @@ impl Decoder {
         }
     }
 
-    /// The next whole item. An error comes after the items that stood before it, and from then on every time.
+    /// The next whole item. An error comes after the items that stood before it, and from then on
+    /// every time.
     pub fn next_item(&mut self) -> Option<Result<Item, DecodeError>> {
         match self.items.pop_front() {
             Some(item) => Some(Ok(item)),

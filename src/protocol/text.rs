@@ -1,12 +1,13 @@
-//! Making text of strangers safe to show.
+//! Makes untrusted text safe to show.
 //!
-//! In: names that a client or an upstream chose. Out: the same, bounded in length and free of characters that could
-//! forge lines or reorder what a person or a model reads. It must not be used for comparing.
+//! In: names that a client or an upstream chose. Out: the same, bounded in length and free of
+//! characters that could forge lines or reorder what a person or a model reads. It must not be used
+//! for comparing.
 
 use std::borrow::Cow;
 
-/// At most `limit` characters; control, bidirectional and invisible formatting characters are written as `\u{…}`; what
-/// was cut off is marked with `…`.
+/// At most `limit` characters; control, bidirectional and invisible formatting characters are
+/// written as `\u{…}`; what was cut off is marked with `…`.
 pub fn printable(text: &str, limit: usize) -> String {
     let mut out = String::with_capacity(text.len().min(limit));
     let mut characters = text.chars();
@@ -23,8 +24,8 @@ pub fn printable(text: &str, limit: usize) -> String {
     out
 }
 
-/// JSON with the same meaning and none of those characters in its strings, for logs and terminals. Line feeds stay: in JSON
-/// they stand only between its tokens.
+/// JSON with the same meaning and none of those characters in its strings, for logs and terminals.
+/// Line feeds stay: in JSON they stand only between its tokens.
 pub fn plain_json(json: &str) -> Cow<'_, str> {
     let masked = |character: char| character != '\n' && hidden(character);
     if !json.contains(masked) {

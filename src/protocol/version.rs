@@ -1,7 +1,8 @@
-//! The protocol versions and what the gateway makes of the one a client asks for.
+//! The protocol versions, and how the gateway answers the version that a client requests.
 //!
-//! In: version strings from headers and bodies. Out: which era a message belongs to, which version to offer upstream,
-//! whether the upstream's choice is usable. It must not guess: a string that is not in the table is unsupported.
+//! In: version strings from headers and bodies. Out: which era a message belongs to, which version
+//! to offer upstream, whether the upstream's choice is usable. It must not guess: a string that is
+//! not in the table is unsupported.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,8 +11,8 @@ use crate::json;
 
 use super::envelope::Message;
 
-/// The key under which a stateless request carries its version in `params._meta` (2026-07-28, basic, "Per-request
-/// protocol fields").
+/// The key under which a stateless request carries its version in `params._meta` (2026-07-28,
+/// basic, "Per-request protocol fields").
 pub const VERSION_META_KEY: &str = "io.modelcontextprotocol/protocolVersion";
 
 /// A version that the gateway knows, oldest first.
@@ -76,22 +77,23 @@ impl fmt::Display for Version {
 pub enum Era<'a> {
     /// Up to 2025-11-25: `initialize`, then a session.
     Session,
-    /// 2026-07-28 and whatever comes later; the version as the message names it, which may be none that we know.
+    /// 2026-07-28 and whatever comes later; the version as the message names it, which may be none
+    /// that we know.
     Stateless(Cow<'a, str>),
 }
 
 /// The era of a message that came with that `MCP-Protocol-Version` header.
 ///
-/// The body decides, as it does in the SDKs' servers: a request with a version in `params._meta` is stateless. Without
-/// one, a header that names no session version makes it stateless too, so that the sender gets the answer that lists
-/// what is supported (2026-07-28, Streamable HTTP, "Protocol Version Header"; until 2025-11-25 such a header is a 400
-/// as well).
+/// The body decides, as it does in the SDKs' servers: a request with a version in `params._meta` is
+/// stateless. Without one, a header that names no session version makes it stateless too, so that
+/// the sender gets the answer that lists what is supported (2026-07-28, Streamable HTTP, "Protocol
+/// Version Header"; until 2025-11-25 such a header is a 400 as well).
 pub fn era<'a>(header: Option<&'a str>, message: &'a Message<'_>) -> Era<'a> {
     if let Some(member) = message
         .params()
         .and_then(|params| params.meta(VERSION_META_KEY))
     {
-        // A version that is no string is echoed as it stands: it is in no list either.
+        // A version that is not a string is echoed unchanged: it cannot be in a list of versions.
         return Era::Stateless(
             json::decode_string(member.raw).unwrap_or(Cow::Borrowed(member.raw)),
         );
@@ -104,8 +106,8 @@ pub fn era<'a>(header: Option<&'a str>, message: &'a Message<'_>) -> Era<'a> {
     }
 }
 
-/// What to ask the upstream for when a client's `initialize` asks for `requested`: the same if it is a session version,
-/// else our newest (2025-11-25, Lifecycle, "Version Negotiation").
+/// What to ask the upstream for when a client's `initialize` asks for `requested`: the same if it
+/// is a session version, else our newest (2025-11-25, Lifecycle, "Version Negotiation").
 pub fn offer(requested: &str) -> Version {
     Version::parse(requested)
         .filter(|version| !version.is_stateless())

@@ -1,7 +1,8 @@
 //! Sums of violations over gateways that come and go.
 //!
-//! In: the cumulative counts of reports. Out: sums that neither lose nor double a violation that was reported, however often
-//! a report is read and whichever gateways restart. Must not do: count anything that no gateway reported.
+//! In: the cumulative counts of reports. Out: sums that neither lose nor double a reported
+//! violation, even if a report is read several times or gateways restart. Must not do: count
+//! anything that no gateway reported.
 
 use super::{
     report::{Report, ReportedViolation},
@@ -28,10 +29,10 @@ const OUTCOMES: [ViolationOutcome; 5] = [
     ViolationOutcome::Audited,
 ];
 
-/// How many recent violations a status shows.
+/// The number of recent violations in a status.
 pub const RECENT: usize = 20;
 
-/// What is counted apart.
+/// The key of a count.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Key {
@@ -39,21 +40,21 @@ pub struct Key {
     pub namespace: String,
     /// Name of the policy.
     pub policy: String,
-    /// UID of the policy; empty if not known.
+    /// UID of the policy; empty if unknown.
     pub policy_uid: String,
     /// Name of the rule.
     pub rule: String,
-    /// What became of the calls.
+    /// The outcome of the calls.
     pub outcome: ViolationOutcome,
 }
 
-/// How often, and when last.
+/// A count, and the time of the last violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tally {
-    /// How many.
+    /// The number of violations.
     pub count: u64,
-    /// When the last one was.
+    /// The time of the last one.
     pub last_time: Timestamp,
 }
 
@@ -61,7 +62,7 @@ pub struct Tally {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Account {
-    /// Counts. A list in JSON, as its keys are no strings.
+    /// Counts. A list in JSON, because its keys are not strings.
     #[serde(with = "as_list")]
     pub counts: BTreeMap<Key, Tally>,
     /// The newest ones, newest first.
@@ -69,7 +70,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// What a report says.
+    /// The account in a report.
     pub fn of(report: &Report) -> Self {
         let mut account = Account::default();
         for reported in &report.violations {
@@ -111,8 +112,9 @@ impl Account {
         newest(&mut self.recent);
     }
 
-    /// Takes another account of the same run. A run's counts only grow, so the one with more is the newer one and says all: what
-    /// it counts under another key than before is not there twice. One that comes late changes nothing.
+    /// Takes another account of the same run. A run's counts only grow, so the account with more is
+    /// the newer one and complete: a violation that it counts under a new key is not counted twice.
+    /// An older account that arrives late changes nothing.
     fn advance(&mut self, other: Account) {
         let (before, after) = (self.totals(), other.totals());
         let late = before
@@ -127,7 +129,8 @@ impl Account {
         }
         let known = std::mem::replace(&mut self.counts, other.counts);
         for (key, tally) in &mut self.counts {
-            // A time alone is no news: a clock that is ahead would else be written down at each look.
+            // A new time alone does not count as a change: otherwise a clock that is ahead would
+            // cause a write at each read.
             if let Some(before) = known.get(key)
                 && before.count == tally.count
             {
@@ -136,7 +139,7 @@ impl Account {
         }
     }
 
-    /// How many of each outcome.
+    /// The number of violations by outcome.
     fn totals(&self) -> [u64; OUTCOMES.len()] {
         OUTCOMES.map(|outcome| {
             let of = self.counts.iter().filter(|(key, _)| key.outcome == outcome);
@@ -144,7 +147,7 @@ impl Account {
         })
     }
 
-    /// How many violations there are, audited ones included.
+    /// The number of violations, audited ones included.
     pub fn total(&self) -> u64 {
         let sums = self.totals();
         sums.iter().fold(0, |all, sum| all.saturating_add(*sum))
@@ -152,7 +155,8 @@ impl Account {
 }
 
 fn newest(recent: &mut Vec<ReportedViolation>) {
-    // By everything after the time, so that the order does not depend on which gateway was read first.
+    // By all other fields after the time, so that the order does not depend on which gateway was
+    // read first.
     recent.sort_by(|a, b| b.time.cmp(&a.time).then_with(|| rest(a).cmp(&rest(b))));
     recent.truncate(RECENT);
 }
@@ -169,7 +173,7 @@ fn rest(v: &ReportedViolation) -> ([&str; 6], ViolationOutcome) {
     (names.map(String::as_str), v.outcome)
 }
 
-/// So many runs that have ended are kept apart, for so long.
+/// The number of ended runs that are kept separately, and for how long.
 const ENDED: usize = 64;
 const ENDED_FOR: SignedDuration = SignedDuration::from_hours(24);
 
@@ -177,9 +181,9 @@ const ENDED_FOR: SignedDuration = SignedDuration::from_hours(24);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ended {
-    /// When that was seen.
+    /// When the end was noticed.
     pub at: Timestamp,
-    /// What it counted.
+    /// Its account.
     pub account: Account,
 }
 
@@ -187,10 +191,10 @@ pub struct Ended {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ledger {
-    /// Runs that ended long ago, folded together.
+    /// Runs that ended long ago, merged.
     pub retired: Account,
-    /// Runs that ended lately. They are kept apart, as one that was only out of sight may report again, and must not be added
-    /// to what it counted before.
+    /// Runs that ended recently. They are kept separately, because a run that was only unreachable
+    /// may report again and must not be counted twice.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ended: BTreeMap<String, Ended>,
     /// Runs that may still count, by instance.
@@ -203,7 +207,7 @@ impl Ledger {
         self.take(&report.instance, Account::of(report));
     }
 
-    /// Takes what a run counted, likewise.
+    /// Takes a run's account, likewise.
     pub fn take(&mut self, run: &str, account: Account) {
         match self.ended.get_mut(run) {
             Some(ended) => ended.account.advance(account),
@@ -214,13 +218,13 @@ impl Ledger {
         }
     }
 
-    /// What a run has counted, if it is known apart.
+    /// The account of a run, if it is kept separately.
     pub fn run(&self, run: &str) -> Option<&Account> {
         let ended = || self.ended.get(run).map(|ended| &ended.account);
         self.running.get(run).or_else(ended)
     }
 
-    /// Ends a run: its counts stay, and for a day they are still known to be its own.
+    /// Ends a run: its counts stay, and for a day they are still attributed to it.
     pub fn retire(&mut self, run: &str, now: Timestamp) {
         if let Some(account) = self.running.remove(run) {
             self.ended
@@ -228,14 +232,15 @@ impl Ledger {
         }
     }
 
-    /// A run that had ended is there again.
+    /// A run that had ended is back.
     pub fn resume(&mut self, run: &str) {
         if let Some(Ended { account, .. }) = self.ended.remove(run) {
             self.running.insert(run.to_owned(), account);
         }
     }
 
-    /// Folds together the runs that ended long ago, and the oldest if there are many; none that may be there after all.
+    /// Merges the runs that ended long ago, and the oldest if there are many, but none that may
+    /// still be running.
     pub fn fold_ended(&mut self, now: Timestamp, may_be_there: impl Fn(&str) -> bool) {
         let mut runs: Vec<(Timestamp, String)> = self
             .ended
@@ -254,7 +259,7 @@ impl Ledger {
         }
     }
 
-    /// Everything together.
+    /// The sum of all runs.
     pub fn sum(&self) -> Account {
         let mut sum = Account::default();
         for account in self.accounts() {
@@ -320,8 +325,8 @@ pub fn of_server(ledger: &Ledger) -> ServerViolations {
     status
 }
 
-/// The violations of a policy's status, over the ledgers of its targets. An earlier policy of the same name had another UID
-/// and does not count.
+/// The violations of a policy's status, over the ledgers of its targets. An earlier policy of the
+/// same name had a different UID and does not count.
 pub fn of_policy<'a>(
     namespace: &str,
     name: &str,
@@ -359,8 +364,8 @@ pub fn of_policy<'a>(
 }
 
 impl Ledger {
-    /// Everything that one policy decided. Taken before the newest are cut off, so that another policy's violations do not
-    /// push this one's out.
+    /// The violations of one policy. Selected before the list of recent ones is cut, so that
+    /// another policy's violations do not displace this one's.
     fn sum_of(&self, namespace: &str, name: &str, uid: Option<&str>) -> Account {
         let is_it = |of: &str, policy: &str, policy_uid: &str| {
             of == namespace && policy == name && uid.is_none_or(|uid| uid == policy_uid)

@@ -1,8 +1,8 @@
 //! What `kubectl get` and `portcullis status` show.
 //!
-//! In: an object, the bundle that should be in force, the gateways' reports, sums of violations, the time and the status
-//! before. Out: the status now. Pure, so that the operator and `portcullis status` say the same. Must not do: read or write
-//! anything, or look at the clock.
+//! In: an object, the wanted bundle, the gateways' reports, sums of violations, the time and the
+//! previous status. Out: the new status. Pure, so that the operator and `portcullis status` say the
+//! same. Must not do: read or write anything, or look at the clock.
 
 pub mod accounting;
 pub mod policy;
@@ -15,15 +15,16 @@ use crate::api::{
 };
 use jiff::Timestamp;
 
-/// Who writes the statuses, as GEP-713's `controllerName`.
+/// The writer of the statuses, as GEP-713's `controllerName`.
 pub const CONTROLLER_NAME: &str = "portcullis.dev/operator";
 
-/// A time in a status: whole seconds, as the API server keeps them; else each status would differ from the one read back.
+/// A time in a status: whole seconds, as the API server keeps them; otherwise each status would
+/// differ from the one read back.
 fn whole(time: Timestamp) -> Time {
     Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
 }
 
-/// Conditions of one object, in the order in which they are put in.
+/// Conditions of one object, in the order of insertion.
 struct Conditions<'a> {
     generation: Option<i64>,
     previous: &'a [Condition],
@@ -58,7 +59,7 @@ impl<'a> Conditions<'a> {
         ));
     }
 
-    /// A condition that is there only while True, for the reason why another does not hold.
+    /// A condition that is present only while True, for the reason why another is not.
     fn put_because(&mut self, kind: ConditionType, cause: &Verdict) {
         let verdict = Verdict {
             status: ConditionStatus::True,
@@ -68,7 +69,7 @@ impl<'a> Conditions<'a> {
     }
 }
 
-/// How a condition stands, and why.
+/// The status of a condition, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Verdict {
     status: ConditionStatus,
@@ -90,7 +91,7 @@ impl Verdict {
     }
 }
 
-/// `metav1.Condition` takes at most 32,768 characters; nobody reads that much.
+/// `metav1.Condition` takes at most 32,768 characters; shorter messages are more readable.
 const MESSAGE_SHOWN: usize = 2_000;
 
 fn shortened(message: String) -> String {

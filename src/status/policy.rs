@@ -1,7 +1,7 @@
 //! The status of an McpPolicy.
 //!
-//! In: the policy, what its compilation found, and each server that it targets with that server's status. Out: its
-//! [`McpPolicyStatus`]. Must not do: find targets or compile; it is given both.
+//! In: the policy, the findings of its compilation, and each target server with its status. Out:
+//! its [`McpPolicyStatus`]. Must not do: find targets or compile.
 
 use super::{
     CONTROLLER_NAME, Conditions, Verdict,
@@ -23,7 +23,7 @@ use crate::{
 use jiff::Timestamp;
 use std::collections::HashSet;
 
-/// How many targets a status lists (GEP-713).
+/// The maximum number of targets in a status (GEP-713).
 pub const ANCESTORS: usize = 16;
 
 /// A server that the policy targets.
@@ -33,36 +33,36 @@ pub struct Target<'a> {
     pub namespace: &'a str,
     /// Name of the server.
     pub name: &'a str,
-    /// The bundle that should be in force there.
+    /// The wanted bundle of the server.
     pub bundle: Option<&'a Bundle>,
-    /// What looks wrong about the policies in that bundle.
+    /// The warnings about the policies in that bundle.
     pub warnings: &'a [Diagnostic],
-    /// The server's status, as it is now.
+    /// The server's current status.
     pub status: &'a McpServerStatus,
     /// The server's violations.
     pub ledger: &'a Ledger,
 }
 
-/// All that a status follows from.
+/// The inputs of a status.
 #[derive(Clone, Debug)]
 pub struct Inputs<'a> {
     /// The policy.
     pub policy: &'a McpPolicy,
-    /// What compiling found; warnings do not count here.
+    /// The errors that the compiler found, without warnings.
     pub findings: &'a [Diagnostic],
-    /// What is probably not what its author means, whatever the servers are.
+    /// The warnings that do not depend on the servers.
     pub warnings: &'a [Diagnostic],
-    /// Names in `targetRefs` that no server has.
+    /// Names in `targetRefs` without a server.
     pub missing: &'a [String],
     /// The servers that the policy targets.
     pub targets: &'a [Target<'a>],
-    /// The status before.
+    /// The previous status.
     pub previous: Option<&'a McpPolicyStatus>,
     /// The time.
     pub now: Timestamp,
 }
 
-/// The status now.
+/// Computes the new status.
 pub fn status(inputs: &Inputs<'_>) -> McpPolicyStatus {
     let metadata = &inputs.policy.metadata;
     let accepted = accepted(inputs);
@@ -133,7 +133,7 @@ fn conditions(inputs: &Inputs<'_>, accepted: &Verdict, programmed: &Verdict) -> 
     conditions.list
 }
 
-/// Rules that are valid and probably do not do what their author means.
+/// Rules that are valid but probably do not do what their author means.
 fn doubtful(inputs: &Inputs<'_>) -> Option<Verdict> {
     let metadata = &inputs.policy.metadata;
     let name = metadata.name.as_deref().unwrap_or_default();
@@ -161,15 +161,15 @@ fn doubtful(inputs: &Inputs<'_>) -> Option<Verdict> {
     ))
 }
 
-/// What a server's bundle says of the policy as it is now.
+/// The state of the policy's current version in a server's bundle.
 enum There<'a> {
     /// It is in force.
     Accepted,
-    /// It restricts, and allows nothing.
+    /// Its restrictions are in force, and it allows nothing.
     NotAccepted(&'a NotAccepted),
-    /// An earlier form of it is in force.
+    /// An earlier version of it is in force.
     Earlier,
-    /// It was never accepted, and closes the server.
+    /// It has never been accepted, and closes the server.
     Closes,
     Absent,
 }
@@ -202,7 +202,7 @@ fn there<'a>(policy: &McpPolicy, bundle: Option<&'a Bundle>) -> There<'a> {
     }
 }
 
-/// The servers of which a bundle says that, as namespace/name.
+/// The servers whose bundle has that state, as namespace/name.
 fn named<'a>(
     inputs: &'a Inputs<'_>,
     wanted: impl Fn(&There<'_>) -> bool,
@@ -231,7 +231,7 @@ fn accepted(inputs: &Inputs<'_>) -> Verdict {
         let closes = named(inputs, |there| matches!(there, There::Closes)).count();
         let never = match closes {
             0 => "",
-            _ => ". It was never accepted: its servers refuse every call",
+            _ => ". It has never been accepted: its servers refuse every call",
         };
         return Verdict::new(false, Reason::Invalid, format!("{first}{more}{never}"));
     }
@@ -250,7 +250,7 @@ fn accepted(inputs: &Inputs<'_>) -> Verdict {
                 false,
                 not_accepted_because(why),
                 format!(
-                    "{at} cannot keep the policy, so there it restricts calls and allows none. {}",
+                    "{at} cannot fully enforce the policy, so there it restricts calls and allows none. {}",
                     why.message
                 ),
             ),
@@ -269,7 +269,7 @@ fn accepted(inputs: &Inputs<'_>) -> Verdict {
             false,
             Reason::TargetNotFound,
             format!(
-                "There is no McpServer {} in this namespace; create it or remove it from targetRefs.",
+                "McpServer {} does not exist in this namespace; create it or remove it from targetRefs.",
                 missing.join(", ")
             ),
         ),
@@ -284,7 +284,7 @@ fn not_accepted_because(why: &NotAccepted) -> Reason {
         .unwrap_or(Reason::PolicyNotAccepted)
 }
 
-const NEVER: &str = "The policy was never accepted: its servers refuse every call.";
+const NEVER: &str = "The policy has never been accepted: its servers refuse every call.";
 
 /// Whether one server enforces this generation of the policy.
 fn programmed_at(policy: &McpPolicy, accepted: &Verdict, target: &Target<'_>) -> Verdict {
@@ -294,7 +294,7 @@ fn programmed_at(policy: &McpPolicy, accepted: &Verdict, target: &Target<'_>) ->
         let message = match there {
             There::Closes => NEVER,
             There::Accepted | There::NotAccepted(_) | There::Earlier => {
-                "The policy is not valid; the form of it that was accepted last stays in force."
+                "The policy is not valid; its last accepted version stays in force."
             }
             There::Absent => "The policy is not valid, so it is in force nowhere.",
         };
@@ -318,7 +318,7 @@ fn programmed_at(policy: &McpPolicy, accepted: &Verdict, target: &Target<'_>) ->
         return Verdict::new(
             false,
             Reason::Delivering,
-            "The server's bundle does not hold this generation of the policy yet.",
+            "The server's bundle does not contain this generation of the policy yet.",
         );
     }
     let at_server = target
@@ -346,7 +346,7 @@ fn programmed_at(policy: &McpPolicy, accepted: &Verdict, target: &Target<'_>) ->
         None => Verdict::new(
             false,
             Reason::Delivering,
-            "The server has not been looked at yet.",
+            "The server has not been reconciled yet.",
         ),
     }
 }
@@ -411,7 +411,7 @@ fn ancestor(
         .map(|ancestor| ancestor.conditions.as_slice())
         .unwrap_or_default();
     let mut conditions = Conditions::new(inputs.policy.metadata.generation, previous, inputs.now);
-    // This server is there, whichever others are not.
+    // This server exists, even if others do not.
     let here = match (accepted.reason, there(inputs.policy, target.bundle)) {
         (Reason::Invalid, _) | (_, There::Closes) => accepted.clone(),
         (_, There::NotAccepted(why)) => {

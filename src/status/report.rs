@@ -1,7 +1,8 @@
-//! What one gateway says of itself, at `/report`.
+//! The report of one gateway about itself, at `/report`.
 //!
-//! In: the gateway's state. Out: JSON that the operator and `portcullis status` read. Must not do: hold Secret values or
-//! arguments of calls. Unknown fields are passed over, so that an older reader takes a newer report.
+//! In: the gateway's state. Out: JSON that the operator and `portcullis status` read. Must not do:
+//! contain Secret values or arguments of calls. Unknown fields are ignored, so that an older reader
+//! accepts a newer report.
 
 pub use crate::api::ViolationOutcome;
 use crate::policy::Bound;
@@ -14,16 +15,17 @@ use bounds::{
     COUNTS, ERROR, ISSUERS, MISSING, NAME, RECENT, SHOWN, TOOLS, list, maybe_text, text, texts,
 };
 
-/// Policy and rule under which the violations of policies that do not apply any more are counted together.
+/// Policy and rule under which the violations of policies that no longer apply are counted
+/// together.
 pub const FORMER: &str = "(former)";
-/// Rule under which the violations of rules that are not kept apart are counted together.
+/// Rule under which the violations of rules without an entry of their own are counted together.
 pub const OTHER: &str = "(other)";
 
 /// The report of one run of one gateway.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Names this run: a restarted gateway counts from zero under another name.
+    /// Names this run: a restarted gateway counts from zero under a new name.
     #[serde(deserialize_with = "text::<_, NAME>")]
     pub instance: String,
     /// Revision of the bundle in force; none before the first.
@@ -48,7 +50,7 @@ pub struct Report {
     /// The upstream's tools as last listed.
     #[serde(default, deserialize_with = "list::<_, _, TOOLS>")]
     pub tools: Vec<ReportedTool>,
-    /// Keys of Secrets that are referred to and not there, as `name/key`.
+    /// Missing keys of referenced Secrets, as `name/key`.
     #[serde(default, deserialize_with = "texts::<_, SHOWN, MISSING>")]
     pub missing_secret_keys: Vec<String>,
     /// API keys that are too short to be accepted, by the names of their grants.
@@ -65,7 +67,7 @@ pub struct Report {
         deserialize_with = "texts::<_, ERROR, ISSUERS>"
     )]
     pub issuer_faults: Vec<String>,
-    /// Why the newest bundle is not in force, if so.
+    /// Why the newest bundle is not in force, if it is not.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -75,7 +77,7 @@ pub struct Report {
     /// The last listing of the upstream's tools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listing: Option<ReportedListing>,
-    /// Why calls are refused that cannot be recorded, if they are.
+    /// Why calls cannot be recorded and are refused, if that is so.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -94,17 +96,18 @@ pub struct ReportedCount {
     /// Name of the policy.
     #[serde(deserialize_with = "text::<_, NAME>")]
     pub policy: String,
-    /// UID of the policy, so that one of the same name that came later counts from zero; empty if not known.
+    /// UID of the policy, so that a later policy of the same name counts from zero; empty if
+    /// unknown.
     #[serde(default, deserialize_with = "text::<_, NAME>")]
     pub policy_uid: String,
     /// Name of the rule, or `(default)` and the like.
     #[serde(deserialize_with = "text::<_, NAME>")]
     pub rule: String,
-    /// What became of the calls.
+    /// The outcome of the calls.
     pub outcome: ViolationOutcome,
-    /// How many.
+    /// The number of violations.
     pub count: u64,
-    /// When the last one was.
+    /// The time of the last one.
     pub last_time: Timestamp,
 }
 
@@ -136,7 +139,7 @@ pub struct ReportedViolation {
     /// Name of the rule.
     #[serde(deserialize_with = "text::<_, NAME>")]
     pub rule: String,
-    /// What became of the call.
+    /// The outcome of the call.
     pub outcome: ViolationOutcome,
 }
 
@@ -147,7 +150,7 @@ pub struct ReportedTool {
     /// Its name.
     #[serde(deserialize_with = "text::<_, SHOWN>")]
     pub name: String,
-    /// Digest of its definition, which a pin can be made of.
+    /// Digest of its definition, usable as a pin.
     #[serde(deserialize_with = "text::<_, NAME>")]
     pub digest: String,
     /// Whether some caller can list it.
@@ -156,7 +159,7 @@ pub struct ReportedTool {
     pub unclassified: bool,
     /// Whether it differs from its pin or from every catalogued form.
     pub drifted: bool,
-    /// Why it is hidden from everybody, if a rule is not the cause.
+    /// Why it is hidden from all callers, if a rule is not the cause.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -171,7 +174,7 @@ pub struct ReportedTool {
 pub struct ReportedListing {
     /// When it ended.
     pub time: Timestamp,
-    /// Why it failed, if so.
+    /// Why it failed, if it did.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -180,7 +183,7 @@ pub struct ReportedListing {
     pub error: Option<String>,
 }
 
-/// The tools of a report, from what calls are decided over.
+/// The tools of a report, from the inventory that calls are decided with.
 pub fn tools(bound: &Bound) -> Vec<ReportedTool> {
     bound
         .tools()

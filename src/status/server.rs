@@ -1,7 +1,8 @@
 //! The status of an McpServer.
 //!
-//! In: the server, the bundle that should be in force, its gateway's replicas with their reports, and its ledger. Out: its
-//! [`McpServerStatus`]. Must not do: count or judge anything again that the bundle, the reports or the ledger already say.
+//! In: the server, the wanted bundle, its gateway's replicas with their reports, and its ledger.
+//! Out: its [`McpServerStatus`]. Must not do: count or judge anything again that the bundle, the
+//! reports or the ledger already say.
 
 use super::{
     Conditions, Verdict,
@@ -23,42 +24,42 @@ use jiff::Timestamp;
 
 mod opening;
 
-/// Why a server cannot be carried out.
+/// Why a server is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// NameConflict, Invalid, Unsupported or BundleTooLarge.
     pub reason: Reason,
-    /// What is wrong and what to do.
+    /// What is wrong and what to do next.
     pub message: String,
 }
 
 /// One replica of a gateway.
 #[derive(Clone, Copy, Debug)]
 pub struct Replica<'a> {
-    /// Whether it takes calls.
+    /// Whether it accepts calls.
     pub ready: bool,
     /// Its latest report, if there is one.
     pub report: Option<&'a Report>,
 }
 
-/// All that a status follows from.
+/// The inputs of a status.
 #[derive(Clone, Debug)]
 pub struct Inputs<'a> {
     /// The server.
     pub server: &'a McpServer,
     /// Why it is not accepted, if so.
     pub refusal: Option<&'a Refusal>,
-    /// The bundle that should be in force.
+    /// The wanted bundle.
     pub bundle: Option<&'a Bundle>,
-    /// What others changed of the operator's objects, while they go on doing so.
+    /// The recent changes of others to the operator's objects.
     pub tampered: Option<&'a str>,
     /// The URL to give to agents.
     pub url: Option<&'a str>,
-    /// How many replicas there should be.
+    /// The desired number of replicas.
     pub desired: usize,
-    /// The replicas that there are.
+    /// The existing replicas.
     pub replicas: &'a [Replica<'a>],
-    /// The command that shows what becomes of the pods, in a cluster.
+    /// The command that shows the state of the pods, in a cluster.
     pub look: Option<&'a str>,
     /// Why the gateway's pods do not run, in a cluster.
     pub trouble: Option<&'a str>,
@@ -66,13 +67,13 @@ pub struct Inputs<'a> {
     pub upstream_trouble: Option<&'a str>,
     /// Violations so far.
     pub ledger: &'a Ledger,
-    /// The status before.
+    /// The previous status.
     pub previous: Option<&'a McpServerStatus>,
     /// The time.
     pub now: Timestamp,
 }
 
-/// The status now.
+/// Computes the new status.
 pub fn status(inputs: &Inputs<'_>) -> McpServerStatus {
     let generation = inputs.server.metadata.generation;
     let revision = inputs.bundle.map(|bundle| bundle.revision.clone());
@@ -115,7 +116,7 @@ fn conditions(inputs: &Inputs<'_>) -> Vec<crate::api::condition::Condition> {
         let tampered = Verdict::new(true, Reason::ForeignChange, what);
         conditions.put(ConditionType::Tampered, &tampered);
     }
-    // kstatus reads these as "in progress" and "failed"; they are there only while True.
+    // kstatus reads these as "in progress" and "failed"; they are present only while True.
     let closed = ready.reason == Reason::Closed;
     if !accepted.holds() || closed || programmed.reason == Reason::BundleRejected {
         let cause = if !accepted.holds() {
@@ -139,7 +140,7 @@ fn accepted(refusal: Option<&Refusal>) -> Verdict {
     }
 }
 
-/// The newest listing that any replica reports; failures lose against a success of the same moment.
+/// The newest listing that any replica reports; a success wins over a failure of the same moment.
 fn newest_listing<'a>(replicas: &'a [Replica<'a>]) -> Option<(&'a Report, &'a ReportedListing)> {
     replicas
         .iter()
@@ -178,7 +179,9 @@ fn upstream_ready(inputs: &Inputs<'_>) -> Verdict {
             Reason::Unreachable,
             match (inputs.look, &inputs.server.spec.upstream.stdio) {
                 (Some(look), Some(_)) => {
-                    format!("The server's tools cannot be listed: {error}; if it stays so: {look}")
+                    format!(
+                        "The server's tools cannot be listed: {error}; if this does not resolve itself: {look}"
+                    )
                 }
                 _ => format!("The server's tools cannot be listed: {error}"),
             },
@@ -214,7 +217,7 @@ fn authenticated(inputs: &Inputs<'_>) -> Verdict {
     }
     let spec = &inputs.server.spec;
     let Some(authentication) = &spec.authentication else {
-        return nobody();
+        return no_authentication();
     };
     let ways = authentication.service_accounts.is_some()
         || !authentication.jwt.is_empty()
@@ -223,18 +226,18 @@ fn authenticated(inputs: &Inputs<'_>) -> Verdict {
         (Switch::Allow, _) => Verdict::new(
             false,
             Reason::Anonymous,
-            "Anyone who reaches the gateway may call, under the grant anonymous; set anonymous: Deny to end that.",
+            "Anyone who can reach the gateway may call, under the grant anonymous; set anonymous: Deny to change that.",
         ),
         (Switch::Deny, true) => Verdict::new(
             true,
             Reason::Configured,
             "Callers must present a credential.",
         ),
-        (Switch::Deny, false) => nobody(),
+        (Switch::Deny, false) => no_authentication(),
     }
 }
 
-fn nobody() -> Verdict {
+fn no_authentication() -> Verdict {
     Verdict::new(
         false,
         Reason::NoAuthentication,
@@ -244,11 +247,11 @@ fn nobody() -> Verdict {
 
 fn enforced(spec: &McpServerSpec) -> Verdict {
     match spec.enforcement() {
-        Enforcement::Enforce => Verdict::new(true, Reason::Enforcing, "Refusals are carried out."),
+        Enforcement::Enforce => Verdict::new(true, Reason::Enforcing, "Refusals are enforced."),
         Enforcement::Audit => Verdict::new(
             false,
             Reason::AuditMode,
-            "Every call is forwarded, and what would be refused is only recorded; set enforcement: Enforce to end that.",
+            "Every call is forwarded, and refusals are only recorded; set enforcement: Enforce to change that.",
         ),
     }
 }
@@ -269,13 +272,14 @@ fn limits_durable(inputs: &Inputs<'_>) -> Verdict {
         (true, true) => Verdict::new(
             true,
             Reason::Shared,
-            "Limits are counted outside of the gateway.",
+            "Limits are counted outside the gateway.",
         ),
         (true, false) if inputs.replicas.len() > 1 => Verdict::new(
             false,
             Reason::LocalCounters,
             format!(
-                "{} gateways run, and each admits what the limits allow: limits are counted in each one's memory. Take away what scales the Deployment.",
+                "{} gateways run, and each of them counts the limits in its own memory, so together they admit several \
+                times as many calls. Remove the autoscaler of the Deployment.",
                 inputs.replicas.len()
             ),
         ),
@@ -318,14 +322,16 @@ fn programmed(inputs: &Inputs<'_>) -> Verdict {
                 ),
                 None => "No replica of the gateway is ready.".to_owned(),
                 Some(look) => {
-                    format!("No replica of the gateway is ready; if it stays so: {look}")
+                    format!(
+                        "No replica of the gateway is ready; if this does not resolve itself: {look}"
+                    )
                 }
             },
         ),
         (Some(_), _, Some(error)) => Verdict::new(
             false,
             Reason::BundleRejected,
-            format!("A gateway refused the bundle and keeps the one before: {error}"),
+            format!("A gateway refused the bundle and keeps the previous one: {error}"),
         ),
         (Some(_), all, None) if behind > 0 => Verdict::new(
             false,
@@ -373,7 +379,7 @@ fn ready(
             false,
             Reason::SecretMissing,
             format!(
-                "The gateway does not find {}; create what is missing.",
+                "The gateway does not find {}; create it.",
                 missing.join(", ")
             ),
         );
@@ -385,7 +391,8 @@ fn ready(
             false,
             Reason::AuditFailing,
             format!(
-                "Calls are refused because they cannot be recorded: {why}. Make room for the log of the gateway, or read it; spec.audit.onFailure: Continue forwards calls unrecorded."
+                "Calls are refused because they cannot be recorded: {why}. Make room for the gateway's log, or make \
+                its reader continue; spec.audit.onFailure: Continue forwards calls unrecorded."
             ),
         );
     }
@@ -415,7 +422,8 @@ fn replicas(inputs: &Inputs<'_>) -> ReplicaCounts {
     }
 }
 
-/// The tools as the newest successful listing has them; a gateway that cannot reach the server now still knows its last one.
+/// The tools of the newest successful listing; a gateway that currently cannot reach the server
+/// still has its last one.
 fn tools(replicas: &[Replica<'_>]) -> Option<ToolCounts> {
     let (report, _) = replicas
         .iter()

@@ -1,4 +1,5 @@
-//! The admin port: `/livez`, `/readyz`, `/metrics` and what the program adds, on an address of its own.
+//! The admin port: `/livez`, `/readyz`, `/metrics` and the program's own endpoints, on a separate
+//! address.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -35,13 +36,15 @@ pub trait Admin: Send + Sync + 'static {
     fn get(&self, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>>;
 }
 
-/// More connections than this wait to be accepted: the files that a process may open are for agents.
+/// More connections than this wait to be accepted: the files that a process may open are for
+/// agents.
 const CONNECTIONS: usize = 32;
 
 /// Answers under way when `stop` comes get this long.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// Serves until `stop`, then finishes what is being answered; a connection that sends no complete request head within 10 s is closed.
+/// Serves until `stop`, then finishes requests in flight; a connection that does not send a
+/// complete request head within 10 s is closed.
 pub async fn serve(
     listener: TcpListener,
     admin: Arc<dyn Admin>,
@@ -51,7 +54,8 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        // Waited for before a connection is accepted: each ends by itself within seconds when it asks for nothing.
+        // Waited for before a connection is accepted: each ends by itself within seconds when it
+        // asks for nothing.
         let place = tokio::select! {
             () = stop.cancelled() => break,
             place = Arc::clone(&places).acquire_owned() => match place {
@@ -129,8 +133,9 @@ fn answer(
     }
 }
 
-/// Whether the request was sent to an address or a name of a cluster, and not to a name that anybody can point here: a web page
-/// could else have a browser on this machine read what is served (DNS rebinding).
+/// Whether the request was sent to an address or a name of a cluster, and not to a name that
+/// anybody can point here: a web page could otherwise make a browser on this machine read these
+/// endpoints (DNS rebinding).
 fn is_own_host(request: &Request<Incoming>) -> bool {
     let mut hosts = request.headers().get_all(HOST).iter();
     // HTTP/1.0 has none, and browsers always send it.
@@ -150,7 +155,7 @@ fn is_own_name(host: &str) -> bool {
     }
     let name = authority.host().to_ascii_lowercase();
     let address = name.trim_start_matches('[').trim_end_matches(']');
-    // Nobody outside can register a name without a dot, or one of a cluster's own domain.
+    // A name without a dot, or one of a cluster's own domain, cannot be registered by others.
     address.parse::<std::net::IpAddr>().is_ok()
         || !name.contains('.')
         || name.ends_with(".svc")

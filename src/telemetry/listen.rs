@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpSocket};
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1_024;
 
-/// The port is not to be had.
+/// The address cannot be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen at {address}: {why}; choose another with {flag}")]
 pub struct ListenError {
@@ -22,7 +22,8 @@ pub struct ListenError {
     flag: &'static str,
 }
 
-/// Listens. Every address of both families (`[::]`) falls back to every IPv4 address where the machine has no IPv6.
+/// Listens. Every address of both families (`[::]`) falls back to every IPv4 address where the
+/// machine has no IPv6.
 ///
 /// # Errors
 /// [`ListenError`] says which flag to change.

@@ -1,4 +1,4 @@
-//! The log: what operators of the program read, on standard error, so that standard output stays for data.
+//! The log for the program's operators, on standard error, so that standard output is only data.
 
 use std::io::IsTerminal as _;
 
@@ -14,8 +14,8 @@ pub enum Format {
     Json,
 }
 
-/// Starts the log. `RUST_LOG` (syntax of `tracing-subscriber`'s `EnvFilter`) overrides `default_filter`.
-/// A second call does nothing, so that tests and embedded uses need no care.
+/// Starts the log. `RUST_LOG` (syntax of `tracing-subscriber`'s `EnvFilter`) overrides
+/// `default_filter`. A second call does nothing, so that tests and embedded uses need no care.
 pub fn start(format: Format, default_filter: &str) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_filter));

@@ -1,4 +1,5 @@
-//! Logging, the metrics registry and the small HTTP server of the admin port. Metric families live beside what they count.
+//! Logging, the metrics registry and the small HTTP server of the admin port. Metric families are
+//! defined next to the code that they count.
 
 pub mod admin;
 pub mod families;

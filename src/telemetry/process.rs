@@ -1,4 +1,5 @@
-//! The process metrics that Prometheus clients are expected to export, read from `/proc` when scraped.
+//! The process metrics that Prometheus clients are expected to export, read from `/proc` when
+//! scraped.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -16,7 +17,8 @@ pub fn register(registry: &mut Registry) {
     );
 }
 
-/// Collects `process_resident_memory_bytes`, `process_open_fds` and `process_threads` on Linux; elsewhere nothing.
+/// Collects `process_resident_memory_bytes`, `process_open_fds` and `process_threads` on Linux;
+/// elsewhere nothing.
 #[derive(Debug)]
 pub struct ProcessCollector;
 

@@ -1,8 +1,9 @@
-//! A connection that ends when its reader takes nothing for too long.
+//! A connection that ends when its peer reads nothing for too long.
 //!
-//! In: a connection. Out: the same, whose writes fail once a write has waited for [`WRITE_WITHIN`]. What is written and not
-//! read stays in memory: without this a client that reads nothing would keep it there for ever. Must not do: set a timer for
-//! a write that the system takes at once, as nearly all are.
+//! In: a connection. Out: the same, whose writes fail once a write has waited for [`WRITE_WITHIN`].
+//! Unread data stays in memory: without the timeout, a client that reads nothing would keep it
+//! there indefinitely. Must not do: set a timer for a write that completes at once, as nearly all
+//! do.
 
 use std::future::Future as _;
 use std::io::{Error, ErrorKind};
@@ -86,7 +87,8 @@ impl<I: Write + Unpin> Write for Timed<I> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
-        // What TLS has not handed on yet waits here; a flush with nothing to do says nothing of a write that waits.
+        // What TLS has not handed on yet waits here; a flush with nothing to do says nothing of a
+        // write that waits.
         if flushed.is_ready() {
             return flushed;
         }

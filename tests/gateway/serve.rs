@@ -294,7 +294,7 @@ fn a_policy_change_is_in_force_without_a_restart_and_a_bad_one_keeps_the_last() 
         "apiVersion: portcullis.dev/v1alpha1\nkind: McpPolicy\nmetadata: { name: rules\n",
     );
     serve.says("policy.yaml:");
-    serve.says("keeps its previous form");
+    serve.says("keep their previous version");
     assert!(
         is_error(&serve.echo(&session, "hello")),
         "a broken file must not loosen anything"
@@ -497,7 +497,7 @@ fn nothing_is_half_started() {
             good.replace("python3", "no-such-program-here"),
             "was not found",
         ),
-        ("no server", policy_yaml(ALLOW), "hold no McpServer"),
+        ("no server", policy_yaml(ALLOW), "contain no McpServer"),
         (
             "later releases",
             good.replace("anonymous: Allow", "serviceAccounts: {}"),

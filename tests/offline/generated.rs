@@ -1,6 +1,6 @@
 //! Files that are generated from the code: each test fails when its file differs, and `UPDATE=1` rewrites the files.
 
-use portcullis::cli::world::World;
+use portcullis::cli::project::Project;
 use portcullis::policy::bundle::Bundle;
 use portcullis::{api, cli};
 use serde_json::Value;
@@ -147,9 +147,9 @@ fn the_fuzz_seeds_for_bundles_are_those_of_the_examples() {
         if !folder.join("server.yaml").exists() {
             continue;
         }
-        let world = World::load(std::slice::from_ref(&folder), "portcullis-system").unwrap();
-        let server = world.server(None).unwrap();
-        let bundle = world.whole_bundle(&server.object).unwrap();
+        let project = Project::load(std::slice::from_ref(&folder), "portcullis-system").unwrap();
+        let server = project.server(None).unwrap();
+        let bundle = project.whole_bundle(&server.object).unwrap();
         let text = format!("{}\n", serde_json::to_string(&bundle).unwrap());
         assert_eq!(Bundle::parse(text.as_bytes()).unwrap(), bundle);
         let name = folder.file_name().unwrap().to_str().unwrap();

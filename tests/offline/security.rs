@@ -17,7 +17,7 @@ const PROMISES: [&str; 4] = [
 /// Paragraphs that promise nothing.
 const PLAIN: [&str; 5] = [
     "Assume that",
-    "- Command lines are readable by everybody",
+    "- All users can read command lines",
     "- A stdio server of `serve` runs as your user",
     "Results of allowed calls",
     "Found a hole?",

@@ -23,18 +23,18 @@ pub struct PromptRule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
     pub except_names: Vec<String>,
-    /// What it does: Hide, Deny or Allow.
+    /// Its action: Hide, Deny or Allow.
     #[x_kube(validation = Rule::new("self != 'RequireApproval'").message("prompts cannot wait for an approval: write Hide, Deny or Allow"))]
     pub action: Action,
     /// Globs over grant names; every caller if absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
     pub callers: Vec<String>,
-    /// Globs over grant names that the rule is not for.
+    /// Globs over grant names that the rule does not apply to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
     pub except_callers: Vec<String>,
-    /// Told to the agent where the action shows it.
+    /// The reason that the agent gets, if the action shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 512))]
     pub reason: Option<String>,
@@ -55,25 +55,26 @@ pub struct ResourceRule {
         length(min = 1, max = 63)
     )]
     pub name: String,
-    /// Globs over resource URIs. URIs with dot segments or encoded separators are refused before matching.
+    /// Globs over resource URIs. URIs with dot segments or encoded separators are refused before
+    /// matching.
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
     pub uris: Vec<String>,
     /// Globs over resource URIs that are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
     pub except_uris: Vec<String>,
-    /// What it does: Hide, Deny or Allow.
+    /// Its action: Hide, Deny or Allow.
     #[x_kube(validation = Rule::new("self != 'RequireApproval'").message("resources cannot wait for an approval: write Hide, Deny or Allow"))]
     pub action: Action,
     /// Globs over grant names; every caller if absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
     pub callers: Vec<String>,
-    /// Globs over grant names that the rule is not for.
+    /// Globs over grant names that the rule does not apply to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
     pub except_callers: Vec<String>,
-    /// Told to the agent where the action shows it.
+    /// The reason that the agent gets, if the action shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 512))]
     pub reason: Option<String>,

@@ -19,15 +19,15 @@ pub struct Rule {
         length(min = 1, max = 63)
     )]
     pub name: String,
-    /// The tools that it is for.
+    /// The tools that it applies to.
     pub tools: ToolSelector,
-    /// What it does.
+    /// Its action.
     pub action: Action,
     /// Globs over grant names, such as `serviceaccount:ml/*`; every caller if absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
     pub callers: Vec<String>,
-    /// Globs over grant names that the rule is not for.
+    /// Globs over grant names that the rule does not apply to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
     pub except_callers: Vec<String>,
@@ -44,7 +44,7 @@ pub struct Rule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ApprovalRule")]
     pub approval: Option<ApprovalRule>,
-    /// Told to the agent where the action shows it.
+    /// The reason that the agent gets, if the action shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 512))]
     pub reason: Option<String>,
@@ -54,7 +54,7 @@ pub struct Rule {
     pub unknown: Unknown,
 }
 
-/// Tools by name and class; all that is given must hold. Every tool is `names: ["*"]`.
+/// Tools by name and class; all given fields must match. `names: ["*"]` selects every tool.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
@@ -83,7 +83,7 @@ pub struct ToolSelector {
     pub unknown: Unknown,
 }
 
-/// At most so many units in any window of this length.
+/// At most `max` units in any window of this length.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
@@ -114,7 +114,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// The scope, Grant where none is written.
+    /// The scope, Grant if unset.
     pub fn scope(&self) -> Scope {
         self.scope.unwrap_or(Scope::Grant)
     }
@@ -134,7 +134,7 @@ pub enum Scope {
     Server,
 }
 
-/// How long an approval is waited for and stays open.
+/// How long a call waits for an approval, and how long the request stays open.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
@@ -147,8 +147,8 @@ pub struct ApprovalRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurationString", extend("default" = "15s"))]
     pub wait_up_to: Option<DurationString>,
-    /// JSON pointers into the arguments that the person who decides is not shown. In a guardrail they take the place of what the
-    /// server's tools[].redact says; in other policies they come beside it.
+    /// JSON pointers to arguments that the approver does not see. In a guardrail they replace the
+    /// server's tools[].redact; in other policies they add to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(min = 1, max = 64),
@@ -162,14 +162,14 @@ pub struct ApprovalRule {
 }
 
 impl ApprovalRule {
-    /// How long a request stays open, 30m where nothing is written.
+    /// How long a request stays open, 30m if unset.
     pub fn expires_after(&self) -> DurationString {
         self.expires_after
             .clone()
             .unwrap_or_else(|| DurationString::from("30m"))
     }
 
-    /// How long the gateway holds the call, 15s where nothing is written.
+    /// How long the gateway holds the call, 15s if unset.
     pub fn wait_up_to(&self) -> DurationString {
         self.wait_up_to
             .clone()

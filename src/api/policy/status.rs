@@ -16,7 +16,7 @@ pub struct McpPolicyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// How many servers the policy matches, and how many of them enforce it.
+    /// The number of servers that the policy matches, and the number of those that enforce it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TargetCounts")]
     pub targets: Option<TargetCounts>,
@@ -42,13 +42,13 @@ pub struct TargetCounts {
     pub summary: String,
 }
 
-/// One target and how the policy fares there.
+/// One target, and the state of the policy there.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ancestor {
     /// The server.
     pub ancestor_ref: AncestorRef,
-    /// Who wrote this entry.
+    /// The controller that wrote this entry.
     pub controller_name: String,
     /// Accepted and Programmed, for this server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -97,7 +97,7 @@ pub struct PolicyViolations {
 pub struct RuleViolations {
     /// Name of the rule, or `(default)`.
     pub rule: String,
-    /// How many.
+    /// The number of violations.
     pub count: i64,
     /// When the last one happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! The gateway's own settings: who may call, and how it runs and is reached.
+//! The gateway's own settings: its callers, its pods and its addresses.
 
 use crate::api::{SecretKeyRef, SecretRef, Switch};
 use k8s_openapi::api::core::v1::{
@@ -9,7 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Who may call. A credential that is presented and fails is refused, never taken for anonymous.
+/// The callers that are admitted. A credential that is sent and not valid is refused, never treated
+/// as anonymous.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Authentication {
@@ -33,7 +34,7 @@ pub struct Authentication {
 }
 
 impl Authentication {
-    /// Whether callers without a credential are admitted; not where nothing is written.
+    /// Whether callers without a credential are admitted; not if unset.
     pub fn anonymous(&self) -> Switch {
         self.anonymous.unwrap_or(Switch::Deny)
     }
@@ -43,7 +44,8 @@ impl Authentication {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceAccounts {
-    /// Audiences that a token may be for; `portcullis:<namespace>/<name>` if absent, and never the API server's own.
+    /// Audiences that a token may be for; `portcullis:<namespace>/<name>` if absent, and never the
+    /// API server's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256)))]
     #[x_kube(validation = Rule::new("!self.exists(a, a in ['https://kubernetes.default.svc', 'https://kubernetes.default.svc.cluster.local', 'https://kubernetes.default', 'kubernetes.default.svc', 'kubernetes'])").message("tokens for the API server's own audience must not be sent to a gateway; choose an audience such as portcullis:<namespace>/<name>"))]
@@ -60,14 +62,14 @@ pub struct JwtProvider {
         length(min = 1, max = 63)
     )]
     pub name: String,
-    /// The `iss` that tokens must carry.
+    /// The `iss` claim that tokens must have.
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(validation = Rule::new("self.matches('^(https://|http://(127[.]0[.]0[.]1|localhost)(:[0-9]+)?(/|$))')").message("issuer must be an https URL, exactly as it stands in the iss claim"))]
     pub issuer: String,
-    /// The `aud` values of which a token must carry one.
+    /// The `aud` values; a token must have one of them.
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256)))]
     pub audiences: Vec<String>,
-    /// Where the issuer's keys are.
+    /// The source of the issuer's keys.
     pub jwks: Jwks,
     /// The claim that names the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,13 +83,13 @@ pub struct JwtProvider {
 }
 
 impl JwtProvider {
-    /// The claim that names the caller, `sub` where none is written.
+    /// The claim that names the caller, `sub` if unset.
     pub fn grant_claim(&self) -> &str {
         self.grant_claim.as_deref().unwrap_or("sub")
     }
 }
 
-/// Where an issuer's keys are; exactly one of url and secretKeyRef.
+/// The source of an issuer's keys; exactly one of url and secretKeyRef.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.url) != has(self.secretKeyRef)").message("write exactly one of url and secretKeyRef"))]
@@ -97,7 +99,7 @@ pub struct Jwks {
     #[schemars(with = "String", length(max = 2048))]
     #[x_kube(validation = Rule::new("self.matches('^(https://[^/?#@ ]+|http://(127[.]0[.]0[.]1|localhost)(:[0-9]+)?)([/?][^# ]*)?$')").message("jwks.url must be an https URL: whoever can change the keys on the way can call as anyone"))]
     pub url: Option<String>,
-    /// A key of a Secret that holds the JSON Web Key Set.
+    /// A key of a Secret with the JSON Web Key Set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "SecretKeyRef")]
     pub secret_key_ref: Option<SecretKeyRef>,
@@ -115,12 +117,12 @@ pub struct ApiKeys {
     pub secret_ref: SecretRef,
 }
 
-/// How the gateway runs and is reached.
+/// The gateway's pods and addresses.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.replicas) && has(self.autoscaling))").message("write replicas or autoscaling, not both"))]
 pub struct Gateway {
-    /// How many replicas; 1 if absent. Not together with autoscaling.
+    /// The number of replicas; 1 if absent. Not together with autoscaling.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i32", range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
@@ -129,17 +131,18 @@ pub struct Gateway {
     #[schemars(with = "i32", extend("default" = 8080), range(min = 1, max = 65535))]
     #[x_kube(validation = Rule::new("self != 9090").message("port 9090 is the gateway's admin port; choose another one, such as 8080"))]
     pub port: Option<i32>,
-    /// How agents reach the gateway, if not by its Service.
+    /// The URL by which agents reach the gateway, if not by its Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(max = 2048))]
     #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')").message("publicUrl must be the http or https URL under which agents reach the gateway, without query or fragment"))]
     pub public_url: Option<String>,
-    /// Values of the Origin header that are let in.
+    /// Accepted values of the Origin header.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
     #[x_kube(validation = Rule::new("self.all(o, o.matches('^[a-z][-+.a-z0-9]*://[^/?# ]+$'))").message("each of allowedOrigins is a scheme and a host, with a port if it has one, such as https://app.example"))]
     pub allowed_origins: Vec<String>,
-    /// Further values of the Host header; the Service's names and loopback are always let in.
+    /// Additional accepted values of the Host header; the Service's names and loopback are always
+    /// accepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
     #[x_kube(validation = Rule::new("self.all(h, h.matches(r'^([-.A-Za-z0-9]+|\\[[:0-9A-Fa-f]+\\])(:[0-9]+)?$'))").message("each of allowedHosts is a host, with a port if it has one, such as mcp.example or mcp.example:8443"))]
@@ -171,12 +174,12 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// The number of replicas, 1 where none is written.
+    /// The number of replicas, 1 if unset.
     pub fn replicas(&self) -> i32 {
         self.replicas.unwrap_or(1)
     }
 
-    /// The port, 8080 where none is written.
+    /// The port, 8080 if unset.
     pub fn port(&self) -> i32 {
         self.port.unwrap_or(8080)
     }
@@ -205,21 +208,21 @@ pub struct GatewayService {
 }
 
 impl GatewayService {
-    /// The type, ClusterIP where none is written.
+    /// The type, ClusterIP if unset.
     pub fn type_(&self) -> ServiceType {
         self.type_.unwrap_or(ServiceType::ClusterIP)
     }
 }
 
-/// Types of Service that suit a gateway.
+/// The supported types of Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub enum ServiceType {
-    /// Reached inside of the cluster.
+    /// Reachable inside the cluster.
     ClusterIP,
-    /// Reached on a port of every node.
+    /// Reachable on a port of every node.
     NodePort,
-    /// Reached through a load balancer.
+    /// Reachable through a load balancer.
     LoadBalancer,
 }
 
@@ -259,15 +262,15 @@ pub struct PodOptions {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("(has(self.minReplicas) ? self.minReplicas : 2) <= (has(self.maxReplicas) ? self.maxReplicas : 8)").message("minReplicas (2 if absent) must not be greater than maxReplicas (8 if absent)"))]
 pub struct Autoscaling {
-    /// The least number of replicas.
+    /// The minimum number of replicas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i32", extend("default" = 2), range(min = 1, max = 1000))]
     pub min_replicas: Option<i32>,
-    /// The greatest number of replicas.
+    /// The maximum number of replicas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i32", extend("default" = 8), range(min = 1, max = 1000))]
     pub max_replicas: Option<i32>,
-    /// The average use of requested CPU to aim at, in percent.
+    /// The target for the average use of requested CPU, in percent.
     #[serde(
         default,
         rename = "targetCPUUtilizationPercentage",
@@ -278,17 +281,17 @@ pub struct Autoscaling {
 }
 
 impl Autoscaling {
-    /// The least number of replicas, 2 where none is written.
+    /// The minimum number of replicas, 2 if unset.
     pub fn min_replicas(&self) -> i32 {
         self.min_replicas.unwrap_or(2)
     }
 
-    /// The greatest number of replicas, 8 where none is written.
+    /// The maximum number of replicas, 8 if unset.
     pub fn max_replicas(&self) -> i32 {
         self.max_replicas.unwrap_or(8)
     }
 
-    /// The average use of CPU, 70 where none is written.
+    /// The target for the average use of CPU, 70 if unset.
     pub fn target_cpu_utilization_percentage(&self) -> i32 {
         self.target_cpu_utilization_percentage.unwrap_or(70)
     }

@@ -12,7 +12,8 @@ pub struct McpServerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64")]
     pub observed_generation: Option<i64>,
-    /// Accepted, UpstreamReady, Authenticated, Enforced, LimitsDurable, Programmed and Ready; Reconciling and Stalled only while True.
+    /// Accepted, UpstreamReady, Authenticated, Enforced, LimitsDurable, Programmed and Ready;
+    /// Reconciling and Stalled only while True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -20,7 +21,7 @@ pub struct McpServerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub url: Option<String>,
-    /// Revision of the bundle that should be in force.
+    /// Revision of the bundle that the gateways should enforce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub revision: Option<String>,
@@ -28,7 +29,7 @@ pub struct McpServerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ReplicaCounts")]
     pub replicas: Option<ReplicaCounts>,
-    /// How many policies are in force here.
+    /// The number of policies that are in force here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64")]
     pub policy_count: Option<i64>,
@@ -50,11 +51,11 @@ pub struct McpServerStatus {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaCounts {
-    /// How many there should be.
+    /// The desired number of replicas.
     pub desired: i64,
-    /// How many are ready.
+    /// The number of ready replicas.
     pub ready: i64,
-    /// How many of the ready ones run status.revision.
+    /// The number of ready replicas that run status.revision.
     pub programmed: i64,
     /// programmed/desired.
     pub summary: String,
@@ -74,7 +75,7 @@ pub struct ServerPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub reason: Option<String>,
-    /// The same in words, with what to change.
+    /// The same in words, with the change to make.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub message: Option<String>,
@@ -90,7 +91,7 @@ pub struct ToolCounts {
     pub visible: i64,
     /// Tools that no caller can list.
     pub hidden: i64,
-    /// Tools that no catalogue and no override classifies.
+    /// Tools that neither the catalogue nor an override classifies.
     pub unclassified: i64,
     /// Tools that differ from their pin or from every catalogued form.
     pub drifted: i64,

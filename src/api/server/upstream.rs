@@ -1,4 +1,4 @@
-//! The server under guard: how it is reached, or how it is run.
+//! The protected server: how to reach it, or how to run it.
 
 use super::PodOptions;
 use crate::api::{DurationString, SecretKeyRef};
@@ -9,7 +9,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The server under guard.
+/// The protected server.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.http) != has(self.stdio)").message("write exactly one of http (a server that is reached by URL) and stdio (a server that is run for you)"))]
@@ -18,12 +18,13 @@ pub struct Upstream {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "HttpUpstream")]
     pub http: Option<HttpUpstream>,
-    /// A server that speaks stdio; it is run for you, wrapped.
+    /// A server that speaks stdio; Portcullis runs it behind a bridge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "StdioUpstream")]
     pub stdio: Option<StdioUpstream>,
-    /// How long a whole call may take. Each message that the server sends before its answer (progress, a question, a log line)
-    /// gives it this time again, up to ten times in all; comments of an event stream do not.
+    /// The time that a whole call may take. Each message that the server sends before its answer
+    /// (progress, a question, a log line) restarts this time, up to ten times in all; comments of
+    /// an event stream do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurationString", extend("default" = "60s"))]
     #[x_kube(validation = Rule::new("self.matches('[1-9]')").message("timeout must be longer than nothing, for example 60s"))]
@@ -35,14 +36,14 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// How long a whole call may take, 60s where nothing is written.
+    /// The time that a whole call may take, 60s if unset.
     pub fn timeout(&self) -> DurationString {
         self.timeout
             .clone()
             .unwrap_or_else(|| DurationString::from("60s"))
     }
 
-    /// The largest request body, 4Mi where nothing is written.
+    /// The largest request body, 4Mi if unset.
     pub fn max_request_bytes(&self) -> ByteQuantity {
         self.max_request_bytes
             .clone()
@@ -62,7 +63,7 @@ pub struct ByteQuantity(
     pub String,
 );
 
-/// Why a string is no number of bytes.
+/// Why a string is not a number of bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is not a size: write a whole number of bytes, with Ki, Mi or Gi if you like, for example `4Mi`"
@@ -126,7 +127,7 @@ pub struct UpstreamHeader {
     )]
     #[x_kube(validation = Rule::new("!(self.lowerAscii() in ['accept', 'accept-encoding', 'connection', 'content-encoding', 'content-length', 'content-type', 'host', 'last-event-id', 'mcp-method', 'mcp-name', 'mcp-protocol-version', 'mcp-session-id', 'te', 'trailer', 'transfer-encoding', 'upgrade'])").message("the gateway sets this header itself; remove it from headers"))]
     pub name: String,
-    /// The value, if it is no secret.
+    /// The value, if it is not a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         with = "String",
@@ -134,13 +135,13 @@ pub struct UpstreamHeader {
         regex(pattern = "^[\\t\\x20-\\x7e]*$")
     )]
     pub value: Option<String>,
-    /// Where the value is, if it is a secret.
+    /// The source of the value, if it is a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "HeaderSource")]
     pub value_from: Option<HeaderSource>,
 }
 
-/// Where a header's value is.
+/// The source of a header's value.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderSource {
@@ -152,20 +153,21 @@ pub struct HeaderSource {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpstreamTls {
-    /// The certificate authority (PEM) that signed it, instead of the public ones.
+    /// The certificate authority (PEM) to trust, instead of the public ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "SecretKeyRef")]
     pub ca_secret_ref: Option<SecretKeyRef>,
 }
 
-/// A stdio server and how it is run.
+/// A stdio server and how to run it.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StdioUpstream {
     /// The container image.
     #[schemars(length(min = 1, max = 512))]
     pub image: String,
-    /// The program and its leading arguments. Required, as Kubernetes cannot tell the image's own entry point.
+    /// The program and its leading arguments. Required, because Kubernetes does not expose the
+    /// image's own entry point.
     #[schemars(length(min = 1, max = 64), inner(length(max = 4096)))]
     pub command: Vec<String>,
     /// Further arguments.
@@ -219,22 +221,22 @@ pub struct StdioUpstream {
 }
 
 impl StdioUpstream {
-    /// The session mode, Shared where none is written.
+    /// The session mode, Shared if unset.
     pub fn sessions(&self) -> Sessions {
         self.sessions.unwrap_or(Sessions::Shared)
     }
 
-    /// The user, 65532 where none is written.
+    /// The user, 65532 if unset.
     pub fn run_as_user(&self) -> i64 {
         self.run_as_user.unwrap_or(65_532)
     }
 }
 
-/// How many processes serve the sessions of a stdio server.
+/// The processes for the sessions of a stdio server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub enum Sessions {
-    /// One process for all.
+    /// One process for all sessions.
     Shared,
     /// One process for each session.
     PerSession,

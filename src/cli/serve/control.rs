@@ -1,4 +1,4 @@
-//! What `serve` answers on its socket and its admin port.
+//! The answers of `serve` on its socket and its admin port.
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -30,7 +30,7 @@ impl socket::Handler for Serving {
                     Err(error) => {
                         return problem(
                             StatusCode::BAD_REQUEST,
-                            &format!("not a decision: {error}"),
+                            &format!("not a valid decision: {error}"),
                         );
                     }
                 };
@@ -64,7 +64,7 @@ impl socket::Handler for Serving {
             }
             _ => problem(
                 StatusCode::NOT_FOUND,
-                "there is GET /status, GET /approvals and POST /approvals/NAME",
+                "the endpoints are GET /status, GET /approvals and POST /approvals/NAME",
             ),
         }
     }
@@ -108,7 +108,7 @@ impl Admin for Serving {
             return None;
         }
         if self.report_readers.authenticate(request.headers()).is_err() {
-            let why = "a bearer token is needed: the one of --report-token-file\n";
+            let why = "/report needs the bearer token of --report-token-file\n";
             let mut response = crate::telemetry::admin::text(StatusCode::UNAUTHORIZED, why);
             let challenge = http::HeaderValue::from_static("Bearer realm=\"portcullis\"");
             response

@@ -1,5 +1,5 @@
-//! Have the files changed? Asked by content, twice a second: that also sees the symlink swaps of mounted ConfigMaps, which
-//! change notifications miss.
+//! Detects changes of the files by their content, twice a second. Unlike change notifications, this
+//! also detects the symlink swaps of mounted ConfigMaps.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::manifest::survey;
 
-/// Between two looks; a change is taken at the second.
-pub const EVERY: Duration = Duration::from_millis(200);
+/// The time between two polls; a change is applied at the second poll that sees it.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Files, what they held when they were last read, and what when they were last looked at.
+/// Files, their content when they were last loaded, and their content at the last poll.
 pub struct Watched {
     paths: Vec<PathBuf>,
     secrets: Option<PathBuf>,
@@ -20,7 +20,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Looks for the first time.
+    /// Polls for the first time.
     pub fn new(paths: &[PathBuf], secrets: Option<&Path>) -> Self {
         let now = fingerprint(paths, secrets);
         Watched {
@@ -31,8 +31,8 @@ impl Watched {
         }
     }
 
-    /// Whether the files differ from what was last read and have not changed between two looks. A file that is being written
-    /// is often valid as far as it has come, but for the rules at its end.
+    /// Whether the files differ from the last loaded content and did not change between two polls.
+    /// A partially written file is often valid, but lacks the rules at its end.
     pub fn changed(&mut self) -> bool {
         let now = fingerprint(&self.paths, self.secrets.as_deref());
         let still = std::mem::replace(&mut self.seen, now) == now;
@@ -51,10 +51,10 @@ fn fingerprint(paths: &[PathBuf], secrets: Option<&Path>) -> u64 {
         folders.hash(&mut hasher);
         for file in files {
             file.hash(&mut hasher);
-            // What cannot be read is reported when it is loaded.
+            // Loading reports files that cannot be read.
             survey::contents(&file).ok().hash(&mut hasher);
         }
-        // What is not a manifest, such as an audit log beside them, changes nothing by what it holds.
+        // The content of other files, such as an audit log in the folder, does not matter.
         for stray in strays {
             stray.path.hash(&mut hasher);
         }

@@ -1,7 +1,8 @@
-//! What the files say, put into force: at the start, and again whenever they change.
+//! Applies the files: at the start, and again whenever they change.
 //!
-//! In: the objects of the files. Out: a gateway for each server under what is accepted. Must not do: loosen anything because
-//! a file is wrong; what is wrong is told and leaves what it concerns as it was.
+//! In: the objects of the files. Out: a gateway for each server under its accepted policies. Must
+//! not do: loosen anything because of a mistake in a file; a mistake is reported, and the object
+//! concerned keeps its previous version.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::super::output::{Failure, plural};
-use super::super::world::{Finding, Name, World, name_of, variable_for};
+use super::super::project::{Finding, Name, Project, name_of, variable_for};
 use super::{EnvironmentKey, Served, Serving, State, secrets};
 use crate::api::condition::Reason;
 use crate::api::policy::McpPolicy;
@@ -24,7 +25,7 @@ use crate::policy::diagnostic::Level;
 use crate::status::server::Refusal;
 
 impl Serving {
-    /// Reads the files again and puts what is right of them into force.
+    /// Reads the files again and applies every valid object in them.
     pub(super) async fn reload(self: &Arc<Self>) {
         let paths = self.args.filename.clone();
         let secrets = self.args.secrets.clone();
@@ -33,23 +34,23 @@ impl Serving {
             Ok(read) => read,
             Err(error) => return tracing::error!(%error, "the files could not be read again"),
         };
-        let (world, mut findings) = {
+        let (project, mut findings) = {
             let state = self.lock();
-            let (mut world, mut findings) = World::reload(survey, &state.world);
-            findings.extend(secrets::renew(&mut world, &state.world, folder));
-            for removed in world.removed_since(&state.world) {
-                tracing::warn!("{removed} is no longer in the files and no longer in force");
+            let (mut project, mut findings) = Project::reload(survey, &state.project);
+            findings.extend(secrets::renew(&mut project, &state.project, folder));
+            for removed in project.removed_since(&state.project) {
+                tracing::warn!("{removed} was removed from the files and is no longer in force");
             }
-            (world, findings)
+            (project, findings)
         };
-        for warning in world
+        for warning in project
             .findings()
             .iter()
             .filter(|finding| finding.level == Level::Warning)
         {
             eprintln!("{warning}");
         }
-        findings.extend(self.put(world).await);
+        findings.extend(self.put(project).await);
         if findings.iter().any(|finding| finding.level == Level::Error) {
             self.refuse(findings);
         } else {
@@ -67,25 +68,26 @@ impl Serving {
             eprintln!("{finding}");
         }
         tracing::error!(
-            "the files have errors: what is wrong keeps its previous form, everything else is in force"
+            "the files have errors: objects with errors keep their previous version, everything else is in force"
         );
         self.lock().findings = findings;
     }
 
-    /// Puts objects into force; what is wrong is returned and leaves what it concerns as it was.
-    pub(super) async fn put(self: &Arc<Self>, world: World) -> Vec<Finding> {
+    /// Applies objects and returns the mistakes; an object with a mistake keeps its previous
+    /// version.
+    pub(super) async fn put(self: &Arc<Self>, project: Project) -> Vec<Finding> {
         let mut gone = Vec::new();
         let findings = {
             let mut state = self.lock();
-            let (mut findings, blocked) = state.accepted.update(&world);
+            let (mut findings, blocked) = state.accepted.update(&project);
             let now = Timestamp::now();
-            for policy in &world.policies {
+            for policy in &project.policies {
                 state
                     .policies_created
                     .entry(name_of(&policy.object.metadata))
                     .or_insert(now);
             }
-            let present: Vec<Name> = world
+            let present: Vec<Name> = project
                 .servers
                 .iter()
                 .map(|server| name_of(&server.object.metadata))
@@ -97,10 +99,10 @@ impl Serving {
                 .cloned()
                 .collect();
             gone.extend(removed.iter().filter_map(|name| state.served.remove(name)));
-            for located in &world.servers {
+            for located in &project.servers {
                 let name = name_of(&located.object.metadata);
                 state.refusals.remove(&name);
-                let put = self.put_server(&mut state, &world, &located.object, &blocked);
+                let put = self.put_server(&mut state, &project, &located.object, &blocked);
                 match put {
                     Ok(not_accepted) => findings.extend(not_accepted),
                     Err(message) => {
@@ -137,7 +139,7 @@ impl Serving {
             for gateway in new {
                 gateway.keep_inventory();
             }
-            state.world = world;
+            state.project = project;
             state.findings.clone_from(&findings);
             findings
         };
@@ -150,7 +152,7 @@ impl Serving {
     fn put_server(
         &self,
         state: &mut State,
-        world: &World,
+        project: &Project,
         server: &McpServer,
         blocked: &[(McpPolicy, String)],
     ) -> Result<Vec<Finding>, String> {
@@ -164,15 +166,16 @@ impl Serving {
         }
         if tls::wanted(&server.spec) {
             return Err(
-                "spec.gateway.tls: `serve` speaks plain HTTP to clients on this machine and will not pass it off as HTTPS; remove it from the files given here, or put a program that speaks TLS in front"
+                "spec.gateway.tls: `serve` speaks only plain HTTP; remove the field from these files, and put a TLS \
+                proxy in front if you need HTTPS"
                     .to_owned(),
             );
         }
-        let secrets = world.secrets_of(&name.0);
+        let secrets = project.secrets_of(&name.0);
         let environment: EnvironmentKey = (secrets.clone(), self.env.clone());
         let blocked = blocked
             .iter()
-            .filter(|(policy, _)| world.targets(policy, server))
+            .filter(|(policy, _)| project.targets(policy, server))
             .map(|(policy, message)| {
                 let (namespace, name) = name_of(&policy.metadata);
                 Blocked {
@@ -188,7 +191,7 @@ impl Serving {
             .map_or(1, |served| served.sequence + 1);
         let known: Vec<Blocked> = Vec::clone(&blocked);
         let before = state.served.get(&name).map(|served| &served.wanted);
-        let mut settled = world.settle(
+        let mut settled = project.settle(
             server,
             state.accepted.all(),
             blocked,
@@ -197,9 +200,9 @@ impl Serving {
         )?;
         let mut bundle = settled.bundle.clone();
         bundle.sequence = sequence;
-        // Policies that were never right are told of where they are read.
+        // Policies that have never been valid are reported when they are read.
         settled.bundle.blocked.retain(|one| !known.contains(one));
-        let not_accepted = world.refused(server, Ok(settled), Level::Error);
+        let not_accepted = project.refused(server, Ok(settled), Level::Error);
         let make = || {
             let user = self.server_user.clone();
             Environment::local_as(Box::new(secrets.clone()), self.env.clone(), user)
@@ -248,7 +251,7 @@ impl Serving {
     }
 }
 
-/// Whether the bundle says anything else than what is in force.
+/// Whether the bundle differs from the one in force.
 fn changed(gateway: &Gateway, bundle: &Bundle) -> bool {
     gateway
         .in_force()
@@ -266,7 +269,8 @@ fn missing(gateway: &Gateway) -> Result<(), String> {
     match gateway.missing_secrets().as_slice() {
         [] => Ok(()),
         missing => Err(format!(
-            "Secrets are referred to and missing: {}; put each into a folder as DIR/NAMESPACE/NAME/KEY and give it with --secrets DIR, add a `kind: Secret` document to the files, or set {}",
+            "these Secrets are missing: {}; put each into a folder as DIR/NAMESPACE/NAME/KEY and give it with \
+            --secrets DIR, add a `kind: Secret` document to the files, or set {}",
             missing.join(", "),
             missing
                 .iter()
@@ -277,7 +281,7 @@ fn missing(gateway: &Gateway) -> Result<(), String> {
     }
 }
 
-/// Where a server is served.
+/// The path of a server.
 pub(super) fn path_of(server: &McpServer) -> String {
     format!(
         "/{}/mcp",
@@ -285,10 +289,10 @@ pub(super) fn path_of(server: &McpServer) -> String {
     )
 }
 
-/// Servers of one name in two namespaces would be at one path.
-pub(super) fn paths(world: &World) -> Result<(), Failure> {
+/// Servers with the same name in two namespaces would share a path.
+pub(super) fn paths(project: &Project) -> Result<(), Failure> {
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
-    for server in &world.servers {
+    for server in &project.servers {
         let (namespace, name) = name_of(&server.object.metadata);
         if let Some(other) = seen.insert(name.clone(), namespace.clone()) {
             return Err(Failure::new(at_one_path(&other, &(namespace, name))));
@@ -299,7 +303,8 @@ pub(super) fn paths(world: &World) -> Result<(), Failure> {
 
 fn at_one_path(other: &str, (namespace, name): &Name) -> String {
     format!(
-        "the McpServers {other}/{name} and {namespace}/{name} would both be at /{name}/mcp; serve them apart, or rename one"
+        "the McpServers {other}/{name} and {namespace}/{name} would both be at /{name}/mcp; serve them with two \
+        programs, or rename one"
     )
 }
 

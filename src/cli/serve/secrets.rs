@@ -1,24 +1,28 @@
 //! The folder of Secrets that `--secrets` names.
 //!
-//! In: the folder. Out: what it holds, at the start and whenever it changes. While the folder as a whole cannot be read, what it
-//! held stays in force; what in it cannot be read is left out, so that a mistake keeps no key that is gone in force. Must not
-//! do: show a value.
+//! In: the folder. Out: its Secrets, at the start and whenever they change. While the folder as a
+//! whole cannot be read, its previous Secrets stay in force; single files that cannot be read are
+//! left out, so that a mistake does not keep a removed key in force. Must not do: show a value.
 
 use std::path::Path;
 
-use super::super::world::{Finding, Folder, World, folder};
+use super::super::project::{Finding, Folder, Project, folder};
 use crate::policy::diagnostic::Level;
 
-/// What the folder holds now; nothing where none is named.
+/// The current Secrets of the folder; empty if no folder is named.
 ///
 /// # Errors
-/// When there is no such folder.
+/// When the folder does not exist.
 pub fn read(dir: Option<&Path>) -> Result<Folder, String> {
     dir.map_or_else(|| Ok(Folder::default()), folder)
 }
 
-/// Gives a world that was read again its Secrets, and says what is wrong with them.
-pub fn renew(world: &mut World, before: &World, read: Result<Folder, String>) -> Vec<Finding> {
+/// Adds the Secrets to files that were read again, and reports mistakes in them.
+pub fn renew(
+    project: &mut Project,
+    before: &Project,
+    read: Result<Folder, String>,
+) -> Vec<Finding> {
     let Folder {
         secrets,
         mut errors,
@@ -26,7 +30,7 @@ pub fn renew(world: &mut World, before: &World, read: Result<Folder, String>) ->
         secrets: before.outside.folder.clone(),
         errors: vec![why],
     });
-    if let Err(why) = world.take_secrets(secrets, std::env::vars_os()) {
+    if let Err(why) = project.take_secrets(secrets, std::env::vars_os()) {
         errors.push(why);
     }
     errors.into_iter().map(finding).collect()

@@ -1,4 +1,4 @@
-//! What `serve` takes from the command line before anything runs.
+//! The options of `serve` that are checked before anything runs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ impl From<SetupError> for Failure {
     }
 }
 
-/// Who may read the report: a bearer, compared as API keys are.
+/// The bearer token that may read the report; it is compared as API keys are.
 pub(super) fn report_readers(file: Option<&PathBuf>) -> Result<Grants, Failure> {
     let mut keys = BTreeMap::new();
     if let Some(path) = file {

@@ -1,9 +1,9 @@
-//! The status of what is being served, computed by the code that the operator uses.
+//! The status of the servers and policies of `serve`, computed by the operator's code.
 
 use jiff::Timestamp;
 
+use super::super::project::{Finding, name_of};
 use super::super::status::Document;
-use super::super::world::{Finding, name_of};
 use super::{Served, Serving, State, table};
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
@@ -14,7 +14,7 @@ use crate::status::accounting::Ledger;
 use crate::status::server::Replica;
 use crate::status::{policy, server};
 
-/// One server with what its status follows from.
+/// One server with the inputs of its status.
 struct Seen {
     server: McpServer,
     bundle: Option<crate::policy::bundle::Bundle>,
@@ -32,7 +32,7 @@ impl Serving {
             .map(|served| self.server_status(&state, served, now))
             .collect();
         let policies: Vec<McpPolicy> = state
-            .world
+            .project
             .policies
             .iter()
             .map(|located| policy_status(&state, &located.object, &seen, now))
@@ -120,7 +120,7 @@ fn policy_status(state: &State, written: &McpPolicy, seen: &[Seen], now: Timesta
         .collect();
     let targeted: Vec<(&Seen, (String, String))> = seen
         .iter()
-        .filter(|seen| state.world.targets(written, &seen.server))
+        .filter(|seen| state.project.targets(written, &seen.server))
         .map(|seen| (seen, name_of(&seen.server.metadata)))
         .collect();
     let targets: Vec<policy::Target<'_>> = targeted

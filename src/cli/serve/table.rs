@@ -1,4 +1,5 @@
-//! What `serve` says to the person who started it: the table at the start, the summary at the end.
+//! The output of `serve` for the person who started it: the table at the start, the summary at the
+//! end.
 
 use std::net::SocketAddr;
 
@@ -11,7 +12,7 @@ use crate::api::server::Sessions;
 use crate::gateway::bridge;
 use crate::gateway::observe::Outcome;
 
-/// What is shown once all runs: where each server is, and what to do next.
+/// The text that is printed once everything runs: the URL of each server, and what to do next.
 pub fn start(state: &State, address: SocketAddr) -> String {
     let rows: Vec<_> = state
         .served
@@ -25,13 +26,16 @@ pub fn start(state: &State, address: SocketAddr) -> String {
             &rows
         )
     );
-    text.push_str("\nPoint an MCP client at a URL. `portcullis status` shows more, `portcullis approvals list` what waits for you; Ctrl-C ends it.\n");
+    text.push_str("\nPoint an MCP client at a URL. `portcullis status` shows more, and `portcullis approvals list` the \
+    calls that wait for you; Ctrl-C stops the gateway.\n");
     for served in state.served.values() {
         if let Some(stdio) = &served.server.spec.upstream.stdio
             && stdio.sessions() == Sessions::PerSession
         {
             text.push_str(&format!(
-                "note: McpServer {}: a process for each session (sessions: PerSession), at most {} at once and half of them for one caller; the one idle for longest ends first. sessions: Shared runs one for all.\n",
+                "note: McpServer {}: one process for each session (sessions: PerSession), at most {} at once and half \
+                of them for one caller; the session that has been idle for longest ends first. sessions: Shared runs \
+                one process for all sessions.\n",
                 served.gateway.observe.server(),
                 bridge::Sessions::PerSession.most()
             ));
@@ -76,7 +80,7 @@ fn row(served: &Served, address: SocketAddr) -> Vec<String> {
     ]
 }
 
-/// Where a server is to be reached, as a person would write it.
+/// The URL of a server, as a person would write it.
 pub fn url(served: &Served, address: SocketAddr) -> String {
     if let Some(public) = served
         .server
@@ -121,7 +125,7 @@ fn callers(served: &Served) -> &'static str {
     }
 }
 
-/// What to say of servers that admit anyone or nobody.
+/// Warnings about servers that admit all callers or none.
 fn open_warning(state: &State, address: SocketAddr) -> Option<String> {
     let named = |wanted: &str| -> Vec<&str> {
         state
@@ -135,20 +139,20 @@ fn open_warning(state: &State, address: SocketAddr) -> Option<String> {
     let mut text = String::new();
     if !closed.is_empty() {
         text.push_str(&format!(
-            "warning: nobody may call {}: spec.authentication admits no caller\n",
+            "warning: every call to {} is refused: spec.authentication admits no caller\n",
             closed.join(", ")
         ));
     }
     if !open.is_empty() && !address.ip().is_loopback() {
         text.push_str(&format!(
-            "warning: anyone who reaches {address} may call {}; give it API keys, or listen on 127.0.0.1\n",
+            "warning: anyone who can reach {address} may call {}; configure API keys, or listen on 127.0.0.1\n",
             open.join(", ")
         ));
     }
     (!text.is_empty()).then_some(text)
 }
 
-/// What happened, for each server.
+/// The figures of each server.
 pub fn summary(state: &State, started: Timestamp) -> String {
     let rows: Vec<Vec<String>> = state
         .served

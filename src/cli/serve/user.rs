@@ -1,7 +1,7 @@
-//! `--server-user`: whom stdio servers run as.
+//! `--server-user`: the user that stdio servers run as.
 //!
-//! In: what was written. Out: a user, if this process can start programs as another one. Must not do: fall back to this
-//! process's own user.
+//! In: the option's value. Out: a user, if this process can start programs as another one. Must not
+//! do: fall back to this process's own user.
 
 use std::fs::read_to_string;
 
@@ -75,7 +75,7 @@ fn parse(named: &str, users: &str) -> Result<RunAs, String> {
     Ok(user)
 }
 
-/// Whether root has not been stripped of what makes it another user.
+/// Whether root still has the capabilities to become another user.
 fn capable() -> bool {
     // Elsewhere than on Linux root is root.
     let Ok(status) = read_to_string("/proc/self/status") else {

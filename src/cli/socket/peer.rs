@@ -1,28 +1,30 @@
 //! Which process is at the other end of a Unix socket, and whether it descends from this one.
 //!
-//! In: the process id that the kernel noted when the socket was connected, and when no connection was waiting last. Out:
-//! whether the process may ask. A stdio server is a process of this user's, so its user says nothing; that it was started
-//! here does, as this process adopts the orphans of its children (see `gateway::upstream::stdio::orphans`). Must not do: let
-//! in what it cannot look at.
+//! In: the process id that the kernel noted when the socket was connected, and when no connection
+//! was waiting last. Out: whether the process may ask. A stdio server runs as the same user, so the
+//! user does not distinguish it, but its descent from this process does, because this process
+//! adopts the orphans of its children (see `gateway::upstream::stdio::orphans`). Must not do: admit
+//! a process that it cannot inspect.
 //!
-//! A process id can be another process's by the time it is looked at. Two things rule that out. A process that started
-//! before the moment at which no connection was waiting has had its id since before this connection was made. And a parent
-//! that is still the parent after it was looked at was alive meanwhile: orphans get another parent at once.
+//! A process id can belong to another process by the time it is inspected. Two checks rule that
+//! out. A process that started before the moment at which no connection was waiting has had its id
+//! since before this connection was made. And a process that is still the parent after it was
+//! inspected was alive the whole time, because orphans get another parent at once.
 
 use std::fmt;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Clock ticks since the system started, in which the kernel tells when a process did. They are hundredths of a second on
-/// every architecture that this runs on (`USER_HZ`).
+/// Clock ticks since boot, the unit in which the kernel reports the start of a process. They are
+/// hundredths of a second on every architecture that this runs on (`USER_HZ`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticks(u64);
 
 const TICKS_PER_SECOND: u64 = 100;
 
-/// A chain of parents that is longer than this is not followed.
+/// The maximum length of a chain of parents.
 const LONGEST: usize = 1_024;
-/// The chain changes when a process in it ends; it is read again this often.
+/// How many times the chain is read: it changes when a process in it ends.
 const ATTEMPTS: usize = 5;
 
 impl Ticks {
@@ -37,14 +39,15 @@ impl Ticks {
     }
 }
 
-/// Why a process is not answered.
+/// Why a process is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// It was started here.
+    /// This process started it.
     Descendant,
-    /// It started so recently that its id could have been another's when the connection was made; it may connect again.
+    /// It started so recently that its id could have been another's when the connection was made;
+    /// it may connect again.
     TooYoung,
-    /// It cannot be looked at.
+    /// It cannot be inspected.
     Unknown(String),
 }
 
@@ -52,22 +55,26 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refused::Descendant => f.write_str(
-                "this program was started by `portcullis serve`, as the MCP servers are that it guards, so it may neither see nor decide approvals; run it from a shell of your own",
+                "this program was started by `portcullis serve`, as are the MCP servers that it protects, so it may \
+                neither see nor decide approvals; run it from a shell of your own",
             ),
             Refused::TooYoung => f.write_str("this program has only just started; connect again"),
             Refused::Unknown(why) => write!(
                 f,
-                "`portcullis serve` cannot tell that this program is not one of the MCP servers that it guards ({why}), so it may neither see nor decide approvals; run both on one Linux system, in one PID namespace, with a /proc that shows every process (without hidepid)"
+                "`portcullis serve` cannot verify that this program is not one of the MCP servers that it protects \
+                ({why}), so it may neither see nor decide approvals; run both on one Linux system, in one PID \
+                namespace, with a /proc that shows every process (without hidepid)"
             ),
         }
     }
 }
 
-/// Admits a process that does not descend from this one. `idle` is a moment after which the connection was made.
+/// Admits a process that does not descend from this one. `idle` is a moment after which the
+/// connection was made.
 pub(super) fn admit(peer: Option<i32>, idle: Ticks) -> Result<(), Refused> {
     let peer = peer
         .filter(|peer| *peer > 0)
-        .ok_or_else(|| Refused::Unknown("its process id is not known here".to_owned()))?;
+        .ok_or_else(|| Refused::Unknown("its process id is not visible here".to_owned()))?;
     let own = rustix::process::getpid().as_raw_pid();
     judge(peer, own, idle, look)
 }
@@ -131,14 +138,15 @@ fn chain(
 }
 
 fn look(pid: i32) -> Result<Link, String> {
-    let unreadable = || format!("the process {pid} among its parents cannot be looked at");
+    let unreadable = || format!("its parent process {pid} cannot be inspected");
     let stat = std::fs::read(format!("/proc/{pid}/stat")).map_err(|_| unreadable())?;
     parse(pid, &stat).ok_or_else(unreadable)
 }
 
 /// Reads `/proc/PID/stat` (proc(5)): the parent is its fourth field, the start its twenty-second.
 fn parse(pid: i32, stat: &[u8]) -> Option<Link> {
-    // The command's name is in parentheses and may hold anything, bytes that are no text and parentheses included.
+    // The command's name is in parentheses and may contain anything, including parentheses and
+    // bytes that are not text.
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace().skip(1);
@@ -190,7 +198,8 @@ mod tests {
         ]);
         let judged = |peer, idle| judge(peer, OWN, Ticks(idle), &processes);
         assert_eq!(judged(70, 41), Ok(()));
-        // From another container's start, as `docker exec` does it: its parent is not of this namespace.
+        // From another container's start, as `docker exec` does it: its parent is not of this
+        // namespace.
         assert_eq!(judged(95, 41), Ok(()));
         assert_eq!(judged(70, 40), Err(Refused::TooYoung));
         for child in [OWN, 60, 61] {
@@ -199,17 +208,18 @@ mod tests {
         // Its parent is not shown, or it is not there any more.
         assert!(matches!(judged(90, 100), Err(Refused::Unknown(_))));
         assert!(matches!(judged(99, 100), Err(Refused::Unknown(_))));
-        for nobody in [None, Some(0), Some(-1)] {
+        for invalid in [None, Some(0), Some(-1)] {
             assert!(matches!(
-                admit(nobody, Ticks(u64::MAX)),
+                admit(invalid, Ticks(u64::MAX)),
                 Err(Refused::Unknown(_))
             ));
         }
     }
 
     #[test]
-    fn a_parent_that_ended_while_it_was_looked_at_hides_nobody() {
-        // 61's parent 60 ends after 61 was looked at, and 60 becomes the id of a process of somebody else's.
+    fn a_parent_that_ended_while_it_was_looked_at_hides_invalid() {
+        // 61's parent 60 ends after 61 was inspected, and 60 becomes the id of another user's
+        // process.
         let looks = Cell::new(0);
         let processes = |pid| {
             looks.set(looks.get() + 1);
@@ -226,7 +236,7 @@ mod tests {
             judge(61, OWN, Ticks(100), processes),
             Err(Refused::Descendant)
         );
-        // One whose parents never rest is not let in.
+        // A process whose parents keep changing is not admitted.
         let restless = |pid| {
             looks.set(looks.get() + 1);
             let parent = if pid == 61 { 1_000 + looks.get() } else { 0 };

@@ -1,7 +1,9 @@
-//! The inner loops of the [`Reader`]: passing over values while checking them, and finding the ends of strings.
+//! The inner loops of the [`Reader`]: passing over values while checking them, and finding the ends
+//! of strings.
 //!
-//! In: the position of a first byte. Out: the position after the last one, or none, with the fault kept in the reader.
-//! Positions are passed by value, so that they stay in registers; the cursor of the reader is not moved here.
+//! In: the position of a first byte. Out: the position after the last one, or none, with the fault
+//! kept in the reader. Positions are passed by value, so that they stay in registers; the cursor of
+//! the reader is not moved here.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -9,13 +11,15 @@ use std::collections::HashSet;
 use super::super::{ErrorKind, MAX_DEPTH};
 use super::{Error, Reader};
 
-/// Objects with more keys than this find duplicates with a hash set, once a key needs comparing at all.
+/// Objects with more keys than this find duplicates with a hash set, once a key needs comparing at
+/// all.
 const LINEAR_KEYS: usize = 16;
 
 /// Room for the keys of the small objects that are open at once in a usual message.
 const USUAL_KEYS: usize = 16;
 
-/// A number without exponent and of at most this many bytes cannot overflow a double (its largest has 309 digits).
+/// A number without exponent and of at most this many bytes cannot overflow a double (its largest
+/// has 309 digits).
 const SAFE_NUMBER: usize = 300;
 
 /// A stack of keys, the first few of which need no allocation.
@@ -65,7 +69,8 @@ impl<'a> Keys<'a> {
 pub(super) struct Seen<'a> {
     /// Where they start in [`Reader::keys`].
     base: usize,
-    /// The [`mark`]s of all of them: a key whose mark is missing needs no comparing. All of them if `large` is used.
+    /// The [`mark`]s of all of them: a key whose mark is missing needs no comparing. All of them if
+    /// `large` is used.
     marks: u64,
     /// All of them, once they are many or one of them was escaped in the text.
     large: Option<HashSet<Cow<'a, [u8]>>>,
@@ -82,7 +87,7 @@ fn mark(key: &[u8]) -> u64 {
     1 << ((usize::from(first) + usize::from(last) * 5 + key.len() * 11) & 63)
 }
 
-/// The first position from `at` on that is no white space.
+/// The first position from `at` on that is not white space.
 #[inline]
 pub(super) fn space(bytes: &[u8], mut at: usize) -> usize {
     while let Some(&byte) = bytes.get(at)
@@ -94,7 +99,8 @@ pub(super) fn space(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// The first position from `at` on of a quote, a backslash or a control character; the length if there is none.
+/// The first position from `at` on of a quote, a backslash or a control character; the length if
+/// there is none.
 #[inline]
 pub(crate) fn special(bytes: &[u8], at: usize) -> usize {
     match word(bytes, at).map(specials) {
@@ -150,11 +156,13 @@ fn word(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*block))
 }
 
-/// A bit in the lowest special byte of eight, and perhaps in later ones. The classic test for bytes below a limit
-/// (subtract it, look at the high bits) may mark what follows a byte that it has found, never what precedes it.
+/// A bit in the lowest special byte of eight, and perhaps in later ones. The classic test for bytes
+/// below a limit (subtract it, look at the high bits) may mark what follows a byte that it has
+/// found, never what precedes it.
 #[inline]
 fn specials(word: u64) -> u64 {
-    // Exchanges the quote (0x22) with the space (0x20) and keeps the control characters among themselves.
+    // Exchanges the quote (0x22) with the space (0x20) and keeps the control characters among
+    // themselves.
     let quote = (word ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
     let slash = (word ^ (ONES * u64::from(b'\\'))).wrapping_sub(ONES);
     (quote | slash) & !word & HIGH
@@ -196,7 +204,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Passes over the value that starts at `at` in text that has been checked: only quotes and brackets count.
+    /// Passes over the value that starts at `at` in text that has been checked: only quotes and
+    /// brackets count.
     pub(super) fn pass_checked(&mut self, mut at: usize) -> Option<usize> {
         let bytes = self.text.as_bytes();
         let mut open = 0_usize;
@@ -341,8 +350,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Appends a string that starts after its quote at `start` and has its first backslash at `at`; the position after
-    /// its closing quote.
+    /// Appends a string that starts after its quote at `start` and has its first backslash at `at`;
+    /// the position after its closing quote.
     pub(super) fn unescape(&mut self, start: usize, at: usize, out: &mut String) -> Option<usize> {
         let text = self.text;
         let (mut start, mut at) = (start, at);

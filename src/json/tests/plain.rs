@@ -1,4 +1,5 @@
-//! The rules of the reader once more, byte by byte and without any of its short cuts, to compare it with.
+//! A second, plain implementation of the reader's rules, byte by byte and without shortcuts, as a
+//! reference.
 
 use std::collections::HashSet;
 

@@ -88,8 +88,8 @@ fn a_policy_whose_limit_cannot_be_kept_restricts_and_allows_nothing() {
         "only a limit that is kept needs one gateway"
     );
     let bound = enforced(&settled);
-    let said = |tool: &str| decide(&bound, tool, "{}");
-    let read = said("get_run");
+    let result = |tool: &str| decide(&bound, tool, "{}");
+    let read = result("get_run");
     assert_eq!(
         read.outcome,
         Outcome::Deny(crate::policy::decision::Denial::NotAccepted)
@@ -101,10 +101,10 @@ fn a_policy_whose_limit_cannot_be_kept_restricts_and_allows_nothing() {
         "{reason}"
     );
     assert_eq!(
-        said("delete_experiment").outcome,
+        result("delete_experiment").outcome,
         Outcome::Deny(crate::policy::decision::Denial::Rule)
     );
-    assert_eq!(said("set_model_alias").outcome, Outcome::Allow);
+    assert_eq!(result("set_model_alias").outcome, Outcome::Allow);
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn replicas_and_autoscalers_keep_no_limit_and_say_what_to_change() {
     let limited = "rules: [{name: r, tools: {names: ['*']}, action: Allow, limits: [{counter: c, max: 3, window: 1m}]}]";
     let one = settled(&[("p", limited)]);
     assert!(one.alone && refused(&one).is_empty());
-    for (gateway, said) in [
+    for (gateway, reason) in [
         ("{replicas: 2}", "2 replicas"),
         ("{autoscaling: {}}", "an autoscaler"),
     ] {
@@ -145,13 +145,13 @@ fn replicas_and_autoscalers_keep_no_limit_and_say_what_to_change() {
         let settled = settled_on(&server, &[("p", limited)], None);
         assert_eq!(refused(&settled), [("p", "SharedCountersNeeded")]);
         let why = settled.bundle.policies[0].not_accepted.as_ref().unwrap();
-        assert!(why.message.contains(said), "{}", why.message);
+        assert!(why.message.contains(reason), "{}", why.message);
         // This release refuses them.
         assert!(!why.message.contains("redis"), "{}", why.message);
     }
 }
 
-/// A policy of so many rules with a pattern each.
+/// A policy with that number of rules, each with a pattern.
 fn patterned(name: &str, count: usize, action: &str) -> String {
     let rules: Vec<String> = (0..count)
         .map(|i| format!("{{name: r{i}, tools: {{names: [get_run]}}, action: {action}, when: \"caller.grant.matches('^{name}{i}$')\"}}"))
@@ -212,10 +212,11 @@ fn what_restricts_has_room_before_what_allows() {
     let settled = settled(&policies);
     assert!(settled.bundle.blocked.is_empty());
     assert_eq!(refused(&settled), [("p4", "BundleTooLarge")]);
-    assert!(fit::size(&settled.bundle).unwrap() <= LARGEST_BUNDLE);
+    assert!(deployability::size(&settled.bundle).unwrap() <= MAX_BUNDLE_BYTES);
     let last = &settled.bundle.policies[4].spec;
     assert_eq!(last.rules.len(), 1, "the Hide rule stays");
-    // Where not even what restricts has room, nothing is allowed: a guardrail is never what is left out.
+    // Where not even what restricts has room, nothing is allowed: a guardrail is never what is left
+    // out.
     let deny = large("Deny", 240).replace(&"x".repeat(150), &"x".repeat(900));
     policies = names
         .iter()

@@ -1,6 +1,7 @@
-//! One case against bound policies: what came, held against what was expected.
+//! Runs one case against bound policies and compares the result with the expectation.
 //!
-//! In: a case. Out: its result. Every case has its own counters, and all its calls are made at one moment.
+//! In: a case. Out: its result. Every case has its own counters, and all its calls are made at one
+//! moment.
 
 use super::{Case, CaseResult, Verdict};
 use crate::policy::approval;
@@ -60,7 +61,7 @@ impl Case {
         let now = match &self.now {
             Some(text) => text
                 .parse()
-                .map_err(|_| format!("now: {text:?} is no RFC 3339 time"))?,
+                .map_err(|_| format!("now: {text:?} is not an RFC 3339 time"))?,
             None => now,
         };
         let times = self.times.unwrap_or(1);

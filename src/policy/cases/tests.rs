@@ -19,7 +19,7 @@ cases:
 - {prompt: hello, expect: {decision: Hide}}
 - {name: wrong, call: get_run, expect: {decision: Deny, rule: other, policy: q, visible: false}}
 - {name: unclear, call: get_run, prompt: x, expect: {}}
-- {name: nobody, call: get_run, caller: admin, expect: {}}
+- {name: invalid, call: get_run, caller: admin, expect: {}}
 ",
         )
         .unwrap();

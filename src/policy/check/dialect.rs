@@ -1,9 +1,11 @@
-//! Patterns as RE2 and Go read them, in the words of the engine that runs them.
+//! Translates patterns from the syntax of RE2 and Go to that of the engine that runs them.
 //!
-//! In: the text of a pattern, and who wrote it. Out: a text that means here what it means there, or what to write instead.
-//! `\d`, `\w`, `\s` and `\b` are ASCII: with all of Unicode, `^\d+$` would take `７`, which `int()` of most languages takes for
-//! 7. Sets in brackets (`&&`, `--`, `~~`, `[` inside) are no part of RE2 and mean something else to whoever knows it: they are
-//! refused where people write patterns for this product, and literal characters where patterns come from elsewhere.
+//! In: the text of a pattern, and its origin. Out: a text that means the same here, or what to
+//! write instead. `\d`, `\w`, `\s` and `\b` are ASCII: with all of Unicode, `^\d+$` would take `７`,
+//! which `int()` of most languages takes for
+//! 7. Sets in brackets (`&&`, `--`, `~~`, `[` inside) are not part of RE2 and have another meaning
+//!    there: they are refused in patterns that are written for this product, and literal characters
+//!    in imported patterns.
 
 use super::pattern::unusable;
 use regex_syntax::ast::{self, Ast, ClassPerlKind, ClassSetItem, Flag, Span};
@@ -46,7 +48,7 @@ pub(super) fn translate(text: &str, dialect: Dialect) -> Result<(String, u64), S
 }
 
 /// How much work the classes of a pattern are: by property they are tables of hundreds of ranges, and to fold the case of one,
-/// each of its characters is looked at.
+/// each of its characters is examined.
 #[derive(Default)]
 struct Count {
     /// The pattern ignores case somewhere.

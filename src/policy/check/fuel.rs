@@ -1,4 +1,4 @@
-//! What an evaluation may use up, and why it may end without a value.
+//! The budget of an evaluation, and the reasons why it may end without a value.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -71,7 +71,7 @@ impl Fuel {
     /// Takes some.
     ///
     /// # Errors
-    /// When there is not so much left; then there is none.
+    /// When less than that is left; then nothing is left.
     pub fn burn(&self, steps: usize) -> Result<(), EvalError> {
         match self.0.get().checked_sub(steps) {
             Some(left) => {
@@ -85,7 +85,7 @@ impl Fuel {
     /// Text is worked through many bytes a step.
     ///
     /// # Errors
-    /// When there is not so much left.
+    /// When less than that is left.
     pub fn burn_bytes(&self, bytes: usize) -> Result<(), EvalError> {
         self.burn(bytes / 16)
     }

@@ -1,4 +1,4 @@
-//! The closed set of operations that a compiled expression is made of.
+//! The closed set of operations in a compiled expression.
 //!
 //! Made only by [`lower`](super::lower), run only by [`eval`](super::eval). Nothing here is named by text that is looked up
 //! when a call is decided: variables and functions are enums, patterns are compiled.
@@ -27,7 +27,7 @@ pub(super) enum Expr {
     /// The receiver of a method is its first argument.
     Call(Function, Vec<Expr>),
     Matches(Box<Expr>, super::Pattern),
-    /// A part of a timestamp, in the zone that lies so many seconds east of UTC.
+    /// A part of a timestamp, in the zone that is that number of seconds east of UTC.
     Part(Part, Box<Expr>, i32),
     Macro(Macro, Box<(Expr, Expr)>),
     /// Whether the value is of one of these kinds.

@@ -1,7 +1,7 @@
-//! Syntax tree to compiled expression; whatever cannot be right is refused here, with its place.
+//! Compiles a syntax tree to an expression; every mistake is refused here, with its place.
 //!
-//! In: a tree. Out: [`Expr`] and the kind of its value where that can be told. Only known variables and functions pass,
-//! patterns are literals and compile within bounds, macros do not nest.
+//! In: a tree. Out: [`Expr`] and the kind of its value, if it is known. Only known variables and
+//! functions pass, patterns are literals and compile within bounds, macros do not nest.
 
 mod calls;
 
@@ -109,7 +109,7 @@ impl<'p> Lowering<'p> {
             "tool" | "caller" | "session" => {
                 return Err(Fault::new(
                     at,
-                    format!("`{name}` is no value by itself; there are {VARIABLES}"),
+                    format!("`{name}` is not a value; the variables are {VARIABLES}"),
                 ));
             }
             _ => {

@@ -1,8 +1,9 @@
-//! Patterns of `matches`, compiled when a policy is and within bounds.
+//! Patterns of `matches`, compiled together with their policy, within bounds.
 //!
-//! In: literal texts. Out: compiled patterns, or what is wrong. Whoever may write a policy must not have the operator or a
-//! gateway spend memory or time on it without end: a pattern of six characters takes a quarter of a megabyte, and one of four
-//! kilobytes takes seconds. So the patterns of a policy, and of all policies of a server, have a budget.
+//! In: literal texts. Out: compiled patterns, or what is wrong. The author of a policy must not be
+//! able to make the operator or a gateway spend unbounded memory or time on it: a pattern of six
+//! characters takes a quarter of a megabyte, and one of four kilobytes takes seconds. So the
+//! patterns of a policy, and of all policies of a server, have a budget.
 
 use super::dialect::{Dialect, NESTED, translate};
 use super::fuel::{EvalError, Fuel};
@@ -66,7 +67,7 @@ const LISTING: Bounds = Bounds {
 const FILL: usize = 200_000;
 /// How often a search of a wild pattern may fill that memory.
 const FILLS: usize = 3;
-/// Transitions that are looked at to find out whether a pattern is tame.
+/// The number of transitions that are examined to find out whether a pattern is tame.
 const EXPLORED: usize = 16 * 1_024;
 
 /// A compiled pattern, run as an automaton whose states are made when they are first needed.

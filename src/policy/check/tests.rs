@@ -206,7 +206,7 @@ fn an_expression_that_cannot_be_right_is_refused_with_its_place() {
             3,
             "unknown variable `tool.rsk`",
         ),
-        ("caller == 'x'", 1, 1, "no value by itself"),
+        ("caller == 'x'", 1, 1, "is not a value"),
         ("args.name", 1, 5, ""),
         ("args.name.lower() == 'x'", 1, 10, "lowerAscii"),
         ("args.n = 1", 1, 8, "`==`"),

@@ -7,14 +7,14 @@ use jiff::{SignedDuration, Timestamp};
 /// RFC 3339, which needs an offset: a time without one would mean another moment elsewhere.
 pub(super) fn timestamp(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| {
-        "this is no RFC 3339 time; write for example \"2026-11-21T08:00:00Z\"".to_owned()
+        "this is not an RFC 3339 time; write for example \"2026-11-21T08:00:00Z\"".to_owned()
     })
 }
 
 /// Numbers with the units h, m, s, ms, us or ns, for example `1h30m` or `1.5s`, with an optional sign.
 pub(super) fn duration(text: &str) -> Result<SignedDuration, String> {
     parse_duration(text)
-        .ok_or_else(|| "this is no duration; write for example \"1h30m\" or \"1.5s\"".to_owned())
+        .ok_or_else(|| "this is not a duration; write for example \"1h30m\" or \"1.5s\"".to_owned())
 }
 
 fn parse_duration(text: &str) -> Option<SignedDuration> {

@@ -186,7 +186,7 @@ pub(super) fn limits(
     {
         scribe.warn(
             "limits",
-            "a client can open another session and start anew; add a limit with scope: Grant",
+            "a client can open another session and start from zero; add a limit with scope: Grant",
         );
     }
     compiled

@@ -1,4 +1,5 @@
-//! What a server's spec says of tools, checked; and what of it a gateway of this release cannot do.
+//! Checks a server's settings for tools, and reports settings that a gateway of this release does
+//! not support.
 
 use crate::api::server::{Catalog, McpServerSpec};
 use crate::policy::check::Patterns;
@@ -84,7 +85,7 @@ pub(super) fn check(
             findings.push(finding(
                 Level::Error,
                 at("severity"),
-                "a severity needs a risk class where there is no catalogue; write risk too",
+                "a severity without a catalogue needs a risk class; write risk too",
             ));
         }
     }

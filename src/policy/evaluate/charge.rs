@@ -1,4 +1,4 @@
-//! What a call that goes on costs, and whose approval it needs.
+//! The cost of a call that is not refused, and the approval that it needs.
 
 use super::plain;
 use crate::api::policy::Scope;

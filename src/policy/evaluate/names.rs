@@ -48,7 +48,8 @@ impl Bound {
         listed(&self.resource(uri, caller), &self.program)
     }
 
-    /// Whether a template is in the caller's list: its text is matched as a URI is, with what it leaves open as it stands.
+    /// Whether a template is in the caller's list: its text is matched as a URI is, with what it
+    /// leaves open as it stands.
     pub fn template_visible(&self, template: &str, caller: &Caller) -> bool {
         listed(&self.template(template, caller), &self.program)
     }

@@ -1,4 +1,4 @@
-//! The strictest of what rules say, and which rules those were.
+//! The strictest action of the matching rules, and the rules with that action.
 
 use crate::api::policy::DefaultAction;
 use crate::policy::decision::{Denial, Outcome, RuleId};
@@ -11,7 +11,8 @@ pub(super) struct Side<'p> {
     found: Option<Found<'p>>,
     /// A rule that could match with other arguments shows the tool.
     pub may_show: bool,
-    /// The first rule that would let the call through if its policy were accepted, and why it is not.
+    /// The first rule that would let the call through if its policy were accepted, and why it is
+    /// not.
     restricting: Option<(&'p Arc<RuleId>, &'p Arc<str>)>,
     /// The first of those that asks for approval of what others let through.
     approval: Option<&'p Arc<RuleId>>,
@@ -24,8 +25,8 @@ pub(super) struct Found<'p> {
 }
 
 impl<'p> Side<'p> {
-    /// Rules come in order of attribution, so the first of equally strict ones stays; faults of the arguments may come out
-    /// of turn and are compared by name.
+    /// Rules come in order of attribution, so the first of equally strict ones stays; faults of the
+    /// arguments may come out of turn and are compared by name.
     pub fn record(&mut self, outcome: Outcome, by: &'p Arc<RuleId>, reason: Option<&Arc<str>>) {
         let better = match &self.found {
             None => true,
@@ -43,8 +44,8 @@ impl<'p> Side<'p> {
         }
     }
 
-    /// A rule matches that would let the call through, of a policy that is not accepted: it lets nothing through, and what
-    /// others let through needs the approval that it asks for.
+    /// A rule matches that would let the call through, of a policy that is not accepted: it lets
+    /// nothing through, and what others let through needs the approval that it asks for.
     pub fn restrict(&mut self, by: &'p Arc<RuleId>, why: &'p Arc<str>, approval: bool) {
         if self.restricting.is_none_or(|(first, _)| by < first) {
             self.restricting = Some((by, why));

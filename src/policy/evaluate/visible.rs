@@ -1,4 +1,4 @@
-//! Who can see a tool in a list.
+//! Whether a caller can see a tool in a list.
 
 use super::side::Side;
 use super::{Verdict, env, verdict};
@@ -40,8 +40,8 @@ impl Bound {
         !side.hides(&self.program.default)
     }
 
-    /// Whether some caller can list the tool: tried with a sample of every caller that a rule names, taking conditions to
-    /// hold where they show it and not to where they hide it.
+    /// Whether some caller can list the tool: tried with a sample of every caller that a rule
+    /// names, taking conditions to hold where they show it and not to where they hide it.
     pub fn visible_to_some(&self, tool: &Tool) -> bool {
         if self.program.audit {
             return true;

@@ -1,10 +1,11 @@
-//! A condition of theirs (path, op, value) as the CEL condition of a Deny rule.
+//! Converts a condition of the source (path, op, value) to the CEL condition of a Deny rule.
 //!
-//! In: one entry of `require`, `deny_if` or Intercept's `conditions`. Out: when to deny. The source decides on what was sent;
-//! here a server fills in defaults, and a null can be an absent argument. So a call is denied where either reading would
-//! deny it: that of what was sent (`sent`), or that of what the server will read (`args`). Values are compared as the source
-//! compares them, whatever their kind; an absent argument fails every operator but `exists: false`. Must not do: be looser
-//! than the source for any arguments.
+//! In: one entry of `require`, `deny_if` or Intercept's `conditions`. Out: when to deny. The source
+//! decides on the arguments as sent; here a server fills in defaults, and a null can be an absent
+//! argument. So a call is denied if either reading would deny it: the arguments as sent (`sent`),
+//! or as the server will read them (`args`). Values are compared as the source compares them,
+//! whatever their type; an absent argument fails every operator but `exists: false`. Must not do:
+//! be looser than the source for any arguments.
 
 use super::literal::Literal;
 use super::names;
@@ -35,7 +36,8 @@ impl Polarity {
 pub(super) struct Denial {
     pub when: String,
     pub reason: Option<String>,
-    /// An argument that is a list or an object is refused, as it could print as the text that is compared with.
+    /// An argument that is a list or an object is refused, as it could print as the text that is
+    /// compared with.
     pub no_lists: bool,
 }
 
@@ -165,8 +167,9 @@ impl Test {
         }
     }
 
-    /// Denies where what was sent, or what the server reads, makes the source deny. Where what was sent is there and is not
-    /// null, the server reads the same, which is why one of the two is often enough.
+    /// Denies where what was sent, or what the server reads, makes the source deny. Where what was
+    /// sent is there and is not null, the server reads the same, which is why one of the two is
+    /// often enough.
     fn deny(&self, steps: &[&str], polarity: Polarity) -> String {
         let (sent, _) = present("sent", steps);
         let (read, argument) = present("args", steps);
@@ -287,7 +290,8 @@ fn equals(argument: &str, literals: &[Literal]) -> String {
         terms.push(format!("{argument} == null"));
     }
     if let Some(like) = literals.iter().find(|literal| literal.like_a_list()) {
-        // Comparing the two is an error, and then the rule matches: nobody can tell without printing as Go does.
+        // Comparing the two is an error, and then the rule matches: the result is unknown without
+        // printing as Go does.
         terms.push(format!(
             "type({argument}) in [list, map] && {argument} == {}",
             quoted(&like.text)

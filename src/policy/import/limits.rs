@@ -1,7 +1,8 @@
 //! Quotas, rates and counters, as limits.
 //!
-//! In: PolicyLayer's `limits`, Intercept's `rate_limit` and `state`. Out: limits over any window of that length, with names
-//! that keep apart what was counted apart. Must not do: count in a narrower scope than was written, or less than was written.
+//! In: PolicyLayer's `limits`, Intercept's `rate_limit` and `state`. Out: limits over any window of
+//! that length, with names that keep separate counters separate. Must not do: count in a narrower
+//! scope than the source, or less than the source.
 
 use super::condition::{self, Flaw, text_of};
 use super::names::{self, distinct, label, plain_name};
@@ -17,7 +18,7 @@ const MAX_UNITS: i64 = 1_000_000_000;
 /// What is counted, and how far.
 struct Quota<'n> {
     counter: &'n str,
-    /// What is told when it is reached.
+    /// The reason when it is reached.
     reason: Option<String>,
     /// The largest number of units.
     max: f64,
@@ -333,7 +334,7 @@ impl Importer {
     }
 }
 
-/// That there is no other key.
+/// Checks that there are no other keys.
 pub(super) fn known(node: &Node, keys: &[&str], what: &str) -> Result<(), Flaw> {
     let Some(entries) = node.map() else {
         return Err((
@@ -408,7 +409,7 @@ fn window(node: &Node) -> Result<&'static str, Flaw> {
     let Some(window) = node.get("window") else {
         return Err((
             node.at,
-            "there is no window; write minute, hour or day".to_owned(),
+            "the window is missing; write minute, hour or day".to_owned(),
         ));
     };
     let found = match window.whole() {

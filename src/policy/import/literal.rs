@@ -1,8 +1,9 @@
 //! A value of a condition, as the source product compares it.
 //!
-//! In: a scalar of the document. Out: the text that Go prints for it, and its number if it has one. The source compares as
-//! numbers where both sides are numbers, and else what Go prints for either (`fmt.Sprint`), so that `"7"` equals 7, `"true"`
-//! equals true and `"<nil>"` equals null. Must not do: know CEL.
+//! In: a scalar of the document. Out: the text that Go prints for it, and its number if it has one.
+//! The source compares as numbers where both sides are numbers, and otherwise the texts that Go
+//! prints for them (`fmt.Sprint`), so that `"7"` equals 7, `"true"` equals true and `"<nil>"`
+//! equals null. Must not do: know CEL.
 
 use super::read::{Kind, Node, Scalar};
 
@@ -29,7 +30,7 @@ impl Literal {
         };
         let Some(Scalar { raw, kind }) = node.scalar() else {
             return Err(format!(
-                "it compares with {}, for which there is no equivalent",
+                "it compares with {}, which has no equivalent",
                 node.kind()
             ));
         };
@@ -58,7 +59,7 @@ impl Literal {
         })
     }
 
-    /// The number that prints as this text, if it is no number itself.
+    /// The number that prints as this text, if the literal itself is not a number.
     pub fn prints_as(&self) -> Option<f64> {
         let value: f64 = self.text.parse().ok()?;
         (self.number.is_none() && value.is_finite() && printed(value) == self.text).then_some(value)
@@ -70,7 +71,8 @@ impl Literal {
     }
 }
 
-/// A double as Go's `%v` prints it: the shortest digits that give it back, with an exponent below 1e-4 and from 1e6.
+/// A double as Go's `%v` prints it: the shortest digits that give it back, with an exponent below
+/// 1e-4 and from 1e6.
 pub(super) fn printed(value: f64) -> String {
     if value == 0.0 {
         return if value.is_sign_negative() { "-0" } else { "0" }.to_owned();

@@ -37,7 +37,8 @@ const REASON_CHARS: usize = 512;
 /// Bytes that a reason may have.
 const REASON_BYTES: usize = 1_024;
 
-/// The first text under one of these keys, for the agent: its line breaks stay, other control characters go.
+/// The first text under one of these keys, for the agent: its line breaks stay, other control
+/// characters go.
 pub(super) fn reason(node: &Node, keys: &[&str]) -> Option<String> {
     let text = keys.iter().find_map(|key| node.get(key)?.text())?;
     let text = text.replace("\r\n", "\n").replace('\t', " ");

@@ -1,7 +1,7 @@
-//! What a person should know about an import.
+//! The remarks about an import.
 //!
-//! In: remarks, each about a place of the document. Out: what was closed first, then the rest; remarks of the same words are
-//! one, with all their places. Must not do: leave a closure unsaid.
+//! In: remarks, each about a place of the document. Out: first the closures, then the rest; remarks
+//! with the same text are one, with all their places. Must not do: omit a closure.
 
 use crate::policy::diagnostic::Position;
 
@@ -39,9 +39,9 @@ impl Place {
 /// One remark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// Something could not be carried over as it was meant, and is denied now.
+    /// Something could not be imported as meant, and is denied.
     pub closes: bool,
-    /// What it is, and what to do.
+    /// What it is, and what to do next.
     pub text: String,
     /// What it is about, in the order of the file.
     pub places: Vec<Place>,

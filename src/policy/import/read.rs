@@ -1,9 +1,10 @@
 //! The text of a policy, read as the source product reads it, with the place of every part.
 //!
-//! In: YAML or JSON. Out: one tree. Intercept reads YAML with Go's yaml.v3, which is neither YAML 1.1 nor 1.2: `0600` is 384,
-//! `08` is 8.0, `no` is text, `1_000` is a number. Scalars are resolved as it resolves them; what it turns into a kind of
-//! value that no condition can be written with (a date, a tagged value) is marked, so that it is refused where its value
-//! counts. Must not do: guess, or read less than the whole text.
+//! In: YAML or JSON. Out: one tree. Intercept reads YAML with Go's yaml.v3, which is neither YAML
+//! 1.1 nor 1.2: `0600` is 384, `08` is 8.0, `no` is text, `1_000` is a number. Scalars are resolved
+//! as it resolves them; values of a type that a condition cannot use (a date, a tagged value) are
+//! marked, so that they are refused where the value matters. Must not do: guess, or read less than
+//! the whole text.
 
 use crate::policy::diagnostic::Position;
 use granit_parser::{Event, Parser, ScalarStyle, Tag};
@@ -39,7 +40,7 @@ pub(super) struct Entry {
     pub value: Node,
 }
 
-/// A scalar as it was written, and what it is.
+/// The text of a scalar, and its type.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Scalar {
     pub raw: String,
@@ -56,7 +57,7 @@ pub(super) enum Kind {
     Text,
     /// A point in time.
     Date,
-    /// Something that cannot be told without guessing.
+    /// Something ambiguous, where a reading would be a guess.
     Unclear,
 }
 
@@ -88,7 +89,7 @@ impl Node {
         matches!(&self.value, Value::Scalar(scalar) if scalar.kind == Kind::Null)
     }
 
-    /// The text where the source expects text: any scalar, as it was written.
+    /// The text where the source expects text: the source text of any scalar.
     pub fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar(scalar) if !matches!(scalar.kind, Kind::Null | Kind::Unclear) => {
@@ -244,7 +245,8 @@ impl<'t, I: granit_parser::BorrowedInput<'t>> Reader<'t, I> {
         let (value, anchor) = match event {
             Event::Scalar(raw, style, anchor, tag) => {
                 let block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
-                // Whether its last line has a line break is a question that readers answer differently.
+                // Whether its last line has a line break is a question that readers answer
+                // differently.
                 if block && self.cut_at.is_some_and(|end| self.reached >= end) {
                     return fail(
                         "this text ends with the file: end the last line with a line break",
@@ -385,7 +387,7 @@ fn number(text: &str) -> Kind {
         if let Ok(value) = i64::try_from(value) {
             return Kind::Int(value);
         }
-        // A sign is no part of an unsigned number there.
+        // A sign is not part of an unsigned number there.
         if text.starts_with(|c: char| c.is_ascii_digit())
             && let Ok(value) = u64::try_from(value)
         {

@@ -1,7 +1,8 @@
 //! Rules in as few policies as their bounds allow.
 //!
-//! In: the rules of one document. Out: policies that are each within the bounds of a policy, and together within those of a
-//! server. Rules that share a counter stay together, as counters belong to a policy. Must not do: leave a rule out.
+//! In: the rules of one document. Out: policies that are each within the bounds of a policy, and
+//! together within those of a server. Rules that share a counter stay together, as counters belong
+//! to a policy. Must not do: leave a rule out.
 
 use crate::api::GROUP;
 use crate::api::policy::{DefaultAction, McpPolicySpec, Rule, TargetRef};
@@ -47,7 +48,7 @@ pub(super) fn policies(
     for group in groups(rules) {
         let size: usize = group.rules.iter().map(size).sum();
         let group = spec(group.rules);
-        // What is wrong with it is said before it is counted.
+        // Its errors are reported before its size counts.
         if let Some(error) = diagnose_policy("default", "imported", "default", &group)
             .into_iter()
             .find(|found| found.level == Level::Error)

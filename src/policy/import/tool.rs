@@ -1,7 +1,8 @@
-//! What a document says of one tool, as rules.
+//! Converts a document's entry for one tool to rules.
 //!
-//! In: the tool's entry. Out: rules in the importer: actions, `deny_if` and `require`, and Intercept's lists of rules. Must
-//! not do: leave a tool open about which something was written that is not understood.
+//! In: the tool's entry. Out: rules in the importer: actions, `deny_if` and `require`, and
+//! Intercept's lists of rules. Must not do: leave a tool open if part of its entry is not
+//! understood.
 
 use super::Importer;
 use super::condition::{self, Flaw, Polarity, text_of};
@@ -20,7 +21,8 @@ impl Importer {
     pub(super) fn tool(&mut self, place: &Place, entry: &Entry) {
         let (tool, node) = (&*entry.key, &entry.value);
         if tool != "*" && tool.contains('*') {
-            // It was never listed as allowed; denying what the pattern matches is the strict reading where all is allowed.
+            // It was never listed as allowed; denying what the pattern matches is the strict
+            // reading where all is allowed.
             return self.closed(tool, place, "its name would be a pattern here");
         }
         if node.is_null() {
@@ -128,7 +130,8 @@ impl Importer {
         });
     }
 
-    /// Rules that let calls through: a wildcard's reach the tools that are allowed anyway, and must not allow others.
+    /// Rules that let calls through: a wildcard's reach the tools that are allowed anyway, and must
+    /// not allow others.
     fn reaching(
         &mut self,
         tool: &str,

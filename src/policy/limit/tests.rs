@@ -84,7 +84,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..400)
 }
 
-/// Runs the steps and returns (effective time, units) of what was taken and not given back, checking every refusal.
+/// Runs the steps and returns (effective time, units) of what was taken and not given back,
+/// checking every refusal.
 fn run(max: u64, length: u64, steps: &[Step]) -> Vec<(u64, u64)> {
     let mut window = Window::new(max, Duration::from_nanos(length));
     let (mut clock, mut seen) = (0_u64, 0_u64);

@@ -1,4 +1,4 @@
-//! What is warned of, and what is not.
+//! Which rules cause a warning, and which do not.
 
 use super::*;
 use crate::policy::tests::bundle;

@@ -1,6 +1,7 @@
 //! Values of keywords, read from a schema as JSON.
 //!
-//! In: members of one schema. Out: typed values, or what the keyword must be. Must not do: follow anything.
+//! In: members of one schema. Out: typed values, or what the keyword must be. Must not do: follow
+//! references.
 
 use super::number::Num;
 use super::{Kinds, NumberRules, bounded};

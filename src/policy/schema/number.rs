@@ -79,7 +79,7 @@ impl Num {
             (Num::Whole(a), Num::Whole(b)) => a % b == 0,
             (a, b) => {
                 let quotient = a.double() / b.double();
-                // 0.07 is a multiple of 0.01 to whoever wrote so, though no double says it.
+                // 0.07 is a multiple of 0.01 to the author of the schema, though not as doubles.
                 quotient.is_finite()
                     && (quotient - quotient.round()).abs() <= 1e-9 * quotient.abs().max(1.0)
             }

@@ -1,8 +1,9 @@
 //! Text that a server may decode once more.
 //!
-//! In: a string. Out: whether some usual decoder takes it for null, an array or an object, for a number, or for a boolean. Each
-//! question is answered for the laxest decoder there is, so that yes may be said too often and no never: Python's `json.loads`
-//! (FastMCP calls it on strings), pydantic's lax mode, JavaScript's `Number` (zod's `coerce`), Go's `strconv`, Rust's `FromStr`.
+//! In: a string. Out: whether some common decoder reads it as null, an array or an object, as a
+//! number, or as a boolean. Each question is answered for the laxest decoder, so a yes may be wrong
+//! and a no never is: Python's `json.loads` (FastMCP calls it on strings), pydantic's lax mode,
+//! JavaScript's `Number` (zod's `coerce`), Go's `strconv`, Rust's `FromStr`.
 
 /// Whether `json.loads`, or a laxer reader, takes the text for null, an array or an object. Numbers may be `NaN`, `Infinity` or
 /// `-Infinity`, strings may hold lone surrogates and control characters, keys may repeat, and there is no bound on depth.

@@ -1,4 +1,4 @@
-//! Conditions, schemas and limits: what depends on the arguments of a call.
+//! Conditions, schemas and limits: decisions that depend on the arguments of a call.
 
 use super::*;
 use crate::json;
@@ -21,7 +21,7 @@ rules:
         )
     };
     assert_eq!(
-        said(&call(&with("Allow"), "set_model_alias", "{}")),
+        result(&call(&with("Allow"), "set_model_alias", "{}")),
         (
             Outcome::Deny(Denial::ConditionError),
             "narrow",
@@ -29,11 +29,11 @@ rules:
         )
     );
     assert_eq!(
-        said(&call(&with("Deny"), "set_model_alias", "{}")),
+        result(&call(&with("Deny"), "set_model_alias", "{}")),
         (Outcome::Deny(Denial::Rule), "narrow", None)
     );
     assert_eq!(
-        said(&call(&with("RequireApproval"), "set_model_alias", "{}")),
+        result(&call(&with("RequireApproval"), "set_model_alias", "{}")),
         (Outcome::RequireApproval, "narrow", None)
     );
     let hide = bound(
@@ -48,7 +48,7 @@ rules:
         )],
     );
     assert_eq!(
-        said(&call(&hide, "get_run", "{}")),
+        result(&call(&hide, "get_run", "{}")),
         (Outcome::Hide, "narrow", None)
     );
     assert!(!hide.visible("get_run", &Caller::key("ci"), "", now()));

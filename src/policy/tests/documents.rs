@@ -1,4 +1,4 @@
-//! What is wrong with policies and bundles is told, and what a bundle says is what its revision stands for.
+//! Mistakes in policies and bundles are reported, and a revision stands for exactly one content.
 
 use super::*;
 

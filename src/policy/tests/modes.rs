@@ -1,4 +1,4 @@
-//! Audit, guardrails, and policies that were never accepted.
+//! Audit, guardrails, and policies that have never been accepted.
 
 use super::*;
 
@@ -63,7 +63,7 @@ rules:
         "mode: Audit\nrules: [{name: all, tools: {names: ['*']}, action: Allow}]",
     );
     assert_eq!(
-        said(&call(&bound("", &[("p", READS), allows]), "mystery", "{}")),
+        result(&call(&bound("", &[("p", READS), allows]), "mystery", "{}")),
         (Outcome::Hide, "(default)", None)
     );
 }

@@ -40,7 +40,7 @@ fn a_tool_off_its_pin_listed_twice_or_with_a_schema_that_cannot_be_checked_is_hi
         ]
     );
     for name in ["set_model_alias", "mystery", "cyclic"] {
-        assert_eq!(said(&call(&bound, name, "{}")).0, Outcome::Hide);
+        assert_eq!(result(&call(&bound, name, "{}")).0, Outcome::Hide);
         assert!(!bound.visible(name, &Caller::key("ci"), "", now()));
     }
 }

@@ -78,7 +78,7 @@ fn of_the_40_tools_of_mlflow_mcp_35_are_visible_27_free_8_limited_and_3_of_those
         );
     }
     assert_eq!(
-        said(&call(&bound, "delete_run", "{}")),
+        result(&call(&bound, "delete_run", "{}")),
         (Outcome::Hide, "deletions", None)
     );
 }
@@ -88,7 +88,7 @@ fn of_the_26_tools_of_the_official_server_21_are_visible_and_13_limited() {
     let (bound, figures) = counts("mlflow-3.x.tools.json");
     assert_eq!(figures, [26, 21, 5, 8, 13, 0]);
     assert_eq!(
-        said(&call(&bound, "evaluate_traces", "{}")),
+        result(&call(&bound, "evaluate_traces", "{}")),
         (Outcome::Hide, "(default)", None)
     );
 }

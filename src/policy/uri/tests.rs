@@ -234,7 +234,8 @@ proptest! {
         pattern_fault(&uri);
     }
 
-    /// What is let in is one spelling: another writing of the same path, by any one change, is refused.
+    /// What is let in is one spelling: another writing of the same path, by any one change, is
+    /// refused.
     #[test]
     fn no_change_of_spelling_is_let_in(path in "[a-z]{1,4}(/[a-z]{1,4}){0,2}", at in 0usize..12, how in 0usize..5) {
         let uri = format!("file:///{path}");

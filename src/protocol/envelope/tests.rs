@@ -448,7 +448,8 @@ proptest! {
         let forwarded = request.emit(&Edits::new().id(Id::Integer(5)).set_meta("progressToken", "6"));
         prop_assert!(!forwarded.contains(&b'\n'));
         let seen: serde_json::Value = serde_json::from_slice(&forwarded).unwrap();
-        // Both sides went through serde_json once, as its own reading of floats need not round-trip.
+        // Both sides went through serde_json once, as its own reading of floats need not
+        // round-trip.
         let original: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         prop_assert_eq!(&seen["params"]["arguments"], &original["params"]["arguments"]);
         prop_assert_eq!(&seen["params"]["name"], &original["params"]["name"]);

@@ -1,7 +1,8 @@
-//! What of an account is kept apart, so that a ledger always fits into the object that it is stored in.
+//! Limits the separate counts of an account, so that a ledger always fits into the object that
+//! stores it.
 //!
-//! In: accounts of whatever gateways reported, the bundle that they were given. Out: accounts with the same totals under fewer
-//! keys. Must not do: change how many violations of an outcome there are.
+//! In: accounts of the gateways' reports, and the bundle that the gateways have. Out: accounts with
+//! the same totals under fewer keys. Must not do: change the number of violations of an outcome.
 
 use super::{Account, Key, Ledger};
 use crate::{
@@ -15,9 +16,10 @@ use crate::{
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Bytes of a stored ledger: a ConfigMap takes a mebibyte, metadata included.
-pub const LARGEST: usize = 900 << 10;
+pub const MAX_LEDGER_BYTES: usize = 900 << 10;
 
-/// If it is larger, so many keys and recent violations of each run are kept, of the steps the first that is enough.
+/// The numbers of keys and recent violations of each run that a larger ledger keeps: the first step
+/// that makes it small enough applies.
 const STEPS: [(usize, usize); 5] = [(500, 10), (100, 5), (25, 2), (5, 1), (0, 0)];
 
 /// The policies and rules of a bundle.
@@ -27,7 +29,7 @@ pub struct Kept<'b> {
 }
 
 impl<'b> Kept<'b> {
-    /// Those that gateways with that bundle can name truthfully.
+    /// The policies and rules that a gateway with that bundle can report.
     pub fn of(bundle: &'b Bundle) -> Self {
         let blocked = bundle.blocked.iter().map(|blocked| {
             let policy = &blocked.policy;
@@ -49,7 +51,7 @@ impl<'b> Kept<'b> {
         }
     }
 
-    /// Where violations are counted that were reported under that key.
+    /// The key under which violations that were reported under that key are counted.
     fn place(&self, key: &Key) -> Key {
         let policy = [&*key.namespace, &key.policy, &key.policy_uid];
         let own = [DEFAULT_RULE, BLOCKED_RULE, INVENTORY_RULE].contains(&key.rule.as_str());
@@ -82,7 +84,7 @@ fn former(outcome: ViolationOutcome) -> Key {
 }
 
 impl Account {
-    /// The same with what is kept apart, and the rest together.
+    /// The same account with the kept keys, and the rest under one key.
     #[must_use]
     pub fn placed(self, kept: &Kept<'_>) -> Self {
         let mut placed = Account {
@@ -122,7 +124,7 @@ impl Account {
         }
     }
 
-    /// About as many bytes as it has in JSON, rather more.
+    /// An upper estimate of its size in JSON, in bytes.
     fn size(&self) -> usize {
         let counts = self
             .counts
@@ -149,17 +151,17 @@ fn quoted(texts: &[&str]) -> usize {
 }
 
 impl Ledger {
-    /// Counts together what is not kept apart.
+    /// Merges the counts of keys that are not kept.
     pub fn place(&mut self, kept: &Kept<'_>) {
         for account in self.accounts_mut() {
             *account = std::mem::take(account).placed(kept);
         }
     }
 
-    /// Makes it small enough to be stored.
+    /// Shrinks it until it can be stored.
     pub fn fit(&mut self) {
         for (keys, recent) in STEPS {
-            if self.size() <= LARGEST {
+            if self.size() <= MAX_LEDGER_BYTES {
                 return;
             }
             for account in self.accounts_mut() {
@@ -168,7 +170,7 @@ impl Ledger {
         }
     }
 
-    /// How many violations are counted together, of policies and rules that are not kept apart.
+    /// The number of violations that are counted without their policy or rule.
     pub fn together(&self) -> u64 {
         let counts = self.accounts().flat_map(|account| &account.counts);
         counts

@@ -1,27 +1,28 @@
-//! How much a report may say, so that one cannot exhaust who reads it.
+//! The bounds of a report, so that no report can exhaust its reader.
 //!
-//! In: JSON of whoever answers at a gateway's address. Out: texts and lists of a bounded length; a longer one is refused before
-//! it is held. Must not do: refuse what a gateway of ours says: [`Report::fit`] keeps to the same bounds.
+//! In: untrusted JSON from a gateway's address. Out: texts and lists of a bounded length; a longer
+//! one is refused before it is in memory. Must not do: refuse the report of a genuine gateway:
+//! [`Report::fit`] uses the same bounds.
 
 use super::{Report, ReportedTool};
 use jiff::{SignedDuration, Timestamp};
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use std::{fmt, marker::PhantomData};
 
-/// Bytes of a whole report: 10,000 tools, the most that a gateway takes from a server, of 300 bytes each, and as much again for
-/// counts as 1,024 rules with long names need.
+/// Bytes of a whole report: 10,000 tools, the most that a gateway accepts from a server, of 300
+/// bytes each, and room for the counts of 1,024 rules with long names.
 pub const LARGEST: usize = 4 << 20;
 
 /// Bytes of names from the API server, of UIDs, revisions and digests.
 pub const NAME: usize = 512;
-/// Bytes of what callers and the server's tools are called.
+/// Bytes of the names of callers and tools.
 pub const SHOWN: usize = 1_024;
-/// Bytes of what went wrong.
+/// Bytes of an error message.
 pub const ERROR: usize = 4_096;
 
-/// Tools; a gateway takes no more from a server.
+/// Tools; a gateway accepts no more from a server.
 pub const TOOLS: usize = 10_000;
-/// Rules with violations, by outcome; a gateway keeps half as many apart.
+/// Rules with violations, by outcome; a gateway counts half as many separately.
 pub const COUNTS: usize = 2_048;
 /// Recent violations.
 pub const RECENT: usize = 64;
@@ -30,24 +31,24 @@ pub const MISSING: usize = 1_024;
 /// Issuers of tokens whose keys are not there.
 pub const ISSUERS: usize = 32;
 
-/// Calls that a gateway can decide in a second, and rather more.
+/// An upper bound for the calls that a gateway can decide in a second.
 const FASTEST: u64 = 100_000;
 
-/// A text of at most so many bytes.
+/// A text of at most `BYTES` bytes.
 pub fn text<'de, D: Deserializer<'de>, const BYTES: usize>(
     deserializer: D,
 ) -> Result<String, D::Error> {
     deserializer.deserialize_str(Text::<BYTES>)
 }
 
-/// As [`text`], or none.
+/// Like [`text`], but optional.
 pub fn maybe_text<'de, D: Deserializer<'de>, const BYTES: usize>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
     deserializer.deserialize_option(MaybeText::<BYTES>)
 }
 
-/// A list of at most so many entries.
+/// A list of at most `ENTRIES` entries.
 pub fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>, const ENTRIES: usize>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -130,13 +131,14 @@ impl<'de, const BYTES: usize> Deserialize<'de> for Short<BYTES> {
     }
 }
 
-/// The start of a text, of so many bytes at most, as `text` itself.
+/// Cuts `text` to at most that number of bytes.
 pub fn cut(text: &mut String, bytes: usize) {
     text.truncate(text.floor_char_boundary(bytes));
 }
 
 impl Report {
-    /// Brings what a gateway says within the bounds: names that callers and upstream servers choose have none.
+    /// Cuts a gateway's own report to the bounds: the names that callers and upstream servers
+    /// choose have none.
     #[must_use]
     pub fn fit(mut self) -> Self {
         for one in &mut self.recent {
@@ -159,7 +161,7 @@ impl Report {
         self
     }
 
-    /// Leaves out what tools are called; how many there are stays.
+    /// Removes the names of tools; their number stays.
     pub fn shorten(&mut self) {
         for tool in &mut self.tools {
             *tool = ReportedTool {
@@ -171,8 +173,8 @@ impl Report {
         }
     }
 
-    /// Clamps what is said to have happened to when it was said, and tells whether a gateway of that age can have counted this
-    /// many calls.
+    /// Clamps the times in the report to the time of the report, and returns whether a gateway of
+    /// that age can have counted that number of calls.
     pub fn is_plausible(&mut self, since: Option<Timestamp>, now: Timestamp) -> bool {
         for one in &mut self.violations {
             one.last_time = one.last_time.min(now);

@@ -1,7 +1,7 @@
-//! Whether a server lets any call through, and which of its policies are not accepted.
+//! Whether a server allows any call, and which of its policies are not accepted.
 //!
-//! In: the server and the bundle that should be in force. Out: conditions, and the policies of the status. Must not do: judge a
-//! policy: the bundle says what was found.
+//! In: the server and the wanted bundle. Out: conditions, and the policies of the status. Must not
+//! do: check a policy; the bundle has the findings.
 
 use super::super::Verdict;
 use crate::api::condition::Reason;
@@ -9,7 +9,7 @@ use crate::api::policy::{Action, DefaultAction, McpPolicySpec, Mode, Rule};
 use crate::api::server::{Enforcement, McpServer, ServerPolicy};
 use crate::policy::bundle::{Bundle, BundlePolicy};
 
-/// Every policy that targets the server, with why it is not accepted here, if so.
+/// Every policy that targets the server; if it is not accepted here, with the reason.
 pub(super) fn policies(bundle: Option<&Bundle>) -> Vec<ServerPolicy> {
     let Some(bundle) = bundle else {
         return Vec::new();
@@ -85,7 +85,7 @@ fn closed_by(bundle: &Bundle, blocked: &crate::policy::bundle::Blocked) -> Strin
         .filter(|(namespace, _)| *namespace != bundle.server.namespace)
         .map_or("Policy", |_| "Guardrail");
     format!(
-        "Every call is refused: {guardrail} {}{more} was never accepted. Correct or remove it: {}",
+        "Every call is refused: {guardrail} {}{more} has never been accepted. Correct or remove it: {}",
         blocked.policy, blocked.message
     )
 }
@@ -107,7 +107,8 @@ pub(super) fn closed(server: &McpServer, bundle: Option<&Bundle>) -> Option<Verd
     Some(Verdict::new(false, Reason::NothingAllowed, message))
 }
 
-/// Why nothing is allowed to anybody, if so. Conditions are not evaluated: a rule with one may allow something.
+/// Why no call of any caller is allowed, if that is so. Conditions are not evaluated: a rule with a
+/// condition may allow something.
 fn nothing_allowed(bundle: &Bundle) -> Option<String> {
     let enforced = || {
         bundle
@@ -172,7 +173,7 @@ fn named(policy: &BundlePolicy) -> String {
     format!("{}/{}", policy.namespace, policy.name)
 }
 
-/// Whether a rule refuses every tool to everybody at all times.
+/// Whether a rule refuses every tool to every caller at all times.
 fn refuses_all(rule: &Rule) -> bool {
     let selector = &rule.tools;
     matches!(rule.action, Action::Hide | Action::Deny)

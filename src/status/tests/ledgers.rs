@@ -85,7 +85,8 @@ fn reports_and_ledgers_survive_json() {
 }
 
 proptest! {
-    /// Whatever the order in which reports arrive, however often, and whichever runs end: the sum is what was last reported.
+    /// For every order and repetition of reports, and whichever runs end: the sum is that of the
+    /// last reports.
     #[test]
     fn nothing_reported_is_lost_or_doubled(
         runs in prop::collection::vec(prop::collection::vec((0u64..5, 0u64..5), 1..6), 1..5),
@@ -127,10 +128,12 @@ proptest! {
     }
 }
 
-/// One step in the life of a policy that is deleted and made again under its name, and of the gateways that enforce it.
+/// One step in the life of a policy that is deleted and made again under its name, and of the
+/// gateways that enforce it.
 #[derive(Clone, Debug)]
 enum Life {
-    /// So many calls denied at a gateway, by the policy as it is now; by nobody's rule while there is none.
+    /// A number of calls denied at a gateway, by the current policy, or without a rule while there
+    /// is no policy.
     Denied(usize, u64),
     /// Deleted, or made again under another UID.
     Turn,
@@ -138,7 +141,7 @@ enum Life {
     Read(usize),
     /// An earlier report of it is read once more.
     Late(usize, prop::sample::Index),
-    /// It starts anew, once its report has been read.
+    /// It restarts, once its report has been read.
     Restart(usize),
 }
 
@@ -161,7 +164,8 @@ proptest! {
     fn a_policy_that_is_made_again_neither_doubles_nor_inherits_violations(steps in life()) {
         let mut ledger = Ledger::default();
         let mut uids: Vec<Option<String>> = vec![Some("u0".to_owned())];
-        // The run, and what it has counted, of each gateway; and each report that was ever read of that run.
+        // The run, and what it has counted, of each gateway; and each report of that run that was
+        // ever read.
         let mut gateways = vec![(0_u32, Vec::<ReportedCount>::new(), Vec::<Report>::new()); 2];
         let mut answered = std::collections::BTreeMap::<String, i64>::new();
         let read = |ledger: &mut Ledger, which: usize, gateway: &mut (u32, Vec<ReportedCount>, Vec<Report>)| {
@@ -218,7 +222,7 @@ proptest! {
     }
 }
 
-/// Gateways of the release before said which policy has the name now.
+/// Gateways of the previous release reported the policy that currently has the name.
 #[test]
 fn a_report_that_moves_counts_to_another_uid_does_not_double_them() {
     let mut ledger = Ledger::default();

@@ -222,7 +222,7 @@ fn failing_targets_come_first_and_sixteen_are_shown() {
     assert_eq!(status.targets.unwrap().summary, "18/20");
     assert_eq!(
         status.conditions[1].message,
-        "2 of 20 targets do not enforce the policy, first ml/s18: The server's bundle does not hold this generation of the policy yet."
+        "2 of 20 targets do not enforce the policy, first ml/s18: The server's bundle does not contain this generation of the policy yet."
     );
 }
 

@@ -1,4 +1,4 @@
-//! Reports of gateways that somebody else has taken over.
+//! Reports of compromised gateways.
 
 use super::*;
 
@@ -41,15 +41,15 @@ fn a_report_that_says_too_much_is_refused() {
 #[test]
 fn what_a_gateway_says_is_never_too_much() {
     let long = "é\"".repeat(9_000);
-    let mut said = report();
-    said.tools = vec![tool(&long, true); 10_000];
-    said.tools[0].withheld = Some(long.clone());
-    said.recent[0].tool.clone_from(&long);
-    said.recent[0].grant.clone_from(&long);
-    said.missing_secret_keys = vec!["a/b".to_owned(); 2_000];
-    said.bundle_error = Some(long.clone());
-    said.listing.as_mut().unwrap().error = Some(long);
-    let mut fitting = said.fit();
+    let mut sent = report();
+    sent.tools = vec![tool(&long, true); 10_000];
+    sent.tools[0].withheld = Some(long.clone());
+    sent.recent[0].tool.clone_from(&long);
+    sent.recent[0].grant.clone_from(&long);
+    sent.missing_secret_keys = vec!["a/b".to_owned(); 2_000];
+    sent.bundle_error = Some(long.clone());
+    sent.listing.as_mut().unwrap().error = Some(long);
+    let mut fitting = sent.fit();
     let text = serde_json::to_string(&fitting).unwrap();
     assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), fitting);
     fitting.shorten();
@@ -60,25 +60,25 @@ fn what_a_gateway_says_is_never_too_much() {
 #[test]
 fn times_to_come_and_counts_that_cannot_be_are_not_taken() {
     let year_9999: Timestamp = "9999-12-30T00:00:00Z".parse().unwrap();
-    let mut said = report();
-    said.violations[0].last_time = year_9999;
-    said.recent[0].time = year_9999;
-    said.listing.as_mut().unwrap().time = year_9999;
-    assert!(said.is_plausible(Some(at(0)), at(60)));
+    let mut sent = report();
+    sent.violations[0].last_time = year_9999;
+    sent.recent[0].time = year_9999;
+    sent.listing.as_mut().unwrap().time = year_9999;
+    assert!(sent.is_plausible(Some(at(0)), at(60)));
     assert_eq!(
         [
-            said.violations[0].last_time,
-            said.recent[0].time,
-            said.listing.as_ref().unwrap().time
+            sent.violations[0].last_time,
+            sent.recent[0].time,
+            sent.listing.as_ref().unwrap().time
         ],
         [at(60); 3]
     );
-    said.violations[0].count = 1_000_000_000;
-    assert!(!said.is_plausible(Some(at(0)), at(60)));
-    assert!(said.is_plausible(Some(at(0)), at(86_400)));
-    said.violations[0].count = u64::MAX;
-    said.violations.push(said.violations[0].clone());
-    assert!(!said.is_plausible(None, at(86_400)));
+    sent.violations[0].count = 1_000_000_000;
+    assert!(!sent.is_plausible(Some(at(0)), at(60)));
+    assert!(sent.is_plausible(Some(at(0)), at(86_400)));
+    sent.violations[0].count = u64::MAX;
+    sent.violations.push(sent.violations[0].clone());
+    assert!(!sent.is_plausible(None, at(86_400)));
 }
 
 /// Nor does what a gateway says of policies that it was not given hurt them.
@@ -94,8 +94,8 @@ fn only_policies_and_rules_of_the_bundle_are_counted_apart() {
         policy_uid: uid.to_owned(),
         ..counted(rule, ViolationOutcome::Denied, count, 1)
     };
-    let mut said = report();
-    said.violations = vec![
+    let mut sent = report();
+    sent.violations = vec![
         of("ml", "base", "p1", "deletions", 1),
         of("ml", "base", "p1", "(default)", 2),
         of("ml", "base", "p1", "renamed", 4),
@@ -105,7 +105,7 @@ fn only_policies_and_rules_of_the_bundle_are_counted_apart() {
         of("", "(none)", "", "(other)", 64),
     ];
     let mut ledger = Ledger::default();
-    ledger.take("run", accounting::Account::of(&said).placed(&kept));
+    ledger.take("run", accounting::Account::of(&sent).placed(&kept));
     let counts: Vec<(String, u64)> = ledger
         .sum()
         .counts
@@ -133,7 +133,7 @@ fn only_policies_and_rules_of_the_bundle_are_counted_apart() {
     let empty = bundle_of(&server_with(json!({})), &[]);
     ledger.take(
         "run",
-        accounting::Account::of(&said).placed(&accounting::Kept::of(&empty)),
+        accounting::Account::of(&sent).placed(&accounting::Kept::of(&empty)),
     );
     ledger.place(&accounting::Kept::of(&empty));
     assert_eq!(accounting::of_server(&ledger).counts.total, 127);
@@ -151,12 +151,12 @@ fn a_ledger_fits_into_its_object_whatever_is_reported() {
             1,
         )
     };
-    let mut said = report();
-    said.violations = (1..2_000).map(rule).collect();
-    said.recent = (0..20).map(|i| violation(&"\n".repeat(500), i)).collect();
+    let mut sent = report();
+    sent.violations = (1..2_000).map(rule).collect();
+    sent.recent = (0..20).map(|i| violation(&"\n".repeat(500), i)).collect();
     let mut ledger = Ledger::default();
     for run in 0..20 {
-        ledger.take(&format!("run{run}"), accounting::Account::of(&said));
+        ledger.take(&format!("run{run}"), accounting::Account::of(&sent));
     }
     ledger.fit();
     let text = serde_json::to_string(&ledger).unwrap();
@@ -168,7 +168,7 @@ fn a_ledger_fits_into_its_object_whatever_is_reported() {
     // The same reports again lead to the same: nothing is written at rest.
     let stored = ledger.clone();
     for run in 0..20 {
-        ledger.take(&format!("run{run}"), accounting::Account::of(&said));
+        ledger.take(&format!("run{run}"), accounting::Account::of(&sent));
     }
     ledger.fit();
     assert_eq!(ledger, stored);
@@ -181,16 +181,16 @@ fn the_status_of_a_server_whose_gateway_lies_stays_small() {
     let policy =
         policy_with(json!([{ "name": "deletions", "tools": {"names": ["*"]}, "action": "Hide" }]));
     let bundle = bundle_of(&server, &[&policy]);
-    let mut said = report();
-    said.violations = (0..2_048)
+    let mut sent = report();
+    sent.violations = (0..2_048)
         .map(|index| counted(&format!("invented-{index}"), ViolationOutcome::Denied, 1, 1))
         .collect();
-    said.recent = vec![violation(&"r".repeat(512), 1); 64];
-    said.recent
+    sent.recent = vec![violation(&"r".repeat(512), 1); 64];
+    sent.recent
         .iter_mut()
         .for_each(|one| one.tool = "t".repeat(1_024));
-    said.missing_secret_keys = vec!["k".repeat(1_000); 1_000];
-    let read: Report = serde_json::from_str(&serde_json::to_string(&said).unwrap()).unwrap();
+    sent.missing_secret_keys = vec!["k".repeat(1_000); 1_000];
+    let read: Report = serde_json::from_str(&serde_json::to_string(&sent).unwrap()).unwrap();
     let mut ledger = Ledger::default();
     let account = accounting::Account::of(&read);
     ledger.take("run", account.placed(&accounting::Kept::of(&bundle)));

@@ -18,7 +18,7 @@ fn a_healthy_server_is_ready_with_all_its_figures() {
                 condition("Accepted", "Accepted", "The server is valid."),
                 condition("UpstreamReady", "Listed", "The server lists 4 tools."),
                 condition("Authenticated", "Configured", "Callers must present a credential."),
-                condition("Enforced", "Enforcing", "Refusals are carried out."),
+                condition("Enforced", "Enforcing", "Refusals are enforced."),
                 condition("LimitsDurable", "NoLimits", "No rule has a limit."),
                 condition("Programmed", "Programmed", "All ready replicas (1) run the revision."),
                 condition("Ready", "Ready", "The gateway serves calls."),
@@ -66,8 +66,8 @@ fn in_a_cluster_what_does_not_run_names_the_command_that_shows_why() {
         let status = status_of(&server_with(spec), Some(&failed), |inputs| {
             inputs.look = Some(look);
         });
-        let told = message(&status, ConditionType::UpstreamReady);
-        assert_eq!(told.ends_with(look), ours, "{told}");
+        let shown = message(&status, ConditionType::UpstreamReady);
+        assert_eq!(shown.ends_with(look), ours, "{shown}");
     }
 }
 
@@ -131,7 +131,7 @@ fn what_is_wrong_with_a_server_shows_in_its_conditions() {
     let status = status_of(&quiet, Some(&refused), |_| {});
     assert_eq!(
         status.conditions[5].message,
-        "A gateway refused the bundle and keeps the one before: format 9"
+        "A gateway refused the bundle and keeps the previous one: format 9"
     );
     assert_eq!(
         differs(status),
@@ -167,7 +167,7 @@ fn what_is_wrong_with_a_server_shows_in_its_conditions() {
     let status = status_of(&quiet, Some(&missing), |_| {});
     assert_eq!(
         status.conditions[6].message,
-        "The gateway does not find agents/ci; create what is missing."
+        "The gateway does not find agents/ci; create it."
     );
     assert_eq!(differs(status), ["Ready=False SecretMissing"]);
 
@@ -273,7 +273,8 @@ fn what_others_change_is_a_condition_while_it_goes_on() {
 /// A policy, and why it is not accepted.
 type Named = (String, Option<String>);
 
-/// The conditions that say whether calls are let through, with the message of `Ready`, and the policies.
+/// The conditions that say whether calls are let through, with the message of `Ready`, and the
+/// policies.
 fn opening(
     server: &McpServer,
     policies: &[&McpPolicy],
@@ -506,9 +507,9 @@ fn why_pods_do_not_run_is_told_in_place_of_what_follows_from_it() {
         let status = status_of(&own, heard, |inputs| {
             inputs.upstream_trouble = Some("the image i cannot be pulled: not found");
         });
-        let (is, told) = message(&status, ConditionType::UpstreamReady);
+        let (is, shown) = message(&status, ConditionType::UpstreamReady);
         assert_eq!(
-            (is.as_str(), told.as_str()),
+            (is.as_str(), shown.as_str()),
             (
                 "False",
                 "The server does not run: the image i cannot be pulled: not found."
@@ -524,6 +525,6 @@ fn why_pods_do_not_run_is_told_in_place_of_what_follows_from_it() {
         inputs.replicas = &[];
         inputs.trouble = Some("its pods cannot be made: exceeded quota: few");
     });
-    let (_, told) = message(&none, ConditionType::Ready);
-    assert!(told.contains("exceeded quota: few"), "{told}");
+    let (_, shown) = message(&none, ConditionType::Ready);
+    assert!(shown.contains("exceeded quota: few"), "{shown}");
 }

@@ -125,7 +125,7 @@ async fn a_policy_that_was_never_right_closes_its_servers_and_no_others() {
         let right = all
             .iter()
             .flatten()
-            .all(|said| said.contains("never accepted: its servers refuse every call"));
+            .all(|said| said.contains("never been accepted: its servers refuse every call"));
         if right { Ok(()) } else { Err(all) }
     })
     .await;

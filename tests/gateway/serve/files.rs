@@ -2,7 +2,7 @@
 
 use super::*;
 
-const KEPT: &str = "what is wrong keeps its previous form";
+const KEPT: &str = "objects with errors keep their previous version";
 const TAKEN: &str = "the files changed";
 
 impl Serve {
@@ -126,7 +126,7 @@ fn a_mistake_in_one_file_keeps_nothing_in_another_out_of_force() {
     assert!(problems.contains("notes.yaml"), "{problems}");
     // What is removed goes, and is named.
     std::fs::remove_file(serve.path("guard.yaml")).unwrap();
-    serve.says("McpPolicy ml/guard is no longer in the files");
+    serve.says("McpPolicy ml/guard was removed from the files");
     serve.says(KEPT);
     assert!(!is_error(&serve.echo(&session, "x")));
     // Of two documents of one name neither can be the right one.
@@ -200,7 +200,7 @@ fn a_policy_stays_in_force_while_its_file_holds_nothing_that_can_be_read() {
     serve.says(KEPT);
     assert!(is_error(&serve.echo(&session, "x")));
     std::fs::remove_file(&path).unwrap();
-    serve.says("McpPolicy ml/guard is no longer in the files");
+    serve.says("McpPolicy ml/guard was removed from the files");
     serve.says(TAKEN);
     assert!(!is_error(&serve.echo(&session, "x")));
 }
@@ -242,7 +242,10 @@ fn a_misspelt_target_or_name_takes_no_policy_out_of_force() {
         serve.says(KEPT);
         assert!(is_error(&serve.echo(&session, "x")), "{document}");
         let problems = serve.problems();
-        assert!(problems.contains("is for no McpServer"), "{problems}");
+        assert!(
+            problems.contains("does not select any McpServer"),
+            "{problems}"
+        );
         serve.put("guard.yaml", &guard());
         serve.says(TAKEN);
     }

@@ -50,7 +50,7 @@ fn classes_and_word_boundaries_are_ascii_as_in_re2() {
         assert!(matches(pattern, yes), "{pattern} {yes:?}");
         assert!(!matches(pattern, no), "{pattern} {no:?}");
     }
-    // Inside a character of two bytes there is no place.
+    // Inside a character of two bytes no insertion is possible.
     assert!(!matches(r"\B", "a\u{e9}b"));
     assert!(matches(r"\B", "\u{e9}"));
 }
@@ -84,7 +84,7 @@ fn what_means_something_else_to_whoever_knows_re2_is_refused() {
             refused(pattern)
         );
     }
-    // The same characters where they are no sets.
+    // The same characters where they are not sets.
     for (pattern, text) in [
         ("^[a&b]+$", "a&b"),
         (r"^[a\&\&b]+$", "a&b"),

@@ -1,4 +1,4 @@
-//! Functions, methods and macros: the only ones there are.
+//! The supported functions, methods and macros.
 
 use super::super::Fault;
 use super::super::ir::{Const, Expr, Function, Kind, Kinds, Macro, Part};
@@ -96,7 +96,8 @@ impl Lowering<'_> {
         Ok((Expr::Call(function, lowered), Some(result)))
     }
 
-    /// `type(x) == string` and its like; types are no values, so that they cost nothing when a call is decided.
+    /// `type(x) == string` and its like; types are not values, so they cost nothing when a call is
+    /// decided.
     pub(super) fn is_of(
         &mut self,
         at: usize,

@@ -123,7 +123,7 @@ fn every_key_with_another_kind_of_value_closes_its_tool_or_the_document_at_its_l
                 "names" => kind == "list",
                 "list" | "never" | "map" | "tool" | "word" | "window" | "rate" | "all_tools"
                 | "path" => false,
-                // A bound below 1 is a Deny rule, told as a note.
+                // A bound below 1 becomes a Deny rule, reported as a note.
                 "whole" => ["int", "negative"].contains(&kind),
                 "positive" => kind == "int",
                 "number" => ["int", "negative", "fraction"].contains(&kind),
@@ -132,7 +132,7 @@ fn every_key_with_another_kind_of_value_closes_its_tool_or_the_document_at_its_l
                 "unread" => true,
                 other => panic!("{other}"),
             };
-            // Lists whose items are no mappings, or mappings without what they need, close too.
+            // Lists whose items are not mappings, or lack required keys, also close their tool.
             let takes_it = takes_it || (takes == "never" && kind == "list");
             let text = with(&lines, index, value);
             tried += 1;
@@ -146,7 +146,8 @@ fn every_key_with_another_kind_of_value_closes_its_tool_or_the_document_at_its_l
                 .notes
                 .iter()
                 .any(|note| note.closes && note.places.iter().any(|place| place.at.line == at));
-            // What is only told at the mapping around it, as another key misses it there.
+            // Mistakes that are reported only at the surrounding mapping, because another key needs
+            // the value there.
             let closed = imported.notes.iter().any(|note| note.closes);
             assert_eq!(
                 closed, !takes_it,

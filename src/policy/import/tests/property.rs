@@ -1,7 +1,8 @@
 //! Imported policies against a second reading of what they were imported from.
 //!
-//! Random documents, tool schemas and calls. A call that the source refuses, by what was sent or by what the server makes of
-//! it, is never allowed; and a call that it allows is allowed, but for the differences that docs/import.md lists.
+//! Random documents, tool schemas and calls. A call that the source refuses, by the arguments as
+//! sent or as the server reads them, is never allowed; and a call that it allows is allowed, except
+//! for the differences that docs/import.md lists.
 
 mod documents;
 mod schemas;
@@ -183,7 +184,7 @@ fn check(world: World, seen: &mut Seen) -> Result<(), TestCaseError> {
         let filled = schema.filled(&args);
         let sent_passes = policy.allows(tool, &args, &there);
         let read_passes = policy.allows(tool, &filled, &there);
-        let told = || {
+        let description = || {
             format!(
                 "{text}\nschema {}\n{tool} {arguments}\nhere {:?} by {:?}, {:?}\nsource: sent {sent_passes}, read {read_passes}\n{}",
                 schema.json(),
@@ -196,7 +197,7 @@ fn check(world: World, seen: &mut Seen) -> Result<(), TestCaseError> {
         prop_assert!(
             !allowed || (sent_passes && read_passes),
             "allowed here and refused there\n{}",
-            told()
+            description()
         );
         if !allowed && sent_passes {
             let closed = imported.notes.iter().any(|note| note.closes);
@@ -207,7 +208,11 @@ fn check(world: World, seen: &mut Seen) -> Result<(), TestCaseError> {
                 (tool, &args),
                 &there,
             );
-            prop_assert!(why.is_some(), "refused here and allowed there\n{}", told());
+            prop_assert!(
+                why.is_some(),
+                "refused here and allowed there\n{}",
+                description()
+            );
             *seen.0.entry(why.unwrap()).or_default() += 1;
         } else {
             *seen

@@ -1,7 +1,9 @@
-//! A second reading of the source format: a plain interpreter of what its documentation says and its program does.
+//! A second implementation of the source format: a plain interpreter of its documentation and its
+//! program.
 //!
-//! It knows nothing of CEL or of McpPolicies, and shares no code with the importer. Values of conditions come with the meaning
-//! that Go's yaml.v3 gives them, so that the reading of scalars is checked too.
+//! It knows nothing of CEL or of McpPolicies, and shares no code with the importer. Values of
+//! conditions come with the meaning that Go's yaml.v3 gives them, so that the reading of scalars is
+//! checked too.
 
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -98,7 +100,8 @@ impl Policy {
         })
     }
 
-    /// What the call would add to which counter, and how far that may go; none if it cannot be told, which denies.
+    /// The units that the call would add to a counter, and the counter's limit; none if they are
+    /// unknown, which denies.
     pub fn reservations(
         &self,
         tool: &str,

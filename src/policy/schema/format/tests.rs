@@ -1,4 +1,4 @@
-//! Spellings of each format: of those that some decoder takes for one value, one passes.
+//! Spellings of each format: of the spellings that some decoder reads as one value, one passes.
 
 use super::*;
 use serde_json::json;

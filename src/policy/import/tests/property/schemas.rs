@@ -115,7 +115,8 @@ impl Schema {
         json!({"type": "object", "properties": all, "additionalProperties": false})
     }
 
-    /// Whether the arguments are as the schema says, and mean one thing to servers that decode text once more.
+    /// Whether the arguments are as the schema says, and mean one thing to servers that decode text
+    /// once more.
     pub fn admits(&self, args: &Map<String, Value>) -> bool {
         let fits = |list: &[(&str, Property)], members: &Map<String, Value>| {
             members.iter().all(|(name, value)| {
@@ -131,7 +132,8 @@ impl Schema {
             && nested.is_none_or(|m| m.as_object().is_some_and(|m| fits(&self.nested, m)))
     }
 
-    /// What the server reads: defaults in place of what is absent; a null is absent where that is the default.
+    /// What the server reads: defaults in place of what is absent; a null is absent where that is
+    /// the default.
     pub fn filled(&self, args: &Map<String, Value>) -> Map<String, Value> {
         let fill = |list: &[(&'static str, Property)], members: &mut Map<String, Value>| {
             for (name, property) in list {
@@ -158,7 +160,8 @@ impl Schema {
     }
 }
 
-/// Whether a server may decode the text once more: where other kinds are admitted too, and it is not plainly text.
+/// Whether a server may decode the text once more: where other kinds are admitted too, and it is
+/// not plainly text.
 fn decoded(property: &Property, value: &Value) -> bool {
     const PLAIN: [&str; 7] = ["usd", "USD", "a", "&", "é", "<nil>", "map[k:7]"];
     let only_text = property

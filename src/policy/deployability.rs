@@ -1,6 +1,8 @@
-//! Whether a server can keep what a policy says, beside what the compiler says of it.
+//! Checks beyond the compiler's: whether a server can enforce a policy, and whether a bundle can be
+//! stored.
 //!
-//! In: a server's spec, a policy's spec, a [`Bundle`]. Out: what does not fit, and what to change. Pure.
+//! In: a server's spec, a policy's spec, a [`Bundle`]. Out: the part that does not fit, and what to
+//! change. Pure.
 
 use std::time::Duration;
 
@@ -8,12 +10,13 @@ use super::bundle::Bundle;
 use crate::api::policy::McpPolicySpec;
 use crate::api::server::McpServerSpec;
 
-/// A ConfigMap takes 1 MiB with all that is in it (`MaxSecretSize` of the API server); something is left for its metadata.
-pub const LARGEST_BUNDLE: usize = 1_000_000;
+/// A ConfigMap takes 1 MiB with all that is in it (`MaxSecretSize` of the API server); the rest is
+/// for its metadata.
+pub const MAX_BUNDLE_BYTES: usize = 1_000_000;
 /// A limit over a longer window must survive a restart of the gateway.
 const LONGEST_LOCAL: Duration = Duration::from_secs(3_600);
 
-/// Whether a server's limits are counted outside of its gateways.
+/// Whether a server's limits are counted outside its gateways.
 fn is_shared(server: &McpServerSpec) -> bool {
     server
         .counters
@@ -21,15 +24,16 @@ fn is_shared(server: &McpServerSpec) -> bool {
         .is_some_and(|counters| counters.redis.is_some())
 }
 
-/// Whether a policy's limits are counted in the memory of the server's gateway, which then must be the only one.
+/// Whether a policy's limits are counted in the memory of the server's gateway, which then must be
+/// the only gateway.
 pub fn counts_alone(server: &McpServerSpec, policy: &McpPolicySpec) -> bool {
     !is_shared(server) && policy.rules.iter().any(|rule| !rule.limits.is_empty())
 }
 
-/// Whether the gateways of a server in a cluster can keep a policy's limits.
+/// Whether the gateways of a server in a cluster can enforce a policy's limits.
 ///
 /// # Errors
-/// The first limit that they cannot keep, and what to change.
+/// The first limit that they cannot enforce, and what to change.
 pub fn limits(server: &McpServerSpec, policy: &McpPolicySpec) -> Result<(), String> {
     if is_shared(server) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Something that is wrong with a file, with its place.
+//! A mistake in a file, with its place.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::manifest::ManifestError;
 use crate::policy::diagnostic::Level;
 
-/// Something that is wrong, or looks wrong.
+/// A mistake, or a probable mistake.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
@@ -15,7 +15,7 @@ pub struct Finding {
     pub level: Level,
     /// The file.
     pub file: String,
-    /// Line, from 1; 0 where the whole file is meant.
+    /// Line, from 1; 0 for the whole file.
     pub line: u64,
     /// Column, from 1.
     pub column: u64,
@@ -31,7 +31,7 @@ pub struct Finding {
     /// Line and column inside a CEL expression.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expression: Option<crate::policy::diagnostic::Position>,
-    /// What is wrong and what to do.
+    /// What is wrong and what to do next.
     pub message: String,
 }
 

@@ -1,7 +1,8 @@
-//! What a set of files says, taken together: servers, the policies over each, Secrets, and everything that is wrong.
+//! The content of a set of files: servers, the policies over each, Secrets, and every mistake.
 //!
-//! In: paths. Out: the bundle of each server, made of what is accepted, and findings with file, line and column. The rules
-//! are those of the API server and the operator; `serve`, `validate`, `explain` and `test` share them.
+//! In: paths. Out: the bundle of each server, made of the accepted objects, and findings with file,
+//! line and column. The rules are those of the API server and the operator; `serve`, `validate`,
+//! `explain` and `test` share them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,10 +18,10 @@ use crate::policy::lint::lint;
 use crate::policy::target::{self, Labels};
 
 mod accepted;
+mod cross_check;
 mod finding;
 mod keep;
 mod secrets;
-mod together;
 
 pub use accepted::Accepted;
 pub use finding::Finding;
@@ -31,7 +32,7 @@ pub type Name = (String, String);
 
 /// The files' objects.
 #[derive(Default)]
-pub struct World {
+pub struct Project {
     /// Servers, in the order of the files.
     pub servers: Vec<Located<McpServer>>,
     /// Policies, in the order of the files.
@@ -46,11 +47,11 @@ pub struct World {
     secret_files: BTreeMap<Name, String>,
     /// Labels of namespaces, and the file that says them; none for a cluster's.
     namespaces: BTreeMap<String, (Labels, String)>,
-    /// Documents of other kinds, as they are told.
+    /// Documents of other kinds, as messages for the user.
     pub ignored: Vec<String>,
-    /// Where guardrails live.
+    /// The namespace of guardrails.
     pub operator_namespace: String,
-    /// What is around them: a cluster's objects that are not in the files.
+    /// The cluster's objects that are not in the files.
     around: Around,
 }
 
@@ -61,69 +62,70 @@ struct Around {
     policies: Vec<McpPolicy>,
 }
 
-impl World {
+impl Project {
     /// Reads files and directories.
     ///
     /// # Errors
-    /// Everything that is wrong with the files in themselves.
-    pub fn load(paths: &[PathBuf], operator_namespace: &str) -> Result<World, Vec<Finding>> {
+    /// Every mistake in the files themselves.
+    pub fn load(paths: &[PathBuf], operator_namespace: &str) -> Result<Project, Vec<Finding>> {
         let manifests = manifest::load(paths)
             .map_err(|errors| errors.into_iter().map(Finding::from).collect::<Vec<_>>())?;
-        Ok(World::of(manifests, operator_namespace))
+        Ok(Project::of(manifests, operator_namespace))
     }
 
-    /// What files hold now, as far as they can be read, with what is wrong with them. What was read `before` and is still
-    /// there, but cannot be read any more as what it was, stays as it was.
-    pub fn reload(survey: Survey, before: &World) -> (World, Vec<Finding>) {
-        let mut world = World::of(survey.manifests, &before.operator_namespace);
+    /// The readable part of the files' current content, and the mistakes in them. An object of
+    /// `before` whose document still exists but is no longer readable keeps its previous version.
+    pub fn reload(survey: Survey, before: &Project) -> (Project, Vec<Finding>) {
+        let mut project = Project::of(survey.manifests, &before.operator_namespace);
         let mut findings: Vec<Finding> = survey.errors.into_iter().map(Finding::from).collect();
-        world.broken = survey.broken;
-        for broken in &mut world.broken {
+        project.broken = survey.broken;
+        for broken in &mut project.broken {
             broken.policy.metadata.uid = Some(uid(&broken.policy.metadata));
         }
-        findings.extend(world.keep_lost(before, &survey.lost));
-        findings.extend(world.keep_aimless(before));
-        (world, findings)
+        findings.extend(project.keep_lost(before, &survey.lost));
+        findings.extend(project.keep_aimless(before));
+        (project, findings)
     }
 
-    fn of(manifests: manifest::Manifests, operator_namespace: &str) -> World {
-        let mut world = World {
+    fn of(manifests: manifest::Manifests, operator_namespace: &str) -> Project {
+        let mut project = Project {
             operator_namespace: operator_namespace.to_owned(),
-            ..World::default()
+            ..Project::default()
         };
         for located in manifests.objects {
             match located.object.clone() {
                 Object::Server(mut server) => {
                     server.metadata.uid = Some(uid(&server.metadata));
-                    world.servers.push(located.map(|_| *server));
+                    project.servers.push(located.map(|_| *server));
                 }
                 Object::Policy(mut policy) => {
                     policy.metadata.uid = Some(uid(&policy.metadata));
-                    world.policies.push(located.map(|_| *policy));
+                    project.policies.push(located.map(|_| *policy));
                 }
                 Object::Secret(secret) => {
                     let name = (secret.namespace, secret.name);
-                    world.secret_files.insert(name.clone(), located.file);
-                    world.secrets.insert(name, secret.data);
+                    project.secret_files.insert(name.clone(), located.file);
+                    project.secrets.insert(name, secret.data);
                 }
                 Object::Namespace(namespace) => {
                     let known = (namespace.labels, located.file);
-                    world.namespaces.insert(namespace.name, known);
+                    project.namespaces.insert(namespace.name, known);
                 }
             }
         }
-        world.ignored = manifests
+        project.ignored = manifests
             .ignored
             .iter()
-            // Policy test cases lie beside what they test and are for `portcullis test`.
+            // Policy test cases lie beside the policies that they test and are for `portcullis
+            // test`.
             .filter(|ignored| !ignored.what.ends_with(crate::policy::cases::KIND))
             .map(ToString::to_string)
             .collect();
-        world
+        project
     }
 
-    /// Puts the objects into a cluster: those that it holds already count, but for those that the files replace. Objects
-    /// without a namespace get that one.
+    /// Puts the objects into a cluster: the cluster's objects count, except those that the files
+    /// replace. Objects without a namespace get the cluster's.
     pub fn surround(&mut self, namespace: &str, servers: Vec<McpServer>, policies: Vec<McpPolicy>) {
         let place = |metadata: &mut kube::core::ObjectMeta| {
             metadata
@@ -176,7 +178,7 @@ impl World {
         names
     }
 
-    /// What the cluster says of a namespace.
+    /// Adds the cluster's labels of a namespace.
     pub fn add_namespace(&mut self, name: String, labels: Labels) {
         self.namespaces.insert(name, (labels, String::new()));
     }
@@ -187,7 +189,7 @@ impl World {
         files.chain(self.around.servers.iter().flatten())
     }
 
-    /// Where names were looked for.
+    /// The places where names were looked up.
     fn here(&self) -> &'static str {
         match self.around.servers {
             None => "these files",
@@ -195,7 +197,7 @@ impl World {
         }
     }
 
-    /// Everything that is wrong with the objects, errors and warnings, in the order of the files.
+    /// Every mistake in the objects, errors and warnings, in the order of the files.
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         for server in &self.servers {
@@ -235,7 +237,8 @@ impl World {
         findings
     }
 
-    /// Rules of the files that are valid and do not what their author means, with each server that they are for.
+    /// Valid rules of the files that do not do what their author means, for each server that they
+    /// apply to.
     fn lint(&self) -> Vec<Finding> {
         let mut findings: Vec<Finding> = Vec::new();
         for server in self.every_server() {
@@ -263,7 +266,7 @@ impl World {
         findings
     }
 
-    /// What is wrong with one policy.
+    /// The mistakes in one policy.
     pub fn policy_findings(&self, policy: &Located<McpPolicy>) -> Vec<Finding> {
         let (namespace, name) = name_of(&policy.object.metadata);
         let mut findings: Vec<Finding> =
@@ -343,7 +346,8 @@ impl World {
             .map_err(|error| Failure::new(error.to_string()))
     }
 
-    /// The bundle of a server under all policies here, for commands that look at files without enforcing them.
+    /// The bundle of a server under all policies here, for commands that look at files without
+    /// enforcing them.
     ///
     /// # Errors
     /// When it cannot be written as JSON.
@@ -359,7 +363,7 @@ impl World {
     /// The server of that name (`NAME` or `NAMESPACE/NAME`), or the only one.
     ///
     /// # Errors
-    /// Says which there are.
+    /// Lists the servers of the files.
     pub fn server(&self, name: Option<&str>) -> Result<&Located<McpServer>, Failure> {
         let known = || {
             let names: Vec<String> = self
@@ -368,7 +372,7 @@ impl World {
                 .map(|server| shown(&server.object.metadata))
                 .collect();
             if names.is_empty() {
-                "these files hold no McpServer".to_owned()
+                "these files contain no McpServer".to_owned()
             } else {
                 format!("there are: {}", names.join(", "))
             }
@@ -451,22 +455,22 @@ fn finding<T>(
     }
 }
 
-/// An object that an API server would refuse, in its words.
+/// An object that an API server would refuse, with the API server's message.
 pub fn refused<T: kube::Resource>(located: &Located<T>, kind: &str, message: String) -> Finding {
     let message = format!("the API server refuses it: {message}");
     finding(located, kind, located.object.meta(), "", message)
 }
 
 fn of_server(server: &Located<McpServer>, diagnostic: Diagnostic) -> Finding {
-    told(server, "McpServer", &server.object.metadata, diagnostic)
+    diagnosed(server, "McpServer", &server.object.metadata, diagnostic)
 }
 
 fn of_policy(policy: &Located<McpPolicy>, diagnostic: Diagnostic) -> Finding {
-    told(policy, "McpPolicy", &policy.object.metadata, diagnostic)
+    diagnosed(policy, "McpPolicy", &policy.object.metadata, diagnostic)
 }
 
-/// What the compiler says of an object, with the place in its file.
-fn told<T>(
+/// A diagnostic of the compiler about an object, with the place in its file.
+fn diagnosed<T>(
     located: &Located<T>,
     kind: &str,
     metadata: &kube::core::ObjectMeta,

@@ -1,7 +1,9 @@
-//! Secrets outside a cluster: documents in the files, a folder as Kubernetes mounts them, and variables of the environment.
+//! Secrets outside a cluster: documents in the files, a folder as Kubernetes mounts them, and
+//! variables of the environment.
 //!
-//! In: the folder, the variables, and which Secrets the files speak of. Out: for each namespace what each Secret holds, or why
-//! that is not clear. Must not do: take a variable for a key of a Secret that it may not be meant for, or show a value.
+//! In: the folder, the variables, and the Secrets that the files refer to. Out: for each namespace
+//! the content of each Secret, or why it is ambiguous. Must not do: use a variable for a key of a
+//! Secret that it may not be meant for, or show a value.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -9,15 +11,15 @@ use std::io::Read as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
-use super::{Name, World, name_of};
+use super::{Name, Project, name_of};
 use crate::gateway::force::secrets::Secrets;
 
-/// What one Secret holds.
+/// The keys and values of one Secret.
 type Keys = BTreeMap<String, Vec<u8>>;
 
-/// Bytes of a value; a Secret holds no more.
+/// The maximum number of bytes of a value, as in a Secret of a cluster.
 const MAX_VALUE: u64 = 1 << 20;
-/// What the names of variables begin with.
+/// The prefix of the variables' names.
 const PREFIX: &str = "PORTCULLIS_SECRET_";
 
 /// The Secrets of one namespace.
@@ -44,12 +46,12 @@ pub struct Outside {
     variables: BTreeMap<Name, Keys>,
 }
 
-impl World {
-    /// Takes Secrets of a folder and of variables beside those of the files; where a key is in several, the variable wins, then
-    /// the folder. Returns what should be told.
+impl Project {
+    /// Adds the Secrets of a folder and of variables to those of the files; if several of them have
+    /// the same key, the variable wins, then the folder. Returns warnings for the user.
     ///
     /// # Errors
-    /// When it is not clear which Secret a variable is for.
+    /// When a variable is ambiguous.
     pub fn take_secrets(
         &mut self,
         folder: BTreeMap<Name, Keys>,
@@ -59,8 +61,8 @@ impl World {
             folder,
             variables: BTreeMap::new(),
         };
-        // A variable that is not clear is left out, and the others are taken.
-        let (mut told, mut wrong) = (Vec::new(), Vec::new());
+        // An ambiguous variable is left out, and the others are used.
+        let (mut warnings, mut wrong) = (Vec::new(), Vec::new());
         let namespaces: BTreeSet<String> = self
             .servers
             .iter()
@@ -76,7 +78,8 @@ impl World {
             let mut namespaces = namespaces.iter();
             let (namespace, None) = (namespaces.next(), namespaces.next()) else {
                 return Err(format!(
-                    "the variable {PREFIX}{rest} names no namespace, and there are servers in several; put the Secrets into a \
+                    "the variable {PREFIX}{rest} does not name a namespace, and there are servers in several; put the \
+                    Secrets into a \
                      folder as DIR/NAMESPACE/NAME/KEY, give it with --secrets DIR, and unset the variable"
                 ));
             };
@@ -90,9 +93,8 @@ impl World {
                 })
                 .collect();
             match fits.as_slice() {
-                [] => told.push(format!(
-                    "the variable {PREFIX}{rest} is for no Secret that these files refer to and is ignored; one for the key `trainer` \
-                     of the Secret `mlflow-agents` is {PREFIX}MLFLOW_AGENTS__trainer"
+                [] => warnings.push(format!(
+                    "the variable {PREFIX}{rest} is ignored: it does not match any Secret that these files refer to; the variable for the key `trainer` of the Secret `mlflow-agents` is {PREFIX}MLFLOW_AGENTS__trainer"
                 )),
                 [(name, key)] => {
                     let keys = self
@@ -109,12 +111,12 @@ impl World {
             }
         }
         match wrong.is_empty() {
-            true => Ok(told),
+            true => Ok(warnings),
             false => Err(wrong.join("\n")),
         }
     }
 
-    /// The Secrets of one namespace, from wherever they are.
+    /// The Secrets of one namespace, from all sources.
     pub fn secrets_of(&self, namespace: &str) -> FileSecrets {
         let mut secrets: BTreeMap<String, Keys> = BTreeMap::new();
         for source in [&self.secrets, &self.outside.folder, &self.outside.variables] {
@@ -126,7 +128,7 @@ impl World {
         FileSecrets { secrets }
     }
 
-    /// The Secrets of a namespace that the files or the folder speak of.
+    /// The Secrets of a namespace that the files or the folder name.
     fn secret_names(&self, namespace: &str) -> BTreeSet<String> {
         let held = self.secrets.keys().chain(self.outside.folder.keys());
         let mut names: BTreeSet<String> = held
@@ -135,7 +137,7 @@ impl World {
             .collect();
         for server in &self.servers {
             if name_of(&server.object.metadata).0 == namespace {
-                // What cannot be written as JSON refers to nothing.
+                // An object that cannot be written as JSON has no references.
                 let spec = serde_json::to_value(&server.object.spec).unwrap_or_default();
                 references(&spec, &mut names);
             }
@@ -162,19 +164,20 @@ fn references(value: &serde_json::Value, names: &mut BTreeSet<String>) {
     }
 }
 
-/// What a folder holds, and what in it cannot be read, which is left out.
+/// The Secrets of a folder, and the unreadable files in it, which are left out.
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub struct Folder {
     /// The Secrets.
     pub secrets: BTreeMap<Name, Keys>,
-    /// What is not as it should be, with its path.
+    /// The mistakes, with their paths.
     pub errors: Vec<String>,
 }
 
-/// Reads DIR/NAMESPACE/NAME/KEY. What begins with a dot is left out, as the links by which Kubernetes swaps Secrets do.
+/// Reads DIR/NAMESPACE/NAME/KEY. Names that begin with a dot are left out, such as the links by
+/// which Kubernetes swaps Secrets.
 ///
 /// # Errors
-/// When there is no such folder.
+/// When the folder does not exist.
 pub fn folder(dir: &Path) -> Result<Folder, String> {
     let mut found = Folder::default();
     for (namespace, path) in entries(dir)? {
@@ -226,29 +229,30 @@ fn entries(dir: &Path) -> Result<Vec<(String, std::path::PathBuf)>, String> {
 }
 
 fn value(path: &Path) -> Result<Vec<u8>, String> {
-    let told = |why: &str| {
+    let unreadable = |why: &str| {
         format!(
             "{} cannot be read as a key of a Secret: {why}",
             path.display()
         )
     };
-    let meta = std::fs::metadata(path).map_err(|error| told(&error.to_string()))?;
-    // A pipe would be waited for.
+    let meta = std::fs::metadata(path).map_err(|error| unreadable(&error.to_string()))?;
+    // Opening a pipe would block.
     if !meta.is_file() {
-        return Err(told("it is not a file"));
+        return Err(unreadable("it is not a file"));
     }
     let mut value = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| told(&error.to_string()))?;
+    let file = std::fs::File::open(path).map_err(|error| unreadable(&error.to_string()))?;
     file.take(MAX_VALUE + 1)
         .read_to_end(&mut value)
-        .map_err(|error| told(&error.to_string()))?;
+        .map_err(|error| unreadable(&error.to_string()))?;
     if value.len() as u64 > MAX_VALUE {
-        return Err(told("it has more than 1 MiB"));
+        return Err(unreadable("it has more than 1 MiB"));
     }
     Ok(value)
 }
 
-/// A Secret's name in a variable: upper case, with `_` for what is neither a letter nor a digit.
+/// A Secret's name in a variable: upper case, with `_` for every character that is neither a letter
+/// nor a digit.
 fn variable(name: &str) -> String {
     name.chars()
         .map(|c| {
@@ -261,7 +265,7 @@ fn variable(name: &str) -> String {
         .collect()
 }
 
-/// The variable that stands for a missing Secret (`NAME`) or key (`NAME/KEY`), as people are told.
+/// The variable for a missing Secret (`NAME`) or key (`NAME/KEY`), for messages.
 pub fn variable_for(missing: &str) -> String {
     match missing.split_once('/') {
         Some((name, key)) => format!("{PREFIX}{}__{key}", variable(name)),
@@ -273,7 +277,7 @@ pub fn variable_for(missing: &str) -> String {
 mod tests {
     use super::*;
 
-    fn world(secrets: &[&str]) -> World {
+    fn project(secrets: &[&str]) -> Project {
         let mut text = String::new();
         for (i, name) in secrets.iter().enumerate() {
             text.push_str(&format!(
@@ -284,20 +288,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.yaml");
         std::fs::write(&file, text).unwrap();
-        World::load(&[file], "system").unwrap_or_else(|found| panic!("{found:?}"))
+        Project::load(&[file], "system").unwrap_or_else(|found| panic!("{found:?}"))
     }
 
-    fn take(secrets: &[&str], variables: &[(&str, &str)]) -> Result<(World, Vec<String>), String> {
-        let mut world = world(secrets);
+    fn take(
+        secrets: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<(Project, Vec<String>), String> {
+        let mut project = project(secrets);
         let variables = variables
             .iter()
             .map(|(name, value)| (name.into(), value.into()));
-        let told = world.take_secrets(BTreeMap::new(), variables)?;
-        Ok((world, told))
+        let warnings = project.take_secrets(BTreeMap::new(), variables)?;
+        Ok((project, warnings))
     }
 
-    fn keys(world: &World, name: &str) -> Vec<(String, String)> {
-        let all = world.secrets_of("ml").all(name).unwrap_or_default();
+    fn keys(project: &Project, name: &str) -> Vec<(String, String)> {
+        let all = project.secrets_of("ml").all(name).unwrap_or_default();
         all.into_iter()
             .map(|(key, value)| (key, String::from_utf8(value).unwrap()))
             .collect()
@@ -305,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_variable_is_a_key_of_one_secret_with_its_name_as_it_is_written() {
-        let (world, told) = take(
+        let (project, warnings) = take(
             &["agents", "agents-prod"],
             &[
                 ("PORTCULLIS_SECRET_AGENTS__ci", "1"),
@@ -320,15 +327,16 @@ mod tests {
         .unwrap();
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         assert_eq!(
-            keys(&world, "agents"),
+            keys(&project, "agents"),
             [pair("Trainer_A", "2"), pair("ci", "1")]
         );
-        assert_eq!(keys(&world, "agents-prod"), [pair("ci", "3")]);
-        assert_eq!(told.len(), 3, "{told:?}");
+        assert_eq!(keys(&project, "agents-prod"), [pair("ci", "3")]);
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
         assert!(
-            told.iter()
-                .all(|told| told.contains("is ignored") && !told.contains('4')),
-            "{told:?}"
+            warnings
+                .iter()
+                .all(|warning| warning.contains("is ignored") && !warning.contains('4')),
+            "{warnings:?}"
         );
     }
 
@@ -351,12 +359,12 @@ mod tests {
 
     #[test]
     fn variables_are_for_one_namespace() {
-        let mut world = world(&["agents"]);
-        let mut other = world.servers[0].clone();
+        let mut project = project(&["agents"]);
+        let mut other = project.servers[0].clone();
         other.object.metadata.namespace = Some("prod".to_owned());
-        world.servers.push(other);
+        project.servers.push(other);
         let variables = [("PORTCULLIS_SECRET_AGENTS__ci".into(), "1".into())];
-        let error = world
+        let error = project
             .take_secrets(BTreeMap::new(), variables.into_iter())
             .unwrap_err();
         assert!(
@@ -375,16 +383,16 @@ mod tests {
         std::os::unix::fs::symlink("..data/Trainer", secret.join("Trainer")).unwrap();
         let found = folder(dir.path()).unwrap();
         assert_eq!(found.errors, Vec::<String>::new());
-        let mut world = world(&["agents"]);
-        world
+        let mut project = project(&["agents"]);
+        project
             .take_secrets(found.secrets, std::iter::empty())
             .unwrap();
         assert_eq!(
-            keys(&world, "agents"),
+            keys(&project, "agents"),
             [("Trainer".to_owned(), "key\n".to_owned())]
         );
-        assert_eq!(world.secrets_of("other").all("agents"), None);
-        // What is not as it should be is left out and told; the rest is read.
+        assert_eq!(project.secrets_of("other").all("agents"), None);
+        // Unreadable entries are left out and reported; the rest is read.
         std::fs::write(dir.path().join("ml/stray"), "x").unwrap();
         std::fs::create_dir(secret.join("nested")).unwrap();
         std::fs::write(secret.join("large"), vec![0; 1 + (1 << 20)]).unwrap();

@@ -1,9 +1,10 @@
-//! Servers with their policies: what is in force of policies that cannot be carried out together, and who is told.
+//! Checks servers with their policies: which parts of policies that cannot be enforced together are
+//! in force, and at which object that is reported.
 //!
-//! In: the files, and the cluster around them. Out: bundles, and findings at the policy that is not accepted, or at the server if
-//! the policy is not in the files. The operator judges by the same code.
+//! In: the files, and the cluster around them. Out: bundles, and findings at the policy that is not
+//! accepted, or at the server if the policy is not in the files. The operator uses the same code.
 
-use super::{Finding, World, finding, name_of, shown};
+use super::{Finding, Project, finding, name_of, shown};
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::cli::output::Failure;
@@ -12,11 +13,12 @@ use crate::policy::bundle::{Blocked, Bundle};
 use crate::policy::compile::{diagnose_policy, diagnose_server};
 use crate::policy::diagnostic::{Diagnostic, Level};
 
-impl World {
-    /// What is in force at a server under the accepted policies that target it. `before` is what was.
+impl Project {
+    /// The configuration that a server enforces under the accepted policies that target it.
+    /// `before` is the previous one.
     ///
     /// # Errors
-    /// What is wrong with the server itself.
+    /// The mistakes in the server itself.
     pub fn settle<'a>(
         &self,
         server: &McpServer,
@@ -40,13 +42,13 @@ impl World {
         acceptance::settle(asked, &mut acceptance::Memory::default()).map_err(|unfit| unfit.message)
     }
 
-    /// What is wrong with the servers that the files change, each under all policies that it would be under in a cluster.
-    /// Without one it may be meant to be served from the files, where a limit is kept as long as the process runs: that
-    /// a cluster would not keep it is then a warning.
+    /// The mistakes of the servers that the files change, each under all policies that would apply
+    /// to it in a cluster. Without a cluster, the files may be meant for `serve`, which keeps a
+    /// limit as long as its process runs, so a limit that only a cluster cannot keep is a warning.
     ///
     /// # Errors
-    /// None so far; a bundle that cannot be made is a finding.
-    pub fn together(&self) -> Result<Vec<Finding>, Failure> {
+    /// None so far; a bundle that cannot be built is a finding.
+    pub fn cross_check(&self) -> Result<Vec<Finding>, Failure> {
         let files = self.policies.iter().map(|policy| &policy.object);
         let accepted: Vec<&McpPolicy> = files
             .chain(&self.around.policies)
@@ -73,7 +75,7 @@ impl World {
                 None => Level::Warning,
             };
             let mut cluster = self.refused(server, settled(Place::Cluster), level);
-            // What is refused anywhere is said once.
+            // A refusal is reported only once.
             cluster.retain(|one| {
                 !process
                     .iter()
@@ -85,7 +87,7 @@ impl World {
         Ok(findings)
     }
 
-    /// What was not accepted at a server, where it is written.
+    /// The policies that a server did not accept, at the objects where they are written.
     pub fn refused(
         &self,
         server: &McpServer,
@@ -130,7 +132,8 @@ impl World {
         });
         if let Some(located) = located {
             let message = format!(
-                "{place}McpServer {name} cannot keep it, so there it would restrict calls and allow none: {message}"
+                "{place}McpServer {name} cannot fully enforce it, so there it would restrict calls and allow none: \
+                {message}"
             );
             let metadata = &located.object.metadata;
             return Some(Finding {
@@ -154,7 +157,7 @@ impl World {
                 ..finding(server, "McpServer", metadata, "", message)
             });
         }
-        // Neither is in the files: whichever policy of the files targets the server brings it up.
+        // Neither is in the files: report it at a policy of the files that targets the server.
         let mut all = self.policies.iter();
         let located = all.find(|one| self.targets(&one.object, server_of))?;
         let message = format!("{place}McpServer {name} with it: {by}{message}");

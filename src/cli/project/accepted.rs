@@ -1,8 +1,9 @@
-//! The policies that are in force while files change: of one that is wrong, its last form that was right.
+//! The policies that are in force while files change: a policy with errors keeps its last valid
+//! version.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Finding, Name, World, finding, name_of};
+use super::{Finding, Name, Project, finding, name_of};
 use crate::api::policy::McpPolicy;
 use crate::policy::diagnostic::Level;
 
@@ -14,15 +15,15 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// Takes the policies that are right; of one that is wrong the last form that was right stays. Returns what is wrong, and
-    /// the policies that have never been right.
-    pub fn update(&mut self, world: &World) -> (Vec<Finding>, Vec<(McpPolicy, String)>) {
+    /// Accepts the valid policies; a policy with errors keeps its last valid version. Returns the
+    /// mistakes, and the policies that have never been valid.
+    pub fn update(&mut self, project: &Project) -> (Vec<Finding>, Vec<(McpPolicy, String)>) {
         let (mut findings, mut blocked) = (Vec::new(), Vec::new());
         let mut present = BTreeSet::new();
-        for policy in &world.policies {
+        for policy in &project.policies {
             let name = name_of(&policy.object.metadata);
             present.insert(name.clone());
-            let mut errors: Vec<Finding> = world
+            let mut errors: Vec<Finding> = project
                 .policy_findings(policy)
                 .into_iter()
                 .filter(|finding| finding.level == Level::Error)
@@ -30,13 +31,14 @@ impl Accepted {
             let before = self.policies.get(&name);
             if policy.object.spec.is_empty() && before.is_some_and(|before| !before.spec.is_empty())
             {
-                // A file that is being written is valid as far as it has come, but for its rules.
+                // A partially written file may be valid, but lack its rules.
                 errors.push(finding(
                     policy,
                     "McpPolicy",
                     &policy.object.metadata,
                     "spec",
-                    "it has no rules any more, so its previous form stays in force; write rules, or remove the document".to_owned(),
+                    "it no longer has rules, so its previous version stays in force; write rules, or remove the \
+                    document".to_owned(),
                 ));
             }
             match errors.first() {
@@ -50,7 +52,7 @@ impl Accepted {
             }
         }
         self.policies.retain(|name, _| present.contains(name));
-        let never_right = world.broken.iter().filter(|broken| {
+        let never_right = project.broken.iter().filter(|broken| {
             let name = name_of(&broken.policy.metadata);
             !self.policies.contains_key(&name)
         });

@@ -1,17 +1,18 @@
-//! What was read from files before and can no longer be read from them.
+//! Objects that were read from the files before and can no longer be read from them.
 //!
-//! In: what there was, and what of the files cannot be read now. Out: those objects as they were, and a finding on each. Must
-//! not do: keep what was removed. A rule must not go because the apiVersion above it was misspelt.
+//! In: the previous objects, and the unreadable documents of the files. Out: the previous versions
+//! of unreadable objects, and a finding on each. Must not do: keep a removed object. A rule must
+//! not disappear because the apiVersion above it was misspelt.
 
-use super::{Finding, Name, World, finding, name_of};
+use super::{Finding, Name, Project, finding, name_of};
 use crate::api::policy::McpPolicy;
 use crate::manifest::{Located, Lost, Position};
 use crate::policy::diagnostic::Level;
 use kube::Resource;
 
-impl World {
-    /// Adds what `before` had and these files may still have, in a form that cannot be read.
-    pub(super) fn keep_lost(&mut self, before: &World, lost: &[Lost]) -> Vec<Finding> {
+impl Project {
+    /// Adds the objects of `before` that these files may still contain in an unreadable form.
+    pub(super) fn keep_lost(&mut self, before: &Project, lost: &[Lost]) -> Vec<Finding> {
         let mut findings = keep(&mut self.servers, &before.servers, "McpServer", lost);
         findings.extend(keep(
             &mut self.policies,
@@ -48,17 +49,17 @@ impl World {
         findings
     }
 
-    /// Keeps policies that were for servers which are still there, and whose documents are now for none: a misspelt target, label,
-    /// name or namespace must not take a rule out of force.
-    pub(super) fn keep_aimless(&mut self, before: &World) -> Vec<Finding> {
+    /// Keeps policies whose target servers still exist and whose documents now select none of them:
+    /// a misspelt target, label, name or namespace must not remove a rule.
+    pub(super) fn keep_aimless(&mut self, before: &Project) -> Vec<Finding> {
         let known = names(&before.policies);
         let mut findings = Vec::new();
         for old in &before.policies {
-            let aims = |world: &World, policy: &McpPolicy| {
-                world
+            let aims = |project: &Project, policy: &McpPolicy| {
+                project
                     .servers
                     .iter()
-                    .any(|server| world.targets(policy, &server.object))
+                    .any(|server| project.targets(policy, &server.object))
             };
             if !aims(before, &old.object) || !aims(self, &old.object) {
                 continue;
@@ -80,7 +81,7 @@ impl World {
                 continue;
             };
             let why = format!(
-                "the document in {}:{} is for no McpServer of these files",
+                "the document in {}:{} does not select any McpServer of these files",
                 now.file, now.at.line
             );
             let metadata = &now.object.metadata;
@@ -92,14 +93,14 @@ impl World {
         findings
     }
 
-    /// Kind and name of what `before` had and this has not.
-    pub fn removed_since(&self, before: &World) -> Vec<String> {
+    /// Kind and name of the objects of `before` that are not here.
+    pub fn removed_since(&self, before: &Project) -> Vec<String> {
         let gone = |kind: &str, now: Vec<Name>, then: Vec<Name>| -> Vec<String> {
             let gone = then.into_iter().filter(|name| !now.contains(name));
             gone.map(|(namespace, name)| format!("{kind} {namespace}/{name}"))
                 .collect()
         };
-        let secrets = |world: &World| world.secrets.keys().cloned().collect();
+        let secrets = |project: &Project| project.secrets.keys().cloned().collect();
         [
             gone("McpServer", names(&self.servers), names(&before.servers)),
             gone("McpPolicy", names(&self.policies), names(&before.policies)),
@@ -135,7 +136,7 @@ fn keep<T: Resource + Clone>(
     findings
 }
 
-/// A finding on an object whose place in the file is not known.
+/// A finding on an object with an unknown place in the file.
 fn elsewhere(file: &str, object: String, why: &str) -> Finding {
     let Position { line, column } = Position::default();
     Finding {
@@ -159,6 +160,6 @@ fn why<'l>(lost: &'l [Lost], file: &str, name: &Name) -> Option<&'l str> {
 
 fn kept(why: &str) -> String {
     format!(
-        "its previous form stays in force: {why}; correct that, or remove it to take the object out of force"
+        "its previous version stays in force: {why}; correct the document, or remove it to remove the object"
     )
 }
