@@ -8,6 +8,7 @@ use kube::core::ObjectMeta;
 use crate::api::policy::McpPolicy;
 use crate::controller::args::Args;
 use crate::controller::caches::Caches;
+use crate::controller::cluster_issuer::ClusterIssuer;
 use crate::controller::events::Events;
 use crate::controller::key::OperatorKey;
 use crate::controller::memory::Memory;
@@ -29,6 +30,7 @@ pub struct Context {
     pub memory: Memory,
     pub metrics: Metrics,
     pub events: Events,
+    pub issuer: ClusterIssuer,
 }
 
 impl Context {

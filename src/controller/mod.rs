@@ -9,6 +9,7 @@ mod args;
 mod cache_freshness;
 mod caches;
 pub mod check;
+mod cluster_issuer;
 mod context;
 mod events;
 mod key;

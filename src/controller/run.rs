@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::reports::poll;
-use super::{approval, cache_freshness, policy, server, triggers, watches};
+use super::{approval, cache_freshness, cluster_issuer, policy, server, triggers, watches};
 use crate::controller::args::Args;
 use crate::controller::caches::Caches;
+use crate::controller::cluster_issuer::ClusterIssuer;
 use crate::controller::context::Context;
 use crate::controller::events::Events;
 use crate::controller::key::{self, KeyError, OperatorKey};
@@ -166,8 +167,10 @@ async fn lead(
         events: Events::start(client.clone(), queues, &args.pod_name),
         client,
         args,
+        issuer: ClusterIssuer::default(),
     });
     let mut tasks = watches::start(&ctx);
+    tasks.spawn(cluster_issuer::keep(Arc::clone(&ctx)));
     let work = async {
         ctx.caches.listed().await;
         missing.send_replace(None);

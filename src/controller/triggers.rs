@@ -22,6 +22,20 @@ use crate::controller::runtime::objects::{GatewayPod, ObjectId, ObservedChild};
 use crate::controller::runtime::store::{ObjectEvent, name_of};
 use crate::policy::target;
 
+/// The API server has another name or other keys as an issuer of tokens.
+pub fn issuer_changed(ctx: &Context) {
+    let accepts = |server: &Loose<McpServer>| {
+        let authentication = server
+            .object()
+            .ok()
+            .and_then(|server| server.spec.authentication.as_ref());
+        authentication.is_some_and(|authentication| authentication.service_accounts.is_some())
+    };
+    for server in ctx.caches.servers.filter(accepts) {
+        ctx.queues.servers.add(name_of(&*server));
+    }
+}
+
 /// What a policy says of itself waits so long for its bundles to be written.
 const SERVERS_FIRST: Duration = Duration::from_millis(100);
 

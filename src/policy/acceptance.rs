@@ -8,7 +8,9 @@
 
 use std::collections::BTreeMap;
 
-use super::bundle::{Blocked, Bundle, BundlePolicy, BundleServer, FORMAT, NotAccepted};
+use super::bundle::{
+    Blocked, Bundle, BundleIssuer, BundlePolicy, BundleServer, FORMAT, NotAccepted,
+};
 use super::check::{Condition, Cost, Patterns, SERVER, Spent};
 use super::compile::{compile, diagnose_server, spent};
 use super::deployability::{self, MAX_BUNDLE_BYTES};
@@ -211,6 +213,8 @@ pub struct Asked<'a> {
     pub candidates: Vec<Candidate<'a>>,
     /// Those that target it and have never been accepted anywhere.
     pub blocked: Vec<Blocked>,
+    /// Issuers of tokens whose keys the bundle carries.
+    pub issuers: Vec<BundleIssuer>,
     /// SHA-256 of the bearer that reads the gateways' reports.
     pub report_token_sha256: Option<String>,
     /// Where it runs.
@@ -356,7 +360,7 @@ fn assemble(asked: &Asked<'_>, entries: &[Entry<'_>]) -> Result<Bundle, Unfit> {
         },
         policies,
         blocked,
-        issuers: Vec::new(),
+        issuers: asked.issuers.clone(),
         signature: None,
         report_token_sha256: asked.report_token_sha256.clone(),
     };

@@ -3,6 +3,7 @@
 mod accounting;
 mod approvals;
 mod approved_calls;
+mod callers;
 mod children;
 mod command_line;
 mod deep;

@@ -36,6 +36,7 @@ impl Project {
             server,
             candidates,
             blocked,
+            issuers: Vec::new(),
             report_token_sha256: None,
             place,
         };

@@ -18,6 +18,7 @@ use crate::controller::runtime::kinds::Kind;
 use crate::controller::runtime::objects::{GatewayPod, ObservedChild};
 use crate::controller::runtime::writer::Children;
 use crate::controller::server::build::wanted::Replicas;
+use crate::policy::bundle::BundleIssuer;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::target;
 
@@ -53,6 +54,8 @@ pub struct Refs {
     pub pods: Vec<Arc<GatewayPod>>,
     /// The pods of a stdio server.
     pub upstream_pods: Vec<Arc<GatewayPod>>,
+    /// This cluster's issuer of service account tokens, if it is known.
+    pub issuer: Option<BundleIssuer>,
 }
 
 impl Refs {
@@ -133,6 +136,7 @@ pub fn fetch(ctx: &Context, name: &Name) -> Option<Refs> {
         children,
         pods,
         upstream_pods,
+        issuer: ctx.issuer.current(),
     })
 }
 

@@ -8,7 +8,7 @@ use crate::api::condition::Reason;
 use crate::api::server::McpServer;
 use crate::controller::key::OperatorKey;
 use crate::policy::acceptance::{self, Asked, Candidate, Place, Settled, Unfit};
-use crate::policy::bundle::{Blocked, Bundle, BundlePolicy};
+use crate::policy::bundle::{Blocked, Bundle, BundleIssuer, BundlePolicy};
 use crate::policy::compile;
 use crate::status::server::Refusal;
 
@@ -120,11 +120,25 @@ fn settled(
         server,
         candidates,
         blocked,
+        issuers: issuers(refs, server, stored),
         report_token_sha256: Some(key.bearer_sha256(&refs.ident.uid)),
         place: Place::Cluster,
     };
     acceptance::settle(asked, compiled)
         .map_err(|Unfit { reason, message }| Refusal { reason, message })
+}
+
+/// The issuers whose keys the gateway needs. While the API server does not say its own, those of the
+/// stored bundle stay.
+fn issuers(refs: &Refs, server: &McpServer, stored: Option<&Bundle>) -> Vec<BundleIssuer> {
+    let authentication = server.spec.authentication.as_ref();
+    if authentication.is_none_or(|authentication| authentication.service_accounts.is_none()) {
+        return Vec::new();
+    }
+    match &refs.issuer {
+        Some(issuer) => vec![issuer.clone()],
+        None => stored.map_or_else(Vec::new, |stored| stored.issuers.clone()),
+    }
 }
 
 fn last_accepted<'a>(stored: &'a Bundle, targeting: &Targeting) -> Option<&'a BundlePolicy> {

@@ -33,6 +33,7 @@ fn settled_on(server: &str, policies: &[Written<'_>], before: Option<&Bundle>) -
         server: &server,
         candidates,
         blocked: Vec::new(),
+        issuers: Vec::new(),
         report_token_sha256: None,
         place: Place::Cluster,
     };

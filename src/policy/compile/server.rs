@@ -113,14 +113,6 @@ fn is_pointer(text: &str) -> bool {
 pub fn unsupported(spec: &McpServerSpec) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let mut add = |path: &str, message: &str| found.push(finding(Level::Error, path, message));
-    if let Some(authentication) = &spec.authentication {
-        if authentication.service_accounts.is_some() {
-            add(
-                "spec.authentication.serviceAccounts",
-                "this release does not check service account tokens yet; remove it and use apiKeys",
-            );
-        }
-    }
     if spec
         .counters
         .as_ref()

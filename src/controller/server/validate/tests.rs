@@ -65,6 +65,7 @@ fn refs(spec: Value, policies: &[(&str, u64, Value)]) -> Refs {
         children: BTreeMap::new(),
         pods: Vec::new(),
         upstream_pods: Vec::new(),
+        issuer: None,
     }
 }
 
@@ -183,10 +184,9 @@ fn a_namesake_that_came_later_does_not_inherit_what_was_accepted() {
 
 #[test]
 fn what_this_release_cannot_do_is_refused() {
-    for extra in [
-        json!({ "counters": { "redis": { "urlSecretRef": { "name": "r", "key": "url" } } } }),
-        json!({ "authentication": { "serviceAccounts": {} } }),
-    ] {
+    for extra in
+        [json!({ "counters": { "redis": { "urlSecretRef": { "name": "r", "key": "url" } } } })]
+    {
         let mut spec = http();
         spec.as_object_mut()
             .unwrap()
@@ -207,6 +207,39 @@ fn a_spec_that_cannot_be_read_or_compiled_is_invalid_and_says_where() {
         misspelt.message.contains("spec.tools[0].rsik"),
         "{}",
         misspelt.message
+    );
+}
+
+#[test]
+fn the_keys_of_the_clusters_issuer_are_in_the_bundles_that_need_them() {
+    let known = |kid: &str| BundleIssuer {
+        issuer: "https://kubernetes".to_owned(),
+        jwks: json!({ "keys": [{ "kid": kid }] }),
+    };
+    let mut accounts = http();
+    accounts["authentication"] = json!({ "serviceAccounts": {} });
+    let with = |issuer: Option<BundleIssuer>, stored: Option<&Bundle>| {
+        let mut refs = refs(accounts.clone(), &[("a", 1, reads())]);
+        refs.issuer = issuer;
+        validate(&refs, stored, &key()).unwrap().bundle
+    };
+    let first = with(Some(known("one")), None);
+    assert_eq!(first.issuers, [known("one")]);
+    // Kept while the API server does not say them, replaced once they have rotated.
+    assert_eq!(with(None, Some(&first)).revision, first.revision);
+    assert_eq!(with(None, None).issuers, []);
+    let second = with(Some(known("two")), Some(&first));
+    assert_eq!(second.issuers, [known("two")]);
+    assert_ne!(second.revision, first.revision);
+    // Servers that do not accept such tokens are not written again.
+    let mut other = refs(http(), &[]);
+    other.issuer = Some(known("one"));
+    assert_eq!(
+        validate(&other, Some(&first), &key())
+            .unwrap()
+            .bundle
+            .issuers,
+        []
     );
 }
 
