@@ -6,7 +6,9 @@
 //! do: guess, skip a broken document, or print the value of a Secret. [`parse`] is pure; only
 //! [`load`] and [`survey`] read files.
 
+mod definitions;
 mod object;
+mod rules;
 mod schema;
 pub mod survey;
 mod tree;

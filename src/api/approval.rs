@@ -26,6 +26,8 @@ use serde::{Deserialize, Serialize};
     doc = "One tool call that waits for a person; made by a gateway, decided once, consumed once.",
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.consumedAt) || (has(self.status) && has(self.status.consumedAt) && self.status.consumedAt == oldSelf.status.consumedAt)")
         .message("consumedAt is permanent: the approved call was made, and a repeated call makes a new request"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.consumedAt) || (has(self.status) && has(self.status.consumedBy) == has(oldSelf.status.consumedBy) && (!has(self.status.consumedBy) || self.status.consumedBy == oldSelf.status.consumedBy))")
+        .message("consumedBy is permanent once consumedAt is set"),
     printcolumn(name = "Server", type_ = "string", json_path = ".spec.serverRef.name", description = "The server that the call is for"),
     printcolumn(name = "Tool", type_ = "string", json_path = ".spec.tool", description = "The tool that was called"),
     printcolumn(name = "Grant", type_ = "string", json_path = ".spec.grant", description = "The identity that called"),
@@ -126,6 +128,11 @@ pub struct McpApprovalStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Time")]
     pub consumed_at: Option<Time>,
+    /// The decision id, as the audit log has it, of the call that used the approval; permanent once
+    /// set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(min = 1, max = 128))]
+    pub consumed_by: Option<String>,
     /// When the server that the call goes to was found to have changed: the approval is for nothing
     /// since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,6 +165,26 @@ pub enum Phase {
 }
 
 impl McpApproval {
+    /// The decision that settles the request; None while it waits. One by the caller itself counts for nothing, whatever let
+    /// it through.
+    pub fn ruling(&self) -> Option<&Decision> {
+        let own = |by: &str| {
+            let account = self.spec.grant.strip_prefix("serviceaccount:");
+            by == self.spec.grant
+                || account
+                    .and_then(|account| account.split_once('/'))
+                    .is_some_and(|(namespace, name)| {
+                        by.strip_prefix("system:serviceaccount:")
+                            .and_then(|by| by.split_once(':'))
+                            == Some((namespace, name))
+                    })
+        };
+        self.spec
+            .decision
+            .as_ref()
+            .filter(|decision| !own(&decision.by))
+    }
+
     /// When the approval was used, or when something else than the clock ended it.
     pub fn ended_at(&self) -> Option<Timestamp> {
         let status = self.status.as_ref()?;
@@ -181,8 +208,7 @@ impl McpApproval {
         if has(|status| &status.withdrawn_at) {
             return Phase::Withdrawn;
         }
-        let decision = self.spec.decision.as_ref();
-        match decision.map(|decision| decision.verdict) {
+        match self.ruling().map(|decision| decision.verdict) {
             Some(Verdict::Denied) => Phase::Denied,
             _ if now >= self.spec.expires_at.0 => Phase::Expired,
             Some(Verdict::Approved) => Phase::Approved,

@@ -62,6 +62,12 @@ impl<K: Resource> Loose<K> {
     }
 }
 
+impl<K> From<K> for Loose<K> {
+    fn from(object: K) -> Self {
+        Loose(Ok(Arc::new(object)))
+    }
+}
+
 impl<'de, K: DeserializeOwned> Deserialize<'de> for Loose<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = Object::deserialize(deserializer)?;

@@ -14,7 +14,7 @@ use crate::controller::memory::Memory;
 use crate::controller::metrics::Metrics;
 use crate::controller::policy::diagnostics::PolicyDiagnostics;
 use crate::controller::queues::Queues;
-use crate::controller::server::build::Settings;
+use crate::controller::server::build::wanted::Settings;
 use crate::policy::target;
 
 pub struct Context {

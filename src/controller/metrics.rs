@@ -6,19 +6,18 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, LabelValueEncoder,
-};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
 
 use crate::api::ViolationCounts;
 use crate::api::condition::{Condition, ConditionStatus, ConditionType};
 use crate::controller::names::Name;
+use crate::telemetry::families::{Families, Histograms, doubling, label_value};
 
 /// What is reconciled.
 #[allow(clippy::enum_variant_names, reason = "the kinds are called so")]
@@ -39,11 +38,7 @@ impl Kind {
     }
 }
 
-impl EncodeLabelValue for Kind {
-    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
-        EncodeLabelValue::encode(&self.as_str(), encoder)
-    }
-}
+label_value!(Kind);
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct KindLabels {
@@ -64,7 +59,7 @@ pub struct RequestLabels {
 pub struct Metrics {
     pub reconciles: Family<KindLabels, Counter>,
     pub errors: Family<KindLabels, Counter>,
-    pub duration: Family<KindLabels, Histogram, fn() -> Histogram>,
+    pub duration: Histograms<KindLabels>,
     pub depth: Family<KindLabels, Gauge>,
     pub requests: Family<RequestLabels, Counter>,
     pub deliveries: Counter,
@@ -75,61 +70,51 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
-        let duration = || Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
+        let duration = || doubling(0.000_5, 16);
+        let mut families = Families::new(registry, "portcullis_operator");
         let metrics = Metrics {
-            reconciles: Family::default(),
-            errors: Family::default(),
-            duration: Family::new_with_constructor(duration),
-            depth: Family::default(),
-            requests: Family::default(),
-            deliveries: Counter::default(),
-            delivery: Histogram::new(exponential_buckets(0.005, 2.0, 16)),
-            leader: Gauge::default(),
+            reconciles: families.add(
+                "reconciles",
+                "Reconciliations that have ended",
+                Family::default(),
+            ),
+            errors: families.add(
+                "reconcile_errors",
+                "Reconciliations that failed and are tried again",
+                Family::default(),
+            ),
+            duration: families.seconds(
+                "reconcile_duration",
+                "Time that a reconciliation took",
+                Family::new_with_constructor(duration),
+            ),
+            depth: families.add(
+                "queue_depth",
+                "Objects that wait to be reconciled",
+                Family::default(),
+            ),
+            requests: families.add(
+                "api_requests",
+                "Requests to the API server",
+                Family::default(),
+            ),
+            deliveries: families.add(
+                "bundle_deliveries",
+                "Bundles that were written",
+                Counter::default(),
+            ),
+            delivery: families.seconds(
+                "programmed",
+                "Time from the writing of a bundle until every ready replica ran it",
+                doubling(0.005, 16),
+            ),
+            leader: families.add(
+                "leader",
+                "Whether this replica holds the Lease",
+                Gauge::default(),
+            ),
             resources: Resources::default(),
         };
-        let operator = registry.sub_registry_with_prefix("portcullis_operator");
-        operator.register(
-            "reconciles",
-            "Reconciliations that have ended",
-            metrics.reconciles.clone(),
-        );
-        operator.register(
-            "reconcile_errors",
-            "Reconciliations that failed and are tried again",
-            metrics.errors.clone(),
-        );
-        operator.register_with_unit(
-            "reconcile_duration",
-            "Time that a reconciliation took",
-            Unit::Seconds,
-            metrics.duration.clone(),
-        );
-        operator.register(
-            "queue_depth",
-            "Objects that wait to be reconciled",
-            metrics.depth.clone(),
-        );
-        operator.register(
-            "api_requests",
-            "Requests to the API server",
-            metrics.requests.clone(),
-        );
-        operator.register(
-            "bundle_deliveries",
-            "Bundles that were written",
-            metrics.deliveries.clone(),
-        );
-        operator.register_with_unit(
-            "programmed",
-            "Time from the writing of a bundle until every ready replica ran it",
-            Unit::Seconds,
-            metrics.delivery.clone(),
-        );
-        operator.register(
-            "leader",
-            "Whether this replica holds the Lease",
-            metrics.leader.clone(),
-        );
         registry.register_collector(Box::new(metrics.resources.clone()));
         metrics
     }

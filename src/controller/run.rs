@@ -33,7 +33,7 @@ use crate::controller::runtime::client::{self, ClientError};
 use crate::controller::runtime::leader_election::{LeaderElector, WriteFence};
 use crate::controller::runtime::workqueue::Action;
 use crate::controller::runtime::writer::{self, WriteError};
-use crate::controller::server::build::Settings;
+use crate::controller::server::build::wanted::Settings;
 use crate::telemetry::listen::{ListenError, bind};
 use crate::telemetry::{admin, process};
 
@@ -247,7 +247,7 @@ fn workers(ctx: &Arc<Context>) -> JoinSet<()> {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    Server(#[from] server::ServerError),
+    Server(#[from] server::error::ServerError),
     #[error(transparent)]
     Write(#[from] WriteError),
 }

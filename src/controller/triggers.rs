@@ -1,7 +1,7 @@
 //! Which change enqueues what.
 //!
 //! In: an object before and after a change. Out: keys of servers, policies and approvals in the work queues. Must not do: judge
-//! what changed, or call the API server.
+//! or compile what changed, or call the API server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::controller::context::Context;
 use crate::controller::names::{Name, SERVER};
+use crate::controller::policy::diagnostics::readable;
 use crate::controller::runtime::objects::{GatewayPod, ObjectId, ObservedChild};
 use crate::controller::runtime::store::{ObjectEvent, name_of};
 use crate::policy::target;
@@ -31,7 +32,7 @@ pub fn server_changed(ctx: &Context, change: ObjectEvent<'_, Loose<McpServer>>) 
     {
         let status = |object: &Arc<Loose<McpServer>>| object.status(|server| &server.status);
         // Somebody else's status is put right.
-        if !ctx.memory.server_seen(&name, version) && status(before) != status(after) {
+        if !ctx.memory.servers.seen(&name, version) && status(before) != status(after) {
             ctx.queues.servers.add(name);
         }
     }
@@ -68,8 +69,7 @@ fn policies_of(ctx: &Context, server: Option<&Arc<Loose<McpServer>>>) {
         return;
     };
     for policy in ctx.caches.policies.filter(|_| true) {
-        let (readable, _) = ctx.diagnostics.of(&policy);
-        if ctx.targets(&readable, server.metadata()) {
+        if ctx.targets(&readable(&policy), server.metadata()) {
             ctx.queues.policies.add(name_of(&*policy));
         }
     }
@@ -80,7 +80,7 @@ pub fn policy_changed(ctx: &Context, change: ObjectEvent<'_, Loose<McpPolicy>>) 
         && let Some((name, version)) = version_of(&**after)
     {
         let status = |object: &Arc<Loose<McpPolicy>>| object.status(|policy| &policy.status);
-        if !ctx.memory.policy_seen(&name, version) && status(before) != status(after) {
+        if !ctx.memory.policies.seen(&name, version) && status(before) != status(after) {
             ctx.queues.policies.add(name);
         }
     }
@@ -92,15 +92,18 @@ pub fn policy_changed(ctx: &Context, change: ObjectEvent<'_, Loose<McpPolicy>>) 
     }
     let mut delivered = false;
     for policy in [change.before, change.after].into_iter().flatten() {
-        let (readable, errors) = ctx.diagnostics.of(policy);
+        let targeting = readable(policy);
         let own = &ctx.args.namespace;
         for server in ctx.caches.servers.filter(|_| true) {
-            // One that is not accepted may be in force in an earlier form.
+            let name = name_of(&*server);
+            // One that is not accepted may be in force in an earlier form, which targeted others. Whether it is accepted is for
+            // workers to find out: here one policy that is slow to compile would delay all others.
             let near = server.metadata().namespace == policy.metadata().namespace
                 || policy.metadata().namespace.as_ref() == Some(own);
-            if ctx.targets(&readable, server.metadata()) || (near && !errors.is_empty()) {
+            if ctx.targets(&targeting, server.metadata()) || (near && may_hold(ctx, &name, policy))
+            {
                 delivered = true;
-                ctx.queues.servers.add(name_of(&*server));
+                ctx.queues.servers.add(name);
             }
         }
     }
@@ -121,6 +124,17 @@ pub fn policy_changed(ctx: &Context, change: ObjectEvent<'_, Loose<McpPolicy>>) 
     ctx.queues.policies.add_after(name, after);
 }
 
+/// Whether a policy may be in the bundle of a server, in whatever form; what is not known may be.
+fn may_hold(ctx: &Context, server: &Name, policy: &Loose<McpPolicy>) -> bool {
+    let memory = ctx.memory.servers.known(server);
+    let bundle = memory.and_then(|memory| memory.lock().bundle.clone());
+    let uid = policy.metadata().uid.as_deref();
+    bundle.is_none_or(|bundle| {
+        let mut held = bundle.policies.iter().map(|policy| &policy.uid);
+        held.any(|held| Some(held.as_str()) == uid)
+    })
+}
+
 /// Guardrails that select by labels of namespaces reach other servers.
 pub fn namespace_changed(ctx: &Context, change: ObjectEvent<'_, PartialObjectMeta<Namespace>>) {
     let labels = |object: &Arc<PartialObjectMeta<Namespace>>| {
@@ -136,7 +150,7 @@ pub fn namespace_changed(ctx: &Context, change: ObjectEvent<'_, PartialObjectMet
     let selecting = ctx.caches.policies.filter(|_| true);
     let mut selecting = selecting
         .iter()
-        .filter(|policy| target::needs_namespace_labels(&ctx.diagnostics.of(policy).0))
+        .filter(|policy| target::needs_namespace_labels(&readable(policy)))
         .peekable();
     if selecting.peek().is_none() {
         return;

@@ -1,14 +1,17 @@
 //! Approvals of calls: find or create the request for one call, wait for a person, use it once.
 //!
 //! In: what a call demands. Out: where its approval stands. The objects are the McpApprovals of the
-//! API; `serve` keeps them in memory, a gateway that has no place for them refuses such calls. Must
-//! not do: decide; people do, through `decide`.
+//! API: a gateway in a cluster keeps them there, `serve` keeps them in memory. Must not do: decide;
+//! people do, through the API or `decide`.
 
+mod cluster;
 mod memory;
+mod standing;
 mod steps;
 #[cfg(test)]
 mod tests;
 
+pub use cluster::ClusterApprovals;
 pub use memory::{Memory, NewDecision};
 
 use std::sync::Arc;
@@ -107,6 +110,13 @@ impl ApprovalRequest {
     }
 }
 
+impl ApprovalRequest {
+    /// Whether another one asks for the very call.
+    pub fn is_same_call(&self, other: &ApprovalRequest) -> bool {
+        standing::same_call(&self.spec, &other.spec)
+    }
+}
+
 /// One request among the others: namespace and name.
 pub type ApprovalKey = (String, String);
 
@@ -124,8 +134,8 @@ pub struct CallContext<'a> {
 pub enum Standing {
     /// Not decided yet; open until this time.
     Pending(ApprovalKey, Timestamp),
-    /// Approved, not expired, not used; the number is the version that `consume` must still find.
-    Approved(ApprovalKey, u64),
+    /// Approved, not expired, not used; with the version that `consume` starts from.
+    Approved(ApprovalKey, String),
     /// Denied, until it expires.
     Denied(ApprovalKey, Decision),
     /// The call would go elsewhere now.
@@ -147,10 +157,22 @@ pub enum NotRequested {
         "{PENDING_PER_SERVER} calls already wait for approval at this server; repeat the call when some are decided"
     )]
     ServerFull,
-    /// Requests cannot be kept here.
+    /// The Kubernetes API does not answer.
+    #[error("the Kubernetes API, where approvals are kept, cannot be used now")]
+    Unavailable,
+    /// The Kubernetes API takes no such request.
     #[error(
-        "approvals in a cluster come with a later release; until then calls that need one are denied"
+        "the Kubernetes API refused the request for approval; the log of the gateway says why, so tell its operator"
     )]
+    Rejected,
+}
+
+/// Why an approval was not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotConsumed {
+    /// Another call has used it, or it is not approved any more.
+    Lost,
+    /// The Kubernetes API does not answer, so whether it was used is not known.
     Unavailable,
 }
 
@@ -205,16 +227,16 @@ pub struct Consumed(());
 pub enum Approvals {
     /// In this process, shared by all gateways of `serve`.
     Memory(Arc<Memory>),
-    /// Nowhere: in a cluster, until a later release keeps them there.
-    Unavailable,
+    /// In the cluster, shared by all gateways of a server.
+    Cluster(Arc<ClusterApprovals>),
 }
 
 impl Approvals {
     /// Finds the open request for this call, or creates it.
     ///
     /// # Errors
-    /// [`NotRequested`] when it may not be created.
-    pub fn request(
+    /// [`NotRequested`] when it may not or cannot be created.
+    pub async fn request(
         &self,
         wanted: &ApprovalRequest,
         context: CallContext<'_>,
@@ -222,7 +244,7 @@ impl Approvals {
     ) -> Result<Standing, NotRequested> {
         match self {
             Approvals::Memory(memory) => memory.request(wanted, context, now),
-            Approvals::Unavailable => Err(NotRequested::Unavailable),
+            Approvals::Cluster(cluster) => cluster.request(wanted, context, now).await,
         }
     }
 
@@ -235,38 +257,48 @@ impl Approvals {
     ) -> Option<Standing> {
         match self {
             Approvals::Memory(memory) => memory.look(wanted, key, now),
-            Approvals::Unavailable => None,
+            Approvals::Cluster(cluster) => cluster.look(wanted, key, now),
         }
     }
 
-    /// Uses it up, for exactly one caller, and only while it is what `look` or `request` said.
-    #[must_use]
-    pub fn consume(
+    /// Uses it up, for exactly one caller. `version` is what `look` or `request` said.
+    ///
+    /// # Errors
+    /// [`NotConsumed`]: the call must not be forwarded.
+    pub async fn consume(
         &self,
+        wanted: &ApprovalRequest,
         key: &ApprovalKey,
-        version: u64,
+        version: &str,
         context: CallContext<'_>,
         now: Timestamp,
-    ) -> Option<Consumed> {
-        let consumed = match self {
-            Approvals::Memory(memory) => memory.consume(key, version, context, now),
-            Approvals::Unavailable => false,
-        };
-        consumed.then_some(Consumed(()))
+    ) -> Result<Consumed, NotConsumed> {
+        match self {
+            Approvals::Memory(memory) => memory
+                .consume(key, version, context, now)
+                .then_some(Consumed(()))
+                .ok_or(NotConsumed::Lost),
+            Approvals::Cluster(cluster) => {
+                let used = cluster.consume(wanted, key, version, context).await;
+                used.map(|()| Consumed(()))
+            }
+        }
     }
 
     /// A session has given up a call: its request is withdrawn, unless it has been decided or
     /// another session asks too.
     pub fn withdraw(&self, key: &ApprovalKey, session: &str, now: Timestamp) {
-        if let Approvals::Memory(memory) = self {
-            memory.withdraw(Some(key), session, now);
+        match self {
+            Approvals::Memory(memory) => memory.withdraw(Some(key), session, now),
+            Approvals::Cluster(cluster) => cluster.withdraw(Some(key), session, now),
         }
     }
 
     /// A session has ended: all of its requests are withdrawn, as [`Self::withdraw`] says.
     pub fn session_ended(&self, session: &str, now: Timestamp) {
-        if let Approvals::Memory(memory) = self {
-            memory.withdraw(None, session, now);
+        match self {
+            Approvals::Memory(memory) => memory.withdraw(None, session, now),
+            Approvals::Cluster(cluster) => cluster.withdraw(None, session, now),
         }
     }
 
@@ -278,16 +310,19 @@ impl Approvals {
         destination: &str,
         now: Timestamp,
     ) {
-        if let Approvals::Memory(memory) = self {
-            memory.destination_changed(namespace, server, destination, now);
+        match self {
+            Approvals::Memory(memory) => {
+                memory.destination_changed(namespace, server, destination, now);
+            }
+            Approvals::Cluster(cluster) => cluster.destination_changed(destination, now),
         }
     }
 
     /// Tells of changes to any request.
-    pub fn changes(&self) -> Option<watch::Receiver<u64>> {
+    pub fn changes(&self) -> watch::Receiver<u64> {
         match self {
-            Approvals::Memory(memory) => Some(memory.changed.subscribe()),
-            Approvals::Unavailable => None,
+            Approvals::Memory(memory) => memory.changed.subscribe(),
+            Approvals::Cluster(cluster) => cluster.changes(),
         }
     }
 }

@@ -247,6 +247,15 @@ impl Bridge {
         }
     }
 
+    /// Waits until the server does not come up, and returns why. Never for `PerSession`: each client
+    /// is answered why its own child does not start.
+    pub async fn gives_up(&self) -> String {
+        match &self.mode {
+            Mode::Shared(shared) => shared.gives_up().await,
+            Mode::PerSession(_) => std::future::pending().await,
+        }
+    }
+
     /// Ends streams, fails pending calls, stops all children, and returns once no process of theirs
     /// is left.
     pub async fn shutdown(&self) {

@@ -1,7 +1,8 @@
 //! Carries out decisions: refuses, counts, holds for approval, or lets pass.
 //!
 //! In: a parsed request of a client. Out: a [`Permit`] for it, with the record of its outcome, or
-//! the reason for a refusal. Must not do: read from or write to the network.
+//! the reason for a refusal. Must not do: read from or write to the network; what approvals need of
+//! the Kubernetes API is theirs.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -122,6 +123,13 @@ pub enum Refusal {
         by: Arc<RuleId>,
         /// Why.
         why: String,
+    },
+    /// The place where approvals are kept does not answer.
+    ApprovalUnavailable {
+        /// The rule that asks for approval.
+        by: Arc<RuleId>,
+        /// When to try again.
+        retry_after: Duration,
     },
     /// The client cancelled the call while it was held: no answer is owed.
     Cancelled,

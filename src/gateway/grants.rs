@@ -1,7 +1,7 @@
-//! Who is calling: the `Authorization` header against the keys of this server, to a grant or a
-//! refusal.
+//! Who is calling: the `Authorization` header against the keys and issuers of this server, to a grant
+//! or a refusal.
 //!
-//! Keys are held and compared as SHA-256 digests, every one on each request, so that neither the
+//! API keys are held and compared as SHA-256 digests, every one on each request, so that neither the
 //! time taken nor a memory dump reveals a key. A credential that is presented and fails is refused,
 //! never taken for anonymous.
 
@@ -10,17 +10,23 @@ use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
+use jiff::Timestamp;
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
 use crate::gateway::fairness::budget::Share;
+use crate::gateway::tokens::{Issuer, NotProven, Proven, RemoteKeys, VerifiedTokens};
 use crate::policy::Caller;
 
 /// The credentials that this server accepts, as read at one moment.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Grants {
     keys: Vec<ApiKey>,
+    issuers: Vec<Arc<Issuer>>,
+    tokens: VerifiedTokens,
     anonymous: Option<Arc<Caller>>,
     refused: Vec<String>,
+    /// What is wrong with the issuers.
+    faults: Vec<String>,
 }
 
 /// Shorter keys are refused: they can be guessed.
@@ -32,18 +38,38 @@ struct ApiKey {
     caller: Arc<Caller>,
 }
 
-/// A caller and, if it presented one, the digest of its credential: long streams check with it
-/// whether the grant still holds.
-#[derive(Clone, Debug)]
+/// A caller with what it proved to be that: long streams check with it whether the grant still
+/// holds.
+#[derive(Clone)]
 pub struct Grant {
     /// The name under which the engine decides.
     pub caller: Arc<Caller>,
-    credential: Option<[u8; SHA256_OUTPUT_LEN]>,
+    credential: Credential,
     /// Its share of the bounded resources, once the connection has one.
     pub share: Option<Arc<Share>>,
 }
 
 impl Grant {
+    fn new(caller: Arc<Caller>, credential: Credential) -> Self {
+        Grant {
+            caller,
+            credential,
+            share: None,
+        }
+    }
+
+    fn of_token(proven: Arc<Proven>) -> Self {
+        Grant::new(Arc::clone(&proven.caller), Credential::Token(proven))
+    }
+
+    /// When it ends by itself.
+    pub fn expires(&self) -> Option<Timestamp> {
+        match &self.credential {
+            Credential::Token(proven) => Some(proven.expires),
+            Credential::None | Credential::Key(_) => None,
+        }
+    }
+
     /// The same text for the same caller, which does not reveal its name.
     pub fn token(&self) -> HeaderValue {
         let mut token = String::with_capacity(32);
@@ -57,11 +83,31 @@ impl Grant {
     }
 }
 
+#[derive(Clone)]
+enum Credential {
+    None,
+    /// The digest of an API key.
+    Key([u8; SHA256_OUTPUT_LEN]),
+    Token(Arc<Proven>),
+}
+
 /// No credential, or none that is accepted. Deliberately without a reason: it would help only a
 /// guesser.
 #[derive(Debug, thiserror::Error)]
-#[error("no accepted credential")]
-pub struct Unauthorized;
+pub enum Unauthorized {
+    /// None was sent.
+    #[error("no accepted credential")]
+    Missing,
+    /// The one that was sent is not accepted.
+    #[error("no accepted credential")]
+    Refused,
+    /// It is a token whose issuer may have newer keys than those that are known.
+    #[error("no accepted credential")]
+    UnknownKey(Arc<RemoteKeys>),
+    /// It is a valid token that lacks one of these scopes.
+    #[error("the token lacks a scope that this server requires: {}", .0.join(" "))]
+    Scopes(Vec<String>),
+}
 
 /// The text is not the digest of a key.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +137,7 @@ impl Grants {
             keys: accepted,
             refused,
             anonymous: anonymous.then(|| Arc::new(Caller::anonymous())),
+            ..Grants::default()
         }
     }
 
@@ -109,9 +156,29 @@ impl Grants {
         let caller = Arc::new(Caller::key(name));
         Ok(Grants {
             keys: vec![ApiKey { digest, caller }],
-            anonymous: None,
-            refused: Vec::new(),
+            ..Grants::default()
         })
+    }
+
+    /// The same, and tokens of these issuers; `faults` says what is wrong with others.
+    pub fn with_issuers(self, issuers: Vec<Arc<Issuer>>, faults: Vec<String>) -> Self {
+        Grants {
+            issuers,
+            faults,
+            ..self
+        }
+    }
+
+    /// Why tokens of issuers are refused: keys that cannot be used, or that could not be fetched.
+    pub fn issuer_faults(&self) -> Vec<String> {
+        let unfetched = self.issuers.iter().filter_map(|issuer| {
+            let why = issuer.remote()?.error()?;
+            Some(format!(
+                "the keys of the issuer {} cannot be fetched: {why}",
+                issuer.issuer
+            ))
+        });
+        self.faults.iter().cloned().chain(unfetched).collect()
     }
 
     /// Names of the keys that are too short to be accepted.
@@ -127,46 +194,89 @@ impl Grants {
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Grant, Unauthorized> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let Some(value) = values.next() else {
-            let caller = self.anonymous.clone().ok_or(Unauthorized)?;
-            return Ok(Grant {
-                caller,
-                credential: None,
-                share: None,
-            });
+            let caller = self.anonymous.clone().ok_or(Unauthorized::Missing)?;
+            return Ok(Grant::new(caller, Credential::None));
         };
         if values.next().is_some() {
-            return Err(Unauthorized);
+            return Err(Unauthorized::Refused);
         }
-        let (scheme, token) = value.as_bytes().split_at_checked(7).ok_or(Unauthorized)?;
+        let split = value.as_bytes().split_at_checked(7);
+        let (scheme, token) = split.ok_or(Unauthorized::Refused)?;
         if !scheme.eq_ignore_ascii_case(b"bearer ") {
-            return Err(Unauthorized);
+            return Err(Unauthorized::Refused);
         }
-        self.find(sha256(token.trim_ascii()))
+        let token = token.trim_ascii();
+        let hash = sha256(token);
+        match self.key(&hash) {
+            Some(caller) => Ok(Grant::new(Arc::clone(caller), Credential::Key(hash))),
+            None if self.issuers.is_empty() => Err(Unauthorized::Refused),
+            None => self.token(token, hash),
+        }
+    }
+
+    fn token(&self, token: &[u8], hash: [u8; SHA256_OUTPUT_LEN]) -> Result<Grant, Unauthorized> {
+        let now = Timestamp::now();
+        if let Some(proven) = self.tokens.get(&hash, now) {
+            return Ok(Grant::of_token(proven));
+        }
+        let token = std::str::from_utf8(token).map_err(|_| Unauthorized::Refused)?;
+        let mut refused = Unauthorized::Refused;
+        // Two providers may trust one issuer, for different audiences.
+        for issuer in &self.issuers {
+            match issuer.verify(token, now) {
+                Ok(proven) => {
+                    let proven = Arc::new(proven);
+                    self.tokens.insert(hash, Arc::clone(&proven), now);
+                    return Ok(Grant::of_token(proven));
+                }
+                Err(NotProven::UnknownKey) => {
+                    if let Some(remote) = issuer.remote() {
+                        refused = Unauthorized::UnknownKey(Arc::clone(remote));
+                    }
+                }
+                Err(NotProven::Scope) => refused = Unauthorized::Scopes(issuer.scopes.clone()),
+                Err(NotProven::Foreign | NotProven::Invalid) => {}
+            }
+        }
+        Err(refused)
     }
 
     /// Whether a grant given earlier would still be given.
     pub fn still_holds(&self, grant: &Grant) -> bool {
-        match grant.credential {
-            None => self.anonymous.is_some(),
-            Some(credential) => self
-                .find(credential)
-                .is_ok_and(|now| now.caller.grant == grant.caller.grant),
+        match &grant.credential {
+            Credential::None => self.anonymous.is_some(),
+            Credential::Key(hash) => self
+                .key(hash)
+                .is_some_and(|caller| caller.grant == grant.caller.grant),
+            Credential::Token(proven) => proven.is_accepted_by(&self.issuers, Timestamp::now()),
         }
     }
 
-    fn find(&self, presented: [u8; SHA256_OUTPUT_LEN]) -> Result<Grant, Unauthorized> {
+    /// The issuers that clients can get a token from, each once.
+    pub fn authorization_servers(&self) -> Vec<&str> {
+        let authorizing = self.issuers.iter().filter(|issuer| issuer.authorizes());
+        let mut servers: Vec<&str> = authorizing.map(|issuer| issuer.issuer.as_str()).collect();
+        servers.dedup();
+        servers
+    }
+
+    /// The scopes that tokens need, each once.
+    pub fn scopes(&self) -> Vec<&str> {
+        let scopes = self.issuers.iter().flat_map(|issuer| &issuer.scopes);
+        let mut scopes: Vec<&str> = scopes.map(String::as_str).collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        scopes
+    }
+
+    fn key(&self, presented: &[u8; SHA256_OUTPUT_LEN]) -> Option<&Arc<Caller>> {
         let mut found = None;
         for key in &self.keys {
-            if same(&key.digest, &presented) && found.is_none() {
+            if same(&key.digest, presented) && found.is_none() {
                 found = Some(&key.caller);
             }
         }
-        let caller = Arc::clone(found.ok_or(Unauthorized)?);
-        Ok(Grant {
-            caller,
-            credential: Some(presented),
-            share: None,
-        })
+        found
     }
 }
 

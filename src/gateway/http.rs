@@ -30,13 +30,16 @@ use crate::protocol::version::{self, Era, Version};
 
 mod admit;
 mod handshake;
+mod head;
+mod metadata;
 mod notifications;
 mod requests;
 mod responses;
 mod streams;
 mod trace;
 
-use self::admit::{admit, share};
+use self::admit::{admit, admit_with_newest_keys, share};
+pub use self::metadata::{WELL_KNOWN, protected_resource};
 use self::responses::{Answer, header_refusal, refuse};
 
 /// Between two pieces of a request's body.
@@ -61,7 +64,8 @@ where
 {
     let started = Instant::now();
     let (head, body) = request.into_parts();
-    let admitted = admit(gateway, &head).and_then(|mut admitted| {
+    let admitted = admit_with_newest_keys(gateway, &head).await;
+    let admitted = admitted.and_then(|mut admitted| {
         let taken = share(gateway, seat, &head, &mut admitted.grant)?;
         Ok((admitted, taken))
     });

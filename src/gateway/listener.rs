@@ -27,6 +27,7 @@ use crate::gateway::body::{Body, holding};
 use crate::gateway::fairness::budget::Budgets;
 use crate::gateway::fairness::floor::{Floor, Seat};
 use crate::gateway::force::tls::Transport;
+use crate::gateway::http::{WELL_KNOWN, protected_resource};
 use crate::gateway::sessions::LastSession;
 use crate::protocol::answer;
 use crate::telemetry::timed::Timed;
@@ -58,6 +59,15 @@ impl Routes {
         Arc::clone(&self.paths.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The endpoint whose metadata is asked for: the rest of the path names it, and a process that
+    /// serves one server needs no name.
+    fn of_document(&self, path: &str) -> Option<(String, Arc<Gateway>)> {
+        let all = self.all();
+        let named = all.get_key_value(path);
+        let found = named.or_else(|| all.get_key_value(SINGLE_SERVER_PATH));
+        found.map(|(path, gateway)| (path.clone(), Arc::clone(gateway)))
+    }
+
     async fn answer(
         &self,
         seat: &Seat,
@@ -65,6 +75,13 @@ impl Routes {
         request: Request<Incoming>,
     ) -> Response<Body> {
         let gateway = self.all().get(request.uri().path()).cloned();
+        if gateway.is_none()
+            && let Some(path) = request.uri().path().strip_prefix(WELL_KNOWN)
+            && let Some((path, gateway)) = self.of_document(path)
+        {
+            let (head, _) = request.into_parts();
+            return protected_resource(&gateway, &head, &path);
+        }
         match gateway {
             Some(gateway) => {
                 let under_way = seat.begin();

@@ -9,6 +9,7 @@
 pub mod approvals;
 pub mod body;
 pub mod bridge;
+mod cluster_api;
 pub mod counters;
 pub mod enforce;
 pub mod fairness;
@@ -32,6 +33,7 @@ mod rotation;
 pub mod run;
 mod served;
 mod sessions;
+mod tokens;
 pub mod upstream;
 
 pub use self::gateway::{Gateway, Shared};

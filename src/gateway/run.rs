@@ -2,8 +2,8 @@
 //!
 //! In: the bundle, from the API and from a mounted copy; mounted Secrets; requests of agents. Out:
 //! answers, audit records on standard output, and an admin port that the kubelet, Prometheus and
-//! the operator read. Must not do: start a server, write to the API, or read any object but its own
-//! ConfigMap.
+//! the operator read. Must not do: start a server, or touch any object of the API but its own
+//! ConfigMap and its server's McpApprovals.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::gateway::approvals::Approvals;
+use crate::gateway::approvals::{Approvals, ClusterApprovals};
 use crate::gateway::force::plan::Stdio;
 use crate::gateway::force::{Environment, Sealing};
 use crate::gateway::listener::{Routes, SINGLE_SERVER_PATH, serve_as};
@@ -125,12 +125,17 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
 
     let mut mounted = SecretMounts::new(args.secrets_dir.clone(), own_keys(&args));
     mounted.refresh();
+    let approvals = Arc::new(ClusterApprovals::new(
+        &args.namespace,
+        &args.server,
+        Some(audit.clone()),
+    ));
     let shared = Shared {
         instance: uuid::Uuid::new_v4().simple().to_string()[..12].to_owned(),
         audit,
         metrics,
         sealing: sealing(&args),
-        approvals: Approvals::Unavailable,
+        approvals: Approvals::Cluster(Arc::clone(&approvals)),
         counters: Default::default(),
     };
     let environment = Environment {
@@ -169,6 +174,9 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         name: format!("{}-gateway", args.server),
         renewed_after: Duration::from_secs(args.watch_timeout.into()),
     };
+    let renewed_after = target.renewed_after;
+    tokio::spawn(Arc::clone(&approvals).follow(renewed_after));
+    tokio::spawn(approvals.record_expiries());
     let (notify, notices) = mpsc::channel(4);
     tokio::spawn(watch::follow(target, notify));
     let keeping = tokio::spawn(keep(

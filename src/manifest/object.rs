@@ -4,15 +4,15 @@
 //! do: accept what the API server would refuse.
 
 use super::{
+    definitions, rules,
     schema::{self, Fault},
     tree::{Content, Node, Position, join},
 };
 use crate::api::{self, loose::Loose, policy::McpPolicy, server::McpServer};
 use base64::Engine as _;
-use kube::core::cel::Validator;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fmt, sync::LazyLock};
+use std::{collections::BTreeMap, fmt};
 
 /// An object from a file. Its namespace is always set.
 #[derive(Clone, Debug)]
@@ -90,54 +90,6 @@ pub(super) enum Read {
     Nothing,
 }
 
-static SERVER: LazyLock<Value> = LazyLock::new(|| crd_schema("McpServer"));
-static POLICY: LazyLock<Value> = LazyLock::new(|| crd_schema("McpPolicy"));
-
-/// Without what has an API server refuse nulls: here the place of a null is known.
-fn crd_schema(kind: &str) -> Value {
-    api::definitions()
-        .into_iter()
-        .find(|crd| crd.spec.names.kind == kind)
-        .and_then(|crd| crd.spec.versions.into_iter().next())
-        .and_then(|version| version.schema?.open_api_v3_schema)
-        .and_then(|schema| serde_json::to_value(schema).ok())
-        .unwrap_or_default()
-}
-
-/// `ObjectMeta`, as far as people write it. Everything else is set by the API server, and passed over here.
-static METADATA: LazyLock<Value> = LazyLock::new(|| {
-    let words = json!({ "type": "object", "additionalProperties": { "type": "string" } });
-    let text = json!({ "type": "string" });
-    let any_list = json!({ "type": "array", "items": { "type": "object" } });
-    json!({
-        "type": "object", "required": ["name"],
-        "properties": {
-            "name": { "type": "string", "maxLength": 253, "pattern": "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$" },
-            "namespace": { "type": "string", "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" },
-            "labels": words, "annotations": words, "uid": text, "resourceVersion": text, "generateName": text,
-            "selfLink": text, "creationTimestamp": { "type": "string", "nullable": true, "format": "date-time" },
-            "generation": { "type": "integer" }, "managedFields": any_list, "ownerReferences": any_list,
-            "finalizers": { "type": "array", "items": text }
-        }
-    })
-});
-
-/// Of a Namespace only the metadata matters.
-static NAMESPACE: LazyLock<Value> = LazyLock::new(|| {
-    let any = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
-    json!({ "type": "object", "properties": { "spec": any, "status": any } })
-});
-
-static SECRET: LazyLock<Value> = LazyLock::new(|| {
-    let words = json!({ "type": "object", "additionalProperties": { "type": "string" } });
-    json!({
-        "type": "object",
-        "properties": {
-            "data": words, "stringData": words, "type": { "type": "string" }, "immutable": { "type": "boolean" }
-        }
-    })
-});
-
 /// Reads one document.
 pub(super) fn read(document: &Node) -> Result<Read, Vec<Fault>> {
     let fault = |at: Position, path: &str, message: String| {
@@ -179,11 +131,11 @@ pub(super) fn read(document: &Node) -> Result<Read, Vec<Fault>> {
     let place = |key: &str| document.get(key).map_or(document.at, |node| node.at);
     match (version, kind) {
         (api::API_VERSION, "McpServer") => {
-            let server: McpServer = resource(document, &SERVER)?;
+            let server: McpServer = resource(document, &definitions::SERVER)?;
             Ok(Read::Object(Box::new(Object::Server(Box::new(server)))))
         }
         (api::API_VERSION, "McpPolicy") => {
-            let policy: McpPolicy = resource(document, &POLICY)?;
+            let policy: McpPolicy = resource(document, &definitions::POLICY)?;
             Ok(Read::Object(Box::new(Object::Policy(Box::new(policy)))))
         }
         ("v1", "Namespace") => Ok(Read::Object(Box::new(Object::Namespace(namespace(
@@ -321,7 +273,7 @@ fn resource<T: DeserializeOwned>(document: &Node, schema: &Value) -> Result<T, V
     if let Some(object) = json.as_object_mut() {
         object.remove("status");
     }
-    rules(document, &json, schema)?;
+    rules::check(document, &json, schema)?;
     if let Some(metadata) = json.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata
             .entry("namespace")
@@ -343,7 +295,7 @@ fn envelope(document: &Node, schema: &Value, faults: &mut Vec<Fault>) {
     for entry in document.entries() {
         match entry.key.as_str() {
             "apiVersion" | "kind" | "status" => {}
-            "metadata" => schema::check(&entry.value, "metadata", &METADATA, faults),
+            "metadata" => schema::check(&entry.value, "metadata", &definitions::METADATA, faults),
             key => match properties.get(key) {
                 Some(property) => schema::check(&entry.value, key, property, faults),
                 None => faults.push(Fault {
@@ -386,31 +338,9 @@ fn envelope(document: &Node, schema: &Value, faults: &mut Vec<Fault>) {
     }
 }
 
-/// The CEL rules of the definition, over the object with its defaults, as the API server evaluates them.
-fn rules(document: &Node, json: &Value, schema: &Value) -> Result<(), Vec<Fault>> {
-    let Err(errors) = Validator::new().validate_with_defaults(schema, json, None) else {
-        return Ok(());
-    };
-    let positions = document.positions();
-    let faults = errors.into_vec().into_iter().map(|error| {
-        let mut at = positions.get(&error.field_path).copied();
-        let mut around = error.field_path.as_str();
-        while let (None, Some(end)) = (at, around.rfind(['.', '['])) {
-            around = around.get(..end).unwrap_or_default();
-            at = positions.get(around).copied();
-        }
-        Fault {
-            at: at.unwrap_or(document.at),
-            path: error.field_path,
-            message: error.message,
-        }
-    });
-    Err(faults.collect())
-}
-
 fn namespace(document: &Node) -> Result<Namespace, Vec<Fault>> {
     let mut faults = Vec::new();
-    envelope(document, &NAMESPACE, &mut faults);
+    envelope(document, &definitions::NAMESPACE, &mut faults);
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -429,7 +359,7 @@ fn namespace(document: &Node) -> Result<Namespace, Vec<Fault>> {
 
 fn secret(document: &Node) -> Result<Secret, Vec<Fault>> {
     let mut faults = Vec::new();
-    envelope(document, &SECRET, &mut faults);
+    envelope(document, &definitions::SECRET, &mut faults);
     let mut data = BTreeMap::new();
     for entry in document.get("data").map(Node::entries).unwrap_or_default() {
         // Base64 is often wrapped over lines.

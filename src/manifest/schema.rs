@@ -5,9 +5,10 @@
 //! them too.
 
 use super::tree::{Content, Entry, Node, Position, join};
+use parking_lot::Mutex;
 use regex::Regex;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Something wrong, before the file's name is known.
 #[derive(Debug, PartialEq, Eq)]
@@ -250,7 +251,7 @@ fn string(text: &str, schema: &Value) -> Option<String> {
         });
     }
     if let Some(pattern) = schema["pattern"].as_str() {
-        match Regex::new(pattern) {
+        match compiled(pattern) {
             Ok(regex) if regex.is_match(text) => {}
             Ok(_) => return Some(format!("`{shown}` does not have the form {pattern}")),
             Err(error) => {
@@ -266,6 +267,18 @@ fn string(text: &str, schema: &Value) -> Option<String> {
         ));
     }
     None
+}
+
+/// A pattern of a schema, compiled once: the schemas of this build have a dozen of them.
+fn compiled(pattern: &str) -> Result<Regex, regex::Error> {
+    static COMPILED: Mutex<BTreeMap<String, Regex>> = Mutex::new(BTreeMap::new());
+    let mut known = COMPILED.lock();
+    if let Some(regex) = known.get(pattern) {
+        return Ok(regex.clone());
+    }
+    let regex = Regex::new(pattern)?;
+    known.insert(pattern.to_owned(), regex.clone());
+    Ok(regex)
 }
 
 fn integer(number: i64, schema: &Value) -> Option<String> {

@@ -34,13 +34,23 @@ pub struct Bundle {
     pub blocked: Vec<Blocked>,
     /// Keys of token issuers, by issuer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub issuers: Vec<serde_json::Value>,
+    pub issuers: Vec<BundleIssuer>,
     /// SHA-256 of the bearer that may read the gateway's report, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report_token_sha256: Option<String>,
     /// The operator's signature, in hexadecimal; none outside a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
+}
+
+/// An issuer of tokens whose keys come with the bundle: this cluster's API server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BundleIssuer {
+    /// The `iss` of its tokens.
+    pub issuer: String,
+    /// Its JSON Web Key Set (RFC 7517), as it published it.
+    pub jwks: serde_json::Value,
 }
 
 /// The server of a bundle.

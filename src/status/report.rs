@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 mod bounds;
 pub use bounds::LARGEST;
-use bounds::{COUNTS, ERROR, MISSING, NAME, RECENT, SHOWN, TOOLS, list, maybe_text, text, texts};
+use bounds::{
+    COUNTS, ERROR, ISSUERS, MISSING, NAME, RECENT, SHOWN, TOOLS, list, maybe_text, text, texts,
+};
 
 /// Policy and rule under which the violations of policies that no longer apply are counted
 /// together.
@@ -58,6 +60,13 @@ pub struct Report {
         deserialize_with = "texts::<_, SHOWN, MISSING>"
     )]
     pub refused_keys: Vec<String>,
+    /// Why tokens of issuers are refused: keys that cannot be used or fetched.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "texts::<_, ERROR, ISSUERS>"
+    )]
+    pub issuer_faults: Vec<String>,
     /// Why the newest bundle is not in force, if it is not.
     #[serde(
         default,

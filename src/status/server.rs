@@ -206,6 +206,15 @@ fn authenticated(inputs: &Inputs<'_>) -> Verdict {
             ),
         );
     }
+    let reports = inputs.replicas.iter().filter_map(|replica| replica.report);
+    let fault = reports.flat_map(|report| &report.issuer_faults).min();
+    if let Some(fault) = fault {
+        return Verdict::new(
+            false,
+            Reason::KeysUnavailable,
+            format!("Callers with other credentials are served; {fault}."),
+        );
+    }
     let spec = &inputs.server.spec;
     let Some(authentication) = &spec.authentication else {
         return no_authentication();

@@ -139,6 +139,7 @@ fn report() -> Report {
         ],
         missing_secret_keys: Vec::new(),
         refused_keys: Vec::new(),
+        issuer_faults: Vec::new(),
         bundle_error: None,
         listing: Some(ReportedListing {
             time: at(1),

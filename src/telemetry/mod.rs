@@ -2,6 +2,7 @@
 //! defined next to the code that they count.
 
 pub mod admin;
+pub mod families;
 pub mod listen;
 pub mod logging;
 pub mod process;

@@ -41,6 +41,15 @@ pub fn cases() -> Vec<(&'static str, Value)> {
             ),
         ),
         (
+            "authentication.jwt[].jwks.caSecretRef",
+            with(
+                http(),
+                "authentication.jwt",
+                json!([{ "name": "corp", "issuer": "https://sso.example", "audiences": ["a"],
+                         "jwks": { "url": "https://sso.example/jwks", "caSecretRef": reference() } }]),
+            ),
+        ),
+        (
             "counters.redis.urlSecretRef",
             with(
                 http(),

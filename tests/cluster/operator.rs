@@ -2,6 +2,7 @@
 
 mod accounting;
 mod approvals;
+mod approved_calls;
 mod children;
 mod command_line;
 mod deep;

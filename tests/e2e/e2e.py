@@ -12,12 +12,13 @@ import signal
 import sys
 
 from base import POLICIES, ROOT, SERVERS, SYSTEM, UNKNOWN_TOOL
+from causes import Causes
 from cluster import Account, Failed, until
 from first_day import FirstDay
 from under_load import UnderLoad
 
 
-class Run(FirstDay, UnderLoad):
+class Run(FirstDay, Causes, UnderLoad):
     def uninstall(self) -> None:
         self.account.chapter("helm uninstall keeps the definitions and what they define")
         total = self.violations()["total"]
@@ -59,7 +60,7 @@ class Run(FirstDay, UnderLoad):
         self.check(found == self.after_use, "holds all experiments, the 30 tags and the champion, as before the disturbances", found)
 
     def play(self) -> None:
-        steps = [self.world, self.install, self.quickstart, self.use, self.seen, self.edit, self.disturb, self.upgrade, self.scale]
+        steps = [self.world, self.install, self.quickstart, self.use, self.seen, self.edit, self.causes, self.disturb, self.upgrade, self.scale]
         if not self.options.keep:
             steps.append(self.uninstall)
         for step in [*steps, self.end]:

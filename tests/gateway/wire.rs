@@ -13,3 +13,4 @@ mod sessions;
 mod shares;
 mod stdio;
 mod streams;
+mod tokens;

@@ -3,6 +3,7 @@
 use portcullis::cli::project::Project;
 use portcullis::policy::bundle::Bundle;
 use portcullis::{api, cli};
+use serde_json::Value;
 use std::{fs, path::PathBuf, process::Command};
 
 /// Compares a file of the repository with what it should hold, or rewrites it.
@@ -25,6 +26,48 @@ fn the_crds_in_the_repository_are_those_of_the_types() {
     for crd in api::crds() {
         let path = format!("crds/{}.yaml", crd.spec.names.plural);
         file_holds(&path, &cli::crds::yaml(&crd).unwrap());
+    }
+}
+
+/// Only McpServers and McpPolicies are read from files.
+#[test]
+fn the_schemas_that_files_are_checked_with_are_those_of_the_types() {
+    for crd in api::definitions() {
+        if crd.spec.names.kind == "McpApproval" {
+            continue;
+        }
+        let path = format!("src/manifest/definitions/{}.json", crd.spec.names.plural);
+        let [version] = crd.spec.versions.try_into().unwrap();
+        let schema = version.schema.unwrap().open_api_v3_schema.unwrap();
+        let mut schema = serde_json::to_value(schema).unwrap();
+        describe_required_only(&mut schema);
+        file_holds(&path, &format!("{schema}\n"));
+    }
+}
+
+/// Removes every description but those of required properties.
+fn describe_required_only(schema: &mut Value) {
+    let Some(schema) = schema.as_object_mut() else {
+        return;
+    };
+    schema.remove("description");
+    for key in ["items", "additionalProperties"] {
+        schema
+            .get_mut(key)
+            .into_iter()
+            .for_each(describe_required_only);
+    }
+    let required = schema.get("required").cloned().unwrap_or_default();
+    let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+    for (name, property) in properties.into_iter().flatten() {
+        let required = required.as_array().into_iter().flatten();
+        let description = required
+            .filter(|required| *required == name)
+            .find_map(|_| property.get("description").cloned());
+        describe_required_only(property);
+        if let Some(description) = description {
+            property["description"] = description;
+        }
     }
 }
 

@@ -64,7 +64,7 @@ pub struct JwtProvider {
     pub name: String,
     /// The `iss` claim that tokens must have.
     #[schemars(length(min = 1, max = 512))]
-    #[x_kube(validation = Rule::new("self.startsWith('https://')").message("issuer must be an https URL, exactly as it stands in the iss claim"))]
+    #[x_kube(validation = Rule::new("self.matches('^(https://|http://(127[.]0[.]0[.]1|localhost)(:[0-9]+)?(/|$))')").message("issuer must be an https URL, exactly as it stands in the iss claim"))]
     pub issuer: String,
     /// The `aud` values; a token must have one of them.
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256)))]
@@ -75,6 +75,11 @@ pub struct JwtProvider {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", extend("default" = "sub"), length(min = 1, max = 64))]
     pub grant_claim: Option<String>,
+    /// Scopes that a token must carry, all of them, in the claim `scope` or `scp`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 256)))]
+    #[x_kube(validation = Rule::new("self.all(s, !s.contains(' '))").message("write each of requiredScopes as an entry of its own"))]
+    pub required_scopes: Vec<String>,
 }
 
 impl JwtProvider {
@@ -99,6 +104,10 @@ pub struct Jwks {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "SecretKeyRef")]
     pub secret_key_ref: Option<SecretKeyRef>,
+    /// A key of a Secret with PEM certificates: with url, only they are trusted there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "SecretKeyRef")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
 }
 
 /// API keys: each key of the Secret is a grant's name, its value the API key.

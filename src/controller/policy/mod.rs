@@ -5,7 +5,6 @@ pub mod diagnostics;
 pub mod memory;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -15,15 +14,13 @@ use crate::api::server::McpServerStatus;
 use crate::controller::context::Context;
 use crate::controller::metrics::Kind as Reconciled;
 use crate::controller::names::Name;
+use crate::controller::runtime::throttle::{WRITE_INTERVAL, throttled};
 use crate::controller::runtime::workqueue::Action;
 use crate::controller::runtime::writer::{self, WriteError};
 use crate::policy::bundle::Bundle;
 use crate::policy::diagnostic::Diagnostic;
 use crate::status::accounting::Ledger;
 use crate::status::policy::{Inputs, Target, status};
-
-/// Figures alone do not change a status more often.
-const EVERY: Duration = Duration::from_secs(10);
 
 /// A server that a policy targets, as it was reconciled last.
 struct Seen {
@@ -49,7 +46,10 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Action, WriteError>
     else {
         return Ok(Action::AwaitChange);
     };
-    let (policy, errors) = ctx.diagnostics.of(&object);
+    let (policy, errors) = (
+        diagnostics::readable(&object),
+        ctx.diagnostics.errors(&object),
+    );
     let Some(seen) = targets(ctx, &policy) else {
         // A server that has not been looked at yet looks at its policies when it has been.
         return Ok(Action::AwaitChange);
@@ -77,7 +77,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Action, WriteError>
         })
         .cloned()
         .collect();
-    let memory = ctx.memory.policy(name, uid);
+    let memory = ctx.memory.policies.of(name, uid);
     let cached = object.status(|policy| &policy.status);
     let (metadata, previous, written) = {
         let memory = memory.lock();
@@ -99,9 +99,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Action, WriteError>
             violations: before.violations.clone(),
             ..now.clone()
         } == before;
-        if only_figures
-            && let Some(left) = crate::controller::server::throttled(written, EVERY, Instant::now())
-        {
+        if only_figures && let Some(left) = throttled(written, WRITE_INTERVAL, Instant::now()) {
             return Ok(Action::RequeueAfter(left));
         }
         let version = writer::status::<McpPolicy>(&ctx.client, &metadata, &now).await?;
@@ -134,7 +132,7 @@ fn targets(ctx: &Context, policy: &McpPolicy) -> Option<Vec<Seen>> {
     let mut seen = Vec::with_capacity(servers.len());
     for server in servers {
         let name = crate::controller::runtime::store::name_of(&*server);
-        let memory = ctx.memory.known_server(&name)?;
+        let memory = ctx.memory.servers.known(&name)?;
         let memory = memory.lock();
         if Some(memory.uid.as_str()) != server.metadata().uid.as_deref() || !memory.reconciled_once
         {
@@ -159,6 +157,6 @@ fn targets(ctx: &Context, policy: &McpPolicy) -> Option<Vec<Seen>> {
 
 /// A policy is gone.
 pub fn forget(ctx: &Context, name: &Name) {
-    ctx.memory.forget_policy(name);
+    ctx.memory.policies.forget(name);
     ctx.metrics.resources.forget(Reconciled::McpPolicy, name);
 }

@@ -74,7 +74,7 @@ enum ReadError {
 
 /// Asks a server's pods again now.
 pub fn poll_now(ctx: &Context, server: &Name) {
-    if let Some(memory) = ctx.memory.known_server(server) {
+    if let Some(memory) = ctx.memory.servers.known(server) {
         memory.lock().polls.values_mut().for_each(Poll::poll_now);
     }
     ctx.queues.reports.add(server.clone());
@@ -92,7 +92,7 @@ pub async fn work(ctx: Arc<Context>) {
 
 /// Asks a server's pods that are due, and says when the next one is.
 async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
-    let memory = ctx.memory.known_server(name)?;
+    let memory = ctx.memory.servers.known(name)?;
     let ident = Ident {
         namespace: name.0.clone(),
         name: name.1.clone(),
@@ -214,9 +214,8 @@ fn on_report(
     poll.eager_since = eager_since;
     let eager = eager_since.is_some_and(|since| now.saturating_duration_since(since) < EAGER);
     let key = (pod.uid().to_owned(), report.instance.clone());
-    let known = memory.reports.get(&key);
-    let counted = known.map_or(&[][..], |before| &before.violations);
-    if !same_counts(counted, &report.violations) {
+    let news = News::of(memory.reports.get(&key), &report);
+    if news.violations {
         poll.violated_at = Some(now);
     }
     let violating = poll
@@ -254,41 +253,53 @@ fn on_report(
         }
     }
     memory.newest.insert(key.0.clone(), key.1.clone());
-    let changed = memory
-        .reports
-        .get(&key)
-        .is_none_or(|before| differs(before, &report));
     memory.reports.insert(key, report);
-    changed
+    news.violations || news.rest
 }
 
-/// Whether a report says anything that a status or a ledger shows.
-fn differs(before: &Report, now: &Report) -> bool {
-    let Report {
-        instance,
-        revision,
-        sequence,
-        calls: _,
-        violations,
-        recent: _,
-        tools,
-        missing_secret_keys,
-        refused_keys,
-        bundle_error,
-        listing,
-        audit_error,
-    } = now;
-    let error = |report: &Report| report.listing.as_ref().map(|listing| listing.error.clone());
-    before.instance != *instance
-        || before.revision != *revision
-        || before.sequence != *sequence
-        || !same_counts(&before.violations, violations)
-        || before.tools != *tools
-        || before.missing_secret_keys != *missing_secret_keys
-        || before.refused_keys != *refused_keys
-        || before.bundle_error != *bundle_error
-        || before.audit_error != *audit_error
-        || error(before) != listing.as_ref().map(|listing| listing.error.clone())
+/// What a report says that the one before did not.
+struct News {
+    /// Counts of violations.
+    violations: bool,
+    /// Anything else that a status shows.
+    rest: bool,
+}
+
+impl News {
+    fn of(before: Option<&Report>, now: &Report) -> News {
+        let Report {
+            instance,
+            revision,
+            sequence,
+            calls: _,
+            violations,
+            recent: _,
+            tools,
+            missing_secret_keys,
+            refused_keys,
+            issuer_faults,
+            bundle_error,
+            listing,
+            audit_error,
+        } = now;
+        let counted = before.map_or(&[][..], |before| &before.violations);
+        let error = |report: &Report| report.listing.as_ref().map(|listing| listing.error.clone());
+        News {
+            violations: !same_counts(counted, violations),
+            rest: before.is_none_or(|before| {
+                before.instance != *instance
+                    || before.revision != *revision
+                    || before.sequence != *sequence
+                    || before.tools != *tools
+                    || before.missing_secret_keys != *missing_secret_keys
+                    || before.refused_keys != *refused_keys
+                    || before.issuer_faults != *issuer_faults
+                    || before.bundle_error != *bundle_error
+                    || before.audit_error != *audit_error
+                    || error(before) != listing.as_ref().map(|listing| listing.error.clone())
+            }),
+        }
+    }
 }
 
 /// Times alone are no news.

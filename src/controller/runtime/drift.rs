@@ -282,7 +282,9 @@ mod tests {
     use crate::controller::runtime::kinds::Kind;
 
     fn child(spec: Value) -> Child {
-        let mut body = Kind::Deployment.object(json!({"name": "m-gateway", "namespace": "ml"}));
+        let mut body = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "m-gateway", "namespace": "ml"},
+        });
         body["spec"] = spec;
         stamped(Child {
             kind: Kind::Deployment,

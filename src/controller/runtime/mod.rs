@@ -4,6 +4,7 @@
 //! In: the API server. Out: objects, keys of objects to be reconciled, writes. Must not do: name a kind of Portcullis's own, or
 //! decide what is to be written.
 
+pub mod blocking;
 pub mod client;
 pub mod drift;
 pub mod kinds;
@@ -15,6 +16,7 @@ pub mod reflector;
 #[cfg(test)]
 pub mod scripted;
 pub mod store;
+pub mod throttle;
 pub mod workqueue;
 pub mod writer;
 pub mod written;

@@ -76,6 +76,10 @@ fn ending(ended: &Value, name: &str, waiting: &str) -> Option<String> {
         "ContainerCannotRun" | "StartError" => Some(format!(
             "its command cannot be started: {message}; correct the command"
         )),
+        // What a program of ours wrote before it ended.
+        _ if code != 0 && !message.is_empty() => {
+            Some(format!("its container {name} ended: {message}"))
+        }
         _ if waiting.is_empty() => None,
         _ if matches!(code, 126 | 127) => Some(format!(
             "its command is not found or not executable (exit code {code}); correct the command"
@@ -115,6 +119,7 @@ mod tests {
     fn each_cause_is_told_with_what_to_change() {
         let waiting = |reason: &str, message: &str| json!({ "waiting": { "reason": reason, "message": message } });
         let ended = |reason: &str, code: i64| json!({ "terminated": { "reason": reason, "exitCode": code, "message": "exec: no such file" } });
+        let silent = |reason: &str, code: i64| json!({ "terminated": { "reason": reason, "exitCode": code } });
         let none = || json!({});
         let cases = [
             (
@@ -151,12 +156,20 @@ mod tests {
                 "ran out of memory",
             ),
             (
-                container(waiting("CrashLoopBackOff", "back-off"), ended("Error", 127)),
+                container(
+                    waiting("CrashLoopBackOff", "back-off"),
+                    silent("Error", 127),
+                ),
                 "not found or not executable (exit code 127)",
             ),
             (
-                container(waiting("CrashLoopBackOff", "back-off"), ended("Error", 1)),
+                container(waiting("CrashLoopBackOff", "back-off"), silent("Error", 1)),
                 "ends again and again with exit code 1",
+            ),
+            // What the bridge wrote about its server, while it is tried again.
+            (
+                container(json!({ "running": {} }), ended("Error", 2)),
+                "its container server ended: exec: no such file",
             ),
             (
                 container(waiting("CrashLoopBackOff", "b"), ended("StartError", 128)),
@@ -171,7 +184,10 @@ mod tests {
             container(json!({ "running": {} }), none()),
             container(waiting("ContainerCreating", ""), none()),
             // It ran, and runs again.
-            container(json!({ "running": {} }), ended("Error", 1)),
+            container(
+                json!({ "running": {} }),
+                json!({ "terminated": { "reason": "Error", "exitCode": 1 } }),
+            ),
         ] {
             assert_eq!(fine, None);
         }

@@ -11,36 +11,34 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::apply::config_map;
+use super::build::config_map::config_map;
+use super::error::AccountError;
 use super::fetch::Refs;
-use super::{Remembered, ServerError, throttled};
+use super::memory::{Remembered, ServerMemory};
 use crate::controller::context::Context;
 use crate::controller::names::LEDGER_KEY;
 use crate::controller::reports::merge;
 use crate::controller::runtime::drift::WATCH_LAG;
 use crate::controller::runtime::kinds::Kind;
 use crate::controller::runtime::objects::ObservedChild;
+use crate::controller::runtime::throttle::{WRITE_INTERVAL, throttled};
 use crate::controller::runtime::writer::{Children, WriteError, Written};
 use crate::controller::runtime::written::is_newer;
-use crate::controller::server::memory::ServerMemory;
 use crate::status::accounting::{Kept, Ledger};
-
-/// One object is not written more often.
-pub const EVERY: Duration = Duration::from_secs(10);
 
 /// The version of a ledger that is known not to be there.
 const NONE: &str = "";
 
 /// Brings the stored ledger up to date. Returns when to look again, if it was too soon.
-pub async fn keep(
+pub async fn account(
     ctx: &Context,
     refs: &Refs,
     memory: &Remembered,
-) -> Result<Option<Duration>, ServerError> {
+) -> Result<Option<Duration>, AccountError> {
     let ident = &refs.ident;
     let live = refs.own(Kind::ConfigMap, &ident.ledger());
     let pods: BTreeSet<String> = refs.pods.iter().map(|pod| pod.uid().to_owned()).collect();
-    let writes = refs.writes(ctx);
+    let writes = refs.writes(&ctx.client);
     if live.is_none()
         && let Some(left) = look(ctx, refs, memory, &writes).await?
     {
@@ -63,19 +61,15 @@ pub async fn keep(
             return Ok(None);
         }
         let urgent = refs.pods.iter().any(|pod| pod.terminating);
-        if !urgent && let Some(left) = throttled(memory.ledger_written, EVERY, Instant::now()) {
+        if !urgent
+            && let Some(left) = throttled(memory.ledger_written, WRITE_INTERVAL, Instant::now())
+        {
             return Ok(Some(left));
         }
         (stored, next)
     };
-    let text = serde_json::to_string(&next).map_err(|error| {
-        ServerError::Ledger(WriteError::Api {
-            kind: "ConfigMap",
-            name: ident.ledger(),
-            source: Box::new(kube::Error::SerdeError(error)),
-        })
-    })?;
-    let child = config_map(ident, &ident.ledger(), LEDGER_KEY, &text);
+    let text = serde_json::to_string(&next)?;
+    let child = config_map(ident, &ident.ledger(), LEDGER_KEY, text)?;
     let seen = memory
         .lock()
         .ledger
@@ -87,7 +81,7 @@ pub async fn keep(
     let written = writes
         .write(&child, seen.as_deref(), live.is_some())
         .await
-        .map_err(ServerError::Ledger)?;
+        .map_err(AccountError::Write)?;
     let written = match written {
         Written::Now(live) => live,
         // Counted on top of it the next time.
@@ -95,7 +89,7 @@ pub async fn keep(
             let mut memory = memory.lock();
             self::stored(ctx, refs, &mut memory, Some(&live));
             memory.ledger_astray = true;
-            return Err(ServerError::Ledger(WriteError::Conflict {
+            return Err(AccountError::Write(WriteError::Conflict {
                 kind: child.kind.as_str(),
                 name: child.name,
             }));
@@ -132,7 +126,7 @@ async fn look(
     refs: &Refs,
     memory: &Remembered,
     writes: &Children<'_>,
-) -> Result<Option<Duration>, ServerError> {
+) -> Result<Option<Duration>, AccountError> {
     let (known, written) = {
         let memory = memory.lock();
         let version = memory.ledger.as_ref().map(|(version, _)| version.clone());
@@ -163,7 +157,7 @@ async fn look(
     let there = writes
         .get(Kind::ConfigMap, &refs.ident.ledger())
         .await
-        .map_err(ServerError::Ledger)?
+        .map_err(AccountError::Read)?
         .filter(|live| live.controller() == Some(&refs.ident.uid));
     let mut memory = memory.lock();
     match there {

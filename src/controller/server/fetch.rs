@@ -5,14 +5,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kube::Client;
+use serde_json::Value;
+
 use crate::api::loose::Loose;
 use crate::api::policy::{McpPolicy, Mode};
 use crate::api::server::McpServer;
 use crate::controller::context::Context;
 use crate::controller::names::{Ident, Name};
+use crate::controller::policy::diagnostics::readable;
 use crate::controller::runtime::kinds::Kind;
 use crate::controller::runtime::objects::{GatewayPod, ObservedChild};
 use crate::controller::runtime::writer::Children;
+use crate::controller::server::build::wanted::Replicas;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::target;
 
@@ -67,10 +72,27 @@ impl Refs {
             .or_else(|| self.own(Kind::Deployment, deployment)?.trouble.clone())
     }
 
+    /// Whether a policy that targets it, or may have, is not accepted now.
+    pub fn has_rejected_policy(&self) -> bool {
+        self.policies.iter().any(|policy| !policy.errors.is_empty())
+    }
+
+    /// Replicas of the gateway's Deployment, if there is one.
+    pub fn gateway_replicas(&self) -> Option<Replicas> {
+        let deployment = (Kind::Deployment, self.ident.gateway());
+        let live = self.children.get(&deployment)?;
+        let value = live.value();
+        let now = value.pointer("/spec/replicas").and_then(Value::as_i64);
+        Some(Replicas {
+            now: now.unwrap_or(1),
+            others: live.replicas_of_others,
+        })
+    }
+
     /// Writes of this server's children.
-    pub fn writes<'a>(&'a self, ctx: &'a Context) -> Children<'a> {
+    pub fn writes<'a>(&'a self, client: &'a Client) -> Children<'a> {
         Children {
-            client: &ctx.client,
+            client,
             namespace: &self.ident.namespace,
             owner: &self.ident.uid,
         }
@@ -132,7 +154,8 @@ fn policies(ctx: &Context, server: &Loose<McpServer>) -> (Vec<Targeting>, bool) 
         .into_iter()
         .filter_map(|policy| {
             let size = ctx.diagnostics.size(&policy);
-            let (policy, errors) = ctx.diagnostics.of(&policy);
+            let errors = ctx.diagnostics.errors(&policy);
+            let policy = readable(&policy);
             unknown |= !known && target::needs_namespace_labels(&policy);
             let now = ctx.targets(&policy, server.metadata());
             (now || !errors.is_empty()).then_some(Targeting {

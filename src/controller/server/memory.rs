@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::api::server::McpServerStatus;
@@ -15,8 +16,10 @@ use crate::controller::server::tampering::Tampering;
 use crate::policy::acceptance;
 use crate::policy::bundle::Bundle;
 use crate::policy::diagnostic::Diagnostic;
-use crate::policy::lint::lint;
 use crate::status::accounting::Ledger;
+
+/// What is remembered of one server, shared between its reconciliation, the reads of its reports and the watches.
+pub type Remembered = Arc<Mutex<ServerMemory>>;
 
 #[derive(Default)]
 pub struct ServerMemory {
@@ -61,8 +64,8 @@ pub struct ServerMemory {
 
 impl ServerMemory {
     /// Another bundle of the operator's is the newest.
-    pub fn knows(&mut self, bundle: Bundle) {
-        self.warnings = Arc::new(lint(&bundle));
+    pub fn knows(&mut self, bundle: Bundle, warnings: Vec<Diagnostic>) {
+        self.warnings = Arc::new(warnings);
         self.bundle = Some(Arc::new(bundle));
     }
 }

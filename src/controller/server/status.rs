@@ -6,57 +6,56 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::account;
+use super::error::StatusError;
 use super::fetch::Refs;
-use super::validate::Plan;
-use super::{Remembered, ServerError, throttled};
+use super::memory::Remembered;
 use crate::api::condition::{ConditionStatus, ConditionType};
 use crate::api::server::{McpServer, McpServerSpec, McpServerStatus};
 use crate::controller::context::Context;
 use crate::controller::metrics::Kind as Reconciled;
 use crate::controller::names::{Ident, SERVER};
 use crate::controller::runtime::kinds::Kind;
+use crate::controller::runtime::throttle::{WRITE_INTERVAL, throttled};
 use crate::controller::runtime::writer;
-use crate::controller::server::account;
 use crate::policy::bundle::Bundle;
 use crate::status::report::Report;
 use crate::status::server::{Inputs, Refusal, Replica, status};
 
-/// Figures alone do not change a status more often.
-const EVERY: Duration = Duration::from_secs(10);
-
 /// What became of a status.
-pub enum Wrote {
+pub enum StatusWrite {
     /// It is as it should be.
     Current,
     /// It will be written after that time.
     Later(Duration),
-    /// It is not known yet.
-    Unknown,
+    /// It is not known before a gateway was heard.
+    Unheard,
 }
 
-/// Writes the status if it is known: a leader that is new must hear from the gateways before it says anything else of them than
+/// Writes the status if it is known (`planned`: the server was accepted; `refusal`: why it is not, or cannot be carried out): a leader that is new must hear from the gateways before it says anything else of them than
 /// the leader before.
 pub async fn write(
     ctx: &Context,
     refs: &Refs,
-    plan: Option<&Plan>,
+    planned: bool,
     refusal: Option<&Refusal>,
     memory: &Remembered,
-) -> Result<Wrote, ServerError> {
+) -> Result<StatusWrite, StatusError> {
     if unheard(refs, memory) {
-        return Ok(Wrote::Unknown);
+        ctx.queues.reports.add(refs.ident.key());
+        return Ok(StatusWrite::Unheard);
     }
     let cached = refs.object.status(|server| &server.status);
     let (metadata, previous) = memory.lock().written.newest(refs.object.metadata(), cached);
-    let (now, changed) = compute(refs, plan, refusal, previous.as_ref(), memory);
+    let (now, changed) = compute(refs, planned, refusal, previous.as_ref(), memory);
     let before = previous.unwrap_or_default();
     if now != before {
         // A gateway cannot have a status written each time that it is asked.
         let written = memory.lock().written.at;
         if only_figures(&before, &now)
-            && let Some(left) = throttled(written, EVERY, Instant::now())
+            && let Some(left) = throttled(written, WRITE_INTERVAL, Instant::now())
         {
-            return Ok(Wrote::Later(left));
+            return Ok(StatusWrite::Later(left));
         }
         let version = match writer::status::<McpServer>(&ctx.client, &metadata, &now).await {
             Ok(version) => version,
@@ -65,7 +64,7 @@ pub async fn write(
                 if changed {
                     tell_policies(ctx, refs);
                 }
-                return Err(ServerError::Status(error));
+                return Err(StatusError::Write(error));
             }
         };
         memory.lock().written.set(version, now.clone());
@@ -104,7 +103,7 @@ pub async fn write(
     if changed {
         tell_policies(ctx, refs);
     }
-    Ok(Wrote::Current)
+    Ok(StatusWrite::Current)
 }
 
 /// Whether there is a gateway that has not been asked for its report yet.
@@ -154,7 +153,7 @@ fn is_programmed(status: &McpServerStatus, revision: &str) -> bool {
 /// The status now, and whether it differs from the one that policies were judged by.
 fn compute(
     refs: &Refs,
-    plan: Option<&Plan>,
+    planned: bool,
     refusal: Option<&Refusal>,
     previous: Option<&McpServerStatus>,
     memory: &Remembered,
@@ -162,7 +161,7 @@ fn compute(
     let ident = &refs.ident;
     let (stored, bundle, tampered, reports, judged) = {
         let memory = memory.lock();
-        // Whether stored just now or not: `ledger::keep` has looked.
+        // Whether stored just now or not: `account` has looked.
         let ledger = account::known(&memory).unwrap_or_default();
         let reports: Vec<Option<Report>> = refs
             .pods
@@ -205,7 +204,7 @@ fn compute(
         "kubectl -n {} describe deployments,pods -l {SERVER}={}",
         ident.namespace, ident.name
     );
-    let url = (plan.is_some() || bundle.is_some()).then(|| url(ident, &server.spec));
+    let url = (planned || bundle.is_some()).then(|| url(ident, &server.spec));
     let trouble = refs.trouble(&ident.gateway(), &refs.pods);
     let upstream_trouble = refs.trouble(&ident.upstream(), &refs.upstream_pods);
     let now = status(&Inputs {

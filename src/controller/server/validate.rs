@@ -1,7 +1,7 @@
 //! Whether a server can be carried out, and the bundle that follows.
 //!
-//! In: what was fetched, and the bundle that is stored. Out: a [`Plan`], or why there is none; what is in force then stays.
-//! Pure. Must not do: half-accept anything.
+//! In: what was fetched, and the bundle that is stored. Out: a [`Verdict`]: a plan, or why there is none and what stays in force
+//! then. Pure. Must not do: half-accept anything.
 
 use super::fetch::{Refs, Targeting};
 use crate::api::condition::Reason;
@@ -12,20 +12,44 @@ use crate::policy::bundle::{Blocked, Bundle, BundlePolicy};
 use crate::policy::compile;
 use crate::status::server::Refusal;
 
-/// What is to be brought about.
+/// What was decided about a server.
+pub struct Verdict {
+    pub plan: Result<Plan, Refusal>,
+    /// The current policies on the server as it was accepted last, if that was another: in force until the API server has taken all
+    /// that the plan leads to, or for as long as there is no plan.
+    pub held: Option<Bundle>,
+}
+
+/// What is to be carried out.
 pub struct Plan {
     pub server: McpServer,
     /// What should be in force; its sequence is given when it is written.
     pub bundle: Bundle,
-    /// The same policies on the server as it was accepted last, if that was another: in force until the API server has taken all
-    /// that the server leads to now.
-    pub held: Option<Bundle>,
     /// Limits are counted in the gateway's memory.
     pub alone: bool,
 }
 
 /// Judges a server under its policies. `stored` is the bundle that its gateways have now.
 pub fn validate(
+    refs: &Refs,
+    stored: Option<&Bundle>,
+    key: &OperatorKey,
+    compiled: &mut acceptance::Memory,
+) -> Verdict {
+    let plan = plan(refs, stored, key, compiled);
+    let is_another = match (&plan, stored) {
+        (Ok(plan), Some(stored)) => stored.server.spec != plan.server.spec,
+        (Err(_), Some(_)) => true,
+        (_, None) => false,
+    };
+    let held = match is_another {
+        true => held(refs, stored, key, compiled),
+        false => None,
+    };
+    Verdict { plan, held }
+}
+
+fn plan(
     refs: &Refs,
     stored: Option<&Bundle>,
     key: &OperatorKey,
@@ -45,20 +69,16 @@ pub fn validate(
         ));
     }
     let Settled { bundle, alone } = settled(refs, &server, stored, key, compiled)?;
-    let held = stored
-        .filter(|stored| stored.server.spec != server.spec)
-        .and_then(|_| held(refs, stored, key, compiled));
     Ok(Plan {
         server,
         bundle,
-        held,
         alone,
     })
 }
 
 /// What should be in force while the server cannot be accepted: the server as it was accepted last, under the current policies:
 /// nobody escapes a policy by a server that is refused. None if no server was ever accepted.
-pub fn held(
+fn held(
     refs: &Refs,
     stored: Option<&Bundle>,
     key: &OperatorKey,

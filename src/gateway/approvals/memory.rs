@@ -4,16 +4,14 @@
 //! most once, and each step is in the audit log. Must not do: keep more than a bounded number of
 //! them.
 
+use super::standing::{AskRoom, room, same_call};
 use super::steps::Entry;
-use super::{
-    ApprovalKey, ApprovalRequest, CallContext, DecideError, NotRequested, PENDING_PER_GRANT,
-    PENDING_PER_SERVER, Standing,
-};
+use super::{ApprovalKey, ApprovalRequest, CallContext, DecideError, NotRequested, Standing};
 use crate::api::Time;
-use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, ServerRef, Verdict};
+use crate::api::approval::{Decision, McpApproval, Verdict};
 use crate::gateway::observe::audit::AuditLog;
 use jiff::{SignedDuration, Timestamp};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -78,10 +76,11 @@ impl Memory {
         let mut entries = self.lock();
         for name in &wanted.names {
             let open = named(&mut entries, &wanted.namespace, name)
-                .find(|(_, entry)| !entry.finished(now) && same_call(entry, wanted));
-            if let Some((key, entry)) = open {
-                entry.asked_by(context.session);
-                return Ok(entry.standing(key));
+                .filter(|(_, entry)| !entry.finished(now) && asks_for(entry, wanted))
+                .find_map(|(key, entry)| Some((entry.standing(key, now)?, entry)));
+            if let Some((standing, entry)) = open {
+                entry.askers.asked_by(context.session);
+                return Ok(standing);
             }
         }
         self.make_room(&mut entries, wanted, now)?;
@@ -97,16 +96,14 @@ impl Memory {
         };
         let entry = Entry::new(&key, wanted, context);
         entry.record(self.log.as_ref(), "requested", None, now);
-        let standing = entry.standing(&key);
+        let standing = Standing::Pending(key.clone(), wanted.spec.expires_at.0);
         entries.insert(key, entry);
         drop(entries);
         self.notify();
         Ok(standing)
     }
 
-    /// Makes room for another request of this caller. Where a server has reached its limit, the
-    /// caller with the most requests gives up its oldest one, if it still has more than this caller
-    /// then.
+    /// Makes room for another request of this caller; see [`room`].
     fn make_room(
         &self,
         entries: &mut BTreeMap<ApprovalKey, Entry>,
@@ -114,30 +111,17 @@ impl Memory {
         now: Timestamp,
     ) -> Result<(), NotRequested> {
         let spec = &wanted.spec;
-        let open = |entry: &Entry| {
+        let open = |entry: &&Entry| {
             entry.pending(now) && entry.is_of(&wanted.namespace, &spec.server_ref.name)
         };
-        let mut by_grant: HashMap<&str, usize> = HashMap::new();
-        for entry in entries.values().filter(|entry| open(entry)) {
-            *by_grant.entry(&entry.object.spec.grant).or_default() += 1;
-        }
-        let own = by_grant.get(spec.grant.as_str()).copied().unwrap_or(0);
-        if own >= PENDING_PER_GRANT {
-            return Err(NotRequested::GrantFull);
-        }
-        if by_grant.values().sum::<usize>() < PENDING_PER_SERVER {
+        let all = entries.values().filter(open);
+        let grants = all.map(|entry| entry.object.spec.grant.as_str());
+        let AskRoom::From(grant) = room(grants, &spec.grant)? else {
             return Ok(());
-        }
-        let most = by_grant
-            .iter()
-            .max_by_key(|(grant, count)| (**count, **grant));
-        let (grant, _) = most
-            .filter(|(_, count)| **count > own + 1)
-            .ok_or(NotRequested::ServerFull)?;
-        let grant = (*grant).to_owned();
+        };
         let oldest = entries
             .values_mut()
-            .filter(|entry| open(entry) && entry.object.spec.grant == grant)
+            .filter(|entry| open(&&**entry) && entry.object.spec.grant == grant)
             .min_by_key(|entry| entry.object.spec.requested_at.0);
         if let Some(entry) = oldest {
             entry.withdraw(now);
@@ -154,14 +138,16 @@ impl Memory {
     ) -> Option<Standing> {
         let entries = self.lock();
         let entry = entries.get(key)?;
-        let over = entry.consumed() || entry.expired(now);
-        (!over && same_call(entry, wanted)).then(|| entry.standing(key))
+        if !asks_for(entry, wanted) {
+            return None;
+        }
+        entry.standing(key, now)
     }
 
     pub(super) fn consume(
         &self,
         key: &ApprovalKey,
-        version: u64,
+        version: &str,
         context: CallContext<'_>,
         now: Timestamp,
     ) -> bool {
@@ -169,9 +155,11 @@ impl Memory {
         let Some(entry) = entries.get_mut(key) else {
             return false;
         };
-        let approved =
-            matches!(entry.standing(key), Standing::Approved(_, found) if found == version);
-        if !approved || entry.finished(now) {
+        let approved = matches!(
+            entry.standing(key, now),
+            Some(Standing::Approved(_, found)) if found == version
+        );
+        if !approved {
             return false;
         }
         entry.consume(now);
@@ -185,7 +173,9 @@ impl Memory {
     pub(super) fn withdraw(&self, key: Option<&ApprovalKey>, session: &str, now: Timestamp) {
         self.end(
             |own, entry| {
-                entry.pending(now) && key.is_none_or(|key| key == own) && entry.given_up_by(session)
+                entry.pending(now)
+                    && key.is_none_or(|key| key == own)
+                    && entry.askers.given_up_by(session)
             },
             |entry| {
                 entry.withdraw(now);
@@ -234,9 +224,9 @@ impl Memory {
         let mut entries = self.lock();
         let mut next = None;
         for entry in entries.values_mut() {
-            let decided = &entry.object.spec.decision;
-            let denied = decided
-                .as_ref()
+            let denied = entry
+                .object
+                .ruling()
                 .is_some_and(|decision| decision.verdict == Verdict::Denied);
             let over = entry.consumed() || entry.stale() || entry.withdrawn();
             if denied || over || entry.expiry_recorded {
@@ -368,31 +358,8 @@ fn named<'a>(
         .take_while(move |((of, own), _)| *of == namespace && own.starts_with(&start))
 }
 
-/// Whether an object asks for the very call; only the times may differ.
-fn same_call(entry: &Entry, wanted: &ApprovalRequest) -> bool {
-    let McpApprovalSpec {
-        server_ref: ServerRef { name },
-        grant,
-        tool,
-        arguments_digest,
-        arguments_preview,
-        upstream,
-        policy,
-        rule,
-        requested_at: _,
-        expires_at: _,
-        decision: _,
-    } = &entry.object.spec;
-    let wanted_spec = &wanted.spec;
-    *name == wanted_spec.server_ref.name
-        && *grant == wanted_spec.grant
-        && *tool == wanted_spec.tool
-        && *arguments_digest == wanted_spec.arguments_digest
-        && *arguments_preview == wanted_spec.arguments_preview
-        && *upstream == wanted_spec.upstream
-        && *policy == wanted_spec.policy
-        && *rule == wanted_spec.rule
-        && entry.destination == wanted.destination
+fn asks_for(entry: &Entry, wanted: &ApprovalRequest) -> bool {
+    same_call(&entry.object.spec, &wanted.spec) && entry.destination == wanted.destination
 }
 
 /// Drops finished requests that are old or too many. Requests that an agent may still ask about

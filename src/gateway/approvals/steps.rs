@@ -1,28 +1,62 @@
-//! One request for approval as it is kept, and the steps that it goes through.
+//! One request for approval as it is kept in memory, who asks for it, and the steps that it goes
+//! through.
 //!
 //! In: the request, and what happens to it. Out: where it stands, and a line in the audit log for
 //! each step. Must not do: look at other requests.
 
 use jiff::Timestamp;
 
-use super::{ApprovalKey, ApprovalRequest, CallContext, Standing};
+use super::{ApprovalKey, ApprovalRequest, CallContext, Standing, standing};
 use crate::api::Time;
-use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, Verdict};
+use crate::api::approval::{Decision, McpApproval, McpApprovalSpec};
 use crate::gateway::observe::audit::{ApprovalStep, AuditLog, DecisionId};
 
 /// No more sessions of those that ask are kept apart; with more than that, a request is not
 /// withdrawn.
 const MAX_ASKERS: usize = 16;
 
+/// The sessions that ask for one approval.
+#[derive(Debug)]
+pub(super) struct AskingSessions {
+    sessions: Vec<String>,
+    /// More sessions than those have asked.
+    more: bool,
+}
+
+impl AskingSessions {
+    pub(super) fn first(session: &str) -> Self {
+        AskingSessions {
+            sessions: vec![session.to_owned()],
+            more: false,
+        }
+    }
+
+    /// Another call asks for it too.
+    pub(super) fn asked_by(&mut self, session: &str) {
+        if self.sessions.iter().any(|asker| asker == session) {
+            return;
+        }
+        if self.sessions.len() < MAX_ASKERS {
+            self.sessions.push(session.to_owned());
+        } else {
+            self.more = true;
+        }
+    }
+
+    /// A session does not ask any more; returns whether no session does.
+    pub(super) fn given_up_by(&mut self, session: &str) -> bool {
+        let before = self.sessions.len();
+        self.sessions.retain(|asker| asker != session);
+        self.sessions.len() < before && self.sessions.is_empty() && !self.more
+    }
+}
+
 pub(super) struct Entry {
     pub(super) object: McpApproval,
     pub(super) version: u64,
     /// Digest of where the call goes.
     pub(super) destination: String,
-    /// The sessions that ask for it.
-    askers: Vec<String>,
-    /// More sessions than those have asked.
-    more_askers: bool,
+    pub(super) askers: AskingSessions,
     /// The decision on the call that asked first.
     instance: String,
     number: u64,
@@ -47,8 +81,7 @@ impl Entry {
             object,
             version: 1,
             destination: wanted.destination.clone(),
-            askers: vec![context.session.to_owned()],
-            more_askers: false,
+            askers: AskingSessions::first(context.session),
             instance: context.decision.instance.to_owned(),
             number: context.decision.number,
             expiry_recorded: false,
@@ -78,11 +111,11 @@ impl Entry {
 
     /// It cannot be used any more.
     pub(super) fn finished(&self, now: Timestamp) -> bool {
-        self.consumed() || self.stale() || self.withdrawn() || self.expired(now)
+        standing::finished(&self.object, now)
     }
 
     pub(super) fn pending(&self, now: Timestamp) -> bool {
-        !self.finished(now) && self.object.spec.decision.is_none()
+        standing::pending(&self.object, now)
     }
 
     pub(super) fn is_of(&self, namespace: &str, server: &str) -> bool {
@@ -90,39 +123,9 @@ impl Entry {
             && self.object.spec.server_ref.name == server
     }
 
-    pub(super) fn standing(&self, key: &ApprovalKey) -> Standing {
-        if self.stale() {
-            return Standing::Stale(key.clone());
-        }
-        if self.withdrawn() {
-            return Standing::Withdrawn(key.clone());
-        }
-        match &self.object.spec.decision {
-            None => Standing::Pending(key.clone(), self.object.spec.expires_at.0),
-            Some(decision) => match decision.verdict {
-                Verdict::Approved => Standing::Approved(key.clone(), self.version),
-                Verdict::Denied => Standing::Denied(key.clone(), decision.clone()),
-            },
-        }
-    }
-
-    /// Another call asks for it too.
-    pub(super) fn asked_by(&mut self, session: &str) {
-        if self.askers.iter().any(|asker| asker == session) {
-            return;
-        }
-        if self.askers.len() < MAX_ASKERS {
-            self.askers.push(session.to_owned());
-        } else {
-            self.more_askers = true;
-        }
-    }
-
-    /// A session does not ask any more; returns whether no session does.
-    pub(super) fn given_up_by(&mut self, session: &str) -> bool {
-        let before = self.askers.len();
-        self.askers.retain(|asker| asker != session);
-        self.askers.len() < before && self.askers.is_empty() && !self.more_askers
+    /// See [`standing::standing`].
+    pub(super) fn standing(&self, key: &ApprovalKey, now: Timestamp) -> Option<Standing> {
+        standing::standing(&self.object, key, || self.version.to_string(), now)
     }
 
     pub(super) fn withdraw(&mut self, now: Timestamp) {
@@ -155,28 +158,40 @@ impl Entry {
         by: Option<DecisionId<'_>>,
         time: Timestamp,
     ) {
-        let Some(log) = log else {
-            return;
-        };
-        let spec = &self.object.spec;
-        let namespace = self.object.metadata.namespace.as_deref();
-        let decision = spec.decision.as_ref();
-        log.step(&ApprovalStep {
-            time,
-            decision_id: by.unwrap_or(DecisionId {
-                instance: &self.instance,
-                number: self.number,
-            }),
-            server: &format!("{}/{}", namespace.unwrap_or_default(), spec.server_ref.name),
-            approval: self.object.metadata.name.as_deref().unwrap_or_default(),
-            step,
-            grant: &spec.grant,
-            tool: &spec.tool,
-            policy: &spec.policy,
-            rule: &spec.rule,
-            digest: &spec.arguments_digest,
-            by: decision.map(|decision| decision.by.as_str()),
-            reason: decision.and_then(|decision| decision.reason.as_deref()),
+        let by = by.unwrap_or(DecisionId {
+            instance: &self.instance,
+            number: self.number,
         });
+        record(&self.object, log, step, by, time);
     }
+}
+
+/// Records a step of a request.
+pub(super) fn record(
+    object: &McpApproval,
+    log: Option<&AuditLog>,
+    step: &'static str,
+    decision_id: DecisionId<'_>,
+    time: Timestamp,
+) {
+    let Some(log) = log else {
+        return;
+    };
+    let spec = &object.spec;
+    let namespace = object.metadata.namespace.as_deref();
+    let decision = object.ruling();
+    log.step(&ApprovalStep {
+        time,
+        decision_id,
+        server: &format!("{}/{}", namespace.unwrap_or_default(), spec.server_ref.name),
+        approval: object.metadata.name.as_deref().unwrap_or_default(),
+        step,
+        grant: &spec.grant,
+        tool: &spec.tool,
+        policy: &spec.policy,
+        rule: &spec.rule,
+        digest: &spec.arguments_digest,
+        by: decision.map(|decision| decision.by.as_str()),
+        reason: decision.and_then(|decision| decision.reason.as_deref()),
+    });
 }

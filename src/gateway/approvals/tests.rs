@@ -91,9 +91,9 @@ fn the_same_call_finds_its_request_and_an_approval_is_used_once() {
     let Ok(Standing::Approved(found, version)) = memory.request(&call, by("s"), at(7)) else {
         panic!("not approved")
     };
-    assert!(!memory.consume(&found, version + 1, by("s"), at(7)));
-    assert!(memory.consume(&found, version, by("s"), at(7)));
-    assert!(!memory.consume(&found, version, by("s"), at(7)));
+    assert!(!memory.consume(&found, &format!("{version}1"), by("s"), at(7)));
+    assert!(memory.consume(&found, &version, by("s"), at(7)));
+    assert!(!memory.consume(&found, &version, by("s"), at(7)));
     assert_eq!(
         memory.request(&call, by("s"), at(8)),
         pending("mlflow-d1-1", 100)
@@ -136,7 +136,7 @@ fn an_expired_approval_is_not_used_and_a_denial_stands_until_it_expires() {
     let Ok(Standing::Approved(found, version)) = memory.request(&call, by("s"), at(99)) else {
         panic!("not approved")
     };
-    assert!(!memory.consume(&found, version, by("s"), at(100)));
+    assert!(!memory.consume(&found, &version, by("s"), at(100)));
     let again = wanted("key:a", "d1", 100);
     assert_eq!(
         memory.request(&again, by("s"), at(100)),
@@ -266,7 +266,7 @@ fn an_approval_is_for_nothing_once_calls_go_elsewhere() {
         Ok(Standing::Approved(..))
     ));
     memory.destination_changed("ml", "mlflow", "sha256:there", at(3));
-    assert!(!memory.consume(&found, version, by("s"), at(4)));
+    assert!(!memory.consume(&found, &version, by("s"), at(4)));
     assert_eq!(
         memory.look(&asked, &key("mlflow-d1-0"), at(4)),
         Some(Standing::Stale(key("mlflow-d1-0")))
@@ -377,7 +377,7 @@ fn every_step_is_a_line_that_names_who_why_what_and_the_decision() {
             number: 8,
         },
     };
-    assert!(memory.consume(&found, version, other, at(4)));
+    assert!(memory.consume(&found, &version, other, at(4)));
     memory.withdraw(None, "d3", at(5));
     assert_eq!(memory.expire(at(6)), Some(at(100)));
     assert_eq!(memory.expire(at(100)), None);

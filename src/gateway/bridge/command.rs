@@ -1,12 +1,13 @@
 //! `portcullis-gateway bridge -- CMD`: the bridge as a process of its own, often PID 1 of the
 //! server's container.
 //!
-//! In: arguments. Out: a listening bridge, until SIGTERM or SIGINT. It must not listen beyond this
-//! machine without a bearer.
+//! In: arguments. Out: a listening bridge, until SIGTERM or SIGINT, or until the server does not
+//! start. It must not listen beyond this machine without a bearer.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -63,6 +64,9 @@ pub struct BridgeArgs {
     /// Let the server inherit this variable too; `*` for all (repeatable)
     #[arg(long, value_name = "NAME")]
     pub pass_env: Vec<OsString>,
+    /// Also write why the bridge ends to this file, as pods have one for `kubectl describe`
+    #[arg(long, value_name = "FILE")]
+    pub termination_log: Option<PathBuf>,
     /// The server's command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
@@ -97,10 +101,24 @@ pub enum CommandError {
     Start(#[from] StartError),
     #[error("cannot watch for signals: {0}")]
     Signals(std::io::Error),
+    #[error("the server does not start: {0}")]
+    NeverStarts(String),
 }
 
-/// Runs until a signal asks it to stop; then no process of the server's is left.
+/// Runs until a signal asks it to stop, or the server does not start; then no process of the
+/// server's is left.
 pub async fn run(args: BridgeArgs) -> Result<(), CommandError> {
+    let log = args.termination_log.clone();
+    let ended = serve(args).await;
+    if let (Err(error), Some(log)) = (&ended, log)
+        && let Err(error) = std::fs::write(&log, error.to_string())
+    {
+        tracing::warn!(%error, "{} cannot be written", log.display());
+    }
+    ended
+}
+
+async fn serve(args: BridgeArgs) -> Result<(), CommandError> {
     let bearer_file = match &args.bearer_file {
         Some(path) => Some(BearerFile::open(path)?),
         None if args.listen.ip().is_loopback() => None,
@@ -124,10 +142,12 @@ pub async fn run(args: BridgeArgs) -> Result<(), CommandError> {
     let bridge = Bridge::start(config(args, bearer)?)?;
     let rereading = bearer_file.map(|file| tokio::spawn(file.follow()));
     tracing::info!(%address, "bridge listens on http://{address}/mcp");
+    let (watched, mut gave_up) = (Arc::clone(&bridge), None);
     let asked = async {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            why = watched.gives_up() => gave_up = Some(why),
         }
     };
     bridge.serve(listener, asked).await;
@@ -136,7 +156,7 @@ pub async fn run(args: BridgeArgs) -> Result<(), CommandError> {
     }
     orphans_stop.cancel();
     let _ = orphans.await;
-    Ok(())
+    gave_up.map_or(Ok(()), |why| Err(CommandError::NeverStarts(why)))
 }
 
 /// The file with the bearer, which may change while the bridge runs.

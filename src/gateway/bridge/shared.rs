@@ -57,6 +57,9 @@ enum ServerState {
     Stopped,
 }
 
+/// A child that has served and fails to start this many times in a row does not come up.
+const STARTS_IN_A_ROW: u32 = 5;
+
 /// The mode itself.
 #[derive(Debug)]
 pub(super) struct SharedServer {
@@ -101,6 +104,30 @@ impl SharedServer {
             Ok(ServerState::Ready(_)) => Ok(()),
             Ok(ServerState::Down { why, .. }) => Err(why.clone()),
             _ => Err("the server was stopped".to_owned()),
+        }
+    }
+
+    /// Waits until the child does not come up: its first start failed, or [`STARTS_IN_A_ROW`] after
+    /// it had served. Returns why.
+    pub(super) async fn gives_up(&self) -> String {
+        let mut state = self.state.subscribe();
+        let (mut failed, mut served) = (0, false);
+        loop {
+            let decided = state.wait_for(|state| !matches!(state, ServerState::Starting));
+            match decided.await.as_deref() {
+                Ok(ServerState::Ready(_)) => (failed, served) = (0, true),
+                Ok(ServerState::Down { why, .. }) => {
+                    failed += 1;
+                    if !served || failed > STARTS_IN_A_ROW {
+                        return why.clone();
+                    }
+                }
+                // It stops because it was asked to.
+                _ => return std::future::pending().await,
+            }
+            let _ = state
+                .wait_for(|state| matches!(state, ServerState::Starting | ServerState::Stopped))
+                .await;
         }
     }
 

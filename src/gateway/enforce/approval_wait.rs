@@ -9,13 +9,16 @@ use tokio::time::timeout_at;
 
 use super::{AdmittedCall, Granted, PendingCall, Refusal, decide, enforced, unrecordable};
 use crate::gateway::approvals::{
-    ApprovalKey, ApprovalRequest, CallContext, NotRequested, RequestParts, Standing,
+    ApprovalKey, ApprovalRequest, CallContext, NotConsumed, NotRequested, RequestParts, Standing,
 };
 use crate::gateway::fairness::offload::aside;
 use crate::gateway::observe::Outcome;
 use crate::policy::approval::{self, Subject};
 use crate::policy::decision::RuleId;
 use crate::policy::{self, Decision};
+
+/// When a call may be repeated that found no Kubernetes API.
+const API_RETRY_AFTER: Duration = Duration::from_secs(10);
 
 impl PendingCall<'_> {
     /// Finds or creates the approval, holds the call while a person decides, and consumes the
@@ -53,6 +56,7 @@ impl PendingCall<'_> {
         let mut changes = approvals.changes();
         let mut standing = approvals
             .request(&wanted, self.context(number), now)
+            .await
             .map_err(|refused| self.not_requested(&refused, decision, now))?;
         loop {
             let now = Timestamp::now();
@@ -60,16 +64,20 @@ impl PendingCall<'_> {
                 Standing::Approved((_, name), version) => {
                     self.approval = Some(name.clone());
                     // Cancelled, or its session ended, at the moment at which it was approved.
-                    if !hold.release() || self.gateway.sessions.has_ended(self.call.session) {
+                    if hold.is_cancelled() || self.gateway.sessions.has_ended(self.call.session) {
                         self.record(Outcome::Unapproved, &decision.by, now, None);
                         return Err(Refusal::Cancelled);
                     }
-                    return self.use_approval(
-                        &wanted,
-                        (wanted.namespace.clone(), name),
-                        version,
-                        now,
-                    );
+                    let key = (wanted.namespace.clone(), name);
+                    let mut admitted = self.use_approval(&wanted, key, &version, now).await?;
+                    // Or while the approval was used up: then it is used up for nothing.
+                    if !hold.release() || self.gateway.sessions.has_ended(self.call.session) {
+                        admitted.in_flight.give_back();
+                        admitted.in_flight.done = true;
+                        self.record(Outcome::Unapproved, &decision.by, now, None);
+                        return Err(Refusal::Cancelled);
+                    }
+                    return Ok(admitted);
                 }
                 Standing::Denied((_, name), decided) => {
                     self.approval = Some(name.clone());
@@ -91,12 +99,7 @@ impl PendingCall<'_> {
                 }
                 Standing::Pending(key, open_until) => {
                     self.approval = Some(key.1.clone());
-                    let changed = async {
-                        match &mut changes {
-                            Some(changes) => changes.changed().await.is_ok(),
-                            None => std::future::pending().await,
-                        }
-                    };
+                    let changed = async { changes.changed().await.is_ok() };
                     let expiry =
                         Duration::try_from(open_until.duration_since(now)).unwrap_or_default();
                     let until = deadline.min(tokio::time::Instant::now() + expiry);
@@ -132,11 +135,11 @@ impl PendingCall<'_> {
 
     /// Decides again under the current bundle and credentials, reserves, and takes the approval; at
     /// most one call gets it.
-    pub(super) fn use_approval(
+    pub(super) async fn use_approval(
         &mut self,
         wanted: &ApprovalRequest,
         key: ApprovalKey,
-        version: u64,
+        version: &str,
         now: Timestamp,
     ) -> Result<AdmittedCall, Refusal> {
         let gone = |this: &Self, by: &Arc<RuleId>| {
@@ -171,7 +174,7 @@ impl PendingCall<'_> {
         }
         // Another definition of the tool, other rules or another preview make it another call.
         match self.approval_request(&decision, now)? {
-            Some(again) if same(&again, wanted) => {}
+            Some(again) if again.is_same_call(wanted) => {}
             _ => return Err(gone(self, &decision.by)),
         }
         // The approval is good for one call: it is not used up for one that cannot be recorded.
@@ -187,15 +190,21 @@ impl PendingCall<'_> {
             .gateway
             .calls
             .approvals()
-            .consume(&key, version, context, now);
-        match consumed.and_then(|consumed| Granted::approved(&decision, consumed)) {
-            Some(granted) => Ok(AdmittedCall { in_flight, granted }),
-            None => {
-                in_flight.give_back();
-                in_flight.done = true;
-                Err(gone(self, &decision.by))
+            .consume(wanted, &key, version, context, now)
+            .await;
+        let refusal = match consumed {
+            Ok(consumed) => match Granted::approved(&decision, consumed) {
+                Some(granted) => return Ok(AdmittedCall { in_flight, granted }),
+                None => gone(self, &decision.by),
+            },
+            Err(NotConsumed::Lost) => gone(self, &decision.by),
+            Err(NotConsumed::Unavailable) => {
+                self.not_requested(&NotRequested::Unavailable, &decision, now)
             }
-        }
+        };
+        in_flight.give_back();
+        in_flight.done = true;
+        Err(refusal)
     }
 
     fn context(&self, number: u64) -> CallContext<'_> {
@@ -214,12 +223,17 @@ impl PendingCall<'_> {
         let outcome = match refused {
             NotRequested::GrantFull | NotRequested::ServerFull => Outcome::Unapproved,
             // No person was asked: a refusal of the fail-closed table.
-            NotRequested::Unavailable => Outcome::Denied,
+            NotRequested::Unavailable | NotRequested::Rejected => Outcome::Denied,
         };
-        self.record(outcome, &decision.by, now, None);
-        Refusal::ApprovalRefused {
-            by: Arc::clone(&decision.by),
-            why: refused.to_string(),
+        let retry_after = (*refused == NotRequested::Unavailable).then_some(API_RETRY_AFTER);
+        self.record(outcome, &decision.by, now, retry_after);
+        let by = Arc::clone(&decision.by);
+        match retry_after {
+            Some(retry_after) => Refusal::ApprovalUnavailable { by, retry_after },
+            None => Refusal::ApprovalRefused {
+                by,
+                why: refused.to_string(),
+            },
         }
     }
 
@@ -277,12 +291,4 @@ impl PendingCall<'_> {
             }
         }
     }
-}
-
-fn same(a: &ApprovalRequest, b: &ApprovalRequest) -> bool {
-    a.spec.arguments_digest == b.spec.arguments_digest
-        && a.spec.arguments_preview == b.spec.arguments_preview
-        && a.spec.grant == b.spec.grant
-        && a.spec.policy == b.spec.policy
-        && a.spec.rule == b.spec.rule
 }

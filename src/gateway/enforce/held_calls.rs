@@ -78,6 +78,11 @@ impl HeldCall {
         self.token.cancelled()
     }
 
+    /// Whether the client has cancelled the call.
+    pub fn is_cancelled(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
     /// Ends the hold and says whether the call may still go. A cancellation that comes later does
     /// not find it, and is passed on to the upstream.
     pub fn release(&self) -> bool {

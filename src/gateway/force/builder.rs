@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+use super::callers::Callers;
 use super::destination::Destination;
 use super::lists::Lists;
 use super::plan::{Plan, Stdio};
@@ -17,9 +18,6 @@ use super::secrets::{Lookup, Secrets};
 use super::settings::Settings;
 use super::snapshot::Snapshot;
 use super::tls::{self, Certificate, Transport};
-use crate::api::Switch;
-use crate::api::server::McpServerSpec;
-use crate::gateway::grants::{Grants, SHORTEST_KEY};
 use crate::gateway::upstream::Upstream;
 use crate::gateway::upstream::connect::connect;
 use crate::gateway::upstream::stdio::RunAs;
@@ -87,13 +85,11 @@ pub struct Builder {
     upstream: Option<(Plan, Arc<Upstream>)>,
     destination: Option<Arc<Destination>>,
     missing: Vec<String>,
-    keys: Option<KeysSeen>,
+    callers: Callers,
     sealer: Option<(Vec<u8>, Arc<Sealer>)>,
     certificate: Option<Certificate>,
     transport: Transport,
 }
-
-type KeysSeen = (Option<BTreeMap<String, Vec<u8>>>, bool, Arc<Grants>);
 
 impl Builder {
     /// Nothing is in force yet.
@@ -108,7 +104,7 @@ impl Builder {
             upstream: None,
             destination: None,
             missing: Vec::new(),
-            keys: None,
+            callers: Callers::default(),
             sealer: None,
             certificate: None,
             transport: Transport::Plain,
@@ -179,9 +175,9 @@ impl Builder {
     /// For when the current Secrets cannot be used as a whole: a key that was revoked must not live
     /// on because of another Secret's mistake.
     pub fn with_current_callers(&mut self, snapshot: &Snapshot) -> Option<Arc<Snapshot>> {
-        let spec = &self.bundle.as_ref()?.server.spec;
+        let bundle = self.bundle.as_ref()?;
         let mut lookup = Lookup::new(&*self.environment.secrets);
-        let grants = grants(spec, &mut self.keys, &mut lookup);
+        let grants = self.callers.grants(bundle, &mut lookup);
         (!Arc::ptr_eq(&grants, &snapshot.grants)).then(|| {
             Arc::new(Snapshot {
                 grants,
@@ -224,7 +220,7 @@ impl Builder {
             .map_err(Rejected::Setting)?;
         let sealer = sealer(&self.sealing, &mut self.sealer, &mut lookup)?;
         let transport = tls::transport(spec, &mut self.certificate, &mut lookup)?;
-        let grants = grants(spec, &mut self.keys, &mut lookup);
+        let grants = self.callers.grants(bundle, &mut lookup);
         self.missing = lookup.into_missing();
         let (Some(plan), Some(sealer), []) = (plan, sealer, &self.missing[..]) else {
             self.transport = transport;
@@ -281,34 +277,6 @@ fn by_session(bundle: &Bundle) -> bool {
             .as_ref()
             .is_some_and(|when| when.contains("session"))
     })
-}
-
-/// The current callers. `made` is the previous table, with what it was made from.
-fn grants(
-    spec: &McpServerSpec,
-    made: &mut Option<KeysSeen>,
-    lookup: &mut Lookup<'_>,
-) -> Arc<Grants> {
-    let authentication = spec.authentication.as_ref();
-    let anonymous =
-        authentication.is_some_and(|authentication| authentication.anonymous() == Switch::Allow);
-    let keys = authentication
-        .and_then(|authentication| authentication.api_keys.as_ref())
-        .and_then(|keys| lookup.all(&keys.secret_ref.name, false));
-    match made {
-        Some((seen, open, grants)) if *seen == keys && *open == anonymous => Arc::clone(grants),
-        _ => {
-            let held = keys.as_ref().unwrap_or(const { &BTreeMap::new() });
-            let grants = Arc::new(Grants::new(held, anonymous));
-            for name in grants.refused() {
-                tracing::error!(
-                    "the API key {name} is refused, as it has fewer than {SHORTEST_KEY} characters: put a longer one into the Secret, for example that of `openssl rand -hex 32`"
-                );
-            }
-            *made = Some((keys, anonymous, Arc::clone(&grants)));
-            grants
-        }
-    }
 }
 
 /// The current sealer; None when its keys are missing. `made` is the previous one, with the text it

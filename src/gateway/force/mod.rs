@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 mod builder;
+mod callers;
 pub mod destination;
 mod lists;
 pub mod plan;

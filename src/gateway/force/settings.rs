@@ -20,6 +20,8 @@ pub struct Settings {
     pub allowed_origins: Vec<String>,
     /// Further values of `Host` that are accepted.
     pub allowed_hosts: Vec<String>,
+    /// How agents reach the gateway, if not by the name that they write into `Host`.
+    pub public_url: Option<String>,
     instructions: Option<Instructions>,
     sampling: bool,
     elicitation: bool,
@@ -60,6 +62,7 @@ impl Settings {
             max_request_bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
             allowed_origins: gateway.allowed_origins,
             allowed_hosts,
+            public_url: gateway.public_url,
             instructions: spec.instructions,
             sampling: features.sampling() == Switch::Allow,
             elicitation: features.elicitation() == Switch::Allow,

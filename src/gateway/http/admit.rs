@@ -7,20 +7,23 @@ use std::sync::Arc;
 
 use http::header::WWW_AUTHENTICATE;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
+use super::head::{host, one};
+use super::metadata;
 use super::responses::{Answer, refuse};
 use crate::gateway::Gateway;
 use crate::gateway::body::message::json_response;
 use crate::gateway::fairness::budget::{Kind, Taken};
 use crate::gateway::fairness::floor::Seat;
 use crate::gateway::force::snapshot::Snapshot;
-use crate::gateway::grants::Grant;
+use crate::gateway::grants::{Grant, Unauthorized};
 use crate::gateway::hops;
+use crate::gateway::tokens::RemoteKeys;
 use crate::protocol::{answer, header};
 
 /// Checks that apply to every request: a bundle in force, an allowed Host and Origin, a credential.
-pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, Box<Answer>> {
+pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, NotAdmitted> {
     let Some(snapshot) = gateway.snapshot() else {
         let body = answer::error(
             None,
@@ -28,24 +31,14 @@ pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, Box<Ans
             "The gateway has no policy in force yet",
             None,
         );
-        return Err(Box::new(json_response(
-            StatusCode::SERVICE_UNAVAILABLE,
-            body,
-        )));
+        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, body).into());
     };
     let settings = &snapshot.settings;
     let forbidden = |why: &str| {
-        Box::new(json_response(
-            StatusCode::FORBIDDEN,
-            answer::invalid_request(None, why),
-        ))
+        let body = answer::invalid_request(None, why);
+        NotAdmitted::from(refuse(StatusCode::FORBIDDEN, body))
     };
-    let host = head
-        .uri
-        .authority()
-        .map(|authority| authority.as_str())
-        .or_else(|| one(head, http::header::HOST));
-    if !host.is_some_and(|host| header::host_allowed(host, &settings.allowed_hosts)) {
+    if !host(head).is_some_and(|host| header::host_allowed(host, &settings.allowed_hosts)) {
         return Err(forbidden(
             "the Host header names a host that this gateway does not serve; add it to spec.gateway.allowedHosts",
         ));
@@ -64,7 +57,7 @@ pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, Box<Ans
             gateway.observe.server()
         );
         let body = answer::invalid_request(None, &why);
-        return Err(refuse(StatusCode::LOOP_DETECTED, body));
+        return Err(refuse(StatusCode::LOOP_DETECTED, body).into());
     };
     match snapshot.grants.authenticate(&head.headers) {
         Ok(grant) => Ok(Admitted {
@@ -72,12 +65,83 @@ pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, Box<Ans
             grant,
             hops,
         }),
-        Err(unauthorized) => {
-            let body = answer::invalid_request(None, &unauthorized.to_string());
-            let mut response = json_response(StatusCode::UNAUTHORIZED, body);
-            let challenge = HeaderValue::from_static("Bearer realm=\"portcullis\"");
-            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-            Err(Box::new(response))
+        Err(unauthorized) => Err(NotAdmitted::unauthorized(&snapshot, head, unauthorized)),
+    }
+}
+
+/// [`admit`]; where a token is signed with a key that is not known, once more with the newest keys.
+pub(super) async fn admit_with_newest_keys(
+    gateway: &Gateway,
+    head: &Parts,
+) -> Result<Admitted, Box<Answer>> {
+    match admit(gateway, head) {
+        Err(NotAdmitted {
+            newer_keys: Some(keys),
+            ..
+        }) => {
+            keys.refetch().await;
+            admit(gateway, head).map_err(|refused| refused.answer)
+        }
+        admitted => admitted.map_err(|refused| refused.answer),
+    }
+}
+
+/// A refusal, which newer keys of an issuer may overcome.
+pub(super) struct NotAdmitted {
+    answer: Box<Answer>,
+    newer_keys: Option<Arc<RemoteKeys>>,
+}
+
+impl From<Box<Answer>> for NotAdmitted {
+    fn from(answer: Box<Answer>) -> Self {
+        NotAdmitted {
+            answer,
+            newer_keys: None,
+        }
+    }
+}
+
+impl From<NotAdmitted> for Box<Answer> {
+    fn from(refused: NotAdmitted) -> Self {
+        refused.answer
+    }
+}
+
+impl NotAdmitted {
+    /// 401 or 403 with a challenge (RFC 6750 section 3, RFC 9728 section 5.1).
+    fn unauthorized(snapshot: &Snapshot, head: &Parts, unauthorized: Unauthorized) -> Self {
+        let mut challenge = "Bearer realm=\"portcullis\"".to_owned();
+        let mut status = StatusCode::UNAUTHORIZED;
+        match &unauthorized {
+            Unauthorized::Missing => {}
+            Unauthorized::Refused | Unauthorized::UnknownKey(_) => {
+                challenge.push_str(", error=\"invalid_token\"");
+            }
+            Unauthorized::Scopes(scopes) => {
+                status = StatusCode::FORBIDDEN;
+                challenge.push_str(", error=\"insufficient_scope\", scope=\"");
+                challenge.push_str(&scopes.join(" "));
+                challenge.push('"');
+            }
+        }
+        if let Some(url) = metadata::url(snapshot, head) {
+            challenge.push_str(", resource_metadata=\"");
+            challenge.push_str(&url);
+            challenge.push('"');
+        }
+        let body = answer::invalid_request(None, &unauthorized.to_string());
+        let mut response = json_response(status, body);
+        let challenge = HeaderValue::try_from(challenge);
+        let plain = HeaderValue::from_static("Bearer realm=\"portcullis\"");
+        response
+            .headers_mut()
+            .insert(WWW_AUTHENTICATE, challenge.unwrap_or(plain));
+        NotAdmitted {
+            answer: Box::new(response),
+            newer_keys: match unauthorized {
+                Unauthorized::UnknownKey(keys) => Some(keys),
+                _ => None,
+            },
         }
     }
 }
@@ -112,15 +176,6 @@ pub(super) fn share(
     let taken = share.take(kind).map_err(|spent| busy(&spent, false))?;
     grant.share = Some(share);
     Ok(taken)
-}
-
-/// The value of a header that occurs exactly once.
-pub(super) fn one(head: &Parts, name: HeaderName) -> Option<&str> {
-    let mut values = head.headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) => value.to_str().ok(),
-        _ => None,
-    }
 }
 
 /// A request that passed these checks.

@@ -136,6 +136,17 @@ pub(super) fn refusal_body(
         Refusal::ApprovalRefused { by, why } => {
             answer::denied(version, id, &by.policy_label(), &by.rule, why)
         }
+        Refusal::ApprovalUnavailable { by, retry_after } => answer::tool_refused(
+            version,
+            id,
+            &format!(
+                "Approval unavailable: policy {}, rule {} asks a person about this call, and the Kubernetes API, where approvals are kept, cannot be used now. The call was not made. Repeat it unchanged in {} s.",
+                by.policy_label(),
+                by.rule,
+                retry_after.as_secs()
+            ),
+            Some(*retry_after),
+        ),
         Refusal::Unrecorded(why) => {
             answer::tool_refused(version, id, &unrecorded(why), Some(UNRECORDED_RETRY_AFTER))
         }

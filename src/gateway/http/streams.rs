@@ -3,7 +3,7 @@
 use http::header::ALLOW;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
-use super::admit::one;
+use super::head::one;
 use super::responses::{Answer, header_refusal, refuse, shown};
 use super::{Exchange, SHORT_TIMEOUT};
 use crate::gateway::body::empty;

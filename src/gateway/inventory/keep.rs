@@ -73,7 +73,7 @@ async fn keep(gateway: Weak<Gateway>) {
                     own = None;
                     wait = retry;
                     retry = (retry * 2).min(LAST_RETRY);
-                    let error = cause::of_error(&error);
+                    let error = cause::of_error(&error, upstream.is_own_pod());
                     if strong.inventory.latest().error.as_deref() != Some(&error) {
                         tracing::warn!(server = strong.observe.server(), %error, "the upstream's tools could not be listed");
                     }

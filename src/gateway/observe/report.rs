@@ -48,6 +48,9 @@ impl Gateway {
             refused_keys: snapshot
                 .as_ref()
                 .map_or_else(Vec::new, |snapshot| snapshot.grants.refused().to_vec()),
+            issuer_faults: snapshot
+                .as_ref()
+                .map_or_else(Vec::new, |snapshot| snapshot.grants.issuer_faults()),
             bundle_error: self.last_error(),
             listing: listing.time.map(|time| ReportedListing {
                 time,

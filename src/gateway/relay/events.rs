@@ -158,6 +158,8 @@ impl EventRelay {
                 () = stop.cancelled(), if self.unsolicited => Wake::Stop,
             };
             match wake {
+                // A token expires, or its issuer's keys change, without a change of the policy.
+                Wake::KeepAlive if self.caller_is_gone() => self.ended = true,
                 Wake::KeepAlive => return Some(Bytes::from_static(b": keep-alive\n\n")),
                 Wake::Changed => self.changed(),
                 Wake::Stop => self.ended = true,
@@ -312,6 +314,11 @@ impl EventRelay {
                 self.ended = true;
             }
         }
+    }
+
+    fn caller_is_gone(&self) -> bool {
+        let snapshot = self.relay.gateway.snapshot();
+        snapshot.is_some_and(|snapshot| !snapshot.grants.still_holds(&self.relay.grant))
     }
 
     /// The policy changed: the caller may have lost access, or may see other tools.

@@ -10,8 +10,9 @@ use std::io::ErrorKind;
 use http::StatusCode;
 use rustls::CertificateError;
 
-/// The error with its causes and what to do about it.
-pub fn of_error(error: &(dyn Error + 'static)) -> String {
+/// The error with its causes and what to do about it. `own_pod`: the upstream is a pod that the
+/// operator runs, at an address that no user has written.
+pub fn of_error(error: &(dyn Error + 'static), own_pod: bool) -> String {
     let mut text = error.to_string();
     let mut advice = None;
     let mut next = error.source();
@@ -25,6 +26,7 @@ pub fn of_error(error: &(dyn Error + 'static)) -> String {
         next = cause.source();
     }
     match advice {
+        Some(_) if own_pod => format!("the server's pod takes no connections ({text})"),
         Some(advice) => format!("{text}; {advice}"),
         None => text,
     }
@@ -109,4 +111,27 @@ pub fn of_status(status: StatusCode) -> String {
         _ => "that is not an answer of an MCP server; correct spec.upstream.http.url",
     };
     format!("it answered HTTP {status}; {advice}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An error of the client around one of the system.
+    #[derive(Debug, thiserror::Error)]
+    #[error("the upstream cannot be reached")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn nobody_is_sent_to_a_url_that_the_operator_chose() {
+        let error = Outer(ErrorKind::ConnectionRefused.into());
+        assert_eq!(
+            of_error(&error, false),
+            "the upstream cannot be reached: connection refused; nothing listens there; start the server, or correct host and port in spec.upstream.http.url"
+        );
+        assert_eq!(
+            of_error(&error, true),
+            "the server's pod takes no connections (the upstream cannot be reached: connection refused)"
+        );
+    }
 }

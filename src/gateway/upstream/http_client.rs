@@ -171,7 +171,7 @@ impl HttpUpstream {
 
     /// Sends one request to the URL. A request is sent again by the pool only when a kept
     /// connection turned out closed before its first byte was written.
-    pub(super) async fn send(
+    pub(in crate::gateway) async fn send(
         &self,
         mut request: Request<Bytes>,
     ) -> Result<Response<Body>, UpstreamError> {

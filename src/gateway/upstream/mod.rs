@@ -50,6 +50,12 @@ impl Upstream {
         matches!(self, Upstream::Http(upstream) if !upstream.bridge)
     }
 
+    /// Whether it is the pod of the server itself, which the operator runs: its address is nothing
+    /// that a user could correct.
+    pub fn is_own_pod(&self) -> bool {
+        matches!(self, Upstream::Http(upstream) if upstream.bridge)
+    }
+
     /// Sends what the permit allows and returns the response once its head is there.
     ///
     /// # Errors

@@ -120,12 +120,6 @@ pub fn unsupported(spec: &McpServerSpec) -> Vec<Diagnostic> {
                 "this release does not check service account tokens yet; remove it and use apiKeys",
             );
         }
-        if !authentication.jwt.is_empty() {
-            add(
-                "spec.authentication.jwt",
-                "this release does not check JSON Web Tokens yet; remove it and use apiKeys",
-            );
-        }
     }
     if spec
         .counters

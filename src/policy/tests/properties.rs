@@ -198,7 +198,7 @@ proptest! {
     #[test]
     fn a_bundle_that_is_written_is_read_as_the_same(number in any::<f64>().prop_filter("finite", |n| n.is_finite()), text in "\\PC{0,20}") {
         let mut written = bundle("", &[]);
-        written.issuers = vec![serde_json::json!({"kid": text, "number": number})];
+        written.issuers = vec![crate::policy::bundle::BundleIssuer { issuer: text.clone(), jwks: serde_json::json!({"kid": text, "number": number}) }];
         let written = written.sealed().unwrap();
         let read = Bundle::parse(&serde_json::to_vec(&written).unwrap());
         prop_assert_eq!(read.map_err(|error| error.to_string()), Ok(written));

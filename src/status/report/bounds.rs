@@ -28,6 +28,8 @@ pub const COUNTS: usize = 2_048;
 pub const RECENT: usize = 64;
 /// Missing keys of Secrets.
 pub const MISSING: usize = 1_024;
+/// Issuers of tokens whose keys are not there.
+pub const ISSUERS: usize = 32;
 
 /// An upper bound for the calls that a gateway can decide in a second.
 const FASTEST: u64 = 100_000;

@@ -1,4 +1,4 @@
-//! Approvals: their phases, their end. Gateways write them in a later release; here their account does.
+//! Approvals: their phases, their end.
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Api;

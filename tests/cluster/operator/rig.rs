@@ -23,29 +23,29 @@ const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/portcullis");
 /// The cluster with the operator in it: two replicas.
 pub fn operated(what: &str) -> Option<&'static Cluster> {
     static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
-    SHARED
-        .get_or_init(|| {
-            let cluster = Cluster::start(what, &Options::default())?;
-            let arguments = [
-                "install",
-                "portcullis",
-                CHART,
-                "--namespace",
-                SYSTEM,
-                "--create-namespace",
-                "--set",
-                "operator.lease.duration=5s,operator.logFormat=text",
-            ];
-            tool::run(
-                &cluster.program("helm"),
-                cluster.admin_kubeconfig(),
-                arguments,
-                "",
-            )
-            .ok();
-            Some(cluster)
-        })
-        .as_ref()
+    SHARED.get_or_init(|| start(what)).as_ref()
+}
+
+fn start(what: &str) -> Option<Cluster> {
+    let cluster = Cluster::start(what, &Options::default())?;
+    let arguments = [
+        "install",
+        "portcullis",
+        CHART,
+        "--namespace",
+        SYSTEM,
+        "--create-namespace",
+        "--set",
+        "operator.lease.duration=5s,operator.logFormat=text",
+    ];
+    tool::run(
+        &cluster.program("helm"),
+        cluster.admin_kubeconfig(),
+        arguments,
+        "",
+    )
+    .ok();
+    Some(cluster)
 }
 
 /// One test's namespace, and what is needed to use it.
@@ -61,6 +61,20 @@ impl Room {
         let cluster = tokio::task::spawn_blocking(move || operated(what))
             .await
             .unwrap()?;
+        Some(Room {
+            cluster,
+            namespace: cluster.namespace("op").await,
+            client: cluster.admin_client(),
+        })
+    }
+
+    /// The same in a cluster of the test's own, which it may break.
+    pub async fn alone(what: &'static str) -> Option<Room> {
+        let cluster = tokio::task::spawn_blocking(move || start(what))
+            .await
+            .unwrap()?;
+        // As the shared one, it ends with this process.
+        let cluster: &'static Cluster = Box::leak(Box::new(cluster));
         Some(Room {
             cluster,
             namespace: cluster.namespace("op").await,

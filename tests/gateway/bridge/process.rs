@@ -346,3 +346,55 @@ async fn the_command_says_what_is_wrong_before_it_starts_anything() {
     assert!(matches!(error, CommandError::Listen { .. }), "{error}");
     assert!(!Path::new(&marker).exists());
 }
+
+#[test]
+fn a_server_that_never_starts_ends_the_bridge_which_says_why_where_kubernetes_reads_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("termination-log");
+    let cases: &[(&[&str], &str)] = &[
+        (&["/no/such/program"], "/no/such/program"),
+        (
+            &["sh", "-c", "exit 3"],
+            "the server does not start: it exited with status 3 before it answered `initialize`",
+        ),
+        (
+            &["sh", "-c", "kill -9 $$"],
+            "it was killed by signal 9, as the kernel does when the memory runs out",
+        ),
+        (
+            &["sh", "-c", "exec 1>&-; sleep 600"],
+            "it closed its output before it answered `initialize`",
+        ),
+    ];
+    for (command, says) in cases {
+        let _ = std::fs::remove_file(&log);
+        let mut bridge = Command::new(env!("CARGO_BIN_EXE_portcullis-gateway"))
+            .args([
+                "bridge",
+                "--listen",
+                "127.0.0.1:0",
+                "--insecure-no-bearer",
+                "--termination-log",
+            ])
+            .arg(&log)
+            .arg("--")
+            .args(*command)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = bridge.try_wait().unwrap() {
+                break status;
+            }
+            if start.elapsed() > PATIENCE {
+                let _ = bridge.kill();
+                panic!("the bridge goes on without {command:?}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(status.code(), Some(2), "{command:?}");
+        let said = std::fs::read_to_string(&log).unwrap();
+        assert!(said.contains(says), "{command:?}: {said}");
+    }
+}

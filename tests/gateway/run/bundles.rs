@@ -189,21 +189,29 @@ async fn the_report_is_for_the_bearer_that_the_bundle_names_and_probes_and_metri
 }
 
 #[tokio::test]
-async fn a_call_that_needs_approval_is_denied_and_told_that_a_later_release_will_ask() {
-    let fake = Fake::start(&["echo"]).await;
-    let policy =
-        json!({"rules": [{"name": "ask", "tools": {"names": ["*"]}, "action": "RequireApproval"}]});
+async fn a_call_that_needs_approval_is_refused_with_a_time_to_repeat_it_while_the_api_is_silent() {
+    let fake = Fake::start(&["echo", "other"]).await;
+    let policy = json!({"rules": [
+        {"name": "ask", "tools": {"names": ["echo"]}, "action": "RequireApproval"},
+        {"name": "open", "tools": {"names": ["other"]}, "action": "Allow"},
+    ]});
     let (_volumes, pod) = Pod::ready(&fake, &[policy], &[]).await;
     let client = pod.client.session().await;
+    let reply = client.call("echo", json!({})).await;
     assert_eq!(
-        client.call("echo", json!({})).await.tool(),
+        reply.tool(),
         (
             true,
-            "Denied by policy p0, rule ask: approvals in a cluster come with a later release; until then calls that need one are denied. Do not retry."
+            "Approval unavailable: policy p0, rule ask asks a person about this call, and the Kubernetes API, where approvals are kept, cannot be used now. The call was not made. Repeat it unchanged in 10 s."
                 .to_owned()
         )
     );
+    assert_eq!(
+        reply.json()["result"]["_meta"]["portcullis.dev/retryAfterMs"],
+        10_000
+    );
     assert_eq!(fake.calls(), 0);
+    assert!(!client.call("other", json!({})).await.tool().0);
     let counted = &pod.report().await["violations"][0];
     assert_eq!(
         (&counted["outcome"], &counted["rule"]),

@@ -203,6 +203,12 @@ pub fn cases() -> Vec<Case> {
             jwt(json!({})),
         ),
         now(
+            "write each of requiredScopes as an entry of its own",
+            "McpServer",
+            jwt(json!({ "requiredScopes": ["mcp read"] })),
+            jwt(json!({ "requiredScopes": ["mcp", "read"] })),
+        ),
+        now(
             "jwks.url must be an https URL",
             "McpServer",
             jwt(json!({ "jwks": { "url": "http://127.0.0.1:1@evil/jwks" } })),

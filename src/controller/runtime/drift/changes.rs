@@ -285,7 +285,9 @@ mod tests {
     use super::*;
 
     fn child() -> Child {
-        let mut body = Kind::Deployment.object(json!({"name": "m-gateway", "namespace": "ml"}));
+        let mut body = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "m-gateway", "namespace": "ml"},
+        });
         body["spec"] = json!({
             "selector": {"matchLabels": {"app": "m"}},
             "template": {"spec": {

@@ -4,7 +4,14 @@ use k8s_openapi::api::{apps, autoscaling, core, networking, policy, rbac};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use serde_json::json;
+
+use super::metadata::{metadata, selector};
+use super::pod::container_security;
+use super::wanted::{Replicas, Settings};
 use super::*;
+use crate::api::server::McpServerSpec;
+use crate::controller::args::{Egress, Peers};
 use crate::controller::names::GATEWAY;
 
 fn ident() -> Ident {
@@ -37,14 +44,15 @@ fn gateways_connect_where_the_platform_lets_them_and_to_their_own_bridge() {
             gateway_egress: egress,
             ..settings()
         };
-        let children = super::children(&Wanted {
+        let children = build(&Wanted {
             ident: &ident(),
             spec: &spec,
             settings: &settings,
             alone: false,
             bundle_keys: &[],
             replicas: None,
-        });
+        })
+        .unwrap();
         let mut all = children.into_iter();
         let found = all.find(|one| one.kind == Kind::NetworkPolicy && one.name == "mlflow-gateway");
         found.unwrap().body["spec"].clone()
@@ -68,14 +76,15 @@ fn gateways_connect_where_the_platform_lets_them_and_to_their_own_bridge() {
 
 fn built(spec: Value, alone: bool, replicas: Option<Replicas>) -> BTreeMap<(Kind, String), Value> {
     let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
-    let children = children(&Wanted {
+    let children = build(&Wanted {
         ident: &ident(),
         spec: &spec,
         settings: &settings(),
         alone,
         bundle_keys: &[],
         replicas,
-    });
+    })
+    .unwrap();
     children
         .into_iter()
         .map(|child| ((child.kind, child.name), child.body))
@@ -159,7 +168,8 @@ fn every_child_belongs_to_its_server_and_says_so() {
         } else {
             "gateway"
         };
-        assert_eq!(body["metadata"], metadata(&ident(), &name, component));
+        let own = serde_json::to_value(metadata(&ident(), &name, component)).unwrap();
+        assert_eq!(body["metadata"], own);
         assert_eq!(body["metadata"]["ownerReferences"][0]["uid"], "u-1");
     }
 }
@@ -215,6 +225,7 @@ fn the_server_is_started_by_the_bridge_and_reached_only_with_its_bearer() {
             "--name=ml/mlflow",
             "--sessions=per-session",
             "--max-request-bytes=1114112",
+            "--termination-log=/dev/termination-log",
             "--pass-env=*",
             "--",
             "mlflow-mcp",
@@ -261,7 +272,7 @@ fn the_server_is_started_by_the_bridge_and_reached_only_with_its_bearer() {
     let policy = &children[&(Kind::NetworkPolicy, "mlflow-upstream".to_owned())]["spec"];
     assert_eq!(
         policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"],
-        selector(&ident(), GATEWAY)
+        json!(selector(&ident(), GATEWAY).match_labels)
     );
 }
 
@@ -285,7 +296,7 @@ fn pods_meet_the_restricted_standard() {
             .iter()
             .chain(pod["initContainers"].as_array().unwrap_or(&none));
         for container in containers {
-            assert_eq!(container["securityContext"], container_security());
+            assert_eq!(container["securityContext"], json!(container_security()));
         }
     }
 }
@@ -350,14 +361,15 @@ fn nobody_reaches_the_admin_port_unless_the_operator_says_who() {
         admin_from: Peers::default(),
         ..settings()
     };
-    let children = super::children(&Wanted {
+    let children = build(&Wanted {
         ident: &ident(),
         spec: &spec,
         settings: &closed,
         alone: false,
         bundle_keys: &[],
         replicas: None,
-    });
+    })
+    .unwrap();
     let policy = children
         .iter()
         .find(|child| child.kind == Kind::NetworkPolicy)
@@ -432,4 +444,103 @@ fn several_replicas_are_disrupted_one_at_a_time() {
         has(json!({ "autoscaling": { "minReplicas": 1 } })),
         (false, true)
     );
+}
+
+/// Servers that together use every field that a child depends on.
+fn samples() -> BTreeMap<&'static str, Vec<Child>> {
+    let pod = json!({
+        "labels": { "team": "ml", "app.kubernetes.io/name": "theirs" }, "annotations": { "x": "y" },
+        "nodeSelector": { "disk": "ssd" }, "priorityClassName": "high",
+        "tolerations": [{ "key": "k", "operator": "Exists", "tolerationSeconds": 0 }],
+        "affinity": { "nodeAffinity": {} },
+    });
+    let resources = json!({ "requests": { "cpu": "1000m" }, "limits": { "memory": "1Gi" } });
+    let mut full_stdio = stdio();
+    full_stdio["upstream"]["stdio"].as_object_mut().unwrap().extend(
+        json!({
+            "pod": pod, "resources": resources, "serviceAccountName": "theirs", "runAsUser": 1_000,
+            "imagePullSecrets": [{ "name": "pull" }, { "name": "own" }],
+            "env": [
+                { "name": "A", "value": "" }, { "name": "HOME", "value": "/h" }, { "name": "A", "value": "last" },
+                { "name": "B", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k", "optional": false } } },
+            ],
+            "envFrom": [{ "prefix": "P_", "secretRef": { "name": "s" } }],
+            "volumes": [{ "name": "mine", "emptyDir": {} }, { "name": "map", "configMap": { "name": "m", "defaultMode": 0 } }],
+        })
+        .as_object()
+        .unwrap()
+        .clone(),
+    );
+    full_stdio["gateway"] = json!({
+        "replicas": 3, "port": 8443, "tls": { "secretRef": { "name": "tls" } }, "pod": pod, "resources": resources,
+        "service": { "type": "LoadBalancer", "annotations": { "a": "b" } }, "imagePullSecrets": [{ "name": "pull" }],
+    });
+    let mut scaled = http();
+    scaled["upstream"]["http"] = json!({
+        "url": "https://mlflow/mcp", "tls": { "caSecretRef": { "name": "ca", "key": "ca.crt" } },
+        "headers": [{ "name": "Authorization", "valueFrom": { "secretKeyRef": { "name": "token", "key": "t" } } }],
+    });
+    scaled["gateway"] =
+        json!({ "autoscaling": { "minReplicas": 2, "maxReplicas": 5 }, "resources": {} });
+    let egress = json!([{ "to": [{ "ipBlock": { "cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"] } }], "ports": [{ "port": 53, "protocol": "UDP" }] }, {}]);
+    let closed = Settings {
+        admin_from: Peers::default(),
+        gateway_egress: Egress(serde_json::from_value(egress).unwrap()),
+        ..settings()
+    };
+    let key = crate::controller::key::OperatorKey::new(b"0123456789abcdef", "key").unwrap();
+    let of = |spec: &Value, settings: &Settings, alone, replicas| {
+        build(&Wanted {
+            ident: &ident(),
+            spec: &serde_json::from_value::<McpServerSpec>(spec.clone()).unwrap(),
+            settings,
+            alone,
+            bundle_keys: key.public(),
+            replicas,
+        })
+        .unwrap()
+    };
+    let live = |now, others| Some(Replicas { now, others });
+    BTreeMap::from([
+        ("http", of(&http(), &settings(), false, None)),
+        ("http, closed", of(&http(), &closed, false, live(4, true))),
+        (
+            "http, alone",
+            of(&http(), &settings(), true, live(2, false)),
+        ),
+        ("scaled", of(&scaled, &settings(), false, live(9, false))),
+        ("stdio", of(&stdio(), &settings(), false, None)),
+        (
+            "stdio, full",
+            of(&full_stdio, &closed, false, live(1, false)),
+        ),
+    ])
+}
+
+/// What the API server is sent, byte by byte: a field that appears, goes, or becomes empty is applied to every child of every server
+/// when the operator is upgraded, and another pod template rolls all pods.
+#[test]
+fn the_children_are_sent_as_the_release_before_sent_them() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/controller/server/build/tests/children.txt"
+    );
+    let mut text = String::new();
+    for (sample, children) in samples() {
+        for child in children {
+            let (kind, name) = (child.kind.as_str(), &child.name);
+            text.push_str(&format!("{sample}: {kind} {name}\n{}\n", child.body));
+        }
+    }
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, &text).unwrap();
+    }
+    let before = std::fs::read_to_string(path).unwrap();
+    for (now, before) in text.lines().zip(before.lines()) {
+        assert_eq!(
+            now, before,
+            "if this is meant, run the test once with UPDATE=1"
+        );
+    }
+    assert_eq!(text.lines().count(), before.lines().count());
 }

@@ -7,15 +7,19 @@ use super::*;
 use crate::api::loose::Loose;
 use crate::api::policy::McpPolicy;
 use crate::controller::names::Ident;
-use crate::controller::policy::diagnostics::PolicyDiagnostics;
+use crate::controller::policy::diagnostics::{PolicyDiagnostics, readable};
 use crate::policy::target;
 
+fn verdict(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Verdict {
+    super::validate(refs, stored, key, &mut acceptance::Memory::default())
+}
+
 fn held(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Option<Bundle> {
-    super::held(refs, stored, key, &mut acceptance::Memory::default())
+    verdict(refs, stored, key).held
 }
 
 fn validate(refs: &Refs, stored: Option<&Bundle>, key: &OperatorKey) -> Result<Plan, Refusal> {
-    super::validate(refs, stored, key, &mut acceptance::Memory::default())
+    verdict(refs, stored, key).plan
 }
 
 fn key() -> OperatorKey {
@@ -40,7 +44,7 @@ fn refs(spec: Value, policies: &[(&str, u64, Value)]) -> Refs {
             }))
             .unwrap();
             let size = verdicts.size(&policy);
-            let (policy, errors) = verdicts.of(&policy);
+            let (policy, errors) = (readable(&policy), verdicts.errors(&policy));
             let now = target::targets(&policy, object.metadata(), None, "ops");
             Targeting { policy, now, errors, size }
         })
@@ -182,7 +186,6 @@ fn what_this_release_cannot_do_is_refused() {
     for extra in [
         json!({ "counters": { "redis": { "urlSecretRef": { "name": "r", "key": "url" } } } }),
         json!({ "authentication": { "serviceAccounts": {} } }),
-        json!({ "authentication": { "jwt": [{ "name": "c", "issuer": "https://i", "audiences": ["a"], "jwks": { "url": "https://i/j" } }] } }),
     ] {
         let mut spec = http();
         spec.as_object_mut()
@@ -222,7 +225,7 @@ fn guarded_by(mut refs: Refs, name: &str, rules: &Value) -> Refs {
     .unwrap();
     let verdicts = PolicyDiagnostics::default();
     let size = verdicts.size(&policy);
-    let (policy, errors) = verdicts.of(&policy);
+    let (policy, errors) = (readable(&policy), verdicts.errors(&policy));
     let now = target::targets(&policy, refs.object.metadata(), None, "ops");
     refs.policies.push(Targeting {
         policy,
@@ -257,9 +260,8 @@ fn policies_of_now_are_in_force_while_the_server_is_refused() {
     let stored = validate(&refs(http(), &known), None, &key())
         .unwrap()
         .bundle;
-    let jwt = json!([{ "name": "c", "issuer": "https://i", "audiences": ["a"], "jwks": { "url": "https://i/j" } }]);
     let mut wrong = http();
-    wrong["authentication"] = json!({ "jwt": jwt });
+    wrong["counters"] = json!({ "redis": { "urlSecretRef": { "name": "r", "key": "url" } } });
     let later = guarded(refs(wrong, &[("a", 2, limited("1m"))]));
     assert!(validate(&later, Some(&stored), &key()).is_err());
     let bundle = held(&later, Some(&stored), &key()).unwrap();
@@ -296,11 +298,12 @@ fn a_policy_that_the_server_cannot_keep_holds_up_no_other_one() {
 #[test]
 fn what_is_in_force_is_held_only_while_the_server_becomes_another() {
     let stored = validate(&refs(http(), &[]), None, &key()).unwrap().bundle;
-    let same = validate(&refs(http(), &[("a", 1, reads())]), Some(&stored), &key()).unwrap();
-    assert!(same.held.is_none());
+    let same = verdict(&refs(http(), &[("a", 1, reads())]), Some(&stored), &key());
+    assert!(same.plan.is_ok() && same.held.is_none());
     let other = json!({ "upstream": { "http": { "url": "http://another/mcp" } } });
-    let plan = validate(&refs(other, &[("a", 1, reads())]), Some(&stored), &key()).unwrap();
-    let held = plan.held.unwrap();
+    let other = verdict(&refs(other, &[("a", 1, reads())]), Some(&stored), &key());
+    let held = other.held.unwrap();
+    assert!(other.plan.is_ok());
     assert_eq!(
         (names(&held), &held.server),
         (vec![("a", 1)], &stored.server)

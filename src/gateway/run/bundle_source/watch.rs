@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use futures_util::{Stream, TryStreamExt as _};
 use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
 use kube::api::{WatchEvent as ApiEvent, WatchParams};
-use kube::{Api, Client, Config};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::follow::{BundleNotice, Follower, ObservedConfigMap, WatchEvent, WatchStep};
+use crate::gateway::cluster_api::{self, random};
 
 /// The key of the ConfigMap that holds the bundle.
 const BUNDLE_KEY: &str = "bundle.json";
@@ -100,12 +101,8 @@ async fn read(target: &Target, api: &mut Option<Api<ConfigMap>>) -> WatchEvent {
     }
 }
 
-/// A client of its own for each start over: an earlier kubeconfig, token or CA may be outdated.
 async fn connect(namespace: &str) -> Result<Api<ConfigMap>, WatchEvent> {
-    let config = Config::infer().await.map_err(|error| {
-        WatchEvent::Failed(format!("{error}; give the pod a service account token"))
-    })?;
-    let client = Client::try_from(config).map_err(|error| failed(&error))?;
+    let client = cluster_api::connect().await.map_err(WatchEvent::Failed)?;
     Ok(Api::namespaced(client, namespace))
 }
 
@@ -169,17 +166,7 @@ fn failed(error: &kube::Error) -> WatchEvent {
     if let kube::Error::Api(status) = error {
         return refused(status.code, &status.message);
     }
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    WatchEvent::Failed(text)
+    WatchEvent::Failed(cluster_api::describe(error))
 }
 
 /// A refusal by the API, with what to look at.
@@ -191,13 +178,6 @@ fn refused(code: u16, message: &str) -> WatchEvent {
         _ => "",
     };
     WatchEvent::Failed(format!("HTTP {code}: {message}{hint}"))
-}
-
-/// A number in 0..1 from the keys that every hash map gets: good enough to spread retries.
-fn random() -> f64 {
-    use std::hash::{BuildHasher as _, Hasher as _};
-    let bits = std::hash::RandomState::new().build_hasher().finish();
-    f64::from(u32::try_from(bits >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]
@@ -220,15 +200,6 @@ mod tests {
         assert_eq!(
             refused(500, "oops"),
             WatchEvent::Failed("HTTP 500: oops".to_owned())
-        );
-    }
-
-    #[test]
-    fn random_numbers_lie_between_nothing_and_one() {
-        assert!(
-            (0..1_000)
-                .map(|_| random())
-                .all(|number| (0.0..=1.0).contains(&number))
         );
     }
 }

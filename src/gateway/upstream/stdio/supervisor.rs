@@ -194,6 +194,9 @@ pub(super) async fn run(supervisor: Supervisor) {
 fn describe(status: Option<i32>, signal: Option<i32>) -> String {
     match (status, signal) {
         (Some(status), _) => format!("exited with status {status}"),
+        (None, Some(9)) => {
+            "was killed by signal 9, as the kernel does when the memory runs out".to_owned()
+        }
         (None, Some(signal)) => format!("was killed by signal {signal}"),
         (None, None) => "ended".to_owned(),
     }

@@ -1,0 +1,140 @@
+//! What the pods of gateways and of stdio servers have in common.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, PodSecurityContext, PodSpec,
+    Probe, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::metadata::labels;
+use crate::api::server::PodOptions;
+use crate::controller::names::Ident;
+
+/// Labels of a pod: the user's, and ours over them.
+pub fn pod_metadata(ident: &Ident, component: &str, options: &PodOptions) -> ObjectMeta {
+    let mut all = options.labels.clone();
+    all.extend(labels(ident, component));
+    ObjectMeta {
+        labels: Some(all),
+        annotations: unless_empty(options.annotations.clone()),
+        ..ObjectMeta::default()
+    }
+}
+
+/// Scheduling and the like, as the user wants it.
+pub fn scheduled(pod: PodSpec, options: &PodOptions) -> PodSpec {
+    let PodOptions {
+        labels: _,
+        annotations: _,
+        node_selector,
+        tolerations,
+        affinity,
+        priority_class_name,
+    } = options.clone();
+    PodSpec {
+        node_selector: unless_empty(node_selector),
+        tolerations: (!tolerations.is_empty()).then_some(tolerations),
+        affinity,
+        priority_class_name: priority_class_name.filter(|class| !class.is_empty()),
+        ..pod
+    }
+}
+
+/// A map that is left out if there is nothing in it.
+pub fn unless_empty(map: BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+    (!map.is_empty()).then_some(map)
+}
+
+/// What the restricted Pod Security Standard asks of a pod.
+pub fn pod_security(user: i64) -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(user),
+        run_as_group: Some(user),
+        fs_group: Some(user),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".to_owned(),
+            localhost_profile: None,
+        }),
+        ..PodSecurityContext::default()
+    }
+}
+
+/// What it asks of a container, and a file system that cannot be changed.
+pub fn container_security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            add: None,
+        }),
+        ..SecurityContext::default()
+    }
+}
+
+pub fn probe(path: &str, port: &str, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String(port.to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(5),
+        timeout_seconds: Some(3),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    }
+}
+
+pub fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number,
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    }
+}
+
+/// A Secret in a volume; one that is not optional keeps the pod from starting while it is missing.
+pub fn secret_volume(volume: &str, secret: &str, optional: Option<bool>) -> Volume {
+    Volume {
+        name: volume.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.to_owned()),
+            optional,
+            default_mode: Some(0o440),
+            items: None,
+        }),
+        ..Volume::default()
+    }
+}
+
+pub fn empty_volume(volume: &str) -> Volume {
+    Volume {
+        name: volume.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    }
+}
+
+pub fn mount(volume: &str, path: impl Into<String>, read_only: Option<bool>) -> VolumeMount {
+    VolumeMount {
+        name: volume.to_owned(),
+        mount_path: path.into(),
+        read_only,
+        ..VolumeMount::default()
+    }
+}
+
+/// Amounts of CPU and memory.
+pub fn amounts(cpu: &str, memory: &str) -> BTreeMap<String, Quantity> {
+    BTreeMap::from([
+        ("cpu".to_owned(), Quantity(cpu.to_owned())),
+        ("memory".to_owned(), Quantity(memory.to_owned())),
+    ])
+}

@@ -1,0 +1,388 @@
+//! The McpApprovals of one server, kept in the cluster.
+//!
+//! In: requests of calls; what one shared watch brings. Out: where each stands; what a call needs
+//! written is written before it goes on. What is believed of an object is only what this gateway
+//! would have written itself, and a decision in it. Must not do: decide, delete, or touch the
+//! requests of other servers.
+
+mod kept;
+mod watch;
+mod writes;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use kube::{Api, Client};
+use tokio::sync::watch::{Receiver, Sender};
+
+use self::kept::KeptApprovals;
+use super::standing::{AskRoom, finished, pending, room, same_call, standing};
+use super::steps::{AskingSessions, record};
+use super::{ApprovalKey, ApprovalRequest, CallContext, NotRequested, Standing};
+use crate::api::approval::{McpApproval, Phase, Verdict};
+use crate::api::loose::Loose;
+use crate::gateway::observe::audit::{AuditLog, DecisionId};
+
+/// Says which server's gateway asks; the watch is for these objects alone.
+const SERVER_LABEL: &str = "portcullis.dev/server";
+/// Clocks of gateways differ by no more. What expires later than a request that is made now could,
+/// and this beyond, was not made by a gateway of this server.
+const CLOCK_SLACK: SignedDuration = SignedDuration::from_mins(5);
+/// Where nothing expires, the next check comes after this long.
+const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// McpApprovals of one server in the cluster.
+pub struct ClusterApprovals {
+    namespace: String,
+    server: String,
+    state: Mutex<ClusterState>,
+    /// Counts changes.
+    changed: Sender<u64>,
+    log: Option<AuditLog>,
+}
+
+#[derive(Default)]
+struct ClusterState {
+    /// None while the API cannot be used or has not been listed.
+    client: Option<Client>,
+    /// By name.
+    kept: KeptApprovals,
+    /// What calls at this gateway ask for, by name.
+    asked: HashMap<String, AskedApproval>,
+    /// The grants of requests that are being created at this moment.
+    creating: Vec<String>,
+}
+
+/// A request that calls at this gateway ask for.
+struct AskedApproval {
+    uid: String,
+    sessions: AskingSessions,
+    destination: String,
+    /// The decision on the call that asked first.
+    instance: String,
+    number: u64,
+    /// The decision on the approval is in the audit log.
+    decision_recorded: bool,
+}
+
+impl AskedApproval {
+    fn by(&self) -> DecisionId<'_> {
+        DecisionId {
+            instance: &self.instance,
+            number: self.number,
+        }
+    }
+}
+
+impl ClusterApprovals {
+    /// Nothing is known yet, and no call gets an approval before [`Self::follow`] has listed them.
+    pub fn new(namespace: &str, server: &str, log: Option<AuditLog>) -> Self {
+        ClusterApprovals {
+            namespace: namespace.to_owned(),
+            server: server.to_owned(),
+            state: Mutex::default(),
+            changed: Sender::new(0),
+            log,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ClusterState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn changes(&self) -> Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn notify(&self) {
+        self.changed
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// For reading: an object that cannot be understood stops no other.
+    fn loose(&self, client: Client) -> Api<Loose<McpApproval>> {
+        Api::namespaced(client, &self.namespace)
+    }
+
+    fn key(&self, name: &str) -> ApprovalKey {
+        (self.namespace.clone(), name.to_owned())
+    }
+
+    /// Whether an object is what a gateway of this server writes for that very call.
+    fn is_believed(object: &McpApproval, wanted: &ApprovalRequest, now: Timestamp) -> bool {
+        let lifetime = wanted
+            .spec
+            .expires_at
+            .0
+            .duration_since(wanted.spec.requested_at.0);
+        let latest = now.saturating_add(lifetime + CLOCK_SLACK);
+        object.metadata.deletion_timestamp.is_none()
+            && same_call(&object.spec, &wanted.spec)
+            && latest.is_ok_and(|latest| object.spec.expires_at.0 <= latest)
+    }
+
+    /// Finds the open request for this call, or creates it.
+    pub(super) async fn request(
+        self: &Arc<Self>,
+        wanted: &ApprovalRequest,
+        context: CallContext<'_>,
+        now: Timestamp,
+    ) -> Result<Standing, NotRequested> {
+        let (client, first, victim) = {
+            let mut state = self.lock();
+            let state = &mut *state;
+            // What is kept may be out of date while the API is away, and nobody could decide.
+            let client = state.client.clone().ok_or(NotRequested::Unavailable)?;
+            for name in &wanted.names {
+                let open = state.kept.named(name).find_map(|(name, object)| {
+                    let standing = Self::open(object, wanted, &self.key(name), now)?;
+                    Some((standing, name.to_owned(), uid(object)))
+                });
+                if let Some((standing, name, uid)) = open {
+                    self.ask(state, &name, uid, wanted, context);
+                    return Ok(standing);
+                }
+            }
+            let victim = self.make_room(state, wanted, now)?;
+            state.creating.push(wanted.spec.grant.clone());
+            let name = wanted.names.first().map(String::as_str).unwrap_or_default();
+            (client, state.kept.lowest_free(name), victim)
+        };
+        let _creating = Creating {
+            approvals: self,
+            grant: &wanted.spec.grant,
+        };
+        if let Some((name, uid)) = victim {
+            self.end_later(name, uid, Phase::Withdrawn, now);
+        }
+        self.create(client, wanted, first, context, now).await
+    }
+
+    /// Where an object stands for a call, if it is an open request for that call.
+    fn open(
+        object: &McpApproval,
+        wanted: &ApprovalRequest,
+        key: &ApprovalKey,
+        now: Timestamp,
+    ) -> Option<Standing> {
+        if finished(object, now) || !Self::is_believed(object, wanted, now) {
+            return None;
+        }
+        standing(object, key, || version(object), now)
+    }
+
+    /// A call at this gateway asks for it.
+    fn ask(
+        &self,
+        state: &mut ClusterState,
+        name: &str,
+        uid: String,
+        wanted: &ApprovalRequest,
+        context: CallContext<'_>,
+    ) {
+        match state.asked.get_mut(name) {
+            Some(asked) if asked.uid == uid => asked.sessions.asked_by(context.session),
+            _ => {
+                let asked = AskedApproval {
+                    uid,
+                    sessions: AskingSessions::first(context.session),
+                    destination: wanted.destination.clone(),
+                    instance: context.decision.instance.to_owned(),
+                    number: context.decision.number,
+                    decision_recorded: false,
+                };
+                state.asked.insert(name.to_owned(), asked);
+            }
+        }
+    }
+
+    /// Whether this caller may ask for another approval; the request that must make room, if one
+    /// must. A request that was withdrawn counts until it would have expired: nothing here deletes
+    /// objects, so a caller must not be able to make them without end.
+    fn make_room(
+        &self,
+        state: &ClusterState,
+        wanted: &ApprovalRequest,
+        now: Timestamp,
+    ) -> Result<Option<(String, String)>, NotRequested> {
+        // A stranger's withdrawn request is nobody's burden but its own caller's.
+        let counts = |object: &McpApproval| {
+            pending(object, now)
+                || (object.spec.grant == wanted.spec.grant
+                    && object.spec.expires_at.0 > now
+                    && object.phase_at(now) == Phase::Withdrawn)
+        };
+        let shown = state.kept.shown().map(|(_, object)| object);
+        let grants = shown
+            .filter(|object| counts(object))
+            .map(|object| object.spec.grant.as_str())
+            .chain(state.creating.iter().map(String::as_str));
+        let AskRoom::From(grant) = room(grants, &wanted.spec.grant)? else {
+            return Ok(None);
+        };
+        let oldest = state
+            .kept
+            .shown()
+            .filter(|(_, object)| pending(object, now) && object.spec.grant == grant)
+            .min_by_key(|(_, object)| object.spec.requested_at.0);
+        Ok(oldest.map(|(name, object)| (name.to_owned(), uid(object))))
+    }
+
+    pub(super) fn look(
+        &self,
+        wanted: &ApprovalRequest,
+        key: &ApprovalKey,
+        now: Timestamp,
+    ) -> Option<Standing> {
+        let state = self.lock();
+        let object = state.kept.get(&key.1)?;
+        if !Self::is_believed(object, wanted, now) {
+            return None;
+        }
+        standing(object, key, || version(object), now)
+    }
+
+    /// `session` does not ask any more for the request of that key, or for any request. Requests
+    /// that calls at other gateways ask for in other sessions are not seen here.
+    pub(super) fn withdraw(
+        self: &Arc<Self>,
+        key: Option<&ApprovalKey>,
+        session: &str,
+        now: Timestamp,
+    ) {
+        let mut given_up = Vec::new();
+        {
+            let mut state = self.lock();
+            let ClusterState { kept, asked, .. } = &mut *state;
+            for (name, asked) in asked.iter_mut() {
+                let open = kept.get(name).is_some_and(|object| pending(object, now));
+                if open
+                    && key.is_none_or(|key| key.1 == *name)
+                    && asked.sessions.given_up_by(session)
+                {
+                    given_up.push((name.clone(), asked.uid.clone()));
+                }
+            }
+        }
+        for (name, uid) in given_up {
+            self.end_later(name, uid, Phase::Withdrawn, now);
+        }
+    }
+
+    /// Open requests of this gateway for another destination are stale. Those of other gateways
+    /// have other digests already, and are found by no call.
+    pub(super) fn destination_changed(self: &Arc<Self>, destination: &str, now: Timestamp) {
+        let stale: Vec<(String, String)> = {
+            let state = self.lock();
+            let elsewhere = state
+                .asked
+                .iter()
+                .filter(|(_, asked)| asked.destination != destination);
+            elsewhere
+                .filter(|(name, _)| {
+                    let object = state.kept.get(name);
+                    object.is_some_and(|object| !finished(object, now))
+                })
+                .map(|(name, asked)| (name.clone(), asked.uid.clone()))
+                .collect()
+        };
+        for (name, uid) in stale {
+            self.end_later(name, uid, Phase::Stale, now);
+        }
+    }
+
+    /// Takes what the watch or a write of this gateway brought.
+    fn took(&self, object: &Loose<McpApproval>, now: Timestamp) {
+        let mut state = self.lock();
+        let ClusterState { kept, asked, .. } = &mut *state;
+        let name = object.metadata().name.clone().unwrap_or_default();
+        if !kept.take(object, &self.server, now) {
+            return;
+        }
+        if let Some(asking) = asked.get_mut(&name) {
+            let current = object
+                .object()
+                .ok()
+                .filter(|object| uid(object) == asking.uid);
+            match current {
+                None => {
+                    asked.remove(&name);
+                }
+                Some(object) => {
+                    if let Some(ruling) = object.ruling()
+                        && !std::mem::replace(&mut asking.decision_recorded, true)
+                    {
+                        let step = match ruling.verdict {
+                            Verdict::Approved => "approved",
+                            Verdict::Denied => "denied",
+                        };
+                        record(object, self.log.as_ref(), step, asking.by(), now);
+                    }
+                    if object.ended_at().is_some() {
+                        asked.remove(&name);
+                    }
+                }
+            }
+        }
+        drop(state);
+        self.notify();
+    }
+
+    /// Records which requests have expired; returns when the next one expires.
+    fn expire(&self, now: Timestamp) -> Option<Timestamp> {
+        let mut state = self.lock();
+        let ClusterState { kept, asked, .. } = &mut *state;
+        for object in kept.expired(now) {
+            let name = object.metadata.name.as_deref().unwrap_or_default();
+            if let Some(asking) = asked.remove(name)
+                && object.ended_at().is_none()
+                && object.phase_at(now) == Phase::Expired
+            {
+                record(&object, self.log.as_ref(), "expired", asking.by(), now);
+            }
+        }
+        kept.next_expiry()
+    }
+
+    /// Records expirations when they happen, for ever.
+    pub async fn record_expiries(self: Arc<Self>) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            let now = Timestamp::now();
+            let wait = self.expire(now).map_or(IDLE_SWEEP_INTERVAL, |next| {
+                Duration::try_from(next.duration_since(now)).unwrap_or_default()
+            });
+            // The clock may be set meanwhile, so no wait is long.
+            let wait = wait.clamp(Duration::from_millis(50), IDLE_SWEEP_INTERVAL);
+            // Never an error: `self` owns the sender.
+            let _ = tokio::time::timeout(wait, changed.changed()).await;
+        }
+    }
+}
+
+/// A request that is being created counts against its caller until this is dropped.
+struct Creating<'a> {
+    approvals: &'a ClusterApprovals,
+    grant: &'a str,
+}
+
+impl Drop for Creating<'_> {
+    fn drop(&mut self) {
+        let creating = &mut self.approvals.lock().creating;
+        if let Some(at) = creating.iter().position(|grant| grant == self.grant) {
+            creating.swap_remove(at);
+        }
+    }
+}
+
+fn uid(object: &McpApproval) -> String {
+    object.metadata.uid.clone().unwrap_or_default()
+}
+
+/// The object, and its state: one that was deleted and made again is another one.
+fn version(object: &McpApproval) -> String {
+    let version = object.metadata.resource_version.as_deref();
+    format!("{}/{}", uid(object), version.unwrap_or_default())
+}

@@ -1,0 +1,96 @@
+//! Where clients learn how to get a token: OAuth 2.0 Protected Resource Metadata (RFC 9728), as MCP
+//! 2025-06-18 and later demand it ("Authorization").
+//!
+//! In: the head of a request. Out: the document, or its URL for a challenge. Only where
+//! `spec.authentication.jwt` names an issuer: API keys and service account tokens come by other ways.
+//! Must not do: demand a credential.
+
+use http::header::{ALLOW, CACHE_CONTROL};
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode, Uri};
+use serde_json::json;
+
+use super::head::host;
+use super::responses::Answer;
+use crate::gateway::Gateway;
+use crate::gateway::body::message::json_response;
+use crate::gateway::force::snapshot::Snapshot;
+use crate::protocol::{answer, header};
+
+/// The well-known path; the path of the resource follows (RFC 9728 section 3.1).
+pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+
+/// The URL of the document, for a challenge to the request. None where there is no document.
+pub(super) fn url(snapshot: &Snapshot, head: &Parts) -> Option<String> {
+    if snapshot.grants.authorization_servers().is_empty() {
+        return None;
+    }
+    let resource = resource(snapshot, head, head.uri.path())?;
+    let uri: Uri = resource.parse().ok()?;
+    let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
+    let path = uri.path().trim_end_matches('/');
+    Some(format!("{scheme}://{authority}{WELL_KNOWN}{path}"))
+}
+
+/// The URL of the MCP endpoint as the client knows it.
+fn resource(snapshot: &Snapshot, head: &Parts, path: &str) -> Option<String> {
+    if let Some(public) = &snapshot.settings.public_url {
+        let public = public.trim_end_matches('/');
+        let uri: Uri = public.parse().ok()?;
+        // A public URL without a path is the address in front of the gateway's own path.
+        return Some(match uri.path() {
+            "" | "/" => format!("{public}{path}"),
+            _ => public.to_owned(),
+        });
+    }
+    let scheme = if snapshot.secure { "https" } else { "http" };
+    let host = host(head).filter(|host| is_plain(host))?;
+    Some(format!("{scheme}://{host}{path}"))
+}
+
+/// Whether a host can stand in a quoted string.
+fn is_plain(host: &str) -> bool {
+    host.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte))
+}
+
+/// Answers a request for the document of the endpoint at `path`.
+pub fn protected_resource(gateway: &Gateway, head: &Parts, path: &str) -> Answer {
+    let not_found =
+        |why: &str| json_response(StatusCode::NOT_FOUND, answer::invalid_request(None, why));
+    let Some(snapshot) = gateway.snapshot() else {
+        return not_found("the gateway has no policy in force yet");
+    };
+    let allowed = &snapshot.settings.allowed_hosts;
+    if !host(head).is_some_and(|host| header::host_allowed(host, allowed)) {
+        let why = "the Host header names a host that this gateway does not serve; add it to spec.gateway.allowedHosts";
+        return json_response(StatusCode::FORBIDDEN, answer::invalid_request(None, why));
+    }
+    if head.method != Method::GET && head.method != Method::HEAD {
+        let body = answer::invalid_request(None, "only GET is answered here");
+        let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, body);
+        let methods = HeaderValue::from_static("GET, HEAD");
+        response.headers_mut().insert(ALLOW, methods);
+        return response;
+    }
+    let servers = snapshot.grants.authorization_servers();
+    let (Some(resource), false) = (resource(&snapshot, head, path), servers.is_empty()) else {
+        return not_found(
+            "this MCP server has no authorization server: send an API key or a token that you have as `Authorization: Bearer …`",
+        );
+    };
+    let mut document = json!({
+        "resource": resource,
+        "authorization_servers": servers,
+        "bearer_methods_supported": ["header"],
+        "resource_name": gateway.served().name,
+    });
+    let scopes = snapshot.grants.scopes();
+    if !scopes.is_empty() {
+        document["scopes_supported"] = json!(scopes);
+    }
+    let mut response = json_response(StatusCode::OK, document.to_string().into_bytes());
+    let short = HeaderValue::from_static("max-age=300");
+    response.headers_mut().insert(CACHE_CONTROL, short);
+    response
+}
