@@ -1,7 +1,7 @@
 # The two commands of the README are `make demo` and `make test`; the rest is for working on
 # Portcullis. Times are for two cores with everything built before.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-cluster e2e test test-unit test-gateway test-cluster test-clock lint generate bundle images bench bench-operator clean
+.PHONY: help build demo demo-cluster e2e test test-unit test-gateway test-cluster test-clock lint lint-docs generate bundle images bench bench-operator clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -35,6 +35,9 @@ e2e: ## Test the whole product on a one-node cluster with real pods (4 min; need
 
 lint: ## Formatting, clippy and licences only (1 min)
 	@bash tests/run.sh lint
+
+lint-docs: ## Spelling of names, comments and pages only (seconds; needs Python)
+	@bash tests/run.sh lint-docs
 
 generate: ## Rewrite the generated files: crds/, pages under docs/, the chart's definitions and tables, fuzz seeds
 	UPDATE=1 cargo test --locked --test offline generated

@@ -1,8 +1,9 @@
 //! YAML files to API objects.
 //!
-//! In: the text of files. Out: McpServers, McpPolicies and Secrets, each with the place of every field, or every mistake with
-//! file, line, column, what it is and what to do. What the API server would refuse is refused here with the same schema and
-//! the same rules. Must not do: guess, skip a broken document, or print the value of a Secret. [`parse`] is pure; only
+//! In: the text of files. Out: McpServers, McpPolicies and Secrets, each with the place of every
+//! field, or every mistake with file, line, column, what it is and what to do next. Documents that
+//! the API server would refuse are refused here, by the same schema and the same rules. Must not
+//! do: guess, skip a broken document, or print the value of a Secret. [`parse`] is pure; only
 //! [`load`] and [`survey`] read files.
 
 mod definitions;
@@ -61,7 +62,7 @@ impl<T> Located<T> {
 pub struct ManifestError {
     /// The file.
     pub file: String,
-    /// Where in it; the very beginning if it could not be read at all.
+    /// The position in it; its beginning if the file could not be read.
     pub at: Position,
     /// Path of the field, if it is about one.
     pub path: String,
@@ -111,7 +112,7 @@ impl fmt::Display for Ignored {
 pub struct Manifests {
     /// The objects, in the order of the files and documents.
     pub objects: Vec<Located<Object>>,
-    /// The documents that are no business of Portcullis.
+    /// The documents of other APIs.
     pub ignored: Vec<Ignored>,
 }
 

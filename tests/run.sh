@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the project, or some of them.
 #
-#   tests/run.sh [PART...]     PART: lint | unit | offline | gateway | cluster | fuzz | e2e | clock | clock-short
+#   tests/run.sh [PART...]     PART: lint | lint-docs | unit | offline | gateway | cluster | fuzz | e2e | clock | clock-short
 #
 # Without a PART: all but `clock`, of which `clock-short` is the cheap form. What a machine cannot run is listed with the
 # reason. The end is a table of where the time went and a line that counts.
@@ -14,7 +14,7 @@ export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-1} CARGO_TERM_COLOR=${CARGO_TERM_C
 export PORTCULLIS_SKIP=${PORTCULLIS_SKIP:-}
 
 parts=("$@")
-if (( ${#parts[@]} == 0 )); then parts=(lint unit offline gateway cluster fuzz e2e clock-short); fi
+if (( ${#parts[@]} == 0 )); then parts=(lint lint-docs unit offline gateway cluster fuzz e2e clock-short); fi
 filter=()
 if [[ -n ${T:-} ]]; then filter=("$T"); fi
 
@@ -85,6 +85,7 @@ finish() {
 # What is installed below is downloaded and built beside the first checks, which need none of it.
 installs() {
   local names=()
+  if wanted lint-docs && can_check_spelling; then names+=(typos); fi
   if wanted gateway || wanted cluster || wanted clock; then
     if ! left_out node && command -v npm >/dev/null; then names+=(node-sdk); fi
     if ! left_out python; then names+=(mcp-1 mcp-2); fi
@@ -96,6 +97,8 @@ installs() {
 }
 
 has_cluster() { ! left_out cluster && command -v go >/dev/null && [[ $(uname) == Linux ]]; }
+
+can_check_spelling() { ! left_out python && command -v python3 >/dev/null; }
 
 install_one() {
   if [[ $1 == e2e ]]; then nice bash tests/e2e/run.sh prepare; else bash tests/setup/install.sh "$1"; fi
@@ -213,6 +216,14 @@ lint() {
   fi
 }
 
+# The spelling of names, comments and pages; `tests/offline/words.rs` checks their phrases.
+lint-docs() {
+  if left_out python; then skip "the spelling of comments and pages: PORTCULLIS_SKIP says so"; return; fi
+  if ! can_check_spelling; then skip "the spelling of comments and pages: python3 is missing"; return; fi
+  installed typos || return 0
+  check "typos" "$(tail -n 1 "$work/typos.folder")/bin/typos"
+}
+
 unit() { tests "Unit tests" cargo test --locked --lib --bins -- ${filter[@]+"${filter[@]}"}; }
 
 offline() { tests "Offline tests" cargo test --locked --test offline -- ${filter[@]+"${filter[@]}"}; }
@@ -300,7 +311,7 @@ clock-short() {
 command -v cargo >/dev/null || { echo "error: cargo is missing; install Rust 1.95 or newer with rustup" >&2; exit 1; }
 for part in "${parts[@]}"; do
   case $part in
-    lint | unit | offline | gateway | cluster | fuzz | e2e | clock | clock-short) ;;
+    lint | lint-docs | unit | offline | gateway | cluster | fuzz | e2e | clock | clock-short) ;;
     *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
 done

@@ -29,7 +29,7 @@ enum Command {
     Install(InstallArgs),
 }
 
-/// What the API client has to say is said by the gateway itself, once and not with each try.
+/// The gateway itself logs errors of the API client, once and not at each retry.
 const LOGGED: &str = "warn,kube_client=off,portcullis=info";
 
 fn main() -> ExitCode {

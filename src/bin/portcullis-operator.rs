@@ -1,4 +1,4 @@
-//! `portcullis-operator`: McpServers, McpPolicies and McpApprovals brought about on a cluster.
+//! `portcullis-operator`: reconciles McpServers, McpPolicies and McpApprovals in a cluster.
 
 use std::process::ExitCode;
 

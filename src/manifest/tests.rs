@@ -166,7 +166,7 @@ fn mistakes_are_told_with_their_place_and_what_to_do() {
         ),
         (
             policy_with("      action: Allow\n", ""),
-            "f.yaml:9:7: spec.rules[0]: `action` is missing: What it does",
+            "f.yaml:9:7: spec.rules[0]: `action` is missing: What happens to calls that match",
         ),
         (
             policy_with("name: reads", "name: Reads!"),

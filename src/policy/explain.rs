@@ -107,7 +107,7 @@ impl Bound {
                 ),
                 Ok(()) if !rule.callers.matches(&call.caller.grant) => (
                     StepResult::OtherCaller,
-                    format!("is not for {}", call.caller.grant),
+                    format!("does not apply to {}", call.caller.grant),
                 ),
                 Ok(()) if !rule.when_reads_args() => ask(rule, &without),
                 Ok(()) => match &admitted {
@@ -155,7 +155,7 @@ fn ask(rule: &Rule, env: &Env<'_>) -> (StepResult, String) {
         && matches!(rule.action, Action::Allow | Action::RequireApproval)
         && result == StepResult::Matches
     {
-        detail = format!("{detail}, but lets nothing through: {why}");
+        detail = format!("{detail}, but allows nothing: {why}");
     }
     (result, detail)
 }

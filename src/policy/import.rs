@@ -153,7 +153,7 @@ impl Importer {
             self.note(
                 &root.key("approvals", approvals.at),
                 "how people are asked for approval is not part of a policy here; \
-                      requests stay open for 30m where no approval_timeout is written",
+                      requests without an approval_timeout stay open for 30m",
             );
         }
         self.default_action(document, &root)?;
@@ -185,22 +185,28 @@ impl Importer {
             self.note(&root, "default: deny without any tool listed denies every tool, not only the hidden ones; list the tools \
                        that should stay usable in a rule with action: Allow");
         }
-        self.note(&root, "prompts and resources were not governed there; here they are hidden until a rule allows them");
+        self.note(&root, "the source does not govern prompts and resources; here they are hidden until a rule allows \
+        them");
         if self.rules.iter().any(|rule| !rule.limits.is_empty()) {
             self.note(&root, "limits there reset with the calendar minute, hour or day; here they hold over any window of that \
                        length, so that bursts across a reset are refused");
         }
         if self.rules.iter().any(|rule| rule.when.is_some()) {
-            self.note(&root, "a condition denies where what was sent or what the server makes of it would be denied there; the \
-                       arguments of such a tool must also be as its schema says");
+            self.note(&root, "a condition denies a call if the source would deny the arguments as sent or as the \
+            server reads them; the arguments of such a tool must also match its schema");
         }
         Ok(())
     }
 
     fn default_action(&mut self, document: &Node, root: &Place) -> Result<(), ImportError> {
         let Some(default) = document.get("default") else {
-            self.notes.add(true, root, "default is not written, and it is not guessed: tools that are not listed are denied; \
-                       write default: allow (as Intercept reads it) or default: deny".to_owned());
+            self.notes.add(
+                true,
+                root,
+                "default is missing and is not guessed: tools that are not listed are denied; \
+                       write default: allow (as Intercept reads it) or default: deny"
+                    .to_owned(),
+            );
             return Ok(());
         };
         self.default = match default.text() {
@@ -249,10 +255,10 @@ impl Importer {
 
     /// Denies a tool about which something was written that cannot be carried over.
     fn closed(&mut self, tool: &str, place: &Place, why: &str) {
-        let text = format!("{why}; {} is denied until you put that right", shown(tool));
+        let text = format!("{why}; {} is denied until you correct that", shown(tool));
         self.notes.add(true, place, text);
         if self.closed.insert(tool.to_owned()) {
-            let reason = Some("An imported rule could not be carried over.".to_owned());
+            let reason = Some("A rule of the source could not be imported.".to_owned());
             self.deny(tool, "unclear", None, reason);
         }
     }

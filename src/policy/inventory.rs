@@ -101,7 +101,9 @@ impl Withheld {
     pub fn describe(&self) -> String {
         match self {
             Withheld::Duplicate => "the server lists this name more than once".to_owned(),
-            Withheld::Pin => "its definition differs from the pinned one; look at it, then change definitionDigest".to_owned(),
+            Withheld::Pin => "its definition differs from the pinned one; review it, then change \
+            definitionDigest"
+                .to_owned(),
             Withheld::Schema(why) => format!("a rule reads its arguments, and {why}"),
         }
     }

@@ -90,8 +90,7 @@ pub fn lint(bundle: &Bundle) -> Vec<Diagnostic> {
                     "tools",
                     format!(
                         "this selects none of the {} tools that are known of McpServer {}/{}, so the rule does nothing; correct \
-                         it, or list the server's other tools in spec.tools of the McpServer (`catalog: None` if it is no \
-                         MLflow server)",
+                         it, or list the server's other tools in spec.tools of the McpServer (`catalog: None` if it is not an MLflow server)",
                         known.len(),
                         bundle.server.namespace,
                         bundle.server.name

@@ -138,12 +138,13 @@ fn check(uri: &str) -> Result<(), String> {
     let path = match (hierarchy.strip_prefix("//"), scheme) {
         (Some(path), "file") if path.starts_with('/') && !path.starts_with("//") => {
             if query.is_some() {
-                return Err("a file has no query; leave out `?` and what follows".to_owned());
+                return Err("a file has no query; leave out `?` and everything after it".to_owned());
             }
             path
         }
         (_, "file") => {
-            return Err("a file is named by file:/// and then its path without a further slash and without a host; write file:///a/b".to_owned());
+            return Err("a file URI is file:/// followed by the path, without another leading slash and without a host; \
+            write file:///a/b".to_owned());
         }
         (Some(from_host), _) => {
             let end = from_host.find('/').unwrap_or(from_host.len());
@@ -234,7 +235,7 @@ fn characters(uri: &str) -> Result<(), String> {
 fn authority_fault(authority: &str, default_port: Option<&str>) -> Result<(), String> {
     if authority.contains('@') {
         return Err(
-            "it has a user before its host; leave out the `@` and what precedes it".to_owned(),
+            "it has a user before its host; leave out the `@` and everything before it".to_owned(),
         );
     }
     let (host, port) = match authority.rfind(']') {
@@ -309,7 +310,8 @@ fn escapes(uri: &str, query: usize, web: bool) -> Result<(), String> {
             _ => None,
         };
         let (Some(high), Some(low)) = (digit(1), digit(2)) else {
-            return Err("it has a `%` without two digits, of which letters must be upper case; write %2A, and %25 is not let in".to_owned());
+            return Err("it has a `%` without two digits, of which letters must be upper case; write %2A, and %25 is \
+            not accepted".to_owned());
         };
         let value = high * 16 + low;
         let character = char::from(value);

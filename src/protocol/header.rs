@@ -34,7 +34,7 @@ const MAX_SESSION_ID: usize = 8192;
 /// Why a request is refused for its headers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderFault {
-    #[error("the header {0} must stand once, in visible ASCII")]
+    #[error("the header {0} must occur once, in visible ASCII")]
     Unusable(&'static str),
     #[error("Accept must list application/json and text/event-stream")]
     AcceptPost,
@@ -42,11 +42,11 @@ pub enum HeaderFault {
     AcceptGet,
     #[error("Content-Type must be application/json")]
     ContentType,
-    #[error("Content-Encoding is not supported; send the body as it is")]
+    #[error("Content-Encoding is not supported; send the body without it")]
     ContentEncoding,
     #[error("the header {0} is missing")]
     Missing(&'static str),
-    #[error("the header {0} does not say what the body says")]
+    #[error("the header {0} does not match the body")]
     Mismatch(&'static str),
     #[error(
         "this MCP-Protocol-Version is not supported; use the version that initialize answered with"

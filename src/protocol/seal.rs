@@ -111,7 +111,7 @@ pub struct NotOurs;
 pub enum SealError {
     #[error("the upstream's value is longer than 4096 bytes")]
     TooLong,
-    #[error("the system gave no random bytes")]
+    #[error("the system did not provide random bytes")]
     Random,
     #[error("encryption failed")]
     Crypto,

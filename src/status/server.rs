@@ -279,7 +279,7 @@ fn limits_durable(inputs: &Inputs<'_>) -> Verdict {
             Reason::LocalCounters,
             format!(
                 "{} gateways run, and each of them counts the limits in its own memory, so together they admit several \
-                times as many calls. Remove the autoscaler of the Deployment.",
+                times as many calls. Scale the Deployment to one replica, and remove its autoscaler if it has one.",
                 inputs.replicas.len()
             ),
         ),

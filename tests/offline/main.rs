@@ -16,3 +16,4 @@ mod layering;
 mod security;
 mod type_names;
 mod validate;
+mod words;

@@ -2,7 +2,7 @@
 # Installs the pinned third-party programs that the demo and the tests run against, once, outside the checkout.
 #
 #   tests/setup/install.sh NAME...     NAME: mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | node-sdk
-#                                            | controlplane | cluster-node
+#                                            | controlplane | cluster-node | typos
 #
 # controlplane: kube-apiserver, kube-controller-manager, kube-scheduler, etcd, kubectl and helm; cluster-node: kubelet,
 # kube-proxy and coredns. Both are built from the Go module tests/controlplane (about ten minutes on two cores).
@@ -124,7 +124,7 @@ make_go() {
 (( $# > 0 )) || { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 for name in "$@"; do
   case $name in
-    mlflow-mcp | mlflow-official | mcp-1 | mcp-2) need_python ;;
+    mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | typos) need_python ;;
     node-sdk) ;;
     controlplane | cluster-node) need_go ;;
     *) die "unknown name '$name'" ;;

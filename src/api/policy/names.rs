@@ -23,7 +23,7 @@ pub struct PromptRule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
     pub except_names: Vec<String>,
-    /// Its action: Hide, Deny or Allow.
+    /// What happens to requests that match: Hide, Deny or Allow.
     #[x_kube(validation = Rule::new("self != 'RequireApproval'").message("prompts cannot wait for an approval: write Hide, Deny or Allow"))]
     pub action: Action,
     /// Globs over grant names; every caller if absent.
@@ -63,7 +63,7 @@ pub struct ResourceRule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
     pub except_uris: Vec<String>,
-    /// Its action: Hide, Deny or Allow.
+    /// What happens to requests that match: Hide, Deny or Allow.
     #[x_kube(validation = Rule::new("self != 'RequireApproval'").message("resources cannot wait for an approval: write Hide, Deny or Allow"))]
     pub action: Action,
     /// Globs over grant names; every caller if absent.

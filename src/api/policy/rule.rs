@@ -21,7 +21,7 @@ pub struct Rule {
     pub name: String,
     /// The tools that it applies to.
     pub tools: ToolSelector,
-    /// Its action.
+    /// What happens to calls that match.
     pub action: Action,
     /// Globs over grant names, such as `serviceaccount:ml/*`; every caller if absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

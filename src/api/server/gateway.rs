@@ -97,7 +97,8 @@ pub struct Jwks {
     /// The URL of the JSON Web Key Set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(max = 2048))]
-    #[x_kube(validation = Rule::new("self.matches('^(https://[^/?#@ ]+|http://(127[.]0[.]0[.]1|localhost)(:[0-9]+)?)([/?][^# ]*)?$')").message("jwks.url must be an https URL: whoever can change the keys on the way can call as anyone"))]
+    #[x_kube(validation = Rule::new("self.matches('^(https://[^/?#@ \
+    ]+|http://(127[.]0[.]0[.]1|localhost)(:[0-9]+)?)([/?][^# ]*)?$')").message("jwks.url must be an https URL: an attacker who can change the keys in transit can call as anyone"))]
     pub url: Option<String>,
     /// A key of a Secret with the JSON Web Key Set.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -97,7 +97,7 @@ impl Case {
                     && let Some(demand) = &came.decision.approval
                     && let Err(error) = approval::preview(&arguments, &demand.hidden(&tool.redact))
                 {
-                    return Err(format!("no approval could be asked for: {error}"));
+                    return Err(format!("no approval could be requested: {error}"));
                 }
                 last
             }
@@ -147,20 +147,20 @@ impl Case {
                 .map(|reason| format!(" ({reason})"))
                 .unwrap_or_default();
             failures.push(format!(
-                "expected {expected:?}, came {:?} by {by}{why}",
+                "expected {expected:?}, got {:?} by {by}{why}",
                 came.verdict
             ));
         }
         if let Some(expected) = &expect.rule
             && *expected != by.rule
         {
-            failures.push(format!("expected rule {expected}, came {by}"));
+            failures.push(format!("expected rule {expected}, got {by}"));
         }
         if let Some(expected) = &expect.policy
             && *expected != by.policy
             && *expected != format!("{}/{}", by.namespace, by.policy)
         {
-            failures.push(format!("expected policy {expected}, came {by}"));
+            failures.push(format!("expected policy {expected}, got {by}"));
         }
         if let Some(expected) = expect.visible
             && expected != came.visible
@@ -185,7 +185,7 @@ impl Case {
             .map(|shadow| Verdict::from(shadow.outcome));
         if expect.shadow.is_some() && expect.shadow != shadow {
             failures.push(format!(
-                "expected the shadow {:?}, came {shadow:?}",
+                "expected the shadow {:?}, got {shadow:?}",
                 expect.shadow
             ));
         }

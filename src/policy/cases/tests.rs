@@ -38,9 +38,9 @@ cases:
     assert_eq!(
         results[5].failures,
         [
-            "expected Deny, came Allow by policy p, rule reads",
-            "expected rule other, came policy p, rule reads",
-            "expected policy q, came policy p, rule reads",
+            "expected Deny, got Allow by policy p, rule reads",
+            "expected rule other, got policy p, rule reads",
+            "expected policy q, got policy p, rule reads",
             "expected to be not in the list, is in the list",
         ]
     );

@@ -109,7 +109,8 @@ impl Importer {
     }
 
     fn scope_note(&mut self, place: &Place) {
-        self.note(place, "the counter was one for the whole proxy, so its scope is Server; write Grant to count each caller by itself");
+        self.note(place, "the source has one counter for the whole proxy, so its scope is Server; write Grant to count \
+        each caller separately");
     }
 
     /// `5/hour`, or `{max: 5, window: hour}`.
@@ -233,8 +234,8 @@ impl Importer {
                         ))
                     })?;
                 }
-                self.note(place, "what a counter goes up by must be a number that is not negative, as here units never come back; \
-                                  else the call is denied");
+                self.note(place, "the increment of a counter must be a number that is not negative, because units \
+                never come back here; otherwise the call is denied");
                 let reason = Some(format!("{path} must be a number: calls are counted by it."));
                 self.deny(
                     tool,
@@ -248,7 +249,7 @@ impl Importer {
         if quota.max < 1.0 {
             self.note(
                 place,
-                "a limit below 1 lets no call through, so it became a Deny rule",
+                "a limit below 1 allows no call, so it became a Deny rule",
             );
             self.deny(tool, "limit-of-none", None, quota.reason);
             return Ok(());
@@ -256,7 +257,7 @@ impl Importer {
         let max = if quota.max > MAX_UNITS as f64 {
             self.note(
                 place,
-                format!("limits here have at most {MAX_UNITS} units, so that is what this one has"),
+                format!("limits here have at most {MAX_UNITS} units, so this one has that number"),
             );
             MAX_UNITS
         } else {

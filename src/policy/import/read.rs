@@ -147,7 +147,7 @@ pub(super) fn read(text: &str) -> Result<Node, Broken> {
         return Err(Broken {
             at: START,
             message: format!(
-                "it is longer than {MAX_BYTES} bytes, which no policy is; import its parts one by one"
+                "it is longer than {MAX_BYTES} bytes, longer than any policy; import its parts one by one"
             ),
         });
     }
@@ -161,7 +161,7 @@ pub(super) fn read(text: &str) -> Result<Node, Broken> {
                 line: number(before.matches('\n').count() + 1),
                 column: number(before[line_start..].chars().count() + 1),
             },
-            message: "a character stands here that is not shown, and that ends a line to some readers of YAML; remove it, or write \
+            message: "here is an invisible character that some YAML readers treat as a line break; remove it, or write \
                       it as an escape in double quotes"
                 .to_owned(),
         });
@@ -268,7 +268,7 @@ impl<'t, I: granit_parser::BorrowedInput<'t>> Reader<'t, I> {
             Event::MappingStart(_, anchor, _) => (Value::Map(self.entries(depth)?), anchor),
             Event::Alias(anchor) => {
                 let Some((node, size)) = self.anchors.get(&anchor).cloned() else {
-                    return fail("this alias stands for what it is a part of");
+                    return fail("this alias refers to a value that contains it");
                 };
                 self.count(size, at)?;
                 return Ok(node);
@@ -298,7 +298,7 @@ impl<'t, I: granit_parser::BorrowedInput<'t>> Reader<'t, I> {
             };
             if key == "<<" {
                 return fail(
-                    "merge keys (<<) are not carried over; write out what it brings in".to_owned(),
+                    "merge keys (<<) are not imported; write out the merged keys".to_owned(),
                 );
             }
             if !seen.insert(key.clone()) {

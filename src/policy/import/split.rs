@@ -53,7 +53,7 @@ pub(super) fn policies(
             .into_iter()
             .find(|found| found.level == Level::Error)
         {
-            return Err(format!("the document cannot be carried over: {error}"));
+            return Err(format!("the document cannot be imported: {error}"));
         }
         let cost = spent(&group);
         all = all.and(cost);

@@ -181,7 +181,7 @@ tools:
         "{notes:?}"
     );
     assert!(
-        !notes.iter().any(|note| note.contains("put that right")),
+        !notes.iter().any(|note| note.contains("correct that")),
         "{notes:?}"
     );
 }
@@ -209,7 +209,7 @@ fn a_rule_that_asks_for_approval_is_one_here_with_its_timeout() {
         .collect();
     assert_eq!(expiries, [Some("5m"), None, None]);
     assert!(
-        !notes.iter().any(|note| note.contains("put that right")),
+        !notes.iter().any(|note| note.contains("correct that")),
         "{notes:?}"
     );
 }

@@ -192,7 +192,8 @@ impl Importer {
             return self.closed(tool, &place, &why);
         };
         if polarity == Polarity::DenyIf && entries.len() > 1 {
-            self.note(&place, "each entry of deny_if denies by itself; if all had to hold together, join them in one rule");
+            self.note(&place, "each entry of deny_if denies on its own; if all of them must hold, join them in one \
+            rule");
         }
         for (i, entry) in entries.iter().enumerate() {
             let place = place.index(i, entry.at);
@@ -214,7 +215,8 @@ impl Importer {
     ) -> Result<(), Flaw> {
         let denial = condition::deny_when(entry, polarity)?;
         if denial.no_lists {
-            self.note(place, "the text begins as a list or an object is printed, so here an argument that is one is refused");
+            self.note(place, "the text begins like a printed list or object, so an argument that is a list or an \
+            object is refused here");
         }
         let reason = denial.reason.or_else(|| reason.cloned());
         self.deny(tool, name, Some(denial.when), reason);
@@ -262,8 +264,8 @@ impl Importer {
             }
             Some("require_approval") => {
                 if !conditions.is_empty() {
-                    self.note(place, "here approval is needed whether the conditions of the rule hold or not; write a rule with \
-                                      action: RequireApproval and a when to ask for it less often");
+                    self.note(place, "here every call needs approval, even if the conditions of the rule do not hold; \
+                    write a rule with action: RequireApproval and a when to require it less often");
                 }
                 self.approval(tool, place, rule, reason.clone());
                 if rule.get("state").is_some() {
@@ -286,7 +288,7 @@ impl Importer {
             if !conditions.is_empty() || rule.get("state").is_some() {
                 return Err((
                     rate.at,
-                    "rate_limit cannot stand beside conditions or state; write two rules"
+                    "rate_limit cannot be combined with conditions or state; write two rules"
                         .to_owned(),
                 ));
             }

@@ -215,7 +215,7 @@ fn a_folder_that_cannot_be_read_takes_nothing_out_of_force() {
     std::fs::rename(&files, &away).unwrap();
     serve.says(KEPT);
     assert!(
-        !serve.seen.contains("no longer in the files"),
+        !serve.seen.contains("was removed from the files"),
         "{}",
         serve.seen
     );

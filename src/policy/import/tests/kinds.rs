@@ -393,7 +393,7 @@ fn a_null_in_an_optional_place_is_an_absent_key() {
         "version: 1\ndefault: allow\nhide:\nall_tools: ~\ndescription:\ntools:\n  charge: {rate_limit: ~, rules: ~, limits: ~, require: ~, deny_if: ~, action: ~}\n  other: {rules: [{name: x, conditions: [{path: args.a, op: exists, value: true}], rate_limit: ~, state: ~, on_deny: ~}]}\n",
     );
     assert!(
-        !notes.iter().any(|note| note.contains("put that right")),
+        !notes.iter().any(|note| note.contains("correct that")),
         "{notes:?}"
     );
     assert_eq!(outcome("charge", "{}"), Outcome::Allow);
