@@ -91,6 +91,8 @@ async fn remove(ctx: &Context, name: &Name, approval: &McpApproval) -> Result<()
 }
 
 #[cfg(test)]
+mod reconcile_tests;
+#[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::{Value, json};

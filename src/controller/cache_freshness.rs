@@ -228,4 +228,105 @@ mod tests {
         let was_removed = [object("a", "98"), object("b", "7"), object("c", "99")];
         assert!(!current(&was_removed, &listed));
     }
+
+    use crate::controller::runtime::scripted::{Exchange, Script, answer, refusal};
+    use crate::controller::testing::{TestOperator, http, mcp_server, queued};
+    use http::Method;
+    use serde_json::{Value, json};
+
+    fn list(resource: &str, more: &str, items: &[Value]) -> Exchange {
+        let body = json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
+            "metadata": {"resourceVersion": "90"}, "items": items,
+        });
+        answer(Method::GET, &[resource, more], 200, body)
+    }
+
+    fn item(version: &str) -> Value {
+        json!({"metadata": {"namespace": "ml", "name": "m", "uid": "u", "resourceVersion": version}})
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_leader_waits_until_the_watches_have_what_the_api_server_lists() {
+        let script = Script::new(vec![
+            answer(
+                Method::GET,
+                &["mcpservers"],
+                500,
+                refusal(500, "InternalError"),
+            ),
+            // Newer than the caches, then not.
+            list("mcpservers", "", &[item("41")]),
+            list("mcpservers", "", &[item("40")]),
+            list("/pods", "labelSelector", &[]),
+            list("replicasets", "labelSelector", &[]),
+            list("mcppolicies", "", &[]),
+        ]);
+        let operator = TestOperator::new(&script);
+        operator.server(&mcp_server("m", 1, &http()));
+        wait(&operator.ctx).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_whose_watches_are_far_behind_ends() {
+        let script = Script::open(Vec::new());
+        let operator = TestOperator::new(&script);
+        let behind = wait(&operator.ctx).await.unwrap_err();
+        assert!(behind.to_string().contains("more than 10 s"), "{behind}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_of_many_pages_is_read_to_its_end() {
+        let mut first = json!({"metadata": {"resourceVersion": "90", "continue": "next"}, "items": [item("40")]});
+        first["kind"] = json!("PartialObjectMetadataList");
+        let script = Script::new(vec![
+            answer(Method::GET, &["mcpservers", "limit=100"], 200, first),
+            list(
+                "mcpservers",
+                "continue=next",
+                &[json!({"metadata": {"name": "n", "resourceVersion": "1"}})],
+            ),
+        ]);
+        let operator = TestOperator::new(&script);
+        let (all, at) = super::list::<McpServer>(&operator.ctx, None, "")
+            .await
+            .unwrap();
+        assert_eq!((all.len(), at.as_str()), (2, "90"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_that_may_no_longer_be_listed_is_left_alone_until_it_may() {
+        let forbidden = || {
+            answer(
+                Method::GET,
+                &["/ml/mcpservers"],
+                403,
+                refusal(403, "Forbidden"),
+            )
+        };
+        let script = Script::new(vec![
+            forbidden(),
+            list("/ml/pods", "", &[]),
+            list("/ml/replicasets", "", &[]),
+            list("/ml/mcppolicies", "", &[]),
+            // Its own namespace is asked for until it may be listed.
+            answer(
+                Method::GET,
+                &["/ops/mcppolicies"],
+                403,
+                refusal(403, "Forbidden"),
+            ),
+            list("/ops/mcppolicies", "", &[]),
+            forbidden(),
+            list("/ml/mcpservers", "", &[item("40")]),
+        ]);
+        let operator = TestOperator::with(&script, &["--watch-namespace=ml"]);
+        operator.server(&mcp_server("m", 1, &http()));
+        wait(&operator.ctx).await.unwrap();
+        assert!(!operator.ctx.caches.sees("ml"));
+        while !operator.ctx.caches.sees("ml") {
+            tokio::time::sleep(ASIDE).await;
+        }
+        assert_eq!(queued(&operator.ctx.queues.servers).await, ["m"]);
+    }
 }

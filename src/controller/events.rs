@@ -262,3 +262,6 @@ impl Told {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

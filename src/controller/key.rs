@@ -207,4 +207,23 @@ mod tests {
         std::fs::write(&path, [&[0xff; 9][..], b"\n", &[0xfe; 9]].concat()).unwrap();
         assert_eq!(OperatorKey::read(&path).unwrap().public().len(), 1);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_is_mounted_later_is_waited_for_and_a_bad_one_is_told_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let waiting = tokio::spawn({
+            let path = path.clone();
+            async move { OperatorKey::wait(&path).await }
+        });
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(!waiting.is_finished());
+        std::fs::write(&path, random_text().unwrap()).unwrap();
+        assert!(waiting.await.unwrap().is_ok());
+        let folder_itself = OperatorKey::wait(folder.path()).await.err().unwrap();
+        assert!(
+            folder_itself.to_string().contains("cannot be read"),
+            "{folder_itself}"
+        );
+    }
 }

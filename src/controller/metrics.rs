@@ -224,3 +224,64 @@ impl Shown {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::condition::{Reason, condition};
+
+    #[test]
+    fn what_a_status_says_is_shown_until_its_resource_is_gone() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let now = crate::api::Time(jiff::Timestamp::UNIX_EPOCH);
+        let mut conditions = vec![condition(
+            ConditionType::Ready,
+            ConditionStatus::True,
+            Reason::Ready,
+            String::new(),
+            Some(1),
+            &[],
+            &now,
+        )];
+        // One of another writer's is not shown: it could be anything.
+        let mut foreign = conditions[0].clone();
+        foreign.type_ = "Foreign".to_owned();
+        conditions.push(foreign);
+        let counts = ViolationCounts {
+            total: 3,
+            denied: 2,
+            audited: 1,
+            ..ViolationCounts::default()
+        };
+        let name = ("ml".to_owned(), "m".to_owned());
+        metrics
+            .resources
+            .show(Kind::McpServer, &name, &conditions, Some(&counts));
+        metrics
+            .reconciles
+            .get_or_create(&KindLabels {
+                kind: Kind::McpPolicy,
+            })
+            .inc();
+        let shown = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            text
+        };
+        let text = shown();
+        let of = r#"kind="McpServer",namespace="ml",name="m""#;
+        for line in [
+            format!(r#"portcullis_resource_violations{{{of},outcome="denied"}} 2"#),
+            format!(r#"portcullis_resource_violations{{{of},outcome="hidden"}} 0"#),
+            format!(r#"portcullis_resource_condition{{{of},type="Ready",status="True"}} 1"#),
+            r#"portcullis_operator_reconciles_total{kind="McpPolicy"} 1"#.to_owned(),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+        assert!(!text.contains("Foreign"));
+        metrics.resources.forget(Kind::McpServer, &name);
+        assert!(!shown().contains("outcome="));
+        assert_eq!(Kind::McpApproval.as_str(), "McpApproval");
+    }
+}

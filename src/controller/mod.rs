@@ -22,6 +22,8 @@ mod reports;
 mod run;
 mod runtime;
 mod server;
+#[cfg(test)]
+mod testing;
 mod triggers;
 mod watches;
 

@@ -264,3 +264,6 @@ pub fn all(ctx: &Context, wanted: impl Fn(&Name) -> bool) {
         "queued all objects for an initial reconcile"
     );
 }
+
+#[cfg(test)]
+mod tests;

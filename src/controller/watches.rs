@@ -273,3 +273,6 @@ pub fn regain(ctx: &Context, namespace: &str, watch: usize) {
         triggers::all(ctx, |name| name.0 == namespace);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,6 +66,11 @@ impl PolicyDiagnostics {
         self.lock().remove(uid(policy));
     }
 
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.known.lock()
     }

@@ -160,3 +160,6 @@ pub fn forget(ctx: &Context, name: &Name) {
     ctx.memory.policies.forget(name);
     ctx.metrics.resources.forget(Reconciled::McpPolicy, name);
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,7 +77,12 @@ pub async fn connect(
         fence: fence.clone(),
     });
     let once: Client = ClientBuilder::try_from(config)?.with_layer(&fenced).build();
-    let sending = once.clone();
+    let again = patient(once.clone(), namespace);
+    Ok(Clients { again, once })
+}
+
+/// A client that sends again what the API server wants to be asked later.
+fn patient(sending: Client, namespace: String) -> Client {
     let lists = Arc::new(Semaphore::new(1));
     let send = tower::service_fn(move |request: Request<Body>| {
         let (client, lists) = (sending.clone(), Arc::clone(&lists));
@@ -102,8 +107,7 @@ pub async fn connect(
         }
     });
     let policy = RetryPolicy::new(RETRY.0, RETRY.1, RETRIES, true).unwrap_or_default();
-    let again = Client::new(RetryLayer::new(policy).layer(send), namespace);
-    Ok(Clients { again, once })
+    Client::new(RetryLayer::new(policy).layer(send), namespace)
 }
 
 /// Bounds how long an answer has a request wait: an object that is looked at once more later is better served than one that a
@@ -180,55 +184,4 @@ fn labels(method: &Method, uri: &http::Uri) -> Option<RequestLabels> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nobody_waits_longer_than_a_while_for_the_api_server() {
-        let after = |asked: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(RETRY_AFTER, http::HeaderValue::from_static(asked));
-            patience(&mut headers);
-            headers[RETRY_AFTER].to_str().unwrap().to_owned()
-        };
-        assert_eq!((after("1").as_str(), after("30").as_str()), ("1", "30"));
-        assert_eq!(after("3600"), "30");
-        assert_eq!(after("soon"), "soon");
-    }
-
-    #[test]
-    fn requests_are_counted_by_what_they_do() {
-        let said = |method: Method, uri: &str| {
-            labels(&method, &uri.parse().unwrap())
-                .map(|labels| format!("{} {}", labels.verb, labels.resource))
-        };
-        let some = |text: &str| Some(text.to_owned());
-        assert_eq!(
-            said(Method::GET, "/api/v1/pods?watch=true&x=1"),
-            some("watch pods")
-        );
-        assert_eq!(
-            said(
-                Method::GET,
-                "/apis/portcullis.dev/v1alpha1/mcpservers?limit=500"
-            ),
-            some("list mcpservers")
-        );
-        assert_eq!(
-            said(
-                Method::PUT,
-                "/apis/portcullis.dev/v1alpha1/namespaces/ml/mcpservers/a/status"
-            ),
-            some("update mcpservers/status")
-        );
-        assert_eq!(
-            said(Method::PATCH, "/apis/apps/v1/namespaces/ml/deployments/a"),
-            some("patch deployments")
-        );
-        assert_eq!(
-            said(Method::POST, "/api/v1/namespaces/ml/secrets"),
-            some("create secrets")
-        );
-        assert_eq!(said(Method::GET, "/version"), None);
-    }
-}
+mod tests;

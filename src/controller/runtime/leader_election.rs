@@ -49,7 +49,7 @@ impl WriteFence {
         self.millis(Instant::now()) < self.until.load(Ordering::Acquire)
     }
 
-    fn open_until(&self, at: Instant) {
+    pub(super) fn open_until(&self, at: Instant) {
         self.until.store(self.millis(at), Ordering::Release);
     }
 
@@ -288,69 +288,4 @@ async fn watch(api: Api<Lease>, name: String, changed: Arc<Notify>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn contender(identity: &str) -> LeaderElector {
-        let service = tower::service_fn(|_: http::Request<kube::client::Body>| async {
-            Err::<http::Response<kube::client::Body>, _>(std::io::Error::other(
-                "no API server in this test",
-            ))
-        });
-        let client = Client::new(service, "default");
-        LeaderElector::new(
-            client,
-            "ops",
-            "lease",
-            identity,
-            Duration::from_secs(15),
-            WriteFence::default(),
-        )
-    }
-
-    fn held(holder: &str, renewed: &str) -> Lease {
-        serde_json::from_value(json!({
-            "metadata": {"name": "lease"},
-            "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": renewed},
-        }))
-        .unwrap()
-    }
-
-    const EARLY: &str = "2001-01-01T00:00:00.000000Z";
-    const LATER: &str = "2001-01-01T00:00:01.000000Z";
-
-    #[tokio::test(start_paused = true)]
-    async fn a_holder_is_gone_when_its_record_has_not_changed_here_whatever_its_clock_says() {
-        let mut us = contender("b");
-        assert_eq!(us.turn(None, Instant::now()), Turn::Create);
-        assert_eq!(us.turn(Some(&held("", EARLY)), Instant::now()), Turn::Take);
-        assert_eq!(us.turn(Some(&held("b", EARLY)), Instant::now()), Turn::Take);
-        // Years ago by our clock; but we have only just seen it.
-        assert_eq!(
-            us.turn(Some(&held("a", EARLY)), Instant::now()),
-            Turn::Wait(Duration::from_secs(15))
-        );
-        tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!(
-            us.turn(Some(&held("a", EARLY)), Instant::now()),
-            Turn::Wait(Duration::from_secs(5))
-        );
-        assert_eq!(
-            us.turn(Some(&held("a", LATER)), Instant::now()),
-            Turn::Wait(Duration::from_secs(15))
-        );
-        tokio::time::advance(Duration::from_secs(15)).await;
-        assert_eq!(us.turn(Some(&held("a", LATER)), Instant::now()), Turn::Take);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_leader_that_was_stopped_may_not_write_when_it_goes_on() {
-        let fence = WriteFence::default();
-        assert!(!fence.is_open());
-        fence.open_until(Instant::now() + Duration::from_secs(10));
-        assert!(fence.is_open());
-        tokio::time::advance(Duration::from_secs(11)).await;
-        assert!(!fence.is_open());
-    }
-}
+mod tests;

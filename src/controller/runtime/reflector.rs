@@ -212,7 +212,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_watch_that_cannot_start_where_the_last_one_ended_begins_with_a_list() {
-        let script = Script::new(vec![
+        let script = Script::open(vec![
             answer(Method::GET, &[PATH], 200, list("5", &[object("a", "1")])),
             answer(
                 Method::GET,
@@ -238,7 +238,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_may_not_be_listed_is_told_once_and_tried_again() {
         let forbidden = || answer(Method::GET, &[PATH], 403, refusal(403, "Forbidden"));
-        let script = Script::new(vec![
+        let script = Script::open(vec![
             forbidden(),
             forbidden(),
             answer(Method::GET, &[PATH], 200, list("5", &[object("a", "1")])),
@@ -246,7 +246,7 @@ mod tests {
         let seen = Seen::new(true);
         run(&script, &seen, &["forbidden", "->a", "listed"]).await;
         // Where the operator cannot work without it, it waits.
-        let script = Script::new(vec![
+        let script = Script::open(vec![
             forbidden(),
             answer(Method::GET, &[PATH], 200, list("5", &[])),
         ]);
@@ -259,7 +259,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_api_server_that_fails_is_asked_again() {
-        let script = Script::new(vec![
+        let script = Script::open(vec![
             answer(Method::GET, &[PATH], 429, refusal(429, "TooManyRequests")).retry_after(1),
             answer(Method::GET, &[PATH], 500, refusal(500, "InternalError")),
             answer(Method::GET, &[PATH], 200, list("5", &[])),

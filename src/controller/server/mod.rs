@@ -195,3 +195,6 @@ pub fn forget(ctx: &Context, name: &Name) {
     ctx.memory.servers.forget(name);
     ctx.metrics.resources.forget(Reconciled::McpServer, name);
 }
+
+#[cfg(test)]
+mod tests;

@@ -146,3 +146,143 @@ async fn a_report_without_end_is_not_held() {
     let long = read_of(vec![b' '; 9 << 20]).await.unwrap_err();
     assert!(matches!(long, ReadError::Large), "{long}");
 }
+
+/// A gateway that answers each request with the next of these, and tells what it was asked.
+async fn gateway(answers: Vec<String>) -> (SocketAddr, Arc<parking_lot::Mutex<Vec<String>>>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let heard = Arc::clone(&asked);
+    tokio::spawn(async move {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = [0; 2_048];
+            let read = stream.read(&mut buffer).await.unwrap();
+            heard
+                .lock()
+                .push(String::from_utf8_lossy(&buffer[..read]).into_owned());
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (address, asked)
+}
+
+fn ok(report: &Report) -> String {
+    let body = serde_json::to_string(report).unwrap();
+    let length = body.len();
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
+}
+
+/// An operator with one server, whose gateway's pod is at that address.
+fn operator(
+    script: &crate::controller::runtime::scripted::Script,
+    address: SocketAddr,
+) -> crate::controller::testing::TestOperator {
+    use crate::controller::testing::{TestOperator, http, mcp_server, name};
+    let port = format!("--report-port={}", address.port());
+    let operator = TestOperator::with(script, &[&port]);
+    operator.server(&mcp_server("m", 1, &http()));
+    operator.child(&serde_json::json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"namespace": "ml", "name": "m-gateway", "uid": "d", "resourceVersion": "1", "ownerReferences": [{
+            "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "name": "m", "uid": "uid-of-m", "controller": true,
+        }]},
+    }));
+    operator.gateway_pod("d", Some(address), true);
+    operator.ctx.memory.servers.of(&name(), "uid-of-m");
+    operator
+}
+
+#[tokio::test]
+async fn a_gateway_is_asked_with_its_bearer_and_its_report_makes_the_server_be_looked_at() {
+    use crate::controller::testing::{key, name, queued};
+    let script = crate::controller::runtime::scripted::Script::new(Vec::new());
+    let mut first = report("i", "r");
+    first.violations = vec![violation()];
+    let (address, asked) = gateway(vec![ok(&first), ok(&first)]).await;
+    let operator = operator(&script, address);
+    let next = look(&operator.ctx, &name()).await.unwrap();
+    assert!(next <= VIOLATING, "{next:?}");
+    assert_eq!(queued(&operator.ctx.queues.servers).await, ["m"]);
+    let asked = asked.lock().clone();
+    assert!(
+        asked[0].starts_with("GET /report?stored=0 HTTP/1.1\r\n"),
+        "{asked:?}"
+    );
+    let bearer = format!("Bearer {}\r\n", key().bearer("uid-of-m"));
+    assert!(asked[0].contains(&bearer), "{asked:?}");
+    // The same once more, when it is hurried, is no news.
+    poll_now(&operator.ctx, &name());
+    assert_eq!(queued(&operator.ctx.queues.reports).await, ["m"]);
+    look(&operator.ctx, &name()).await;
+    assert_eq!(queued(&operator.ctx.queues.servers).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_a_gateway_says_that_cannot_be_is_not_believed_and_it_is_asked_again() {
+    use crate::controller::testing::{name, queued};
+    let mut implausible = report("i", "r");
+    implausible.violations = vec![ReportedCount {
+        count: u64::MAX,
+        ..violation()
+    }];
+    let answers = [
+        ok(&implausible),
+        "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        // A body that is cut, one that is none, and no answer at all.
+        "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{".to_owned(),
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]".to_owned(),
+        String::new(),
+    ];
+    for answer in answers {
+        let script = crate::controller::runtime::scripted::Script::new(Vec::new());
+        let (address, _) = gateway(vec![answer.clone()]).await;
+        let operator = operator(&script, address);
+        let next = look(&operator.ctx, &name()).await.unwrap();
+        assert!(next <= SOON * 2, "{answer}: {next:?}");
+        // It was asked: a new leader need not wait for it any more.
+        assert_eq!(
+            queued(&operator.ctx.queues.servers).await,
+            ["m"],
+            "{answer}"
+        );
+        let memory = operator.ctx.memory.servers.of(&name(), "uid-of-m");
+        assert!(memory.lock().reports.is_empty() && memory.lock().polls["pod"].failures == 1);
+    }
+}
+
+#[tokio::test]
+async fn only_the_gateways_of_a_server_that_is_known_are_asked() {
+    use crate::controller::testing::name;
+    let script = crate::controller::runtime::scripted::Script::new(Vec::new());
+    let operator = operator(&script, "127.0.0.1:1".parse().unwrap());
+    let gone = ("ml".to_owned(), "gone".to_owned());
+    assert_eq!(look(&operator.ctx, &gone).await, None);
+    // Nobody listens there.
+    let next = look(&operator.ctx, &name()).await.unwrap();
+    assert!(next <= SOON * 2, "{next:?}");
+    // A worker goes on with what is due.
+    operator.ctx.queues.reports.add(gone.clone());
+    let work = work(Arc::clone(&operator.ctx));
+    let done = async {
+        while operator.ctx.queues.reports.depth() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = done => {}
+    }
+    // Of how many violations of a run are stored the gateway is told.
+    let memory = operator.ctx.memory.servers.of(&name(), "uid-of-m");
+    let mut memory = memory.lock();
+    assert_eq!(stored(&memory, "pod"), 0);
+    let mut ledger = crate::status::accounting::Ledger::default();
+    let mut counted = report("i", "r");
+    counted.violations = vec![violation()];
+    ledger.take(&merge::run("pod", "i"), Account::of(&counted));
+    memory.newest.insert("pod".to_owned(), "i".to_owned());
+    memory.ledger = Some(("1".to_owned(), Arc::new(ledger)));
+    assert_eq!(stored(&memory, "pod"), 1);
+}
