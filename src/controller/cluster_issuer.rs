@@ -150,8 +150,8 @@ mod tests {
         // The keys are fetched from the API server even if the document names another place.
         let document =
             json!({"issuer": "https://issuer.example", "jwks_uri": "https://evil.example/keys"});
-        let found = fetch(&serving((200, document), (200, jwks.clone())));
-        let found = found.await.unwrap();
+        let client = serving((200, document), (200, jwks.clone()));
+        let found = fetch(&client).await.unwrap();
         assert_eq!(found.issuer, "https://issuer.example");
         assert_eq!(found.jwks, jwks);
         let known = ClusterIssuer::default();

@@ -81,6 +81,7 @@ impl TestOperator {
             memory: Memory::default(),
             metrics: Metrics::register(&mut Registry::default()),
             events: Events::start(events.client(), queues, "a"),
+            issuer: Default::default(),
         };
         TestOperator {
             ctx: Arc::new(ctx),

@@ -27,7 +27,14 @@ struct MadeFrom {
     issuers: Vec<BundleIssuer>,
     keys: Option<BTreeMap<String, Vec<u8>>>,
     /// Key sets, and CAs of those behind URLs, by the place of the provider.
-    sets: Vec<(Option<Vec<u8>>, Option<Vec<u8>>)>,
+    sets: Vec<OfSecrets>,
+}
+
+/// What Secrets hold for one provider.
+#[derive(PartialEq)]
+struct OfSecrets {
+    set: Option<Vec<u8>>,
+    ca: Option<Vec<u8>>,
 }
 
 impl Callers {
@@ -41,10 +48,10 @@ impl Callers {
         let sets = providers.iter().map(|provider| {
             let set = provider.jwks.secret_key_ref.as_ref();
             let ca = provider.jwks.ca_secret_ref.as_ref();
-            (
-                set.and_then(|set| lookup.reference(set)),
-                ca.and_then(|ca| lookup.reference(ca)),
-            )
+            OfSecrets {
+                set: set.and_then(|set| lookup.reference(set)),
+                ca: ca.and_then(|ca| lookup.reference(ca)),
+            }
         });
         let from = MadeFrom {
             sets: sets.collect(),
@@ -105,7 +112,7 @@ impl Callers {
             }
         }
         let mut remotes = BTreeMap::new();
-        for (provider, (set, ca)) in authentication.jwt.iter().zip(&from.sets) {
+        for (provider, OfSecrets { set, ca }) in authentication.jwt.iter().zip(&from.sets) {
             let keys = match (&provider.jwks.url, set) {
                 (Some(url), _) => {
                     let key = (url.clone(), ca.clone());
