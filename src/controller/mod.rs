@@ -26,6 +26,7 @@ mod server;
 mod testing;
 mod triggers;
 mod watches;
+mod workers;
 
 pub use args::Args;
 pub use run::{RunError, run};

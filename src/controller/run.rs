@@ -12,13 +12,9 @@ use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
-use super::reports::poll;
-use super::{approval, cache_freshness, cluster_issuer, policy, server, triggers, watches};
+use super::{cache_freshness, cluster_issuer, triggers, watches, workers};
 use crate::controller::args::Args;
 use crate::controller::caches::Caches;
 use crate::controller::cluster_issuer::ClusterIssuer;
@@ -32,16 +28,11 @@ use crate::controller::policy::diagnostics::PolicyDiagnostics;
 use crate::controller::queues::Queues;
 use crate::controller::runtime::client::{self, ClientError};
 use crate::controller::runtime::leader_election::{LeaderElector, WriteFence};
-use crate::controller::runtime::workqueue::Action;
 use crate::controller::runtime::writer::{self, WriteError};
 use crate::controller::server::build::wanted::Settings;
 use crate::telemetry::listen::{ListenError, bind};
 use crate::telemetry::{admin, process};
 
-/// Objects of one kind that are worked on at once.
-const WORKERS: usize = 8;
-/// Servers whose gateways are asked at once: each waits for a pod most of the time.
-const READERS: usize = 32;
 /// The release of the Lease is waited for so long: a moment's work, but for an API server that has much to do; all the time
 /// that it takes is less than another replica would wait without it.
 const GRACE: Duration = Duration::from_secs(10);
@@ -186,7 +177,7 @@ async fn lead(
             let _ = ctx.key.set(key);
             cache_freshness::wait(&ctx).await?;
             triggers::all(&ctx, |_| true);
-            let mut workers = workers(&ctx);
+            let mut workers = workers::start(&ctx);
             // None of them ends.
             workers.join_next().await;
             Err(RunError::Stopped)
@@ -231,91 +222,6 @@ async fn key(ctx: &Context, missing: &watch::Sender<Missing>) -> Result<Operator
     let key = OperatorKey::wait(path).await?;
     missing.send_replace(None);
     Ok(key)
-}
-
-fn workers(ctx: &Arc<Context>) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    for _ in 0..WORKERS {
-        tasks.spawn(worker(Arc::clone(ctx), Kind::McpServer));
-        tasks.spawn(worker(Arc::clone(ctx), Kind::McpPolicy));
-    }
-    tasks.spawn(worker(Arc::clone(ctx), Kind::McpApproval));
-    for _ in 0..READERS {
-        tasks.spawn(poll::work(Arc::clone(ctx)));
-    }
-    tasks
-}
-
-/// Why an object could not be reconciled.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Server(#[from] server::error::ServerError),
-    #[error(transparent)]
-    Write(#[from] WriteError),
-}
-
-impl Failure {
-    /// Somebody wrote in between, or the caches were behind: nothing that anybody need know of.
-    fn is_usual(&self) -> bool {
-        let write = match self {
-            Failure::Server(error) => error.write(),
-            Failure::Write(error) => Some(error),
-        };
-        matches!(write, Some(WriteError::Conflict { .. }))
-    }
-}
-
-/// Takes one key after the other.
-async fn worker(ctx: Arc<Context>, kind: Kind) {
-    let queue = match kind {
-        Kind::McpServer => &ctx.queues.servers,
-        Kind::McpPolicy => &ctx.queues.policies,
-        Kind::McpApproval => &ctx.queues.approvals,
-    };
-    let labels = KindLabels { kind };
-    let count = ctx.metrics.reconciles.get_or_create(&labels).clone();
-    let errors = ctx.metrics.errors.get_or_create(&labels).clone();
-    let duration = ctx.metrics.duration.get_or_create(&labels).clone();
-    loop {
-        let name = queue.next().await;
-        // Something in it cannot be seen, and that may be a policy.
-        if !ctx.caches.sees(&name.0) {
-            queue.done(&name, Action::AwaitChange);
-            continue;
-        }
-        let started = Instant::now();
-        let span = tracing::info_span!(
-            "reconcile",
-            kind = kind.as_str(),
-            namespace = name.0,
-            name = name.1
-        );
-        let reconcile = async {
-            match kind {
-                Kind::McpServer => server::reconcile(&ctx, &name).await.map_err(Failure::from),
-                Kind::McpPolicy => policy::reconcile(&ctx, &name).await.map_err(Failure::from),
-                Kind::McpApproval => approval::reconcile(&ctx, &name)
-                    .await
-                    .map_err(Failure::from),
-            }
-        };
-        let result: Result<Action, Failure> = reconcile.instrument(span.clone()).await;
-        count.inc();
-        duration.observe(started.elapsed().as_secs_f64());
-        let done = result.unwrap_or_else(|error| {
-            let _entered = span.enter();
-            if error.is_usual() {
-                tracing::debug!(%error, "trying again");
-            } else {
-                errors.inc();
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, cause, "trying again");
-            }
-            Action::Backoff
-        });
-        queue.done(&name, done);
-    }
 }
 
 struct AdminPort {

@@ -64,7 +64,15 @@ pub async fn connect(
     fence: &WriteFence,
     watch: Duration,
 ) -> Result<Clients, ClientError> {
-    let mut config = Config::infer().await?;
+    of_config(Config::infer().await?, metrics, fence, watch)
+}
+
+fn of_config(
+    mut config: Config,
+    metrics: &Metrics,
+    fence: &WriteFence,
+    watch: Duration,
+) -> Result<Clients, ClientError> {
     // kube's own would be within the fence.
     config.default_retry = false;
     let namespace = config.default_namespace.clone();

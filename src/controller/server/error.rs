@@ -98,3 +98,72 @@ impl ServerError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn not_json() -> serde_json::Error {
+        serde_json::from_str::<u8>("x").unwrap_err()
+    }
+
+    #[test]
+    fn errors_say_what_was_done_and_only_requests_that_failed_are_writes() {
+        let object = || NotJson {
+            kind: "Role",
+            name: "m".to_owned(),
+            source: not_json(),
+        };
+        let conflict = || WriteError::Conflict {
+            kind: "Role",
+            name: "m".to_owned(),
+        };
+        let cases: [(ServerError, &str, bool); 9] = [
+            (ServerError::NoKey, "the operator has no key yet", false),
+            (
+                ApplyError::Child(conflict()).into(),
+                "writing children: Role m was changed",
+                true,
+            ),
+            (
+                ApplyError::Secret(conflict()).into(),
+                "writing Secrets: Role m was changed",
+                true,
+            ),
+            (
+                ApplyError::Build(object().into()).into(),
+                "building children: Role m cannot",
+                false,
+            ),
+            (
+                ApplyError::Deliver(DeliverError::Write(conflict())).into(),
+                "writing the bundle: Role m was changed",
+                true,
+            ),
+            (
+                ApplyError::Deliver(not_json().into()).into(),
+                "writing the bundle as JSON: expected",
+                false,
+            ),
+            (
+                AccountError::Read(conflict()).into(),
+                "reading the ledger: Role m was changed",
+                true,
+            ),
+            (
+                AccountError::from(object()).into(),
+                "writing the ledger: Role m cannot",
+                false,
+            ),
+            (
+                StatusError::Write(conflict()).into(),
+                "writing the status: Role m was changed",
+                true,
+            ),
+        ];
+        for (error, said, write) in cases {
+            assert!(error.to_string().starts_with(said), "{error}");
+            assert_eq!(error.write().is_some(), write, "{error}");
+        }
+    }
+}

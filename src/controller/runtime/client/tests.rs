@@ -181,3 +181,40 @@ async fn one_list_is_read_after_the_other() {
     let (one, other) = tokio::join!(one.list(&params), other.list(&params));
     assert!(one.is_ok() && other.is_ok());
 }
+
+#[tokio::test]
+async fn the_clients_of_a_cluster_speak_to_its_api_server_counted_and_fenced() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut asked = [0; 2_048];
+        let read = stream.read(&mut asked).await.unwrap();
+        let body = r#"{"metadata": {"name": "a"}}"#;
+        let length = body.len();
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
+        let answer = format!("{head}\r\ncontent-length: {length}\r\n\r\n{body}");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8_lossy(&asked[..read]).into_owned()
+    });
+    let metrics = Metrics::register(&mut Registry::default());
+    let config = Config::new(url.parse().unwrap());
+    let fence = WriteFence::default();
+    let both = of_config(config, &metrics, &fence, Duration::from_secs(60)).unwrap();
+    let found = maps(&both.again).get("a").await.unwrap();
+    assert_eq!(found.metadata.name.as_deref(), Some("a"));
+    assert!(serving.await.unwrap().starts_with(&format!("GET {PATH}/a")));
+    let params = PostParams::default();
+    assert!(
+        maps(&both.once)
+            .create(&params, &ConfigMap::default())
+            .await
+            .is_err()
+    );
+    let labels = RequestLabels {
+        verb: "get",
+        resource: "configmaps".to_owned(),
+    };
+    assert_eq!(metrics.requests.get_or_create(&labels).get(), 1);
+}
