@@ -7,6 +7,7 @@
 //! is resolved is what runs, it is weighed as it runs, and running it takes from the call's budget. Must not do: coerce.
 
 mod build;
+mod defaults;
 mod format;
 mod keywords;
 mod number;
@@ -127,7 +128,7 @@ struct ObjectRules {
     /// Properties in the order of their names.
     order: Vec<(String, Id)>,
     /// What those are where they are absent that have a default.
-    defaults: Vec<(String, survey::Default)>,
+    defaults: Vec<(String, defaults::Default)>,
     /// Loosely folded name to name.
     folded: HashMap<String, String>,
     patterns: Vec<(Pattern, Id)>,
