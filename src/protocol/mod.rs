@@ -8,6 +8,7 @@ pub mod answer;
 pub mod declared;
 pub mod emit;
 pub mod envelope;
+pub mod era;
 pub mod forward;
 pub mod header;
 pub mod keys;
