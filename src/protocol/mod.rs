@@ -14,6 +14,7 @@ pub mod header;
 pub mod keys;
 pub mod list;
 pub mod method;
+pub mod replay;
 pub mod seal;
 pub mod sse;
 pub mod text;
