@@ -4,11 +4,12 @@
 //! tokens expire.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::ClientSessions;
 use crate::gateway::enforce::request_ids::SessionKey;
@@ -329,7 +330,7 @@ struct Last {
 
 impl LastSession {
     fn lock(&self) -> MutexGuard<'_, Option<Last>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -356,7 +357,7 @@ impl<V> Default for Remembered<V> {
 
 impl<V: Clone> Remembered<V> {
     fn lock(&self) -> MutexGuard<'_, (HashMap<String, V>, VecDeque<String>)> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// Remembers a key; says whether it was not remembered before.
