@@ -39,6 +39,7 @@ pub struct Round {
 /// A session of its own on a connection of its own.
 pub struct Client {
     addr: SocketAddr,
+    path: &'static str,
     stream: TcpStream,
     buffer: Vec<u8>,
     session: String,
@@ -47,10 +48,16 @@ pub struct Client {
 impl Client {
     /// Connects and initializes.
     pub async fn connect(addr: SocketAddr) -> Done<Self> {
+        Self::connect_to(addr, "/mcp").await
+    }
+
+    /// The same where the gateway is at another path.
+    pub async fn connect_to(addr: SocketAddr, path: &'static str) -> Done<Self> {
         let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         let mut client = Client {
             addr,
+            path,
             stream,
             buffer: Vec::with_capacity(64 << 10),
             session: String::new(),
@@ -76,9 +83,24 @@ impl Client {
             id => format!("Mcp-Session-Id: {id}\r\nMCP-Protocol-Version: 2025-11-25\r\n"),
         };
         format!(
-            "{method} /mcp HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n{session}Content-Length: {length}\r\n\r\n",
-            self.addr
+            "{method} {} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n{session}Content-Length: {length}\r\n\r\n",
+            self.path, self.addr
         )
+    }
+
+    /// Sends the same request again and again, one after the other.
+    pub async fn ask(&mut self, body: &str, times: usize) -> Done<()> {
+        let request = [self.head("POST", body.len()).as_str(), body].concat();
+        for _ in 0..times {
+            self.send(request.as_bytes()).await?;
+            let received = receive(&mut self.stream, &mut self.buffer).await?;
+            let received = received.ok_or("the connection ended")?;
+            if !self.buffer.starts_with(b"HTTP/1.1 200") {
+                return Err(String::from_utf8_lossy(&self.buffer).into());
+            }
+            self.buffer.drain(..received.end);
+        }
+        Ok(())
     }
 
     /// Opens the session's stream, on this connection.

@@ -8,18 +8,22 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use portcullis::gateway::process::raise_files;
 use tokio::net::TcpListener;
 
 mod evaluate;
 mod guarded;
+mod instructions;
 mod load;
+mod memory;
 mod process;
 mod proxy;
+mod start;
 mod table;
 mod upstream;
 mod wire;
 
-use load::{Client, ID, Work, compare};
+use load::{ID, Work, compare};
 use process::{Awake, Process};
 use table::Table;
 use upstream::RESULT;
@@ -27,12 +31,9 @@ use upstream::RESULT;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Done<T> = Result<T, Failure>;
 
-/// Streams that are open and silent while memory is read.
-const STREAMS: usize = 500;
-/// Calls before memory is first read, so that pools and buffers have their size, and the allocator's arenas theirs.
-const FIRST_CALLS: f64 = 1_000_000.0;
-
 fn main() -> Done<()> {
+    // As the programs do, so that all have room for the streams.
+    raise_files();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let role = arguments.first().map_or("", String::as_str);
     let target = || -> Done<SocketAddr> { Ok(arguments.get(1).ok_or("no address")?.parse()?) };
@@ -216,8 +217,14 @@ async fn measure() -> Done<()> {
             10.0 / taken,
         );
     }
+    if wanted("instructions") {
+        instructions::measure(server.addr, &request, &mut table).await?;
+    }
+    if wanted("start") {
+        start::measure(server.addr, &mut table).await?;
+    }
     if wanted("memory") {
-        memory(server.addr, via(&full), &mut table).await?;
+        memory::measure(server.addr, via(&full), &mut table).await?;
     }
     table.print()?;
     println!(
@@ -225,58 +232,6 @@ async fn measure() -> Done<()> {
          are processes of this machine and share its processors. Every body was compared. For latency, processors are kept\n\
          from halting. Not measured here: Redis, peers.",
         length.as_secs_f64()
-    );
-    Ok(())
-}
-
-/// Resident memory of gateways that do nothing, hold streams, and have carried many calls.
-async fn memory(server: SocketAddr, work: Work<'_>, table: &mut Table) -> Done<()> {
-    let seconds = setting("BENCH_MEMORY_SECONDS", 45.0)?;
-    let gateway = Process::start("gateway-full", Some(server))?;
-    let idle = gateway.memory()?;
-    table.row(
-        "memory, idle",
-        format!("{idle:.1} MiB"),
-        "<= 12 MiB",
-        12.0 / idle,
-    );
-    let mut clients = Vec::new();
-    for _ in 0..STREAMS {
-        let mut client = Client::connect(gateway.addr).await?;
-        client.listen().await?;
-        clients.push(client);
-    }
-    let streaming = gateway.memory()?;
-    table.row(
-        "memory, 500 idle streams",
-        format!("{streaming:.1} MiB"),
-        "<= 30 MiB",
-        30.0 / streaming,
-    );
-    drop(clients);
-
-    let gateway = Process::start("gateway-full", Some(server))?;
-    let work = Work {
-        process: &gateway,
-        ..work
-    };
-    let mut calls = 0.0;
-    while calls < FIRST_CALLS {
-        calls += work.round(32, Duration::from_secs(1)).await?.rate;
-    }
-    let before = gateway.memory()?;
-    let length = Duration::from_secs_f64(seconds);
-    let more = work.round(32, length).await?.rate * seconds;
-    let grown = gateway.memory()? - before;
-    table.row(
-        &format!(
-            "memory, {:.1} M calls after the first {:.1} M",
-            more / 1e6,
-            calls / 1e6
-        ),
-        format!("{grown:+.1} MiB from {before:.1} MiB"),
-        "flat (<= 0.5)",
-        if grown <= 0.5 { 1.0 } else { 0.5 / grown },
     );
     Ok(())
 }

@@ -16,7 +16,16 @@ pub struct Process {
 impl Process {
     /// Starts a role and waits until it listens.
     pub fn start(role: &str, target: Option<SocketAddr>) -> Done<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
+        Self::spawn(Command::new(std::env::current_exe()?), role, target)
+    }
+
+    /// The same under a tool that runs it, as valgrind does.
+    pub fn start_under(mut tool: Command, role: &str, target: Option<SocketAddr>) -> Done<Self> {
+        tool.arg(std::env::current_exe()?);
+        Self::spawn(tool, role, target)
+    }
+
+    fn spawn(mut command: Command, role: &str, target: Option<SocketAddr>) -> Done<Self> {
         command.arg(role).args(target.map(|addr| addr.to_string()));
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
@@ -28,18 +37,14 @@ impl Process {
         }
     }
 
+    /// Of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Resident memory in MiB.
     pub fn memory(&self) -> Done<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let mut lines = status.lines();
-        let line = lines.find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib: f64 = line
-            .ok_or("no VmRSS")?
-            .trim()
-            .trim_end_matches("kB")
-            .trim()
-            .parse()?;
-        Ok(kib / 1024.0)
+        resident(self.child.id())
     }
 
     /// Processor time of all its threads so far, in nanoseconds.
@@ -54,6 +59,20 @@ impl Process {
         }
         Ok(sum)
     }
+}
+
+/// Resident memory of a process in MiB.
+pub fn resident(process: u32) -> Done<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: f64 = line
+        .ok_or("no VmRSS")?
+        .trim()
+        .trim_end_matches("kB")
+        .trim()
+        .parse()?;
+    Ok(kib / 1024.0)
 }
 
 /// Keeps the processors from halting: waking one costs a virtual machine more than a request does, and more for the second

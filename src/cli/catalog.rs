@@ -174,31 +174,12 @@ fn nearest(name: &str) -> String {
     }
     catalog::all()
         .iter()
-        .map(|entry| (distance(name, entry.name), entry.name))
+        .map(|entry| (strsim::levenshtein(name, entry.name), entry.name))
         .min()
         .filter(|(distance, known)| distance * 3 <= known.len())
         .map_or_else(String::new, |(_, known)| {
             format!(" (did you mean `{known}`?)")
         })
-}
-
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(b.chars()) {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = *cell;
-            left = replaced.min(*cell + 1).min(left + 1);
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(usize::MAX)
 }
 
 /// `docs/tools.md`.

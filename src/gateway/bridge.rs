@@ -30,7 +30,8 @@ use tokio_util::task::TaskTracker;
 use crate::gateway::upstream::stdio::{ChildConfig, ChildLimits, RunAs, SpawnError, check_command};
 use crate::json;
 use crate::protocol::envelope::{self, Message};
-use crate::protocol::version::{self as version_of, Era, Version};
+use crate::protocol::era::{self, Era};
+use crate::protocol::version::Version;
 pub use bearer::{ANOTHER as ANOTHER_BEARER, Bearer, BearerError};
 use stream::{Accepts, StreamLimits, bare};
 pub use stream::{Body, BoxError};
@@ -365,7 +366,7 @@ impl Bridge {
             refuse(StatusCode::BAD_REQUEST, fault.code(), &fault.to_string())
         })?;
         // The header was checked already; this is about the body's own word.
-        if let Era::Stateless(asked) = version_of::era(None, &message) {
+        if let Era::Stateless(asked) = era::era(None, &message) {
             return Err(unsupported(&asked));
         }
         if let Message::Request(request) = &message

@@ -22,6 +22,7 @@ use crate::policy::decision::{Charge, RuleId};
 use crate::policy::{self, Call, Decision};
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::Request;
+use crate::protocol::list::ListKind;
 use crate::protocol::method::Method;
 
 mod approval_wait;
@@ -149,6 +150,8 @@ pub struct Forward {
     pub decision: Option<u64>,
     /// Takes how the call ended.
     pub in_flight: Option<Box<InFlight>>,
+    /// What the answer lists, if the request asks for a list.
+    pub lists: Option<ListKind>,
 }
 
 /// The result of the decision on a call: it may be sent, and its units are reserved.
@@ -240,6 +243,7 @@ pub async fn tool_call(
         under_way,
         decision: Some(decided.number),
         in_flight: Some(in_flight),
+        lists: None,
     })
 }
 

@@ -72,12 +72,7 @@ impl Grant {
 
     /// The same text for the same caller, which does not reveal its name.
     pub fn token(&self) -> HeaderValue {
-        let mut token = String::with_capacity(32);
-        for byte in &sha256(self.caller.grant.as_bytes())[..16] {
-            let digits =
-                [byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]);
-            token.extend(digits.map(char::from));
-        }
+        let token = hex::encode(&sha256(self.caller.grant.as_bytes())[..16]);
         // Hexadecimal digits are always a valid header value.
         HeaderValue::from_str(&token).unwrap_or(HeaderValue::from_static("unknown"))
     }
@@ -147,12 +142,7 @@ impl Grants {
     /// [`NoDigest`].
     pub fn of_digest(name: &str, hex: &str) -> Result<Self, NoDigest> {
         let mut digest = [0; SHA256_OUTPUT_LEN];
-        if hex.len() != 2 * digest.len() || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(NoDigest);
-        }
-        for (byte, at) in digest.iter_mut().zip((0..hex.len()).step_by(2)) {
-            *byte = u8::from_str_radix(&hex[at..at + 2], 16).map_err(|_| NoDigest)?;
-        }
+        hex::decode_to_slice(hex, &mut digest).map_err(|_| NoDigest)?;
         let caller = Arc::new(Caller::key(name));
         Ok(Grants {
             keys: vec![ApiKey { digest, caller }],
@@ -369,10 +359,7 @@ mod tests {
 
     #[test]
     fn a_digest_admits_its_key_and_nobody_else() {
-        let hex: String = sha256(b"s3cret-number-one")
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hex = hex::encode(sha256(b"s3cret-number-one"));
         let grants = Grants::of_digest("report", &hex).unwrap();
         assert_eq!(
             name(&grants, &["Bearer s3cret-number-one"]).as_deref(),

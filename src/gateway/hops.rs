@@ -18,8 +18,8 @@ const MAX_HOPS: usize = 16;
 /// The name of the gateways of a server: the same for all its replicas.
 pub fn name(uid: &str) -> HeaderValue {
     let digest = digest(&SHA256, format!("hop {uid}").as_bytes());
-    let digits = digest.as_ref().iter().take(8);
-    let name: String = digits.map(|byte| format!("{byte:02x}")).collect();
+    let mut name = hex::encode(digest);
+    name.truncate(16);
     // Hexadecimal digits are always a valid header value.
     HeaderValue::try_from(name).unwrap_or(HeaderValue::from_static("gateway"))
 }

@@ -25,8 +25,9 @@ use crate::gateway::relay::Relay;
 use crate::gateway::sessions::{LastSession, Session};
 use crate::protocol::answer;
 use crate::protocol::envelope::{self, Id, Message};
+use crate::protocol::era::{self, Era};
 use crate::protocol::header;
-use crate::protocol::version::{self, Era, Version};
+use crate::protocol::version::Version;
 
 mod admit;
 mod handshake;
@@ -192,7 +193,7 @@ impl Exchange<'_> {
                 ));
             }
         };
-        if let Era::Stateless(requested) = version::era(named, &message) {
+        if let Era::Stateless(requested) = era::era(named, &message) {
             let body = answer::unsupported_version(message.id(), &Version::SESSION, &requested);
             return Err(refuse(StatusCode::BAD_REQUEST, body));
         }

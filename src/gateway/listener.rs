@@ -4,7 +4,7 @@ mod coalesce_wakes;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -51,12 +52,12 @@ pub struct Routes {
 impl Routes {
     /// Replaces them all.
     pub fn set(&self, routes: BTreeMap<String, Arc<Gateway>>) {
-        *self.paths.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
+        *self.paths.write() = Arc::new(routes);
     }
 
     /// The gateways by path.
     pub fn all(&self) -> Arc<BTreeMap<String, Arc<Gateway>>> {
-        Arc::clone(&self.paths.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.paths.read())
     }
 
     /// The endpoint whose metadata is asked for: the rest of the path names it, and a process that
@@ -215,10 +216,12 @@ where
     let last = Arc::new((routes, seat, LastSession::default()));
     let service = service_fn(move |request| {
         let last = Arc::clone(&last);
-        async move {
+        // A connection has room for the future of a request for as long as it is open, and a stream
+        // is open for hours after its request has been answered. Boxed, it ends with the request.
+        Box::pin(async move {
             let (routes, seat, last) = &*last;
             Ok::<_, Infallible>(routes.answer(seat, last, request).await)
-        }
+        })
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

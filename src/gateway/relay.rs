@@ -13,6 +13,7 @@ use crate::gateway::Gateway;
 use crate::gateway::body::Body;
 use crate::gateway::body::message::RETRY_AFTER;
 use crate::gateway::enforce::request_ids::RequestIdGuard;
+use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
 use crate::gateway::permit::Permit;
 use crate::gateway::sessions::{Resumed, Session};
@@ -22,6 +23,7 @@ use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{ErrorObject, Id, Message, Notification, Object, Outcome, Request};
 use crate::protocol::list::{self, ListKind};
 use crate::protocol::method::{self, Feature, Need};
+use crate::protocol::replay::Replay;
 
 mod ends;
 mod events;
@@ -52,15 +54,18 @@ pub struct Asked {
     upstream: Id<'static>,
     client: Id<'static>,
     under_way: Option<RequestIdGuard>,
+    /// What the answer lists, if the request asks for a list.
+    lists: Option<ListKind>,
 }
 
 impl Asked {
-    /// One that has just been forwarded.
-    pub fn new(under_way: RequestIdGuard) -> Self {
+    /// One that has just been forwarded, and what its answer lists.
+    pub fn new(under_way: RequestIdGuard, lists: Option<ListKind>) -> Self {
         Asked {
             upstream: under_way.upstream(),
             client: under_way.client().clone(),
             under_way: Some(under_way),
+            lists,
         }
     }
 
@@ -70,6 +75,7 @@ impl Asked {
             upstream,
             client,
             under_way: None,
+            lists: None,
         }
     }
 
@@ -115,21 +121,53 @@ impl Relay {
         }
     }
 
+    /// What the client gets for an answer, if it is the list that this caller was last given under
+    /// the policy in force, byte for byte but for the id of the request.
+    fn replayed(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let asked = self.asked.as_ref()?;
+        let kind = asked.lists?;
+        let snapshot = self.gateway.snapshot()?;
+        let replay = snapshot.replays.of(&self.grant.caller, kind)?;
+        replay.answer(body, &asked.upstream, &asked.client)
+    }
+
+    /// Keeps what the client gets for an answer, until the policy or the tools change. `body` is
+    /// what `message` was read from.
+    fn keep(&self, snapshot: &Snapshot, body: &[u8], message: &Message<'_>, sent: &[u8]) {
+        let (Some(asked), Message::Response(response)) = (&self.asked, message) else {
+            return;
+        };
+        let (Some(kind), Outcome::Result(result)) = (asked.lists, &response.outcome) else {
+            return;
+        };
+        // The client's cursor is sealed for its session, and a result that says that it is an
+        // error is none.
+        let only_lists = ["nextCursor", "isError"]
+            .into_iter()
+            .all(|key| result.get(key).is_none());
+        if only_lists
+            && snapshot.replays.takes(body.len() + sent.len())
+            && let Some(replay) = Replay::of(body, response, sent, &asked.client)
+        {
+            snapshot.replays.keep(&self.grant.caller, kind, replay);
+        }
+    }
+
     /// The client's copy of a message, filtered for this caller. A response must be one that
-    /// [`Self::is_answer`].
-    async fn pass(&self, message: &Message<'_>) -> RelayedMessage {
+    /// [`Self::is_answer`]. `body` is what the message was read from.
+    async fn pass(&self, message: &Message<'_>, body: &[u8]) -> RelayedMessage {
         match message {
             Message::Response(response) => {
                 if let Outcome::Error(error) = &response.outcome {
                     return self.error(error);
                 }
-                let (passed, unknown) = self.filtered(message);
+                let (passed, unknown) = self.filtered(message, body);
                 if !unknown {
                     return passed;
                 }
                 // Rare, so boxed to keep the futures of calls small.
                 Box::pin(self.gateway.inventory.catch_up()).await;
-                self.filtered(message).0
+                self.filtered(message, body).0
             }
             Message::Notification(notification) => self.notification(message, notification),
             Message::Request(request) => self.request(request),
@@ -164,7 +202,7 @@ impl Relay {
 
     /// The message without what the caller may not see, and whether it lists a tool that is not in
     /// the inventory.
-    fn filtered(&self, message: &Message<'_>) -> (RelayedMessage, bool) {
+    fn filtered(&self, message: &Message<'_>, body: &[u8]) -> (RelayedMessage, bool) {
         let Some(snapshot) = self.gateway.snapshot() else {
             return (RelayedMessage::Drop, false);
         };
@@ -218,9 +256,13 @@ impl Relay {
             ListKind::Resources => bound.resource_visible(&entry.name, caller),
             ListKind::ResourceTemplates => bound.template_visible(&entry.name, caller),
         });
-        let passed = match filtered {
-            Ok(Some(bytes)) => RelayedMessage::Send(bytes),
-            Ok(None) => RelayedMessage::Send(message.emit(&edits)),
+        let passed = match filtered.map(|bytes| bytes.unwrap_or_else(|| message.emit(&edits))) {
+            Ok(bytes) => {
+                if !unknown {
+                    self.keep(&snapshot, body, message, &bytes);
+                }
+                RelayedMessage::Send(bytes)
+            }
             Err(error) => {
                 tracing::warn!(server = self.gateway.observe.server(), %error, "an answer of the upstream was replaced");
                 RelayedMessage::Send(answer::upstream_down(

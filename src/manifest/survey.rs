@@ -4,9 +4,9 @@
 //! there: an object that was read from it before must not be taken for one that was removed. Must not do: guess what a
 //! broken document says.
 
+use super::found::{Ignored, Located, ManifestError, Manifests};
 use super::object::{self, Object, Read};
 use super::tree::{self, Node};
-use super::{Ignored, Located, ManifestError, Manifests};
 use crate::api::policy::McpPolicy;
 use std::{
     collections::{BTreeMap, BTreeSet},

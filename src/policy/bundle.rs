@@ -176,7 +176,7 @@ fn revision(mut bundle: serde_json::Value) -> String {
         object.remove("sequence");
         object.remove("signature");
     }
-    canonical::hex(&canonical::sha256(canonical::plain(&bundle).as_bytes()))
+    hex::encode(canonical::sha256(canonical::plain(&bundle).as_bytes()))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod dialect;
 mod eval;
+mod eval_errors;
 mod fuel;
 mod functions;
 mod ir;

@@ -3,6 +3,7 @@
 //! In: a bundle. Out: a [`Program`], or every finding at once, each with policy, rule, field and what to write instead. Must
 //! not do: half-apply. A bundle with one wrong policy gives no program.
 
+mod context;
 mod limits;
 mod policy;
 mod scribe;

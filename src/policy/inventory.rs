@@ -65,7 +65,7 @@ impl Definition {
             name: name.to_owned(),
             digest: format!(
                 "sha256:{}",
-                canonical::hex(&canonical::sha256(json::canonical(&value).as_bytes()))
+                hex::encode(canonical::sha256(json::canonical(&value).as_bytes()))
             ),
             schema: Some(schema),
             properties: Some(properties),

@@ -9,6 +9,7 @@
 //! it takes from the call's budget. Must not do: coerce.
 
 mod build;
+mod defaults;
 mod format;
 mod keywords;
 mod number;
@@ -129,7 +130,7 @@ struct ObjectRules {
     /// Properties in the order of their names.
     order: Vec<(String, Id)>,
     /// What those are where they are absent that have a default.
-    defaults: Vec<(String, survey::Default)>,
+    defaults: Vec<(String, defaults::Default)>,
     /// Loosely folded name to name.
     folded: HashMap<String, String>,
     patterns: Vec<(Pattern, Id)>,

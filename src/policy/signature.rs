@@ -11,7 +11,6 @@ use std::str::FromStr;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 
 use super::bundle::Bundle;
-use super::canonical::hex;
 
 /// Separates these signatures from any others that a key may ever make.
 const DOMAIN: &[u8] = b"portcullis bundle 1";
@@ -38,7 +37,7 @@ pub struct PublicKey([u8; 32]);
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
+        f.write_str(&hex::encode(self.0))
     }
 }
 
@@ -52,29 +51,13 @@ impl FromStr for PublicKey {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bytes = unhex(text).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        let bytes = hex::decode(text)
+            .ok()
+            .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
         bytes
             .map(PublicKey)
             .ok_or_else(|| "write an Ed25519 public key as 64 hexadecimal digits".to_owned())
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes();
-    if !digits.len().is_multiple_of(2) || !text.is_ascii() {
-        return None;
-    }
-    digits
-        .chunks_exact(2)
-        .map(|pair| {
-            let pair = std::str::from_utf8(pair).ok()?;
-            // `from_str_radix` takes a sign.
-            pair.bytes()
-                .all(|digit| digit.is_ascii_hexdigit())
-                .then_some(())?;
-            u8::from_str_radix(pair, 16).ok()
-        })
-        .collect()
 }
 
 /// A private key.
@@ -102,7 +85,7 @@ impl Signer {
 
     /// Signs a bundle that has its revision and its sequence.
     pub fn sign(&self, bundle: &mut Bundle) {
-        bundle.signature = Some(hex(self.0.sign(&message(bundle)).as_ref()));
+        bundle.signature = Some(hex::encode(self.0.sign(&message(bundle))));
     }
 }
 
@@ -116,7 +99,7 @@ pub fn verify(bundle: &Bundle, keys: &[PublicKey]) -> Result<(), SignatureError>
         .signature
         .as_deref()
         .ok_or(SignatureError::Unsigned)?;
-    let signature = unhex(signature).ok_or(SignatureError::Forged)?;
+    let signature = hex::decode(signature).map_err(|_| SignatureError::Forged)?;
     let message = message(bundle);
     let by = |key: &PublicKey| {
         UnparsedPublicKey::new(&ED25519, key.0)

@@ -241,6 +241,8 @@ pub struct Notification<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response<'a> {
     pub id: Option<Id<'a>>,
+    /// The id as it stands in the text.
+    pub id_raw: Option<&'a str>,
     pub outcome: Outcome<'a>,
 }
 
@@ -400,6 +402,7 @@ struct Parts<'a> {
     fault: Option<Fault>,
     jsonrpc: bool,
     id: Option<Option<Id<'a>>>,
+    id_raw: Option<&'a str>,
     method: Option<Cow<'a, str>>,
     params: Option<Object<'a>>,
     result: Option<Object<'a>>,
@@ -460,6 +463,7 @@ impl<'a> Parts<'a> {
             "id" => {
                 let raw = reader.raw()?;
                 self.id = Some(Id::from_json(raw));
+                self.id_raw = Some(raw);
                 // Whether null may stand here depends on the rest of the message.
                 Ok(if kind == Kind::Null || self.id != Some(None) {
                     Ok(())
@@ -541,7 +545,11 @@ impl<'a> Parts<'a> {
             (None, None) => return Err(Fault::Mixture),
         };
         let id = self.id.take().flatten();
-        Ok(Message::Response(Response { id, outcome }))
+        Ok(Message::Response(Response {
+            id,
+            id_raw: self.id_raw,
+            outcome,
+        }))
     }
 }
 

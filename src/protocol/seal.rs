@@ -10,8 +10,6 @@
 //! Token: base64url without padding of `1 ‖ nonce (12) ‖ ChaCha20-Poly1305(expiry (8) ‖ value)`;
 //! the associated data are the purpose and the binding, each part with its length before it.
 
-use std::fmt::Write as _;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -193,14 +191,9 @@ impl Sealer {
     pub fn names(&self, text: &str) -> Vec<String> {
         let name = |key: &hmac::Key| {
             let tag = hmac::sign(key, text.as_bytes());
-            tag.as_ref()
-                .iter()
-                .take(16)
-                .fold(String::new(), |mut name, byte| {
-                    // Writing to a String cannot fail.
-                    let _ = write!(name, "{byte:02x}");
-                    name
-                })
+            let mut name = hex::encode(tag);
+            name.truncate(32);
+            name
         };
         self.names.iter().map(name).collect()
     }

@@ -6,6 +6,7 @@ mod causes;
 mod forwarding;
 mod kinds;
 mod limits;
+mod lists;
 mod parsing;
 mod records;
 mod reload;

@@ -7,50 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::layering::{code, sources, tree};
 
-/// The circles that are still there. This list may only shrink.
-const KNOWN: &[&[&str]] = &[
-    &["manifest.rs", "manifest/survey.rs"],
-    &["policy/check/dialect.rs", "policy/check/pattern.rs"],
-    &["policy/check/eval.rs", "policy/check/functions.rs"],
-    &["policy/compile/limits.rs", "policy/compile/policy.rs"],
-    &[
-        "protocol/envelope.rs",
-        "protocol/method.rs",
-        "protocol/version.rs",
-    ],
-];
-
 #[test]
 fn no_files_name_one_another_in_a_circle() {
     let files = sources();
     let found = Graph::of(&files).circles();
-    let known: Vec<BTreeSet<&str>> = KNOWN
-        .iter()
-        .map(|group| group.iter().copied().collect())
-        .collect();
-    let new: Vec<_> = found
-        .iter()
-        .filter(|group| {
-            let group: BTreeSet<&str> = group.files.iter().map(String::as_str).collect();
-            !known.iter().any(|known| group.is_subset(known))
-        })
-        .collect();
     assert!(
-        new.is_empty(),
+        found.is_empty(),
         "files that name one another in a circle; move what they share into a file of its own:\n{}",
-        new.iter().map(ToString::to_string).collect::<String>()
-    );
-    let gone: Vec<_> = known
-        .iter()
-        .filter(|known| {
-            !found
-                .iter()
-                .any(|group| group.files.iter().all(|file| known.contains(file.as_str())))
-        })
-        .collect();
-    assert!(
-        gone.is_empty(),
-        "these circles are gone; remove them from KNOWN: {gone:#?}"
+        found.iter().map(ToString::to_string).collect::<String>()
     );
 }
 

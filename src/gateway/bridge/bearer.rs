@@ -3,9 +3,10 @@
 //! In: request headers. Out: whether they carry the secret. It must not keep or show the secret
 //! itself.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, header};
+use parking_lot::RwLock;
 use ring::hmac::{self, Tag};
 
 /// Where a gateway presents a secret besides the one in `Authorization`, while the secret changes.
@@ -75,7 +76,7 @@ impl Bearer {
                 Ok(hmac::sign(&self.key, secret))
             })
             .collect();
-        *self.tags.write().unwrap_or_else(PoisonError::into_inner) = tags?;
+        *self.tags.write() = tags?;
         Ok(())
     }
 
@@ -92,7 +93,7 @@ impl Bearer {
         if !scheme.eq_ignore_ascii_case(b"bearer ") {
             return false;
         }
-        let tags = self.tags.read().unwrap_or_else(PoisonError::into_inner);
+        let tags = self.tags.read();
         let good = |secret: &[u8]| {
             let is = |tag: &Tag| hmac::verify(&self.key, secret, tag.as_ref()).is_ok();
             tags.iter().any(is)

@@ -8,16 +8,17 @@
 mod relay;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::calls::{Unanswered, full, now, unavailable};
-use super::session::{BridgeSession, Full, lock, makes_room, share};
+use super::session::{BridgeSession, Full, makes_room, share};
 use super::stream::{self, Accepts, Body, Event, Receiver, Sender, bare};
 use super::wire::{self, Id, code};
 use super::{Context, SESSION};
@@ -80,7 +81,7 @@ impl PerSession {
     }
 
     fn session(&self, id: &str) -> Option<Arc<SessionChild>> {
-        let own = lock(&self.sessions).get(id).cloned()?;
+        let own = self.sessions.lock().get(id).cloned()?;
         own.session.touch();
         Some(own)
     }
@@ -154,7 +155,7 @@ impl PerSession {
             return Err(full(id, Full::All(self.context.limits.max_sessions)));
         };
         // While it waited, the caller may have got others. Nothing waits from here on.
-        let mut sessions = lock(&self.sessions);
+        let mut sessions = self.sessions.lock();
         if let Ok(Some(_)) | Err(Full::Caller(_)) = self.room(&sessions, caller) {
             let share = share(self.context.limits.max_sessions);
             return Err(full(id, Full::Caller(share)));
@@ -185,7 +186,7 @@ impl PerSession {
     /// Ends idle sessions until there is room for another one of this caller.
     fn make_room(&self, caller: &str) -> Result<(), Full> {
         loop {
-            let idle = self.room(&lock(&self.sessions), caller)?;
+            let idle = self.room(&self.sessions.lock(), caller)?;
             let Some(idle) = idle else {
                 return Ok(());
             };
@@ -245,7 +246,7 @@ impl PerSession {
             Message::Response(response) => {
                 // Only what the child has asked, and once.
                 let id = response.id.clone().map(envelope::Id::into_owned);
-                let asked = id.is_some_and(|id| lock(&own.table).asked.remove(&id));
+                let asked = id.is_some_and(|id| own.table.lock().asked.remove(&id));
                 if asked {
                     let line = response.emit(&Edits::new()).into();
                     let sent = own.input.send(line).await;
@@ -292,7 +293,7 @@ impl PerSession {
 
     /// Ends all GET streams; sessions go on.
     pub(super) fn end_streams(&self) {
-        for own in lock(&self.sessions).values() {
+        for own in self.sessions.lock().values() {
             own.session.close();
         }
     }
@@ -307,13 +308,13 @@ impl PerSession {
     }
 
     fn remove(&self, session: &str) -> Option<Arc<SessionChild>> {
-        lock(&self.sessions).remove(session)
+        self.sessions.lock().remove(session)
     }
 }
 
 impl SessionChild {
     fn register(&self, call: Call, most: usize) -> Result<(), Event> {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         if table.ended {
             return Err(ended().event(&call.id));
         }
@@ -340,7 +341,7 @@ impl SessionChild {
     }
 
     fn take(&self, id: &Id) -> Option<Call> {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         let at = table.calls.iter().position(|call| call.id == *id)?;
         Some(table.calls.remove(at))
     }
@@ -358,7 +359,8 @@ impl SessionChild {
     }
 
     fn awaited(&self) -> bool {
-        lock(&self.table)
+        self.table
+            .lock()
             .calls
             .iter()
             .any(|call| !call.reply.is_closed())
@@ -406,7 +408,7 @@ async fn expire(mode: Arc<PerSession>) {
             () = mode.context.stop.cancelled() => return,
         }
         let ended: Vec<String> = {
-            let sessions = lock(&mode.sessions);
+            let sessions = mode.sessions.lock();
             let idle = sessions
                 .values()
                 .filter(|own| own.session.idle_for() > idle && !own.awaited());

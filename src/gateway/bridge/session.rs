@@ -1,10 +1,10 @@
 //! What both modes know of a client's session: its id, when it was last used, and its GET streams.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::stream::{Event, Receiver, Sender, StreamLimits, channel};
@@ -14,11 +14,6 @@ const MAX_STREAMS: usize = 4;
 /// Messages kept while no GET stream is open; the oldest go first.
 const MAX_BACKLOG: usize = 64;
 const MAX_BACKLOG_BYTES: usize = 256 << 10;
-
-/// Locks without ever failing: nothing here panics while it holds a lock.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A session id that cannot be guessed (MCP, "Session management": globally unique, visible ASCII).
 pub(super) fn new_id() -> String {
@@ -97,15 +92,16 @@ impl BridgeSession {
 
     /// Counts as activity.
     pub(super) fn touch(&self) {
-        *lock(&self.used) = Instant::now();
+        *self.used.lock() = Instant::now();
     }
 
     pub(super) fn idle_for(&self) -> Duration {
-        lock(&self.used).elapsed()
+        self.used.lock().elapsed()
     }
 
     pub(super) fn has_reader(&self) -> bool {
-        lock(&self.outbox)
+        self.outbox
+            .lock()
             .streams
             .iter()
             .any(|stream| !stream.is_closed())
@@ -114,7 +110,7 @@ impl BridgeSession {
     /// Opens a GET stream; what waited for one comes first.
     pub(super) fn listen(&self, limits: StreamLimits) -> Receiver {
         let (sender, receiver) = channel(limits);
-        let mut outbox = lock(&self.outbox);
+        let mut outbox = self.outbox.lock();
         if outbox.closed {
             return receiver;
         }
@@ -133,7 +129,7 @@ impl BridgeSession {
     /// Sends on one GET stream, the newest that reads (never on two: MCP, "Sending multiple
     /// streams"), else keeps it.
     pub(super) fn deliver(&self, text: Bytes) {
-        let mut outbox = lock(&self.outbox);
+        let mut outbox = self.outbox.lock();
         if outbox.closed {
             return;
         }
@@ -159,7 +155,7 @@ impl BridgeSession {
 
     /// Ends all streams, after what is queued on them.
     pub(super) fn close(&self) {
-        let mut outbox = lock(&self.outbox);
+        let mut outbox = self.outbox.lock();
         outbox.closed = true;
         outbox.streams.clear();
         outbox.backlog.clear();

@@ -11,15 +11,16 @@ mod subscribers;
 mod supervise;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::calls::{Unanswered, at_once, full, now, unavailable};
-use super::session::{BridgeSession, Full, lock, makes_room};
+use super::session::{BridgeSession, Full, makes_room};
 use super::stream::{self, Accepts, Body, Event, Receiver, bare};
 use super::wire::{self, Id, code};
 use super::{Context, SESSION, StartError, version};
@@ -158,7 +159,7 @@ impl SharedServer {
     }
 
     fn session(&self, id: &str) -> Option<Arc<BridgeSession>> {
-        let session = lock(&self.sessions).get(id).cloned()?;
+        let session = self.sessions.lock().get(id).cloned()?;
         session.touch();
         Some(session)
     }
@@ -181,7 +182,7 @@ impl SharedServer {
         };
         let session = loop {
             let idle = {
-                let mut sessions = lock(&self.sessions);
+                let mut sessions = self.sessions.lock();
                 match self.room(&sessions, caller) {
                     Ok(None) => {
                         let session = Arc::new(BridgeSession::new(caller));
@@ -209,7 +210,7 @@ impl SharedServer {
         sessions: &HashMap<String, Arc<BridgeSession>>,
         caller: &str,
     ) -> Result<Option<String>, Full> {
-        let pending = lock(&self.pending);
+        let pending = self.pending.lock();
         let all = sessions.values().map(|session| {
             let busy = session.has_reader() || pending.awaited(&session.id);
             (&**session, busy)
@@ -327,7 +328,8 @@ impl SharedServer {
             subscribes,
         };
         let most = self.context.limits.calls_per_session;
-        lock(&self.pending)
+        self.pending
+            .lock()
             .insert(ours, live.generation, origin, most)
             .map_err(|refused| match refused {
                 Refused::Duplicate => {
@@ -357,7 +359,7 @@ impl SharedServer {
         let Some(id) = wire::id_member(notification.params.as_ref(), "requestId") else {
             return;
         };
-        let Some((ours, origin)) = lock(&self.pending).take_of(&session.id, &id) else {
+        let Some((ours, origin)) = self.pending.lock().take_of(&session.id, &id) else {
             return;
         };
         // Whether the child still answers is up to it, and the client no longer cares (MCP,
@@ -392,9 +394,9 @@ impl SharedServer {
 
     /// Whether that is new for the session.
     fn subscribe(&self, session: &BridgeSession, uri: &str) -> Result<bool, NoRoom> {
-        let fresh = lock(&self.subscribers).subscribe(session, uri)?;
+        let fresh = self.subscribers.lock().subscribe(session, uri)?;
         // It may have been ended meanwhile, and then this would never be taken back.
-        if fresh && !lock(&self.sessions).contains_key(&session.id) {
+        if fresh && !self.sessions.lock().contains_key(&session.id) {
             self.unsubscribe(session, uri);
         }
         Ok(fresh)
@@ -402,7 +404,7 @@ impl SharedServer {
 
     /// Whether that was the last one: only then does the child get the message.
     fn unsubscribe(&self, session: &BridgeSession, uri: &str) -> bool {
-        lock(&self.subscribers).unsubscribe(session, uri)
+        self.subscribers.lock().unsubscribe(session, uri)
     }
 
     pub(super) fn listen(&self, session: &str) -> Option<Receiver> {
@@ -412,7 +414,7 @@ impl SharedServer {
 
     /// Ends all GET streams; sessions go on.
     pub(super) fn end_streams(&self) {
-        for session in lock(&self.sessions).values() {
+        for session in self.sessions.lock().values() {
             session.close();
         }
     }
@@ -424,17 +426,17 @@ impl SharedServer {
     /// Ends a session. The child goes on with its calls, as they were not cancelled, but they are
     /// answered now.
     pub(super) fn delete(self: &Arc<Self>, session: &str) -> bool {
-        let Some(session) = lock(&self.sessions).remove(session) else {
+        let Some(session) = self.sessions.lock().remove(session) else {
             return false;
         };
         session.close();
         // Kept, they would pile up where a child never answers.
-        let unanswered = lock(&self.pending).take_all_of(&session.id);
+        let unanswered = self.pending.lock().take_all_of(&session.id);
         for origin in unanswered {
             let why = "The session was ended before the answer.";
             self.answer(&origin, Unanswered::lost(why, None));
         }
-        let uris = lock(&self.subscribers).of(&session.id);
+        let uris = self.subscribers.lock().of(&session.id);
         if !uris.is_empty() {
             let shared = Arc::clone(self);
             self.context.tasks.spawn(async move {
@@ -456,7 +458,10 @@ impl SharedServer {
         };
         let ours = self.numbers.next();
         let params = format!(r#"{{"uri":{}}}"#, json::quoted(uri));
-        let noted = lock(&self.pending).insert(ours, live.generation, Origin::Bridge, usize::MAX);
+        let noted = self
+            .pending
+            .lock()
+            .insert(ours, live.generation, Origin::Bridge, usize::MAX);
         if noted.is_ok() {
             let line = wire::request(&Id::Integer(ours), method, &params);
             let _ = live.input.send(line).await;
@@ -474,7 +479,7 @@ impl Drop for Unsent<'_> {
     fn drop(&mut self) {
         let taken = self
             .ours
-            .and_then(|ours| lock(&self.shared.pending).take(ours));
+            .and_then(|ours| self.shared.pending.lock().take(ours));
         if let Some(Origin::Client {
             session,
             subscribes: Some(uri),
@@ -510,8 +515,8 @@ async fn expire(shared: Arc<SharedServer>) {
             () = shared.context.stop.cancelled() => return,
         }
         let ended: Vec<String> = {
-            let sessions = lock(&shared.sessions);
-            let pending = lock(&shared.pending);
+            let sessions = shared.sessions.lock();
+            let pending = shared.pending.lock();
             sessions
                 .values()
                 .filter(|session| session.idle_for() > idle && !session.has_reader())

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::policy::decision::{Charge, CounterKey, RuleId};
 use crate::policy::limit::{self, Refused, Window};
@@ -161,7 +163,7 @@ impl Local {
     }
 
     fn lock(&self) -> MutexGuard<'_, CounterTable> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock()
     }
 }
 

@@ -3,7 +3,9 @@
 pub mod local;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 pub use local::{Exhausted, Local, Reservation};
 
@@ -20,7 +22,7 @@ pub struct Counters {
 impl Counters {
     /// Those of the server with this UID.
     pub fn of(&self, uid: &str) -> Arc<Local> {
-        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut servers = self.servers.lock();
         if servers.len() >= MAX_SERVERS && !servers.contains_key(uid) {
             servers.retain(|_, local| Arc::strong_count(local) > 1 || !local.is_idle());
         }

@@ -135,5 +135,6 @@ pub async fn named(
         under_way,
         decision: Some(decision_id.number),
         in_flight: None,
+        lists: None,
     })
 }

@@ -14,6 +14,7 @@ use super::destination::Destination;
 use super::lists::Lists;
 use super::plan::{Plan, Stdio};
 use super::rejected::Rejected;
+use super::replays::Replays;
 use super::secrets::{Lookup, Secrets};
 use super::settings::Settings;
 use super::snapshot::Snapshot;
@@ -263,19 +264,22 @@ impl Builder {
             upstream,
             destination,
             sealer,
-            lists: Arc::new(Lists::new(by_session(bundle))),
+            lists: Arc::new(Lists::new(mentions(bundle, "session"))),
+            replays: Arc::new(Replays::new(
+                !mentions(bundle, "session") && !mentions(bundle, "now"),
+            )),
             secure: tls::wanted(spec),
         })))
     }
 }
 
-/// Whether some condition may read the session: what is visible to a caller then depends on it.
-fn by_session(bundle: &Bundle) -> bool {
+/// Whether some condition may read this variable: what is visible to a caller then depends on it.
+fn mentions(bundle: &Bundle, variable: &str) -> bool {
     let mut rules = bundle.policies.iter().flat_map(|policy| &policy.spec.rules);
     rules.any(|rule| {
         rule.when
             .as_ref()
-            .is_some_and(|when| when.contains("session"))
+            .is_some_and(|when| when.contains(variable))
     })
 }
 

@@ -53,7 +53,7 @@ impl Destination {
         let digest = canonical::sha256(canonical::plain(&whole).as_bytes());
         Destination {
             shown: printable(&shown, MAX_SHOWN_CHARS),
-            digest: format!("sha256:{}", canonical::hex(&digest)),
+            digest: format!("sha256:{}", hex::encode(digest)),
         }
     }
 }

@@ -5,9 +5,10 @@
 //! in another order than they were built.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 mod builder;
@@ -16,6 +17,7 @@ pub mod destination;
 mod lists;
 pub mod plan;
 mod rejected;
+mod replays;
 pub mod secrets;
 pub mod settings;
 pub mod snapshot;
@@ -24,6 +26,7 @@ pub mod tls;
 pub use self::builder::{Builder, Environment, Sealing};
 pub use self::lists::Lists;
 pub use self::rejected::Rejected;
+pub use self::replays::Replays;
 pub use self::settings::Settings;
 pub use self::snapshot::Snapshot;
 
@@ -243,12 +246,10 @@ impl Force {
     }
 
     fn builder(&self) -> MutexGuard<'_, Builder> {
-        self.builder.lock().unwrap_or_else(PoisonError::into_inner)
+        self.builder.lock()
     }
 
     fn lock_error(&self) -> MutexGuard<'_, Option<String>> {
-        self.last_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.last_error.lock()
     }
 }

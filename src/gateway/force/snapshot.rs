@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::destination::Destination;
 use super::lists::Lists;
+use super::replays::Replays;
 use super::settings::Settings;
 use crate::gateway::grants::Grants;
 use crate::gateway::upstream::Upstream;
@@ -38,6 +39,8 @@ pub struct Snapshot {
     pub sealer: Arc<Sealer>,
     /// The lists that callers have under it.
     pub lists: Arc<Lists>,
+    /// What callers got for the lists of the upstream under it.
+    pub replays: Arc<Replays>,
     /// Whether the listener speaks TLS only.
     pub secure: bool,
 }

@@ -21,6 +21,7 @@ use crate::json;
 use crate::protocol::answer;
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, CompletionRef, Id, Request as Rpc};
+use crate::protocol::list::ListKind;
 use crate::protocol::method::{self, Form, Method as Row, Need};
 
 /// Names the decision on a request in its answer.
@@ -109,6 +110,7 @@ impl Exchange<'_> {
                     under_way,
                     decision: None,
                     in_flight: None,
+                    lists: ListKind::of_method(row.name),
                 }
             }
         };
@@ -218,6 +220,7 @@ impl Exchange<'_> {
             under_way,
             decision: _,
             in_flight,
+            lists,
         } = forward;
         let timeout = self.snapshot.settings.timeout;
         let sent = Instant::now();
@@ -255,7 +258,7 @@ impl Exchange<'_> {
             ));
         }
         let mut relay = self.relay(session);
-        relay.asked = Some(Asked::new(under_way));
+        relay.asked = Some(Asked::new(under_way, lists));
         Ok(relay.answer(in_flight, response, timeout, sent).await)
     }
 }

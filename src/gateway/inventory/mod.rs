@@ -5,10 +5,10 @@
 //! asked about a tool, so a hidden tool and one that does not exist are handled alike.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
@@ -88,7 +88,7 @@ impl Inventory {
     }
 
     fn lock(&self) -> MutexGuard<'_, (Listing, Option<Instant>)> {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+        self.latest.lock()
     }
 
     /// The upstream declares in its handshake whether it announces changes of its tools.

@@ -246,6 +246,14 @@ impl EventRelay {
             }
             return self.send(out);
         }
+        if self.awaited
+            && let Some(bytes) = self.relay.replayed(data.as_bytes())
+        {
+            if let Some(in_flight) = self.in_flight.take() {
+                in_flight.finish(End::Result);
+            }
+            return self.answered(out, bytes);
+        }
         let message = match envelope::parse(data.as_bytes()) {
             Ok(message) => message,
             Err(refusal) if self.awaited => {
@@ -282,22 +290,33 @@ impl EventRelay {
         } else {
             self.relay.heard();
         }
-        match self.relay.pass(&message).await {
-            RelayedMessage::Send(bytes) => match String::from_utf8(bytes) {
-                Ok(data) => {
-                    out.data = Some(data);
-                    self.send(out);
-                }
-                Err(_) => return self.fail(End::Broken, "its answer cannot be shown"),
-            },
+        match self.relay.pass(&message, data.as_bytes()).await {
+            RelayedMessage::Send(bytes) if expected => self.answered(out, bytes),
+            RelayedMessage::Send(bytes) => self.send_with(out, bytes),
             RelayedMessage::Drop if expected => {
-                return self.fail(End::Broken, "its answer cannot be shown");
+                self.fail(End::Broken, "its answer cannot be shown");
             }
             RelayedMessage::Drop => {}
         }
-        if expected && self.awaited {
+    }
+
+    /// Sends the answer, with which a stream ends that was opened for it.
+    fn answered(&mut self, event: Event, bytes: Vec<u8>) {
+        self.send_with(event, bytes);
+        if self.awaited {
             self.awaited = false;
             self.ended = true;
+        }
+    }
+
+    /// Queues an event with a message of JSON.
+    fn send_with(&mut self, mut event: Event, bytes: Vec<u8>) {
+        match String::from_utf8(bytes) {
+            Ok(data) => {
+                event.data = Some(data);
+                self.send(event);
+            }
+            Err(_) => self.fail(End::Broken, "its answer cannot be shown"),
         }
     }
 

@@ -125,10 +125,13 @@ impl Relay {
                 End::Broken,
             )
         };
+        if let Some(bytes) = self.replayed(body) {
+            return (bytes, End::Result);
+        }
         match envelope::parse(body) {
             Ok(message) if self.is_answer(&message) => {
                 let end = end_of(&message);
-                match self.pass(&message).await {
+                match self.pass(&message, body).await {
                     RelayedMessage::Send(bytes) => (bytes, end),
                     RelayedMessage::Drop => broken("its answer cannot be shown"),
                 }

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use crate::gateway::force::secrets::Secrets;
@@ -57,13 +58,13 @@ pub struct MountedSecrets(Arc<RwLock<Contents>>);
 
 impl Secrets for MountedSecrets {
     fn all(&self, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
-        let contents = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let contents = self.0.read();
         // An optional volume whose Secret is missing is an empty folder.
         contents.get(name).filter(|keys| !keys.is_empty()).cloned()
     }
 
     fn key(&self, name: &str, key: &str) -> Option<Vec<u8>> {
-        let contents = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let contents = self.0.read();
         contents.get(name)?.get(key).cloned()
     }
 }
@@ -127,7 +128,7 @@ impl SecretMounts {
             }
             self.problems = problems;
         }
-        let mut held = self.held.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.0.write();
         let differs = *held != now;
         if differs {
             *held = now;

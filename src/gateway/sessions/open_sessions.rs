@@ -5,8 +5,10 @@
 //! many. Must not do: end one of another caller, or speak to the server.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::session::Session;
 use crate::gateway::permit::Envelope;
@@ -85,6 +87,6 @@ impl OpenSessions {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Open>>> {
-        self.by_grant.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_grant.lock()
     }
 }

@@ -3,11 +3,12 @@
 //! Any replica with the same sealing keys opens it; another grant cannot. Only ended sessions are remembered, until their
 //! tokens expire.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::ClientSessions;
 use super::remembered::Remembered;
@@ -326,7 +327,7 @@ struct Last {
 
 impl LastSession {
     fn lock(&self) -> MutexGuard<'_, Option<Last>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

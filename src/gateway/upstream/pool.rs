@@ -6,7 +6,7 @@
 //! body that is dropped before its end closes its connection.
 
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use hyper::body::{Body as _, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
+use parking_lot::{Mutex, MutexGuard};
 use std::future::{Future as _, poll_fn};
 use tokio::net::TcpStream;
 use tower_service::Service as _;
@@ -179,7 +180,7 @@ fn quiet() -> Context<'static> {
 
 impl PoolInner {
     fn lock(&self) -> MutexGuard<'_, KeptConnections> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock()
     }
 
     fn take(&self) -> Option<KeptConnection> {

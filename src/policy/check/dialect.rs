@@ -7,7 +7,6 @@
 //!    there: they are refused in patterns that are written for this product, and literal characters
 //!    in imported patterns.
 
-use super::pattern::unusable;
 use regex_syntax::ast::{self, Ast, ClassPerlKind, ClassSetItem, Flag, Span};
 
 /// Whose pattern it is.
@@ -21,6 +20,17 @@ pub enum Dialect {
 
 /// Groups in groups.
 pub(super) const NESTED: u32 = 50;
+
+/// The message for a pattern that a crate refuses.
+pub(super) fn unusable(error: &impl ToString) -> String {
+    // The last line of the crate's message says what is wrong; those before draw it.
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or_default();
+    format!(
+        "the pattern cannot be used: {}",
+        last.trim_start_matches("error: ")
+    )
+}
 
 /// The pattern for the engine, and how much work its character classes are.
 pub(super) fn translate(text: &str, dialect: Dialect) -> Result<(String, u64), String> {

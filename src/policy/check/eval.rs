@@ -3,6 +3,7 @@
 //! In: an [`Expr`] and an [`Env`]. Out: a value, or why there is none. Work is bounded by fuel, recursion by the depth that
 //! the compiler admitted. Nothing is looked up by name, and nothing here panics.
 
+use super::eval_errors::{overflow, wrong};
 use super::fuel::{EvalError, Fuel};
 use super::functions::{component, convert};
 use super::ir::{Expr, Function, Macro, Operator, Variable};
@@ -391,14 +392,6 @@ impl<'a> Run<'a> {
         }
         convert(function, value)
     }
-}
-
-pub(super) fn overflow() -> EvalError {
-    EvalError::fixed("the result of a calculation is out of range")
-}
-
-pub(super) fn wrong(message: &str, found: &Val<'_>) -> EvalError {
-    EvalError::new(format!("{message}, not {}", found.kind().name()))
 }
 
 /// A name for a message: bounded, as it may come from the call.

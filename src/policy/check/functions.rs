@@ -1,6 +1,6 @@
 //! Functions of one value, and the parts of a time.
 
-use super::eval::{overflow, wrong};
+use super::eval_errors::{overflow, wrong};
 use super::fuel::EvalError;
 use super::ir::{Function, Part};
 use super::time;

@@ -5,7 +5,7 @@
 //! characters takes a quarter of a megabyte, and one of four kilobytes takes seconds. So the
 //! patterns of a policy, and of all policies of a server, have a budget.
 
-use super::dialect::{Dialect, NESTED, translate};
+use super::dialect::{Dialect, NESTED, translate, unusable};
 use super::fuel::{EvalError, Fuel};
 use regex_automata::Input;
 use regex_automata::hybrid::dfa::{Cache, Config, DFA};
@@ -336,16 +336,6 @@ fn build(text: &str) -> Result<Pattern, String> {
         .build_from_nfa(nfa)
         .map(|dfa| Pattern::new(dfa, memory))
         .map_err(|error| unusable(&error))
-}
-
-pub(super) fn unusable(error: &impl ToString) -> String {
-    // The last line of the crate's message says what is wrong; those before draw it.
-    let text = error.to_string();
-    let last = text.lines().last().unwrap_or_default();
-    format!(
-        "the pattern cannot be used: {}",
-        last.trim_start_matches("error: ")
-    )
 }
 
 #[cfg(test)]

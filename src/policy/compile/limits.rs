@@ -1,6 +1,6 @@
 //! Limits and approval settings of a rule.
 
-use super::policy::{Context, MAX_NAME};
+use super::context::{Context, MAX_NAME};
 use super::scribe::Scribe;
 use super::server::not_a_pointer;
 use crate::api::policy::{Action, Rule as Written, Scope};

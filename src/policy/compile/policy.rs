@@ -1,6 +1,7 @@
 //! One policy to compiled rules.
 
 use super::Owner;
+use super::context::{Context, MAX_NAME};
 use super::limits::{approval, limits};
 use super::scribe::Scribe;
 use crate::api::policy::{
@@ -21,7 +22,6 @@ use std::{
 const MAX_RULES: usize = 256;
 /// Bytes of a policy as JSON: what follows from it, findings included, takes a multiple of that.
 const MAX_SPEC: usize = 256 * 1024;
-pub(super) const MAX_NAME: usize = 63;
 const MAX_REASON: usize = 1_024;
 
 #[derive(Default)]
@@ -209,13 +209,6 @@ fn reason(text: Option<&String>, scribe: &mut Scribe<'_>) -> Option<Arc<str>> {
     }
     let text = text.trim();
     (!text.is_empty()).then(|| text.into())
-}
-
-pub(super) struct Context<'a> {
-    pub server: &'a Arc<str>,
-    /// Counters count in the shadow only.
-    pub shadow: bool,
-    audit: bool,
 }
 
 fn tool_rule(

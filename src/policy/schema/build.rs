@@ -55,7 +55,7 @@ pub(super) fn build(schema: &Value, budget: &mut Budget) -> Result<Schema, Strin
         nodes: builder.nodes,
         root,
     };
-    super::survey::complete_defaults(&mut schema);
+    super::defaults::complete_defaults(&mut schema);
     Ok(schema)
 }
 
@@ -100,6 +100,17 @@ impl<'s> Builder<'s, '_> {
         self.nodes.push(node);
         self.weights.push(weight);
         Ok(self.nodes.len() - 1)
+    }
+
+    /// A schema of the node whose children these are.
+    fn child(
+        &mut self,
+        children: &mut Children,
+        schema: &'s Value,
+        keyword: &str,
+        level: usize,
+    ) -> Result<Id, String> {
+        Ok(children.add(self.node(schema, keyword, level + 1)?))
     }
 
     fn fill(
@@ -233,14 +244,13 @@ impl<'s> Builder<'s, '_> {
             rest = "additionalItems";
         }
         if let Some(schema) = members.get(rest) {
-            rules.items = Some(children.add(self.node(schema, rest, level + 1)?));
+            rules.items = Some(self.child(children, schema, rest, level)?);
         }
         if let Some(schema) = members.get("unevaluatedItems") {
-            rules.unevaluated =
-                Some(children.add(self.node(schema, "unevaluatedItems", level + 1)?));
+            rules.unevaluated = Some(self.child(children, schema, "unevaluatedItems", level)?);
         }
         if let Some(schema) = members.get("contains") {
-            let id = children.add(self.node(schema, "contains", level + 1)?);
+            let id = self.child(children, schema, "contains", level)?;
             let min = count(members, "minContains")?.unwrap_or(1);
             rules.contains = Some((id, min, count(members, "maxContains")?));
         }
@@ -271,7 +281,7 @@ impl<'s> Builder<'s, '_> {
             ..ObjectRules::default()
         };
         for (name, schema) in schemas(members, "properties")? {
-            let id = children.add(self.node(schema, name, level + 1)?);
+            let id = self.child(children, schema, name, level)?;
             rules.properties.insert(name.clone(), id);
             rules.order.push((name.clone(), id));
         }
@@ -292,7 +302,7 @@ impl<'s> Builder<'s, '_> {
         }
         for (pattern, schema) in schemas(members, "patternProperties")? {
             let compiled = self.pattern(pattern)?;
-            let id = children.add(self.node(schema, "patternProperties", level + 1)?);
+            let id = self.child(children, schema, "patternProperties", level)?;
             rules.patterns.push((compiled, id));
         }
         for (key, place) in [
@@ -301,14 +311,14 @@ impl<'s> Builder<'s, '_> {
             ("propertyNames", &mut rules.names),
         ] {
             if let Some(schema) = members.get(key) {
-                *place = Some(children.add(self.node(schema, key, level + 1)?));
+                *place = Some(self.child(children, schema, key, level)?);
             }
         }
         if let Some(names) = members.get("required").filter(|names| !names.is_boolean()) {
             rules.required = strings(names, "required")?;
         }
         for (name, schema) in schemas(members, "dependentSchemas")? {
-            let id = children.add(self.node(schema, name, level + 1)?);
+            let id = self.child(children, schema, name, level)?;
             rules.implies.push((name.clone(), id));
         }
         for (name, names) in schemas(members, "dependentRequired")? {
@@ -323,7 +333,7 @@ impl<'s> Builder<'s, '_> {
                     .needs
                     .push((name.clone(), strings(either, "dependencies")?));
             } else {
-                let id = children.add(self.node(either, name, level + 1)?);
+                let id = self.child(children, either, name, level)?;
                 rules.implies.push((name.clone(), id));
             }
         }
@@ -349,7 +359,7 @@ impl<'s> Builder<'s, '_> {
     ) -> Result<Vec<Id>, String> {
         array(list, key)?
             .iter()
-            .map(|schema| Ok(children.add(self.node(schema, key, level + 1)?)))
+            .map(|schema| self.child(children, schema, key, level))
             .collect()
     }
 

@@ -139,6 +139,7 @@ fn an_error_response_may_lack_its_id() {
             response,
             Response {
                 id: None,
+                id_raw: Some("null").filter(|_| !id.is_empty()),
                 outcome: Outcome::Error(error)
             }
         );

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::{MAX_QUESTIONS, PerSession, SessionChild, lock};
+use super::{MAX_QUESTIONS, PerSession, SessionChild};
 use crate::gateway::bridge::calls::{Unanswered, unreadable};
 use crate::gateway::bridge::stream::Event;
 use crate::gateway::bridge::wire::{self, code};
@@ -49,7 +49,7 @@ pub(super) async fn relay(
         }
     };
     let calls = {
-        let mut table = lock(&own.table);
+        let mut table = own.table.lock();
         table.ended = true;
         table.asked.clear();
         std::mem::take(&mut table.calls)
@@ -111,13 +111,13 @@ fn notification(own: &SessionChild, message: &Notification<'_>) {
         // answered.
         "notifications/cancelled" => {
             let id = wire::id_member(message.params.as_ref(), "requestId");
-            if id.is_some_and(|id| lock(&own.table).asked.remove(&id)) {
+            if id.is_some_and(|id| own.table.lock().asked.remove(&id)) {
                 beside_a_call(own, text);
             }
         }
         "notifications/progress" => {
             let token = wire::id_member(message.params.as_ref(), "progressToken");
-            let table = lock(&own.table);
+            let table = own.table.lock();
             let mut calls = table.calls.iter();
             let call = calls.find(|call| token.is_some() && call.token == token);
             if let Some(call) = call {
@@ -142,7 +142,7 @@ fn notification(own: &SessionChild, message: &Notification<'_>) {
 fn ask(own: &SessionChild, request: &Request<'_>) {
     let id = request.id.clone().into_owned();
     let noted = {
-        let mut table = lock(&own.table);
+        let mut table = own.table.lock();
         let room = table.asked.len() < MAX_QUESTIONS || table.asked.contains(&id);
         room && {
             table.asked.insert(id.clone());
@@ -162,7 +162,7 @@ fn ask(own: &SessionChild, request: &Request<'_>) {
 /// guess, and it is read for certain, where a client need not have a GET stream.
 fn beside_a_call(own: &SessionChild, text: bytes::Bytes) {
     let reply = {
-        let table = lock(&own.table);
+        let table = own.table.lock();
         let mut newest = table.calls.iter().rev();
         let open = newest.find(|call| call.streams && !call.reply.is_closed());
         open.map(|call| call.reply.clone())

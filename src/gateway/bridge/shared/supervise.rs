@@ -9,7 +9,6 @@ use tokio::time::{Instant, timeout};
 use super::pending::Origin;
 use super::{Live, ServerState, SharedServer, VERSION_HERE, version};
 use crate::gateway::bridge::calls::{Unanswered, backoff, unreadable};
-use crate::gateway::bridge::session::lock;
 use crate::gateway::bridge::stream::Event;
 use crate::gateway::bridge::wire::{self, Id, code};
 use crate::gateway::upstream::stdio::{Child, Input, Piece, printable, spawn};
@@ -64,7 +63,7 @@ pub(super) async fn supervise(shared: Arc<SharedServer>, first: Child) {
         shared.state.send_replace(ServerState::Starting);
     }
     shared.state.send_replace(ServerState::Stopped);
-    let sessions = std::mem::take(&mut *lock(&shared.sessions));
+    let sessions = std::mem::take(&mut *shared.sessions.lock());
     for session in sessions.into_values() {
         session.close();
     }
@@ -124,7 +123,7 @@ async fn life(shared: &SharedServer, mut child: Child, generation: u64, failures
             until: Instant::now() + delay,
         });
     }
-    let unanswered = lock(&shared.pending).end(generation);
+    let unanswered = shared.pending.lock().end(generation);
     for origin in unanswered {
         let text = format!(
             "The server ended before it answered ({why}). It is not known whether the call took effect."
@@ -229,7 +228,7 @@ fn as_served(result: &Object<'_>) -> Result<(String, Vec<&'static str>), envelop
 
 /// After a restart: the child knows nothing of the subscriptions, and its lists may differ.
 async fn renew(shared: &SharedServer, live: &Live) {
-    let uris = lock(&shared.subscribers).uris();
+    let uris = shared.subscribers.lock().uris();
     for uri in uris {
         shared.tell("resources/subscribe", &uri).await;
     }
@@ -242,7 +241,7 @@ async fn renew(shared: &SharedServer, live: &Live) {
 }
 
 fn spread(shared: &SharedServer, text: Bytes) {
-    for session in lock(&shared.sessions).values() {
+    for session in shared.sessions.lock().values() {
         session.deliver(text.clone());
     }
 }
@@ -281,7 +280,7 @@ fn take(shared: &SharedServer, input: &Input, piece: &Piece) {
     let Some(Id::Integer(ours)) = broken.answers else {
         return;
     };
-    let waiting = lock(&shared.pending).take(ours);
+    let waiting = shared.pending.lock().take(ours);
     if let Some(origin) = waiting {
         let text = format!("The server's answer cannot be passed on: {}.", broken.why);
         shared.answer(&origin, Unanswered::lost(text, None));
@@ -295,7 +294,7 @@ fn response(shared: &SharedServer, answer: &envelope::Response<'_>) {
         return;
     };
     // One that is not there was cancelled, or its client has gone.
-    let waiting = lock(&shared.pending).take(ours);
+    let waiting = shared.pending.lock().take(ours);
     let Some(Origin::Client {
         session,
         id,
@@ -321,7 +320,7 @@ fn notification(shared: &SharedServer, message: &Notification<'_>) {
             let Some(Id::Integer(ours)) = wire::id_member(params, "progressToken") else {
                 return;
             };
-            let pending = lock(&shared.pending);
+            let pending = shared.pending.lock();
             if let Some(Origin::Client {
                 token: Some(token),
                 reply,
@@ -358,8 +357,8 @@ fn notification(shared: &SharedServer, message: &Notification<'_>) {
                 return;
             };
             let text = Bytes::from(message.emit(&Edits::new()));
-            let subscribers = lock(&shared.subscribers).to(&uri);
-            let sessions = lock(&shared.sessions);
+            let subscribers = shared.subscribers.lock().to(&uri);
+            let sessions = shared.sessions.lock();
             for id in subscribers {
                 if let Some(session) = sessions.get(&id) {
                     session.deliver(text.clone());

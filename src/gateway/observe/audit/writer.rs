@@ -4,11 +4,12 @@
 //! wait, how far it has come. A sink that fails is tried again until it works. Must not do: give
 //! up, or write the lines of one sink twice.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::Unwritten;
@@ -77,7 +78,7 @@ enum Writer {
 
 impl WriterQueue {
     fn lock(&self) -> MutexGuard<'_, WriterState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Puts a line into the buffer; returns up to where the log must be written for it to be.
@@ -111,7 +112,7 @@ impl WriterQueue {
         if !self.failing.load(Ordering::Acquire) {
             return None;
         }
-        let why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = self.why.lock();
         Some(Unwritten(why.clone()))
     }
 
@@ -121,7 +122,7 @@ impl WriterQueue {
     }
 
     fn fails(&self, why: String) {
-        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = why.clone();
+        *self.why.lock() = why.clone();
         if !self.failing.swap(true, Ordering::AcqRel) {
             tracing::error!(
                 "the audit log cannot be written ({why}): calls are refused, unless spec.audit.onFailure of their server is Continue; it is tried again until it works"
@@ -150,15 +151,11 @@ impl WriterQueue {
                 state.writer = Writer::Gathers;
             }
             let within = if retry { RETRY_DELAY } else { GATHER_TIME };
-            let waited = self.filled.wait_timeout_while(state, within, gather);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.filled.wait_while_for(&mut state, gather, within);
         }
         while !retry && state.buffer.is_empty() && !state.closed {
             state.writer = Writer::Sleeps;
-            state = self
-                .filled
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            self.filled.wait(&mut state);
         }
         state.writer = Writer::Busy;
         state.awaited = false;

@@ -5,7 +5,9 @@
 //! for an invalid one. A refused bundle is kept until it is replaced, as a later Secret may make it
 //! valid.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 use crate::gateway::grants::Grants;
 use crate::gateway::{Gateway, Served};
@@ -61,11 +63,11 @@ pub struct Readers(Arc<RwLock<Arc<Grants>>>);
 impl Readers {
     /// The current readers.
     pub fn now(&self) -> Arc<Grants> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.read())
     }
 
     fn set(&self, grants: Grants) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(grants);
+        *self.0.write() = Arc::new(grants);
     }
 }
 

@@ -4,9 +4,9 @@
 //! one that was. A server that writes without end must not fill the disk, nor hide what else the
 //! log says. Must not do: log.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Lines of one kind.
@@ -42,7 +42,7 @@ impl Chatter {
 
     /// Whether a line is logged now: then with how many were not since the last one.
     pub fn passes(&self) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let more = state.filled.elapsed().as_nanos() / self.every.as_nanos().max(1);
         if more > 0 {
             let more = u32::try_from(more).unwrap_or(u32::MAX);

@@ -2,8 +2,8 @@
 //! reaped as orphans.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// The variable that names the server's process to everything that it starts.
@@ -20,5 +20,5 @@ pub(super) type Leaders = MutexGuard<'static, Option<HashMap<i32, String>>>;
 
 /// Locks the table.
 pub(super) fn leaders() -> Leaders {
-    LEADERS.lock().unwrap_or_else(PoisonError::into_inner)
+    LEADERS.lock()
 }
