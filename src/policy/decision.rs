@@ -295,6 +295,8 @@ pub struct ApprovalDemand {
     pub expires_after: Duration,
     /// How long the call is held: the shortest of the rules'.
     pub wait_up_to: Duration,
+    /// How many people must approve: the most of the rules'.
+    pub approvers: i64,
     /// What guardrails among them keep from the person who decides, in place of what the server's spec keeps: what all of them
     /// keep. None without a guardrail.
     pub guardrails_redact: Option<Vec<String>>,

@@ -147,6 +147,11 @@ pub struct ApprovalRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurationString", extend("default" = "15s"))]
     pub wait_up_to: Option<DurationString>,
+    /// How many people must approve, 1 to 3; one of them denies for all. Of several rules that ask about one call, the highest
+    /// counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i64", range(min = 1, max = 3), extend("default" = 1))]
+    pub approvers: Option<i64>,
     /// JSON pointers into the arguments that the person who decides is not shown. In a guardrail they take the place of what the
     /// server's tools[].redact says; in other policies they come beside it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -167,6 +172,11 @@ impl ApprovalRule {
         self.expires_after
             .clone()
             .unwrap_or_else(|| DurationString::from("30m"))
+    }
+
+    /// How many people must approve, 1 where nothing is written.
+    pub fn approvers(&self) -> i64 {
+        self.approvers.unwrap_or(1)
     }
 
     /// How long the gateway holds the call, 15s where nothing is written.
