@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A call that a gateway holds until a person decides; every field but decision is immutable.
+/// A call that a gateway holds until people decide; every field but decisions is immutable.
 // Columns share words such as their type, which the lint takes for attributes given twice.
 #[allow(clippy::duplicated_attributes)]
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,22 +23,21 @@ use serde::{Deserialize, Serialize};
     namespaced,
     status = "McpApprovalStatus",
     derive = "PartialEq",
-    doc = "One tool call that waits for a person; made by a gateway, decided once, consumed once.",
-    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.consumedAt) || (has(self.status) && has(self.status.consumedAt) && self.status.consumedAt == oldSelf.status.consumedAt)")
-        .message("consumedAt is permanent: the approved call was made, and a repeated call makes a new request"),
-    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.consumedAt) || (has(self.status) && has(self.status.consumedBy) == has(oldSelf.status.consumedBy) && (!has(self.status.consumedBy) || self.status.consumedBy == oldSelf.status.consumedBy))")
-        .message("consumedBy is permanent once consumedAt is set"),
-    printcolumn(name = "Server", type_ = "string", json_path = ".spec.serverRef.name", description = "The server that the call is for"),
+    doc = "One tool call that waits for a person; made by a gateway, decided by people, consumed once.",
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.consumedAt) || (has(self.status) && has(self.status.consumedAt) && self.status.consumedAt == oldSelf.status.consumedAt && has(self.status.consumedBy) == has(oldSelf.status.consumedBy) && (!has(self.status.consumedBy) || self.status.consumedBy == oldSelf.status.consumedBy))")
+        .message("consumedAt is permanent, and so is consumedBy then: the approved call was made, and a repeated call makes a new request"),
+    printcolumn(name = "Server", type_ = "string", json_path = ".spec.serverRef.name", description = "The server whose gateway asks"),
     printcolumn(name = "Tool", type_ = "string", json_path = ".spec.tool", description = "The tool that was called"),
     printcolumn(name = "Grant", type_ = "string", json_path = ".spec.grant", description = "The identity that called"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Where the request stands"),
-    printcolumn(name = "By", type_ = "string", json_path = ".spec.decision.by", description = "The user who decided"),
+    printcolumn(name = "By", type_ = "string", json_path = ".spec.decisions[*].by", description = "Who decided"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.serverRef == oldSelf.serverRef && self.grant == oldSelf.grant && self.tool == oldSelf.tool && self.argumentsDigest == oldSelf.argumentsDigest && self.argumentsPreview == oldSelf.argumentsPreview && self.policy == oldSelf.policy && self.rule == oldSelf.rule && self.requestedAt == oldSelf.requestedAt && self.expiresAt == oldSelf.expiresAt && has(self.upstream) == has(oldSelf.upstream) && (!has(self.upstream) || self.upstream == oldSelf.upstream)").message("a request cannot be changed; only decision can be set"))]
-#[x_kube(validation = Rule::new("!has(oldSelf.decision) || (has(self.decision) && self.decision == oldSelf.decision)").message("a decision is final; a changed call makes a new request"))]
-#[x_kube(validation = Rule::new("oldSelf.hasValue() || !has(self.decision)").message("a new request carries no decision; it is set afterwards, by a person").optional_old_self(true))]
+#[x_kube(validation = Rule::new("self.serverRef == oldSelf.serverRef && self.grant == oldSelf.grant && self.tool == oldSelf.tool && self.argumentsDigest == oldSelf.argumentsDigest && self.argumentsPreview == oldSelf.argumentsPreview && self.policy == oldSelf.policy && self.rule == oldSelf.rule && self.requestedAt == oldSelf.requestedAt && self.expiresAt == oldSelf.expiresAt && has(self.upstream) == has(oldSelf.upstream) && (!has(self.upstream) || self.upstream == oldSelf.upstream) && has(self.approvers) == has(oldSelf.approvers) && (!has(self.approvers) || self.approvers == oldSelf.approvers)").message("a request cannot be changed; only decisions can be added"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.decisions) || (has(self.decisions) && oldSelf.decisions.all(d, self.decisions.exists(e, e == d)))").message("a decision is final; add yours beside those of others"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.decisions) || !has(self.decisions) || self.decisions.size() == oldSelf.decisions.size() || !(oldSelf.decisions.exists(d, d.verdict == 'Denied') || oldSelf.decisions.size() >= (has(oldSelf.approvers) ? oldSelf.approvers : 1))").message("enough people have decided; a changed call makes a new request"))]
+#[x_kube(validation = Rule::new("oldSelf.hasValue() || !has(self.decisions)").message("a new request carries no decisions; people add them afterwards").optional_old_self(true))]
 pub struct McpApprovalSpec {
     /// The server whose gateway asks, in this namespace.
     pub server_ref: ServerRef,
@@ -69,10 +68,15 @@ pub struct McpApprovalSpec {
     pub requested_at: Time,
     /// When the request, approved or not, stops being of use.
     pub expires_at: Time,
-    /// What a person decided; set once.
+    /// How many people must approve, 1 if absent; one of them denies for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Decision")]
-    pub decision: Option<Decision>,
+    #[schemars(with = "i64", range(min = 1, max = 3))]
+    pub approvers: Option<i64>,
+    /// What people decided: one entry a person, added by that person and final.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["by".into()]))]
+    pub decisions: Vec<Decision>,
 }
 
 /// The server of an approval.
@@ -120,7 +124,7 @@ pub enum Verdict {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct McpApprovalStatus {
-    /// For people; gateways trust only spec.decision and consumedAt.
+    /// For people; gateways trust only spec.decisions and consumedAt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Phase")]
     pub phase: Option<Phase>,
@@ -164,25 +168,52 @@ pub enum Phase {
     Consumed,
 }
 
+impl McpApprovalSpec {
+    /// How many people must approve, 1 where nothing is written.
+    pub fn approvers(&self) -> usize {
+        let approvers = usize::try_from(self.approvers.unwrap_or(1));
+        approvers.unwrap_or(1).max(1)
+    }
+
+    /// Whether that user of the API server is known to stand behind the grant that asks.
+    fn is_caller(&self, user: &str) -> bool {
+        let account = self.grant.strip_prefix("serviceaccount:");
+        let account = account.and_then(|account| account.split_once('/'));
+        user == self.grant
+            || account.is_some_and(|account| {
+                let user = user.strip_prefix("system:serviceaccount:");
+                user.and_then(|user| user.split_once(':')) == Some(account)
+            })
+    }
+}
+
 impl McpApproval {
-    /// The decision that settles the request; None while it waits. One by the caller itself counts for nothing, whatever let
-    /// it through.
+    /// How many people must approve.
+    pub fn approvers(&self) -> usize {
+        self.spec.approvers()
+    }
+
+    /// The decision that settles the request: the first Denied, or else the Approved that makes enough; None while it waits.
     pub fn ruling(&self) -> Option<&Decision> {
-        let own = |by: &str| {
-            let account = self.spec.grant.strip_prefix("serviceaccount:");
-            by == self.spec.grant
-                || account
-                    .and_then(|account| account.split_once('/'))
-                    .is_some_and(|(namespace, name)| {
-                        by.strip_prefix("system:serviceaccount:")
-                            .and_then(|by| by.split_once(':'))
-                            == Some((namespace, name))
-                    })
-        };
-        self.spec
-            .decision
-            .as_ref()
-            .filter(|decision| !own(&decision.by))
+        let denied = self
+            .counted()
+            .find(|decision| decision.verdict == Verdict::Denied);
+        denied.or_else(|| self.counted().nth(self.approvers() - 1))
+    }
+
+    /// How many people have approved so far.
+    pub fn approved(&self) -> usize {
+        let approved = |decision: &&Decision| decision.verdict == Verdict::Approved;
+        self.counted().filter(approved).count()
+    }
+
+    /// The decisions that count: one a person, and none by the caller itself, whatever let it through.
+    fn counted(&self) -> impl Iterator<Item = &Decision> {
+        let all = &self.spec.decisions;
+        all.iter().enumerate().filter_map(move |(at, decision)| {
+            let again = all[..at].iter().any(|other| other.by == decision.by);
+            (!again && !self.spec.is_caller(&decision.by)).then_some(decision)
+        })
     }
 
     /// When the approval was used, or when something else than the clock ended it.

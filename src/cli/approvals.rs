@@ -1,15 +1,13 @@
 //! `portcullis approvals`: see and decide the calls that wait for a person.
 
-use std::path::PathBuf;
-
-use http::Method;
 use jiff::Timestamp;
 
 mod confirm;
+mod place;
 
 use self::confirm::Consent;
+use self::place::{Place, PlaceArgs};
 use super::output::{Failure, Output, age, columns, print, print_data, visible};
-use super::socket::{self, DecisionRequest};
 use crate::api::approval::{McpApproval, Phase, Verdict};
 
 /// Characters of the arguments in a table.
@@ -18,11 +16,26 @@ const BEGINNING: usize = 60;
 /// See and decide calls that wait for approval.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The socket of `portcullis serve` [default: $PORTCULLIS_SOCKET or $XDG_RUNTIME_DIR/portcullis/serve.sock]
-    #[arg(long, global = true, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    place: PlaceArgs,
     #[command(subcommand)]
     command: Command,
+}
+
+/// How approvals are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For people, with more columns.
+    Wide,
+    /// The whole, as YAML.
+    Yaml,
+    /// The whole, as JSON.
+    Json,
+    /// Only their names.
+    Name,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -34,15 +47,15 @@ enum Command {
         pending: bool,
         /// How to print
         #[arg(short, long, value_enum, default_value_t)]
-        output: Output,
+        output: Format,
     },
-    /// Show one, arguments included
+    /// Show one: who asks for what, which rule asks, until when, and how to decide
     Show {
         /// Its name, or NAMESPACE/NAME
         name: String,
         /// How to print
-        #[arg(short, long, value_enum, default_value_t = Output::Yaml)]
-        output: Output,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
     /// Let the call be made, once, with exactly these arguments; shows it and asks
     Approve {
@@ -66,21 +79,23 @@ enum Command {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Print a line for each that waits and for each change, until interrupted
+    Watch {
+        /// How to print: table or name
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
 }
 
-/// Runs the command.
+/// Runs the command. `plugin` says that kubectl does, so that the place is a cluster.
 ///
 /// # Errors
 /// [`Failure`], ready to be shown.
-pub fn run(args: Args) -> Result<(), Failure> {
-    let path = args.socket.unwrap_or_else(socket::default_path);
-    let failed = |error: socket::ClientError| Failure::new(error.to_string());
-    let all = || {
-        socket::request::<Vec<McpApproval>>(&path, Method::GET, "/approvals", None).map_err(failed)
-    };
+pub fn run(args: Args, plugin: bool) -> Result<(), Failure> {
+    let place = args.place.place(plugin)?;
     match args.command {
         Command::List { pending, output } => {
-            let mut found = all()?;
+            let mut found = place.all()?;
             found.retain(|approval| !pending || phase(approval) == Some(Phase::Pending));
             found.sort_by_key(|approval| {
                 (
@@ -89,18 +104,26 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 )
             });
             match output {
-                Output::Yaml | Output::Json => print_data(&found, output),
-                Output::Table | Output::Wide if found.is_empty() => {
+                Format::Yaml => print_data(&found, Output::Yaml),
+                Format::Json => print_data(&found, Output::Json),
+                Format::Name => print(&found.iter().map(name_line).collect::<String>()),
+                Format::Table | Format::Wide if found.is_empty() => {
                     print("No calls wait for approval.\n")
                 }
-                Output::Table | Output::Wide => print(&table(&found, Timestamp::now())),
+                Format::Table | Format::Wide => {
+                    let namespaces = place.is_wide() || output == Format::Wide;
+                    print(&table(&found, namespaces, Timestamp::now()))
+                }
             }
         }
         Command::Show { name, output } => {
-            let found = find(&all()?, &name)?;
+            let all = place.all()?;
+            let found = find(&all, &name)?;
             match output {
-                Output::Table | Output::Wide => print(&table(&[found], Timestamp::now())),
-                Output::Yaml | Output::Json => print_data(&found, output),
+                Format::Yaml => print_data(&found, Output::Yaml),
+                Format::Json => print_data(&found, Output::Json),
+                Format::Name => print(&name_line(&found)),
+                Format::Table | Format::Wide => print(&described(&place, &found, &all)),
             }
         }
         Command::Approve {
@@ -109,56 +132,86 @@ pub fn run(args: Args) -> Result<(), Failure> {
             digest,
             reason,
         } => {
-            let all = all()?;
+            let all = place.all()?;
             let found = find(&all, &name)?;
             let consent = Consent {
                 yes,
                 digest: digest.as_deref(),
             };
-            confirm::ask(&found, &all, &consent, Timestamp::now())?;
-            let request = DecisionRequest {
-                verdict: Verdict::Approved,
-                digest: Some(found.spec.arguments_digest.clone()),
-                reason,
-            };
-            decide(&path, &name, &request)
+            let deny = place.command("deny", &found);
+            let approve = place.command("approve", &found);
+            confirm::ask(&found, &all, &consent, (&approve, &deny), Timestamp::now())?;
+            decided(&place.decide(&found, Verdict::Approved, reason)?)
         }
         Command::Deny { name, reason } => {
-            let request = DecisionRequest {
-                verdict: Verdict::Denied,
-                digest: None,
-                reason,
-            };
-            decide(&path, &name, &request)
+            let found = find(&place.all()?, &name)?;
+            decided(&place.decide(&found, Verdict::Denied, reason)?)
         }
+        Command::Watch { output } => place.watch(|approval| match output {
+            Format::Name => print(&name_line(approval)),
+            _ => print(&news(approval)),
+        }),
     }
 }
 
-fn decide(path: &std::path::Path, name: &str, request: &DecisionRequest) -> Result<(), Failure> {
-    if !name
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b"-./".contains(&b))
-    {
-        return Err(Failure::new(format!(
-            "`{}` is not a name of an approval",
-            visible(name)
-        )));
+/// What a person sees of one, and how to decide it.
+fn described(place: &Place, approval: &McpApproval, all: &[McpApproval]) -> String {
+    let mut text = confirm::shown(approval, all, Timestamp::now());
+    if phase(approval) == Some(Phase::Pending) {
+        let digest = confirm::beginning(&approval.spec.arguments_digest);
+        text += &format!(
+            "To approve it: {} --yes --digest {digest}\nTo refuse it:  {} --reason '…'\n",
+            place.command("approve", approval),
+            place.command("deny", approval),
+        );
     }
-    let target = format!("/approvals/{name}");
-    let decided: McpApproval = socket::request(path, Method::POST, &target, Some(request))
-        .map_err(|error| match error {
-            socket::ClientError::Refused(message) => Failure { message, code: 1 },
-            other => Failure::new(other.to_string()),
-        })?;
-    let (word, by) = match &decided.spec.decision {
-        Some(decision) if decision.verdict == Verdict::Approved => ("approved", &decision.by),
-        Some(decision) => ("denied", &decision.by),
-        None => return Err(Failure::new("the decision was not taken; try again")),
+    text
+}
+
+fn name_line(approval: &McpApproval) -> String {
+    let name = approval.metadata.name.as_deref().unwrap_or_default();
+    format!("mcpapproval.portcullis.dev/{}\n", visible(name))
+}
+
+/// One line of `watch`.
+fn news(approval: &McpApproval) -> String {
+    let (spec, metadata) = (&approval.spec, &approval.metadata);
+    let phase = phase(approval).map_or_else(String::new, |phase| format!("{phase:?}"));
+    let count = match (spec.approvers(), approval.approved()) {
+        (1, _) => String::new(),
+        (needed, have) => format!(" ({have} of {needed})"),
     };
-    let spec = &decided.spec;
-    let shown = decided.metadata.name.as_deref().unwrap_or_default();
+    format!(
+        "{}/{}  {phase}{count}  {} for {}  {}\n",
+        visible(metadata.namespace.as_deref().unwrap_or_default()),
+        visible(metadata.name.as_deref().unwrap_or_default()),
+        visible(&spec.tool),
+        visible(&spec.grant),
+        visible(&beginning(&spec.arguments_preview)),
+    )
+}
+
+/// Says what was decided.
+fn decided(approval: &McpApproval) -> Result<(), Failure> {
+    let spec = &approval.spec;
+    let Some(decision) = spec.decisions.last() else {
+        return Err(Failure::new("the decision was not taken; try again"));
+    };
+    let word = match decision.verdict {
+        Verdict::Approved => "approved",
+        Verdict::Denied => "denied",
+    };
+    let waits = match spec.approvers().saturating_sub(approval.approved()) {
+        more if more > 0 && decision.verdict == Verdict::Approved => {
+            format!("; it waits for {more} more")
+        }
+        _ => String::new(),
+    };
+    let shown = approval.metadata.name.as_deref().unwrap_or_default();
     print(&format!(
-        "{shown} {word} by {by}: {} for {}\n",
+        "{} {word} by {}: {} for {}{waits}\n",
+        visible(shown),
+        visible(&decision.by),
         visible(&spec.tool),
         visible(&spec.grant)
     ))
@@ -197,40 +250,44 @@ fn phase(approval: &McpApproval) -> Option<Phase> {
     approval.status.as_ref().and_then(|status| status.phase)
 }
 
-fn table(approvals: &[McpApproval], now: Timestamp) -> String {
+fn table(approvals: &[McpApproval], namespaces: bool, now: Timestamp) -> String {
     let rows: Vec<Vec<String>> = approvals
         .iter()
         .map(|approval| {
             let spec = &approval.spec;
-            vec![
+            let by: Vec<&str> = spec.decisions.iter().map(|one| one.by.as_str()).collect();
+            let mut row = vec![
                 approval.metadata.name.clone().unwrap_or_default(),
                 spec.server_ref.name.clone(),
                 spec.tool.clone(),
                 spec.grant.clone(),
                 phase(approval).map_or_else(String::new, |phase| format!("{phase:?}")),
-                spec.decision
-                    .as_ref()
-                    .map_or_else(String::new, |decision| decision.by.clone()),
+                by.join(","),
                 age(now.duration_since(spec.requested_at.0).as_secs()),
                 left(approval, now),
                 beginning(&spec.arguments_preview),
-            ]
+            ];
+            if namespaces {
+                row.insert(0, approval.metadata.namespace.clone().unwrap_or_default());
+            }
+            row
         })
         .collect();
-    columns(
-        &[
-            "Name",
-            "Server",
-            "Tool",
-            "Grant",
-            "Phase",
-            "By",
-            "Age",
-            "Expires",
-            "Arguments",
-        ],
-        &rows,
-    )
+    let mut names = vec![
+        "Name",
+        "Server",
+        "Tool",
+        "Grant",
+        "Phase",
+        "By",
+        "Age",
+        "Expires",
+        "Arguments",
+    ];
+    if namespaces {
+        names.insert(0, "Namespace");
+    }
+    columns(&names, &rows)
 }
 
 /// How long it stays of use.

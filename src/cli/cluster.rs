@@ -1,15 +1,18 @@
 //! Reads resources of a cluster, with the rights of the user who runs the command.
 //!
-//! In: a context of the kubeconfig. Out: the resources that it holds. Must not do: write; checks
-//! are dry runs.
+//! In: a context of the kubeconfig. Out: the resources that it holds. Must not do: write anything
+//! but a person's decision on an approval; checks are dry runs.
 
 use std::fmt::Debug;
 use std::path::PathBuf;
 
+use futures_util::StreamExt as _;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::NamespaceResourceScope;
+use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Config, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +23,8 @@ use crate::policy::target::Labels;
 
 /// The field manager of dry runs.
 const MANAGER: &str = "portcullis-validate";
+/// Who decides, in `managedFields`; the name of the person is in the decision.
+const DECIDER: &str = "portcullis-approvals";
 
 /// The cluster and the namespace
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -33,6 +38,14 @@ pub struct ClusterArgs {
     /// The namespace [default: that of the context]
     #[arg(short, long, value_name = "NAMESPACE", requires = "context")]
     pub namespace: Option<String>,
+}
+
+/// Why a change was not taken.
+pub enum Conflict {
+    /// The object has changed since it was read.
+    Changed,
+    /// The API server, or an admission policy, refuses it; what it says.
+    Refused(String),
 }
 
 /// A cluster and a namespace in it.
@@ -140,6 +153,116 @@ impl Cluster {
         // Listed by name, as kubectl does.
         objects.sort_by_key(|object| (object.meta().namespace.clone(), object.meta().name.clone()));
         Ok(objects)
+    }
+
+    /// One object; None if there is none of that name.
+    ///
+    /// # Errors
+    /// When the API server does not give it.
+    pub fn get<K>(&self, namespace: &str, name: &str) -> Result<Option<K>, Failure>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let found = self.runtime.block_on(api.get_opt(name));
+        found.map_err(|error| told(&K::plural(&()), &error))
+    }
+
+    /// Changes parts of an object; with a resourceVersion, only while it is as it was read.
+    ///
+    /// # Errors
+    /// When the API server cannot be asked.
+    pub fn merge<K>(
+        &self,
+        namespace: &str,
+        name: &str,
+        change: &serde_json::Value,
+    ) -> Result<Result<K, Conflict>, Failure>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let params = PatchParams {
+            field_manager: Some(DECIDER.to_owned()),
+            ..PatchParams::default()
+        };
+        let change = Patch::Merge(change);
+        let patched = api.patch(name, &params, &change);
+        match self.runtime.block_on(patched) {
+            Ok(object) => Ok(Ok(object)),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Err(Conflict::Changed)),
+            Err(kube::Error::Api(status)) => Ok(Err(Conflict::Refused(status.message.clone()))),
+            Err(error) => Err(told(&K::plural(&()), &error)),
+        }
+    }
+
+    /// The name by which the API server knows who runs this.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn user(&self) -> Result<String, Failure> {
+        let api: Api<SelfSubjectReview> = Api::all(self.client.clone());
+        let review = SelfSubjectReview::default();
+        let params = PostParams::default();
+        let answer = self.runtime.block_on(api.create(&params, &review));
+        let answer = answer.map_err(|error| {
+            Failure::new(format!(
+                "the API server does not say who you are: {error}; see kubectl auth whoami"
+            ))
+        })?;
+        let user = answer.status.and_then(|status| status.user_info);
+        user.and_then(|user| user.username)
+            .filter(|name| !name.is_empty())
+            .ok_or_else(|| {
+                Failure::new("the API server does not know you by a name; log in to it first")
+            })
+    }
+
+    /// Every object of a kind, and each change, until `news` fails.
+    ///
+    /// # Errors
+    /// What `news` returns, or why the API server cannot be watched.
+    pub fn watch<K>(
+        &self,
+        namespace: Option<&str>,
+        mut news: impl FnMut(K) -> Result<(), Failure>,
+    ) -> Result<(), Failure>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + 'static,
+    {
+        let api: Api<K> = match namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        self.runtime.block_on(async {
+            let events = watcher(api, watcher::Config::default()).default_backoff();
+            let mut events = std::pin::pin!(events);
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
+                        news(object)?;
+                    }
+                    Ok(_) => {}
+                    // It goes on by itself once the API server answers again.
+                    Err(error) => eprintln!(
+                        "warning: {}.portcullis.dev cannot be watched: {error}; trying again",
+                        K::plural(&())
+                    ),
+                }
+            }
+            Ok(())
+        })
     }
 
     /// The labels of a namespace; None if there is no such namespace.

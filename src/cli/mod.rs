@@ -41,15 +41,15 @@ enum Command {
     Crds(crds::Args),
 }
 
-/// Runs one command.
+/// Runs one command. `plugin` says that this runs as `kubectl portcullis`.
 ///
 /// # Errors
 /// [`Failure`] with the message and the exit code.
-pub fn run(cli: Cli) -> Result<(), Failure> {
+pub fn run(cli: Cli, plugin: bool) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Status(args) => status::run(args),
-        Command::Approvals(args) => approvals::run(args),
+        Command::Approvals(args) => approvals::run(args, plugin),
         Command::Validate(args) => validate::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Test(args) => test::run(args),

@@ -112,7 +112,7 @@ mod tests {
             "spec": {
                 "serverRef": {"name": "m"}, "grant": "g", "tool": "t", "argumentsDigest": "d", "argumentsPreview": "{}",
                 "policy": "p", "rule": "r", "requestedAt": at(0).to_string(), "expiresAt": at(100).to_string(),
-                "decision": decision.map(|verdict| json!({"verdict": verdict, "by": "alice"})).unwrap_or(Value::Null),
+                "decisions": decision.map_or(json!([]), |verdict| json!([{"verdict": verdict, "by": "alice"}])),
             },
             "status": status,
         }))

@@ -67,6 +67,8 @@ pub struct RequestParts<'a> {
     pub destination: &'a Destination,
     /// How long the request stays open.
     pub expires_after: Duration,
+    /// How many people must approve.
+    pub approvers: i64,
 }
 
 impl ApprovalRequest {
@@ -81,6 +83,7 @@ impl ApprovalRequest {
             preview,
             destination,
             expires_after,
+            approvers,
         } = parts;
         let expires = now.checked_add(expires_after).unwrap_or(Timestamp::MAX);
         let name = |keyed: &String| {
@@ -103,7 +106,8 @@ impl ApprovalRequest {
                 rule: by.rule.clone(),
                 requested_at: Time(now),
                 expires_at: Time(expires),
-                decision: None,
+                approvers: (approvers != 1).then_some(approvers),
+                decisions: Vec::new(),
             },
             destination: destination.digest.clone(),
         }
@@ -185,6 +189,9 @@ pub enum DecideError {
     /// The name stands for requests in several namespaces.
     #[error("`{0}` is in several namespaces; write NAMESPACE/NAME")]
     Ambiguous(String),
+    /// Each person decides once.
+    #[error("you have decided `{0}` already; it waits for other people")]
+    Twice(String),
     /// Decisions are set once.
     #[error("`{name}` was already decided ({verdict}, by {by}); a decision cannot be changed")]
     Decided {

@@ -298,6 +298,8 @@ pub struct ApprovalDemand {
     pub expires_after: Duration,
     /// How long the call is held: the shortest of the rules'.
     pub wait_up_to: Duration,
+    /// How many people must approve: the most of the rules'.
+    pub approvers: i64,
     /// The arguments that guardrails among them hide from the approver, instead of those that the
     /// server's spec hides: what all of them keep. None without a guardrail.
     pub guardrails_redact: Option<Vec<String>>,

@@ -73,6 +73,8 @@ pub(super) struct Rule {
     pub limits: Vec<Limit>,
     pub expires_after: Duration,
     pub wait_up_to: Duration,
+    /// How many people must approve.
+    pub approvers: i64,
     /// The arguments that the approver does not see.
     pub redact: Vec<String>,
     pub reason: Option<Arc<str>>,

@@ -17,7 +17,8 @@ const COLLECTIONS: &[&str] = &[
 
 /// Lists that are filled by what callers or servers do, beside those that are made whole from a spec or a message.
 const LISTS: &[(&str, &str)] = &[
-    ("approvals/steps.rs", "askers"),
+    ("approvals/cluster.rs", "creating"),
+    ("approvals/steps.rs", "sessions"),
     ("observe/audit/sink.rs", "pending"),
     ("observe/audit/writer.rs", "buffer"),
     ("bridge/per_session.rs", "calls"),

@@ -183,6 +183,7 @@ fn lists_with_unique_names_have_required_scalar_keys() {
         },
     );
     let expected = [
+        "McpApproval.spec.decisions",
         "McpPolicy.spec.prompts",
         "McpPolicy.spec.resources",
         "McpPolicy.spec.rules",
@@ -402,6 +403,7 @@ fn optional_scalars_show_their_defaults() {
         defaults,
         [
             "McpPolicy.spec.mode = \"Enforce\"",
+            "McpPolicy.spec.rules[].approval.approvers = 1",
             "McpPolicy.spec.rules[].approval.expiresAfter = \"30m\"",
             "McpPolicy.spec.rules[].approval.waitUpTo = \"15s\"",
             "McpPolicy.spec.rules[].limits[].scope = \"Grant\"",

@@ -37,3 +37,40 @@ fn a_rule_that_selects_nothing_is_warned_of_and_is_an_error_with_strict() {
     }
     assert_eq!(validate(&["--strict"]).0, Some(1));
 }
+
+/// What people copy from the page works as it is.
+#[test]
+fn the_policies_of_the_page_on_approvals_are_valid() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+    let page = std::fs::read_to_string(format!("{root}docs/approvals.md")).unwrap();
+    let blocks = page.split("```yaml\n").skip(1);
+    let manifests: Vec<&str> = blocks
+        .filter_map(|block| block.split("```").next())
+        .filter(|block| block.contains("kind: "))
+        .collect();
+    assert!(!manifests.is_empty());
+    let folder = tempfile::tempdir().unwrap();
+    let server = format!("{root}examples/quickstart/server.yaml");
+    std::fs::copy(server, folder.path().join("server.yaml")).unwrap();
+    for (number, manifest) in manifests.iter().enumerate() {
+        let file = folder.path().join(format!("{number}.yaml"));
+        std::fs::write(file, manifest).unwrap();
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["validate"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let approvers = manifests[0].replace("approvers: 2", "approvers: 4");
+    std::fs::write(folder.path().join("0.yaml"), approvers).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["validate"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("approvers"), "{said}");
+}

@@ -147,6 +147,11 @@ pub struct ApprovalRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurationString", extend("default" = "15s"))]
     pub wait_up_to: Option<DurationString>,
+    /// How many people must approve, 1 to 3; one of them denies for all. Of several rules that ask about one call, the highest
+    /// counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i64", range(min = 1, max = 3), extend("default" = 1))]
+    pub approvers: Option<i64>,
     /// JSON pointers to arguments that the approver does not see. In a guardrail they replace the
     /// server's tools[].redact; in other policies they add to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -169,7 +174,12 @@ impl ApprovalRule {
             .unwrap_or_else(|| DurationString::from("30m"))
     }
 
-    /// How long the gateway holds the call, 15s if unset.
+    /// How many people must approve, 1 where nothing is written.
+    pub fn approvers(&self) -> i64 {
+        self.approvers.unwrap_or(1)
+    }
+
+    /// How long the gateway holds the call, 15s where nothing is written.
     pub fn wait_up_to(&self) -> DurationString {
         self.wait_up_to
             .clone()

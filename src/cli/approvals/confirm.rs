@@ -52,6 +52,20 @@ pub(super) fn shown(approval: &McpApproval, all: &[McpApproval], now: Timestamp)
         &format!("asked {} ago, expires in {}", age(asked), age(left)),
     );
     line("Digest", &spec.arguments_digest);
+    if spec.approvers() > 1 {
+        let needed = format!(
+            "{} people; {} so far",
+            spec.approvers(),
+            approval.approved()
+        );
+        line("Needs", &needed);
+    }
+    for decision in &spec.decisions {
+        let reason = decision.reason.as_deref();
+        let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+        let decided = format!("{:?} by {}{reason}", decision.verdict, decision.by);
+        line("Decided", &decided);
+    }
     line("Before", &before(approval, all, now));
     text.push_str("Arguments:\n");
     for argument in arguments(&spec.arguments_preview) {
@@ -86,7 +100,7 @@ fn before(approval: &McpApproval, all: &[McpApproval], now: Timestamp) -> String
                 other.spec.grant
             )
         }
-        None => "no call of this tool was approved and made since `serve` started; what is at the server now is not known here".to_owned(),
+        None => "no approved call of this tool is on record; what is at the server now is not known here".to_owned(),
     }
 }
 
@@ -132,6 +146,7 @@ pub(super) fn ask(
     approval: &McpApproval,
     all: &[McpApproval],
     consent: &Consent<'_>,
+    (approve, deny): (&str, &str),
     now: Timestamp,
 ) -> Result<(), Failure> {
     let name = approval.metadata.name.as_deref().unwrap_or_default();
@@ -180,7 +195,7 @@ pub(super) fn ask(
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         eprint!("{text}");
         return Err(Failure::new(format!(
-            "there is no terminal to ask on; run this in one, or, when you have looked at the call, write: portcullis approvals approve {name} --yes --digest {}",
+            "there is no terminal to ask on; run this in one, or, when you have looked at the call, write: {approve} --yes --digest {}",
             beginning(digest)
         )));
     }
@@ -192,15 +207,13 @@ pub(super) fn ask(
         Ok(())
     } else {
         Err(Failure {
-            message: format!(
-                "nothing was decided; `portcullis approvals deny {name}` refuses the call"
-            ),
+            message: format!("nothing was decided; `{deny}` refuses the call"),
             code: 1,
         })
     }
 }
 
-fn beginning(digest: &str) -> &str {
+pub(super) fn beginning(digest: &str) -> &str {
     digest.get(.."sha256:".len() + DIGITS).unwrap_or(digest)
 }
 
@@ -223,6 +236,11 @@ mod tests {
         }))
         .unwrap()
     }
+
+    const ASKED: (&str, &str) = (
+        "portcullis approvals approve NAME",
+        "portcullis approvals deny NAME",
+    );
 
     fn now() -> Timestamp {
         "2026-01-01T00:05:00Z".parse().unwrap()
@@ -264,7 +282,8 @@ mod tests {
         let asked = approval("mlflow-1-0", "{}", json!({"phase": "Pending"}));
         // The tests have no terminal on standard input and error, or would ask on it.
         let with = |yes, digest| {
-            ask(&asked, &[], &Consent { yes, digest }, now()).map_err(|failure| failure.message)
+            ask(&asked, &[], &Consent { yes, digest }, ASKED, now())
+                .map_err(|failure| failure.message)
         };
         assert_eq!(with(true, Some("0123456789abcdef")), Ok(()));
         assert_eq!(with(true, Some("sha256:0123456789abcdef01")), Ok(()));
@@ -283,6 +302,6 @@ mod tests {
             yes: true,
             digest: Some("0123456789abcdef"),
         };
-        assert!(ask(&over, &[], &consent, now()).is_err());
+        assert!(ask(&over, &[], &consent, ASKED, now()).is_err());
     }
 }

@@ -53,6 +53,7 @@ impl socket::Handler for Serving {
                             DecideError::NotFound(_) => StatusCode::NOT_FOUND,
                             DecideError::Ambiguous(_) => StatusCode::BAD_REQUEST,
                             DecideError::Decided { .. }
+                            | DecideError::Twice(_)
                             | DecideError::Expired(_)
                             | DecideError::Withdrawn(_)
                             | DecideError::Stale(_)

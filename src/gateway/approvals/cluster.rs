@@ -5,8 +5,8 @@
 //! would have written itself, and a decision in it. Must not do: decide, delete, or touch the
 //! requests of other servers.
 
+mod following;
 mod kept;
-mod watch;
 mod writes;
 
 use std::collections::HashMap;
@@ -15,13 +15,13 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
-use tokio::sync::watch::{Receiver, Sender};
+use tokio::sync::watch;
 
 use self::kept::KeptApprovals;
 use super::standing::{AskRoom, finished, pending, room, same_call, standing};
-use super::steps::{AskingSessions, record};
+use super::steps::{AskingSessions, record, record_decision};
 use super::{ApprovalKey, ApprovalRequest, CallContext, NotRequested, Standing};
-use crate::api::approval::{McpApproval, Phase, Verdict};
+use crate::api::approval::{McpApproval, Phase};
 use crate::api::loose::Loose;
 use crate::gateway::observe::audit::{AuditLog, DecisionId};
 
@@ -39,7 +39,7 @@ pub struct ClusterApprovals {
     server: String,
     state: Mutex<ClusterState>,
     /// Counts changes.
-    changed: Sender<u64>,
+    changed: watch::Sender<u64>,
     log: Option<AuditLog>,
 }
 
@@ -63,8 +63,8 @@ struct AskedApproval {
     /// The decision on the call that asked first.
     instance: String,
     number: u64,
-    /// The decision on the approval is in the audit log.
-    decision_recorded: bool,
+    /// So many decisions of people are in the audit log.
+    decisions_recorded: usize,
 }
 
 impl AskedApproval {
@@ -83,7 +83,7 @@ impl ClusterApprovals {
             namespace: namespace.to_owned(),
             server: server.to_owned(),
             state: Mutex::default(),
-            changed: Sender::new(0),
+            changed: watch::Sender::new(0),
             log,
         }
     }
@@ -92,7 +92,7 @@ impl ClusterApprovals {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn changes(&self) -> Receiver<u64> {
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
@@ -191,7 +191,7 @@ impl ClusterApprovals {
                     destination: wanted.destination.clone(),
                     instance: context.decision.instance.to_owned(),
                     number: context.decision.number,
-                    decision_recorded: false,
+                    decisions_recorded: 0,
                 };
                 state.asked.insert(name.to_owned(), asked);
             }
@@ -311,15 +311,11 @@ impl ClusterApprovals {
                     asked.remove(&name);
                 }
                 Some(object) => {
-                    if let Some(ruling) = object.ruling()
-                        && !std::mem::replace(&mut asking.decision_recorded, true)
-                    {
-                        let step = match ruling.verdict {
-                            Verdict::Approved => "approved",
-                            Verdict::Denied => "denied",
-                        };
-                        record(object, self.log.as_ref(), step, asking.by(), now);
+                    let decisions = &object.spec.decisions;
+                    for decision in decisions.iter().skip(asking.decisions_recorded) {
+                        record_decision(object, self.log.as_ref(), decision, asking.by(), now);
                     }
+                    asking.decisions_recorded = decisions.len();
                     if object.ended_at().is_some() {
                         asked.remove(&name);
                     }

@@ -301,7 +301,7 @@ impl Memory {
         if entry.withdrawn() {
             return Err(DecideError::Withdrawn(name));
         }
-        if let Some(decision) = &entry.object.spec.decision {
+        if let Some(decision) = entry.object.ruling() {
             let verdict = match decision.verdict {
                 Verdict::Approved => "Approved",
                 Verdict::Denied => "Denied",
@@ -312,6 +312,10 @@ impl Memory {
                 by: decision.by.clone(),
             });
         }
+        let mut before = entry.object.spec.decisions.iter();
+        if before.any(|decision| decision.by == decided.by) {
+            return Err(DecideError::Twice(name));
+        }
         if entry.finished(now) {
             return Err(DecideError::Expired(name));
         }
@@ -321,11 +325,7 @@ impl Memory {
             reason: decided.reason,
             at: Some(Time(now)),
         });
-        let step = match decided.verdict {
-            Verdict::Approved => "approved",
-            Verdict::Denied => "denied",
-        };
-        entry.record(self.log.as_ref(), step, None, now);
+        entry.record_decided(self.log.as_ref(), now);
         let object = shown(entry, now);
         drop(entries);
         self.notify();

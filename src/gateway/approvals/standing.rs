@@ -58,7 +58,8 @@ pub(super) fn same_call(one: &McpApprovalSpec, other: &McpApprovalSpec) -> bool 
         rule,
         requested_at: _,
         expires_at: _,
-        decision: _,
+        approvers: _,
+        decisions: _,
     } = one;
     *name == other.server_ref.name
         && *grant == other.grant
@@ -68,6 +69,7 @@ pub(super) fn same_call(one: &McpApprovalSpec, other: &McpApprovalSpec) -> bool 
         && *upstream == other.upstream
         && *policy == other.policy
         && *rule == other.rule
+        && one.approvers() == other.approvers()
 }
 
 /// Whether a caller may ask for another approval, and at whose cost.

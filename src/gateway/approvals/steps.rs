@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{ApprovalKey, ApprovalRequest, CallContext, Standing, standing};
 use crate::api::Time;
-use crate::api::approval::{Decision, McpApproval, McpApprovalSpec};
+use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, Verdict};
 use crate::gateway::observe::audit::{ApprovalStep, AuditLog, DecisionId};
 
 /// No more sessions of those that ask are kept apart; with more than that, a request is not
@@ -71,7 +71,7 @@ impl Entry {
         context: CallContext<'_>,
     ) -> Self {
         let spec = McpApprovalSpec {
-            decision: None,
+            decisions: Vec::new(),
             ..wanted.spec.clone()
         };
         let mut object = McpApproval::new(&key.1, spec);
@@ -145,8 +145,19 @@ impl Entry {
         self.version += 1;
     }
 
+    /// A person has decided; see [`record_decision`].
+    pub(super) fn record_decided(&self, log: Option<&AuditLog>, time: Timestamp) {
+        let by = DecisionId {
+            instance: &self.instance,
+            number: self.number,
+        };
+        if let Some(decision) = self.object.spec.decisions.last() {
+            record_decision(&self.object, log, decision, by, time);
+        }
+    }
+
     pub(super) fn decide(&mut self, decision: Decision) {
-        self.object.spec.decision = Some(decision);
+        self.object.spec.decisions.push(decision);
         self.version += 1;
     }
 
@@ -166,6 +177,21 @@ impl Entry {
     }
 }
 
+/// Records what the person at that place of the list decided.
+pub(super) fn record_decision(
+    object: &McpApproval,
+    log: Option<&AuditLog>,
+    decision: &Decision,
+    decision_id: DecisionId<'_>,
+    time: Timestamp,
+) {
+    let step = match decision.verdict {
+        Verdict::Approved => "approved",
+        Verdict::Denied => "denied",
+    };
+    write(object, log, step, Some(decision), decision_id, time);
+}
+
 /// Records a step of a request.
 pub(super) fn record(
     object: &McpApproval,
@@ -174,12 +200,22 @@ pub(super) fn record(
     decision_id: DecisionId<'_>,
     time: Timestamp,
 ) {
+    write(object, log, step, object.ruling(), decision_id, time);
+}
+
+fn write(
+    object: &McpApproval,
+    log: Option<&AuditLog>,
+    step: &'static str,
+    decision: Option<&Decision>,
+    decision_id: DecisionId<'_>,
+    time: Timestamp,
+) {
     let Some(log) = log else {
         return;
     };
     let spec = &object.spec;
     let namespace = object.metadata.namespace.as_deref();
-    let decision = object.ruling();
     log.step(&ApprovalStep {
         time,
         decision_id,

@@ -26,7 +26,8 @@ fn wanted(grant: &str, digest: &str, now: i64) -> ApprovalRequest {
             rule: "promote".to_owned(),
             requested_at: Time(at(now)),
             expires_at: Time(at(now + 100)),
-            decision: None,
+            approvers: None,
+            decisions: Vec::new(),
         },
     }
 }
@@ -200,6 +201,84 @@ fn a_decision_is_set_once_in_time_and_for_the_call_that_was_seen() {
         decide(&memory, "nothing", Verdict::Approved, "alice", None, 1),
         Err(DecideError::NotFound(_))
     ));
+}
+
+#[test]
+fn several_people_approve_each_once_and_one_of_them_denies_for_all() {
+    let memory = Memory::default();
+    let by_two = |digest: &str| {
+        let mut call = wanted("key:a", digest, 0);
+        call.spec.approvers = Some(2);
+        call
+    };
+    let call = by_two("d1");
+    let found = key("mlflow-d1-0");
+    memory.request(&call, by("s"), at(0)).unwrap();
+    decide(&memory, "mlflow-d1-0", Verdict::Approved, "alice", None, 1).unwrap();
+    // One is not enough, and the same person does not count twice.
+    assert_eq!(
+        memory.look(&call, &found, at(2)),
+        Some(Standing::Pending(found.clone(), at(100)))
+    );
+    assert_eq!(
+        decide(&memory, "mlflow-d1-0", Verdict::Approved, "alice", None, 2).unwrap_err(),
+        DecideError::Twice("mlflow-d1-0".to_owned())
+    );
+    decide(&memory, "mlflow-d1-0", Verdict::Approved, "bob", None, 3).unwrap();
+    let Some(Standing::Approved(_, version)) = memory.look(&call, &found, at(4)) else {
+        panic!("not approved")
+    };
+    assert!(memory.consume(&found, &version, by("s"), at(4)));
+    // A rule that asks for more people since has nothing from those.
+    let other = by_two("d2");
+    memory.request(&other, by("s"), at(5)).unwrap();
+    decide(&memory, "mlflow-d2-0", Verdict::Approved, "alice", None, 6).unwrap();
+    decide(
+        &memory,
+        "mlflow-d2-0",
+        Verdict::Denied,
+        "bob",
+        Some("no"),
+        7,
+    )
+    .unwrap();
+    assert!(matches!(
+        memory.look(&other, &key("mlflow-d2-0"), at(8)),
+        Some(Standing::Denied(_, decision)) if decision.by == "bob"
+    ));
+    assert!(matches!(
+        decide(&memory, "mlflow-d2-0", Verdict::Approved, "carol", None, 9),
+        Err(DecideError::Decided { .. })
+    ));
+    let one = wanted("key:a", "d3", 10);
+    memory.request(&one, by("s"), at(10)).unwrap();
+    decide(&memory, "mlflow-d3-0", Verdict::Approved, "alice", None, 11).unwrap();
+    let mut more = one.clone();
+    more.spec.approvers = Some(2);
+    assert_eq!(
+        memory.request(&more, by("s"), at(12)),
+        pending("mlflow-d3-1", 110)
+    );
+}
+
+#[test]
+fn what_the_caller_itself_decides_counts_for_nothing() {
+    for (grant, user) in [
+        ("key:a", "key:a"),
+        (
+            "serviceaccount:ml/trainer",
+            "system:serviceaccount:ml:trainer",
+        ),
+    ] {
+        let memory = Memory::default();
+        let call = wanted(grant, "d1", 0);
+        memory.request(&call, by("s"), at(0)).unwrap();
+        decide(&memory, "mlflow-d1-0", Verdict::Approved, user, None, 1).unwrap();
+        assert_eq!(
+            memory.request(&call, by("s"), at(2)),
+            pending("mlflow-d1-0", 100)
+        );
+    }
 }
 
 #[test]

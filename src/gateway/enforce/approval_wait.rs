@@ -278,6 +278,7 @@ impl PendingCall<'_> {
                     preview,
                     destination: &self.snapshot.destination,
                     expires_after: demand.expires_after,
+                    approvers: demand.approvers,
                 };
                 Ok(Some(ApprovalRequest::new(&subject, parts, now)))
             }

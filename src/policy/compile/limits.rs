@@ -17,12 +17,14 @@ const MAX_LIMITS: usize = 16;
 const MAX_UNITS: i64 = 1_000_000_000;
 const SECOND: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(31 * 86_400);
+/// No call asks for more people.
+const MOST_APPROVERS: i64 = 3;
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 pub(super) fn approval(
     rule: &Written,
     scribe: &mut Scribe<'_>,
-) -> (Duration, Duration, Vec<String>) {
+) -> (Duration, Duration, i64, Vec<String>) {
     if rule.approval.is_some() && rule.action != Action::RequireApproval {
         scribe.error(
             "approval",
@@ -63,7 +65,14 @@ pub(super) fn approval(
             scribe.error(&format!("approval.redact[{i}]"), message);
         }
     }
-    (expires, wait, settings.redact)
+    let approvers = settings.approvers();
+    if !(1..=MOST_APPROVERS).contains(&approvers) {
+        scribe.error(
+            "approval.approvers",
+            format!("{approvers} is out of range; write 1 to {MOST_APPROVERS}"),
+        );
+    }
+    (expires, wait, approvers, settings.redact)
 }
 
 pub(super) fn limits(

@@ -269,7 +269,7 @@ fn tool_rule(
             "a Hide rule cannot look at args, as a list of tools has none; use Deny, or conditions over caller and tool",
         );
     }
-    let (expires_after, wait_up_to, redact) = approval(rule, scribe);
+    let (expires_after, wait_up_to, approvers, redact) = approval(rule, scribe);
     let limits = limits(rule, context, (counters, patterns), scribe);
     let costs = limits
         .iter()
@@ -295,6 +295,7 @@ fn tool_rule(
         limits,
         expires_after,
         wait_up_to,
+        approvers,
         redact,
         reason: reason(rule.reason.as_ref(), scribe),
         reads,

@@ -72,6 +72,7 @@ pub(super) fn demand<'p>(rules: impl Iterator<Item = &'p Rule>) -> Option<Approv
                     rules: vec![Arc::clone(&rule.id)],
                     expires_after: rule.expires_after,
                     wait_up_to: rule.wait_up_to,
+                    approvers: rule.approvers,
                     guardrails_redact: guardrails,
                     redact: others,
                 });
@@ -80,6 +81,7 @@ pub(super) fn demand<'p>(rules: impl Iterator<Item = &'p Rule>) -> Option<Approv
                 demand.rules.push(Arc::clone(&rule.id));
                 demand.expires_after = demand.expires_after.min(rule.expires_after);
                 demand.wait_up_to = demand.wait_up_to.min(rule.wait_up_to);
+                demand.approvers = demand.approvers.max(rule.approvers);
                 demand.redact.append(&mut others);
                 match (&mut demand.guardrails_redact, guardrails) {
                     (Some(all), Some(more)) => all.retain(|pointer| more.contains(pointer)),

@@ -244,7 +244,7 @@ async fn decide(
         ..PatchParams::default()
     };
     let change =
-        Patch::Merge(json!({ "spec": { "decision": { "verdict": "Approved", "by": by } } }));
+        Patch::Merge(json!({ "spec": { "decisions": [{ "verdict": "Approved", "by": by }] } }));
     told(
         objects(client, namespace, "McpApproval")
             .patch(name, &params, &change)

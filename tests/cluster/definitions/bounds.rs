@@ -181,7 +181,7 @@ fn bounds() -> BTreeSet<String> {
         );
     }
     // A decision cannot be there at creation, and has its own test.
-    found.retain(|bound| !bound.starts_with("McpApproval.spec.decision"));
+    found.retain(|bound| !bound.starts_with("McpApproval.spec.decisions"));
     found
 }
 

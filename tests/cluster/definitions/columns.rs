@@ -74,7 +74,7 @@ async fn kubectl_get_shows_the_columns_of_the_design() {
         store(&client, &namespace.name, document).await;
     }
     let patch =
-        Patch::Merge(json!({"spec": {"decision": {"verdict": "Approved", "by": "alice@corp"}}}));
+        Patch::Merge(json!({"spec": {"decisions": [{"verdict": "Approved", "by": "alice@corp"}]}}));
     let approvals = api(&client, &namespace.name, "McpApproval");
     approvals
         .patch("mlflow-0-0", &PatchParams::default(), &patch)

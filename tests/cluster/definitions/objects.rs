@@ -91,7 +91,7 @@ pub fn all() -> Vec<Value> {
                     },
                     {
                         "name": "promote", "action": "RequireApproval", "tools": {"names": ["set_model_alias"]},
-                        "approval": {"expiresAfter": "30m", "waitUpTo": "15s", "redact": ["/description"]},
+                        "approval": {"expiresAfter": "30m", "waitUpTo": "15s", "approvers": 2, "redact": ["/description"]},
                     },
                 ],
                 "prompts": [{"name": "all", "action": "Allow", "names": ["*"], "exceptNames": ["x"], "callers": ["key:*"],
@@ -110,7 +110,7 @@ pub fn all() -> Vec<Value> {
             "mlflow-00000000000000000000-0",
             json!({
                 "serverRef": {"name": "mlflow"}, "grant": "serviceaccount:ml/trainer", "tool": "set_model_alias",
-                "argumentsDigest": digest, "argumentsPreview": "{}", "upstream": "https://mlflow.example/mcp", "policy": "mlflow-default", "rule": "promote",
+                "argumentsDigest": digest, "argumentsPreview": "{}", "upstream": "https://mlflow.example/mcp", "policy": "mlflow-default", "rule": "promote", "approvers": 2,
                 "requestedAt": "2026-01-01T00:00:00Z", "expiresAt": "2026-01-01T00:30:00Z",
             }),
         ),

@@ -33,13 +33,13 @@ async fn each_rule_refuses_a_bad_object_with_its_sentence_and_accepts_a_good_one
 async fn bring_about(approvals: &Api<DynamicObject>, name: &str, wanted: &Value) {
     let mut request = wanted.clone();
     request["metadata"]["name"] = json!(name);
-    let decision = request["spec"].as_object_mut().unwrap().remove("decision");
+    let decisions = request["spec"].as_object_mut().unwrap().remove("decisions");
     approvals
         .create(&PostParams::default(), &object(&request))
         .await
         .unwrap();
-    if let Some(decision) = decision {
-        let patch = Patch::Merge(json!({"spec": {"decision": decision}}));
+    if let Some(decisions) = decisions {
+        let patch = Patch::Merge(json!({"spec": {"decisions": decisions}}));
         approvals
             .patch(name, &PatchParams::default(), &patch)
             .await
@@ -130,11 +130,12 @@ async fn an_approval_cannot_be_created_decided_and_is_decided_by_an_update() {
     let namespace = cluster.namespace("decided").await;
     let client = cluster.admin_client();
     let approvals = api(&client, &namespace.name, "McpApproval");
-    let decided = approval(json!({"spec": {"decision": {"verdict": "Approved", "by": "alice"}}}));
+    let decided =
+        approval(json!({"spec": {"decisions": [{"verdict": "Approved", "by": "alice"}]}}));
     let refused = verdict(&client, &namespace.name, &decided)
         .await
         .unwrap_err();
-    let sentence = "a new request carries no decision; it is set afterwards, by a person";
+    let sentence = "a new request carries no decisions; people add them afterwards";
     assert!(refused.message.contains(sentence), "{}", refused.message);
     // An apply creates too.
     let params = PatchParams::apply("portcullis-tests");
@@ -150,18 +151,21 @@ async fn an_approval_cannot_be_created_decided_and_is_decided_by_an_update() {
     );
     for (field, bad) in [
         (
-            "spec.decision.verdict",
+            "spec.decisions[0].verdict",
             json!({"verdict": "Maybe", "by": "alice"}),
         ),
-        ("spec.decision.by", json!({"verdict": "Approved", "by": ""})),
-        ("spec.decision.by", json!({"verdict": "Approved"})),
-        ("spec.decision.verdict", json!({"by": "alice"})),
         (
-            "spec.decision.reason",
+            "spec.decisions[0].by",
+            json!({"verdict": "Approved", "by": ""}),
+        ),
+        ("spec.decisions[0].by", json!({"verdict": "Approved"})),
+        ("spec.decisions[0].verdict", json!({"by": "alice"})),
+        (
+            "spec.decisions[0].reason",
             json!({"verdict": "Denied", "by": "alice", "reason": "a".repeat(1025)}),
         ),
         (
-            "spec.decision.at",
+            "spec.decisions[0].at",
             json!({"verdict": "Denied", "by": "alice", "at": "yesterday"}),
         ),
     ] {
@@ -170,7 +174,7 @@ async fn an_approval_cannot_be_created_decided_and_is_decided_by_an_update() {
             .await
             .unwrap();
         bring_about(&approvals, "a", &approval(json!({}))).await;
-        let patch = Patch::Merge(json!({"spec": {"decision": bad}}));
+        let patch = Patch::Merge(json!({"spec": {"decisions": [bad]}}));
         match approvals.patch("a", &PatchParams::default(), &patch).await {
             Err(kube::Error::Api(status)) => {
                 let fields: Vec<_> = status
@@ -309,7 +313,7 @@ async fn the_server_fills_in_the_defaults_of_the_design_and_nothing_else() {
                 {"name": "r", "action": "Allow", "tools": {"names": ["*"]}, "limits": [
                     {"counter": "c", "max": 1, "window": "1m", "scope": "Grant"}]},
                 {"name": "s", "action": "RequireApproval", "tools": {"names": ["*"]},
-                    "approval": {"expiresAfter": "30m", "waitUpTo": "15s"}},
+                    "approval": {"expiresAfter": "30m", "waitUpTo": "15s", "approvers": 1}},
             ],
         })
     );

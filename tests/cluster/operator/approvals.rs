@@ -64,8 +64,8 @@ async fn an_approval_says_where_it_stands() {
     phase("mlflow-b", Phase::Expired).await;
     // A person decides, by their own name.
     let mut decided = all.get("mlflow-a").await.unwrap();
-    decided.spec.decision =
-        serde_json::from_value(json!({"verdict": "Approved", "by": "alice"})).unwrap();
+    decided.spec.decisions =
+        serde_json::from_value(json!([{"verdict": "Approved", "by": "alice"}])).unwrap();
     let alice: Api<McpApproval> = Api::namespaced(
         room.cluster.impersonate("alice", &["system:masters"]),
         room.name(),

@@ -64,7 +64,7 @@ async fn decide(room: &Room, name: &str, verdict: &str, reason: Option<&str>) {
     let alice = room.cluster.impersonate("alice", &["system:masters"]);
     let all: Api<McpApproval> = Api::namespaced(alice, room.name());
     let change =
-        json!({"spec": {"decision": {"verdict": verdict, "by": "alice", "reason": reason}}});
+        json!({"spec": {"decisions": [{"verdict": verdict, "by": "alice", "reason": reason}]}});
     all.patch(name, &PatchParams::default(), &Patch::Merge(change))
         .await
         .unwrap();
@@ -283,7 +283,7 @@ async fn forge(room: &Room, object: &McpApproval) {
     let made: Api<McpApproval> = Api::namespaced(gateway, room.name());
     let mut new = McpApproval::new(&object.name_any(), object.spec.clone());
     new.metadata.labels = object.metadata.labels.clone();
-    new.spec.decision = None;
+    new.spec.decisions.clear();
     made.create(&PostParams::default(), &new).await.unwrap();
     decide(room, &object.name_any(), "Approved", None).await;
 }
@@ -480,4 +480,140 @@ async fn a_caller_has_at_most_twenty_open_requests_and_giving_them_up_makes_no_r
     tokio::time::timeout(Duration::from_secs(30), listed(&room, 20))
         .await
         .unwrap();
+}
+
+/// The kubeconfig of a person, and the program under one of its names.
+fn person(room: &Room, user: &str, folder: &std::path::Path) -> std::path::PathBuf {
+    let text = std::fs::read_to_string(room.cluster.admin_kubeconfig()).unwrap();
+    let file = folder.join(format!("{user}.kubeconfig"));
+    let own = "user: { client-certificate:";
+    assert!(text.contains(own), "{text}");
+    let acting = format!("user: {{ as: {user}, as-groups: [system:masters], client-certificate:");
+    std::fs::write(&file, text.replacen(own, &acting, 1)).unwrap();
+    file
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_people_decide_on_the_command_line_and_as_a_plugin_of_kubectl() {
+    let Some(room) = Room::open("deciding in a cluster").await else {
+        return;
+    };
+    let fake = Fake::start(&["promote", "get"]).await;
+    let by_two = json!({"expiresAfter": "10m", "waitUpTo": "80s", "approvers": 2});
+    asking(&room, &fake, 1, by_two).await;
+    let agent = room.agent(SERVER).await;
+    let asked = promote(&agent, "v7");
+    let made = listed(&room, 1).await.remove(0);
+    let name = made.name_any();
+    let folder = tempfile::tempdir().unwrap();
+    let (alice, bob) = (
+        person(&room, "alice", folder.path()),
+        person(&room, "bob", folder.path()),
+    );
+    let own = std::path::PathBuf::from(env!("CARGO_BIN_EXE_portcullis"));
+    std::os::unix::fs::symlink(&own, folder.path().join("kubectl-portcullis")).unwrap();
+    let run = |program: &std::path::Path, kubeconfig: &std::path::Path, arguments: &[&str]| {
+        let path = std::env::join_paths([folder.path(), program.parent().unwrap()]).unwrap();
+        let output = std::process::Command::new(program)
+            .args(arguments)
+            .env("KUBECONFIG", kubeconfig)
+            .env("PATH", path)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let place = room.name();
+    let digest = &made.spec.arguments_digest[.."sha256:".len() + 16];
+    let (code, shown, told) = run(&own, &alice, &["approvals", "show", &name, "-n", place]);
+    assert_eq!(code, Some(0), "{told}");
+    let lines = [
+        format!("Approval:  {name}"),
+        "Caller:    anonymous".to_owned(),
+        "Tool:      promote".to_owned(),
+        "by policy p, rule ask".to_owned(),
+        "Needs:     2 people; 0 so far".to_owned(),
+        "text: \"v7\"".to_owned(),
+        "expires in ".to_owned(),
+        format!(
+            "To approve it: portcullis approvals approve {name} -n {place} --yes --digest {digest}"
+        ),
+    ];
+    for line in lines {
+        assert!(shown.contains(&line), "{line}: {shown}");
+    }
+    // As `show` says.
+    let approve = [
+        "approvals",
+        "approve",
+        &name,
+        "-n",
+        place,
+        "--yes",
+        "--digest",
+        digest,
+    ];
+    let (code, said, told) = run(&own, &alice, &approve);
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(
+        said,
+        format!("{name} approved by alice: promote for anonymous; it waits for 1 more\n")
+    );
+    let (code, _, told) = run(&own, &alice, &approve);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("you have decided"), "{told}");
+    assert_eq!(fake.calls(), 0);
+    // The other person by kubectl, which finds the plugin in PATH.
+    let kubectl = room.cluster.program("kubectl");
+    let (code, listed, told) = run(
+        &kubectl,
+        &bob,
+        &[
+            "portcullis",
+            "approvals",
+            "list",
+            "-A",
+            "--pending",
+            "-o",
+            "name",
+        ],
+    );
+    assert_eq!(code, Some(0), "{told}");
+    assert!(
+        listed.contains(&format!("mcpapproval.portcullis.dev/{name}\n")),
+        "{listed}"
+    );
+    let (_, table, _) = run(&kubectl, &bob, &["portcullis", "approvals", "list", "-A"]);
+    assert!(
+        table
+            .lines()
+            .any(|line| line.starts_with(place) && line.contains("alice")),
+        "{table}"
+    );
+    let mut plugin = vec!["portcullis"];
+    plugin.extend(approve);
+    let (code, said, told) = run(&kubectl, &bob, &plugin);
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(
+        said,
+        format!("{name} approved by bob: promote for anonymous\n")
+    );
+    let (error, text) = asked.await.unwrap();
+    assert!(!error, "{text}");
+    assert_eq!(fake.calls(), 1);
+    let used = phase_is(&room, &name, Phase::Consumed).await;
+    let by: Vec<&str> = used
+        .spec
+        .decisions
+        .iter()
+        .map(|one| one.by.as_str())
+        .collect();
+    assert_eq!(by, ["alice", "bob"]);
+    let (code, _, told) = run(&own, &bob, &["approvals", "deny", &name, "-n", place]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("it is Consumed"), "{told}");
 }

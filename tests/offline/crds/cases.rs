@@ -94,8 +94,11 @@ pub fn cases() -> Vec<Case> {
         object["metadata"]["name"] = json!(name);
         object
     };
-    let approved = json!({ "spec": { "decision": { "verdict": "Approved", "by": "alice" } } });
-    let denied = json!({ "spec": { "decision": { "verdict": "Denied", "by": "alice" } } });
+    let decided = |verdict: &str, by: &str| json!({ "verdict": verdict, "by": by });
+    let approved = json!({ "spec": { "decisions": [decided("Approved", "alice")] } });
+    let denied = json!({ "spec": { "decisions": [decided("Denied", "alice")] } });
+    let by_two =
+        |decisions: Value| approval(json!({ "spec": { "approvers": 2, "decisions": decisions } }));
     let consumed = |at: &str| approval(json!({ "status": { "consumedAt": at } }));
     vec![
         now(
@@ -342,7 +345,51 @@ pub fn cases() -> Vec<Case> {
             "a decision is final",
             approval(denied.clone()),
             approval(json!({})),
-            approval(denied),
+            approval(denied.clone()),
+        ),
+        change(
+            "a decision is final",
+            by_two(json!([decided("Approved", "alice")])),
+            by_two(json!([decided("Approved", "bob")])),
+            by_two(json!([
+                decided("Approved", "alice"),
+                decided("Approved", "bob")
+            ])),
+        ),
+        change(
+            "enough people have decided",
+            by_two(json!([decided("Denied", "alice")])),
+            by_two(json!([
+                decided("Denied", "alice"),
+                decided("Approved", "bob")
+            ])),
+            by_two(json!([decided("Denied", "alice")])),
+        ),
+        change(
+            "enough people have decided",
+            approval(approved.clone()),
+            approval(
+                json!({ "spec": { "decisions": [decided("Approved", "alice"), decided("Denied", "bob")] } }),
+            ),
+            approval(approved.clone()),
+        ),
+        change(
+            "a request cannot be changed",
+            approval(json!({ "spec": { "approvers": 2 } })),
+            approval(json!({ "spec": { "approvers": 1 } })),
+            by_two(json!([decided("Approved", "alice")])),
+        ),
+        change(
+            "consumedAt is permanent, and so is consumedBy",
+            approval(
+                json!({ "status": { "consumedAt": "2026-01-01T00:02:00Z", "consumedBy": "run-1" } }),
+            ),
+            approval(
+                json!({ "status": { "consumedAt": "2026-01-01T00:02:00Z", "consumedBy": "run-2" } }),
+            ),
+            approval(
+                json!({ "status": { "phase": "Consumed", "consumedAt": "2026-01-01T00:02:00Z", "consumedBy": "run-1" } }),
+            ),
         ),
         change(
             "consumedAt is permanent",

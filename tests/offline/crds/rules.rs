@@ -5,8 +5,7 @@ use super::*;
 use kube::core::cel::Validator;
 
 /// A rule with `optionalOldSelf` needs an API server: the evaluator used here has no optional values.
-const NEEDS_AN_API_SERVER: &str =
-    "a new request carries no decision; it is set afterwards, by a person";
+const NEEDS_AN_API_SERVER: &str = "a new request carries no decisions; people add them afterwards";
 
 /// Without the rules against nulls, which need `dyn`: that function is missing here too.
 fn evaluated(kind: &str) -> Value {
@@ -78,5 +77,5 @@ fn the_rule_against_deciding_at_creation_sits_on_the_required_spec() {
         .iter()
         .find(|rule| rule["optionalOldSelf"] == true)
         .unwrap();
-    assert_eq!(rule["rule"], "oldSelf.hasValue() || !has(self.decision)");
+    assert_eq!(rule["rule"], "oldSelf.hasValue() || !has(self.decisions)");
 }

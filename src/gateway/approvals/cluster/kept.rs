@@ -11,9 +11,11 @@ use jiff::Timestamp;
 use crate::api::approval::{McpApproval, Phase};
 use crate::api::loose::Loose;
 
-/// By name.
+/// The McpApprovals of a server.
 #[derive(Default)]
-pub(super) struct KeptApprovals(BTreeMap<String, KeptApproval>);
+pub(super) struct KeptApprovals {
+    by_name: BTreeMap<String, KeptApproval>,
+}
 
 struct KeptApproval {
     uid: String,
@@ -40,7 +42,7 @@ impl KeptApprovals {
         let name = metadata.name.clone().unwrap_or_default();
         let version = metadata.resource_version.clone().unwrap_or_default();
         let uid = metadata.uid.clone().unwrap_or_default();
-        if let Some(kept) = self.0.get(&name)
+        if let Some(kept) = self.by_name.get(&name)
             && kept.uid == uid
             && is_older(&version, &kept.version)
         {
@@ -56,24 +58,24 @@ impl KeptApprovals {
             version,
             state,
         };
-        self.0.insert(name, kept);
+        self.by_name.insert(name, kept);
         true
     }
 
     /// The object of that name is gone.
     pub(super) fn remove(&mut self, name: &str, uid: &str) {
-        if self.0.get(name).is_some_and(|kept| kept.uid == uid) {
-            self.0.remove(name);
+        if self.by_name.get(name).is_some_and(|kept| kept.uid == uid) {
+            self.by_name.remove(name);
         }
     }
 
     /// Forgets all that are not of these names: a list has shown all there are.
     pub(super) fn retain(&mut self, names: &HashSet<String>) {
-        self.0.retain(|name, _| names.contains(name));
+        self.by_name.retain(|name, _| names.contains(name));
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&McpApproval> {
-        match &self.0.get(name)?.state {
+        match &self.by_name.get(name)?.state {
             KeptState::Shown(object) => Some(object),
             KeptState::Over => None,
         }
@@ -86,7 +88,7 @@ impl KeptApprovals {
         uid: &str,
         change: impl FnOnce(&mut McpApproval),
     ) -> Option<McpApproval> {
-        let kept = self.0.get_mut(name).filter(|kept| kept.uid == uid)?;
+        let kept = self.by_name.get_mut(name).filter(|kept| kept.uid == uid)?;
         let KeptState::Shown(object) = &mut kept.state else {
             return None;
         };
@@ -96,7 +98,7 @@ impl KeptApprovals {
 
     /// Every one that a call may still ask about.
     pub(super) fn shown(&self) -> impl Iterator<Item = (&str, &McpApproval)> {
-        self.0.iter().filter_map(shown)
+        self.by_name.iter().filter_map(shown)
     }
 
     /// Those of a base name, whatever their number.
@@ -106,7 +108,7 @@ impl KeptApprovals {
     ) -> impl Iterator<Item = (&'a str, &'a McpApproval)> {
         let start = format!("{base}-");
         let common = start.clone();
-        self.0
+        self.by_name
             .range(start..)
             .take_while(move |(name, _)| name.starts_with(&common))
             .filter_map(shown)
@@ -115,7 +117,7 @@ impl KeptApprovals {
     /// The lowest number whose name is free.
     pub(super) fn lowest_free(&self, base: &str) -> u64 {
         let mut number = 0;
-        while self.0.contains_key(&format!("{base}-{number}")) {
+        while self.by_name.contains_key(&format!("{base}-{number}")) {
             number += 1;
         }
         number
@@ -124,7 +126,7 @@ impl KeptApprovals {
     /// Takes out those that have expired.
     pub(super) fn expired(&mut self, now: Timestamp) -> Vec<McpApproval> {
         let mut expired = Vec::new();
-        for kept in self.0.values_mut() {
+        for kept in self.by_name.values_mut() {
             let over = match &kept.state {
                 KeptState::Shown(object) => object.spec.expires_at.0 <= now,
                 KeptState::Over => false,

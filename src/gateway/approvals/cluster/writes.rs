@@ -105,7 +105,7 @@ impl ClusterApprovals {
 
     fn new_object(&self, name: &str, wanted: &ApprovalRequest) -> McpApproval {
         let spec = McpApprovalSpec {
-            decision: None,
+            decisions: Vec::new(),
             ..wanted.spec.clone()
         };
         let mut object = McpApproval::new(name, spec);

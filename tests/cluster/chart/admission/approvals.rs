@@ -38,7 +38,7 @@ fn only_the_gateway_consumes(namespace: &str, user: &str) -> Result<(), String> 
 fn not_the_status(namespace: &str, user: &str) -> Result<(), String> {
     Err(format!(
         "portcullis-mcpapprovals: only the gateway of the server (system:serviceaccount:{namespace}:mlflow-gateway) and the \
-         operator write the status of an approval, not {user}; to decide, set spec.decision"
+         operator write the status of an approval, not {user}; to decide, add to spec.decisions"
     ))
 }
 
@@ -167,12 +167,12 @@ async fn who_decides_signs_with_his_own_name() {
     let mallory = writer(cluster, "mallory");
     assert_eq!(
         decide(&mallory, place, "a", "alice", false).await,
-        Err("portcullis-decisions: decision.by must be who you are: write by: mallory".to_owned())
+        Err("portcullis-decisions: by must be who you are: write by: mallory".to_owned())
     );
     let root = cluster.impersonate("root", &["system:masters"]);
     assert_eq!(
         decide(&root, place, "a", "alice", false).await,
-        Err("portcullis-decisions: decision.by must be who you are: write by: root".to_owned())
+        Err("portcullis-decisions: by must be who you are: write by: root".to_owned())
     );
     let alice = writer(cluster, "alice");
     assert_eq!(decide(&alice, place, "a", "alice", false).await, Ok(()));
@@ -280,5 +280,64 @@ async fn a_gateway_that_is_listed_by_mistake_does_not_decide_its_own_requests() 
             "portcullis-decisions: {user} is a service account that may not decide approvals; let a person decide, or list \
              it under approvals.serviceAccounts of the chart"
         ))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_person_adds_one_entry_of_their_own_and_leaves_those_of_others() {
+    let Some(cluster) = guarded("several people").await else {
+        return;
+    };
+    let namespace = cluster.namespace("several").await;
+    let place = namespace.name.as_str();
+    let gateway = account(cluster, place, "mlflow-gateway");
+    let mut object = approval("a", "mlflow", "key:trainer");
+    object["spec"]["approvers"] = json!(3);
+    assert_eq!(create(&gateway, place, &object).await, Ok(()));
+    let says = |by: &str| json!({ "verdict": "Approved", "by": by });
+    let decided = async |user: &str, decisions: serde_json::Value| {
+        let change = json!({ "spec": { "decisions": decisions } });
+        patch(&writer(cluster, user), place, "McpApproval", "a", change).await
+    };
+    let one = Err(
+        "portcullis-decisions: add one entry to spec.decisions, your own, and leave the others as they are".to_owned(),
+    );
+    // Two at once, in whatever names.
+    assert_eq!(
+        decided("alice", json!([says("alice"), says("bob")])).await,
+        one
+    );
+    assert_eq!(decided("alice", json!([says("alice")])).await, Ok(()));
+    // Somebody else's entry is not touched, not even by whoever adds their own.
+    let mut bent = says("alice");
+    bent["verdict"] = json!("Denied");
+    for decisions in [
+        json!([bent, says("bob")]),
+        json!([says("bob")]),
+        json!(null),
+        json!([]),
+    ] {
+        let refused = decided("bob", decisions.clone()).await.unwrap_err();
+        assert!(
+            Err(refused.clone()) == one || refused.contains("a decision is final"),
+            "{decisions}: {refused}"
+        );
+    }
+    // Nor in another's name.
+    assert_eq!(
+        decided("bob", json!([says("alice"), says("carol")])).await,
+        Err("portcullis-decisions: by must be who you are: write by: bob".to_owned())
+    );
+    // One person is one person.
+    let twice = decided("alice", json!([says("alice"), says("alice")])).await;
+    assert!(twice.unwrap_err().contains("Duplicate value"));
+    assert_eq!(
+        decided("bob", json!([says("alice"), says("bob")])).await,
+        Ok(())
+    );
+    let denied = json!({ "verdict": "Denied", "by": "carol", "reason": "not on a Friday" });
+    assert_eq!(
+        decided("carol", json!([says("alice"), says("bob"), denied])).await,
+        Ok(())
     );
 }
