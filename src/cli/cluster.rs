@@ -168,7 +168,7 @@ impl Cluster {
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
         let found = self.runtime.block_on(api.get_opt(name));
-        found.map_err(|error| told(&K::plural(&()), &error))
+        found.map_err(|error| read_failure(&K::plural(&()), &error))
     }
 
     /// Changes parts of an object; with a resourceVersion, only while it is as it was read.
@@ -198,7 +198,7 @@ impl Cluster {
             Ok(object) => Ok(Ok(object)),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(Err(Conflict::Changed)),
             Err(kube::Error::Api(status)) => Ok(Err(Conflict::Refused(status.message.clone()))),
-            Err(error) => Err(told(&K::plural(&()), &error)),
+            Err(error) => Err(read_failure(&K::plural(&()), &error)),
         }
     }
 
