@@ -254,7 +254,7 @@ impl Cluster {
                         news(object)?;
                     }
                     Ok(_) => {}
-                    // It goes on by itself once the API server answers again.
+                    // It continues by itself once the API server answers again.
                     Err(error) => eprintln!(
                         "warning: {}.portcullis.dev cannot be watched: {error}; trying again",
                         K::plural(&())

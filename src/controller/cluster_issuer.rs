@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
-use parking_lot::RwLock;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -26,27 +25,6 @@ const MAX_KEY_SET_BYTES: usize = 64 << 10;
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 /// Where every API server has them; `jwks_uri` may name another host.
 const KEYS: &str = "/openid/v1/jwks";
-
-/// What is known of the issuer.
-#[derive(Default)]
-pub struct ClusterIssuer {
-    known: RwLock<Option<BundleIssuer>>,
-}
-
-impl ClusterIssuer {
-    /// The issuer with its keys, once the API server has said them.
-    pub fn current(&self) -> Option<BundleIssuer> {
-        self.known.read().clone()
-    }
-
-    /// Takes what the API server says now; whether it is news.
-    fn set(&self, issuer: BundleIssuer) -> bool {
-        let mut known = self.known.write();
-        let news = known.as_ref() != Some(&issuer);
-        *known = Some(issuer);
-        news
-    }
-}
 
 /// Why the issuer is not known.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +100,7 @@ async fn get(client: &Client, path: &'static str) -> Result<String, Unknown> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::issuer_keys::ClusterIssuer;
     use http::{Response, StatusCode};
     use serde_json::json;
 

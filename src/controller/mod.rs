@@ -12,6 +12,7 @@ pub mod check;
 mod cluster_issuer;
 mod context;
 mod events;
+mod issuer_keys;
 mod key;
 mod memory;
 pub mod metrics;

@@ -45,7 +45,7 @@ enum Failure {
 }
 
 impl Failure {
-    /// Somebody wrote in between, or the caches were behind: nothing that anybody need know of.
+    /// Another writer was faster, or the caches were behind: not worth a warning.
     fn is_usual(&self) -> bool {
         let write = match self {
             Failure::Server(error) => error.write(),
@@ -136,7 +136,7 @@ mod tests {
         operator.policy(&mcp_policy("ml", "p", "m", "true"));
         let ctx = &operator.ctx;
         ctx.queues.policies.add(("ml".to_owned(), "p".to_owned()));
-        // Not looked at, as the namespace cannot be seen whole.
+        // Not reconciled, because the namespace cannot be listed completely.
         ctx.caches.lose("hidden", 1);
         ctx.queues
             .policies

@@ -97,6 +97,6 @@ impl fmt::Display for Ignored {
 pub struct Manifests {
     /// The objects, in the order of the files and documents.
     pub objects: Vec<Located<Object>>,
-    /// The documents that are no business of Portcullis.
+    /// The documents of other APIs.
     pub ignored: Vec<Ignored>,
 }

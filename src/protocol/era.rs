@@ -34,7 +34,7 @@ pub fn era<'a>(header: Option<&'a str>, message: &'a Message<'_>) -> Era<'a> {
         .params()
         .and_then(|params| params.meta(VERSION_META_KEY))
     {
-        // A version that is no string is echoed as it stands: it is in no list either.
+        // A version that is not a string is echoed unchanged: it cannot be in a list of versions.
         return Era::Stateless(
             json::decode_string(member.raw).unwrap_or(Cow::Borrowed(member.raw)),
         );

@@ -63,7 +63,7 @@ async fn a_request_gets_its_phase_and_is_looked_at_again_when_it_expires() {
     let operator =
         super::reconcile_tests::operator(&script, 1, &json!({"status": {"phase": "Pending"}}));
     reconcile(&operator.ctx, &name()).await.unwrap();
-    // Somebody was faster.
+    // Another writer was faster.
     let script = Script::new(vec![answer(
         put(),
         &["/status"],

@@ -119,7 +119,7 @@ fn branches(node: &Node) -> impl Iterator<Item = Id> {
         .chain(implied.map(|(_, id)| *id))
 }
 
-/// Whether a node or one below it states a default. One that is still being looked at may.
+/// Whether a node or one below it states a default. One that is still being read may.
 fn may_state(stated: &[bool], id: Id) -> bool {
     stated.get(id).copied().unwrap_or(true)
 }

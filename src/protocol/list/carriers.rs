@@ -94,7 +94,7 @@ fn carrier_passes(
         // Text names nothing that a client would follow; a list inside of a list is not a block.
         return carrier == Carrier::Block && kind != Kind::Array;
     }
-    // Keys that a client could read differently name what nobody can decide on.
+    // A client could read these keys differently, so that no decision about them would hold.
     let Ok(object) = Object::from_raw(raw, keys::BLOCK) else {
         return false;
     };

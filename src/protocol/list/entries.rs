@@ -129,7 +129,7 @@ fn entries_of(kind: ListKind, found: Kind, raw: &str) -> Result<(Vec<Entry<'_>>,
     Ok((entries, unreadable))
 }
 
-/// Reads the next entry; none if its name is no string, or its keys could be read differently. `unknown` is room for
+/// Reads the next entry; none if its name is not a string, or its keys could be read differently. `unknown` is room for
 /// some of those.
 fn entry<'a>(
     kind: ListKind,

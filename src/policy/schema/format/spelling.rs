@@ -20,7 +20,7 @@ pub(super) fn is_ulid(text: &str) -> bool {
             .all(|b| b.is_ascii_digit() || (b.is_ascii_uppercase() && !b"ILOU".contains(&b)))
 }
 
-/// Digits as a number, if there are so many of them and nothing else.
+/// The text as a number, if it is exactly `count` digits.
 fn digits(text: &str, count: usize) -> Option<u32> {
     (text.len() == count && text.bytes().all(|b| b.is_ascii_digit()))
         .then(|| text.parse().ok())
@@ -214,7 +214,7 @@ pub(super) fn is_base64(text: &str, plus: u8, slash: u8) -> bool {
     body.bytes().all(|b| value(b).is_some()) && last & unused == 0
 }
 
-/// Pydantic can be told to read bytes as hexadecimal digits, which it does not say in its schema.
+/// Pydantic can read bytes as hexadecimal digits, and its schema does not say when it does.
 pub(super) fn is_mixed_hex(text: &str) -> bool {
     text.len().is_multiple_of(2)
         && text.bytes().all(|b| b.is_ascii_hexdigit())

@@ -115,7 +115,8 @@ impl<'a> Survey<'a, '_> {
         if kinds == Kinds::STRING {
             return Ok(());
         }
-        // Below the arguments themselves, nobody decodes what has neither a name nor a type in the schema.
+        // Below the arguments themselves, no server decodes a value that has neither a name nor a type in the
+        // schema.
         let is_argument = path.above.is_some_and(Path::is_root);
         if kinds == Kinds::ALL && !declared && !is_argument {
             return Ok(());
