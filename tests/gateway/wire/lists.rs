@@ -130,7 +130,7 @@ async fn lists_of_other_kinds_and_streams_of_events_are_kept_apart() {
             let all = json!([named("a"), named("b"), named("c")]);
             let result = json!({"tools": all, "prompts": all, "resources": all, "resourceTemplates": all});
             let message = json!({"jsonrpc": "2.0", "id": got.json()["id"], "result": result});
-            if asked.fetch_add(1, Ordering::SeqCst) % 2 == 0 {
+            if asked.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
                 Answer::pieces([Answer::event(&message)])
             } else {
                 Answer::Json(message)
