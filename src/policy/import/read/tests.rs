@@ -88,7 +88,7 @@ fn what_the_source_refuses_or_reads_in_part_is_refused_with_its_place() {
         ("a:\n  ~: 2", 2, "this key is empty"),
         ("a: [", 1, ""),
         ("", 1, "empty"),
-        ("x: &x [*x]", 1, "a part of"),
+        ("x: &x [*x]", 1, "contains it"),
         ("a: 1\n# end\u{2028}hide: ['*']\n", 2, "not shown"),
         ("a: 1\nb: \"x\u{85}y\"\n", 2, "not shown"),
         ("a: |\n  x", 1, "line break"),
