@@ -45,7 +45,7 @@ pub(super) struct PlaceArgs {
 pub(super) enum Place {
     Serve(PathBuf),
     Cluster {
-        cluster: Cluster,
+        cluster: Box<Cluster>,
         all_namespaces: bool,
         /// How to name this program and this cluster in a command line.
         flags: String,
@@ -86,7 +86,7 @@ impl PlaceArgs {
             return Err(Failure::new("no cluster was named; write --context"));
         };
         Ok(Place::Cluster {
-            cluster,
+            cluster: Box::new(cluster),
             all_namespaces: self.all_namespaces,
             flags,
             program: if plugin {
