@@ -155,10 +155,16 @@ mod tests {
         reports: Reports,
         newest: BTreeMap<String, String>,
         stored: Ledger,
-        /// Pods that the caches do not show, and since when.
-        hidden: BTreeMap<usize, Timestamp>,
+        /// Pods that the caches do not show.
+        hidden: BTreeSet<usize>,
+        /// When a ledger was stored last that had each pod's own report.
+        seen: [Timestamp; 3],
         now: Timestamp,
     }
+
+    /// Pods are hidden for less than this: with one more step of time it is less than the day for which
+    /// runs that ended are kept apart.
+    const HIDDEN_AT_MOST: SignedDuration = SignedDuration::from_hours(16);
 
     impl World {
         fn names(&self, pod: usize) -> (String, String) {
@@ -171,8 +177,11 @@ mod tests {
             self.newest.insert(uid.clone(), instance.clone());
             self.reports.insert((uid, instance), report);
         }
+        fn unseen_for(&self, pod: usize) -> SignedDuration {
+            self.now.duration_since(self.seen[pod])
+        }
         fn store(&mut self) {
-            let shown = (0..self.pods.len()).filter(|pod| !self.hidden.contains_key(pod));
+            let shown = (0..self.pods.len()).filter(|pod| !self.hidden.contains(pod));
             let pods = shown.map(|pod| self.names(pod).0).collect();
             let seen = Seen {
                 reports: &self.reports,
@@ -181,6 +190,11 @@ mod tests {
                 kept: None,
             };
             self.stored = advance(&self.stored, seen, self.now);
+            for pod in 0..self.pods.len() {
+                if !self.hidden.contains(&pod) && self.reports.contains_key(&self.names(pod)) {
+                    self.seen[pod] = self.now;
+                }
+            }
             self.reports.retain(|(pod, instance), _| {
                 pods.contains(pod) && self.newest.get(pod) == Some(instance)
             });
@@ -193,7 +207,7 @@ mod tests {
                     self.pods[pod].0 += count;
                 }
                 // What is not shown is not asked.
-                Event::Read(pod) if self.hidden.contains_key(&pod) => {}
+                Event::Read(pod) if self.hidden.contains(&pod) => {}
                 Event::Read(pod) => self.read(pod),
                 Event::Store => self.store(),
                 Event::Crash => {
@@ -201,17 +215,18 @@ mod tests {
                     self.newest.clear();
                 }
                 Event::Hidden(pod) => {
-                    self.hidden.entry(pod).or_insert(self.now);
+                    if self.unseen_for(pod) < HIDDEN_AT_MOST {
+                        self.hidden.insert(pod);
+                    }
                 }
                 Event::Shown(pod) => {
                     self.hidden.remove(&pod);
                 }
                 Event::Hours(hours) => {
                     self.now += SignedDuration::from_hours(hours.into());
-                    // Longer than what is promised for.
-                    self.hidden.retain(|_, since| {
-                        self.now.duration_since(*since) < SignedDuration::from_hours(20)
-                    });
+                    let hidden = std::mem::take(&mut self.hidden);
+                    let still = |pod: &usize| self.unseen_for(*pod) < HIDDEN_AT_MOST;
+                    self.hidden = hidden.into_iter().filter(still).collect();
                 }
                 // A gateway ends once its last report is stored.
                 Event::Restart(pod) => {
@@ -240,7 +255,8 @@ mod tests {
                 reports: Reports::new(),
                 newest: BTreeMap::new(),
                 stored: Ledger::default(),
-                hidden: BTreeMap::new(),
+                hidden: BTreeSet::new(),
+                seen: [Timestamp::UNIX_EPOCH; 3],
                 now: Timestamp::UNIX_EPOCH,
             };
             for event in &events {

@@ -89,8 +89,8 @@ fn what_the_source_refuses_or_reads_in_part_is_refused_with_its_place() {
         ("a: [", 1, ""),
         ("", 1, "empty"),
         ("x: &x [*x]", 1, "contains it"),
-        ("a: 1\n# end\u{2028}hide: ['*']\n", 2, "not shown"),
-        ("a: 1\nb: \"x\u{85}y\"\n", 2, "not shown"),
+        ("a: 1\n# end\u{2028}hide: ['*']\n", 2, "invisible"),
+        ("a: 1\nb: \"x\u{85}y\"\n", 2, "invisible"),
         ("a: |\n  x", 1, "line break"),
     ] {
         let broken = read(text).unwrap_err();
