@@ -145,9 +145,10 @@ fn whole_approval() -> Value {
             "argumentsDigest": format!("sha256:{}", "0".repeat(64)), "argumentsPreview": "{}",
             "policy": "mlflow-default", "rule": "promote",
             "requestedAt": "2026-01-01T00:00:00Z", "expiresAt": "2026-01-01T00:30:00Z",
+            "approvers": 2,
             "decisions": [{ "verdict": "Approved", "by": "alice@corp", "reason": "ok", "at": "2026-01-01T00:01:00Z" }]
         },
-        "status": { "phase": "Pending", "consumedAt": "2026-01-01T00:02:00Z" }
+        "status": { "phase": "Pending", "consumedAt": "2026-01-01T00:02:00Z", "consumedBy": "4cbdc2f09d42-35" }
     })
 }
 

@@ -163,8 +163,8 @@ fn cell(object: &Value, path: &str, kind: &str, now: Timestamp) -> String {
     }
 }
 
-/// The value at one of the plain paths that printer columns have: names, and `[?(@.type=="X")]` to
-/// pick from a list.
+/// The value at one of the plain paths that printer columns have: names, `[?(@.type=="X")]` to pick from a list, and `[*]`,
+/// of which the API server shows the first.
 fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     let mut value = object;
     let mut rest = path;
@@ -177,6 +177,9 @@ fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
                 .as_array()?
                 .iter()
                 .find(|item| item.get(field).and_then(Value::as_str) == Some(wanted))?;
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix("[*]") {
+            value = value.as_array()?.first()?;
             rest = after;
         } else {
             let name = rest.strip_prefix('.')?;
@@ -206,11 +209,10 @@ mod tests {
         );
         assert_eq!(at(&object, ".metadata.name"), Some(&Value::from("m")));
         assert_eq!(at(&object, ".status.nothing.there"), None);
-        // `status` prints servers and policies; `approvals list` has columns of its own.
-        let printed = crate::api::crds()
-            .into_iter()
-            .filter(|crd| crd.spec.names.kind != "McpApproval");
-        for crd in printed {
+        let first = at(&object, ".status.conditions[*].type");
+        assert_eq!(first, Some(&Value::from("Ready")));
+        assert_eq!(at(&object, ".metadata[*].type"), None);
+        for crd in crate::api::crds() {
             for column in crd
                 .spec
                 .versions
@@ -218,6 +220,7 @@ mod tests {
                 .flat_map(|version| version.additional_printer_columns.unwrap_or_default())
             {
                 let path = column.json_path;
+                let path = path.replace("[*]", "");
                 let plain = path
                     .split_once("[?(@.type==")
                     .map_or(path.as_str(), |(before, _)| before);
