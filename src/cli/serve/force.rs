@@ -164,6 +164,14 @@ impl Serving {
         {
             return Err(at_one_path(namespace, &name));
         }
+        let authentication = server.spec.authentication.as_ref();
+        if authentication.is_some_and(|accepted| accepted.service_accounts.is_some()) {
+            return Err(
+                "spec.authentication.serviceAccounts: `serve` has no cluster whose tokens it could verify; remove the field from \
+                 these files, and use apiKeys or jwt"
+                    .to_owned(),
+            );
+        }
         if tls::wanted(&server.spec) {
             return Err(
                 "spec.gateway.tls: `serve` speaks only plain HTTP; remove the field from these files, and put a TLS \
