@@ -19,6 +19,7 @@ HERE = ROOT / "tests" / "e2e"
 SYSTEM = "portcullis-system"
 SERVERS = "mcpservers.portcullis.dev"
 POLICIES = "mcppolicies.portcullis.dev"
+APPROVALS = "mcpapprovals.portcullis.dev"
 POLICY = "mlflow-recommended"
 ALLOWED_PER_MINUTE = 30
 UNKNOWN_TOOL = -32602

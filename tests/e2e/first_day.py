@@ -6,8 +6,10 @@ In: an empty cluster. Out: checks, and a server `mlflow` in namespace `ml` with 
 from __future__ import annotations
 
 import json
+import threading
+from typing import Any
 
-from base import ALLOWED_PER_MINUTE, HERE, POLICIES, POLICY, ROOT, SERVERS, SYSTEM, UNKNOWN_TOOL, Base
+from base import ALLOWED_PER_MINUTE, APPROVALS, HERE, POLICIES, POLICY, ROOT, SERVERS, SYSTEM, UNKNOWN_TOOL, Base
 from cluster import Orders, until
 
 
@@ -97,21 +99,42 @@ class FirstDay(Base):
             f"set_experiment_tag {ALLOWED_PER_MINUTE} times, then: “{last['text']}”",
             [answer["text"] for answer in answers if not answer["ok"]],
         )  # fmt: skip
-        arguments = {"name": seed["model"], "alias": "champion", "version": seed["challenger"]}
-        answer = agent("call", tool="set_model_alias", arguments=arguments)
-        self.check(not answer["ok"], f"a promotion, with nobody who could approve it: “{answer['text']}”", answer)
-        expected = {**self.before, "tags": [f"note-{number:02}" for number in range(1, ALLOWED_PER_MINUTE + 1)]}
+        answer = self.promote("1", "Denied", "version 1 is too old")
+        self.check(
+            not answer["ok"] and "version 1 is too old" in answer["text"],
+            f"a promotion is held, and a person denies it: “{answer['text']}”", answer,
+        )  # fmt: skip
+        answer = self.promote(seed["challenger"], "Approved", "it is better on the holdout set")
+        self.check(answer["ok"], "another promotion is held, a person approves it, and it is made", answer)
+        tags = [f"note-{number:02}" for number in range(1, ALLOWED_PER_MINUTE + 1)]
+        expected = {**self.before, "tags": tags, "champion": seed["challenger"]}
         found = self.truth()
-        self.check(found == expected, "MLflow has 30 new tags, all experiments, and the champion where it was", found)
+        self.check(found == expected, "MLflow has 30 new tags, all experiments, and the approved champion", found)
         self.after_use = found
 
         status = self.agent("raw", url=f"http://mlflow-upstream.ml.svc:8000/mcp", headers={})
         self.check(status == 401, "the agent cannot go around the gateway: HTTP 401 from the server itself", status)
 
+    def promote(self, version: str, verdict: str, reason: str) -> dict[str, Any]:
+        """The agent asks for a promotion, and a person decides about it while the call is held; the answer to the call."""
+        answers: list[dict[str, Any]] = []
+        arguments = {"name": self.seed["model"], "alias": "champion", "version": version}
+        call = threading.Thread(
+            target=lambda: answers.append(self.agent("call", tool="set_model_alias", arguments=arguments)), daemon=True
+        )
+        call.start()
+        undecided = lambda: [item for item in self.cluster.items("-n", "ml", APPROVALS) if "decisions" not in item["spec"]]
+        name = until("there is an McpApproval to decide", undecided)[0]["metadata"]["name"]
+        person = json.loads(self.kubectl("auth", "whoami", "--output=json"))["status"]["userInfo"]["username"]
+        decision = {"verdict": verdict, "by": person, "reason": reason}
+        patch = json.dumps({"spec": {"decisions": [decision]}})
+        self.kubectl("-n", "ml", "patch", APPROVALS, name, "--type=merge", "-p", patch, show=True)
+        call.join(60)
+        return answers[0] if answers else {"ok": False, "text": "no answer came"}
+
     def seen(self) -> None:
         self.account.chapter("kubectl get: what was refused")
-        # The promotion is a denial: there is nobody in a cluster yet who could approve it.
-        expected = {"total": 3, "hidden": 1, "denied": 1, "limited": 1, "unapproved": 0, "audited": 0}
+        expected = {"total": 3, "hidden": 1, "denied": 0, "limited": 1, "unapproved": 1, "audited": 0}
         until("three violations are in the server's status", lambda: self.violations()["total"] >= 3)
         self.check(self.violations() == expected, "the server counts what the agent was answered, each once", self.violations())
         self.kubectl("-n", "ml", "get", SERVERS, show=True)

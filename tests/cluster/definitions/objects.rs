@@ -38,7 +38,8 @@ pub fn all() -> Vec<Value> {
                     "serviceAccounts": {"audiences": ["portcullis:ml/mlflow"]},
                     "jwt": [
                         {"name": "corp", "issuer": "https://sso.example", "audiences": ["mlflow"],
-                            "jwks": {"url": "https://sso.example/jwks"}, "grantClaim": "sub"},
+                            "jwks": {"url": "https://sso.example/jwks", "caSecretRef": secret},
+                            "grantClaim": "sub", "requiredScopes": ["mcp"]},
                         {"name": "other", "issuer": "https://sso2.example", "audiences": ["mlflow"],
                             "jwks": {"secretKeyRef": secret}},
                     ],
