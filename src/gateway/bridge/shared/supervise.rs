@@ -20,6 +20,9 @@ use crate::protocol::version::Version;
 /// How long the exit status of a child that fell silent is waited for, for the sake of a better
 /// message.
 const EXIT_WAIT: Duration = Duration::from_millis(200);
+/// The same for a child that has not answered `initialize`: no call waits, and the exit status is all
+/// that there is to say.
+const FIRST_EXIT_WAIT: Duration = Duration::from_secs(2);
 
 /// Runs until the bridge stops.
 pub(super) async fn supervise(shared: Arc<SharedServer>, first: Child) {
@@ -137,7 +140,6 @@ async fn life(shared: &SharedServer, mut child: Child, generation: u64, failures
 
 /// `initialize` as the bridge itself (MCP, "Lifecycle"): no client capabilities.
 async fn greet(shared: &SharedServer, child: &mut Child, generation: u64) -> Result<Live, String> {
-    let closed = |_| "it does not read its input".to_owned();
     let params = format!(
         r#"{{"protocolVersion":"{}","capabilities":{{}},"clientInfo":{{"name":"portcullis","version":"{}"}}}}"#,
         Version::LATEST_SESSION,
@@ -145,7 +147,9 @@ async fn greet(shared: &SharedServer, child: &mut Child, generation: u64) -> Res
     );
     let ours = Id::Integer(0);
     let line = wire::request(&ours, "initialize", &params);
-    child.input.send(line).await.map_err(closed)?;
+    if child.input.send(line).await.is_err() {
+        return Err(unanswered(child, "does not read its input").await);
+    }
     while let Some(piece) = child.lines.recv().await {
         let parsed = match &piece {
             Piece::Line(line) => Some(envelope::parse(line)),
@@ -196,14 +200,22 @@ async fn greet(shared: &SharedServer, child: &mut Child, generation: u64) -> Res
             version,
         };
         let line = wire::notification("notifications/initialized", None);
-        child.input.send(line).await.map_err(closed)?;
+        if child.input.send(line).await.is_err() {
+            return Err(unanswered(child, "does not read its input").await);
+        }
         return Ok(live);
     }
-    let exit = timeout(EXIT_WAIT, child.handle.ended()).await;
-    Err(match exit {
-        Ok(Some(exit)) => format!("it {} before it answered `initialize`", exit.how),
-        _ => "it closed its output before it answered `initialize`".to_owned(),
-    })
+    Err(unanswered(child, "closed its output").await)
+}
+
+/// Why a child has not answered `initialize`: how it exited, or what else happened.
+async fn unanswered(child: &mut Child, otherwise: &str) -> String {
+    let exit = timeout(FIRST_EXIT_WAIT, child.handle.ended()).await;
+    let how = match &exit {
+        Ok(Some(exit)) => &*exit.how,
+        _ => otherwise,
+    };
+    format!("it {how} before it answered `initialize`")
 }
 
 /// The child's result as the bridge offers it, and the lists that it has. Lists can change whenever
