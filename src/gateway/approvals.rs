@@ -5,6 +5,7 @@
 //! people do, through the API or `decide`.
 
 mod cluster;
+mod expiries;
 mod memory;
 mod standing;
 mod steps;

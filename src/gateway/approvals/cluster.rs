@@ -10,14 +10,17 @@ mod kept;
 mod writes;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use self::kept::KeptApprovals;
+use super::expiries;
 use super::standing::{AskRoom, finished, pending, room, same_call, standing};
 use super::steps::{AskingSessions, record, record_decision};
 use super::{ApprovalKey, ApprovalRequest, CallContext, NotRequested, Standing};
@@ -30,8 +33,8 @@ const SERVER_LABEL: &str = "portcullis.dev/server";
 /// Clocks of gateways differ by no more. What expires later than a request that is made now could,
 /// and this beyond, was not made by a gateway of this server.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_mins(5);
-/// Where nothing expires, the next check comes after this long.
-const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// Between two checks for requests that have expired.
+const SWEEP_WAITS: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
 
 /// McpApprovals of one server in the cluster.
 pub struct ClusterApprovals {
@@ -89,7 +92,7 @@ impl ClusterApprovals {
     }
 
     fn lock(&self) -> MutexGuard<'_, ClusterState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
@@ -344,17 +347,8 @@ impl ClusterApprovals {
 
     /// Records expirations when they happen, for ever.
     pub async fn record_expiries(self: Arc<Self>) {
-        let mut changed = self.changed.subscribe();
-        loop {
-            let now = Timestamp::now();
-            let wait = self.expire(now).map_or(IDLE_SWEEP_INTERVAL, |next| {
-                Duration::try_from(next.duration_since(now)).unwrap_or_default()
-            });
-            // The clock may be set meanwhile, so no wait is long.
-            let wait = wait.clamp(Duration::from_millis(50), IDLE_SWEEP_INTERVAL);
-            // Never an error: `self` owns the sender.
-            let _ = tokio::time::timeout(wait, changed.changed()).await;
-        }
+        let changed = self.changed.subscribe();
+        expiries::sweep(changed, SWEEP_WAITS, |now| self.expire(now)).await;
     }
 }
 

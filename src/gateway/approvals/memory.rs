@@ -4,6 +4,7 @@
 //! most once, and each step is in the audit log. Must not do: keep more than a bounded number of
 //! them.
 
+use super::expiries;
 use super::standing::{AskRoom, room, same_call};
 use super::steps::Entry;
 use super::{ApprovalKey, ApprovalRequest, CallContext, DecideError, NotRequested, Standing};
@@ -11,8 +12,10 @@ use crate::api::Time;
 use crate::api::approval::{Decision, McpApproval, Verdict};
 use crate::gateway::observe::audit::AuditLog;
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -21,8 +24,9 @@ const RETENTION: SignedDuration = SignedDuration::from_hours(168);
 /// And no more than this many of them: those that were withdrawn leave first, as callers can make
 /// many, then the oldest.
 const MAX_FINISHED: usize = 1_000;
-/// Where nothing expires, the next check comes after this long.
-const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
+/// Between two checks for requests that have expired.
+const SWEEP_WAITS: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(3_600);
 
 /// McpApprovals in this process's memory.
 pub struct Memory {
@@ -64,7 +68,7 @@ impl Memory {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ApprovalKey, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock()
     }
 
     pub(super) fn request(
@@ -245,17 +249,8 @@ impl Memory {
 
     /// Records expirations when they happen, for ever.
     pub async fn record_expiries(self: Arc<Self>) {
-        let mut changed = self.changed.subscribe();
-        loop {
-            let now = Timestamp::now();
-            let wait = self.expire(now).map_or(IDLE_SWEEP_INTERVAL, |next| {
-                Duration::try_from(next.duration_since(now)).unwrap_or_default()
-            });
-            // The clock may be set meanwhile, so no wait is long.
-            let wait = wait.clamp(Duration::from_millis(10), IDLE_SWEEP_INTERVAL);
-            // Never an error: `self` owns the sender.
-            let _ = tokio::time::timeout(wait, changed.changed()).await;
-        }
+        let changed = self.changed.subscribe();
+        expiries::sweep(changed, SWEEP_WAITS, |now| self.expire(now)).await;
     }
 
     /// Every request, with the phase that it has now.
