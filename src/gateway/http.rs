@@ -9,12 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::ALLOW;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode};
 
 use crate::gateway::Gateway;
-use crate::gateway::body::message::json_response;
 use crate::gateway::body::{BoxError, ReadError, discard, holding, read_for};
 use crate::gateway::fairness::floor::Seat;
 use crate::gateway::fairness::offload::{is_small, offload};
@@ -41,7 +39,7 @@ mod trace;
 
 use self::admit::{admit, admit_with_newest_keys, share};
 pub use self::metadata::{WELL_KNOWN, protected_resource};
-use self::responses::{Answer, header_refusal, refuse};
+use self::responses::{Answer, header_refusal, method_not_allowed, refuse};
 
 /// Between two pieces of a request's body.
 const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -157,15 +155,10 @@ impl Exchange<'_> {
             // Rare requests are boxed, so that the futures of calls stay small.
             Method::GET => Box::pin(self.get()).await,
             Method::DELETE => Box::pin(self.delete()).await,
-            _ => {
-                let body =
-                    answer::invalid_request(None, "only POST, GET and DELETE are answered here");
-                let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, body);
-                response
-                    .headers_mut()
-                    .insert(ALLOW, HeaderValue::from_static("POST, GET, DELETE"));
-                Err(Box::new(response))
-            }
+            _ => Err(method_not_allowed(
+                "POST, GET, DELETE",
+                "only POST, GET and DELETE are answered here",
+            )),
         }
     }
 

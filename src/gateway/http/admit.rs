@@ -9,7 +9,7 @@ use http::header::WWW_AUTHENTICATE;
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 
-use super::head::{host, one};
+use super::head::{check_host, one};
 use super::metadata;
 use super::responses::{Answer, refuse};
 use crate::gateway::Gateway;
@@ -34,21 +34,13 @@ pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, NotAdmi
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, body).into());
     };
     let settings = &snapshot.settings;
-    let forbidden = |why: &str| {
-        let body = answer::invalid_request(None, why);
-        NotAdmitted::from(refuse(StatusCode::FORBIDDEN, body))
-    };
-    if !host(head).is_some_and(|host| header::host_allowed(host, &settings.allowed_hosts)) {
-        return Err(forbidden(
-            "the Host header names a host that this gateway does not serve; add it to spec.gateway.allowedHosts",
-        ));
-    }
+    check_host(head, settings)?;
     if head.headers.contains_key(http::header::ORIGIN) {
         let origin = one(head, http::header::ORIGIN);
         if !origin.is_some_and(|origin| header::origin_allowed(origin, &settings.allowed_origins)) {
-            return Err(forbidden(
-                "the Origin is not allowed; add it to spec.gateway.allowedOrigins",
-            ));
+            let why = "the Origin is not allowed; add it to spec.gateway.allowedOrigins";
+            let body = answer::invalid_request(None, why);
+            return Err(refuse(StatusCode::FORBIDDEN, body).into());
         }
     }
     let hops::Way::Straight(hops) = hops::way(&head.headers, &gateway.hop) else {

@@ -5,17 +5,17 @@
 //! `spec.authentication.jwt` names an issuer: API keys and service account tokens come by other ways.
 //! Must not do: demand a credential.
 
-use http::header::{ALLOW, CACHE_CONTROL};
+use http::header::CACHE_CONTROL;
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Uri};
 use serde_json::json;
 
-use super::head::host;
-use super::responses::Answer;
+use super::head::{check_host, host};
+use super::responses::{Answer, method_not_allowed};
 use crate::gateway::Gateway;
 use crate::gateway::body::message::json_response;
 use crate::gateway::force::snapshot::Snapshot;
-use crate::protocol::{answer, header};
+use crate::protocol::answer;
 
 /// The well-known path; the path of the resource follows (RFC 9728 section 3.1).
 pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
@@ -61,17 +61,11 @@ pub fn protected_resource(gateway: &Gateway, head: &Parts, path: &str) -> Answer
     let Some(snapshot) = gateway.snapshot() else {
         return not_found("the gateway has no policy in force yet");
     };
-    let allowed = &snapshot.settings.allowed_hosts;
-    if !host(head).is_some_and(|host| header::host_allowed(host, allowed)) {
-        let why = "the Host header names a host that this gateway does not serve; add it to spec.gateway.allowedHosts";
-        return json_response(StatusCode::FORBIDDEN, answer::invalid_request(None, why));
+    if let Err(refusal) = check_host(head, &snapshot.settings) {
+        return *refusal;
     }
     if head.method != Method::GET && head.method != Method::HEAD {
-        let body = answer::invalid_request(None, "only GET is answered here");
-        let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, body);
-        let methods = HeaderValue::from_static("GET, HEAD");
-        response.headers_mut().insert(ALLOW, methods);
-        return response;
+        return *method_not_allowed("GET, HEAD", "only GET is answered here");
     }
     let servers = snapshot.grants.authorization_servers();
     let (Some(resource), false) = (resource(&snapshot, head, path), servers.is_empty()) else {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use http::{Response, StatusCode};
+use http::header::ALLOW;
+use http::{HeaderValue, Response, StatusCode};
 
 use crate::gateway::body::message::{RETRY_AFTER, json_response};
 use crate::gateway::body::{Body, empty};
@@ -19,6 +20,16 @@ pub(super) type Answer = Response<Body>;
 /// A refusal with this status and message.
 pub(super) fn refuse(status: StatusCode, body: Vec<u8>) -> Box<Answer> {
     Box::new(json_response(status, body))
+}
+
+/// A refusal of a method, with those that are answered (RFC 9110 section 15.5.6).
+pub(super) fn method_not_allowed(allowed: &'static str, why: &str) -> Box<Answer> {
+    let body = answer::invalid_request(None, why);
+    let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, body);
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(allowed));
+    response
 }
 
 /// A fault of a header, with the status that it stands for.
