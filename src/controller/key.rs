@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
-use ring::{digest, hmac};
 
 use crate::policy::bundle::Bundle;
+use crate::policy::canonical::sha256;
 use crate::policy::signature::{self, PublicKey, SignatureError, Signer};
 
 /// Shorter keys are refused.
@@ -136,12 +137,12 @@ impl OperatorKey {
 
     /// The bearer for the reports of one server's gateways.
     pub fn bearer(&self, server_uid: &str) -> String {
-        hex(hmac::sign(&self.bearers, server_uid.as_bytes()).as_ref())
+        hex::encode(hmac::sign(&self.bearers, server_uid.as_bytes()))
     }
 
     /// What the bundle says of that bearer.
     pub fn bearer_sha256(&self, server_uid: &str) -> String {
-        hex(digest::digest(&digest::SHA256, self.bearer(server_uid).as_bytes()).as_ref())
+        hex::encode(sha256(self.bearer(server_uid).as_bytes()))
     }
 }
 
@@ -152,10 +153,6 @@ pub fn random_text() -> Result<String, KeyError> {
         .fill(&mut bytes)
         .map_err(|_| KeyError::Random)?;
     Ok(STANDARD.encode(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -11,11 +11,12 @@ use std::sync::Arc;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
-use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use ring::digest::SHA256_OUTPUT_LEN;
 
 use crate::gateway::fairness::budget::Share;
 use crate::gateway::tokens::{Issuer, NotProven, Proven, RemoteKeys, VerifiedTokens};
 use crate::policy::Caller;
+use crate::policy::canonical::sha256;
 
 /// The credentials that this server accepts, as read at one moment.
 #[derive(Default)]
@@ -268,12 +269,6 @@ impl Grants {
         }
         found
     }
-}
-
-fn sha256(bytes: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
-    let mut out = [0; SHA256_OUTPUT_LEN];
-    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    out
 }
 
 /// Compares without an early exit.

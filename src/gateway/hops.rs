@@ -6,7 +6,8 @@
 //! there.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use ring::digest::{SHA256, digest};
+
+use crate::policy::canonical::sha256;
 
 /// The names of the gateways, the nearest last.
 pub const HOPS: HeaderName = HeaderName::from_static(HOPS_NAME);
@@ -17,9 +18,8 @@ const MAX_HOPS: usize = 16;
 
 /// The name of the gateways of a server: the same for all its replicas.
 pub fn name(uid: &str) -> HeaderValue {
-    let digest = digest(&SHA256, format!("hop {uid}").as_bytes());
-    let mut name = hex::encode(digest);
-    name.truncate(16);
+    let digest = sha256(format!("hop {uid}").as_bytes());
+    let name = hex::encode(&digest[..8]);
     // Hexadecimal digits are always a valid header value.
     HeaderValue::try_from(name).unwrap_or(HeaderValue::from_static("gateway"))
 }

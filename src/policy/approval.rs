@@ -4,7 +4,7 @@
 //! that two calls share exactly if they are the same call, and a preview without secrets or tricks.
 //! Must not do: keep, name or decide approvals; the gateway and people do.
 
-use super::canonical::{hex, sha256};
+use super::canonical::sha256;
 use super::decision::RuleId;
 use super::matcher::fold_case;
 use crate::json;
@@ -75,7 +75,7 @@ pub fn digest(subject: &Subject<'_>) -> Result<String, json::Error> {
         field(&rule.rule);
     }
     field(&arguments);
-    Ok(hex(&sha256(&bytes)))
+    Ok(hex::encode(sha256(&bytes)))
 }
 
 /// Why there is no preview.

@@ -12,7 +12,7 @@ use super::super::output::{Failure, age, visible};
 use super::phase;
 use crate::api::approval::{McpApproval, Phase};
 use crate::json;
-use crate::policy::canonical::{hex, sha256};
+use crate::policy::canonical::sha256;
 
 /// Characters of one argument that are shown; of a longer one the beginning, its size and its digest.
 const ARGUMENT: usize = 400;
@@ -125,7 +125,7 @@ fn cut(value: &str) -> String {
             "{}… ({} bytes, sha256:{}; `portcullis approvals show` has all of it)",
             visible(&value[..at]),
             value.len(),
-            hex(&sha256(value.as_bytes()))
+            hex::encode(sha256(value.as_bytes()))
         ),
     }
 }
@@ -270,7 +270,7 @@ mod tests {
             assert!(text.contains(part), "{part}: {text}");
         }
         let note = text.lines().find(|line| line.contains("note:")).unwrap();
-        let digest = hex(&sha256(format!("\"{long}\"").as_bytes()));
+        let digest = hex::encode(sha256(format!("\"{long}\"").as_bytes()));
         assert!(
             note.contains(&format!("(1002 bytes, sha256:{digest};")) && note.len() < 700,
             "{note}"

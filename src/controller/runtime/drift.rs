@@ -77,12 +77,7 @@ pub fn stamped(mut child: Child) -> Child {
 
 fn hash(body: &Value) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, body.to_string().as_bytes());
-    digest
-        .as_ref()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex::encode(&digest.as_ref()[..8])
 }
 
 fn hash_of(body: &Value) -> Option<&str> {

@@ -5,11 +5,11 @@
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
-use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::crypto;
+use crate::policy::canonical::sha256;
 
 /// The largest set that is read.
 pub const MAX_KEY_SET_BYTES: usize = 256 << 10;
@@ -100,12 +100,6 @@ impl KeySet {
     pub fn has(&self, fingerprint: &Fingerprint) -> bool {
         self.keys.iter().any(|key| key.fingerprint == *fingerprint)
     }
-}
-
-fn sha256(text: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    out.copy_from_slice(digest(&SHA256, text).as_ref());
-    out
 }
 
 impl Key {

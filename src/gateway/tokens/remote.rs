@@ -67,10 +67,11 @@ impl RemoteKeys {
     /// Says what is wrong with the URL or the CA.
     pub fn new(url: &str, ca: Option<&[u8]>) -> Result<Arc<Self>, String> {
         let client = HttpUpstream::new(url, &[], ca).map_err(|error| error.to_string())?;
-        let host = url.split(['?', '#']).next().unwrap_or_default();
+        // Queries hold tokens.
+        let shown = url.split(['?', '#']).next().unwrap_or_default();
         Ok(Arc::new(RemoteKeys {
             client,
-            url: host.to_owned(),
+            url: shown.to_owned(),
             state: RwLock::default(),
             fetching: tokio::sync::Mutex::new(None),
         }))
