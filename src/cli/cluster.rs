@@ -48,6 +48,20 @@ pub enum Conflict {
     Refused(String),
 }
 
+/// A resource in a namespace that the API server can be asked for.
+pub trait Readable:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug
+{
+}
+
+impl<K> Readable for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug
+{
+}
+
 /// A cluster and a namespace in it.
 pub struct Cluster {
     client: Client,
@@ -116,10 +130,7 @@ impl Cluster {
     /// When the API server does not return them.
     pub fn list<K>(&self, namespace: Option<&str>) -> Result<Vec<K>, Failure>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Debug,
+        K: Readable,
     {
         let api: Api<Loose<K>> = match namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
@@ -161,10 +172,7 @@ impl Cluster {
     /// When the API server does not give it.
     pub fn get<K>(&self, namespace: &str, name: &str) -> Result<Option<K>, Failure>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Debug,
+        K: Readable,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
         let found = self.runtime.block_on(api.get_opt(name));
@@ -182,10 +190,7 @@ impl Cluster {
         change: &serde_json::Value,
     ) -> Result<Result<K, Conflict>, Failure>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Debug,
+        K: Readable,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
         let params = PatchParams {
@@ -234,12 +239,7 @@ impl Cluster {
         mut news: impl FnMut(K) -> Result<(), Failure>,
     ) -> Result<(), Failure>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Debug
-            + Send
-            + 'static,
+        K: Readable + Send + 'static,
     {
         let api: Api<K> = match namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
@@ -287,11 +287,7 @@ impl Cluster {
     /// When the API server does not answer.
     pub fn would_take<K>(&self, object: &K) -> Result<Result<(), String>, Failure>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Serialize
-            + Debug,
+        K: Readable + Serialize,
     {
         let metadata = object.meta();
         let namespace = metadata.namespace.as_deref().unwrap_or(&self.namespace);

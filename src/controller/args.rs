@@ -127,29 +127,31 @@ fn watch(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// What tests give besides `more`: an operator in the namespace `ops`.
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-
-    #[derive(Debug, Parser)]
+pub fn given(more: &[&str]) -> Result<Args, clap::Error> {
+    #[derive(clap::Parser)]
     struct Cli {
         #[command(flatten)]
         args: Args,
     }
+    let base = [
+        "operator",
+        "--namespace=ops",
+        "--pod-name=a",
+        "--gateway-image=i",
+        "--key-file=/k",
+    ];
+    let cli = <Cli as clap::Parser>::try_parse_from(base.iter().chain(more));
+    cli.map(|cli| cli.args)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn flags_are_read_and_bad_ones_are_told() {
-        let given = |more: &[&str]| {
-            let base = [
-                "operator",
-                "--namespace=ops",
-                "--pod-name=a",
-                "--gateway-image=i",
-                "--key-file=/k",
-            ];
-            Cli::try_parse_from(base.iter().chain(more)).map(|cli| cli.args)
-        };
         let args = given(&[
             "--admin-from",
             r#"[{"podSelector":{}}]"#,

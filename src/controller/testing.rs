@@ -3,14 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use clap::Parser as _;
 use kube::Resource;
 use kube::runtime::watcher;
 use prometheus_client::registry::Registry;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::controller::args::{Args, Egress, Peers};
+use crate::controller::args::{self, Egress, Peers};
 use crate::controller::caches::Caches;
 use crate::controller::context::Context;
 use crate::controller::events::Events;
@@ -33,12 +32,6 @@ pub struct TestOperator {
     pub events: Script,
 }
 
-#[derive(clap::Parser)]
-struct Cli {
-    #[command(flatten)]
-    args: Args,
-}
-
 /// The operator's key in tests.
 pub fn key() -> OperatorKey {
     OperatorKey::new(b"0123456789abcdef", "key").unwrap()
@@ -55,14 +48,7 @@ impl TestOperator {
     }
 
     pub fn with(script: &Script, flags: &[&str]) -> TestOperator {
-        let base = [
-            "operator",
-            "--namespace=ops",
-            "--pod-name=a",
-            "--gateway-image=i",
-            "--key-file=/k",
-        ];
-        let args = Cli::try_parse_from(base.iter().chain(flags)).unwrap().args;
+        let args = args::given(flags).unwrap();
         let events = Script::taking_all();
         let queues = Arc::new(Queues::default());
         let ctx = Context {

@@ -254,6 +254,7 @@ impl Builder {
             program,
             self.listing.as_deref().unwrap_or_default(),
         ));
+        let by_session = mentions(bundle, "session");
         Ok(Some(Arc::new(Snapshot {
             revision: bundle.revision.clone(),
             server: Arc::new(bundle.server.clone()),
@@ -264,10 +265,8 @@ impl Builder {
             upstream,
             destination,
             sealer,
-            lists: Arc::new(Lists::new(mentions(bundle, "session"))),
-            replays: Arc::new(Replays::new(
-                !mentions(bundle, "session") && !mentions(bundle, "now"),
-            )),
+            lists: Arc::new(Lists::new(by_session)),
+            replays: Arc::new(Replays::new(!by_session && !mentions(bundle, "now"))),
             secure: tls::wanted(spec),
         })))
     }
