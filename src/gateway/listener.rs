@@ -1,9 +1,9 @@
 //! The listener: connections in, requests to the gateway whose path they name.
 
 mod coalesce_wakes;
+mod request_runner;
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::coalesce_wakes::CoalescedWakes;
+use self::request_runner::{RequestRunner, Responder};
 use crate::gateway::Gateway;
 use crate::gateway::body::message::json_response;
 use crate::gateway::body::{Body, holding};
@@ -203,6 +204,19 @@ pub async fn serve_as(
     }
 }
 
+/// What the requests of a connection share.
+struct ConnectionState {
+    routes: Arc<Routes>,
+    seat: Seat,
+    last_session: LastSession,
+}
+
+impl Responder<Request<Incoming>> for ConnectionState {
+    fn respond(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send {
+        self.routes.answer(&self.seat, &self.last_session, request)
+    }
+}
+
 /// One connection, until it ends.
 fn connection<I>(
     io: I,
@@ -213,16 +227,12 @@ fn connection<I>(
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let last = Arc::new((routes, seat, LastSession::default()));
-    let service = service_fn(move |request| {
-        let last = Arc::clone(&last);
-        // A connection has room for the future of a request for as long as it is open, and a stream
-        // is open for hours after its request has been answered. Boxed, it ends with the request.
-        Box::pin(async move {
-            let (routes, seat, last) = &*last;
-            Ok::<_, Infallible>(routes.answer(seat, last, request).await)
-        })
+    let runner = RequestRunner::new(ConnectionState {
+        routes,
+        seat,
+        last_session: LastSession::default(),
     });
+    let service = service_fn(move |request| runner.run(request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
