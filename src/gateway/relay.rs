@@ -33,6 +33,7 @@ mod responses;
 mod tell;
 
 use self::events::EventRelay;
+pub use self::responses::MAX_TIMEOUTS_PER_CALL;
 pub use self::tell::{give_up, tell_upstream};
 
 /// Comments keep intermediaries from closing a quiet stream (gateway.md).

@@ -5,6 +5,7 @@ mod approvals;
 mod causes;
 mod forwarding;
 mod kinds;
+mod leniency;
 mod limits;
 mod lists;
 mod parsing;
