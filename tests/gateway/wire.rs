@@ -16,3 +16,4 @@ mod shares;
 mod stdio;
 mod streams;
 mod tokens;
+mod upstreams;

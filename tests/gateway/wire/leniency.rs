@@ -268,7 +268,12 @@ async fn a_path_may_end_in_a_slash_or_be_that_of_the_public_url() {
     let mut spec = open_to_all(&fake);
     spec["gateway"] = json!({"publicUrl": "https://gate.example/team-a/mlflow/"});
     let rig = Rig::with(spec, Held::default(), &[allow_all()]).await;
-    for path in ["/fake/mcp", "/fake/mcp/", "/team-a/mlflow", "/team-a/mlflow/"] {
+    for path in [
+        "/fake/mcp",
+        "/fake/mcp/",
+        "/team-a/mlflow",
+        "/team-a/mlflow/",
+    ] {
         let client = Client::new(rig.addr, path);
         let reply = client.initialize("2025-11-25", json!({})).await;
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
