@@ -5,10 +5,7 @@
 
 use std::fmt;
 
-use super::answer::code;
-use super::envelope::ErrorObject;
 use super::text::printable;
-use crate::json;
 
 /// A version that the gateway knows, oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,34 +98,8 @@ pub struct UnsupportedVersion {
     pub answered: String,
 }
 
-/// The versions that a server says it speaks in its refusal of a session (2026-07-28, `UnsupportedProtocolVersionError`),
-/// if that is what the error says.
-pub fn refused(error: &ErrorObject<'_>) -> Option<UnsupportedVersion> {
-    if error.code != code::UNSUPPORTED_PROTOCOL_VERSION {
-        return None;
-    }
-    let data = error
-        .data
-        .and_then(|data| json::parse(data.as_bytes()).ok());
-    let supported = data
-        .as_ref()
-        .and_then(|data| data.get("supported")?.as_array());
-    let named: Vec<_> = supported
-        .unwrap_or_default()
-        .iter()
-        .filter_map(json::Value::as_str)
-        .map(|version| printable(version, MAX_VERSION_CHARS))
-        .take(8)
-        .collect();
-    let answered = match named.join(", ") {
-        none if none.is_empty() => "2026-07-28".to_owned(),
-        named => named,
-    };
-    Some(UnsupportedVersion { answered })
-}
-
 /// No version is longer.
-const MAX_VERSION_CHARS: usize = 64;
+pub const MAX_VERSION_CHARS: usize = 64;
 
 #[cfg(test)]
 mod tests {

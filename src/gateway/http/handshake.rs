@@ -18,7 +18,7 @@ use crate::protocol::envelope::{self, Message, Outcome, Request as Rpc};
 use crate::protocol::keys;
 use crate::protocol::list::ListKind;
 use crate::protocol::method;
-use crate::protocol::{answer, version};
+use crate::protocol::{answer, refused, version};
 
 /// An answer to `initialize` is not larger: every caller can request one, and it is read whole.
 const MAX_HANDSHAKE: usize = 1 << 20;
@@ -91,7 +91,7 @@ impl Exchange<'_> {
         };
         let result = match &response.outcome {
             Outcome::Error(error) => {
-                if let Some(unsupported) = version::refused(error) {
+                if let Some(unsupported) = refused::unsupported_version(error) {
                     return Err(down(&unsupported.to_string()));
                 }
                 return Ok(json_response(StatusCode::OK, message.emit(&Edits::new())));

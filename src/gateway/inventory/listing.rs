@@ -23,6 +23,7 @@ use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, Id, Message, Object, Outcome};
 use crate::protocol::list::{self, ListKind};
 use crate::protocol::method::{self, Undecided};
+use crate::protocol::refused;
 use crate::protocol::sse::{Decoder, Item};
 use crate::protocol::version::{self, UnsupportedVersion, Version};
 
@@ -288,7 +289,9 @@ fn with_result<T>(
     match envelope::parse(body) {
         Ok(Message::Response(response)) => match response.outcome {
             Outcome::Result(result) => with(&result),
-            Outcome::Error(error) if let Some(unsupported) = version::refused(&error) => {
+            Outcome::Error(error)
+                if let Some(unsupported) = refused::unsupported_version(&error) =>
+            {
                 Err(ListError::Version(unsupported))
             }
             Outcome::Error(error) => Err(ListError::Error {

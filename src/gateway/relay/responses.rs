@@ -26,7 +26,7 @@ pub const MAX_TIMEOUTS_PER_CALL: u32 = 10;
 
 /// This much of an HTTP error is read.
 const FIRST_BYTES: usize = 4 << 10;
-/// This much of it is told.
+/// This much of it is shown.
 const MAX_WORDS: usize = 200;
 /// A server may ask for this much patience.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
