@@ -16,11 +16,13 @@ use crate::gateway::Gateway;
 use crate::gateway::body::{BoxError, ReadError, discard, holding, read_for};
 use crate::gateway::fairness::floor::Seat;
 use crate::gateway::fairness::offload::{is_small, offload};
+use crate::gateway::force::credentials::NoCredential;
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
 use crate::gateway::permit::Envelope;
 use crate::gateway::relay::Relay;
 use crate::gateway::sessions::{LastSession, Session};
+use crate::gateway::upstream::Upstream;
 use crate::protocol::answer;
 use crate::protocol::envelope::{self, Id, Message};
 use crate::protocol::era::{self, Era};
@@ -28,6 +30,7 @@ use crate::protocol::header;
 use crate::protocol::version::Version;
 
 mod admit;
+mod credentials;
 mod handshake;
 mod head;
 mod metadata;
@@ -74,6 +77,7 @@ where
             let mut exchange = Exchange {
                 gateway,
                 snapshot: admitted.snapshot,
+                upstream: admitted.upstream,
                 grant: admitted.grant,
                 head: &head,
                 last_session,
@@ -98,6 +102,8 @@ where
 struct Exchange<'a> {
     gateway: &'a Arc<Gateway>,
     snapshot: Arc<Snapshot>,
+    /// The upstream with the caller's credential; everything that is sent for it goes there.
+    upstream: Result<Arc<Upstream>, NoCredential>,
     grant: Grant,
     head: &'a Parts,
     last_session: &'a LastSession,
@@ -148,6 +154,7 @@ impl Exchange<'_> {
                 if !unchanged {
                     let admitted = admit(self.gateway, self.head)?;
                     (self.snapshot, self.grant) = (admitted.snapshot, admitted.grant);
+                    self.upstream = admitted.upstream;
                     self.grant.share = share;
                 }
                 self.post(&body).await
@@ -189,6 +196,9 @@ impl Exchange<'_> {
         if let Era::Stateless(requested) = era::era(named, &message) {
             let body = answer::unsupported_version(message.id(), &Version::SESSION, &requested);
             return Err(refuse(StatusCode::BAD_REQUEST, body));
+        }
+        if let Err(missing) = &self.upstream {
+            return self.without_credential(missing, &message);
         }
         if let Message::Request(request) = &message
             && request.method == "initialize"
@@ -237,11 +247,12 @@ impl Exchange<'_> {
         Ok(session)
     }
 
-    fn relay(&self, session: Arc<Session>) -> Relay {
+    fn relay(&self, session: Arc<Session>, upstream: &Arc<Upstream>) -> Relay {
         Relay {
             gateway: Arc::clone(self.gateway),
             grant: self.grant.clone(),
             session,
+            upstream: Arc::clone(upstream),
             asked: None,
         }
     }

@@ -17,6 +17,7 @@ use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
 use crate::gateway::permit::Permit;
 use crate::gateway::sessions::{Resumed, Session};
+use crate::gateway::upstream::Upstream;
 use crate::json;
 use crate::protocol::answer::{self, code};
 use crate::protocol::emit::Edits;
@@ -44,6 +45,8 @@ pub struct Relay {
     pub grant: Grant,
     /// In which session.
     pub session: Arc<Session>,
+    /// Where that session is, with the caller's credential.
+    pub upstream: Arc<Upstream>,
     /// The request that is answered, if one is: under way until the answer has been relayed. No
     /// other answer passes.
     pub asked: Option<Asked>,
@@ -117,7 +120,7 @@ impl Relay {
     fn give_up(&self) {
         let asked = self.asked.as_ref();
         if let Some(under_way) = asked.and_then(|asked| asked.under_way.as_ref()) {
-            give_up(&self.gateway, &self.session, under_way);
+            give_up(&self.gateway, &self.upstream, &self.session, under_way);
         }
     }
 
@@ -350,7 +353,7 @@ impl Relay {
         let Some(edits) = admitted else {
             let envelope = self.session.envelope();
             let permit = Permit::refusal(envelope, &request.id, &request.method);
-            tell_upstream(&self.gateway, permit);
+            tell_upstream(&self.gateway, &self.upstream, permit);
             return RelayedMessage::Drop;
         };
         // The upstream is working on one of the session's calls, whichever it is.

@@ -4,6 +4,7 @@
 //! not do: half-apply. A bundle with one wrong policy gives no program.
 
 mod context;
+mod credentials;
 mod limits;
 mod policy;
 mod scribe;

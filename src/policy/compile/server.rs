@@ -7,7 +7,11 @@ use crate::policy::diagnostic::{Diagnostic, Level};
 use crate::policy::form::Form;
 use std::collections::{BTreeMap, BTreeSet};
 
-fn finding(level: Level, path: impl Into<String>, message: impl Into<String>) -> Diagnostic {
+pub(super) fn finding(
+    level: Level,
+    path: impl Into<String>,
+    message: impl Into<String>,
+) -> Diagnostic {
     Diagnostic {
         level,
         policy: None,
@@ -32,6 +36,7 @@ pub(super) fn check(
             "there is no such field; correct its spelling or remove it, as a misspelt key must not loosen anything",
         ));
     }
+    super::credentials::check(spec, findings);
     let mut names = BTreeSet::new();
     for (i, tool) in spec.tools.iter().enumerate() {
         let at = |field: &str| format!("spec.tools[{i}].{field}");
