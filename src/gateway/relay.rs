@@ -116,11 +116,20 @@ impl Relay {
         }
     }
 
+    /// Where the session is now: what is in force, such as the bearer of a server's pod, may have
+    /// changed, but the caller's credential must be the one that the session was opened with.
+    fn reached(&self) -> Arc<Upstream> {
+        let snapshot = self.gateway.snapshot();
+        let now = snapshot.and_then(|now| now.upstreams.of(&self.grant.caller.grant).ok());
+        now.filter(|now| now.binding == self.grant.binding)
+            .map_or_else(|| Arc::clone(&self.upstream), |now| now.upstream)
+    }
+
     /// The gateway stops waiting for the answer.
     fn give_up(&self) {
         let asked = self.asked.as_ref();
         if let Some(under_way) = asked.and_then(|asked| asked.under_way.as_ref()) {
-            give_up(&self.gateway, &self.upstream, &self.session, under_way);
+            give_up(&self.gateway, &self.reached(), &self.session, under_way);
         }
     }
 
@@ -353,7 +362,7 @@ impl Relay {
         let Some(edits) = admitted else {
             let envelope = self.session.envelope();
             let permit = Permit::refusal(envelope, &request.id, &request.method);
-            tell_upstream(&self.gateway, &self.upstream, permit);
+            tell_upstream(&self.gateway, &self.reached(), permit);
             return RelayedMessage::Drop;
         };
         // The upstream is working on one of the session's calls, whichever it is.

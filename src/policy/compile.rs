@@ -5,6 +5,7 @@
 
 mod context;
 mod credentials;
+mod finding;
 mod limits;
 mod policy;
 mod scribe;

@@ -74,7 +74,7 @@ impl CredentialVariables {
                         (at, why.to_owned())
                     })?;
                     if reference.optional == Some(true) {
-                        // Without the variable, the process would go on with what `env` says.
+                        // Without the variable, the process would have what `env` says.
                         let why = "a credential cannot be optional: remove `optional`";
                         return Err((at, why.to_owned()));
                     }

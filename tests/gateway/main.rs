@@ -6,6 +6,7 @@
 
 mod bridge;
 mod examples;
+mod mlflow;
 mod run;
 mod sdk;
 mod serve;

@@ -72,16 +72,17 @@ pub struct NoCredential {
 impl NoCredential {
     /// Why, and what to do, for the agent.
     pub fn told(&self, server: &str, grant: &str) -> String {
-        let (NoCredential { field, .. }, nothing) = (self, "Nothing was sent to the server.");
+        let field = self.field;
+        let nothing = "Nothing was sent to the server.";
         if self.matched {
             return format!(
-                "The credential of {grant} for McpServer {server} is not there or cannot be used. {nothing} Tell whoever manages \
-                 this McpServer to look after the Secrets of {field}, as its status says; until then every call is refused."
+                "The credential of {grant} for McpServer {server} is missing or cannot be used. {nothing} Ask the administrator of \
+                 this McpServer to check the Secrets of {field}; until then every call is refused."
             );
         }
         format!(
-            "McpServer {server} has no credential for {grant}. {nothing} Ask whoever manages this McpServer to name this caller in \
-             {field}. Do not retry until then."
+            "McpServer {server} has no credential for {grant}. {nothing} Ask the administrator of this McpServer to name this caller \
+             in {field}. Do not retry until then."
         )
     }
 }

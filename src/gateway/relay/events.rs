@@ -341,7 +341,7 @@ impl EventRelay {
     }
 
     /// Calls under way end with the credential that they were sent with; a stream without an end of
-    /// its own goes on only with the caller's current one.
+    /// its own continues only with the caller's current one.
     fn carries_on(&self, snapshot: &Snapshot) -> bool {
         match self.unsolicited {
             true => snapshot.carries_on(&self.relay.grant),

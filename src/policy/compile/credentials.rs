@@ -4,7 +4,7 @@
 //! server with what belongs to another one or to the gateway, so whatever could break that is an
 //! error. Must not do: match callers; the gateway does.
 
-use super::server::finding;
+use super::finding::finding;
 use crate::api::server::{McpServerSpec, Sessions, StdioUpstream};
 use crate::policy::credential::CredentialVariables;
 use crate::policy::diagnostic::{Diagnostic, Level};
