@@ -7,6 +7,7 @@
 mod bridge;
 mod examples;
 mod mlflow;
+mod oauth;
 mod run;
 mod sdk;
 mod serve;

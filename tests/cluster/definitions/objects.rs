@@ -27,7 +27,7 @@ pub fn all() -> Vec<Value> {
                         ],
                         "tls": {"caSecretRef": secret},
                         "credentials": [{"callers": ["serviceaccount:ml/trainer"],
-                            "headers": [{"name": "Authorization", "valueFrom": {"secretKeyRef": secret}}]}],
+                            "headers": [{"name": "Authorization", "valueFrom": {"secretKeyRef": secret}}, {"name": "X-Team", "value": "ml"}]}],
                     },
                     "timeout": "60s", "maxRequestBytes": "4Mi",
                 },
