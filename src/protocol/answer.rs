@@ -75,7 +75,8 @@ pub enum Approval<'a> {
     Withdrawn,
 }
 
-/// Any JSON-RPC error. `data` must be JSON. Without an id the member is left out.
+/// Any JSON-RPC error. `data` must be JSON. Without an id it is null (JSON-RPC 2.0, section 5;
+/// a client that is given none shows an error of its own in place of this one).
 pub fn error(id: Option<&Id<'_>>, code: i64, message: &str, data: Option<&str>) -> Vec<u8> {
     let mut out = open(id);
     out.push_str("\"error\":{\"code\":");
@@ -343,11 +344,12 @@ pub fn header_mismatch(id: Option<&Id<'_>>, reason: &str) -> Vec<u8> {
 fn open(id: Option<&Id<'_>>) -> String {
     let mut out = String::with_capacity(256);
     out.push_str("{\"jsonrpc\":\"2.0\",");
-    if let Some(id) = id {
-        out.push_str("\"id\":");
-        id.write(&mut out);
-        out.push(',');
+    out.push_str("\"id\":");
+    match id {
+        Some(id) => id.write(&mut out),
+        None => out.push_str("null"),
     }
+    out.push(',');
     out
 }
 
@@ -486,11 +488,11 @@ mod tests {
         let refused = |bytes: &[u8]| text(refusal(&envelope::parse(bytes).unwrap_err()));
         assert_eq!(
             refused(b"{"),
-            r#"{"jsonrpc":"2.0","error":{"code":-32700,"message":"Parse error: the JSON text ends too early at byte 1"}}"#
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error: the JSON text ends too early at byte 1"}}"#
         );
         assert_eq!(
             refused(b"[]"),
-            r#"{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid request: batches are not supported; send one message per POST"}}"#
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Invalid request: batches are not supported; send one message per POST"}}"#
         );
         assert_eq!(
             refused(br#"{"jsonrpc":"2.0","id":3,"method":"ping","params":1}"#),

@@ -281,8 +281,10 @@ impl<'a> Request<'a> {
             .params
             .as_ref()
             .ok_or(Fault::Member("params", "an object"))?;
+        // Null is what some clients write for none; it is not forwarded ([`super::emit::Edits::only`]).
         let object = |key: &'static str| match params.get(key) {
             None => Ok(None),
+            Some(member) if member.kind == Kind::Null => Ok(None),
             Some(member) if member.kind == Kind::Object => Ok(Some(member.raw)),
             Some(_) => Err(Fault::Member(key, "an object")),
         };
@@ -426,7 +428,7 @@ pub fn parse(bytes: &[u8]) -> Result<Message<'_>, Refusal> {
         }
     }
     let mut parts = Parts::default();
-    reader.object(|reader, key| {
+    let read = reader.object(|reader, key| {
         let read = parts.member(reader, &key)?;
         if let Err(fault) = read {
             parts.fault.get_or_insert(fault);
@@ -435,12 +437,13 @@ pub fn parse(bytes: &[u8]) -> Result<Message<'_>, Refusal> {
             parts.unknown.push(key);
         }
         Ok::<(), json::Error>(())
-    })?;
-    reader.finish()?;
-    parts.message().map_err(|fault| Refusal {
-        id: parts.id.flatten().map(Id::into_owned),
-        fault,
-    })
+    });
+    let read = read.and_then(|()| reader.finish()).map_err(Fault::Json);
+    read.and_then(|()| parts.message())
+        .map_err(|fault| Refusal {
+            id: parts.id.flatten().map(Id::into_owned),
+            fault,
+        })
 }
 
 impl<'a> Parts<'a> {
@@ -475,6 +478,8 @@ impl<'a> Parts<'a> {
                 self.method = Some(reader.string()?);
                 Ok(Ok(()))
             }
+            // Serializers that write what is not there as null mean no params.
+            "params" if kind == Kind::Null => reader.raw().map(|_| Ok(())),
             "params" => self.object(reader, keys::PARAMS, Fault::Params, |parts, object| {
                 parts.params = Some(object)
             }),

@@ -6,6 +6,7 @@ mod causes;
 mod credentials;
 mod forwarding;
 mod kinds;
+mod leniency;
 mod limits;
 mod lists;
 mod parsing;

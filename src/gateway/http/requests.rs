@@ -17,7 +17,7 @@ use crate::gateway::permit::Permit;
 use crate::gateway::relay::{Asked, give_up};
 use crate::gateway::sessions::Session;
 use crate::gateway::upstream::UpstreamError;
-use crate::json;
+use crate::json::{self, Kind};
 use crate::protocol::answer;
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, CompletionRef, Id, Request as Rpc};
@@ -87,7 +87,7 @@ impl Exchange<'_> {
                     .undecided(|feature| self.snapshot.settings.allows(feature))
                     .ok_or_else(|| ok(answer::method_not_found(id, &request.method)))?;
                 let edits = match params.and_then(|params| params.get("cursor")) {
-                    Some(cursor) if row.need == Need::List => {
+                    Some(cursor) if row.need == Need::List && cursor.kind != Kind::Null => {
                         let cursor = json::decode_string(cursor.raw).ok().and_then(|cursor| {
                             session.open_cursor(&self.gateway.sessions, &self.grant, &cursor)
                         });

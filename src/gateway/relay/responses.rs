@@ -19,7 +19,7 @@ use crate::protocol::answer;
 use crate::protocol::envelope;
 
 /// However much a server says before its answer, a call ends after this many times its time-out.
-const MAX_TIMEOUTS_PER_CALL: u32 = 10;
+pub const MAX_TIMEOUTS_PER_CALL: u32 = 10;
 
 impl Relay {
     /// The answer to one request, from the head of the upstream's response.
