@@ -6,6 +6,8 @@
 
 mod bridge;
 mod examples;
+mod mlflow;
+mod oauth;
 mod run;
 mod sdk;
 mod serve;
