@@ -10,6 +10,7 @@ use super::destination::Destination;
 use super::lists::Lists;
 use super::replays::Replays;
 use super::settings::Settings;
+use crate::gateway::counters::SharedCounters;
 use crate::gateway::grants::Grants;
 use crate::gateway::upstream::Upstream;
 use crate::policy::Bound;
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub listed: bool,
     /// Accepted credentials.
     pub grants: Arc<Grants>,
+    /// Where limits are counted, if not in this process.
+    pub counters: Option<Arc<SharedCounters>>,
     /// The upstream.
     pub upstream: Arc<Upstream>,
     /// The same in words, and as approvals are bound to it.
