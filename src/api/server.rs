@@ -138,6 +138,25 @@ impl McpServerSpec {
     /// Keys that no field has, in the places where a misspelt key could loosen a rule.
     pub fn unknown_fields(&self) -> Vec<UnknownField> {
         let mut found = Collector::default();
+        let Upstream { http, stdio, .. } = &self.upstream;
+        if let Some(http) = http {
+            found.add("spec.upstream.http", &http.unknown);
+            for (i, entry) in http.credentials.iter().enumerate() {
+                found.add(
+                    &format!("spec.upstream.http.credentials[{i}]"),
+                    &entry.unknown,
+                );
+            }
+        }
+        if let Some(stdio) = stdio {
+            found.add("spec.upstream.stdio", &stdio.unknown);
+            for (i, entry) in stdio.credentials.iter().enumerate() {
+                found.add(
+                    &format!("spec.upstream.stdio.credentials[{i}]"),
+                    &entry.unknown,
+                );
+            }
+        }
         for (i, tool) in self.tools.iter().enumerate() {
             found.add(&format!("spec.tools[{i}]"), &tool.unknown);
             for (name, form) in &tool.arguments {

@@ -31,12 +31,14 @@ pub mod held_calls;
 mod in_flight;
 mod named;
 pub mod request_ids;
+mod uncredentialed;
 
 use self::calls::Units;
 use self::in_flight::Written;
 pub use self::in_flight::{Decided, End, InFlight};
 pub use self::named::{Named, NamedCall, NamedRefusal, named};
 use self::request_ids::{RequestIdGuard, SessionKey};
+pub use self::uncredentialed::Uncredentialed;
 
 /// One tool call on its way through the gateway.
 pub struct ToolCall<'a> {

@@ -243,7 +243,7 @@ impl Gateway {
         self.lifetime.close();
         self.lifetime.ended().await;
         if let Some(snapshot) = self.force.end()
-            && let Upstream::Bridge(bridge) = &*snapshot.upstream
+            && let Upstream::Bridge(bridge, _) = &**snapshot.upstreams.own()
         {
             bridge.shutdown().await;
         }

@@ -4,6 +4,8 @@
 //! not do: half-apply. A bundle with one wrong policy gives no program.
 
 mod context;
+mod credentials;
+mod finding;
 mod limits;
 mod policy;
 mod scribe;

@@ -13,6 +13,8 @@ pub const DEFAULT_RULE: &str = "(default)";
 pub const BLOCKED_RULE: &str = "(blocked)";
 /// Rule name for what the server's own configuration refuses: pins, duplicates, schemas.
 pub const INVENTORY_RULE: &str = "(inventory)";
+/// The rule under which calls of callers without a credential at the server are counted.
+pub const CREDENTIALS_RULE: &str = "(credentials)";
 /// Policy name where no policy is involved.
 pub const NO_POLICY: &str = "(none)";
 

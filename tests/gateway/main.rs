@@ -7,6 +7,8 @@
 mod bridge;
 mod counters;
 mod examples;
+mod mlflow;
+mod oauth;
 mod run;
 mod sdk;
 mod serve;

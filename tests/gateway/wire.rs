@@ -3,8 +3,10 @@
 mod answers;
 mod approvals;
 mod causes;
+mod credentials;
 mod forwarding;
 mod kinds;
+mod leniency;
 mod limits;
 mod lists;
 mod parsing;
@@ -15,3 +17,4 @@ mod shares;
 mod stdio;
 mod streams;
 mod tokens;
+mod upstreams;

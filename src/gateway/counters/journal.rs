@@ -1,7 +1,7 @@
 //! The journal of one server's counters: what was counted outlives the process that counted it.
 //!
-//! In: records of units that were taken or returned. Out: the same after a crash, with what is not
-//! known any more said to be so. Records are written with write(2) before the call goes on, so that
+//! In: records of units that were taken or returned. Out: the same after a crash, and until when
+//! some may be missing. Records are written with write(2) before the call is forwarded, so that
 //! an end of the process loses nothing; they reach the disk a moment later, from another thread.
 //! A journal is a folder with a lock and numbered files; what is still counted is copied into a new
 //! file bit by bit, and the old one is removed. Must not do: wait for the disk on the path of a call,
@@ -230,7 +230,7 @@ impl Journal {
     /// [`Journal::copied`].
     ///
     /// # Errors
-    /// When it cannot be written; the old file goes on then.
+    /// When it cannot be written; the old file stays in use then.
     pub fn renew(&mut self, at: u64, unknown: Option<u64>, reading: Reading) -> io::Result<()> {
         let number = self.number + 1;
         let path = self.folder.join(format!("{PREFIX}{number}"));

@@ -15,7 +15,7 @@ use super::local::Local;
 /// The counters of servers, by UID.
 pub type Servers = Mutex<HashMap<String, Arc<Local>>>;
 
-/// What was counted is brought to the disk this often.
+/// New records are synced to the disk this often.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// The clocks are compared this often.
 const IDLE_INTERVAL: Duration = Duration::from_secs(60);

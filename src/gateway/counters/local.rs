@@ -245,7 +245,7 @@ impl Local {
             self.lock().failed(&error);
             return;
         }
-        // Calls go on: what is written survives the end of this process.
+        // Calls are still served: what is written survives the end of this process.
         let done = self.sync().and_then(|()| self.copy());
         let mut kept = self.lock();
         let why = done.err().map(|error| error.to_string());
@@ -396,7 +396,7 @@ fn unavailable() -> Cause {
 }
 
 impl Kept {
-    /// The counters' time: it goes on while the process is away, and never back.
+    /// The counters' time: it keeps running while the process does not, and never runs backwards.
     fn now(&self, clock: &Clock) -> Duration {
         let passed = clock.since_boot().saturating_sub(self.base.1);
         Duration::from_nanos(self.base.0.saturating_add(passed))

@@ -154,7 +154,7 @@ impl SharedCounters {
             }
             Ok(Err(error)) => {
                 let why = in_words(&error);
-                // An answer that is an error is no reason to connect again, unless another server
+                // After an error as an answer the connection is still good, unless another server
                 // would answer otherwise.
                 let elsewhere = matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "LOADING"));
                 if error.code().is_some() && !elsewhere {

@@ -270,7 +270,7 @@ impl PendingCall<'_> {
                     digest: &digest,
                     names: &self.snapshot.sealer.names(&digest),
                     preview,
-                    destination: &self.snapshot.destination,
+                    destination: self.snapshot.destination_of(&self.call.grant.caller.grant),
                     expires_after: demand.expires_after,
                     approvers: demand.approvers,
                 };

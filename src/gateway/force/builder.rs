@@ -11,6 +11,7 @@ use http::HeaderValue;
 
 use super::callers::Callers;
 use super::counters::SharedPlace;
+use super::credentials::{CredentialBuilder, CredentialSource};
 use super::destination::Destination;
 use super::lists::Lists;
 use super::plan::{Plan, Stdio};
@@ -85,6 +86,7 @@ pub struct Builder {
     program: Option<Arc<Program>>,
     listing: Option<Vec<Definition>>,
     upstream: Option<(Plan, Arc<Upstream>)>,
+    credentials: CredentialBuilder,
     destination: Option<Arc<Destination>>,
     missing: Vec<String>,
     callers: Callers,
@@ -105,6 +107,7 @@ impl Builder {
             program: None,
             listing: None,
             upstream: None,
+            credentials: CredentialBuilder::default(),
             destination: None,
             missing: Vec::new(),
             callers: Callers::default(),
@@ -227,10 +230,10 @@ impl Builder {
             self.transport = transport;
             return Ok(None);
         };
+        let name = format!("{}/{}", bundle.server.namespace, bundle.server.name);
         let upstream = match &self.upstream {
             Some((same, upstream)) if *same == plan => Arc::clone(upstream),
             _ => {
-                let name = format!("{}/{}", bundle.server.namespace, bundle.server.name);
                 let upstream = Arc::new(
                     connect(&plan, &name, &self.hop, &settings).map_err(Rejected::Setting)?,
                 );
@@ -250,6 +253,19 @@ impl Builder {
         };
         self.destination = Some(Arc::clone(&destination));
         self.transport = transport;
+        let source = CredentialSource {
+            spec: &spec.upstream,
+            stdio: &self.environment.stdio,
+            settings: &settings,
+            name: &name,
+            hop: &self.hop,
+            own: upstream,
+            destination: &destination,
+        };
+        // A credential that is missing is reported, and refuses its own callers only.
+        let mut lookup = Lookup::new(&*self.environment.secrets);
+        let upstreams = Arc::new(self.credentials.build(source, &mut lookup));
+        self.missing = lookup.into_missing();
         let bound = Arc::new(Bound::new(
             program,
             self.listing.as_deref().unwrap_or_default(),
@@ -263,7 +279,7 @@ impl Builder {
             listed: self.listing.is_some(),
             grants,
             counters,
-            upstream,
+            upstreams,
             destination,
             sealer,
             lists: Arc::new(Lists::new(by_session)),

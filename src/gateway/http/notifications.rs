@@ -84,11 +84,12 @@ impl Exchange<'_> {
             .as_ref()
             .and_then(|id| session.open_request(&self.gateway.sessions, &self.grant, id));
         let Some((method, id)) = opened else {
-            let why = "this answers no open request of the server";
-            return Err(refuse(
-                StatusCode::BAD_REQUEST,
-                answer::invalid_request(None, why),
-            ));
+            // Late or repeated. An HTTP error would end the session of common clients.
+            tracing::debug!(
+                server = self.gateway.observe.server(),
+                "an answer to no open request of the server was dropped"
+            );
+            return Ok(accepted());
         };
         let question = method::lookup(&method)
             .and_then(|row| row.undecided(|feature| self.snapshot.settings.allows(feature)));
@@ -101,14 +102,15 @@ impl Exchange<'_> {
             None => {
                 // Allowed when it was asked and not any more: the server must not wait for an
                 // answer that never comes.
-                tell_upstream(self.gateway, Permit::refusal(envelope, &id, &method));
+                let refusal = Permit::refusal(envelope, &id, &method);
+                tell_upstream(self.gateway, self.upstream()?, refusal);
                 Ok(accepted())
             }
         }
     }
 
     async fn pass_on(&self, permit: Permit) -> Result<Answer, Box<Answer>> {
-        match self.snapshot.upstream.call(permit, SHORT_TIMEOUT).await {
+        match self.upstream()?.call(permit, SHORT_TIMEOUT).await {
             Ok(response) if response.status() == StatusCode::NOT_FOUND => {
                 Err(refuse(StatusCode::NOT_FOUND, answer::session_unknown(None)))
             }

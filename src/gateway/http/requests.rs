@@ -17,7 +17,7 @@ use crate::gateway::permit::Permit;
 use crate::gateway::relay::{Asked, give_up};
 use crate::gateway::sessions::Session;
 use crate::gateway::upstream::UpstreamError;
-use crate::json;
+use crate::json::{self, Kind};
 use crate::protocol::answer;
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, CompletionRef, Id, Request as Rpc};
@@ -87,7 +87,7 @@ impl Exchange<'_> {
                     .undecided(|feature| self.snapshot.settings.allows(feature))
                     .ok_or_else(|| ok(answer::method_not_found(id, &request.method)))?;
                 let edits = match params.and_then(|params| params.get("cursor")) {
-                    Some(cursor) if row.need == Need::List => {
+                    Some(cursor) if row.need == Need::List && cursor.kind != Kind::Null => {
                         let cursor = json::decode_string(cursor.raw).ok().and_then(|cursor| {
                             session.open_cursor(&self.gateway.sessions, &self.grant, &cursor)
                         });
@@ -154,7 +154,7 @@ impl Exchange<'_> {
     }
 
     /// The answer with the id of its decision, as the audit log has it.
-    fn naming(&self, number: Option<u64>, mut answer: Answer) -> Answer {
+    pub(super) fn naming(&self, number: Option<u64>, mut answer: Answer) -> Answer {
         let id = number.map(|number| self.gateway.observe.id(number));
         if let Some(id) = id.and_then(|id| id.to_header()) {
             answer.headers_mut().insert(DECISION_ID, id);
@@ -224,7 +224,8 @@ impl Exchange<'_> {
         } = forward;
         let timeout = self.snapshot.settings.timeout;
         let sent = Instant::now();
-        let response = match self.snapshot.upstream.call(permit, timeout).await {
+        let upstream = self.upstream()?;
+        let response = match upstream.call(permit, timeout).await {
             Ok(response) => response,
             Err(error) => {
                 let end = match &error {
@@ -239,7 +240,7 @@ impl Exchange<'_> {
                 // The report shows the reason soon, not only after the next regular listing.
                 self.gateway.inventory.nudge();
                 if end == End::Timeout {
-                    give_up(self.gateway, &session, &under_way);
+                    give_up(self.gateway, upstream, &session, &under_way);
                 }
                 return Err(refuse(
                     StatusCode::OK,
@@ -247,17 +248,7 @@ impl Exchange<'_> {
                 ));
             }
         };
-        if response.status() == StatusCode::NOT_FOUND {
-            // The upstream has forgotten the session: the client has to initialize again.
-            if let Some(in_flight) = in_flight {
-                in_flight.finish(End::Broken);
-            }
-            return Err(refuse(
-                StatusCode::NOT_FOUND,
-                answer::session_unknown(Some(under_way.client())),
-            ));
-        }
-        let mut relay = self.relay(session);
+        let mut relay = self.relay(session, upstream);
         relay.asked = Some(Asked::new(under_way, lists));
         Ok(relay.answer(in_flight, response, timeout, sent).await)
     }

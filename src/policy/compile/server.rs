@@ -1,22 +1,12 @@
 //! Checks a server's settings for tools, and reports settings that a gateway of this release does
 //! not support.
 
+use super::finding::finding;
 use crate::api::server::{Catalog, Counters, McpServerSpec};
 use crate::policy::check::Patterns;
 use crate::policy::diagnostic::{Diagnostic, Level};
 use crate::policy::form::Form;
 use std::collections::{BTreeMap, BTreeSet};
-
-fn finding(level: Level, path: impl Into<String>, message: impl Into<String>) -> Diagnostic {
-    Diagnostic {
-        level,
-        policy: None,
-        rule: None,
-        path: path.into(),
-        position: None,
-        message: message.into(),
-    }
-}
 
 /// The forms of arguments that the spec states, by tool; what cannot be compiled is a finding.
 pub(super) fn check(
@@ -42,6 +32,7 @@ pub(super) fn check(
             without an autoscaler, or write counters.redis instead",
         ));
     }
+    super::credentials::check(spec, findings);
     let mut names = BTreeSet::new();
     for (i, tool) in spec.tools.iter().enumerate() {
         let at = |field: &str| format!("spec.tools[{i}].{field}");

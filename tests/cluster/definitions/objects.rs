@@ -26,6 +26,8 @@ pub fn all() -> Vec<Value> {
                             {"name": "X-Team", "value": "ml"},
                         ],
                         "tls": {"caSecretRef": secret},
+                        "credentials": [{"callers": ["serviceaccount:ml/trainer"],
+                            "headers": [{"name": "Authorization", "valueFrom": {"secretKeyRef": secret}}, {"name": "X-Team", "value": "ml"}]}],
                     },
                     "timeout": "60s", "maxRequestBytes": "4Mi",
                 },
@@ -66,8 +68,10 @@ pub fn all() -> Vec<Value> {
                 "upstream": {
                     "stdio": {
                         "image": "registry.example/mlflow-mcp:0.4.1", "command": ["mlflow-mcp"], "args": ["-v"],
-                        "env": [{"name": "A", "value": "b"}], "envFrom": [{"secretRef": {"name": "s"}}],
-                        "sessions": "Shared", "runAsUser": 65532, "serviceAccountName": "mlflow",
+                        "env": [{"name": "A", "value": "b"}], "envFrom": [{"configMapRef": {"name": "c"}}],
+                        "sessions": "PerSession",
+                        "credentials": [{"callers": ["key:a"], "env": [{"name": "A", "valueFrom": {"secretKeyRef": secret}}]}],
+                        "runAsUser": 65532, "serviceAccountName": "mlflow",
                         "volumes": [{"name": "v", "emptyDir": {}}], "volumeMounts": [{"name": "v", "mountPath": "/v"}],
                         "resources": {"requests": {"cpu": "50m"}}, "imagePullSecrets": [{"name": "pull"}], "pod": pod,
                     },

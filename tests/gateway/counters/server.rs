@@ -19,7 +19,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts one that writes down what it is told before it answers; None if such tests are left out.
+    /// Starts one that writes to its log before it answers; None if such tests are left out.
     pub fn start(arguments: &[&str]) -> Option<Redis> {
         let program = installed("PORTCULLIS_TEST_REDIS", "a Redis or Valkey server")?;
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -243,7 +243,7 @@ async fn one_caller_cannot_fill_the_server_and_what_counts_nothing_goes_by_itsel
     assert_eq!(refused.cause, Cause::Capacity);
     assert!(
         counters.reserve("busy", &[call(7)]).await.is_ok(),
-        "what is counted goes on"
+        "known keys still count"
     );
     let writes = charge("writes", "busy", 2, HOUR, 1);
     assert!(
@@ -416,7 +416,7 @@ async fn a_full_server_and_a_replica_refuse_in_words() {
     .await;
     let second = gateway(&replica.url());
     assert!(take(&second, &limit).await.is_err());
-    until("it is told", async || {
+    until("the trouble is reported", async || {
         take(&second, &limit).await.err()?;
         second.trouble().filter(|why| why.contains("replica"))
     })
@@ -431,4 +431,69 @@ async fn a_full_server_and_a_replica_refuse_in_words() {
     drop(until("it counts", async || take(&second, &limit).await.ok()).await);
     let refused = take(&second, &limit).await.unwrap_err();
     assert!(matches!(refused.cause, Cause::Used(_)), "{refused:?}");
+}
+
+/// TLS in front of the server, with a certificate that is its own CA.
+async fn behind_tls(port: u16) -> (u16, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let outside = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut agent) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let mut redis = tokio::net::TcpStream::connect(("127.0.0.1", port))
+                    .await
+                    .unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut agent, &mut redis).await;
+            });
+        }
+    });
+    (outside, made.cert.pem())
+}
+
+#[tokio::test]
+async fn over_tls_the_server_must_be_the_one_that_the_ca_vouches_for() {
+    let Some(redis) = Redis::start(&["--requirepass", "hunter2"]) else {
+        return;
+    };
+    let (port, ca) = behind_tls(redis.port).await;
+    let (_, other_ca) = behind_tls(redis.port).await;
+    let limit = charge("c", "g", 3, HOUR, 1);
+    let connect = |host: &str, ca: Option<&str>| {
+        let url = format!("rediss://:hunter2@{host}:{port}");
+        Arc::new(SharedCounters::connect(
+            UID,
+            url.as_bytes(),
+            ca.map(str::as_bytes),
+            false,
+        ))
+    };
+    assert!(take(&connect("localhost", Some(&ca)), &limit).await.is_ok());
+    for (host, ca) in [
+        ("127.0.0.1", Some(&*ca)),
+        ("localhost", Some(&*other_ca)),
+        ("localhost", None),
+    ] {
+        let counters = connect(host, ca);
+        assert!(take(&counters, &limit).await.is_err());
+        let why = counters.trouble().unwrap();
+        assert!(
+            why.contains("certificate") && !why.contains("hunter2"),
+            "{why}"
+        );
+    }
 }

@@ -55,7 +55,7 @@ fn one_call_that_is_repeated_is_stopped_and_others_go_on() {
     for _ in 0..3 {
         assert!(!is_error(&serve.echo(&session, "hello")));
     }
-    // Another session is no other caller.
+    // Another session does not make another caller.
     let session = serve.session();
     assert!(is_limited(&serve.echo(&session, "hello")));
     assert!(!is_error(&serve.echo(&session, "something else")));
@@ -99,7 +99,7 @@ fn what_cannot_be_counted_is_said_before_anything_is_served() {
     let session = serve.session();
     assert!(
         !is_error(&serve.echo(&session, "hello")),
-        "the first goes on"
+        "the first still serves"
     );
     let file = folder.path().join("a-file");
     std::fs::write(&file, "").unwrap();

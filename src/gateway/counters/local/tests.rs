@@ -33,7 +33,7 @@ pub(super) fn charge(counter: &str, value: &str, max: u64, window: u64, cost: u6
 }
 
 #[test]
-fn all_charges_are_taken_or_none_and_the_longest_wait_is_told() {
+fn all_charges_are_taken_or_none_and_the_longest_wait_is_reported() {
     let local = Local::default();
     let (short, long) = (
         charge("short", "a", 1, 60, 1),
@@ -78,7 +78,7 @@ fn a_cost_above_the_limit_never_passes_and_a_lower_limit_counts_what_was_used() 
     );
 }
 
-/// Time goes on, without a wait, so that keys may be looked through again.
+/// Moves the time forward, without waiting.
 fn later(local: &Local, by: Duration) {
     local.lock().base.0 += by.as_nanos() as u64;
 }
@@ -97,7 +97,7 @@ fn one_grant_cannot_take_all_keys() {
     }
     let refused = take(&local, "greedy", MAX_GRANT_KEYS).unwrap_err();
     assert_eq!(refused.cause, Cause::Capacity);
-    assert!(take(&local, "greedy", 7).is_ok(), "what is counted goes on");
+    assert!(take(&local, "greedy", 7).is_ok(), "known keys still count");
     for value in MAX_GRANT_KEYS..2 * MAX_GRANT_KEYS {
         assert!(take(&local, "calm", value).is_ok());
     }
