@@ -99,7 +99,8 @@ pub struct Limit {
     pub max: i64,
     /// Length of the window, 1s to 31d.
     pub window: DurationString,
-    /// What has a counter of its own: each grant (also if unset), each session, or the whole server.
+    /// What has a counter of its own: each grant (also if unset), each session, the whole server, or
+    /// each call that one grant repeats (the same tool with the same arguments).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Scope")]
     pub scope: Option<Scope>,
@@ -132,6 +133,8 @@ pub enum Scope {
     Session,
     /// The whole server.
     Server,
+    /// Each call of a grant: the same tool with the same arguments.
+    Call,
 }
 
 /// How long a call waits for an approval, and how long the request stays open.
