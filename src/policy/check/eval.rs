@@ -110,7 +110,7 @@ impl<'a> Run<'a> {
                 Val::Bool(pattern.search(&subject, self.env.fuel)?)
             }
             Expr::Part(part, operand, zone) => match self.eval(operand)? {
-                Val::Time(time) => Val::Int(component(*part, time, *zone)?),
+                Val::Time(time) => Val::Int(component(*part, time, zone)?),
                 other => return Err(wrong("a part of a time needs a timestamp", &other)),
             },
             Expr::IsOf(operand, kinds) => Val::Bool(kinds.has(self.eval(operand)?.kind())),

@@ -5,7 +5,8 @@ use super::fuel::EvalError;
 use super::ir::{Function, Part};
 use super::time;
 use super::value::Val;
-use jiff::{SignedDuration, Timestamp, tz};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use std::borrow::Cow;
 
 pub(super) fn convert(function: Function, value: Val<'_>) -> Result<Val<'_>, EvalError> {
@@ -86,10 +87,10 @@ pub(super) fn convert(function: Function, value: Val<'_>) -> Result<Val<'_>, Eva
     })
 }
 
-pub(super) fn component(part: Part, time: Timestamp, zone: i32) -> Result<i64, EvalError> {
-    let offset = tz::Offset::from_seconds(zone).map_err(|_| overflow())?;
+pub(super) fn component(part: Part, time: Timestamp, zone: &TimeZone) -> Result<i64, EvalError> {
+    let offset = zone.to_offset(time);
     // Shifting the time may leave the range of dates at its very ends.
-    time.checked_add(SignedDuration::from_secs(i64::from(zone)))
+    time.checked_add(SignedDuration::from_secs(i64::from(offset.seconds())))
         .map_err(|_| overflow())?;
     let local = offset.to_datetime(time);
     Ok(match part {

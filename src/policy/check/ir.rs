@@ -3,6 +3,7 @@
 //! Made only by [`lower`](super::lower), run only by [`eval`](super::eval). Nothing here is named by text that is looked up
 //! when a call is decided: variables and functions are enums, patterns are compiled.
 
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 pub(super) use super::tree::Operator;
@@ -28,7 +29,7 @@ pub(super) enum Expr {
     Call(Function, Vec<Expr>),
     Matches(Box<Expr>, super::Pattern),
     /// A part of a timestamp, in the zone that is that number of seconds east of UTC.
-    Part(Part, Box<Expr>, i32),
+    Part(Part, Box<Expr>, TimeZone),
     Macro(Macro, Box<(Expr, Expr)>),
     /// Whether the value is of one of these kinds.
     IsOf(Box<Expr>, Kinds),

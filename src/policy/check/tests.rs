@@ -97,6 +97,11 @@ fn conditions_that_hold() {
         "caller.claims.tags.exists(t, t == 'b') && caller.grant.startsWith('serviceaccount:ml/')",
         "session.id == 's1'",
         "now.getHours() == 8 && now.getHours('+02:00') == 10 && now.getDayOfWeek() == 6 && now.getMonth() == 10",
+        "now.getHours('Europe/Berlin') == 9 && now.getHours('America/New_York') == 3 && now.getMinutes('Asia/Kolkata') == 0",
+        // Both changes of the clock in Berlin: 2026-03-29 and 2026-10-25, at 01:00 UTC.
+        "timestamp('2026-03-29T00:59:59Z').getHours('Europe/Berlin') == 1 && timestamp('2026-03-29T01:00:00Z').getHours('Europe/Berlin') == 3",
+        "timestamp('2026-10-25T00:59:59Z').getHours('Europe/Berlin') == 2 && timestamp('2026-10-25T01:00:00Z').getHours('Europe/Berlin') == 2",
+        "timestamp('2026-10-25T02:00:00Z').getHours('Europe/Berlin') == 3 && timestamp('2026-10-24T22:30:00Z').getDate('Europe/Berlin') == 25",
         "now.getFullYear() == 2026 && now.getDate() == 21 && now.getDayOfMonth() == 20 && now.getDayOfYear() == 324",
         "now.getMinutes() == 30 && now.getSeconds() == 15 && now.getMilliseconds() == 250",
         "now - timestamp(args.when) > duration('30m') && now - duration('1h') < timestamp('2026-11-21T07:31:00Z')",
@@ -244,7 +249,9 @@ fn an_expression_that_cannot_be_right_is_refused_with_its_place() {
         ("1 +", 1, 4, "end of the expression"),
         ("(true", 1, 6, "expected `)`"),
         ("true true", 1, 6, "expected an operator"),
-        ("now.getHours('Europe/Berlin') == 1", 1, 14, "not supported"),
+        ("now.getHours('Europe/Bern') == 1", 1, 14, "is not known"),
+        ("now.getHours('Etc/Unknown') == 1", 1, 14, "is not known"),
+        ("now.getHours(args.zone) == 1", 1, 1, "Europe/Berlin"),
         ("now > timestamp('yesterday')", 1, 17, "RFC 3339"),
         (
             "now - timestamp('2026-01-01T00:00:00Z') > duration('2 days')",

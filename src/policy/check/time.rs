@@ -2,6 +2,7 @@
 //!
 //! In: text. Out: values, or a sentence on what to write.
 
+use jiff::tz::{Offset, TimeZone};
 use jiff::{SignedDuration, Timestamp};
 
 /// RFC 3339, which needs an offset: a time without one would mean another moment elsewhere.
@@ -66,15 +67,24 @@ fn parse_duration(text: &str) -> Option<SignedDuration> {
     SignedDuration::from_secs(seconds).checked_add(SignedDuration::from_nanos(nanos))
 }
 
-/// Seconds east of UTC.
-pub(super) fn offset(zone: &str) -> Result<i32, String> {
-    parse_offset(zone).ok_or_else(|| {
-        format!(
-            "the zone {zone:?} is not supported; write \"UTC\" or a fixed offset such as \"+02:00\""
-        )
-    })
+/// A time zone: a fixed offset, or one of the IANA database by its name. The database is part of the program, so that
+/// every gateway decides alike, whatever its image holds.
+pub(super) fn zone(name: &str) -> Result<TimeZone, String> {
+    if let Some(seconds) = parse_offset(name) {
+        let offset = Offset::from_seconds(seconds).map_err(|error| error.to_string())?;
+        return Ok(offset.to_time_zone());
+    }
+    TimeZone::get(name)
+        .ok()
+        .filter(|zone| !zone.is_unknown())
+        .ok_or_else(|| {
+            format!(
+                "the zone {name:?} is not known; write \"UTC\", an offset such as \"+02:00\" or a name of the IANA database such as \"Europe/Berlin\""
+            )
+        })
 }
 
+/// Seconds east of UTC.
 fn parse_offset(zone: &str) -> Option<i32> {
     if matches!(zone, "UTC" | "Z" | "") {
         return Some(0);

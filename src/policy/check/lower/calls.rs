@@ -5,6 +5,7 @@ use super::super::ir::{Const, Expr, Function, Kind, Kinds, Macro, Part};
 use super::super::time;
 use super::super::tree::{self, Node};
 use super::{Lowering, Typed};
+use jiff::tz::TimeZone;
 
 const TYPE: &str = "write type(x) == string or type(x) in [int, uint, double]; the types are null_type, bool, int, uint, double, \
                     string, list and map";
@@ -275,18 +276,18 @@ impl Lowering<'_> {
         args: &[Node],
     ) -> Result<Typed, Fault> {
         let zone = match args {
-            [] => 0,
+            [] => TimeZone::UTC,
             [
                 Node {
                     kind: tree::Kind::Str(zone),
                     at,
                     ..
                 },
-            ] => time::offset(zone).map_err(|message| Fault::new(*at, message))?,
+            ] => time::zone(zone).map_err(|message| Fault::new(*at, message))?,
             _ => {
                 return Err(Fault::new(
                     at,
-                    format!("`{name}` is written now.{name}() or now.{name}(\"+02:00\")"),
+                    format!("`{name}` is written now.{name}() or now.{name}(\"Europe/Berlin\")"),
                 ));
             }
         };
