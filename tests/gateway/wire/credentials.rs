@@ -1,6 +1,8 @@
 //! Each caller's own credential at the upstream: what goes there with it, what never does, and what
 //! ends when it changes.
 
+use portcullis::api::approval::Verdict;
+use portcullis::gateway::approvals::NewDecision;
 use serde_json::{Value, json};
 
 use crate::support::client::Client;
@@ -418,4 +420,38 @@ async fn what_a_server_asks_is_answered_with_the_credential_of_its_session() {
     .await;
     fake.tell(&json!({"jsonrpc": "2.0", "method": "notifications/prompts/list_changed"}));
     assert!(listening.event().await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_sees_the_callers_credential_and_approves_for_no_other() {
+    let fake = Fake::start(&["promote"]).await;
+    let credentials = |of: &str| json!([entry(&["key:bob"], "bob"), entry(&["key:alice"], of)]);
+    let policy = json!({"rules": [{"name": "promote", "tools": {"names": ["promote"]}, "action": "RequireApproval",
+        "approval": {"waitUpTo": "0s"}}]});
+    let policies = [policy];
+    let mut rig = Rig::with(http(&fake, credentials("alice")), secrets(), &policies).await;
+    let alice = as_caller(&rig, "alice").session().await;
+    let arguments = json!({"text": "7"});
+    assert!(alice.call("promote", arguments.clone()).await.tool().0);
+    let asked = rig.approvals.list(jiff::Timestamp::now());
+    let shown = asked[0].spec.upstream.as_deref().unwrap();
+    assert!(
+        shown.ends_with("/mcp with Authorization from Secret alice/token"),
+        "{shown}"
+    );
+    let name = asked[0].metadata.name.clone().unwrap();
+    let decided = NewDecision {
+        verdict: Verdict::Approved,
+        by: "joe",
+        reason: None,
+        digest: None,
+    };
+    let now = jiff::Timestamp::now();
+    rig.approvals.decide(&name, decided, now).unwrap();
+    rig.apply_spec(http(&fake, credentials("bob")), &policies)
+        .unwrap();
+    let alice = as_caller(&rig, "alice").session().await;
+    let (is_error, text) = alice.call("promote", arguments).await.tool();
+    assert!(is_error && !text.contains(&name), "asked again: {text}");
+    assert_eq!(fake.calls(), 0);
 }
