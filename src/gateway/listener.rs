@@ -147,7 +147,7 @@ impl Routes {
         let why = if oauth {
             // Clients that got no credential look for these, and show the answer.
             format!(
-                "this gateway is no authorization server. Its MCP servers are at {at}: {CREDENTIAL_HINT}"
+                "this gateway is not an authorization server. Its MCP servers are at {at}: {CREDENTIAL_HINT}"
             )
         } else {
             format!("no MCP server is served at this path; it is {at}")

@@ -141,7 +141,8 @@ impl Relay {
     /// Whether a message is the answer that is relayed here.
     fn is_answer(&self, message: &Message<'_>) -> bool {
         let asked = self.asked.as_ref().map(|asked| &asked.upstream);
-        matches!(message, Message::Response(_)) && asked.is_some() && message.id() == asked
+        matches!(message, Message::Response(_))
+            && asked.is_some_and(|asked| message.id().is_some_and(|id| id.answers(asked)))
     }
 
     /// The upstream mentions the request before it answers: it is working on it.

@@ -44,6 +44,8 @@ pub mod code {
     pub const METHOD_NOT_FOUND: i64 = -32601;
     pub const INVALID_PARAMS: i64 = -32602;
     pub const INTERNAL_ERROR: i64 = -32603;
+    /// JSON-RPC leaves it to servers; the SDKs' transports answer with it.
+    pub const SERVER_ERROR: i64 = -32000;
     /// 2025-11-25, "URL Mode With Elicitation Required Error".
     pub const URL_ELICITATION_REQUIRED: i64 = -32042;
     /// What the SDKs' servers answer with under a 404.
@@ -267,6 +269,21 @@ pub fn upstream_down(id: Option<&Id<'_>>, reason: &str, wait: Duration) -> Vec<u
     );
     let data = format!("{{\"retryAfterMs\":{}}}", wait.as_millis());
     error(id, code::INTERNAL_ERROR, &message, Some(&data))
+}
+
+/// The upstream, or something in front of it, refused the request with an HTTP error. Only what may
+/// pass by itself invites a retry.
+pub fn upstream_refused(id: Option<&Id<'_>>, reason: &str, wait: Option<Duration>) -> Vec<u8> {
+    match wait {
+        Some(wait) => upstream_down(id, reason, wait),
+        None => {
+            let message = format!(
+                "The MCP server behind the gateway refused this: {}. Do not retry unchanged.",
+                sentence(reason)
+            );
+            error(id, code::INTERNAL_ERROR, &message, None)
+        }
+    }
 }
 
 /// Bytes that are not strict JSON (never with an id), a batch, or a message of the wrong shape.

@@ -17,3 +17,4 @@ mod shares;
 mod stdio;
 mod streams;
 mod tokens;
+mod upstreams;

@@ -248,16 +248,6 @@ impl Exchange<'_> {
                 ));
             }
         };
-        if response.status() == StatusCode::NOT_FOUND {
-            // The upstream has forgotten the session: the client has to initialize again.
-            if let Some(in_flight) = in_flight {
-                in_flight.finish(End::Broken);
-            }
-            return Err(refuse(
-                StatusCode::NOT_FOUND,
-                answer::session_unknown(Some(under_way.client())),
-            ));
-        }
         let mut relay = self.relay(session, upstream);
         relay.asked = Some(Asked::new(under_way, lists));
         Ok(relay.answer(in_flight, response, timeout, sent).await)

@@ -58,6 +58,14 @@ impl Upstream {
         matches!(self, Upstream::Http(upstream) if upstream.bridge)
     }
 
+    /// Whether a text holds a value that only the server may know, such as one that it echoes.
+    pub fn holds_secret(&self, text: &str) -> bool {
+        match self {
+            Upstream::Http(upstream) => upstream.holds_secret(text),
+            Upstream::Bridge(..) => false,
+        }
+    }
+
     /// The same server in this process, as callers with another credential reach it.
     pub fn with_credential(&self, id: &str) -> Option<Upstream> {
         match self {

@@ -58,9 +58,11 @@ pub fn entries<'a>(
         .transpose()
 }
 
-/// `nextCursor` of a result, if it is a string.
+/// `nextCursor` of a result, if it is a string. An empty one ends the list, as servers mean it that
+/// write a text for what is not there.
 pub fn next_cursor<'a>(result: &Object<'a>) -> Option<Cow<'a, str>> {
-    json::decode_string(result.get("nextCursor")?.raw).ok()
+    let cursor = json::decode_string(result.get("nextCursor")?.raw).ok()?;
+    (!cursor.is_empty()).then_some(cursor)
 }
 
 /// Names that stand more than once.
