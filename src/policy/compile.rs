@@ -11,8 +11,6 @@ mod policy;
 mod scribe;
 mod server;
 
-pub use server::unsupported;
-
 use super::bundle::{Bundle, BundlePolicy};
 use super::check;
 use super::decision::{BLOCKED_RULE, DEFAULT_RULE, INVENTORY_RULE, NO_POLICY, RuleId};

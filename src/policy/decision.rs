@@ -271,7 +271,19 @@ pub struct Charge {
     pub reason: Option<Arc<str>>,
 }
 
+impl CounterKey {
+    /// Whether equal calls are counted.
+    pub fn counts_calls(&self) -> bool {
+        self.scope == Scope::Call
+    }
+}
+
 impl Charge {
+    /// Whether equal calls are counted.
+    pub fn counts_calls(&self) -> bool {
+        self.scope == Scope::Call
+    }
+
     /// What the count is kept under.
     pub fn key(&self) -> CounterKey {
         CounterKey {

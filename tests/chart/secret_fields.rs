@@ -50,6 +50,14 @@ pub fn cases() -> Vec<(&'static str, Value)> {
             ),
         ),
         (
+            "counters.redis.caSecretRef",
+            with(
+                http(),
+                "counters.redis",
+                json!({ "urlSecretRef": reference(), "caSecretRef": reference() }),
+            ),
+        ),
+        (
             "counters.redis.urlSecretRef",
             with(
                 http(),

@@ -64,6 +64,8 @@ fn serve(example: &str, name: &str, variable: &str) -> Option<Served> {
         )
         .arg("--socket")
         .arg(folder.path().join("serve.sock"))
+        .arg("--state")
+        .arg(folder.path().join("state"))
         .env("PATH", path)
         .env(
             "PORTCULLIS_SECRET_MLFLOW_AGENTS__trainer",

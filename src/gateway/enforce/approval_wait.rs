@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::timeout_at;
 
-use super::{AdmittedCall, Granted, PendingCall, Refusal, decide, enforced, unrecordable};
+use super::{AdmittedCall, Granted, PendingCall, Refusal, decide, unrecordable};
 use crate::gateway::approvals::{
     ApprovalKey, ApprovalRequest, CallContext, NotConsumed, NotRequested, RequestParts, Standing,
 };
@@ -28,13 +28,7 @@ impl PendingCall<'_> {
         decision: &Decision,
         now: Timestamp,
     ) -> Result<AdmittedCall, Refusal> {
-        let grant = &*self.call.grant.caller.grant;
-        if let Err(exhausted) = self
-            .gateway
-            .calls
-            .counters()
-            .look(grant, enforced(&decision.charges))
-        {
+        if let Err(exhausted) = self.look(decision).await {
             return Err(self.limited(&exhausted, now));
         }
         let (Some(wanted), Some(demand)) = (
@@ -169,7 +163,7 @@ impl PendingCall<'_> {
         }
         match decision.outcome {
             policy::Outcome::RequireApproval => {}
-            policy::Outcome::Allow => return self.allow(&decision, now),
+            policy::Outcome::Allow => return self.allow(&decision, now).await,
             _ => return Err(self.refuse(&decision, now)),
         }
         // Another definition of the tool, other rules or another preview make it another call.
@@ -182,7 +176,7 @@ impl PendingCall<'_> {
             self.record(Outcome::Unrecorded, &decision.by, now, None);
             return Err(Refusal::Unrecorded(why));
         }
-        let mut in_flight = self.reserve(&decision, now)?;
+        let mut in_flight = Box::pin(self.reserve(&decision, now)).await?;
         // Recorded later under this number, when everything else is done.
         let number = self.number.get().unwrap_or_default();
         let context = self.context(number);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use super::callers::Callers;
+use super::counters::SharedPlace;
 use super::credentials::{CredentialBuilder, CredentialSource};
 use super::destination::Destination;
 use super::lists::Lists;
@@ -89,6 +90,7 @@ pub struct Builder {
     destination: Option<Arc<Destination>>,
     missing: Vec<String>,
     callers: Callers,
+    counters: SharedPlace,
     sealer: Option<(Vec<u8>, Arc<Sealer>)>,
     certificate: Option<Certificate>,
     transport: Transport,
@@ -109,6 +111,7 @@ impl Builder {
             destination: None,
             missing: Vec::new(),
             callers: Callers::default(),
+            counters: SharedPlace::default(),
             sealer: None,
             certificate: None,
             transport: Transport::Plain,
@@ -138,10 +141,6 @@ impl Builder {
                 offered: bundle.sequence,
                 in_force: in_force.sequence,
             });
-        }
-        let unsupported = crate::policy::compile::unsupported(&bundle.server.spec);
-        if !unsupported.is_empty() {
-            return Err(Rejected::Diagnostics(unsupported));
         }
         let program =
             Arc::new(crate::policy::compile::compile(&bundle).map_err(Rejected::Diagnostics)?);
@@ -225,6 +224,7 @@ impl Builder {
         let sealer = sealer(&self.sealing, &mut self.sealer, &mut lookup)?;
         let transport = tls::transport(spec, &mut self.certificate, &mut lookup)?;
         let grants = self.callers.grants(bundle, &mut lookup);
+        let counters = self.counters.of(bundle, &mut lookup);
         self.missing = lookup.into_missing();
         let (Some(plan), Some(sealer), []) = (plan, sealer, &self.missing[..]) else {
             self.transport = transport;
@@ -276,6 +276,7 @@ impl Builder {
             bound,
             listed: self.listing.is_some(),
             grants,
+            counters,
             upstreams,
             destination,
             sealer,

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 mod builder;
 mod callers;
+mod counters;
 pub mod credentials;
 pub mod destination;
 mod lists;

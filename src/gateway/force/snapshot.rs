@@ -11,6 +11,7 @@ use super::destination::Destination;
 use super::lists::Lists;
 use super::replays::Replays;
 use super::settings::Settings;
+use crate::gateway::counters::SharedCounters;
 use crate::gateway::grants::{Grant, Grants};
 use crate::policy::Bound;
 use crate::policy::bundle::BundleServer;
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub listed: bool,
     /// Accepted credentials.
     pub grants: Arc<Grants>,
+    /// Where limits are counted, if not in this process.
+    pub counters: Option<Arc<SharedCounters>>,
     /// The upstream, by caller.
     pub upstreams: Arc<Upstreams>,
     /// The same in words, and as approvals are bound to it.

@@ -142,6 +142,16 @@ pub fn cases() -> Vec<Case> {
             server(json!({ "upstream": { "stdio": { "image": "i", "command": ["c"] } } })),
         ),
         now(
+            "counters are kept in one place",
+            "McpServer",
+            http(
+                json!({ "counters": { "local": {}, "redis": { "urlSecretRef": { "name": "r", "key": "url" } } } }),
+            ),
+            http(
+                json!({ "counters": { "local": { "persistentVolumeClaim": { "claimName": "c" } } } }),
+            ),
+        ),
+        now(
             "timeout must be longer",
             "McpServer",
             http(json!({ "upstream": { "timeout": "0s" } })),

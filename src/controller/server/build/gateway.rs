@@ -90,6 +90,10 @@ fn secrets(spec: &McpServerSpec) -> BTreeSet<String> {
                 .map(|reference| reference.name.clone()),
         );
     }
+    let redis = spec.redis().into_iter();
+    let references =
+        redis.flat_map(|redis| [Some(&redis.url_secret_ref), redis.ca_secret_ref.as_ref()]);
+    names.extend(references.flatten().map(|reference| reference.name.clone()));
     let tls = spec
         .gateway
         .as_ref()
