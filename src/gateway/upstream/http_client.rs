@@ -1,5 +1,6 @@
 //! A Streamable HTTP upstream: a pool of connections and the headers that the McpServer gives it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,7 +40,7 @@ enum ClientTransport {
     /// HTTP/2 or HTTP/1.1 over TLS.
     Tls {
         uri: Uri,
-        config: rustls::ClientConfig,
+        config: Arc<rustls::ClientConfig>,
         client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     },
 }
@@ -137,7 +138,7 @@ impl HttpUpstream {
             let pool = Pool::new(connector(), &uri, POOL_IDLE_TIMEOUT);
             ClientTransport::Plain(pool.map_err(|error| bad_url(&error.to_string()))?)
         } else {
-            ClientTransport::tls(uri, tls(ca_pem)?)
+            ClientTransport::tls(uri, Arc::new(tls(ca_pem)?))
         };
         Ok(HttpUpstream {
             bridge: false,
@@ -161,7 +162,7 @@ impl HttpUpstream {
             ClientTransport::Plain(pool) => ClientTransport::Plain(pool.another(among)),
             // The trusted certificates are shared: they are many.
             ClientTransport::Tls { uri, config, .. } => {
-                ClientTransport::tls(uri.clone(), config.clone())
+                ClientTransport::tls(uri.clone(), Arc::clone(config))
             }
         };
         Ok(HttpUpstream {
@@ -210,9 +211,9 @@ impl HttpUpstream {
 }
 
 impl ClientTransport {
-    fn tls(uri: Uri, config: rustls::ClientConfig) -> Self {
+    fn tls(uri: Uri, config: Arc<rustls::ClientConfig>) -> Self {
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(config.clone())
+            .with_tls_config(rustls::ClientConfig::clone(&config))
             .https_only()
             .enable_http1()
             .enable_http2()
