@@ -268,7 +268,7 @@ impl Exchange<'_> {
             gateway: Arc::clone(self.gateway),
             grant: self.grant.clone(),
             session,
-            upstream: Arc::clone(upstream),
+            upstream: Arc::downgrade(upstream),
             asked: None,
         }
     }

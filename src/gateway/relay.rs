@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::cell::LazyCell;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::Response;
@@ -48,8 +48,9 @@ pub struct Relay {
     pub grant: Grant,
     /// In which session.
     pub session: Arc<Session>,
-    /// Where that session is, with the caller's credential.
-    pub upstream: Arc<Upstream>,
+    /// Where that session is, with the caller's credential. A stream does not keep a server running
+    /// that has been replaced.
+    pub upstream: Weak<Upstream>,
     /// The request that is answered, if one is: under way until the answer has been relayed. No
     /// other answer passes.
     pub asked: Option<Asked>,
@@ -156,19 +157,22 @@ impl Relay {
     }
 
     /// Where the session is now: what is in force, such as the bearer of a server's pod, may have
-    /// changed, but the caller's credential must be the one that the session was opened with.
-    fn reached(&self) -> Arc<Upstream> {
+    /// changed, but the caller's credential must be the one that the session was opened with. None
+    /// once that is gone.
+    fn reached(&self) -> Option<Arc<Upstream>> {
         let snapshot = self.gateway.snapshot();
         let now = snapshot.and_then(|now| now.upstreams.of(&self.grant.caller.grant).ok());
         now.filter(|now| now.binding == self.grant.binding)
-            .map_or_else(|| Arc::clone(&self.upstream), |now| now.upstream)
+            .map_or_else(|| self.upstream.upgrade(), |now| Some(now.upstream))
     }
 
     /// The gateway stops waiting for the answer.
     fn give_up(&self) {
         let asked = self.asked.as_ref();
-        if let Some(under_way) = asked.and_then(|asked| asked.under_way.as_ref()) {
-            give_up(&self.gateway, &self.reached(), &self.session, under_way);
+        if let Some(under_way) = asked.and_then(|asked| asked.under_way.as_ref())
+            && let Some(upstream) = self.reached()
+        {
+            give_up(&self.gateway, &upstream, &self.session, under_way);
         }
     }
 
@@ -396,7 +400,9 @@ impl Relay {
         let Some(edits) = admitted else {
             let envelope = self.session.envelope();
             let permit = Permit::refusal(envelope, &request.id, &request.method);
-            tell_upstream(&self.gateway, &self.reached(), permit);
+            if let Some(upstream) = self.reached() {
+                tell_upstream(&self.gateway, &upstream, permit);
+            }
             return RelayedMessage::Drop;
         };
         // The upstream is working on one of the session's calls, whichever it is.

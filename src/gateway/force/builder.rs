@@ -256,9 +256,7 @@ impl Builder {
         let source = CredentialSource {
             spec: &spec.upstream,
             stdio: &self.environment.stdio,
-            settings: &settings,
             name: &name,
-            hop: &self.hop,
             own: upstream,
             destination: &destination,
         };

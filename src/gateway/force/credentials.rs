@@ -7,16 +7,12 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
-
 use super::destination::Destination;
 use super::plan::{Plan, Stdio};
 use super::secrets::Lookup;
-use super::settings::Settings;
 use crate::api::server::{HttpUpstream, StdioUpstream, Upstream as UpstreamSpec};
 use crate::gateway::bridge::{CredentialTable, Variables};
 use crate::gateway::upstream::Upstream;
-use crate::gateway::upstream::connect::connect;
 use crate::policy::canonical::sha256;
 use crate::policy::credential::{CredentialVariables, Unresolved};
 use crate::policy::decision::{CREDENTIALS_RULE, NO_POLICY, RuleId};
@@ -144,10 +140,8 @@ pub struct CredentialBuilder {
 pub struct CredentialSource<'a> {
     pub spec: &'a UpstreamSpec,
     pub stdio: &'a Stdio,
-    pub settings: &'a Settings,
     /// The server's name.
     pub name: &'a str,
-    pub hop: &'a HeaderValue,
     /// How the gateway itself reaches it.
     pub own: Arc<Upstream>,
     /// Where calls go but for the caller's credential.
@@ -184,12 +178,12 @@ impl CredentialBuilder {
             };
         }
         let mut table = CredentialTable::new();
-        let made = std::mem::take(&mut self.made);
+        let (made, among) = (std::mem::take(&mut self.made), entries.len());
         let entries = entries.into_iter().map(|(callers, resolved, shown)| {
             let globs = callers.iter().filter_map(|glob| grant_glob(glob).ok());
             let reach = match resolved {
                 Ok(Resolved::Plan(plan, fingerprint)) => self
-                    .connect(plan, &made, &source)
+                    .connect(plan, among, &made, &source)
                     .map(|upstream| Reach { upstream, fingerprint }),
                 Ok(Resolved::Process(id, variables)) => {
                     let fingerprint = fingerprint(variables.iter().map(|(name, value)| {
@@ -237,6 +231,7 @@ impl CredentialBuilder {
     fn connect(
         &mut self,
         plan: Plan,
+        among: usize,
         made: &[(Plan, Arc<Upstream>)],
         source: &CredentialSource<'_>,
     ) -> Result<Arc<Upstream>, String> {
@@ -245,9 +240,14 @@ impl CredentialBuilder {
             .iter()
             .find(same)
             .map(|(_, upstream)| Arc::clone(upstream));
-        let upstream = match known {
-            Some(upstream) => upstream,
-            None => Arc::new(connect(&plan, source.name, source.hop, source.settings)?),
+        let upstream = match (known, &plan, &*source.own) {
+            (Some(upstream), _, _) => upstream,
+            (None, Plan::Http { headers, .. }, Upstream::Http(own)) => {
+                let upstream = own.with_headers(headers, among);
+                let upstream = upstream.map_err(|error| error.to_string())?;
+                Arc::new(Upstream::Http(Box::new(upstream)))
+            }
+            _ => return Err("the server does not run here".to_owned()),
         };
         self.made.push((plan, Arc::clone(&upstream)));
         Ok(upstream)

@@ -244,7 +244,10 @@ impl Relay {
 
     /// What a server, or something in front of it, refused with an HTTP error.
     fn refused(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
-        let told = first_words(body).filter(|words| !self.upstream.holds_secret(words));
+        // What cannot be compared with the values any more, as they have changed, is left out.
+        let upstream = self.upstream.upgrade();
+        let shows = |words: &String| upstream.is_some_and(|upstream| !upstream.holds_secret(words));
+        let told = first_words(body).filter(shows);
         let told = told.map_or(String::new(), |words| format!(": {words}"));
         tracing::warn!(
             server = self.gateway.observe.server(),

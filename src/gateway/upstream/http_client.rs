@@ -1,5 +1,6 @@
 //! A Streamable HTTP upstream: a pool of connections and the headers that the McpServer gives it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,6 +40,7 @@ enum ClientTransport {
     /// HTTP/2 or HTTP/1.1 over TLS.
     Tls {
         uri: Uri,
+        config: Arc<rustls::ClientConfig>,
         client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     },
 }
@@ -129,48 +131,44 @@ impl HttpUpstream {
                 "it holds credentials; put them into upstream.http.headers from a Secret",
             ));
         }
-        let mut map = HeaderMap::with_capacity(headers.len());
-        for (name, value) in headers {
-            let bad = |why| ConfigError::Header {
-                name: name.clone(),
-                why,
-            };
-            let parsed: HeaderName = name.parse().map_err(|_| bad("it is not a header name"))?;
-            if RESERVED.contains(&parsed.as_str()) {
-                return Err(bad("the gateway sets this header itself"));
-            }
-            let mut value = HeaderValue::from_bytes(value.trim_ascii())
-                .map_err(|_| bad("its value has characters that a header cannot carry"))?;
-            value.set_sensitive(true);
-            map.append(parsed, value);
-        }
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        http.set_keepalive(Some(Duration::from_secs(30)));
+        let map = header_map(headers)?;
         let transport = if *scheme == Scheme::HTTP {
             // Not needed, but report what is wrong with it.
             ca_pem.map(|pem| tls(Some(pem))).transpose()?;
-            let pool = Pool::new(http, &uri, POOL_IDLE_TIMEOUT);
+            let pool = Pool::new(connector(), &uri, POOL_IDLE_TIMEOUT);
             ClientTransport::Plain(pool.map_err(|error| bad_url(&error.to_string()))?)
         } else {
-            let connector = HttpsConnectorBuilder::new()
-                .with_tls_config(tls(ca_pem)?)
-                .https_only()
-                .enable_http1()
-                .enable_http2()
-                .wrap_connector(http);
-            let client = Client::builder(TokioExecutor::new())
-                .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-                .pool_timer(TokioTimer::new())
-                .build(connector);
-            ClientTransport::Tls { uri, client }
+            ClientTransport::tls(uri, Arc::new(tls(ca_pem)?))
         };
         Ok(HttpUpstream {
             bridge: false,
             hop: None,
             headers: map,
+            transport,
+        })
+    }
+
+    /// The same server with other headers, over connections of its own. What one server may keep idle
+    /// is divided among so many.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when a header cannot be sent.
+    pub fn with_headers(
+        &self,
+        headers: &[(String, Vec<u8>)],
+        among: usize,
+    ) -> Result<Self, ConfigError> {
+        let transport = match &self.transport {
+            ClientTransport::Plain(pool) => ClientTransport::Plain(pool.another(among)),
+            // The trusted certificates are shared: they are many.
+            ClientTransport::Tls { uri, config, .. } => {
+                ClientTransport::tls(uri.clone(), Arc::clone(config))
+            }
+        };
+        Ok(HttpUpstream {
+            bridge: self.bridge,
+            hop: self.hop.clone(),
+            headers: header_map(headers)?,
             transport,
         })
     }
@@ -193,7 +191,7 @@ impl HttpUpstream {
         let mut request = request.map(Full::new);
         let response = match &self.transport {
             ClientTransport::Plain(pool) => pool.send(request).await,
-            ClientTransport::Tls { uri, client } => {
+            ClientTransport::Tls { uri, client, .. } => {
                 *request.uri_mut() = uri.clone();
                 match client.request(request).await {
                     Ok(response) => {
@@ -210,6 +208,55 @@ impl HttpUpstream {
             response
         })
     }
+}
+
+impl ClientTransport {
+    fn tls(uri: Uri, config: Arc<rustls::ClientConfig>) -> Self {
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(rustls::ClientConfig::clone(&config))
+            .https_only()
+            .enable_http1()
+            .enable_http2()
+            .wrap_connector(connector());
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .pool_timer(TokioTimer::new())
+            .build(connector);
+        ClientTransport::Tls {
+            uri,
+            config,
+            client,
+        }
+    }
+}
+
+fn connector() -> HttpConnector {
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    http.set_keepalive(Some(Duration::from_secs(30)));
+    http
+}
+
+/// Headers of a McpServer, checked.
+fn header_map(headers: &[(String, Vec<u8>)]) -> Result<HeaderMap, ConfigError> {
+    let mut map = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        let bad = |why| ConfigError::Header {
+            name: name.clone(),
+            why,
+        };
+        let parsed: HeaderName = name.parse().map_err(|_| bad("it is not a header name"))?;
+        if RESERVED.contains(&parsed.as_str()) {
+            return Err(bad("the gateway sets this header itself"));
+        }
+        let mut value = HeaderValue::from_bytes(value.trim_ascii())
+            .map_err(|_| bad("its value has characters that a header cannot carry"))?;
+        value.set_sensitive(true);
+        map.append(parsed, value);
+    }
+    Ok(map)
 }
 
 fn tls(ca_pem: Option<&[u8]>) -> Result<rustls::ClientConfig, ConfigError> {

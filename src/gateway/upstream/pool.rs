@@ -90,6 +90,21 @@ impl Pool {
         })
     }
 
+    /// Other connections to the same place, of which so many pools together keep as many as this one.
+    pub(super) fn another(&self, among: usize) -> Self {
+        Pool {
+            inner: Arc::new(PoolInner {
+                kept: Mutex::default(),
+                most: (self.inner.most / among.max(1)).max(1),
+                idle: self.inner.idle,
+            }),
+            connector: self.connector.clone(),
+            uri: self.uri.clone(),
+            target: self.target.clone(),
+            host: self.host.clone(),
+        }
+    }
+
     /// Sends a request; its URI and Host are made here.
     pub(super) async fn send(
         &self,

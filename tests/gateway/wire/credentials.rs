@@ -1,7 +1,13 @@
 //! Each caller's own credential at the upstream: what goes there with it, what never does, and what
 //! ends when it changes.
 
+use std::sync::Arc;
+
+use portcullis::api::approval::Verdict;
+use portcullis::gateway::approvals::NewDecision;
 use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::client::Client;
 use crate::support::eventually;
@@ -418,4 +424,84 @@ async fn what_a_server_asks_is_answered_with_the_credential_of_its_session() {
     .await;
     fake.tell(&json!({"jsonrpc": "2.0", "method": "notifications/prompts/list_changed"}));
     assert!(listening.event().await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_sees_the_callers_credential_and_approves_for_no_other() {
+    let fake = Fake::start(&["promote"]).await;
+    let credentials = |of: &str| json!([entry(&["key:bob"], "bob"), entry(&["key:alice"], of)]);
+    let policy = json!({"rules": [{"name": "promote", "tools": {"names": ["promote"]}, "action": "RequireApproval",
+        "approval": {"waitUpTo": "0s"}}]});
+    let policies = [policy];
+    let mut rig = Rig::with(http(&fake, credentials("alice")), secrets(), &policies).await;
+    let alice = as_caller(&rig, "alice").session().await;
+    let arguments = json!({"text": "7"});
+    assert!(alice.call("promote", arguments.clone()).await.tool().0);
+    let asked = rig.approvals.list(jiff::Timestamp::now());
+    let shown = asked[0].spec.upstream.as_deref().unwrap();
+    assert!(
+        shown.ends_with("/mcp with Authorization from Secret alice/token"),
+        "{shown}"
+    );
+    let name = asked[0].metadata.name.clone().unwrap();
+    let decided = NewDecision {
+        verdict: Verdict::Approved,
+        by: "joe",
+        reason: None,
+        digest: None,
+    };
+    let now = jiff::Timestamp::now();
+    rig.approvals.decide(&name, decided, now).unwrap();
+    rig.apply_spec(http(&fake, credentials("bob")), &policies)
+        .unwrap();
+    let alice = as_caller(&rig, "alice").session().await;
+    let (is_error, text) = alice.call("promote", arguments).await.tool();
+    assert!(is_error && !text.contains(&name), "asked again: {text}");
+    assert_eq!(fake.calls(), 0);
+}
+
+/// Speaks TLS in front of the fake server; its port and its certificate.
+async fn over_tls(fake: &Fake) -> (u16, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, behind) = (listener.local_addr().unwrap().port(), fake.addr);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut outside = acceptor.accept(stream).await.unwrap();
+                let mut inside = TcpStream::connect(behind).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
+            });
+        }
+    });
+    (port, made.cert.pem())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_over_tls_is_reached_with_each_callers_credential() {
+    let fake = Fake::start(&["echo"]).await;
+    let (port, certificate) = over_tls(&fake).await;
+    let credentials = json!([entry(&["key:alice"], "alice"), entry(&["key:bob"], "bob")]);
+    let mut spec = http(&fake, credentials);
+    spec["upstream"]["http"]["url"] = json!(format!("https://localhost:{port}/mcp"));
+    spec["upstream"]["http"]["tls"] = json!({"caSecretRef": {"name": "ca", "key": "ca.crt"}});
+    let held = secrets();
+    held.set("ca", "ca.crt", &certificate);
+    let rig = Rig::with(spec, held, &[allow_all()]).await;
+    for name in ["alice", "bob", "alice"] {
+        let client = as_caller(&rig, name).session().await;
+        assert!(!client.call("echo", json!({"text": "x"})).await.tool().0);
+        let call = fake.got("tools/call").pop().unwrap();
+        assert_eq!(authorization(&call), format!("Bearer {name}-at-mlflow"));
+    }
 }
