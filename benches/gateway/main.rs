@@ -234,7 +234,7 @@ async fn measure() -> Done<()> {
     println!(
         "\n{rounds} rounds of {:.1} s each, interleaved; medians. A ratio of 1 meets the target. Load, server, proxy and gateway\n\
          are processes of this machine and share its processors. Every body was compared. For latency, processors are kept\n\
-         from halting. Not measured here: Redis, peers.",
+         from halting. Not measured here: peers.",
         length.as_secs_f64()
     );
     Ok(())

@@ -89,17 +89,13 @@ impl CounterTable {
     pub fn restored(states: Vec<KeyState>) -> Self {
         let mut table = CounterTable::default();
         let highest = states.iter().map(|state| state.id).max();
-        table.free = (0..highest.map_or(0, |highest| highest + 1))
-            .rev()
-            .collect();
-        table.windows.resize_with(table.free.len(), || None);
+        let count = highest.map_or(0, |highest| highest as usize + 1);
+        table.windows.resize_with(count, || None);
         for state in states {
             let length = Duration::from_nanos(state.length);
             let Some(window) = Window::restored(u64::MAX, length, state.entries) else {
                 continue;
             };
-            // Files of a journal that are read together know a key by one number.
-            table.free.retain(|free| *free != state.id);
             let counted = Counted {
                 window,
                 hash: state.hash,
@@ -109,9 +105,13 @@ impl CounterTable {
                 shadow: false,
                 generation: 0,
             };
+            // Files of a journal that are read together know a key by one number.
             table.put(state.id, counted);
             table.kept.insert(state.hash, state.id);
         }
+        let numbered = table.windows.iter().enumerate().rev();
+        let free = numbered.filter(|(_, place)| place.is_none());
+        table.free = free.map(|(id, _)| id as KeyId).collect();
         table
     }
 
