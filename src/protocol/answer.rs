@@ -70,7 +70,7 @@ pub enum Approval<'a> {
     /// With the reason that the person gave, which may be empty.
     Denied(&'a str),
     Expired,
-    /// The server behind the gateway has changed.
+    /// The server behind the gateway, or what the call would change, has changed.
     Stale,
     Withdrawn,
 }
@@ -226,7 +226,7 @@ pub fn approval(version: Version, id: &Id<'_>, name: &str, state: Approval<'_>) 
         },
         Approval::Stale => {
             format!(
-                "Approval stale: the server that the call of McpApproval {name} would go to has changed. Repeat the call unchanged to ask again."
+                "Approval stale: the server that the call of McpApproval {name} would go to, or the state that it shows, has changed. Read the state again, then repeat the call unchanged to ask again."
             )
         }
         Approval::Withdrawn => {

@@ -145,7 +145,7 @@ class FirstDay(Base):
             return {entry["rule"]: entry["count"] for entry in counts}
 
         until("three violations are in the policy's status", lambda: sum(by_rule().values()) >= 3)
-        self.check(by_rule() == {"deletions": 1, "tags": 1, "promotions": 1}, "the policy says by which rule", by_rule())
+        self.check(by_rule() == {"deletions": 1, "tags": 1, "alias-promotions": 1}, "the policy says by which rule", by_rule())
         events = until(
             "there are Events about it", lambda: self.cluster.items("-n", "ml", "events", "--field-selector", "reason=Violation")
         )

@@ -7,6 +7,7 @@ mod forwarding;
 mod kinds;
 mod limits;
 mod lists;
+mod observation;
 mod parsing;
 mod records;
 mod reload;
