@@ -16,6 +16,9 @@ use crate::gateway::fairness::budget::{Room, Share, Spent};
 
 pub mod message;
 
+/// For the first bytes of a body that is not an answer.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Any error that can end a stream.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -52,6 +55,23 @@ pub enum ReadError {
     /// The caller, or all callers together, have too much buffered already.
     #[error(transparent)]
     Spent(#[from] Spent),
+}
+
+/// The first bytes of a body, as many as are there within `within`; errors end it.
+pub async fn read_start(mut body: Body, limit: usize, within: Duration) -> Vec<u8> {
+    let mut start = Vec::new();
+    let read = async {
+        while start.len() < limit
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            if let Ok(data) = frame.into_data() {
+                let room = limit - start.len();
+                start.extend_from_slice(&data[..data.len().min(room)]);
+            }
+        }
+    };
+    let _ = tokio::time::timeout(within.min(START_TIMEOUT), read).await;
+    start
 }
 
 /// Reads a body whole: at most `limit` bytes, at most `idle` between two frames, at most `within`

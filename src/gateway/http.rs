@@ -19,15 +19,17 @@ use crate::gateway::fairness::offload::{is_small, offload};
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
 use crate::gateway::permit::Envelope;
-use crate::gateway::relay::Relay;
+use crate::gateway::relay::{MAX_TIMEOUTS_PER_CALL, Relay};
 use crate::gateway::sessions::{LastSession, Session};
 use crate::protocol::answer;
-use crate::protocol::envelope::{self, Id, Message};
+use crate::protocol::envelope::{self, Id, Message, Refusal};
 use crate::protocol::era::{self, Era};
-use crate::protocol::header;
+use crate::protocol::header::{self, AcceptedTypes};
 use crate::protocol::version::Version;
 
+mod accept;
 mod admit;
+mod cors;
 mod handshake;
 mod head;
 mod metadata;
@@ -37,8 +39,9 @@ mod responses;
 mod streams;
 mod trace;
 
+use self::accept::in_accepted_type;
 use self::admit::{admit, admit_with_newest_keys, share};
-pub use self::metadata::{WELL_KNOWN, protected_resource};
+pub use self::metadata::{CREDENTIAL_HINT, WELL_KNOWN, protected_resource};
 use self::responses::{Answer, header_refusal, method_not_allowed, refuse};
 
 /// Between two pieces of a request's body.
@@ -63,12 +66,15 @@ where
 {
     let started = Instant::now();
     let (head, body) = request.into_parts();
+    if let Some(answer) = cors::preflight(gateway, &head) {
+        return answer;
+    }
     let admitted = admit_with_newest_keys(gateway, &head).await;
     let admitted = admitted.and_then(|mut admitted| {
         let taken = share(gateway, seat, &head, &mut admitted.grant)?;
         Ok((admitted, taken))
     });
-    let answer = match admitted {
+    let mut answer = match admitted {
         Err(refusal) => *refusal,
         Ok((admitted, taken)) => {
             let mut exchange = Exchange {
@@ -88,6 +94,7 @@ where
             }
         }
     };
+    cors::share(gateway, &head, &mut answer);
     gateway
         .observe
         .request_duration
@@ -115,7 +122,7 @@ impl Exchange<'_> {
     {
         match self.head.method {
             Method::POST => {
-                self.check_post_headers()?;
+                let accepted = self.check_post_headers()?;
                 let limit = self.snapshot.settings.max_request_bytes;
                 let share = self.grant.share.clone();
                 let read = read_for(
@@ -150,7 +157,14 @@ impl Exchange<'_> {
                     (self.snapshot, self.grant) = (admitted.snapshot, admitted.grant);
                     self.grant.share = share;
                 }
-                self.post(&body).await
+                let answer = self.post(&body).await;
+                if accepted == AcceptedTypes::Both {
+                    return answer;
+                }
+                let answer = answer.unwrap_or_else(|refusal| *refusal);
+                let within = self.snapshot.settings.timeout * MAX_TIMEOUTS_PER_CALL;
+                let answer = in_accepted_type(answer, accepted, &self.grant, within);
+                Ok(Box::pin(answer).await)
             }
             // Rare requests are boxed, so that the futures of calls stay small.
             Method::GET => Box::pin(self.get()).await,
@@ -162,9 +176,9 @@ impl Exchange<'_> {
         }
     }
 
-    fn check_post_headers(&self) -> Result<(), Box<Answer>> {
+    fn check_post_headers(&self) -> Result<AcceptedTypes, Box<Answer>> {
         header::check_post_content(&self.head.headers)
-            .and_then(|()| header::check_post_accept(&self.head.headers))
+            .and_then(|()| header::accepted_types(&self.head.headers))
             .map_err(header_refusal)
     }
 
@@ -175,8 +189,13 @@ impl Exchange<'_> {
             let share = self.grant.share.as_ref();
             Box::pin(offload(share, || envelope::parse(body))).await
         };
-        let message = message
-            .map_err(|refusal| refuse(StatusCode::BAD_REQUEST, answer::refusal(&refusal)))?;
+        let message = message.map_err(|refusal| self.refused_body(&refusal))?;
+        if let Message::Request(request) = &message
+            && request.method == "initialize"
+        {
+            // Its body negotiates the version, whatever the header says.
+            return Box::pin(self.initialize(request)).await;
+        }
         let named = match header::protocol_version(&self.head.headers) {
             Ok(named) => named,
             Err(fault) => {
@@ -190,12 +209,7 @@ impl Exchange<'_> {
             let body = answer::unsupported_version(message.id(), &Version::SESSION, &requested);
             return Err(refuse(StatusCode::BAD_REQUEST, body));
         }
-        if let Message::Request(request) = &message
-            && request.method == "initialize"
-        {
-            return Box::pin(self.initialize(request)).await;
-        }
-        let session = self.session(message.id(), named)?;
+        let session = self.session(message.id())?;
         match &message {
             Message::Request(request) => self.request(session, request, body).await,
             Message::Notification(notification) => {
@@ -205,12 +219,21 @@ impl Exchange<'_> {
         }
     }
 
-    /// The session that the request's headers name.
-    fn session(
-        &self,
-        id: Option<&Id<'_>>,
-        named: Option<&str>,
-    ) -> Result<Arc<Session>, Box<Answer>> {
+    /// A body that cannot be read as a message. Within a session the answer is an HTTP success if
+    /// the request's id is known: the Python SDK ends a session on an HTTP error.
+    fn refused_body(&self, refusal: &Refusal) -> Box<Answer> {
+        let in_session = refusal.id.is_some() && self.session(refusal.id.as_ref()).is_ok();
+        let status = if in_session {
+            StatusCode::OK
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        refuse(status, answer::refusal(refusal))
+    }
+
+    /// The session that the request's headers name. Whichever version a request names, the session
+    /// knows its own, and upstream goes only that.
+    fn session(&self, id: Option<&Id<'_>>) -> Result<Arc<Session>, Box<Answer>> {
         let unknown = || refuse(StatusCode::NOT_FOUND, answer::session_unknown(id));
         let token = header::session_id(&self.head.headers)
             .map_err(|_| unknown())?
@@ -218,23 +241,13 @@ impl Exchange<'_> {
                 let why = "the Mcp-Session-Id header is missing; send initialize first";
                 refuse(StatusCode::BAD_REQUEST, answer::invalid_request(id, why))
             })?;
-        let session = Session::reopen(
+        Session::reopen(
             &self.gateway.sessions,
             &self.grant,
             token,
             self.last_session,
         )
-        .map_err(|_| unknown())?;
-        if named
-            .is_some_and(|named| session.version.has_header() && named != session.version.as_str())
-        {
-            let why = format!("this session speaks protocol version {}", session.version);
-            return Err(refuse(
-                StatusCode::BAD_REQUEST,
-                answer::invalid_request(id, &why),
-            ));
-        }
-        Ok(session)
+        .map_err(|_| unknown())
     }
 
     fn relay(&self, session: Arc<Session>) -> Relay {

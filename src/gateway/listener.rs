@@ -1,13 +1,13 @@
 //! The listener: connections in, requests to the gateway whose path they name.
 
 mod coalesce_wakes;
+mod request_runner;
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -22,13 +22,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::coalesce_wakes::CoalescedWakes;
+use self::request_runner::{RequestRunner, Responder};
 use crate::gateway::Gateway;
 use crate::gateway::body::message::json_response;
-use crate::gateway::body::{Body, holding};
+use crate::gateway::body::{Body, full, holding};
 use crate::gateway::fairness::budget::Budgets;
 use crate::gateway::fairness::floor::{Floor, Seat};
 use crate::gateway::force::tls::Transport;
-use crate::gateway::http::{WELL_KNOWN, protected_resource};
+use crate::gateway::http::{CREDENTIAL_HINT, WELL_KNOWN, protected_resource};
 use crate::gateway::sessions::LastSession;
 use crate::protocol::answer;
 use crate::telemetry::timed::Timed;
@@ -40,6 +41,9 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// The path where a process serves one gateway only.
 pub const SINGLE_SERVER_PATH: &str = "/mcp";
+
+/// Where load balancers ask whether to send requests here. It says nothing but yes or no.
+pub const HEALTH_PATH: &str = "/healthz";
 
 /// Which gateway answers which path; changed while serving.
 #[derive(Default)]
@@ -60,13 +64,33 @@ impl Routes {
         Arc::clone(&self.paths.read())
     }
 
+    /// The gateway at a path: its own, or that of its `publicUrl`, so that an ingress may forward
+    /// paths as they are. A slash at the end means nothing.
+    fn at(&self, path: &str) -> Option<Arc<Gateway>> {
+        let all = self.all();
+        if let Some(gateway) = all.get(path) {
+            return Some(Arc::clone(gateway));
+        }
+        let plain = path.strip_suffix('/').unwrap_or(path);
+        let public = |gateway: &&Arc<Gateway>| {
+            gateway.snapshot().is_some_and(|snapshot| {
+                let public = snapshot.settings.public_path.as_deref();
+                public.is_some_and(|public| public == plain)
+            })
+        };
+        all.get(plain)
+            .or_else(|| all.values().find(public))
+            .cloned()
+    }
+
     /// The endpoint whose metadata is asked for: the rest of the path names it, and a process that
     /// serves one server needs no name.
     fn of_document(&self, path: &str) -> Option<(String, Arc<Gateway>)> {
-        let all = self.all();
-        let named = all.get_key_value(path);
-        let found = named.or_else(|| all.get_key_value(SINGLE_SERVER_PATH));
-        found.map(|(path, gateway)| (path.clone(), Arc::clone(gateway)))
+        if let Some(gateway) = self.at(path) {
+            return Some((path.to_owned(), gateway));
+        }
+        let single = self.all().get(SINGLE_SERVER_PATH).cloned()?;
+        Some((SINGLE_SERVER_PATH.to_owned(), single))
     }
 
     async fn answer(
@@ -75,33 +99,60 @@ impl Routes {
         last: &LastSession,
         request: Request<Incoming>,
     ) -> Response<Body> {
-        let gateway = self.all().get(request.uri().path()).cloned();
-        if gateway.is_none()
-            && let Some(path) = request.uri().path().strip_prefix(WELL_KNOWN)
+        let Some(gateway) = self.at(request.uri().path()) else {
+            return self.elsewhere(request);
+        };
+        let under_way = seat.begin();
+        let answer = crate::gateway::http::handle(&gateway, seat, last, request).await;
+        if answer.body().size_hint().exact().is_some() {
+            return answer;
+        }
+        answer.map(|body| holding(body, under_way))
+    }
+
+    /// Answers a request that is for none of the MCP endpoints.
+    fn elsewhere(&self, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path();
+        if let Some(path) = path.strip_prefix(WELL_KNOWN)
             && let Some((path, gateway)) = self.of_document(path)
         {
             let (head, _) = request.into_parts();
             return protected_resource(&gateway, &head, &path);
         }
-        match gateway {
-            Some(gateway) => {
-                let under_way = seat.begin();
-                let answer = crate::gateway::http::handle(&gateway, seat, last, request).await;
-                if answer.body().size_hint().exact().is_some() {
-                    return answer;
-                }
-                answer.map(|body| holding(body, under_way))
-            }
-            None => {
-                let why = if self.all().contains_key(SINGLE_SERVER_PATH) {
-                    "no MCP server is served at this path; it is /mcp"
-                } else {
-                    "no MCP server is served at this path; it is /NAME/mcp"
-                };
-                let body = answer::invalid_request(None, why);
-                json_response(StatusCode::NOT_FOUND, body)
-            }
+        if path == HEALTH_PATH && matches!(*request.method(), Method::GET | Method::HEAD) {
+            let serves = self
+                .all()
+                .values()
+                .any(|gateway| gateway.snapshot().is_some());
+            let (status, text) = match serves {
+                true => (StatusCode::OK, "ok\n"),
+                false => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "no policy is in force yet\n",
+                ),
+            };
+            let mut response = Response::new(full(text));
+            *response.status_mut() = status;
+            return response;
         }
+        let at = if self.all().contains_key(SINGLE_SERVER_PATH) {
+            SINGLE_SERVER_PATH
+        } else {
+            "/NAME/mcp"
+        };
+        let oauth = path.starts_with("/.well-known/")
+            || ["/register", "/authorize", "/token"]
+                .iter()
+                .any(|end| path.ends_with(end));
+        let why = if oauth {
+            // Clients that got no credential look for these, and show the answer.
+            format!(
+                "this gateway is not an authorization server. Its MCP servers are at {at}: {CREDENTIAL_HINT}"
+            )
+        } else {
+            format!("no MCP server is served at this path; it is {at}")
+        };
+        json_response(StatusCode::NOT_FOUND, answer::invalid_request(None, &why))
     }
 }
 
@@ -203,6 +254,19 @@ pub async fn serve_as(
     }
 }
 
+/// What the requests of a connection share.
+struct ConnectionState {
+    routes: Arc<Routes>,
+    seat: Seat,
+    last_session: LastSession,
+}
+
+impl Responder<Request<Incoming>> for ConnectionState {
+    fn respond(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send {
+        self.routes.answer(&self.seat, &self.last_session, request)
+    }
+}
+
 /// One connection, until it ends.
 fn connection<I>(
     io: I,
@@ -213,16 +277,12 @@ fn connection<I>(
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let last = Arc::new((routes, seat, LastSession::default()));
-    let service = service_fn(move |request| {
-        let last = Arc::clone(&last);
-        // A connection has room for the future of a request for as long as it is open, and a stream
-        // is open for hours after its request has been answered. Boxed, it ends with the request.
-        Box::pin(async move {
-            let (routes, seat, last) = &*last;
-            Ok::<_, Infallible>(routes.answer(seat, last, request).await)
-        })
+    let runner = RequestRunner::new(ConnectionState {
+        routes,
+        seat,
+        last_session: LastSession::default(),
     });
+    let service = service_fn(move |request| runner.run(request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

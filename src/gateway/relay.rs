@@ -18,6 +18,8 @@ use crate::gateway::grants::Grant;
 use crate::gateway::permit::Permit;
 use crate::gateway::sessions::{Resumed, Session};
 use crate::json;
+use crate::policy::Caller;
+use crate::policy::inventory::Bound;
 use crate::protocol::answer::{self, code};
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{ErrorObject, Id, Message, Notification, Object, Outcome, Request};
@@ -31,6 +33,7 @@ mod responses;
 mod tell;
 
 use self::events::EventRelay;
+pub use self::responses::MAX_TIMEOUTS_PER_CALL;
 pub use self::tell::{give_up, tell_upstream};
 
 /// Comments keep intermediaries from closing a quiet stream (gateway.md).
@@ -47,6 +50,41 @@ pub struct Relay {
     /// The request that is answered, if one is: under way until the answer has been relayed. No
     /// other answer passes.
     pub asked: Option<Asked>,
+}
+
+/// What the caller of a session may see now.
+struct CallerView<'a> {
+    bound: &'a Bound,
+    caller: &'a Caller,
+    session: &'a str,
+    now: LazyCell<Timestamp>,
+    /// Set when a tool is listed that is not in the inventory.
+    unknown: &'a mut bool,
+}
+
+impl list::Visibility for CallerView<'_> {
+    fn keep(&mut self, kind: ListKind, entry: &list::Entry<'_>) -> bool {
+        let (bound, caller) = (self.bound, self.caller);
+        match kind {
+            ListKind::Tools => {
+                *self.unknown |= bound.tool(&entry.name).is_none();
+                bound.visible(&entry.name, caller, self.session, *self.now)
+                    && bound.as_pinned(&entry.name, entry.raw.as_bytes())
+            }
+            ListKind::Prompts => bound.prompt_visible(&entry.name, caller),
+            ListKind::Resources => bound.resource_visible(&entry.name, caller),
+            ListKind::ResourceTemplates => bound.template_visible(&entry.name, caller),
+        }
+    }
+
+    /// Of tools only: other names are words of every kind, and what is not listed hides nothing.
+    fn may_mention(&mut self, text: &str) -> bool {
+        let text = text.trim();
+        self.bound.tool(text).is_none()
+            || self
+                .bound
+                .visible(text, self.caller, self.session, *self.now)
+    }
 }
 
 /// A request of the client to which an answer may come.
@@ -99,7 +137,8 @@ impl Relay {
     /// Whether a message is the answer that is relayed here.
     fn is_answer(&self, message: &Message<'_>) -> bool {
         let asked = self.asked.as_ref().map(|asked| &asked.upstream);
-        matches!(message, Message::Response(_)) && asked.is_some() && message.id() == asked
+        matches!(message, Message::Response(_))
+            && asked.is_some_and(|asked| message.id().is_some_and(|id| id.answers(asked)))
     }
 
     /// The upstream mentions the request before it answers: it is working on it.
@@ -207,9 +246,6 @@ impl Relay {
             return (RelayedMessage::Drop, false);
         };
         let mut unknown = false;
-        let caller = &self.grant.caller;
-        let (bound, session) = (&snapshot.bound, &*self.session.id);
-        let now = LazyCell::new(Timestamp::now);
         let mut edits = Edits::new();
         if let Some(id) = self.client_id() {
             edits = edits.id(id.borrowed());
@@ -246,16 +282,14 @@ impl Relay {
                 }
             }
         }
-        let filtered = list::filter(message, &edits, |kind, entry| match kind {
-            ListKind::Tools => {
-                unknown |= bound.tool(&entry.name).is_none();
-                bound.visible(&entry.name, caller, session, *now)
-                    && bound.as_pinned(&entry.name, entry.raw.as_bytes())
-            }
-            ListKind::Prompts => bound.prompt_visible(&entry.name, caller),
-            ListKind::Resources => bound.resource_visible(&entry.name, caller),
-            ListKind::ResourceTemplates => bound.template_visible(&entry.name, caller),
-        });
+        let visibility = CallerView {
+            bound: &snapshot.bound,
+            caller: &self.grant.caller,
+            session: &self.session.id,
+            now: LazyCell::new(Timestamp::now),
+            unknown: &mut unknown,
+        };
+        let filtered = list::filter_by(message, &edits, visibility);
         let passed = match filtered.map(|bytes| bytes.unwrap_or_else(|| message.emit(&edits))) {
             Ok(bytes) => {
                 if !unknown {

@@ -44,6 +44,8 @@ pub mod code {
     pub const METHOD_NOT_FOUND: i64 = -32601;
     pub const INVALID_PARAMS: i64 = -32602;
     pub const INTERNAL_ERROR: i64 = -32603;
+    /// JSON-RPC leaves it to servers; the SDKs' transports answer with it.
+    pub const SERVER_ERROR: i64 = -32000;
     /// 2025-11-25, "URL Mode With Elicitation Required Error".
     pub const URL_ELICITATION_REQUIRED: i64 = -32042;
     /// What the SDKs' servers answer with under a 404.
@@ -75,7 +77,8 @@ pub enum Approval<'a> {
     Withdrawn,
 }
 
-/// Any JSON-RPC error. `data` must be JSON. Without an id the member is left out.
+/// Any JSON-RPC error. `data` must be JSON. Without an id it is null (JSON-RPC 2.0, section 5;
+/// a client that is given none shows an error of its own in place of this one).
 pub fn error(id: Option<&Id<'_>>, code: i64, message: &str, data: Option<&str>) -> Vec<u8> {
     let mut out = open(id);
     out.push_str("\"error\":{\"code\":");
@@ -268,6 +271,21 @@ pub fn upstream_down(id: Option<&Id<'_>>, reason: &str, wait: Duration) -> Vec<u
     error(id, code::INTERNAL_ERROR, &message, Some(&data))
 }
 
+/// The upstream, or something in front of it, refused the request with an HTTP error. Only what may
+/// pass by itself invites a retry.
+pub fn upstream_refused(id: Option<&Id<'_>>, reason: &str, wait: Option<Duration>) -> Vec<u8> {
+    match wait {
+        Some(wait) => upstream_down(id, reason, wait),
+        None => {
+            let message = format!(
+                "The MCP server behind the gateway refused this: {}. Do not retry unchanged.",
+                sentence(reason)
+            );
+            error(id, code::INTERNAL_ERROR, &message, None)
+        }
+    }
+}
+
 /// Bytes that are not strict JSON (never with an id), a batch, or a message of the wrong shape.
 pub fn refusal(refusal: &Refusal) -> Vec<u8> {
     error(
@@ -343,11 +361,12 @@ pub fn header_mismatch(id: Option<&Id<'_>>, reason: &str) -> Vec<u8> {
 fn open(id: Option<&Id<'_>>) -> String {
     let mut out = String::with_capacity(256);
     out.push_str("{\"jsonrpc\":\"2.0\",");
-    if let Some(id) = id {
-        out.push_str("\"id\":");
-        id.write(&mut out);
-        out.push(',');
+    out.push_str("\"id\":");
+    match id {
+        Some(id) => id.write(&mut out),
+        None => out.push_str("null"),
     }
+    out.push(',');
     out
 }
 
@@ -486,11 +505,11 @@ mod tests {
         let refused = |bytes: &[u8]| text(refusal(&envelope::parse(bytes).unwrap_err()));
         assert_eq!(
             refused(b"{"),
-            r#"{"jsonrpc":"2.0","error":{"code":-32700,"message":"Parse error: the JSON text ends too early at byte 1"}}"#
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error: the JSON text ends too early at byte 1"}}"#
         );
         assert_eq!(
             refused(b"[]"),
-            r#"{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid request: batches are not supported; send one message per POST"}}"#
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Invalid request: batches are not supported; send one message per POST"}}"#
         );
         assert_eq!(
             refused(br#"{"jsonrpc":"2.0","id":3,"method":"ping","params":1}"#),

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use crate::json::{self, Member};
+use crate::json::{self, Kind, Member};
 
 use super::envelope::{Fault, Id, Message, Notification, Object, Outcome, Request, Response};
 use super::forward;
@@ -37,17 +37,20 @@ impl<'e> Edits<'e> {
         self
     }
 
-    /// Leaves out every member of the message but these, and of `_meta` what
-    /// [`forward::meta_passes`] refuses. What is set is written all the same.
+    /// Leaves out every member of the message but these, those of these that are null (which some
+    /// clients write for what they do not send), and of `_meta` what [`forward::meta_passes`]
+    /// refuses. What is set is written all the same.
     pub fn only(mut self, known: &'static [&'static str]) -> Self {
         self.only = Some(known);
         self
     }
 
     /// Whether a member passes as it stands.
-    fn passes(&self, key: &str) -> bool {
-        self.only
-            .is_none_or(|known| key == "_meta" || known.contains(&key))
+    fn passes(&self, member: &Member<'_>) -> bool {
+        self.only.is_none_or(|known| {
+            let key = member.key.as_ref();
+            key == "_meta" || known.contains(&key) && member.kind != Kind::Null
+        })
     }
 
     fn meta_passes(&self, member: &Member<'_>) -> bool {
@@ -59,7 +62,7 @@ impl<'e> Edits<'e> {
         self.members.is_empty()
             && self.meta.is_empty()
             && (self.only.is_none()
-                || object.members.iter().all(|member| self.passes(&member.key))
+                || object.members.iter().all(|member| self.passes(member))
                     && object
                         .meta
                         .iter()
@@ -234,7 +237,7 @@ fn write_object(out: &mut String, object: Option<&Object<'_>>, edits: &Edits<'_>
     let add_meta = edits.meta.iter().any(|(_, value)| value.is_some());
     // What is set or removed as a whole is not also edited inside.
     let whole_meta = edits.members.iter().any(|(key, _)| *key == "_meta");
-    let passes = |member: &Member<'_>| edits.passes(&member.key);
+    let passes = |member: &Member<'_>| edits.passes(member);
     write_members(out, members, &edits.members, passes, |out, member| {
         let inside = !edits.meta.is_empty() || edits.only.is_some();
         if member.key == "_meta" && !whole_meta && inside {

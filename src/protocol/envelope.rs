@@ -48,6 +48,15 @@ impl Id<'_> {
         }
     }
 
+    /// Whether an answer under this id is meant for a request with `asked`, where only one request
+    /// can be meant: some servers turn a number into a text.
+    pub fn answers(&self, asked: &Id<'_>) -> bool {
+        match (self, asked) {
+            (Id::String(text), Id::Integer(_)) => **text == asked.to_json(),
+            _ => self == asked,
+        }
+    }
+
     /// The id as JSON.
     pub fn to_json(&self) -> String {
         let mut out = String::new();
@@ -281,8 +290,10 @@ impl<'a> Request<'a> {
             .params
             .as_ref()
             .ok_or(Fault::Member("params", "an object"))?;
+        // Null is what some clients write for none; it is not forwarded ([`super::emit::Edits::only`]).
         let object = |key: &'static str| match params.get(key) {
             None => Ok(None),
+            Some(member) if member.kind == Kind::Null => Ok(None),
             Some(member) if member.kind == Kind::Object => Ok(Some(member.raw)),
             Some(_) => Err(Fault::Member(key, "an object")),
         };
@@ -403,6 +414,8 @@ struct Parts<'a> {
     jsonrpc: bool,
     id: Option<Option<Id<'a>>>,
     id_raw: Option<&'a str>,
+    /// An integer that is written with a fraction (`7.0`): the id of an answer only.
+    loose_id: Option<i64>,
     method: Option<Cow<'a, str>>,
     params: Option<Object<'a>>,
     result: Option<Object<'a>>,
@@ -426,7 +439,7 @@ pub fn parse(bytes: &[u8]) -> Result<Message<'_>, Refusal> {
         }
     }
     let mut parts = Parts::default();
-    reader.object(|reader, key| {
+    let read = reader.object(|reader, key| {
         let read = parts.member(reader, &key)?;
         if let Err(fault) = read {
             parts.fault.get_or_insert(fault);
@@ -435,12 +448,13 @@ pub fn parse(bytes: &[u8]) -> Result<Message<'_>, Refusal> {
             parts.unknown.push(key);
         }
         Ok::<(), json::Error>(())
-    })?;
-    reader.finish()?;
-    parts.message().map_err(|fault| Refusal {
-        id: parts.id.flatten().map(Id::into_owned),
-        fault,
-    })
+    });
+    let read = read.and_then(|()| reader.finish()).map_err(Fault::Json);
+    read.and_then(|()| parts.message())
+        .map_err(|fault| Refusal {
+            id: parts.id.flatten().map(Id::into_owned),
+            fault,
+        })
 }
 
 impl<'a> Parts<'a> {
@@ -464,17 +478,18 @@ impl<'a> Parts<'a> {
                 let raw = reader.raw()?;
                 self.id = Some(Id::from_json(raw));
                 self.id_raw = Some(raw);
+                self.loose_id = raw.strip_suffix(".0").and_then(|whole| whole.parse().ok());
                 // Whether null may stand here depends on the rest of the message.
-                Ok(if kind == Kind::Null || self.id != Some(None) {
-                    Ok(())
-                } else {
-                    Err(Fault::Id)
-                })
+                let readable =
+                    kind == Kind::Null || self.id != Some(None) || self.loose_id.is_some();
+                Ok(if readable { Ok(()) } else { Err(Fault::Id) })
             }
             "method" if kind == Kind::String => {
                 self.method = Some(reader.string()?);
                 Ok(Ok(()))
             }
+            // Serializers that write what is not there as null mean no params.
+            "params" if kind == Kind::Null => reader.raw().map(|_| Ok(())),
             "params" => self.object(reader, keys::PARAMS, Fault::Params, |parts, object| {
                 parts.params = Some(object)
             }),
@@ -537,6 +552,9 @@ impl<'a> Parts<'a> {
                 }
                 (None, true) => Ok(Message::Notification(Notification { method, params })),
             };
+        }
+        if let Some(whole) = self.loose_id {
+            self.id = Some(Some(Id::Integer(whole)));
         }
         let outcome = match (self.result.take(), self.error.take()) {
             (Some(_), _) if self.id.as_ref().is_none_or(Option::is_none) => return Err(Fault::Id),

@@ -103,6 +103,10 @@ mod tests {
             r#"{"name":"a"}"#
         );
         assert_eq!(forwarded(r#"{"x":1}"#), "{}");
+        assert_eq!(
+            forwarded(r#"{"arguments":null,"name":"a"}"#),
+            r#"{"name":"a"}"#
+        );
     }
 
     #[test]

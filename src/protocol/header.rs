@@ -36,7 +36,9 @@ const MAX_SESSION_ID: usize = 8192;
 pub enum HeaderFault {
     #[error("the header {0} must occur once, in visible ASCII")]
     Unusable(&'static str),
-    #[error("Accept must list application/json and text/event-stream")]
+    #[error("the header mcp-protocol-version names two versions; send one")]
+    VersionTwice,
+    #[error("Accept must list application/json or text/event-stream, or better both")]
     AcceptPost,
     #[error("Accept must list text/event-stream")]
     AcceptGet,
@@ -62,9 +64,22 @@ pub fn single<'h>(
     only(headers.get_all(name), name)
 }
 
-/// `MCP-Protocol-Version`, which may stand once.
+/// `MCP-Protocol-Version`. Some clients add it twice, on lines of their own or in one list: equal
+/// copies are one (RFC 9110, section 5.3).
 pub fn protocol_version(headers: &HeaderMap) -> Result<Option<&str>, HeaderFault> {
-    only(headers.get_all(PROTOCOL_VERSION), "mcp-protocol-version")
+    let mut found = None;
+    for value in headers.get_all(PROTOCOL_VERSION) {
+        let text = value
+            .to_str()
+            .map_err(|_| HeaderFault::Unusable("mcp-protocol-version"))?;
+        for version in text.split(',').map(str::trim) {
+            if found.is_some_and(|found| found != version) {
+                return Err(HeaderFault::VersionTwice);
+            }
+            found = Some(version);
+        }
+    }
+    Ok(found)
 }
 
 fn only<'h>(
@@ -96,16 +111,30 @@ pub fn session_id(headers: &HeaderMap) -> Result<Option<&str>, HeaderFault> {
         .map_err(|_| HeaderFault::Unusable("mcp-session-id"))
 }
 
-/// Whether a POST lists both types of answer (every version: the client MUST). `*/*` counts for
-/// both, as in the Python SDK's server, since generic HTTP clients send that; a type with `q=0` is
-/// not listed.
-pub fn check_post_accept(headers: &HeaderMap) -> Result<(), HeaderFault> {
-    if lists_both(headers)
-        || accepts(headers, "application", "json") && accepts(headers, "text", "event-stream")
-    {
-        Ok(())
-    } else {
-        Err(HeaderFault::AcceptPost)
+/// The types of answer that a client takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptedTypes {
+    /// `application/json` and `text/event-stream`.
+    Both,
+    /// `application/json` alone.
+    Json,
+    /// `text/event-stream` alone.
+    Events,
+}
+
+/// The types of answer that a POST lists. Every version demands both of the client, but plain HTTP
+/// clients list one, or send no `Accept`, which stands for everything (RFC 9110, section 12.5.1).
+/// `*/*` counts for both; a type with `q=0` is not listed.
+pub fn accepted_types(headers: &HeaderMap) -> Result<AcceptedTypes, HeaderFault> {
+    if lists_both(headers) || !headers.contains_key(ACCEPT) {
+        return Ok(AcceptedTypes::Both);
+    }
+    let json = accepts(headers, "application", "json");
+    match (json, accepts(headers, "text", "event-stream")) {
+        (true, true) => Ok(AcceptedTypes::Both),
+        (true, false) => Ok(AcceptedTypes::Json),
+        (false, true) => Ok(AcceptedTypes::Events),
+        (false, false) => Err(HeaderFault::AcceptPost),
     }
 }
 

@@ -15,10 +15,12 @@ use super::keys;
 
 mod carriers;
 mod entries;
+mod links;
 
 use self::carriers::{CARRIERS, COMPLETION, filter_carriers, filter_completion};
 use self::entries::filter_array;
 pub use self::entries::{entries, named_twice, next_cursor};
+use self::links::{SHAPELESS, filter_links};
 
 /// What a list holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -91,14 +93,44 @@ pub struct Entry<'a> {
     pub raw: &'a str,
 }
 
-/// The message without the entries that `keep` refuses; `None` if nothing has to go, so that it can be emitted as it is.
-///
-/// `keep` gets each entry, named by a tool's or prompt's name, a resource's URI, a template's URI template. Tools that one list names twice
-/// are dropped without asking: which of the two a caller means is not decidable.
+/// What a caller may see.
+pub trait Visibility {
+    /// Whether an entry of this kind, or what stands for one, may be seen.
+    fn keep(&mut self, kind: ListKind, entry: &Entry<'_>) -> bool;
+
+    /// Whether a text without further meaning may be seen: not if it is the name of something
+    /// hidden.
+    fn may_mention(&mut self, _text: &str) -> bool {
+        true
+    }
+}
+
+/// Only entries are hidden, by a function.
+struct Entries<F>(F);
+
+impl<F: FnMut(ListKind, &Entry<'_>) -> bool> Visibility for Entries<F> {
+    fn keep(&mut self, kind: ListKind, entry: &Entry<'_>) -> bool {
+        (self.0)(kind, entry)
+    }
+}
+
+/// [`filter_by`] with a function that says whether an entry may be seen.
 pub fn filter(
     message: &Message<'_>,
     edits: &Edits<'_>,
-    mut keep: impl FnMut(ListKind, &Entry<'_>) -> bool,
+    keep: impl FnMut(ListKind, &Entry<'_>) -> bool,
+) -> Result<Option<Vec<u8>>, Malformed> {
+    filter_by(message, edits, Entries(keep))
+}
+
+/// The message without the entries that `visibility` refuses; `None` if nothing has to go, so that it can be emitted as it is.
+///
+/// `visibility` gets each entry, named by a tool's or prompt's name, a resource's URI, a template's URI template. Tools that one list names twice
+/// are dropped without asking: which of the two a caller means is not decidable.
+pub fn filter_by(
+    message: &Message<'_>,
+    edits: &Edits<'_>,
+    mut visibility: impl Visibility,
 ) -> Result<Option<Vec<u8>>, Malformed> {
     let object = match message {
         Message::Response(response) => match &response.outcome {
@@ -113,7 +145,7 @@ pub fn filter(
         Message::Request(_) => return Ok(None),
     };
     let top = matches!(message, Message::Response(_));
-    let changes = changes(object, top, NESTING, &mut keep)?;
+    let changes = changes(object, top, NESTING, &mut visibility)?;
     if changes.is_empty() {
         return Ok(None);
     }
@@ -128,13 +160,13 @@ fn changes(
     object: &Object<'_>,
     lists: bool,
     nesting: usize,
-    keep: &mut impl FnMut(ListKind, &Entry<'_>) -> bool,
+    visibility: &mut impl Visibility,
 ) -> Result<Vec<(&'static str, String)>, Malformed> {
     let mut changes = Vec::new();
     for kind in ListKind::ALL {
         if lists
             && let Some(member) = object.get(kind.key())
-            && let Some(raw) = filter_array(kind, member.kind, member.raw, keep)?
+            && let Some(raw) = filter_array(kind, member.kind, member.raw, visibility)?
         {
             changes.push((kind.key(), raw));
         }
@@ -142,15 +174,22 @@ fn changes(
     if lists {
         for (key, carrier) in CARRIERS {
             if let Some(member) = object.get(key)
-                && let Some(raw) = filter_carriers(carrier, member.kind, member.raw, keep)?
+                && let Some(raw) = filter_carriers(carrier, member.kind, member.raw, visibility)?
             {
                 changes.push((key, raw));
             }
         }
         if let Some(member) = object.get(COMPLETION)
-            && let Some(raw) = filter_completion(member.kind, member.raw, keep)?
+            && let Some(raw) = filter_completion(member.kind, member.raw, visibility)?
         {
             changes.push((COMPLETION, raw));
+        }
+        for key in SHAPELESS {
+            if let Some(member) = object.get(key)
+                && let Some(raw) = filter_links(member.raw, visibility)?
+            {
+                changes.push((key, raw));
+            }
         }
     }
     let Some(inner) = object
@@ -163,7 +202,7 @@ fn changes(
         return Err(Malformed::TooDeep);
     }
     let result = Object::from_raw(inner.raw, keys::RESULT).map_err(Malformed::Nested)?;
-    let below = self::changes(&result, true, nesting - 1, keep)?;
+    let below = self::changes(&result, true, nesting - 1, visibility)?;
     if !below.is_empty() {
         let edits = below
             .into_iter()

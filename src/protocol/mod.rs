@@ -15,6 +15,7 @@ pub mod header;
 pub mod keys;
 pub mod list;
 pub mod method;
+pub mod refused;
 pub mod replay;
 pub mod seal;
 pub mod sse;

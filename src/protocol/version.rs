@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::text::printable;
+
 /// A version that the gateway knows, oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
@@ -70,12 +72,19 @@ pub fn offer(requested: &str) -> Version {
         .unwrap_or(Version::LATEST_SESSION)
 }
 
+/// What servers of the first version with sessions answer. They are spoken with as with the next one, which adds nothing
+/// that they would have to know.
+const OLDEST_ANSWERED: &str = "2024-11-05";
+
 /// The version that an upstream chose in its answer to `initialize`, which becomes the session's.
 pub fn chosen(answered: &str) -> Result<Version, UnsupportedVersion> {
+    if answered == OLDEST_ANSWERED {
+        return Ok(Version::V2025_03_26);
+    }
     match Version::parse(answered) {
         Some(version) if !version.is_stateless() => Ok(version),
         _ => Err(UnsupportedVersion {
-            answered: answered.chars().take(64).collect(),
+            answered: printable(answered, MAX_VERSION_CHARS),
         }),
     }
 }
@@ -83,11 +92,14 @@ pub fn chosen(answered: &str) -> Result<Version, UnsupportedVersion> {
 /// The upstream speaks a version that the gateway does not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the upstream chose protocol version {answered:?}; it must speak 2025-03-26, 2025-06-18 or 2025-11-25"
+    "the server speaks protocol version {answered} only; use a release of it that speaks 2025-03-26, 2025-06-18 or 2025-11-25"
 )]
 pub struct UnsupportedVersion {
     pub answered: String,
 }
+
+/// No version is longer.
+pub const MAX_VERSION_CHARS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -100,7 +112,8 @@ mod tests {
         assert_eq!(offer("2026-07-28"), Version::V2025_11_25);
         assert_eq!(chosen("2025-03-26"), Ok(Version::V2025_03_26));
         assert!(chosen("2026-07-28").is_err());
-        assert!(chosen("2024-11-05").is_err());
+        assert_eq!(chosen("2024-11-05"), Ok(Version::V2025_03_26));
+        assert!(chosen("2024-10-07").is_err());
     }
 
     #[test]

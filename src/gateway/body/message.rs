@@ -79,7 +79,8 @@ pub async fn read_answer(
     let session = response.headers().get("mcp-session-id").cloned();
     let answers = |body: &[u8]| {
         envelope::parse(body).is_ok_and(|message| {
-            matches!(message, Message::Response(_)) && message.id() == Some(id)
+            matches!(message, Message::Response(_))
+                && message.id().is_some_and(|answered| answered.answers(id))
         })
     };
     match content_type(&response) {

@@ -22,6 +22,8 @@ pub struct Settings {
     pub allowed_hosts: Vec<String>,
     /// How agents reach the gateway, if not by the name that they write into `Host`.
     pub public_url: Option<String>,
+    /// The path of `public_url`, without a slash at its end, if it has one.
+    pub public_path: Option<String>,
     instructions: Option<Instructions>,
     sampling: bool,
     elicitation: bool,
@@ -62,6 +64,7 @@ impl Settings {
             max_request_bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
             allowed_origins: gateway.allowed_origins,
             allowed_hosts,
+            public_path: gateway.public_url.as_deref().and_then(path_of),
             public_url: gateway.public_url,
             instructions: spec.instructions,
             sampling: features.sampling() == Switch::Allow,
@@ -105,6 +108,13 @@ impl Settings {
             .map(|(name, _)| name)
             .collect()
     }
+}
+
+/// The path of a URL that has one.
+fn path_of(url: &str) -> Option<String> {
+    let uri: http::Uri = url.parse().ok()?;
+    let path = uri.path().trim_end_matches('/');
+    (!path.is_empty()).then(|| path.to_owned())
 }
 
 /// The authority of a URL.

@@ -121,7 +121,11 @@ impl NotAdmitted {
             challenge.push_str(&url);
             challenge.push('"');
         }
-        let body = answer::invalid_request(None, &unauthorized.to_string());
+        let why = match &unauthorized {
+            Unauthorized::Scopes(_) => unauthorized.to_string(),
+            _ => format!("{unauthorized}; {}", metadata::CREDENTIAL_HINT),
+        };
+        let body = answer::invalid_request(None, &why);
         let mut response = json_response(status, body);
         let challenge = HeaderValue::try_from(challenge);
         let plain = HeaderValue::from_static("Bearer realm=\"portcullis\"");

@@ -18,7 +18,7 @@ use crate::protocol::envelope::{self, Message, Outcome, Request as Rpc};
 use crate::protocol::keys;
 use crate::protocol::list::ListKind;
 use crate::protocol::method;
-use crate::protocol::{answer, version};
+use crate::protocol::{answer, refused, version};
 
 /// An answer to `initialize` is not larger: every caller can request one, and it is read whole.
 const MAX_HANDSHAKE: usize = 1 << 20;
@@ -90,7 +90,10 @@ impl Exchange<'_> {
             return Err(down("its answer is not a response"));
         };
         let result = match &response.outcome {
-            Outcome::Error(_) => {
+            Outcome::Error(error) => {
+                if let Some(unsupported) = refused::unsupported_version(error) {
+                    return Err(down(&unsupported.to_string()));
+                }
                 return Ok(json_response(StatusCode::OK, message.emit(&Edits::new())));
             }
             Outcome::Result(result) => result,
@@ -105,7 +108,8 @@ impl Exchange<'_> {
         let mut edits = lists
             .into_iter()
             .chain(["result"])
-            .fold(Edits::new(), Edits::remove);
+            .fold(Edits::new(), Edits::remove)
+            .set_string("protocolVersion", chosen.as_str());
         if result.get("instructions").is_some() {
             let offers = |list: &str| {
                 let capabilities = result.object("capabilities", keys::CAPABILITIES);

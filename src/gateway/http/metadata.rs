@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Uri};
 use serde_json::json;
 
+use super::cors;
 use super::head::{check_host, host};
 use super::responses::{Answer, method_not_allowed};
 use crate::gateway::Gateway;
@@ -19,6 +20,9 @@ use crate::protocol::answer;
 
 /// The well-known path; the path of the resource follows (RFC 9728 section 3.1).
 pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+
+/// What a caller without a credential can do. Clients show it to people who forgot the API key.
+pub const CREDENTIAL_HINT: &str = "have your client send the header `Authorization: Bearer KEY` with the API key or token that the operator of this gateway gave you";
 
 /// The URL of the document, for a challenge to the request. None where there is no document.
 pub(super) fn url(snapshot: &Snapshot, head: &Parts) -> Option<String> {
@@ -56,6 +60,15 @@ fn is_plain(host: &str) -> bool {
 
 /// Answers a request for the document of the endpoint at `path`.
 pub fn protected_resource(gateway: &Gateway, head: &Parts, path: &str) -> Answer {
+    if let Some(answer) = cors::preflight(gateway, head) {
+        return answer;
+    }
+    let mut answer = document(gateway, head, path);
+    cors::share(gateway, head, &mut answer);
+    answer
+}
+
+fn document(gateway: &Gateway, head: &Parts, path: &str) -> Answer {
     let not_found =
         |why: &str| json_response(StatusCode::NOT_FOUND, answer::invalid_request(None, why));
     let Some(snapshot) = gateway.snapshot() else {
@@ -69,9 +82,8 @@ pub fn protected_resource(gateway: &Gateway, head: &Parts, path: &str) -> Answer
     }
     let servers = snapshot.grants.authorization_servers();
     let (Some(resource), false) = (resource(&snapshot, head, path), servers.is_empty()) else {
-        return not_found(
-            "this MCP server has no authorization server: send an API key or a token that you have as `Authorization: Bearer …`",
-        );
+        let why = format!("this MCP server has no authorization server: {CREDENTIAL_HINT}");
+        return not_found(&why);
     };
     let mut document = json!({
         "resource": resource,

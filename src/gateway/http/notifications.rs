@@ -84,11 +84,12 @@ impl Exchange<'_> {
             .as_ref()
             .and_then(|id| session.open_request(&self.gateway.sessions, &self.grant, id));
         let Some((method, id)) = opened else {
-            let why = "this answers no open request of the server";
-            return Err(refuse(
-                StatusCode::BAD_REQUEST,
-                answer::invalid_request(None, why),
-            ));
+            // Late or repeated. An HTTP error would end the session of common clients.
+            tracing::debug!(
+                server = self.gateway.observe.server(),
+                "an answer to no open request of the server was dropped"
+            );
+            return Ok(accepted());
         };
         let question = method::lookup(&method)
             .and_then(|row| row.undecided(|feature| self.snapshot.settings.allows(feature)));

@@ -17,7 +17,7 @@ use crate::gateway::permit::Permit;
 use crate::gateway::relay::{Asked, give_up};
 use crate::gateway::sessions::Session;
 use crate::gateway::upstream::UpstreamError;
-use crate::json;
+use crate::json::{self, Kind};
 use crate::protocol::answer;
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, CompletionRef, Id, Request as Rpc};
@@ -87,7 +87,7 @@ impl Exchange<'_> {
                     .undecided(|feature| self.snapshot.settings.allows(feature))
                     .ok_or_else(|| ok(answer::method_not_found(id, &request.method)))?;
                 let edits = match params.and_then(|params| params.get("cursor")) {
-                    Some(cursor) if row.need == Need::List => {
+                    Some(cursor) if row.need == Need::List && cursor.kind != Kind::Null => {
                         let cursor = json::decode_string(cursor.raw).ok().and_then(|cursor| {
                             session.open_cursor(&self.gateway.sessions, &self.grant, &cursor)
                         });
@@ -247,16 +247,6 @@ impl Exchange<'_> {
                 ));
             }
         };
-        if response.status() == StatusCode::NOT_FOUND {
-            // The upstream has forgotten the session: the client has to initialize again.
-            if let Some(in_flight) = in_flight {
-                in_flight.finish(End::Broken);
-            }
-            return Err(refuse(
-                StatusCode::NOT_FOUND,
-                answer::session_unknown(Some(under_way.client())),
-            ));
-        }
         let mut relay = self.relay(session);
         relay.asked = Some(Asked::new(under_way, lists));
         Ok(relay.answer(in_flight, response, timeout, sent).await)

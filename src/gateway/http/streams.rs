@@ -16,7 +16,8 @@ use crate::protocol::{answer, header};
 impl Exchange<'_> {
     pub(super) async fn get(&self) -> Result<Answer, Box<Answer>> {
         header::check_get_accept(&self.head.headers).map_err(header_refusal)?;
-        let session = self.session(None, self.named_version()?)?;
+        self.check_version()?;
+        let session = self.session(None)?;
         let mut envelope = self.envelope(&session);
         let mut resumed = None;
         if self.head.headers.contains_key("last-event-id") {
@@ -60,10 +61,19 @@ impl Exchange<'_> {
                 relay.asked = resumed;
                 Ok(relay.stream(response))
             }
-            StatusCode::NOT_FOUND => {
-                Err(refuse(StatusCode::NOT_FOUND, answer::session_unknown(None)))
-            }
-            StatusCode::METHOD_NOT_ALLOWED => {
+            // Servers without a stream say so in many ways. A server that has forgotten the session
+            // says it again to the next request, which can be answered.
+            status
+                if status.is_success()
+                    || matches!(
+                        status,
+                        StatusCode::BAD_REQUEST
+                            | StatusCode::NOT_FOUND
+                            | StatusCode::METHOD_NOT_ALLOWED
+                            | StatusCode::NOT_ACCEPTABLE
+                            | StatusCode::NOT_IMPLEMENTED
+                    ) =>
+            {
                 let body = answer::invalid_request(None, "the server offers no stream of its own");
                 let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, body);
                 response
@@ -85,7 +95,8 @@ impl Exchange<'_> {
     }
 
     pub(super) async fn delete(&self) -> Result<Answer, Box<Answer>> {
-        let session = self.session(None, self.named_version()?)?;
+        self.check_version()?;
+        let session = self.session(None)?;
         let grant = &self.grant.caller.grant;
         self.gateway.end_session(grant, &session.id);
         self.gateway.sessions.closed_upstream(grant, &session.id);
@@ -101,7 +112,7 @@ impl Exchange<'_> {
         Ok(response)
     }
 
-    pub(super) fn named_version(&self) -> Result<Option<&str>, Box<Answer>> {
+    fn check_version(&self) -> Result<(), Box<Answer>> {
         let named = header::protocol_version(&self.head.headers).map_err(|fault| {
             refuse(
                 StatusCode::BAD_REQUEST,
@@ -110,11 +121,11 @@ impl Exchange<'_> {
         })?;
         match named {
             // Stateless versions have no streams and no sessions (2026-07-28, Streamable HTTP).
-            Some(name) if Version::parse(name).is_none_or(Version::is_stateless) => {
+            Some(name) if header::check_session_version(named).is_err() => {
                 let body = answer::unsupported_version(None, &Version::SESSION, name);
                 Err(refuse(StatusCode::BAD_REQUEST, body))
             }
-            named => Ok(named),
+            _ => Ok(()),
         }
     }
 }

@@ -3,6 +3,8 @@
 //! In: an upstream. Out: definitions, or why there are none. Must not do: ask anything about a
 //! single tool.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,11 +23,15 @@ use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, Id, Message, Object, Outcome};
 use crate::protocol::list::{self, ListKind};
 use crate::protocol::method::{self, Undecided};
+use crate::protocol::refused;
 use crate::protocol::sse::{Decoder, Item};
-use crate::protocol::version::{self, Version};
+use crate::protocol::version::{self, UnsupportedVersion, Version};
 
 /// For each request of a listing.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// For an answer while a stream is open.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const PING_ID: i64 = 0;
 /// How long a stdio server is left alone after its start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_PAGES: usize = 100;
@@ -48,6 +54,8 @@ pub(super) enum ListError {
         code: i64,
         message: String,
     },
+    #[error(transparent)]
+    Version(#[from] UnsupportedVersion),
     #[error("its answer to `{0}` cannot be read: {1}")]
     Unreadable(&'static str, String),
     #[error("`{0}` needs a decision")]
@@ -109,6 +117,8 @@ pub(super) async fn list(
     let mut definitions = Vec::new();
     let mut size = 0;
     let mut cursor: Option<String> = None;
+    let mut cursors = HashSet::new();
+    let (mut earlier, hasher) = (HashSet::new(), RandomState::new());
     for page in 0..MAX_PAGES {
         let edits = match &cursor {
             Some(cursor) => Edits::new().set_string("cursor", cursor),
@@ -122,12 +132,20 @@ pub(super) async fn list(
             let entries = list::entries(result, ListKind::Tools)
                 .map_err(|error| unreadable(error.to_string()))?
                 .ok_or_else(|| unreadable("it has no `tools`".to_owned()))?;
+            let mut page = Vec::with_capacity(entries.len());
             for entry in entries {
+                let hash = hasher.hash_one(entry.raw);
+                page.push(hash);
+                // A server that ignores the cursor lists the same tools once more.
+                if earlier.contains(&hash) {
+                    continue;
+                }
                 definitions.push(
                     Definition::parse(entry.raw.as_bytes())
                         .map_err(|error| unreadable(error.to_string()))?,
                 );
             }
+            earlier.extend(page);
             Ok(list::next_cursor(result).map(|cursor| cursor.into_owned()))
         })?;
         size += answer.body.len();
@@ -135,6 +153,12 @@ pub(super) async fn list(
             return Err(ListError::Endless);
         }
         match next {
+            Some(next) if !cursors.insert(next.clone()) => {
+                tracing::warn!(
+                    "the upstream's list of tools repeats a cursor; the pages up to there are served"
+                );
+                return Ok(definitions);
+            }
             Some(next) => cursor = Some(next),
             None => return Ok(definitions),
         }
@@ -161,7 +185,7 @@ async fn open(upstream: &Arc<Upstream>) -> Result<OwnSession, ListError> {
         let version = result
             .required_string("protocolVersion")
             .map_err(|fault| unreadable(fault.to_string()))?;
-        let chosen = version::chosen(&version).map_err(|error| unreadable(error.to_string()))?;
+        let chosen = version::chosen(&version)?;
         Ok((chosen, declares_list_changed(result)))
     })?;
     let envelope = Envelope {
@@ -185,7 +209,15 @@ async fn open(upstream: &Arc<Upstream>) -> Result<OwnSession, ListError> {
             && response.status().is_success()
             && content_type(&response) == Some(ContentType::EventStream)
         {
-            stream = Some((response.into_body(), Decoder::new(MAX_EVENT)));
+            // A server that serves one request at a time answers nothing while the stream is open.
+            let ping = exchange(upstream, envelope.clone(), "ping", PING_ID, Edits::new());
+            if timeout(PING_TIMEOUT, ping).await.is_ok() {
+                stream = Some((response.into_body(), Decoder::new(MAX_EVENT)));
+            } else {
+                tracing::warn!(
+                    "the upstream answers nothing while a stream is open; changes of its tools are seen once a minute"
+                );
+            }
         }
     }
     Ok(OwnSession {
@@ -257,6 +289,11 @@ fn with_result<T>(
     match envelope::parse(body) {
         Ok(Message::Response(response)) => match response.outcome {
             Outcome::Result(result) => with(&result),
+            Outcome::Error(error)
+                if let Some(unsupported) = refused::unsupported_version(&error) =>
+            {
+                Err(ListError::Version(unsupported))
+            }
             Outcome::Error(error) => Err(ListError::Error {
                 method,
                 code: error.code,

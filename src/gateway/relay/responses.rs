@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::ends::{end_of, end_of_unserved};
@@ -11,17 +12,106 @@ use super::{Relay, RelayedMessage};
 use crate::gateway::body::message::{
     ContentType, MAX_ANSWER, RETRY_AFTER, content_type, json_response,
 };
-use crate::gateway::body::{Body, ReadError, holding, read_for};
+use crate::gateway::body::{Body, ReadError, holding, read_for, read_start};
 use crate::gateway::enforce::{End, InFlight};
 use crate::gateway::fairness::budget::FREE_BYTES;
 use crate::gateway::upstream::{Bridged, UpstreamError};
-use crate::protocol::answer;
-use crate::protocol::envelope;
+use crate::json;
+use crate::protocol::answer::{self, code};
+use crate::protocol::envelope::{self, Id, Message, Outcome};
+use crate::protocol::text::printable;
 
 /// However much a server says before its answer, a call ends after this many times its time-out.
-const MAX_TIMEOUTS_PER_CALL: u32 = 10;
+pub const MAX_TIMEOUTS_PER_CALL: u32 = 10;
+
+/// This much of an HTTP error is read.
+const FIRST_BYTES: usize = 4 << 10;
+/// This much of it is shown.
+const MAX_WORDS: usize = 200;
+/// A server may ask for this much patience.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+
+/// The server's own `Retry-After`, in seconds (RFC 9110, section 10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
+    let wait = match text.trim().parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let at = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp();
+            Duration::try_from(at.duration_since(Timestamp::now())).ok()?
+        }
+    };
+    Some(wait.clamp(RETRY_AFTER, MAX_RETRY_AFTER))
+}
+
+/// How an HTTP error begins: the text that its JSON names, or its own, without tags.
+fn first_words(body: &[u8]) -> Option<String> {
+    let parsed = json::parse(body).ok();
+    let named = parsed.as_ref().and_then(|value| {
+        let members = ["message", "detail", "error_description", "error", "title"];
+        let error = value.get("error").unwrap_or(value);
+        let texts = members.iter().filter_map(|key| error.get(key)?.as_str());
+        texts.chain(error.as_str()).next().map(str::to_owned)
+    });
+    let text = named.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
+    let mut words = String::new();
+    for part in text.split('<').enumerate() {
+        // Of everything but the first part, what follows the tag.
+        let shown = match part {
+            (0, text) => text,
+            (_, text) => text.split_once('>').map_or("", |(_, text)| text),
+        };
+        for word in shown.split_whitespace() {
+            if !words.is_empty() {
+                words.push(' ');
+            }
+            words.push_str(word);
+        }
+    }
+    let words = printable(&words, MAX_WORDS);
+    (!words.is_empty()).then_some(words)
+}
 
 impl Relay {
+    /// Whether a server says in words that it does not know the session, as some do in the place of
+    /// a 404. Only the client can start a new one.
+    fn session_is_gone(&self, body: &[u8]) -> bool {
+        if !self.session.is_upstreams() {
+            return false;
+        }
+        let Ok(Message::Response(response)) = envelope::parse(body) else {
+            return false;
+        };
+        let Outcome::Error(error) = response.outcome else {
+            return false;
+        };
+        let protocols = matches!(
+            error.code,
+            code::SESSION_NOT_FOUND | code::SERVER_ERROR | code::INVALID_REQUEST
+        );
+        let message = error.message.to_lowercase();
+        let lost = [
+            "not found",
+            "no valid",
+            "invalid",
+            "unknown",
+            "expired",
+            "missing",
+            "terminated",
+            "does not exist",
+            "not exist",
+            "closed",
+        ];
+        protocols
+            && (message.contains("not initialized")
+                || message.contains("session") && lost.iter().any(|word| message.contains(word)))
+    }
+
+    /// Whether a body is a message that answers the request.
+    fn holds_answer(&self, body: &[u8]) -> bool {
+        envelope::parse(body).is_ok_and(|message| self.is_answer(&message))
+    }
+
     /// The answer to one request, from the head of the upstream's response.
     ///
     /// `in_flight` takes how the call ended. `timeout` is for the whole call, from `sent` on; each
@@ -40,9 +130,19 @@ impl Relay {
             }
         };
         let status = response.status();
+        let headers = match status.is_success() {
+            true => HeaderMap::new(),
+            false => response.headers().clone(),
+        };
         let bridged = response.extensions().get::<Bridged>().copied();
         let id = self.client_id().cloned();
         let within = timeout.saturating_sub(sent.elapsed());
+        if status == StatusCode::NOT_FOUND && self.session.is_upstreams() {
+            // The upstream has forgotten the session: the client has to initialize again.
+            finish(in_flight, End::Broken);
+            let body = answer::session_unknown(id.as_ref());
+            return json_response(StatusCode::NOT_FOUND, body);
+        }
         match content_type(&response) {
             Some(ContentType::Json) => {
                 let share = self.grant.share.as_ref();
@@ -71,7 +171,18 @@ impl Relay {
                         );
                     }
                 };
+                if !status.is_success() && !self.holds_answer(&body) && !self.session_is_gone(&body)
+                {
+                    finish(in_flight, End::Broken);
+                    let body = self.refused(status, &headers, &body);
+                    return json_response(StatusCode::OK, body);
+                }
                 let (bytes, end) = self.single(&body).await;
+                if bridged.is_none() && end != End::Result && self.session_is_gone(&body) {
+                    finish(in_flight, End::Broken);
+                    let body = answer::session_unknown(id.as_ref());
+                    return json_response(StatusCode::NOT_FOUND, body);
+                }
                 let end = match (end, bridged.and_then(|bridged| bridged.unserved)) {
                     (End::Error | End::Refused, Some(unserved)) => end_of_unserved(unserved),
                     // An error that came with an HTTP error status describes the transport, not
@@ -105,16 +216,47 @@ impl Relay {
             }
             _ => {
                 finish(in_flight, End::Broken);
-                let why = format!(
-                    "it answered HTTP {} without a JSON-RPC message",
-                    status.as_u16()
-                );
-                json_response(
-                    StatusCode::OK,
-                    answer::upstream_down(id.as_ref(), &why, RETRY_AFTER),
-                )
+                let read = read_start(response.into_body(), FIRST_BYTES, within).await;
+                let body = if status.is_success() {
+                    let why = format!("it answered HTTP {status} without a JSON-RPC message");
+                    answer::upstream_down(id.as_ref(), &why, RETRY_AFTER)
+                } else {
+                    self.refused(status, &headers, &read)
+                };
+                json_response(StatusCode::OK, body)
             }
         }
+    }
+
+    /// Says that a message is not the answer, with both ids, which show what the server did to ours.
+    fn not_this_answer(&self, message: &Message<'_>) -> String {
+        let asked = self.asked.as_ref().map(|asked| asked.upstream.to_json());
+        let asked = asked.unwrap_or_default();
+        match message {
+            Message::Response(_) => {
+                let answered = message.id().map_or("null".to_owned(), Id::to_json);
+                let answered = printable(&answered, 64);
+                format!("its answer has the id {answered}, and the request had the id {asked}")
+            }
+            _ => "its answer is not a response".to_owned(),
+        }
+    }
+
+    /// What a server, or something in front of it, refused with an HTTP error.
+    fn refused(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
+        let told = self.gateway.snapshot().and_then(|snapshot| {
+            let words = first_words(body)?;
+            (!snapshot.upstream.holds_secret(&words)).then_some(words)
+        });
+        let told = told.map_or(String::new(), |words| format!(": {words}"));
+        tracing::warn!(
+            server = self.gateway.observe.server(),
+            "the upstream answered HTTP {status}{told}"
+        );
+        let wait = (status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error())
+            .then(|| retry_after(headers).unwrap_or(RETRY_AFTER));
+        let reason = format!("it answered HTTP {status}{told}");
+        answer::upstream_refused(self.client_id(), &reason, wait)
     }
 
     /// The one message of a JSON body.
@@ -136,7 +278,7 @@ impl Relay {
                     RelayedMessage::Drop => broken("its answer cannot be shown"),
                 }
             }
-            Ok(_) => broken("its answer is not to this request"),
+            Ok(message) => broken(&self.not_this_answer(&message)),
             Err(refusal) => broken(&refusal.to_string()),
         }
     }

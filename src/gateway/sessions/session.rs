@@ -53,6 +53,11 @@ pub struct Session {
 pub struct NoSession;
 
 impl Session {
+    /// Whether the upstream keeps a session of its own for this one.
+    pub fn is_upstreams(&self) -> bool {
+        self.upstream.is_some()
+    }
+
     /// Opens the token of a request's `Mcp-Session-Id`.
     ///
     /// # Errors

@@ -87,7 +87,19 @@ const RESERVED: [&str; 16] = [
     "upgrade",
 ];
 
+/// A shorter part is the name of a scheme, or is found in too many texts.
+const MIN_SECRET_BYTES: usize = 8;
+
 impl HttpUpstream {
+    /// Whether a text holds a value of the configured headers, or a part of one.
+    pub(super) fn holds_secret(&self, text: &str) -> bool {
+        self.headers.values().any(|value| {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            let mut parts = value.split_whitespace();
+            parts.any(|part| part.len() >= MIN_SECRET_BYTES && text.contains(part))
+        })
+    }
+
     /// Takes the URL, the McpServer's headers with their values resolved, and, if given, the PEM
     /// bundle that alone is trusted for this upstream.
     ///

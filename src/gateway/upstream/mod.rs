@@ -56,6 +56,14 @@ impl Upstream {
         matches!(self, Upstream::Http(upstream) if upstream.bridge)
     }
 
+    /// Whether a text holds a value that only the server may know, such as one that it echoes.
+    pub fn holds_secret(&self, text: &str) -> bool {
+        match self {
+            Upstream::Http(upstream) => upstream.holds_secret(text),
+            Upstream::Bridge(_) => false,
+        }
+    }
+
     /// Sends what the permit allows and returns the response once its head is there.
     ///
     /// # Errors

@@ -84,10 +84,6 @@ fn a_message_is_exactly_one_of_request_notification_and_response() {
             Fault::Params,
         ),
         (
-            r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":null}"#,
-            Fault::Params,
-        ),
-        (
             r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":{"_meta":[]}}"#,
             Fault::Member("_meta", "an object"),
         ),
@@ -255,6 +251,42 @@ fn a_refused_message_is_answered_under_its_id_wherever_that_stands() {
 }
 
 #[test]
+fn params_that_are_null_are_absent() {
+    let read = request(r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":null}"#);
+    assert_eq!(read.params, None);
+    // It opens nothing: what needs params is refused as without them, and null is not a second
+    // place for them.
+    let call = request(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":null}"#);
+    assert_eq!(call.tool_call(), Err(Fault::Member("params", "an object")));
+    let twice =
+        br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":null,"params":{"name":"a"}}"#;
+    assert!(matches!(parse(twice).unwrap_err().fault, Fault::Json(_)));
+}
+
+#[test]
+fn a_refusal_has_the_id_if_it_stood_before_what_is_wrong() {
+    for (text, id) in [
+        (
+            r#"{"jsonrpc":"2.0","id":7,"method":"ping","params":{"a":1,"a":2}}"#,
+            Some(Id::Integer(7)),
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":"x","method":"ping","params":{"a":"\ud800"}}"#,
+            Some(Id::String("x".into())),
+        ),
+        (r#"{"jsonrpc":"2.0","id":7,"method":"#, Some(Id::Integer(7))),
+        (
+            r#"{"params":{"a":1,"a":2},"jsonrpc":"2.0","id":7,"method":"ping"}"#,
+            None,
+        ),
+        (r#"{"id":{},"method":"ping","params":[}"#, None),
+    ] {
+        let refusal = parse(text.as_bytes()).unwrap_err();
+        assert_eq!(refusal.id, id, "{text}");
+    }
+}
+
+#[test]
 fn a_tool_call_needs_a_text_name_and_object_arguments() {
     let read = |params: &str| {
         let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
@@ -269,7 +301,8 @@ fn a_tool_call_needs_a_text_name_and_object_arguments() {
         read(r#"{"name":["a"]}"#),
         Err(Fault::Member("name", "a string"))
     );
-    for arguments in ["[]", "[{\"a\":1}]", "null", "\"{}\"", "1"] {
+    assert_eq!(read(r#"{"name":"a","arguments":null}"#), Ok("a".into()));
+    for arguments in ["[]", "[{\"a\":1}]", "\"{}\"", "1", "false"] {
         let params = format!(r#"{{"name":"a","arguments":{arguments}}}"#);
         assert_eq!(read(&params), Err(Fault::Member("arguments", "an object")));
     }

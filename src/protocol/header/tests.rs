@@ -15,36 +15,32 @@ fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
 }
 
 #[test]
-fn a_post_must_accept_both_kinds_of_answer() {
-    for accept in [
-        &["application/json, text/event-stream"][..],
-        &["text/event-stream", "application/json"],
-        &["*/*"],
-        &["APPLICATION/json;q=0.5,text/*"],
-        &["application/json, text/event-stream; q=0.001"],
+fn a_post_is_answered_in_the_types_that_it_accepts() {
+    use AcceptedTypes::{Both, Events, Json};
+    for (accept, types) in [
+        (&["application/json, text/event-stream"][..], Both),
+        (&["text/event-stream", "application/json"], Both),
+        (&["*/*"], Both),
+        (&["APPLICATION/json;q=0.5,text/*"], Both),
+        (&["application/json, text/event-stream; q=0.001"], Both),
+        (&[], Both),
+        (&["application/json"], Json),
+        (&["application/*"], Json),
+        (&["application/json, text/event-stream;q=0"], Json),
+        (&["text/event-stream"], Events),
+        (&["application/jsonx, text/event-stream"], Events),
+        (&["*/json, text/event-stream"], Events),
     ] {
         let pairs: Vec<_> = accept.iter().map(|value| ("accept", *value)).collect();
-        assert_eq!(check_post_accept(&headers(&pairs)), Ok(()), "{accept:?}");
+        assert_eq!(accepted_types(&headers(&pairs)), Ok(types), "{accept:?}");
     }
-    for accept in [
-        "",
-        "application/json",
-        "text/event-stream",
-        "application/jsonx, text/event-stream",
-        "application/json, text/event-stream;q=0",
-        "*/*;q=0.0",
-        "*/json, text/event-stream",
-    ] {
+    for accept in ["", "text/html", "*/*;q=0.0"] {
         assert_eq!(
-            check_post_accept(&headers(&[("accept", accept)])),
+            accepted_types(&headers(&[("accept", accept)])),
             Err(HeaderFault::AcceptPost),
             "{accept}"
         );
     }
-    assert_eq!(
-        check_post_accept(&HeaderMap::new()),
-        Err(HeaderFault::AcceptPost)
-    );
     assert_eq!(
         check_get_accept(&headers(&[("accept", "text/event-stream")])),
         Ok(())
@@ -141,6 +137,34 @@ fn a_session_takes_any_version_header_that_we_speak_or_none() {
             check_session_version(Some(header)),
             Err(HeaderFault::Version)
         );
+    }
+}
+
+#[test]
+fn equal_copies_of_the_version_header_are_one() {
+    let read = |values: &[&str]| {
+        let values: Vec<_> = values
+            .iter()
+            .map(|value| ("mcp-protocol-version", *value))
+            .collect();
+        protocol_version(&headers(&values)).map(|found| found.map(str::to_owned))
+    };
+    assert_eq!(read(&[]), Ok(None));
+    for equal in [
+        &["2025-11-25"][..],
+        &["2025-11-25, 2025-11-25"],
+        &["2025-11-25", "2025-11-25"],
+        &["2025-11-25,2025-11-25", " 2025-11-25 "],
+    ] {
+        assert_eq!(read(equal), Ok(Some("2025-11-25".to_owned())), "{equal:?}");
+    }
+    for two in [
+        &["2025-11-25, 2025-06-18"][..],
+        &["2025-11-25", "2026-07-28"],
+        &["2025-11-25,"],
+        &["", "2025-11-25"],
+    ] {
+        assert_eq!(read(two), Err(HeaderFault::VersionTwice), "{two:?}");
     }
 }
 
@@ -355,8 +379,15 @@ proptest! {
             headers.append(ACCEPT, HeaderValue::from_static(value));
             headers.append(CONTENT_TYPE, HeaderValue::from_static(value));
         }
-        let both = accepts(&headers, "application", "json") && accepts(&headers, "text", "event-stream");
-        prop_assert_eq!(check_post_accept(&headers).is_ok(), both);
+        let json = accepts(&headers, "application", "json");
+        let types = match (json, accepts(&headers, "text", "event-stream")) {
+            (true, true) => Ok(AcceptedTypes::Both),
+            (true, false) => Ok(AcceptedTypes::Json),
+            (false, true) => Ok(AcceptedTypes::Events),
+            (false, false) if values.is_empty() => Ok(AcceptedTypes::Both),
+            (false, false) => Err(HeaderFault::AcceptPost),
+        };
+        prop_assert_eq!(accepted_types(&headers), types);
         let json = matches!(values[..], [value] if is_json(value));
         prop_assert_eq!(check_post_content(&headers).is_ok(), json);
     }

@@ -1,6 +1,6 @@
 //! Resources that other answers than lists name: contents, content blocks, messages of prompts, completions.
 //!
-//! In: a member of a result, as it stands in the text, and the callback of [`super::filter`]. Out: the member without what
+//! In: a member of a result, as it stands in the text, and what [`super::filter`] was given. Out: the member without what
 //! names a resource that may not be seen, or None if nothing does. Must not do: let through what a client could read as the
 //! name of a resource, and this cannot.
 
@@ -9,7 +9,8 @@ use std::borrow::Cow;
 use super::super::emit::Edits;
 use super::super::envelope::{Fault, Object};
 use super::super::keys;
-use super::{Entry, ListKind, Malformed, NESTING};
+use super::links::{SHAPELESS, filter_links};
+use super::{Entry, ListKind, Malformed, NESTING, Visibility};
 use crate::json::{self, Kind, Reader};
 
 /// What an element of a list holds that names resources.
@@ -30,12 +31,12 @@ pub(super) const CARRIERS: [(&str, Carrier); 3] = [
     ("messages", Carrier::Message),
 ];
 
-/// The array without the elements that name a resource which `keep` refuses; `None` if none does.
+/// The array without the elements that name a resource which `visibility` refuses; `None` if none does.
 pub(super) fn filter_carriers(
     carrier: Carrier,
     found: Kind,
     raw: &str,
-    keep: &mut impl FnMut(ListKind, &Entry<'_>) -> bool,
+    visibility: &mut impl Visibility,
 ) -> Result<Option<String>, Malformed> {
     // Nearly all answers are text: without these letters, and without escapes in which they could hide, nothing is named.
     if !matches!(found, Kind::Array | Kind::Object) || !may_name_resources(raw) {
@@ -43,11 +44,11 @@ pub(super) fn filter_carriers(
     }
     if found == Kind::Object {
         // One element in the place of a list, which clients may read as it is meant.
-        let passes = carrier_passes(carrier, found, raw, NESTING, keep);
+        let passes = carrier_passes(carrier, found, raw, NESTING, visibility);
         return Ok((!passes).then(|| "[]".to_owned()));
     }
     filter_elements(raw, |kind, element| {
-        carrier_passes(carrier, kind, element, NESTING, keep)
+        carrier_passes(carrier, kind, element, NESTING, visibility)
     })
 }
 
@@ -88,7 +89,7 @@ fn carrier_passes(
     kind: Kind,
     raw: &str,
     nesting: usize,
-    keep: &mut impl FnMut(ListKind, &Entry<'_>) -> bool,
+    visibility: &mut impl Visibility,
 ) -> bool {
     if kind != Kind::Object {
         // Text names nothing that a client would follow; a list inside of a list is not a block.
@@ -101,16 +102,22 @@ fn carrier_passes(
     // Of messages, and of blocks such as the results of tools within messages.
     let within = match object.get("content") {
         Some(content) if carrier != Carrier::Contents && nesting > 0 => {
-            blocks_pass(content.kind, content.raw, nesting - 1, keep)
+            blocks_pass(content.kind, content.raw, nesting - 1, visibility)
         }
         Some(_) => carrier == Carrier::Contents,
         None => true,
     };
+    let within = within
+        && SHAPELESS.iter().all(|key| {
+            object
+                .get(key)
+                .is_none_or(|member| filter_links(member.raw, visibility) == Ok(None))
+        });
     if carrier == Carrier::Message || !within {
         return within;
     }
     let mut named = |object: &Object<'_>| match object.string("uri") {
-        Ok(Some(name)) => Some(keep(
+        Ok(Some(name)) => Some(visibility.keep(
             ListKind::Resources,
             &Entry {
                 name,
@@ -132,17 +139,12 @@ fn carrier_passes(
 }
 
 /// Whether a block, or each of a list of them, passes.
-fn blocks_pass(
-    kind: Kind,
-    raw: &str,
-    nesting: usize,
-    keep: &mut impl FnMut(ListKind, &Entry<'_>) -> bool,
-) -> bool {
+fn blocks_pass(kind: Kind, raw: &str, nesting: usize, visibility: &mut impl Visibility) -> bool {
     if kind != Kind::Array {
-        return carrier_passes(Carrier::Block, kind, raw, nesting, keep);
+        return carrier_passes(Carrier::Block, kind, raw, nesting, visibility);
     }
     let refused = filter_elements(raw, |kind, element| {
-        carrier_passes(Carrier::Block, kind, element, nesting, keep)
+        carrier_passes(Carrier::Block, kind, element, nesting, visibility)
     });
     refused == Ok(None)
 }
@@ -150,13 +152,13 @@ fn blocks_pass(
 /// The member of the result of `completion/complete`.
 pub(super) const COMPLETION: &str = "completion";
 
-/// The completion without values that are URIs of resources which `keep` refuses; `None` if none is.
+/// The completion without values that are names of hidden things, or URIs of hidden resources; `None` if there are none.
 pub(super) fn filter_completion(
     found: Kind,
     raw: &str,
-    keep: &mut impl FnMut(ListKind, &Entry<'_>) -> bool,
+    visibility: &mut impl Visibility,
 ) -> Result<Option<String>, Malformed> {
-    if found != Kind::Object || !raw.contains([':', '\\']) {
+    if found != Kind::Object {
         return Ok(None);
     }
     let object = Object::from_raw(raw, &["values"]).map_err(Malformed::Nested)?;
@@ -172,8 +174,11 @@ pub(super) fn filter_completion(
         let Some(text) = text.filter(|_| kind == Kind::String) else {
             return false;
         };
+        if !is_uri(text) {
+            return visibility.may_mention(text);
+        }
         let name = Cow::Borrowed(text);
-        !is_uri(text) || keep(ListKind::Resources, &Entry { name, raw })
+        visibility.keep(ListKind::Resources, &Entry { name, raw })
     })?;
     let Some(kept) = kept else {
         return Ok(None);

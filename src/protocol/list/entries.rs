@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use super::super::envelope::{Fault, Object};
 use super::super::keys;
-use super::{Entry, ListKind, Malformed};
+use super::{Entry, ListKind, Malformed, Visibility};
 use crate::json::{self, Kind, Reader};
 
 /// The array without refused entries; `None` if none is refused.
@@ -16,7 +16,7 @@ pub(super) fn filter_array(
     kind: ListKind,
     found: Kind,
     raw: &str,
-    keep: &mut impl FnMut(ListKind, &Entry<'_>) -> bool,
+    visibility: &mut impl Visibility,
 ) -> Result<Option<String>, Malformed> {
     let (mut entries, unreadable) = entries_of(kind, found, raw)?;
     let readable = entries.len();
@@ -29,7 +29,7 @@ pub(super) fn filter_array(
     entries.retain(|entry| {
         let repeated = !twice.is_empty() && twice[at];
         at += 1;
-        !repeated && keep(kind, entry)
+        !repeated && visibility.keep(kind, entry)
     });
     if entries.len() == readable && !unreadable {
         return Ok(None);
@@ -58,9 +58,11 @@ pub fn entries<'a>(
         .transpose()
 }
 
-/// `nextCursor` of a result, if it is a string.
+/// `nextCursor` of a result, if it is a string. An empty one ends the list, as servers mean it that
+/// write a text for what is not there.
 pub fn next_cursor<'a>(result: &Object<'a>) -> Option<Cow<'a, str>> {
-    json::decode_string(result.get("nextCursor")?.raw).ok()
+    let cursor = json::decode_string(result.get("nextCursor")?.raw).ok()?;
+    (!cursor.is_empty()).then_some(cursor)
 }
 
 /// Names that stand more than once.

@@ -273,6 +273,73 @@ fn resources_are_filtered_wherever_answers_name_them() {
 }
 
 #[test]
+fn members_of_any_shape_lose_links_to_hidden_resources_and_nothing_else() {
+    let (hidden, seen) = ("file:///secret", "file:///a");
+    let check = |before: &str, after: Option<&str>| {
+        for key in ["structuredContent", "_meta"] {
+            let whole = |value: &str| result(&format!(r#"{{"{key}":{value},"content":[]}}"#));
+            assert_eq!(
+                filtered(&whole(before), &[hidden]),
+                Ok(after.map(whole)),
+                "{before}"
+            );
+        }
+    };
+    let link = |uri: &str| format!(r#"{{"type":"resource_link","uri":"{uri}","name":"n"}}"#);
+    for block in [
+        link(hidden),
+        format!(r#"{{"type":"resource","resource":{{"uri":"{hidden}","text":"x"}}}}"#),
+        r#"{"type":"\u0072esource_link","\u0075ri":"file:\/\/\/secret"}"#.to_owned(),
+        format!(r#"{{"uri":"{hidden}","n":[1, {{"a":2}}],"type":"resource_link"}}"#),
+    ] {
+        let kept = link(seen);
+        check(
+            &format!(r#"{{"result":[{kept},{block}],"n":1.50}}"#),
+            Some(&format!(r#"{{"result":[{kept}],"n":1.50}}"#)),
+        );
+        check(
+            &format!(r#"{{"a":{{"b":{block},"c \"d":[[{block}],null]}}}}"#),
+            Some(r#"{"a":{"c \"d":[[],null]}}"#),
+        );
+        check(&block, Some("{}"));
+        let inside = format!(r#"{{"type":"tool_result","structuredContent":{{"x":[{block}]}}}}"#);
+        assert_eq!(
+            filtered(&result(&format!(r#"{{"content":[{inside}]}}"#)), &[hidden]),
+            Ok(Some(result(r#"{"content":[]}"#)))
+        );
+    }
+    for other in [
+        link(seen),
+        format!(r#"{{"resource":"{hidden}","uri":"{hidden}","type":"model"}}"#),
+        format!(r#"{{"result":["resource_link","{hidden}"]}}"#),
+        r#"{"type":"resource_link","uri":7}"#.to_owned(),
+        r#"{"type":"resource","resource":["x"]}"#.to_owned(),
+    ] {
+        check(&other, None);
+    }
+}
+
+#[test]
+fn a_completion_does_not_mention_what_is_hidden() {
+    struct Hides;
+    impl Visibility for Hides {
+        fn keep(&mut self, _: ListKind, _: &Entry<'_>) -> bool {
+            true
+        }
+        fn may_mention(&mut self, text: &str) -> bool {
+            text != "delete_run"
+        }
+    }
+    let text = result(r#"{"completion":{"values":["delete_run","get_run","delete"],"total":3}}"#);
+    let message = parse(text.as_bytes()).unwrap();
+    let bytes = filter_by(&message, &Edits::new(), Hides).unwrap().unwrap();
+    assert_eq!(
+        String::from_utf8(bytes).unwrap(),
+        result(r#"{"completion":{"values":["get_run","delete"],"total":3}}"#)
+    );
+}
+
+#[test]
 fn a_name_is_decided_on_unescaped() {
     assert_eq!(
         filtered(

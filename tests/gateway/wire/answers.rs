@@ -92,6 +92,45 @@ async fn a_denied_call_is_told_why_as_a_result_that_the_model_reads() {
 }
 
 #[tokio::test]
+async fn answers_name_no_hidden_tool_or_resource_where_a_client_would_follow_it() {
+    let fake = Fake::start(&["echo", "purge"]).await;
+    let link = |uri: &str| json!({"type": "resource_link", "uri": uri, "name": "n"});
+    let (good, bad) = (link("file:///good/a"), link("file:///bad/a"));
+    fake.on("completion/complete", |got| {
+        Answer::result(
+            got,
+            json!({"completion": {"values": ["echo", "purge", " purge", "no tool", "file:///bad/a"]}}),
+        )
+    });
+    let answered = json!({"content": [good, bad], "structuredContent": {"result": [good, bad]}, "_meta": {"from": bad}});
+    fake.on("tools/call", move |got| {
+        Answer::result(got, answered.clone())
+    });
+    let policy = json!({
+        "rules": [
+            {"name": "echo", "tools": {"names": ["echo"]}, "action": "Allow"},
+            {"name": "purge", "tools": {"names": ["purge"]}, "action": "Hide"},
+        ],
+        "prompts": [{"name": "good", "names": ["good"], "action": "Allow"}],
+        "resources": [{"name": "good", "uris": ["file:///good/*"], "action": "Allow"}],
+    });
+    let rig = Rig::new(&fake, &[policy]).await;
+    let client = rig.client.session().await;
+    assert_eq!(client.tools().await, ["echo"]);
+    let asked = json!({"ref": {"type": "ref/prompt", "name": "good"}, "argument": {"name": "a", "value": ""}});
+    let reply = client.request("completion/complete", asked).await.json();
+    assert_eq!(
+        reply["result"],
+        json!({"completion": {"values": ["echo", "no tool"]}})
+    );
+    let reply = client.call("echo", json!({})).await.json();
+    assert_eq!(
+        reply["result"],
+        json!({"content": [good], "structuredContent": {"result": [good]}, "_meta": {}})
+    );
+}
+
+#[tokio::test]
 async fn prompts_resources_and_completions_are_under_policy() {
     let fake = Fake::start(&["echo"]).await;
     fake.on("prompts/list", |got| {

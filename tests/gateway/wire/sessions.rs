@@ -204,13 +204,6 @@ async fn versions_are_negotiated_and_held_to() {
             .tool()
             .0
     );
-    assert_eq!(
-        old.with("MCP-Protocol-Version", "2025-11-25")
-            .call("echo", json!({}))
-            .await
-            .status,
-        400
-    );
     // A server that answers with a version that nobody speaks is of no use.
     fake.on("initialize", |got| Answer::result(got, json!({"protocolVersion": "2023-01-01", "capabilities": {}, "serverInfo": {"name": "f", "version": "1"}})));
     assert_eq!(
@@ -302,10 +295,6 @@ async fn a_server_without_a_stream_of_its_own_is_told_as_405() {
     let rig = Rig::new(&fake, &[allow_all()]).await;
     let client = rig.client.session().await;
     assert_eq!(client.send("GET", None).await.status, 405);
-    fake.on("GET", |_| Answer::Status(200, "text/html", b"boo".to_vec()));
-    assert_eq!(client.send("GET", None).await.status, 502);
-    fake.on("GET", |_| Answer::Status(404, "text/plain", Vec::new()));
-    assert_eq!(client.send("GET", None).await.status, 404);
     assert_eq!(
         client
             .with("Accept", "application/json")

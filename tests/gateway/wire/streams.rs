@@ -270,7 +270,8 @@ async fn requests_of_the_server_reach_the_client_under_a_sealed_id_and_its_answe
             let reply = client
                 .post(&json!({"jsonrpc": "2.0", "id": id, "result": {"forged": true}}))
                 .await;
-            assert_eq!(reply.status, 400, "{id}");
+            // Dropped without an error, which would end the session of common clients.
+            assert_eq!(reply.status, 202, "{id}");
         }
         assert_eq!(fake.got("response").len(), before);
         let reply = client
@@ -287,7 +288,7 @@ async fn requests_of_the_server_reach_the_client_under_a_sealed_id_and_its_answe
         let reply = client
             .post(&json!({"jsonrpc": "2.0", "id": sealed, "result": {"role": "user"}}))
             .await;
-        assert_eq!(reply.status, 400);
+        assert_eq!(reply.status, 202);
         assert_eq!(fake.got("response").len(), before);
     }
     // The server gives one up: the client knows it under the sealed id.
@@ -357,7 +358,6 @@ async fn a_cursor_is_sealed_and_opens_in_its_own_session_only() {
         (&other, json!(cursor)),
         (&client, json!("after:secret_tool")),
         (&client, json!("")),
-        (&client, json!(null)),
         (&client, json!({"after": 1})),
         (&client, json!(cursor[1..])),
     ] {
@@ -614,7 +614,7 @@ async fn a_question_of_the_server_can_be_answered_once() {
         let answer = |roots: serde_json::Value| json!({"jsonrpc": "2.0", "id": sealed, "result": {"roots": roots}});
         assert_eq!(client.post(&answer(json!([]))).await.status, 202);
         for again in [json!([]), json!([{"uri": "file:///other"}])] {
-            assert_eq!(client.post(&answer(again)).await.status, 400);
+            assert_eq!(client.post(&answer(again)).await.status, 202);
         }
         assert_eq!(fake.got("response").len(), before + 1);
     }

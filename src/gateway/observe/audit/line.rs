@@ -1,10 +1,10 @@
 //! The text of a record, formatted by hand, because every call pays for it.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
-use jiff::fmt::temporal::DateTimePrinter;
 
 use super::{
     ApprovalStep, Arguments, DecisionId, Ended, MAX_ARGUMENT_NAMES, MAX_NAME_BYTES, Record,
@@ -12,8 +12,42 @@ use super::{
 use crate::json;
 use crate::protocol::text;
 
-/// As `Display` of a timestamp does it.
-const TIMES: DateTimePrinter = DateTimePrinter::new();
+thread_local! {
+    /// The second whose text was written last, and that text: many lines fall into one second.
+    static SECOND: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
+}
+
+/// Writes a time as `Display` of a timestamp does.
+fn write_time(out: &mut String, time: Timestamp) {
+    let (second, nanosecond) = (time.as_second(), time.subsec_nanosecond());
+    let Ok(nanosecond @ 1..) = u32::try_from(nanosecond) else {
+        let _ = write!(out, "{time}");
+        return;
+    };
+    SECOND.with_borrow_mut(|(known, text)| {
+        if *known != second {
+            *known = second;
+            text.clear();
+            let whole = Timestamp::from_second(second).unwrap_or(time);
+            let _ = write!(text, "{whole}");
+            text.truncate(text.len().saturating_sub("Z".len()));
+        }
+        out.push_str(text);
+    });
+    let mut digits = [b'.', 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut rest = nanosecond;
+    for digit in digits[1..].iter_mut().rev() {
+        *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+    }
+    let zeros = digits
+        .iter()
+        .rev()
+        .take_while(|digit| **digit == b'0')
+        .count();
+    out.push_str(std::str::from_utf8(&digits[..digits.len() - zeros]).unwrap_or_default());
+    out.push('Z');
+}
 
 /// The text of a record, formatted by hand, because every call pays for it.
 pub(super) struct Line {
@@ -122,7 +156,7 @@ impl Line {
     fn open(&mut self, time: Timestamp, id: DecisionId<'_>, event: &'static str, server: &str) {
         // Neither times nor ids need escapes, and writing to a string cannot fail.
         self.text.push_str("{\"time\":\"");
-        let _ = TIMES.print_timestamp(&time, &mut self.text);
+        write_time(&mut self.text, time);
         self.text.push_str("\",\"decisionId\":\"");
         id.write(&mut self.text);
         self.text.push('"');
@@ -173,6 +207,33 @@ impl Line {
             self.text.push('"');
             self.text.push_str(value);
             self.text.push('"');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_as_it_is_displayed() {
+        let times = [
+            (0, 0),
+            (0, 1),
+            (1_700_000_000, 120_000_000),
+            (1_700_000_000, 999_999_999),
+            (1_700_000_000, 0),
+            (1_700_000_001, 100),
+            (-1, 0),
+            (-2, -500_000_000),
+            (253_402_207_200, 1_000),
+            (1_700_000_000, 1),
+        ];
+        for (second, nanosecond) in times {
+            let time = Timestamp::new(second, nanosecond).unwrap();
+            let mut written = String::new();
+            write_time(&mut written, time);
+            assert_eq!(written, time.to_string());
         }
     }
 }

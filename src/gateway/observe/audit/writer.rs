@@ -4,12 +4,12 @@
 //! wait, how far it has come. A sink that fails is tried again until it works. Must not do: give
 //! up, or write the lines of one sink twice.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::{Arc, OnceLock};
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::Unwritten;
@@ -42,7 +42,9 @@ pub struct AuditWriter {
 #[derive(Default)]
 pub(super) struct WriterQueue {
     state: Mutex<WriterState>,
-    filled: Condvar,
+    /// The writer, which parks while it has nothing to do: to wake it costs less than a condition
+    /// variable.
+    writer: OnceLock<Thread>,
     pub(super) full: AtomicBool,
     /// Bytes that every sink has taken.
     pub(super) written: AtomicU64,
@@ -103,9 +105,15 @@ impl WriterQueue {
         if wakes {
             state.writer = Writer::Busy;
             drop(state);
-            self.filled.notify_one();
+            self.wake();
         }
         position
+    }
+
+    fn wake(&self) {
+        if let Some(writer) = self.writer.get() {
+            writer.unpark();
+        }
     }
 
     pub(super) fn trouble(&self) -> Option<Unwritten> {
@@ -142,20 +150,23 @@ impl WriterQueue {
     /// Waits for lines and takes them; true for the last ones. While a sink fails it is only waited
     /// until it is tried again.
     fn take(&self, taken: &mut Vec<u8>, retry: bool) -> (u64, bool) {
-        let gather = |state: &mut WriterState| {
+        let gather = |state: &WriterState| {
             !state.closed && (retry || !state.awaited && state.buffer.len() < ENOUGH_BYTES)
         };
         let mut state = self.lock();
-        if gather(&mut state) {
+        let until =
+            gather(&state).then(|| Instant::now() + if retry { RETRY_DELAY } else { GATHER_TIME });
+        while gather(&state)
+            && let Some(left) = until.and_then(|until| until.checked_duration_since(Instant::now()))
+        {
             if !retry {
                 state.writer = Writer::Gathers;
             }
-            let within = if retry { RETRY_DELAY } else { GATHER_TIME };
-            self.filled.wait_while_for(&mut state, gather, within);
+            MutexGuard::unlocked(&mut state, || std::thread::park_timeout(left));
         }
         while !retry && state.buffer.is_empty() && !state.closed {
             state.writer = Writer::Sleeps;
-            self.filled.wait(&mut state);
+            MutexGuard::unlocked(&mut state, std::thread::park);
         }
         state.writer = Writer::Busy;
         state.awaited = false;
@@ -165,6 +176,8 @@ impl WriterQueue {
     }
 
     fn write_to(&self, mut sinks: Vec<Sink>) {
+        // Set before the first line is taken: until then the state says that the writer is busy.
+        let _ = self.writer.set(std::thread::current());
         let mut taken = Vec::new();
         let mut retry = false;
         loop {
@@ -209,7 +222,7 @@ impl AuditWriter {
 impl Drop for AuditWriter {
     fn drop(&mut self) {
         self.shared.lock().closed = true;
-        self.shared.filled.notify_one();
+        self.shared.wake();
         let until = Instant::now() + FINAL_WRITE_TIMEOUT;
         while self
             .thread
