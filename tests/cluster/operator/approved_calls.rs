@@ -1,5 +1,6 @@
 //! Calls that a person approves, on the real API: made, decided, used once, whatever dies meanwhile.
 
+use std::io::BufRead as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -551,6 +552,25 @@ async fn two_people_decide_on_the_command_line_and_as_a_plugin_of_kubectl() {
     for line in lines {
         assert!(shown.contains(&line), "{line}: {shown}");
     }
+    let mut watch = std::process::Command::new(&own)
+        .args(["approvals", "watch", "-n", place])
+        .env("KUBECONFIG", &alice)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut news = std::io::BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut told_of = |state: &str| {
+        let line = format!("{place}/{name}  {state}  promote for anonymous  {{\"text\":\"v7\"}}");
+        let mut all = Vec::new();
+        while all.last() != Some(&line) {
+            all.push(
+                news.next()
+                    .unwrap_or_else(|| panic!("{line}: {all:?}"))
+                    .unwrap(),
+            );
+        }
+    };
+    told_of("Pending (0 of 2)");
     // As `show` says.
     let approve = [
         "approvals",
@@ -572,6 +592,7 @@ async fn two_people_decide_on_the_command_line_and_as_a_plugin_of_kubectl() {
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("you have decided"), "{told}");
     assert_eq!(fake.calls(), 0);
+    told_of("Pending (1 of 2)");
     // The other person by kubectl, which finds the plugin in PATH.
     let kubectl = room.cluster.program("kubectl");
     let (code, listed, told) = run(
@@ -618,6 +639,9 @@ async fn two_people_decide_on_the_command_line_and_as_a_plugin_of_kubectl() {
         .map(|one| one.by.as_str())
         .collect();
     assert_eq!(by, ["alice", "bob"]);
+    told_of("Consumed (2 of 2)");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
     let (code, _, told) = run(&own, &bob, &["approvals", "deny", &name, "-n", place]);
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("it is Consumed"), "{told}");
