@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from base import ALLOWED_PER_MINUTE, APPROVALS, HERE, POLICIES, POLICY, ROOT, SERVERS, SYSTEM, UNKNOWN_TOOL, Base
