@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds for release and prints the table of measurements (some five minutes). BENCH_SECONDS is the length of a round,
 # BENCH_ROUNDS how many of each kind are taken, BENCH_MEMORY_SECONDS how long memory is watched under load, BENCH_ONLY
-# picks parts: call,latency,list,denied,evaluate,worst,instructions,start,memory. Instructions need valgrind.
+# picks parts: call,latency,list,denied,evaluate,worst,limits,instructions,start,memory. Instructions need valgrind; limits are also measured in a Redis server
+# if there is a redis-server or PORTCULLIS_TEST_REDIS names one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 command -v cargo >/dev/null || { echo "error: cargo is missing; install Rust 1.95 or newer with rustup" >&2; exit 1; }

@@ -7,7 +7,7 @@
 # reason. The end is a table of where the time went and a line that counts.
 #
 # Takes: T, a part of the names of the tests to run (unit, offline, gateway, cluster, clock); PORTCULLIS_SKIP, a list with
-#   commas of what to skip: cluster, mlflow, python, node, e2e.
+#   commas of what to skip: cluster, mlflow, python, node, redis, e2e.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-1} CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
@@ -90,6 +90,7 @@ installs() {
     if ! left_out node && command -v npm >/dev/null; then names+=(node-sdk); fi
     if ! left_out python; then names+=(mcp-1 mcp-2); fi
     if ! left_out mlflow; then names+=(mlflow-mcp mlflow-official); fi
+    if ! left_out redis && [[ -z ${PORTCULLIS_TEST_REDIS:-} ]]; then names+=(redis); fi
   fi
   if has_cluster && { wanted cluster || wanted clock || wanted clock-short || wanted e2e; }; then names+=(controlplane); fi
   if wanted e2e && ! left_out e2e && [[ -z $(bash tests/setup/node-packages.sh --check) ]]; then names+=(e2e); fi
@@ -184,6 +185,9 @@ use_programs() {
     use PORTCULLIS_TEST_MLFLOW_MCP mlflow-mcp bin/mlflow-mcp mlflow
     use PORTCULLIS_TEST_MLFLOW_OFFICIAL mlflow-official bin/mlflow mlflow
   fi
+  if left_out redis; then skip "the tests with a Redis or Valkey server: PORTCULLIS_SKIP says so"
+  elif [[ -n ${PORTCULLIS_TEST_REDIS:-} ]]; then printf '  redis: %s\n' "$PORTCULLIS_TEST_REDIS"
+  else use PORTCULLIS_TEST_REDIS redis bin/valkey-server redis; fi
 }
 
 # False, with the reason, where there is no control plane to test on.

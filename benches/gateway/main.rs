@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 mod evaluate;
 mod guarded;
 mod instructions;
+mod limits;
 mod load;
 mod memory;
 mod process;
@@ -216,6 +217,9 @@ async fn measure() -> Done<()> {
             "<= 10 ms",
             10.0 / taken,
         );
+    }
+    if wanted("limits") {
+        limits::measure(&mut table).await?;
     }
     if wanted("instructions") {
         instructions::measure(server.addr, &request, &mut table).await?;

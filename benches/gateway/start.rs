@@ -58,6 +58,8 @@ spec:
             .args(["--listen", &address.to_string()])
             .arg("--socket")
             .arg(folder.path().join("socket"))
+            .arg("--state")
+            .arg(folder.path().join("state"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

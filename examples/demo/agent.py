@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, AsyncIterator
 
+import httpx
 from mcp import ClientSession, McpError, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
@@ -68,9 +69,10 @@ class Agent:
 
 
 @asynccontextmanager
-async def over_http(url: str) -> AsyncIterator[Agent]:
-    """An agent that reaches the server through the gateway."""
-    async with streamable_http_client(url) as (read, write, _):
+async def over_http(url: str, auth: httpx.Auth | None = None) -> AsyncIterator[Agent]:
+    """An agent that reaches the server through the gateway, with a credential if the gateway asks for one."""
+    timeout = httpx.Timeout(30, read=300)
+    async with httpx.AsyncClient(auth=auth, timeout=timeout) as http, streamable_http_client(url, http_client=http) as (read, write, _):
         async with ClientSession(read, write, read_timeout_seconds=PATIENCE) as session:
             await session.initialize()
             yield Agent(session)

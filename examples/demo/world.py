@@ -110,6 +110,7 @@ class World:
             [
                 self.portcullis, "serve", "-f", str(ROOT / "examples" / "quickstart"),
                 "--listen", f"127.0.0.1:{port}", "--socket", str(self.socket),
+                "--state", str(self.socket.with_name("state")),
                 "--env", f"MLFLOW_TRACKING_URI={mlflow}", "--audit-file", str(self.audit),
             ],
         )  # fmt: skip

@@ -87,8 +87,6 @@ named! {
         Invalid,
         /// The limits need counters that replicas share.
         SharedCountersNeeded,
-        /// The spec asks for something that this version does not support.
-        Unsupported,
         /// The policies of one server do not fit into one object.
         BundleTooLarge,
         /// The policies of one server have more patterns than one server may have.
@@ -131,8 +129,14 @@ named! {
         NoLimits,
         /// Counters are kept outside the gateway.
         Shared,
-        /// Counters are kept in the gateway's memory.
+        /// Counters are kept in a journal that survives the gateway.
+        Journal,
+        /// Counters are lost with the gateway's pod.
+        PodLocal,
+        /// Several gateways count, each on its own.
         LocalCounters,
+        /// Limits cannot be counted.
+        CountersUnavailable,
         /// Every ready replica runs the revision.
         Programmed,
         /// Not every ready replica runs the revision yet.

@@ -74,7 +74,7 @@ pub struct McpServerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Authentication")]
     pub authentication: Option<Authentication>,
-    /// The storage for the counters of limits; the gateway's memory if absent.
+    /// The storage for the counters of limits; a journal of the gateway if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Counters")]
     pub counters: Option<Counters>,
@@ -89,6 +89,11 @@ pub struct McpServerSpec {
 }
 
 impl McpServerSpec {
+    /// The Redis or Valkey server that counts limits, if one does.
+    pub fn redis(&self) -> Option<&RedisCounters> {
+        self.counters.as_ref()?.redis.as_ref()
+    }
+
     /// The enforcement, Enforce if unset.
     pub fn enforcement(&self) -> Enforcement {
         self.enforcement.unwrap_or(Enforcement::Enforce)
@@ -133,6 +138,25 @@ impl McpServerSpec {
     /// Keys that no field has, in the places where a misspelt key could loosen a rule.
     pub fn unknown_fields(&self) -> Vec<UnknownField> {
         let mut found = Collector::default();
+        let Upstream { http, stdio, .. } = &self.upstream;
+        if let Some(http) = http {
+            found.add("spec.upstream.http", &http.unknown);
+            for (i, entry) in http.credentials.iter().enumerate() {
+                found.add(
+                    &format!("spec.upstream.http.credentials[{i}]"),
+                    &entry.unknown,
+                );
+            }
+        }
+        if let Some(stdio) = stdio {
+            found.add("spec.upstream.stdio", &stdio.unknown);
+            for (i, entry) in stdio.credentials.iter().enumerate() {
+                found.add(
+                    &format!("spec.upstream.stdio.credentials[{i}]"),
+                    &entry.unknown,
+                );
+            }
+        }
         for (i, tool) in self.tools.iter().enumerate() {
             found.add(&format!("spec.tools[{i}]"), &tool.unknown);
             for (name, form) in &tool.arguments {
@@ -269,23 +293,59 @@ impl ClientFeatures {
 /// The storage for the counters of limits.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.local) || !has(self.redis)").message("counters are kept in one place; write local or redis, not both"))]
 pub struct Counters {
+    /// A journal of the only gateway, which survives its restarts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "LocalCounters")]
+    pub local: Option<LocalCounters>,
     /// A Redis or Valkey server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "RedisCounters")]
     pub redis: Option<RedisCounters>,
 }
 
+impl Counters {
+    /// The claim that keeps the journal of a gateway in a cluster.
+    pub fn claim(&self) -> Option<&str> {
+        let local = self.local.as_ref()?;
+        Some(&local.persistent_volume_claim.as_ref()?.claim_name)
+    }
+}
+
+/// The journal of one gateway.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalCounters {
+    /// The claim that keeps the journal. If absent, a pod that is deleted forgets what was counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "CountersClaim")]
+    pub persistent_volume_claim: Option<CountersClaim>,
+}
+
+/// The PersistentVolumeClaim of a journal.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CountersClaim {
+    /// Its name, in the server's namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub claim_name: String,
+}
+
 /// A Redis or Valkey server for counters.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RedisCounters {
-    /// The source of its URL, password included.
+    /// The source of its URL, user and password included: redis://… or, with TLS, rediss://….
     pub url_secret_ref: SecretKeyRef,
-    /// What happens to limited calls while it cannot be reached.
+    /// What happens to limited calls while it cannot be reached. Allow forwards them uncounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Switch", extend("default" = "Deny"))]
     pub on_unavailable: Option<Switch>,
+    /// The certificate authority of a rediss:// URL, in PEM; the system's if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "SecretKeyRef")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
 }
 
 impl RedisCounters {

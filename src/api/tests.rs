@@ -29,6 +29,7 @@ fn derived_defaults_agree_with_serde_defaults() {
     default_is_what_an_empty_object_reads_as::<UpstreamTls>();
     default_is_what_an_empty_object_reads_as::<ClientFeatures>();
     default_is_what_an_empty_object_reads_as::<Counters>();
+    default_is_what_an_empty_object_reads_as::<LocalCounters>();
     default_is_what_an_empty_object_reads_as::<Audit>();
     default_is_what_an_empty_object_reads_as::<Authentication>();
     default_is_what_an_empty_object_reads_as::<ServiceAccounts>();
@@ -80,7 +81,9 @@ fn whole_server() -> Value {
                     "jwks": { "url": "https://sso.example/jwks" }, "grantClaim": "sub" }],
                 "apiKeys": { "secretRef": { "name": "mlflow-agents" } }, "anonymous": "Deny"
             },
-            "counters": { "redis": { "urlSecretRef": { "name": "valkey", "key": "url" }, "onUnavailable": "Deny" } },
+            "counters": { "local": { "persistentVolumeClaim": { "claimName": "mlflow-counters" } },
+                "redis": { "urlSecretRef": { "name": "valkey", "key": "url" }, "onUnavailable": "Deny",
+                "caSecretRef": { "name": "valkey", "key": "ca.crt" } } },
             "audit": { "arguments": "Keys" },
             "gateway": {
                 "replicas": 1, "port": 8080, "publicUrl": "https://mcp.example/mlflow",

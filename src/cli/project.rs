@@ -12,7 +12,7 @@ use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::manifest::{self, BrokenPolicy, Located, Object, Position, Survey};
 use crate::policy::bundle::{Blocked, Bundle};
-use crate::policy::compile::{diagnose_policy, diagnose_server, unsupported};
+use crate::policy::compile::{diagnose_policy, diagnose_server};
 use crate::policy::diagnostic::{Diagnostic, Level};
 use crate::policy::lint::lint;
 use crate::policy::target::{self, Labels};
@@ -201,8 +201,7 @@ impl Project {
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         for server in &self.servers {
-            let mut found = diagnose_server(&server.object.spec);
-            found.extend(unsupported(&server.object.spec));
+            let found = diagnose_server(&server.object.spec);
             findings.extend(
                 found
                     .into_iter()

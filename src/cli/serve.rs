@@ -46,7 +46,7 @@ mod user;
 
 use self::files::Watched;
 use self::force::paths;
-use self::setup::report_readers;
+use self::setup::{counters, report_readers};
 
 /// How long servers may take to list their tools before the table is shown without them.
 const FIRST_LISTING: Duration = Duration::from_secs(90);
@@ -90,6 +90,10 @@ pub struct Args {
     /// $XDG_RUNTIME_DIR/portcullis/serve.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// The folder for what limits have counted, which survives restarts [default:
+    /// $XDG_STATE_HOME/portcullis or ~/.local/state/portcullis]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
     /// The format of the log on standard error
     #[arg(long, value_enum, default_value_t)]
     log_format: logging::Format,
@@ -216,6 +220,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let socket_path = args.socket.clone().unwrap_or_else(socket::default_path);
     let control = socket::Listener::bind(&socket_path).map_err(Failure::new)?;
     let report_readers = report_readers(args.report_token_file.as_ref())?;
+    let counters = counters(args.state.as_deref())?;
     let (audit, audit_writer) = audit(args.audit_file.as_deref())?;
 
     let mut registry = Registry::default();
@@ -233,7 +238,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
             metrics,
             sealing: Sealing::Own(Arc::new(sealer)),
             approvals: Approvals::Memory(Arc::clone(&memory)),
-            counters: Default::default(),
+            counters,
         },
         memory,
         routes: Arc::new(Routes::default()),
@@ -332,6 +337,14 @@ async fn start(
         return Err(failed(&findings));
     }
     let gateways = serving.gateways();
+    for gateway in &gateways {
+        if let Some(why) = gateway.uncounted() {
+            return Err(Failure::new(format!(
+                "McpServer {}: what its limits count cannot be kept: {why}; --state DIR names another folder",
+                gateway.observe.server()
+            )));
+        }
+    }
     eprintln!("Starting {} …", plural(gateways.len(), "MCP server"));
     let listed = async {
         for gateway in &gateways {

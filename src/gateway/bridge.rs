@@ -10,6 +10,8 @@
 mod bearer;
 mod calls;
 pub mod command;
+mod credential_files;
+mod credentials;
 mod per_session;
 mod server;
 mod session;
@@ -33,6 +35,7 @@ use crate::protocol::envelope::{self, Message};
 use crate::protocol::era::{self, Era};
 use crate::protocol::version::Version;
 pub use bearer::{ANOTHER as ANOTHER_BEARER, Bearer, BearerError};
+pub use credentials::{CREDENTIAL, CredentialTable, OWN as OWN_CREDENTIAL, Variables};
 use stream::{Accepts, StreamLimits, bare};
 pub use stream::{Body, BoxError};
 use wire::code;
@@ -78,6 +81,8 @@ pub struct BridgeConfig {
     /// Whom children run as, if not as the user of this process.
     pub user: Option<RunAs>,
     pub sessions: Sessions,
+    /// Variables by credential, with `PerSession`: where it is given, a session has to name one.
+    pub credentials: Option<CredentialTable>,
     /// Requests that do not present it are refused with 401.
     pub bearer: Option<Bearer>,
     pub limits: Limits,
@@ -94,6 +99,7 @@ impl BridgeConfig {
             inherit: Vec::new(),
             user: None,
             sessions: Sessions::Shared,
+            credentials: None,
             bearer: None,
             limits: Limits::default(),
         }
@@ -162,6 +168,8 @@ impl Limits {
 pub enum StartError {
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    #[error("one process acts as one user: credentials need a process for each session")]
+    SharedCredentials,
 }
 
 /// An answer that ends a request early; boxed, as it is the rare case.
@@ -205,6 +213,9 @@ impl Bridge {
     /// Starts the shared child, or sees that children can be started. Must be called within a Tokio
     /// runtime.
     pub fn start(config: BridgeConfig) -> Result<Arc<Self>, StartError> {
+        if config.credentials.is_some() && config.sessions == Sessions::Shared {
+            return Err(StartError::SharedCredentials);
+        }
         let child = ChildConfig {
             name: Arc::from(config.name.as_str()),
             command: config.command,
@@ -226,7 +237,10 @@ impl Bridge {
         };
         let mode = match config.sessions {
             Sessions::Shared => Mode::Shared(shared::SharedServer::start(context)?),
-            Sessions::PerSession => Mode::PerSession(per_session::PerSession::start(context)),
+            Sessions::PerSession => {
+                let credentials = credentials::Credentials::new(config.credentials);
+                Mode::PerSession(per_session::PerSession::start(context, credentials))
+            }
         };
         Ok(Arc::new(Self {
             name: config.name,
@@ -237,6 +251,22 @@ impl Bridge {
             stop,
             tasks,
         }))
+    }
+
+    /// Takes other credentials, and ends each session whose process has others than a new one would
+    /// get.
+    ///
+    /// # Errors
+    /// [`StartError::SharedCredentials`] where all sessions share one process.
+    pub fn use_credentials(&self, table: Option<CredentialTable>) -> Result<(), StartError> {
+        match (&self.mode, table) {
+            (Mode::PerSession(mode), table) => {
+                mode.use_credentials(table);
+                Ok(())
+            }
+            (Mode::Shared(_), None) => Ok(()),
+            (Mode::Shared(_), Some(_)) => Err(StartError::SharedCredentials),
+        }
     }
 
     /// Waits until the shared child has answered `initialize`; the error says why it has not.
@@ -296,6 +326,7 @@ impl Bridge {
         }
         check_version(&parts.headers)?;
         let session = session_id(&parts.headers)?;
+        self.check_credential(&parts.headers, session)?;
         if parts.method == Method::DELETE {
             let ended = match &self.mode {
                 Mode::Shared(mode) => mode.delete(session),
@@ -374,17 +405,57 @@ impl Bridge {
         {
             let caller = headers.get(CALLER).and_then(|caller| caller.to_str().ok());
             let caller = caller.unwrap_or_default();
+            let credential = credential(headers)?;
             return Ok(match &self.mode {
+                Mode::Shared(_) if !matches!(credential, "" | OWN_CREDENTIAL) => {
+                    let id = request.id.clone().into_owned();
+                    let why =
+                        "The server's pod has one process for all callers; it is being replaced.";
+                    calls::unavailable(&id, &calls::Unanswered::down(why, CREDENTIAL_RETRY))
+                }
                 Mode::Shared(mode) => mode.initialize(request, accepts, caller).await,
-                Mode::PerSession(mode) => mode.initialize(request, accepts, caller).await,
+                Mode::PerSession(mode) => {
+                    mode.initialize(request, accepts, caller, credential).await
+                }
             });
         }
         let session = session_id(headers)?;
+        self.check_credential(headers, session)?;
         let answered = match &self.mode {
             Mode::Shared(mode) => mode.message(session, message, accepts).await,
             Mode::PerSession(mode) => mode.message(session, message, accepts).await,
         };
         answered.ok_or_else(unknown_session)
+    }
+}
+
+impl Bridge {
+    /// A session is used with the credential that its process was started with, and with no other.
+    fn check_credential(&self, headers: &HeaderMap, session: &str) -> Result<(), RefusalResponse> {
+        let Mode::PerSession(mode) = &self.mode else {
+            return Ok(());
+        };
+        let credential = credential(headers)?;
+        if mode.credential(session).is_some_and(|of| of == credential) {
+            return Ok(());
+        }
+        Err(unknown_session())
+    }
+}
+
+/// When a call may come again whose credential the bridge is about to get.
+const CREDENTIAL_RETRY: Duration = Duration::from_secs(5);
+
+/// The credential that a request names, or nothing.
+fn credential(headers: &HeaderMap) -> Result<&str, RefusalResponse> {
+    let mut values = headers.get_all(CREDENTIAL).iter();
+    match (values.next().map(HeaderValue::to_str), values.next()) {
+        (None, _) => Ok(""),
+        (Some(Ok(named)), None) if !named.is_empty() => Ok(named),
+        _ => {
+            let why = "name one credential";
+            Err(refuse(StatusCode::BAD_REQUEST, code::INVALID, why))
+        }
     }
 }
 

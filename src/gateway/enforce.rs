@@ -12,7 +12,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::gateway::Gateway;
-use crate::gateway::counters::Exhausted;
+use crate::gateway::counters::{Exhausted, SharedCounters};
 use crate::gateway::fairness::offload::{is_small, offload};
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
@@ -32,11 +32,14 @@ mod in_flight;
 mod named;
 mod observation;
 pub mod request_ids;
+mod uncredentialed;
 
+use self::calls::Units;
 use self::in_flight::Written;
 pub use self::in_flight::{Decided, End, InFlight};
 pub use self::named::{Named, NamedCall, NamedRefusal, named};
 use self::request_ids::{RequestIdGuard, SessionKey};
+pub use self::uncredentialed::Uncredentialed;
 
 /// One tool call on its way through the gateway.
 pub struct ToolCall<'a> {
@@ -85,10 +88,14 @@ pub enum Refusal {
         /// When the call would pass; None if it never can.
         retry_after: Option<Duration>,
     },
-    /// There is no room for another counter.
-    CounterCapacity {
+    /// The call cannot be counted.
+    Uncounted {
         /// The rule.
         by: Arc<RuleId>,
+        /// Why.
+        why: &'static str,
+        /// When to try again.
+        retry_after: Duration,
     },
     /// Waiting for a person.
     Pending {
@@ -168,6 +175,9 @@ struct AdmittedCall {
     granted: Granted,
 }
 
+/// Units, and the first shadow limit that would have refused.
+type Reserved = (Units, Option<Arc<RuleId>>);
+
 /// What happens to a call.
 #[expect(
     clippy::large_enum_variant,
@@ -217,7 +227,7 @@ pub async fn tool_call(
             Err(Refusal::Unrecorded(why))
         }
         policy::Outcome::RequireApproval => Box::pin(pending.approve(&decision, now)).await,
-        _ => pending.allow(&decision, now),
+        _ => pending.allow(&decision, now).await,
     };
     let AdmittedCall { in_flight, granted } = match admitted {
         Ok(passed) => passed,
@@ -282,9 +292,13 @@ struct PendingCall<'a> {
 
 impl PendingCall<'_> {
     /// Lets an allowed call pass, if its limits have units left.
-    fn allow(&self, decision: &Decision, now: Timestamp) -> Result<AdmittedCall, Refusal> {
+    async fn allow(
+        &mut self,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Result<AdmittedCall, Refusal> {
         let granted = Granted::allowed(decision).ok_or_else(|| self.refuse(decision, now))?;
-        let in_flight = self.reserve(decision, now)?;
+        let in_flight = self.reserve(decision, now).await?;
         Ok(AdmittedCall { in_flight, granted })
     }
 
@@ -325,23 +339,18 @@ impl PendingCall<'_> {
     }
 
     /// Reserves the limits' units; the call may go when this succeeds.
-    fn reserve(&self, decision: &Decision, now: Timestamp) -> Result<InFlight, Refusal> {
-        let (counters, grant) = (
-            self.gateway.calls.counters(),
-            &*self.call.grant.caller.grant,
-        );
-        let reservation = match counters.reserve(grant, enforced(&decision.charges)) {
-            Ok(reservation) => reservation,
+    async fn reserve(&mut self, decision: &Decision, now: Timestamp) -> Result<InFlight, Refusal> {
+        let reserved = match self.shared(decision) {
+            None => self.reserve_here(&decision.charges),
+            Some(counters) => {
+                let grant = &*self.call.grant.caller.grant;
+                Box::pin(reserve_shared(counters, grant, &decision.charges)).await
+            }
+        };
+        let (units, shadow_limit) = match reserved {
+            Ok(reserved) => reserved,
             Err(exhausted) => return Err(self.limited(&exhausted, now)),
         };
-        // Shadow limits never refuse; what they would have refused is counted.
-        let shadow_limit = decision
-            .charges
-            .iter()
-            .filter(|charge| !charge.enforced())
-            .filter_map(|charge| counters.reserve(grant, std::iter::once(charge)).err())
-            .map(|exhausted| exhausted.by)
-            .min();
         let audited = decision
             .shadow
             .as_ref()
@@ -354,7 +363,7 @@ impl PendingCall<'_> {
         };
         Ok(InFlight {
             gateway: Arc::clone(self.gateway),
-            reservation: Some(reservation),
+            reservation: Some(units),
             outcome,
             by,
             decision: None,
@@ -365,11 +374,48 @@ impl PendingCall<'_> {
         })
     }
 
+    /// Where the call is counted, if that is outside this process.
+    fn shared(&self, decision: &Decision) -> Option<Arc<SharedCounters>> {
+        let counters = self.snapshot.counters.clone();
+        counters.filter(|_| !decision.charges.is_empty())
+    }
+
+    /// Shadow limits never refuse; what they would have refused is counted.
+    fn reserve_here(&self, charges: &[Charge]) -> Result<Reserved, Exhausted> {
+        let (counters, grant) = (
+            self.gateway.calls.counters(),
+            &*self.call.grant.caller.grant,
+        );
+        let reservation = counters.reserve(grant, enforced(charges))?;
+        let shadow_limit = charges
+            .iter()
+            .filter(|charge| !charge.enforced())
+            .filter_map(|charge| counters.reserve(grant, std::iter::once(charge)).err())
+            .map(|exhausted| exhausted.by)
+            .min();
+        Ok((Units::Local(reservation), shadow_limit))
+    }
+
+    /// Whether the limits have units left.
+    async fn look(&mut self, decision: &Decision) -> Result<(), Exhausted> {
+        let grant = &*self.call.grant.caller.grant;
+        match self.shared(decision) {
+            Some(counters) => counters.look(grant, &decision.charges).await,
+            None => {
+                let counters = self.gateway.calls.counters();
+                counters.look(grant, enforced(&decision.charges))
+            }
+        }
+    }
+
     fn limited(&self, exhausted: &Exhausted, now: Timestamp) -> Refusal {
-        self.record(Outcome::Limited, &exhausted.by, now, exhausted.retry_after);
-        if exhausted.capacity {
-            return Refusal::CounterCapacity {
+        let retry_after = exhausted.retry_after();
+        self.record(Outcome::Limited, &exhausted.by, now, retry_after);
+        if let Some(why) = exhausted.uncounted() {
+            return Refusal::Uncounted {
                 by: Arc::clone(&exhausted.by),
+                why,
+                retry_after: retry_after.unwrap_or_default(),
             };
         }
         Refusal::Limited {
@@ -377,7 +423,7 @@ impl PendingCall<'_> {
             reason: exhausted.reason.clone(),
             max: exhausted.max,
             window: exhausted.window.clone(),
-            retry_after: exhausted.retry_after,
+            retry_after,
         }
     }
 
@@ -402,6 +448,15 @@ impl PendingCall<'_> {
         self.decided.set(Some(decided.number));
         decided
     }
+}
+
+async fn reserve_shared(
+    counters: Arc<SharedCounters>,
+    grant: &str,
+    charges: &[Charge],
+) -> Result<Reserved, Exhausted> {
+    let (taken, shadow_limit) = counters.reserve(grant, charges).await?;
+    Ok((Units::Shared(counters, taken), shadow_limit))
 }
 
 /// Evaluates the policy.

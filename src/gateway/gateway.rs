@@ -203,6 +203,19 @@ impl Gateway {
         Some(unwritten.to_string())
     }
 
+    /// Why calls with limits are refused whatever they have used; None while they are counted, or
+    /// while nothing has a limit.
+    pub fn uncounted(&self) -> Option<String> {
+        let snapshot = self.snapshot()?;
+        if !snapshot.bound.has_limits() {
+            return None;
+        }
+        match &snapshot.counters {
+            Some(shared) => shared.trouble(),
+            None => self.calls.counters().trouble(),
+        }
+    }
+
     /// Secrets, or their keys (`NAME/KEY`), that are referred to and not there.
     pub fn missing_secrets(&self) -> Vec<String> {
         self.force.missing_secrets()
@@ -230,7 +243,7 @@ impl Gateway {
         self.lifetime.close();
         self.lifetime.ended().await;
         if let Some(snapshot) = self.force.end()
-            && let Upstream::Bridge(bridge) = &*snapshot.upstream
+            && let Upstream::Bridge(bridge, _) = &**snapshot.upstreams.own()
         {
             bridge.shutdown().await;
         }

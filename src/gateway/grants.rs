@@ -48,6 +48,9 @@ pub struct Grant {
     credential: Credential,
     /// Its share of the bounded resources, once the connection has one.
     pub share: Option<Arc<Share>>,
+    /// What its sessions are bound to, if not to its name alone: the credential by which it reaches
+    /// the upstream.
+    pub binding: Option<Arc<str>>,
 }
 
 impl Grant {
@@ -56,7 +59,13 @@ impl Grant {
             caller,
             credential,
             share: None,
+            binding: None,
         }
+    }
+
+    /// What tokens for its client are bound to.
+    pub fn bound(&self) -> &str {
+        self.binding.as_deref().unwrap_or(&self.caller.grant)
     }
 
     fn of_token(proven: Arc<Proven>) -> Self {

@@ -16,11 +16,13 @@ use crate::gateway::Gateway;
 use crate::gateway::body::{BoxError, ReadError, discard, holding, read_for};
 use crate::gateway::fairness::floor::Seat;
 use crate::gateway::fairness::offload::{is_small, offload};
+use crate::gateway::force::credentials::NoCredential;
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
 use crate::gateway::permit::Envelope;
 use crate::gateway::relay::{MAX_TIMEOUTS_PER_CALL, Relay};
 use crate::gateway::sessions::{LastSession, Session};
+use crate::gateway::upstream::Upstream;
 use crate::protocol::answer;
 use crate::protocol::envelope::{self, Id, Message, Refusal};
 use crate::protocol::era::{self, Era};
@@ -30,6 +32,7 @@ use crate::protocol::version::Version;
 mod accept;
 mod admit;
 mod cors;
+mod credentials;
 mod handshake;
 mod head;
 mod metadata;
@@ -80,6 +83,7 @@ where
             let mut exchange = Exchange {
                 gateway,
                 snapshot: admitted.snapshot,
+                upstream: admitted.upstream,
                 grant: admitted.grant,
                 head: &head,
                 last_session,
@@ -105,6 +109,8 @@ where
 struct Exchange<'a> {
     gateway: &'a Arc<Gateway>,
     snapshot: Arc<Snapshot>,
+    /// The upstream with the caller's credential; everything that is sent for it goes there.
+    upstream: Result<Arc<Upstream>, NoCredential>,
     grant: Grant,
     head: &'a Parts,
     last_session: &'a LastSession,
@@ -155,6 +161,7 @@ impl Exchange<'_> {
                 if !unchanged {
                     let admitted = admit(self.gateway, self.head)?;
                     (self.snapshot, self.grant) = (admitted.snapshot, admitted.grant);
+                    self.upstream = admitted.upstream;
                     self.grant.share = share;
                 }
                 let answer = self.post(&body).await;
@@ -194,7 +201,10 @@ impl Exchange<'_> {
             && request.method == "initialize"
         {
             // Its body negotiates the version, whatever the header says.
-            return Box::pin(self.initialize(request)).await;
+            return match &self.upstream {
+                Ok(_) => Box::pin(self.initialize(request)).await,
+                Err(missing) => self.without_credential(missing, &message),
+            };
         }
         let named = match header::protocol_version(&self.head.headers) {
             Ok(named) => named,
@@ -208,6 +218,9 @@ impl Exchange<'_> {
         if let Era::Stateless(requested) = era::era(named, &message) {
             let body = answer::unsupported_version(message.id(), &Version::SESSION, &requested);
             return Err(refuse(StatusCode::BAD_REQUEST, body));
+        }
+        if let Err(missing) = &self.upstream {
+            return self.without_credential(missing, &message);
         }
         let session = self.session(message.id())?;
         match &message {
@@ -250,11 +263,12 @@ impl Exchange<'_> {
         .map_err(|_| unknown())
     }
 
-    fn relay(&self, session: Arc<Session>) -> Relay {
+    fn relay(&self, session: Arc<Session>, upstream: &Arc<Upstream>) -> Relay {
         Relay {
             gateway: Arc::clone(self.gateway),
             grant: self.grant.clone(),
             session,
+            upstream: Arc::clone(upstream),
             asked: None,
         }
     }

@@ -34,6 +34,9 @@ pub enum SetupError {
     /// The writer's thread cannot be started.
     #[error("the audit log cannot be started: {0}")]
     Audit(std::io::Error),
+    /// The thread that keeps counters cannot be started.
+    #[error("what limits count cannot be kept: {0}")]
+    Counters(std::io::Error),
     /// Signals cannot be received.
     #[error("cannot watch for signals: {0}")]
     Signals(std::io::Error),

@@ -17,6 +17,7 @@ use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
 use crate::gateway::permit::Permit;
 use crate::gateway::sessions::{Resumed, Session};
+use crate::gateway::upstream::Upstream;
 use crate::json;
 use crate::policy::Caller;
 use crate::policy::inventory::Bound;
@@ -47,6 +48,8 @@ pub struct Relay {
     pub grant: Grant,
     /// In which session.
     pub session: Arc<Session>,
+    /// Where that session is, with the caller's credential.
+    pub upstream: Arc<Upstream>,
     /// The request that is answered, if one is: under way until the answer has been relayed. No
     /// other answer passes.
     pub asked: Option<Asked>,
@@ -152,11 +155,20 @@ impl Relay {
         }
     }
 
+    /// Where the session is now: what is in force, such as the bearer of a server's pod, may have
+    /// changed, but the caller's credential must be the one that the session was opened with.
+    fn reached(&self) -> Arc<Upstream> {
+        let snapshot = self.gateway.snapshot();
+        let now = snapshot.and_then(|now| now.upstreams.of(&self.grant.caller.grant).ok());
+        now.filter(|now| now.binding == self.grant.binding)
+            .map_or_else(|| Arc::clone(&self.upstream), |now| now.upstream)
+    }
+
     /// The gateway stops waiting for the answer.
     fn give_up(&self) {
         let asked = self.asked.as_ref();
         if let Some(under_way) = asked.and_then(|asked| asked.under_way.as_ref()) {
-            give_up(&self.gateway, &self.session, under_way);
+            give_up(&self.gateway, &self.reached(), &self.session, under_way);
         }
     }
 
@@ -384,7 +396,7 @@ impl Relay {
         let Some(edits) = admitted else {
             let envelope = self.session.envelope();
             let permit = Permit::refusal(envelope, &request.id, &request.method);
-            tell_upstream(&self.gateway, permit);
+            tell_upstream(&self.gateway, &self.reached(), permit);
             return RelayedMessage::Drop;
         };
         // The upstream is working on one of the session's calls, whichever it is.

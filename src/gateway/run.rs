@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::approvals::{Approvals, ClusterApprovals};
+use crate::gateway::counters::Counters;
 use crate::gateway::force::plan::Stdio;
 use crate::gateway::force::{Environment, Sealing};
 use crate::gateway::listener::{Routes, SINGLE_SERVER_PATH, serve_as};
@@ -72,6 +73,9 @@ pub struct RunArgs {
     /// The secret that the bridge wants to see as a bearer; the gateway waits for the file
     #[arg(long, value_name = "FILE", requires = "upstream_url")]
     pub upstream_bearer_file: Option<PathBuf>,
+    /// The folder for the journal of what limits count; without it counts are lost with the process
+    #[arg(long, value_name = "DIR")]
+    pub counters_dir: Option<PathBuf>,
     /// Where MCP clients connect, at /mcp; [::] is IPv4 as well
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:8080")]
     pub listen: SocketAddr,
@@ -136,7 +140,10 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         metrics,
         sealing: sealing(&args),
         approvals: Approvals::Cluster(Arc::clone(&approvals)),
-        counters: Default::default(),
+        counters: match args.counters_dir.clone() {
+            Some(folder) => Counters::kept_in(folder).map_err(SetupError::Counters)?,
+            None => Counters::default(),
+        },
     };
     let environment = Environment {
         secrets: Box::new(mounted.held()),

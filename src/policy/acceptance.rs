@@ -290,11 +290,14 @@ pub fn settle(asked: Asked<'_>, memory: &mut Memory) -> Result<Settled, Unfit> {
         }
         let findings = match memory.of(&bundle) {
             Ok(()) if size <= MAX_BUNDLE_BYTES => {
-                let alone = entries.iter().any(|entry| {
-                    entry.blocks.is_none()
-                        && entry.not_accepted.is_none()
-                        && deployability::counts_alone(&asked.server.spec, entry.spec())
-                });
+                // Whatever the policies say: two gateways cannot write on one claim.
+                let claimed = deployability::claim(&asked.server.spec).is_some();
+                let alone = claimed
+                    || entries.iter().any(|entry| {
+                        entry.blocks.is_none()
+                            && entry.not_accepted.is_none()
+                            && deployability::counts_alone(&asked.server.spec, entry.spec())
+                    });
                 return Ok(Settled { bundle, alone });
             }
             Ok(()) => {

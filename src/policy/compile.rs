@@ -4,12 +4,12 @@
 //! not do: half-apply. A bundle with one wrong policy gives no program.
 
 mod context;
+mod credentials;
+mod finding;
 mod limits;
 mod policy;
 mod scribe;
 mod server;
-
-pub use server::unsupported;
 
 use super::bundle::{Bundle, BundlePolicy};
 use super::check;

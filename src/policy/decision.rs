@@ -14,6 +14,8 @@ pub const DEFAULT_RULE: &str = "(default)";
 pub const BLOCKED_RULE: &str = "(blocked)";
 /// Rule name for what the server's own configuration refuses: pins, duplicates, schemas.
 pub const INVENTORY_RULE: &str = "(inventory)";
+/// The rule under which calls of callers without a credential at the server are counted.
+pub const CREDENTIALS_RULE: &str = "(credentials)";
 /// Policy name where no policy is involved.
 pub const NO_POLICY: &str = "(none)";
 
@@ -272,7 +274,19 @@ pub struct Charge {
     pub reason: Option<Arc<str>>,
 }
 
+impl CounterKey {
+    /// Whether equal calls are counted.
+    pub fn counts_calls(&self) -> bool {
+        self.scope == Scope::Call
+    }
+}
+
 impl Charge {
+    /// Whether equal calls are counted.
+    pub fn counts_calls(&self) -> bool {
+        self.scope == Scope::Call
+    }
+
     /// What the count is kept under.
     pub fn key(&self) -> CounterKey {
         CounterKey {

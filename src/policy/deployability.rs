@@ -9,25 +9,26 @@ use std::time::Duration;
 use super::bundle::Bundle;
 use crate::api::Risk;
 use crate::api::policy::McpPolicySpec;
-use crate::api::server::{Catalog, McpServerSpec};
+use crate::api::server::{Catalog, Counters, McpServerSpec};
 use crate::catalog;
 
 /// A ConfigMap takes 1 MiB with all that is in it (`MaxSecretSize` of the API server); the rest is
 /// for its metadata.
 pub const MAX_BUNDLE_BYTES: usize = 1_000_000;
-/// A limit over a longer window must survive a restart of the gateway.
+/// A limit over a longer window must survive the gateway's pod.
 const LONGEST_LOCAL: Duration = Duration::from_secs(3_600);
 
 /// Whether a server's limits are counted outside its gateways.
 fn is_shared(server: &McpServerSpec) -> bool {
-    server
-        .counters
-        .as_ref()
-        .is_some_and(|counters| counters.redis.is_some())
+    server.redis().is_some()
 }
 
-/// Whether a policy's limits are counted in the memory of the server's gateway, which then must be
-/// the only gateway.
+/// The claim on which the only gateway of a server counts.
+pub fn claim(server: &McpServerSpec) -> Option<&str> {
+    server.counters.as_ref().and_then(Counters::claim)
+}
+
+/// Whether a policy's limits are counted by the server's gateway, which then must be the only one.
 pub fn counts_alone(server: &McpServerSpec, policy: &McpPolicySpec) -> bool {
     !is_shared(server) && policy.rules.iter().any(|rule| !rule.limits.is_empty())
 }
@@ -55,14 +56,14 @@ pub fn limits(server: &McpServerSpec, policy: &McpPolicySpec) -> Result<(), Stri
         if let Some(several) = &several {
             return Err(format!(
                 "Rule {rule} has the limit {counter}, and the server's gateway has {several}: each replica would admit that \
-                 many calls. Run one replica without an autoscaler, or remove the limit."
+                 many calls. Write counters.redis, run one replica without an autoscaler, or remove the limit."
             ));
         }
         let window = limit.window.parse().unwrap_or(Duration::MAX);
-        if window > LONGEST_LOCAL {
+        if window > LONGEST_LOCAL && claim(server).is_none() {
             return Err(format!(
-                "Rule {rule} has the limit {counter} over {}: the gateway counts in memory, and a window over 1h would not \
-                 survive its restart. Write a window of at most 1h.",
+                "Rule {rule} has the limit {counter} over {}: a gateway's pod that is deleted forgets what it has \
+                 counted. Write counters.local.persistentVolumeClaim or counters.redis, or a window of at most 1h.",
                 limit.window
             ));
         }

@@ -240,6 +240,12 @@ pub struct Bound {
 }
 
 impl Bound {
+    /// Whether any rule has a limit that is enforced.
+    pub fn has_limits(&self) -> bool {
+        let mut rules = self.program.rules.iter();
+        rules.any(|rule| !rule.audit && !rule.limits.is_empty())
+    }
+
     /// Binds compiled policies to a listing.
     pub fn new(program: &Arc<Program>, listing: &[Definition]) -> Self {
         let mut tools: Vec<Tool> = Vec::with_capacity(listing.len());

@@ -13,12 +13,15 @@ use std::{collections::VecDeque, time::Duration};
 /// Moments that are kept exactly, and parts that a window is divided into above that.
 const EXACT: usize = 1_024;
 
-/// Units that were taken in `start..=latest`.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    start: u64,
-    latest: u64,
-    units: u64,
+/// Units that were taken in `start..=latest`, in nanoseconds since a fixed moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The first moment.
+    pub start: u64,
+    /// The last moment.
+    pub latest: u64,
+    /// Units, at least 1.
+    pub units: u64,
 }
 
 /// The units of one counter.
@@ -43,6 +46,16 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// A reservation as it was made before, for [`Window::refund`].
+    pub fn made(at: u64, cost: u64) -> Self {
+        Self { at, cost }
+    }
+
+    /// When the units were taken, in nanoseconds.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
     /// The units that were taken.
     pub fn cost(&self) -> u64 {
         self.cost
@@ -70,6 +83,43 @@ impl Window {
             entries: VecDeque::new(),
             used: 0,
             now: 0,
+        }
+    }
+
+    /// A window with what was in another one of that length; None if the entries cannot be those of
+    /// a window.
+    pub fn restored(max: u64, length: Duration, entries: VecDeque<Entry>) -> Option<Self> {
+        let mut window = Self::new(max, length);
+        let mut before = None;
+        for entry in &entries {
+            let follows = before.is_none_or(|before| before < entry.start);
+            if !follows || entry.start > entry.latest || entry.units == 0 {
+                return None;
+            }
+            before = Some(entry.latest);
+            window.used = window.used.checked_add(entry.units)?;
+        }
+        window.now = before.unwrap_or_default();
+        window.entries = entries;
+        Some(window)
+    }
+
+    /// What is counted, oldest first.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = Entry> + '_ {
+        self.entries.iter().copied()
+    }
+
+    /// Its length, in nanoseconds.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Takes units that were taken before, without asking whether they are free.
+    pub fn replay(&mut self, now: Duration, cost: u64) {
+        self.forget(now);
+        if cost > 0 {
+            self.used = self.used.saturating_add(cost);
+            self.push(self.now, cost);
         }
     }
 
@@ -115,15 +165,15 @@ impl Window {
         Err(Refused::Always)
     }
 
-    /// Gives units back. Only for a call of which no byte was sent, or that the upstream itself
-    /// answered with an error.
-    pub fn refund(&mut self, reservation: Reservation) {
+    /// Gives units back; returns how many there were to give back. Only for a call of which no byte
+    /// was sent, or that the upstream itself answered with an error.
+    pub fn refund(&mut self, reservation: Reservation) -> u64 {
         let Reservation { at, cost } = reservation;
         // What has left the window is not there to be given back: this also keeps a reservation
         // from before a counter was dropped and created again from touching units that others have
         // taken since.
         if cost == 0 || at.saturating_add(self.length) <= self.now {
-            return;
+            return 0;
         }
         let place = self.entries.partition_point(|entry| entry.latest < at);
         let Some(entry) = self
@@ -131,7 +181,7 @@ impl Window {
             .get_mut(place)
             .filter(|entry| entry.start <= at)
         else {
-            return;
+            return 0;
         };
         let back = cost.min(entry.units);
         entry.units -= back;
@@ -139,6 +189,7 @@ impl Window {
         if entry.units == 0 {
             self.entries.remove(place);
         }
+        back
     }
 
     /// Units that count now.

@@ -84,6 +84,13 @@ pub struct Report {
         deserialize_with = "maybe_text::<_, ERROR>"
     )]
     pub audit_error: Option<String>,
+    /// Why calls with limits cannot be counted and are refused, if that is so.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "maybe_text::<_, ERROR>"
+    )]
+    pub counters_error: Option<String>,
 }
 
 /// Violations of one policy, rule and outcome.

@@ -15,10 +15,11 @@ use crate::{
         Switch,
         condition::{ConditionStatus, ConditionType, Reason},
         server::{
-            Enforcement, McpServer, McpServerSpec, McpServerStatus, ReplicaCounts, ToolCounts,
+            Counters, Enforcement, McpServer, McpServerSpec, McpServerStatus, RedisCounters,
+            ReplicaCounts, ToolCounts,
         },
     },
-    policy::bundle::Bundle,
+    policy::{acceptance::Place, bundle::Bundle},
 };
 use jiff::Timestamp;
 
@@ -27,7 +28,7 @@ mod opening;
 /// Why a server is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// NameConflict, Invalid, Unsupported or BundleTooLarge.
+    /// NameConflict, Invalid or BundleTooLarge.
     pub reason: Reason,
     /// What is wrong and what to do next.
     pub message: String,
@@ -59,6 +60,8 @@ pub struct Inputs<'a> {
     pub desired: usize,
     /// The existing replicas.
     pub replicas: &'a [Replica<'a>],
+    /// Where its gateways run.
+    pub place: Place,
     /// The command that shows the state of the pods, in a cluster.
     pub look: Option<&'a str>,
     /// Why the gateway's pods do not run, in a cluster.
@@ -263,30 +266,61 @@ fn limits_durable(inputs: &Inputs<'_>) -> Verdict {
         .flat_map(|bundle| &bundle.policies)
         .flat_map(|policy| &policy.spec.rules)
         .any(|rule| !rule.limits.is_empty());
-    let shared = spec
-        .counters
-        .as_ref()
-        .is_some_and(|counters| counters.redis.is_some());
-    match (limited, shared) {
-        (false, _) => Verdict::new(true, Reason::NoLimits, "No rule has a limit."),
-        (true, true) => Verdict::new(
+    if !limited {
+        return Verdict::new(true, Reason::NoLimits, "No rule has a limit.");
+    }
+    let mut reports = inputs.replicas.iter().filter_map(|replica| replica.report);
+    if let Some(why) = reports.find_map(|report| report.counters_error.as_deref()) {
+        let (what, allow) = match spec.redis().map(RedisCounters::on_unavailable) {
+            Some(Switch::Allow) => ("are forwarded uncounted", true),
+            Some(Switch::Deny) | None => ("are refused", false),
+        };
+        let rest = if allow { "" } else { "; all others are served" };
+        return Verdict::new(
+            false,
+            Reason::CountersUnavailable,
+            format!("Calls with limits {what}: {why}{rest}."),
+        );
+    }
+    if spec.redis().is_some() {
+        return Verdict::new(
             true,
             Reason::Shared,
-            "Limits are counted outside the gateway.",
-        ),
-        (true, false) if inputs.replicas.len() > 1 => Verdict::new(
+            "Limits are counted in a Redis or Valkey server; its replication and persistence say what survives there.",
+        );
+    }
+    if inputs.replicas.len() > 1 {
+        return Verdict::new(
             false,
             Reason::LocalCounters,
             format!(
-                "{} gateways run, and each of them counts the limits in its own memory, so together they admit several \
-                times as many calls. Scale the Deployment to one replica, and remove its autoscaler if it has one.",
+                "{} gateways run, and each of them counts the limits on its own, so together they admit several \
+                times as many calls. Scale the Deployment to one replica, and remove its autoscaler if it has one; or \
+                write counters.redis.",
                 inputs.replicas.len()
             ),
+        );
+    }
+    let claim = spec.counters.as_ref().and_then(Counters::claim);
+    match (inputs.place, claim) {
+        (Place::Process, _) => Verdict::new(
+            true,
+            Reason::Journal,
+            "Limits are counted in a journal on this machine, which survives restarts.",
         ),
-        (true, false) => Verdict::new(
+        (Place::Cluster, Some(claim)) => Verdict::new(
+            true,
+            Reason::Journal,
+            format!(
+                "Limits are counted in a journal on the PersistentVolumeClaim {claim}, which survives restarts and new pods."
+            ),
+        ),
+        (Place::Cluster, None) => Verdict::new(
             false,
-            Reason::LocalCounters,
-            "Limits are counted in the gateway's memory, so a restart can admit up to max more calls in one window; shorter windows admit fewer.",
+            Reason::PodLocal,
+            "Limits are counted in a journal of the gateway's pod: it survives restarts of the container, and a pod \
+            that is deleted forgets it, which can admit up to max more calls in one window. Write \
+            counters.local.persistentVolumeClaim or counters.redis to change that.",
         ),
     }
 }

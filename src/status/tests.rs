@@ -18,6 +18,7 @@ use crate::api::{
     server::{McpServer, McpServerStatus, ReplicaCounts},
 };
 use crate::policy::{
+    acceptance::Place,
     bundle::{Bundle, BundlePolicy, BundleServer},
     diagnostic::{Diagnostic, Level},
 };
@@ -146,6 +147,7 @@ fn report() -> Report {
             error: None,
         }),
         audit_error: None,
+        counters_error: None,
     }
 }
 
@@ -174,6 +176,7 @@ fn status_of(
             report,
         }]),
         look: None,
+        place: Place::Cluster,
         trouble: None,
         upstream_trouble: None,
         ledger: keep(ledger),

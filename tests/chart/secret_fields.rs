@@ -50,6 +50,14 @@ pub fn cases() -> Vec<(&'static str, Value)> {
             ),
         ),
         (
+            "counters.redis.caSecretRef",
+            with(
+                http(),
+                "counters.redis",
+                json!({ "urlSecretRef": reference(), "caSecretRef": reference() }),
+            ),
+        ),
+        (
             "counters.redis.urlSecretRef",
             with(
                 http(),
@@ -66,6 +74,16 @@ pub fn cases() -> Vec<(&'static str, Value)> {
             with(http(), "gateway.tls", json!({ "secretRef": named() })),
         ),
         (
+            "upstream.http.credentials[].headers[].valueFrom.secretKeyRef",
+            with(
+                http(),
+                "upstream.http.credentials",
+                json!([{ "callers": ["key:a"], "headers": [{ "name": "X-Plain", "value": "1" }] },
+                       { "callers": ["key:b"], "headers": [{ "name": "X-Plain", "value": "1" },
+                         { "name": "Authorization", "valueFrom": { "secretKeyRef": reference() } }] }]),
+            ),
+        ),
+        (
             "upstream.http.headers[].valueFrom.secretKeyRef",
             with(
                 http(),
@@ -80,6 +98,15 @@ pub fn cases() -> Vec<(&'static str, Value)> {
                 http(),
                 "upstream.http.tls",
                 json!({ "caSecretRef": reference() }),
+            ),
+        ),
+        (
+            "upstream.stdio.credentials[].env[].valueFrom.secretKeyRef",
+            with(
+                with(stdio(), "upstream.stdio.sessions", json!("PerSession")),
+                "upstream.stdio.credentials",
+                json!([{ "callers": ["key:a"], "env": [{ "name": "A", "value": "1" }] },
+                       { "callers": ["key:b"], "env": [{ "name": "B", "valueFrom": { "secretKeyRef": reference() } }] }]),
             ),
         ),
         (

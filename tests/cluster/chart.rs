@@ -4,6 +4,7 @@
 
 mod admission;
 mod bundle;
+mod gitops;
 mod helm;
 mod install;
 mod rights;

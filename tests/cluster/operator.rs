@@ -11,6 +11,7 @@ mod key;
 mod leader;
 mod ledger;
 mod lifecycle;
+mod limits;
 mod observed_calls;
 mod policies;
 mod refusals;

@@ -12,13 +12,14 @@ import signal
 import sys
 
 from base import POLICIES, ROOT, SERVERS, SYSTEM, UNKNOWN_TOOL
+from callers import Callers
 from causes import Causes
 from cluster import Account, Failed, until
 from first_day import FirstDay
 from under_load import UnderLoad
 
 
-class Run(FirstDay, Causes, UnderLoad):
+class Run(FirstDay, Callers, Causes, UnderLoad):
     def uninstall(self) -> None:
         self.account.chapter("helm uninstall keeps the definitions and what they define")
         total = self.violations()["total"]
@@ -60,7 +61,7 @@ class Run(FirstDay, Causes, UnderLoad):
         self.check(found == self.after_use, "holds all experiments, the 30 tags and the champion, as before the disturbances", found)
 
     def play(self) -> None:
-        steps = [self.world, self.install, self.quickstart, self.use, self.seen, self.edit, self.causes, self.disturb, self.upgrade, self.scale]
+        steps = [self.world, self.install, self.quickstart, self.use, self.seen, self.edit, self.callers, self.causes, self.disturb, self.upgrade, self.scale]
         if not self.options.keep:
             steps.append(self.uninstall)
         for step in [*steps, self.end]:

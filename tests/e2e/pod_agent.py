@@ -1,10 +1,11 @@
 """Runs in the agent's pod: an MCP client that does what it is told on standard input, one JSON line each, and answers
 with one JSON line each on standard output.
 
-    {"id": 1, "do": "open", "url": …}           a session with the Python SDK; closes the one before
+    {"id": 1, "do": "open", "url": …}           a session with the Python SDK; closes the one before. "token" names a file
+                                                 with a credential; a kubelet renews it, and it is read for each request
     {"id": 2, "do": "tools"}                     names of the tools
     {"id": 3, "do": "call", "tool": …, "arguments": {…}}
-    {"id": 4, "do": "raw", "url": …, "headers": {…}}     HTTP status of an initialize without the SDK
+    {"id": 4, "do": "raw", "url": …, "headers": {…}}     HTTP status of an initialize without the SDK; "token" as above
     {"id": 5, "do": "load", "url": …, "workers": N, "allowed": {…}, "refused": {…}}   begins load; see load.py
     {"id": 6, "do": "count"}                     what the load has seen so far
     {"id": 7, "do": "stop"}                      ends the load; the same, at the end
@@ -15,13 +16,26 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, "/code")
 import httpx
 from agent import Agent, over_http
 from load import INITIALIZE, JSON_HEADERS, Load
+
+
+class TokenFile(httpx.Auth):
+    """Presents the token that a file holds now."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:
+        request.headers["Authorization"] = f"Bearer {self._path.read_text().strip()}"
+        yield request
 
 
 class Session:
@@ -32,14 +46,14 @@ class Session:
         self._closing = asyncio.Event()
         self.agent: Agent | None = None
 
-    async def open(self, url: str) -> None:
+    async def open(self, url: str, token: str | None) -> None:
         await self.close()
         ready: asyncio.Future[Agent] = asyncio.get_running_loop().create_future()
         self._closing = asyncio.Event()
 
         async def hold() -> None:
             try:
-                async with over_http(url) as agent:
+                async with over_http(url, TokenFile(token) if token else None) as agent:
                     ready.set_result(agent)
                     await self._closing.wait()
             except BaseException as error:  # noqa: BLE001 - told to who asked
@@ -75,14 +89,15 @@ async def main() -> None:
         try:
             match order["do"]:
                 case "open":
-                    await session.open(order["url"])
+                    await session.open(order["url"], order.get("token"))
                     result: Any = None
                 case "tools":
                     result = await session.now().tools()
                 case "call":
                     result = asdict(await session.now().call(order["tool"], **order["arguments"]))
                 case "raw":
-                    async with httpx.AsyncClient(timeout=10) as client:
+                    auth = TokenFile(order["token"]) if "token" in order else None
+                    async with httpx.AsyncClient(timeout=10, auth=auth) as client:
                         answer = await client.post(
                             order["url"], json=INITIALIZE, headers={**JSON_HEADERS, **order["headers"]}
                         )

@@ -68,6 +68,8 @@ fn serve_over(example: &str, name: &str, variable: &str, mlflow: &str) -> Option
         )
         .arg("--socket")
         .arg(folder.path().join("serve.sock"))
+        .arg("--state")
+        .arg(folder.path().join("state"))
         .env("PATH", path)
         .env(
             "PORTCULLIS_SECRET_MLFLOW_AGENTS__trainer",

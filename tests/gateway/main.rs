@@ -5,7 +5,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bridge;
+mod counters;
 mod examples;
+mod mlflow;
+mod oauth;
 mod run;
 mod sdk;
 mod serve;

@@ -2,6 +2,7 @@
 
 mod attacker;
 mod files;
+mod limits;
 mod secrets;
 
 use std::ffi::OsStr;
@@ -99,9 +100,13 @@ impl Serve {
         std::fs::write(folder.path().join("files/server.yaml"), server).unwrap();
         std::fs::write(folder.path().join("files/policy.yaml"), policy_yaml(rules)).unwrap();
         let address = format!("127.0.0.1:{}", free_port());
-        let mut child = command
+        command
             .args(["serve", "-f"])
-            .arg(folder.path().join("files"))
+            .arg(folder.path().join("files"));
+        if !arguments.iter().any(|one| one.as_ref() == "--state") {
+            command.arg("--state").arg(folder.path().join("state"));
+        }
+        let mut child = command
             .args(["--listen", &address, "--socket"])
             .arg(folder.path().join("run/serve.sock"))
             .args(arguments)
@@ -543,6 +548,8 @@ fn nothing_is_half_started() {
             .arg(folder.path().join("all.yaml"))
             .args(["--listen", &format!("127.0.0.1:{port}"), "--socket"])
             .arg(folder.path().join("s.sock"))
+            .arg("--state")
+            .arg(folder.path().join("state"))
             .args(["--env", &format!("SCRIPT_FILE={}", log.display())])
             .output()
             .unwrap();

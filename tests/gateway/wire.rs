@@ -3,6 +3,7 @@
 mod answers;
 mod approvals;
 mod causes;
+mod credentials;
 mod forwarding;
 mod kinds;
 mod leniency;

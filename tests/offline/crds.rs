@@ -194,6 +194,7 @@ fn lists_with_unique_names_have_required_scalar_keys() {
         "McpPolicy.status.violations.byRule",
         "McpServer.spec.authentication.jwt",
         "McpServer.spec.tools",
+        "McpServer.spec.upstream.http.credentials[].headers",
         "McpServer.spec.upstream.http.headers",
         "McpServer.status.conditions",
         "McpServer.status.policies",
@@ -222,6 +223,10 @@ fn unknown_keys_are_kept_exactly_where_a_misspelt_one_could_loosen_a_rule() {
         "McpPolicy.spec.targetSelector",
         "McpServer.spec.tools[]",
         "McpServer.spec.tools[].arguments{}",
+        "McpServer.spec.upstream.http",
+        "McpServer.spec.upstream.http.credentials[]",
+        "McpServer.spec.upstream.stdio",
+        "McpServer.spec.upstream.stdio.credentials[]",
     ];
     assert_eq!(kept, expected.map(str::to_owned).into());
 }

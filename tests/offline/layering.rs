@@ -49,6 +49,7 @@ const TABLE: &[(&str, &[&str])] = &[
 const FILES: &[(&str, &[&str])] = &[
     ("gateway/force", &["api"]),
     ("gateway/approvals", &["api"]),
+    ("gateway/counters/local/tests", &["api"]),
     ("gateway/observe/audit/arguments", &["api"]),
     ("gateway/upstream/connect", &["api"]),
 ];

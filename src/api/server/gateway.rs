@@ -71,9 +71,9 @@ pub struct JwtProvider {
     pub audiences: Vec<String>,
     /// The source of the issuer's keys.
     pub jwks: Jwks,
-    /// The claim that names the caller.
+    /// The claim that names the caller, `sub` if unset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String", extend("default" = "sub"), length(min = 1, max = 64))]
+    #[schemars(with = "String", length(min = 1, max = 64))]
     pub grant_claim: Option<String>,
     /// Scopes that a token must carry, all of them, in the claim `scope` or `scp`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -1,7 +1,7 @@
 //! The protected server: how to reach it, or how to run it.
 
 use super::PodOptions;
-use crate::api::{DurationString, SecretKeyRef};
+use crate::api::{DurationString, SecretKeyRef, Unknown};
 use k8s_openapi::api::core::v1::{
     EnvFromSource, EnvVar, LocalObjectReference, ResourceRequirements, Volume, VolumeMount,
 };
@@ -97,13 +97,15 @@ impl ByteQuantity {
 /// A Streamable HTTP server.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 #[x_kube(validation = Rule::new("!has(self.tls) || self.url.startsWith('https://')").message("tls is for https URLs only; write https:// or remove tls"))]
 pub struct HttpUpstream {
     /// The server's Streamable HTTP endpoint, http or https.
     #[schemars(length(max = 2048))]
     #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+([/?][^# ]*)?$')").message("url must be the http or https URL of a Streamable HTTP endpoint, such as http://mlflow-mcp.ml.svc:8080/mcp, without user, password or fragment; write credentials as headers"))]
     pub url: String,
-    /// Headers that are sent to the server; agents never see them.
+    /// Headers that are sent to the server; agents never see them. With `credentials`, only the
+    /// gateway's own listing of the server's tools has them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -113,6 +115,36 @@ pub struct HttpUpstream {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "UpstreamTls")]
     pub tls: Option<UpstreamTls>,
+    /// The server's credentials by caller; the first entry that matches a caller counts. A caller
+    /// that no entry matches is refused. If absent, every caller goes with `headers`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 64))]
+    pub credentials: Vec<HttpCredential>,
+    /// Keys that this version does not know: a misspelt `credentials` must not share one credential
+    /// among all callers.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub unknown: Unknown,
+}
+
+/// What some callers' requests to the server carry.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+pub struct HttpCredential {
+    /// Globs over grant names, such as `serviceaccount:ml/trainer` or `jwt:corp/*`.
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
+    pub callers: Vec<String>,
+    /// All headers that their requests get from this McpServer; `headers` of the server are not
+    /// added.
+    #[schemars(length(min = 1, max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.name.lowerAscii() == a.name.lowerAscii()))").message("the same header is there twice: the case of its name does not matter; write it once"))]
+    pub headers: Vec<UpstreamHeader>,
+    /// Keys that this version does not know.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub unknown: Unknown,
 }
 
 /// A header for the server, with its value here or in a Secret.
@@ -162,6 +194,8 @@ pub struct UpstreamTls {
 /// A stdio server and how to run it.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+#[x_kube(validation = Rule::new("!has(self.credentials) || (has(self.sessions) && self.sessions == 'PerSession')").message("credentials need a process for each session, as one process acts as one user; write sessions: PerSession"))]
 pub struct StdioUpstream {
     /// The container image.
     #[schemars(length(min = 1, max = 512))]
@@ -186,6 +220,12 @@ pub struct StdioUpstream {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Sessions", extend("default" = "Shared"))]
     pub sessions: Option<Sessions>,
+    /// Environment variables by caller, with `sessions: PerSession`; the first entry that matches a
+    /// caller counts. A caller that no entry matches is refused. If absent, every process has `env`
+    /// and `envFrom` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 64))]
+    pub credentials: Vec<StdioCredential>,
     /// The user that the server runs as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64", extend("default" = 65532), range(min = 1, max = 2147483647))]
@@ -218,6 +258,28 @@ pub struct StdioUpstream {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "PodOptions")]
     pub pod: Option<PodOptions>,
+    /// Keys that this version does not know: a misspelt `credentials` must not share one credential
+    /// among all callers.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub unknown: Unknown,
+}
+
+/// What the processes of some callers' sessions get.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+pub struct StdioCredential {
+    /// Globs over grant names, such as `serviceaccount:ml/trainer` or `jwt:corp/*`.
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
+    pub callers: Vec<String>,
+    /// Environment variables over those of `env`, each with `value` or `valueFrom.secretKeyRef`.
+    #[schemars(length(min = 1, max = 16))]
+    pub env: Vec<EnvVar>,
+    /// Keys that this version does not know.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub unknown: Unknown,
 }
 
 impl StdioUpstream {

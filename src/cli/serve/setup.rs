@@ -1,9 +1,10 @@
 //! The options of `serve` that are checked before anything runs.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::super::output::Failure;
+use crate::gateway::counters::Counters;
 use crate::gateway::grants::Grants;
 use crate::gateway::process::SetupError;
 
@@ -32,4 +33,21 @@ pub(super) fn report_readers(file: Option<&PathBuf>) -> Result<Grants, Failure> 
         keys.insert("report".to_owned(), token);
     }
     Ok(Grants::new(&keys, false))
+}
+
+/// Counters whose journals are below the folder for state.
+pub(super) fn counters(state: Option<&Path>) -> Result<Counters, Failure> {
+    let set = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty());
+    let folder = match (state, set("XDG_STATE_HOME"), set("HOME")) {
+        (Some(folder), ..) => folder.to_owned(),
+        (None, Some(state), _) => PathBuf::from(state).join("portcullis"),
+        (None, None, Some(home)) => PathBuf::from(home).join(".local/state/portcullis"),
+        (None, None, None) => {
+            return Err(Failure::new(
+                "there is no folder for what limits count: name one with --state DIR",
+            ));
+        }
+    };
+    let kept = Counters::kept_in(folder.join("counters"));
+    Ok(kept.map_err(SetupError::Counters)?)
 }

@@ -7,6 +7,7 @@ use super::super::status::Document;
 use super::{Served, Serving, State, table};
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
+use crate::policy::acceptance::Place;
 use crate::policy::compile::diagnose_policy;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::lint::lint;
@@ -82,6 +83,7 @@ impl Serving {
             desired: 1,
             replicas: &[replica],
             look: None,
+            place: Place::Process,
             trouble: None,
             upstream_trouble: None,
             ledger: &ledger,

@@ -281,6 +281,7 @@ impl News {
             bundle_error,
             listing,
             audit_error,
+            counters_error,
         } = now;
         let counted = before.map_or(&[][..], |before| &before.violations);
         let error = |report: &Report| report.listing.as_ref().map(|listing| listing.error.clone());
@@ -296,6 +297,7 @@ impl News {
                     || before.issuer_faults != *issuer_faults
                     || before.bundle_error != *bundle_error
                     || before.audit_error != *audit_error
+                    || before.counters_error != *counters_error
                     || error(before) != listing.as_ref().map(|listing| listing.error.clone())
             }),
         }

@@ -18,6 +18,7 @@ use crate::controller::names::{Ident, SERVER};
 use crate::controller::runtime::kinds::Kind;
 use crate::controller::runtime::throttle::{WRITE_INTERVAL, throttled};
 use crate::controller::runtime::writer;
+use crate::policy::acceptance::Place;
 use crate::policy::bundle::Bundle;
 use crate::status::report::Report;
 use crate::status::server::{Inputs, Refusal, Replica, status};
@@ -216,6 +217,7 @@ fn compute(
         desired,
         replicas: &replicas,
         look: Some(&look),
+        place: Place::Cluster,
         trouble: trouble.as_deref(),
         upstream_trouble: upstream_trouble.as_deref(),
         ledger: &stored,

@@ -9,7 +9,6 @@ use crate::api::server::McpServer;
 use crate::controller::key::OperatorKey;
 use crate::policy::acceptance::{self, Asked, Candidate, Place, Settled, Unfit};
 use crate::policy::bundle::{Blocked, Bundle, BundleIssuer, BundlePolicy};
-use crate::policy::compile;
 use crate::status::server::Refusal;
 
 /// What was decided about a server.
@@ -62,12 +61,6 @@ fn plan(
             format!("This is no McpServer that this release understands: {error}"),
         )
     })?;
-    if let Some(first) = compile::unsupported(&server.spec).first() {
-        return Err(refused(
-            Reason::Unsupported,
-            format!("{}: {}", first.path, first.message),
-        ));
-    }
     let Settled { bundle, alone } = settled(refs, &server, stored, key, compiled)?;
     Ok(Plan {
         server,

@@ -14,9 +14,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::credential_files::CredentialFiles;
 use super::{Bearer, BearerError, Bridge, BridgeConfig, Limits, Sessions, StartError};
 use crate::gateway::rotation::Rotating;
 use crate::gateway::upstream::stdio::orphans;
+use crate::policy::credential::CredentialVariables;
 use crate::telemetry::listen::{ListenError, bind};
 
 /// Between two reads of the bearer's file.
@@ -64,6 +66,14 @@ pub struct BridgeArgs {
     /// Let the server inherit this variable too; `*` for all (repeatable)
     #[arg(long, value_name = "NAME")]
     pub pass_env: Vec<OsString>,
+    /// The variables of a caller's credential, as a list such as
+    /// [{"name":"USER","value":"alice"},{"name":"PASSWORD","secret":"alice","key":"password"}]; with
+    /// any, a process has only what its gateway names (repeatable; needs --sessions per-session)
+    #[arg(long = "credential", value_name = "JSON", requires = "credentials_dir")]
+    pub credentials: Vec<CredentialVariables>,
+    /// Where the Secrets of credentials are mounted, each key as DIR/SECRET/KEY
+    #[arg(long, value_name = "DIR")]
+    pub credentials_dir: Option<PathBuf>,
     /// Also write why the bridge ends to this file, as pods have one for `kubectl describe`
     #[arg(long, value_name = "FILE")]
     pub termination_log: Option<PathBuf>,
@@ -139,8 +149,16 @@ async fn serve(args: BridgeArgs) -> Result<(), CommandError> {
     let orphans_stop = CancellationToken::new();
     let orphans = tokio::spawn(orphans::care_for(orphans_stop.clone()));
     let bearer = bearer_file.as_ref().map(|file| file.bearer.clone());
-    let bridge = Bridge::start(config(args, bearer)?)?;
-    let rereading = bearer_file.map(|file| tokio::spawn(file.follow()));
+    let credentials = args.credentials_dir.clone().map(|dir| {
+        let credentials = args.credentials.clone();
+        CredentialFiles::new(credentials, dir)
+    });
+    let mut config = config(args, bearer)?;
+    config.credentials = credentials.as_ref().map(CredentialFiles::table);
+    let bridge = Bridge::start(config)?;
+    let mut rereading = Vec::new();
+    rereading.extend(bearer_file.map(|file| tokio::spawn(file.follow())));
+    rereading.extend(credentials.map(|files| tokio::spawn(files.follow(Arc::clone(&bridge)))));
     tracing::info!(%address, "bridge listens on http://{address}/mcp");
     let (watched, mut gave_up) = (Arc::clone(&bridge), None);
     let asked = async {
@@ -151,7 +169,7 @@ async fn serve(args: BridgeArgs) -> Result<(), CommandError> {
         }
     };
     bridge.serve(listener, asked).await;
-    if let Some(rereading) = rereading {
+    for rereading in rereading {
         rereading.abort();
     }
     orphans_stop.cancel();

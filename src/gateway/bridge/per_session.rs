@@ -18,10 +18,11 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::calls::{Unanswered, full, now, unavailable};
+use super::credentials::{CredentialTable, Credentials};
 use super::session::{BridgeSession, Full, makes_room, share};
 use super::stream::{self, Accepts, Body, Event, Receiver, Sender, bare};
 use super::wire::{self, Id, code};
-use super::{Context, SESSION};
+use super::{CREDENTIAL_RETRY, Context, SESSION};
 use crate::gateway::upstream::stdio::{Input, spawn};
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, Message, Object, Outcome, Request};
@@ -33,6 +34,7 @@ const MAX_QUESTIONS: usize = 256;
 #[derive(Debug)]
 pub(super) struct PerSession {
     context: Context,
+    credentials: Credentials,
     sessions: Mutex<HashMap<String, Arc<SessionChild>>>,
     /// One for each child until no process of it is left, which is later than the end of its
     /// session.
@@ -43,6 +45,8 @@ pub(super) struct PerSession {
 #[derive(Debug)]
 struct SessionChild {
     session: BridgeSession,
+    /// The name of what its child has beside what all have.
+    credential: String,
     input: Input,
     table: Mutex<Table>,
     /// Ends the child, and with it the session.
@@ -68,8 +72,9 @@ struct Call {
 }
 
 impl PerSession {
-    pub(super) fn start(context: Context) -> Arc<Self> {
+    pub(super) fn start(context: Context, credentials: Credentials) -> Arc<Self> {
         let mode = Arc::new(Self {
+            credentials,
             slots: Arc::new(Semaphore::new(
                 context.limits.max_sessions.min(Semaphore::MAX_PERMITS),
             )),
@@ -91,10 +96,11 @@ impl PerSession {
         request: &Request<'_>,
         accepts: Accepts,
         caller: &str,
+        credential: &str,
     ) -> Response<Body> {
         let id = &request.id.clone().into_owned();
         let limits = &self.context.limits;
-        let (own, starting) = match self.open(id, caller).await {
+        let (own, starting) = match self.open(id, caller, credential).await {
             Ok(opened) => opened,
             Err(response) => return response,
         };
@@ -139,6 +145,7 @@ impl PerSession {
         self: &Arc<Self>,
         id: &Id,
         caller: &str,
+        credential: &str,
     ) -> Result<(Arc<SessionChild>, DropGuard), Response<Body>> {
         if self.context.stop.is_cancelled() {
             let why = Unanswered::down("The bridge is shutting down.", Duration::from_secs(5));
@@ -160,7 +167,14 @@ impl PerSession {
             let share = share(self.context.limits.max_sessions);
             return Err(full(id, Full::Caller(share)));
         }
-        let child = spawn(&self.context.child, &self.context.tasks).map_err(|error| {
+        // Under the lock: credentials that change from here on find this session and end it.
+        let variables = self.credentials.of(credential, caller).map_err(|why| {
+            let why = format!("This session cannot be opened: {why}.");
+            unavailable(id, &Unanswered::down(why, CREDENTIAL_RETRY))
+        })?;
+        let mut config = self.context.child.clone();
+        config.env.extend(variables);
+        let child = spawn(&config, &self.context.tasks).map_err(|error| {
             tracing::error!(server = %self.context.child.name, "{error}");
             unavailable(
                 id,
@@ -170,6 +184,7 @@ impl PerSession {
         let end = self.context.stop.child_token();
         let own = Arc::new(SessionChild {
             session: BridgeSession::new(caller),
+            credential: credential.to_owned(),
             input: child.input.clone(),
             table: Mutex::default(),
             end: end.clone(),
@@ -289,6 +304,30 @@ impl PerSession {
     pub(super) fn listen(&self, session: &str) -> Option<Receiver> {
         let own = self.session(session)?;
         Some(own.session.listen(self.context.limits.stream()))
+    }
+
+    /// The credential of a session, if there is such a session.
+    pub(super) fn credential(&self, session: &str) -> Option<String> {
+        let sessions = self.sessions.lock();
+        sessions.get(session).map(|own| own.credential.clone())
+    }
+
+    /// Takes other credentials, and ends the sessions whose child has others than a new one would
+    /// get.
+    pub(super) fn use_credentials(&self, table: Option<CredentialTable>) {
+        let Some(goes_on) = self.credentials.replace(table) else {
+            return;
+        };
+        let ended: Vec<String> = {
+            let sessions = self.sessions.lock();
+            let goes_on = |own: &SessionChild| goes_on(&own.credential, &own.session.caller);
+            let ended = sessions.values().filter(|own| !goes_on(own));
+            ended.map(|own| own.session.id.clone()).collect()
+        };
+        for id in ended {
+            tracing::info!(server = %self.context.child.name, "session ended: its caller's credential has changed");
+            self.delete(&id);
+        }
     }
 
     /// Ends all GET streams; sessions go on.

@@ -1,78 +1,99 @@
-//! Counters in this gateway's memory: exact under concurrency, lost with the process.
+//! Counters of one gateway: exact under concurrency, and kept in a journal if there is a folder for
+//! it.
+//!
+//! In: the charges of a call. Out: a reservation of all of them, or why there is none. What a
+//! journal does not take is not counted, so its call is refused. Must not do: wait for a disk or for
+//! another process.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::policy::decision::{Charge, CounterKey, RuleId};
-use crate::policy::limit::{self, Refused, Window};
+use super::clock::Clock;
+use super::exhausted::{Cause, Exhausted};
+use super::journal::Journal;
+use super::record::{self, JournalRecord, KeyId};
+use super::table::{CounterTable, Place};
+use crate::policy::decision::Charge;
+use crate::policy::limit;
 
-/// This many keys are kept; live ones are never dropped for new ones (decisions.md, Limits).
-pub const MAX_KEYS: usize = 10_000;
-/// This many keys one grant may use: with sessions or different calls it could otherwise fill all
-/// of them.
-pub const MAX_GRANT_KEYS: usize = MAX_KEYS / 8;
-/// Keys that count nothing any more are looked for no more often than this, as long as there are
-/// too many.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// A call that finds no journal may be repeated after this time.
+const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
+/// So many bytes of what is counted are copied at once: calls wait that long at most.
+const COPIED_AT_ONCE: usize = 64 << 10;
 
 /// Counts kept by key.
 pub struct Local {
-    epoch: Instant,
-    kept: Mutex<CounterTable>,
+    clock: Clock,
+    folder: Option<PathBuf>,
+    /// Wakes the thread that writes to the disk.
+    wake: Option<Sender<()>>,
+    kept: Mutex<Kept>,
 }
 
-#[derive(Default)]
-struct CounterTable {
-    windows: HashMap<CounterKey, Counted>,
-    /// How many keys each grant has taken up.
-    owners: HashMap<Arc<str>, usize>,
-    swept: Option<Duration>,
+struct Kept {
+    table: CounterTable,
+    /// A moment in the counters' time, and in nanoseconds since the machine's start.
+    base: (u64, u64),
+    keeping: Keeping,
+    /// What was counted until then may be missing.
+    unknown_until: Option<u64>,
+    /// Why limits are not counted.
+    trouble: Option<String>,
+    /// The next key to be copied into the current file of the journal.
+    copying: Option<KeyId>,
+    /// Why what was counted is not on the disk.
+    unsynced: Option<String>,
 }
 
-struct Counted {
-    window: Window,
-    /// The grant whose call made the key; none where all callers share it.
-    owner: Option<Arc<str>>,
+/// Where counts are kept beside memory.
+enum Keeping {
+    Nowhere,
+    Journal(Box<Journal>),
+    /// The journal could not be opened; limits refuse.
+    Closed,
 }
 
 /// Units taken from one or more counters.
 #[derive(Debug, Default)]
 #[must_use = "units that are not given back stay used"]
 pub struct Reservation {
-    taken: Vec<(CounterKey, limit::Reservation)>,
-}
-
-/// Why units could not be taken; nothing was.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exhausted {
-    /// The rule whose limit it is.
-    pub by: Arc<RuleId>,
-    /// The reason given by its author.
-    pub reason: Option<Arc<str>>,
-    /// Units allowed.
-    pub max: u64,
-    /// In any window of this length, as written.
-    pub window: String,
-    /// When they would be free; None if never.
-    pub retry_after: Option<Duration>,
-    /// There is no room to count another caller.
-    pub capacity: bool,
+    taken: Vec<(Place, limit::Reservation)>,
 }
 
 impl Default for Local {
     fn default() -> Self {
-        Local {
-            epoch: Instant::now(),
-            kept: Mutex::default(),
-        }
+        Local::new(Clock::default(), None, None)
     }
 }
 
 impl Local {
+    /// With a journal in a folder, if one is named.
+    pub fn new(clock: Clock, folder: Option<PathBuf>, wake: Option<Sender<()>>) -> Self {
+        let local = Local {
+            kept: Mutex::new(Kept {
+                table: CounterTable::default(),
+                base: (0, clock.since_boot()),
+                keeping: match &folder {
+                    Some(_) => Keeping::Closed,
+                    None => Keeping::Nowhere,
+                },
+                unknown_until: None,
+                trouble: None,
+                copying: None,
+                unsynced: None,
+            }),
+            clock,
+            folder,
+            wake,
+        };
+        local.open();
+        local
+    }
+
     /// Takes the units of all charges, or of none. When several counters refuse, the one that is
     /// exhausted longest is reported.
     ///
@@ -83,40 +104,73 @@ impl Local {
         grant: &str,
         charges: impl Iterator<Item = &'a Charge> + Clone,
     ) -> Result<Reservation, Exhausted> {
-        // Most calls are not counted, or once.
-        let mut first = charges.clone();
-        let Some(charge) = first.next() else {
+        // Most calls are not counted.
+        let Some(first) = charges.clone().next() else {
             return Ok(Reservation::default());
         };
-        let now = self.epoch.elapsed();
         let mut kept = self.lock();
-        if first.next().is_none() {
-            let key = charge.key();
-            if let Some(counted) = kept.windows.get_mut(&key) {
-                let window = &mut counted.window;
-                window.set(charge.counter.max, charge.counter.window);
-                let taken = window.reserve(now, charge.cost);
-                let taken = taken.map_err(|refused| Exhausted::of(charge, refused))?;
-                return Ok(Reservation {
-                    taken: vec![(key, taken)],
-                });
+        let now = kept.now(&self.clock);
+        let places = kept.check(grant, charges.clone(), now)?;
+        let Kept { table, keeping, .. } = &mut *kept;
+        let mut journal = match keeping {
+            Keeping::Journal(journal) if first.enforced() => Some(journal),
+            _ => None,
+        };
+        let mut taken = Vec::with_capacity(places.len());
+        let mut refused = None;
+        for (charge, place) in charges.zip(&places) {
+            let Some(counted) = table.get(*place) else {
+                continue;
+            };
+            // Before the units, as it says all that the key has counted.
+            if let Some(journal) = &mut journal {
+                counted.write(place.id, journal);
+            }
+            match counted.window.reserve(now, charge.cost) {
+                Ok(reservation) => taken.push((*place, reservation)),
+                // Reached only with two charges of one key, which the engine does not make.
+                Err(why) => refused = Some(Exhausted::of(charge, Cause::Used(why))),
             }
         }
-        let keys = kept.check(grant, charges.clone(), now)?;
-        let mut taken = Vec::with_capacity(keys.len());
-        for (charge, key) in charges.zip(keys) {
-            if let Some(counted) = kept.windows.get_mut(&key) {
-                match counted.window.reserve(now, charge.cost) {
-                    Ok(reservation) => taken.push((key, reservation)),
-                    // Reached only with two charges of one key, which the engine does not make.
-                    Err(refused) => {
-                        kept.give_back(taken);
-                        return Err(Exhausted::of(charge, refused));
+        let mut wakes = false;
+        let written = match journal {
+            Some(journal) if refused.is_none() => {
+                let units = taken.iter().map(|(place, units)| (place.id, units.cost()));
+                record::write_taken(journal.buffer(), now.as_nanos() as u64, units);
+                wakes = !journal.is_unsynced();
+                journal.flush()
+            }
+            _ => Ok(()),
+        };
+        match (refused, written) {
+            (None, Ok(())) => {
+                if kept.trouble.is_some() {
+                    kept.recovered();
+                }
+                drop(kept);
+                if wakes {
+                    self.wake();
+                }
+                Ok(Reservation { taken })
+            }
+            (refused, written) => {
+                if let Keeping::Journal(journal) = &mut kept.keeping {
+                    journal.buffer().clear();
+                }
+                kept.give_back(taken, now, false);
+                for place in places {
+                    if let Some(counted) = kept.table.get(place) {
+                        counted.written = None;
                     }
                 }
+                if let Err(error) = written {
+                    kept.failed(&error);
+                }
+                drop(kept);
+                self.wake();
+                Err(refused.unwrap_or_else(|| Exhausted::of(first, unavailable())))
             }
         }
-        Ok(Reservation { taken })
     }
 
     /// Whether [`Self::reserve`] would succeed now.
@@ -128,21 +182,27 @@ impl Local {
         grant: &str,
         charges: impl Iterator<Item = &'a Charge> + Clone,
     ) -> Result<(), Exhausted> {
-        let now = self.epoch.elapsed();
-        self.lock().check(grant, charges, now).map(drop)
+        let mut kept = self.lock();
+        let now = kept.now(&self.clock);
+        kept.check(grant, charges, now).map(drop)
     }
 
     /// Returns units, for a call that was never made.
     pub fn give_back(&self, reservation: Reservation) {
-        self.lock().give_back(reservation.taken);
+        if reservation.taken.is_empty() {
+            return;
+        }
+        let mut kept = self.lock();
+        let now = kept.now(&self.clock);
+        kept.give_back(reservation.taken, now, true);
     }
 
     /// The use of the fullest key of each counter, by policy (`namespace/name`) and counter name.
     pub fn ratios(&self) -> HashMap<(String, String), f64> {
-        let now = self.epoch.elapsed();
         let mut ratios: HashMap<(String, String), f64> = HashMap::new();
         let mut kept = self.lock();
-        for (key, counted) in kept.windows.iter_mut().filter(|(key, _)| !key.shadow) {
+        let now = kept.now(&self.clock);
+        for (key, counted) in kept.table.named().filter(|(key, _)| !key.shadow) {
             let name = (
                 format!("{}/{}", key.namespace, key.policy),
                 key.counter.clone(),
@@ -155,286 +215,290 @@ impl Local {
 
     /// Whether nothing is counted that still matters.
     pub fn is_idle(&self) -> bool {
-        let now = self.epoch.elapsed();
         let mut kept = self.lock();
-        kept.windows
-            .values_mut()
-            .all(|counted| counted.window.is_idle(now))
+        let now = kept.now(&self.clock);
+        kept.table.is_idle(now)
     }
 
-    fn lock(&self) -> MutexGuard<'_, CounterTable> {
-        self.kept.lock()
+    /// Why calls with limits are refused whatever they have used; None while they are counted.
+    pub fn trouble(&self) -> Option<String> {
+        self.lock().trouble.clone()
     }
-}
 
-impl CounterTable {
-    fn give_back(&mut self, taken: Vec<(CounterKey, limit::Reservation)>) {
-        for (key, reservation) in taken {
-            if let Some(counted) = self.windows.get_mut(&key) {
-                counted.window.refund(reservation);
+    /// Whether [`Self::keep`] has more to do than to bring to the disk what was counted since.
+    pub fn is_busy(&self) -> bool {
+        let kept = self.lock();
+        kept.trouble.is_some() || kept.copying.is_some() || kept.unsynced.is_some()
+    }
+
+    /// What is done off the path of calls: opens the journal if that failed before, brings it to the
+    /// disk, and copies what counts into a new file if the file is long.
+    pub fn keep(&self) {
+        if self.folder.is_none() {
+            return;
+        }
+        if matches!(self.lock().keeping, Keeping::Closed) {
+            self.open();
+            return;
+        }
+        if let Err(error) = self.probe() {
+            self.lock().failed(&error);
+            return;
+        }
+        // Calls are still served: what is written survives the end of this process.
+        let done = self.sync().and_then(|()| self.copy());
+        let mut kept = self.lock();
+        let why = done.err().map(|error| error.to_string());
+        if let Some(why) = &why
+            && kept.unsynced.as_ref() != Some(why)
+        {
+            tracing::warn!(
+                "{}: what was counted is not on the disk yet: {why}; a failure of this machine would forget it",
+                kept.path()
+            );
+        }
+        kept.unsynced = why;
+    }
+
+    fn open(&self) {
+        let Some(folder) = &self.folder else { return };
+        match Journal::open(folder, &self.clock) {
+            Ok((journal, restored)) => {
+                let mut kept = self.lock();
+                // Nothing that is enforced was counted while there was no journal.
+                kept.base = (restored.now, self.clock.since_boot());
+                kept.unknown_until = restored.unknown_until;
+                kept.table = CounterTable::restored(restored.states);
+                kept.keeping = Keeping::Journal(Box::new(journal));
+                if kept.trouble.is_some() {
+                    kept.recovered();
+                }
+            }
+            Err(error) => {
+                let mut kept = self.lock();
+                let why = error.to_string();
+                if kept.trouble.as_ref() != Some(&why) {
+                    tracing::error!("calls with limits are refused: {why}");
+                }
+                kept.trouble = Some(why);
             }
         }
     }
 
-    /// Creates missing windows, and checks every one; returns their keys.
+    /// Writes the clocks down where necessary, and tries whether there is room again.
+    fn probe(&self) -> std::io::Result<()> {
+        let mut kept = self.lock();
+        let (now, reading) = (kept.now(&self.clock), self.clock.read());
+        let fails = kept.trouble.is_some();
+        let Keeping::Journal(journal) = &mut kept.keeping else {
+            return Ok(());
+        };
+        journal.keep_clocks(now.as_nanos() as u64, reading, fails)?;
+        if fails {
+            kept.recovered();
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        let file = match &mut self.lock().keeping {
+            Keeping::Journal(journal) => journal.unsynced()?,
+            Keeping::Nowhere | Keeping::Closed => None,
+        };
+        file.map_or(Ok(()), |file| file.sync_data())
+    }
+
+    /// Copies what counts into a new file, a part at a time.
+    fn copy(&self) -> std::io::Result<()> {
+        {
+            let mut kept = self.lock();
+            let (now, reading) = (kept.now(&self.clock), self.clock.read());
+            let unknown = kept.unknown_until;
+            let copying = kept.copying.is_some();
+            let Keeping::Journal(journal) = &mut kept.keeping else {
+                return Ok(());
+            };
+            if !copying {
+                if !journal.is_long() {
+                    return Ok(());
+                }
+                journal.renew(now.as_nanos() as u64, unknown, reading)?;
+                kept.copying = Some(0);
+            }
+        }
+        while !self.copy_part()? {}
+        self.sync()?;
+        let mut kept = self.lock();
+        kept.copying = None;
+        match &mut kept.keeping {
+            Keeping::Journal(journal) => journal.copied(),
+            Keeping::Nowhere | Keeping::Closed => Ok(()),
+        }
+    }
+
+    /// True when there are no more.
+    fn copy_part(&self) -> std::io::Result<bool> {
+        let mut kept = self.lock();
+        let now = kept.now(&self.clock);
+        let Kept {
+            table,
+            keeping,
+            copying,
+            ..
+        } = &mut *kept;
+        let (Keeping::Journal(journal), Some(next)) = (keeping, copying) else {
+            return Ok(true);
+        };
+        let (mut id, mut part) = (*next, Vec::new());
+        while journal.buffer().len() < COPIED_AT_ONCE {
+            match table.numbered(id) {
+                Err(_) => {
+                    journal.flush()?;
+                    return Ok(true);
+                }
+                Ok(Some(counted)) => {
+                    let counts = !counted.shadow && !counted.window.is_idle(now);
+                    if counts && counted.write(id, journal) {
+                        part.push(id);
+                    }
+                }
+                Ok(None) => {}
+            }
+            id += 1;
+        }
+        let written = journal.flush();
+        if written.is_err() {
+            for id in part {
+                if let Ok(Some(counted)) = table.numbered(id) {
+                    counted.written = None;
+                }
+            }
+        } else {
+            *next = id;
+        }
+        written.map(|()| false)
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = &self.wake {
+            // Without the thread the system brings it to the disk when it likes.
+            let _ = wake.send(());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock()
+    }
+}
+
+fn unavailable() -> Cause {
+    Cause::Unavailable(UNAVAILABLE_RETRY)
+}
+
+impl Kept {
+    /// The counters' time: it keeps running while the process does not, and never runs backwards.
+    fn now(&self, clock: &Clock) -> Duration {
+        let passed = clock.since_boot().saturating_sub(self.base.1);
+        Duration::from_nanos(self.base.0.saturating_add(passed))
+    }
+
+    /// Creates missing windows, and checks every one; returns their places.
     fn check<'a>(
         &mut self,
         grant: &str,
         charges: impl Iterator<Item = &'a Charge>,
         now: Duration,
-    ) -> Result<Vec<CounterKey>, Exhausted> {
+    ) -> Result<Vec<Place>, Exhausted> {
         let mut worst: Option<Exhausted> = None;
-        let mut keys = Vec::new();
+        let mut places = Vec::with_capacity(1);
         for charge in charges {
-            let key = charge.key();
+            let enforced = charge.enforced();
+            if enforced && matches!(self.keeping, Keeping::Closed) {
+                return Err(Exhausted::of(charge, unavailable()));
+            }
             let (max, length) = (charge.counter.max, charge.counter.window);
-            let checked = if let Some(counted) = self.windows.get_mut(&key) {
-                counted.window.set(max, length);
-                counted.window.check(now, charge.cost)
-            } else if self.has_room(grant, &key, now) {
-                let owner = owner(grant, &key);
-                if let Some(owner) = &owner {
-                    *self.owners.entry(Arc::clone(owner)).or_default() += 1;
-                }
-                let mut window = Window::new(max, length);
-                let checked = window.check(now, charge.cost);
-                self.windows.insert(key.clone(), Counted { window, owner });
-                checked
-            } else {
-                return Err(Exhausted {
-                    capacity: true,
-                    ..Exhausted::of(charge, Refused::For(Duration::from_secs(60)))
-                });
+            let Some(place) = self.table.place(grant, charge, now) else {
+                return Err(Exhausted::of(charge, Cause::Capacity));
             };
-            keys.push(key);
-            if let Err(refused) = checked {
-                let exhausted = Exhausted::of(charge, refused);
-                let longer = |other: &Exhausted| match (other.retry_after, exhausted.retry_after) {
-                    (Some(other), Some(this)) => this > other,
-                    (other, this) => other.is_some() && this.is_none(),
-                };
-                if worst.as_ref().is_none_or(longer) {
-                    worst = Some(exhausted);
-                }
-            }
-        }
-        worst.map_or(Ok(keys), Err)
-    }
-
-    /// Whether another key of the grant can be kept. Those that count nothing any more make room.
-    fn has_room(&mut self, grant: &str, key: &CounterKey, now: Duration) -> bool {
-        let owned = owner(grant, key).is_some();
-        let full = |kept: &Self| {
-            let own = kept.owners.get(grant).copied().unwrap_or(0);
-            kept.windows.len() >= MAX_KEYS || owned && own >= MAX_GRANT_KEYS
-        };
-        if !full(self) {
-            return true;
-        }
-        if self.swept.is_some_and(|swept| now < swept + SWEEP_INTERVAL) {
-            return false;
-        }
-        self.swept = Some(now);
-        let owners = &mut self.owners;
-        self.windows.retain(|_, counted| {
-            let idle = counted.window.is_idle(now);
-            if idle
-                && let Some(owner) = &counted.owner
-                && let Entry::Occupied(mut count) = owners.entry(Arc::clone(owner))
+            places.push(place);
+            let Some(counted) = self.table.get(place) else {
+                continue;
+            };
+            counted.window.set(max, length);
+            let checked = counted.window.check(now, charge.cost);
+            let missing = self.unknown_until.filter(|_| enforced).and_then(|until| {
+                let known = Duration::from_nanos(until).saturating_add(length);
+                known.checked_sub(now).filter(|left| !left.is_zero())
+            });
+            let refused = match (checked, missing) {
+                (Err(refused), None) => Cause::Used(refused),
+                (_, Some(left)) => Cause::Unknown(left),
+                (Ok(()), None) => continue,
+            };
+            let exhausted = Exhausted::of(charge, refused);
+            if worst
+                .as_ref()
+                .is_none_or(|worst| exhausted.lasts_longer(worst))
             {
-                *count.get_mut() -= 1;
-                if *count.get() == 0 {
-                    count.remove();
-                }
+                worst = Some(exhausted);
             }
-            !idle
-        });
-        !full(self)
-    }
-}
-
-/// The owner of a new key; none for a key that all callers share.
-fn owner(grant: &str, key: &CounterKey) -> Option<Arc<str>> {
-    (!key.value.is_empty()).then(|| Arc::from(grant))
-}
-
-impl Exhausted {
-    fn of(charge: &Charge, refused: Refused) -> Self {
-        Exhausted {
-            by: Arc::clone(&charge.by),
-            reason: charge.reason.clone(),
-            max: charge.counter.max,
-            window: charge.counter.window_text.clone(),
-            retry_after: match refused {
-                Refused::For(wait) => Some(wait),
-                Refused::Always => None,
-            },
-            capacity: false,
         }
+        worst.map_or(Ok(places), Err)
+    }
+
+    fn give_back(&mut self, taken: Vec<(Place, limit::Reservation)>, now: Duration, written: bool) {
+        let mut returned = Vec::new();
+        for (place, reservation) in taken {
+            let Some(counted) = self.table.get(place) else {
+                continue;
+            };
+            let at = reservation.at();
+            // As a reader of the journal sees it.
+            counted.window.used(now);
+            let units = counted.window.refund(reservation);
+            if units > 0 && written && !counted.shadow {
+                returned.push((place.id, at, units));
+            }
+        }
+        let Keeping::Journal(journal) = &mut self.keeping else {
+            return;
+        };
+        if !returned.is_empty() {
+            let returned = JournalRecord::Returned {
+                at: now.as_nanos() as u64,
+                units: returned,
+            };
+            record::write(journal.buffer(), &returned);
+            // Units that were not returned there count too long after a restart, and never too short.
+            let _ = journal.flush();
+        }
+    }
+
+    fn failed(&mut self, error: &std::io::Error) {
+        let why = format!(
+            "cannot write {}: {error}; make room there, and let this program's user write to it",
+            self.path()
+        );
+        if self.trouble.as_ref() != Some(&why) {
+            tracing::error!("calls with limits are refused: {why}");
+        }
+        self.trouble = Some(why);
+    }
+
+    fn path(&self) -> String {
+        match &self.keeping {
+            Keeping::Journal(journal) => journal.path().display().to_string(),
+            Keeping::Nowhere | Keeping::Closed => "the journal".to_owned(),
+        }
+    }
+
+    fn recovered(&mut self) {
+        self.trouble = None;
+        tracing::info!("limits are counted again");
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::policy::Scope;
-    use crate::policy::decision::Counter;
-
-    fn charge(counter: &str, value: &str, max: u64, window: u64, cost: u64) -> Charge {
-        Charge {
-            counter: Arc::new(Counter {
-                server: "uid".into(),
-                namespace: "ml".to_owned(),
-                policy: "p".to_owned(),
-                name: counter.to_owned(),
-                max,
-                window: Duration::from_secs(window),
-                window_text: format!("{window}s"),
-                scope: Scope::Grant,
-                shadow: false,
-            }),
-            scope: Scope::Grant,
-            value: value.to_owned(),
-            cost,
-            by: Arc::new(RuleId {
-                namespace: "ml".to_owned(),
-                policy: "p".to_owned(),
-                rule: counter.to_owned(),
-                qualified: false,
-                uid: Arc::from(""),
-            }),
-            reason: None,
-        }
-    }
-
-    #[test]
-    fn all_charges_are_taken_or_none_and_the_longest_wait_is_told() {
-        let local = Local::default();
-        let (short, long) = (
-            charge("short", "a", 1, 60, 1),
-            charge("long", "a", 1, 3_600, 1),
-        );
-        let first = local.reserve("g", [&short, &long].into_iter()).unwrap();
-        let refused = local.reserve("g", [&short, &long].into_iter()).unwrap_err();
-        assert_eq!(
-            (refused.by.rule.as_str(), refused.capacity),
-            ("long", false)
-        );
-        assert!(refused.retry_after > Some(Duration::from_secs(3_500)));
-        local.give_back(first);
-        let kept = local.reserve("g", std::iter::once(&long)).unwrap();
-        assert!(local.reserve("g", [&short, &long].into_iter()).is_err());
-        assert!(
-            local.look("g", std::iter::once(&short)).is_ok(),
-            "a refused call must not use up another counter"
-        );
-        drop(kept);
-    }
-
-    #[test]
-    fn a_cost_above_the_limit_never_passes_and_a_lower_limit_counts_what_was_used() {
-        let local = Local::default();
-        let never = local
-            .reserve("g", std::iter::once(&charge("c", "a", 5, 60, 6)))
-            .unwrap_err();
-        assert_eq!(never.retry_after, None);
-        let _kept = local
-            .reserve("g", std::iter::once(&charge("c", "a", 5, 60, 5)))
-            .unwrap();
-        assert!(
-            local
-                .reserve("g", std::iter::once(&charge("c", "a", 9, 60, 5)))
-                .is_err()
-        );
-        assert!(
-            local
-                .reserve("g", std::iter::once(&charge("c", "a", 9, 60, 4)))
-                .is_ok()
-        );
-    }
-
-    /// Time goes on, without a wait, so that keys may be looked through again.
-    fn later(local: &mut Local, by: Duration) {
-        local.epoch -= by;
-    }
-
-    #[test]
-    fn one_grant_cannot_take_all_keys() {
-        let mut local = Local::default();
-        let take = |local: &Local, grant: &str, value: usize| {
-            local.reserve(
-                grant,
-                std::iter::once(&charge("c", &value.to_string(), 2, 60, 1)),
-            )
-        };
-        for value in 0..MAX_GRANT_KEYS {
-            assert!(take(&local, "greedy", value).is_ok());
-        }
-        let refused = take(&local, "greedy", MAX_GRANT_KEYS).unwrap_err();
-        assert!(refused.capacity);
-        assert!(take(&local, "greedy", 7).is_ok(), "what is counted goes on");
-        for value in MAX_GRANT_KEYS..2 * MAX_GRANT_KEYS {
-            assert!(take(&local, "calm", value).is_ok());
-        }
-        let shared = charge("server", "", 9, 60, 1);
-        assert!(local.reserve("greedy", std::iter::once(&shared)).is_ok());
-        // What counts nothing any more makes room, and is not counted among its keys.
-        later(&mut local, Duration::from_secs(61));
-        assert!(take(&local, "greedy", 3 * MAX_GRANT_KEYS).is_ok());
-        let kept = local.lock();
-        assert_eq!((kept.owners.len(), kept.windows.len()), (1, 1));
-    }
-
-    #[test]
-    fn new_keys_are_refused_when_full_and_live_ones_go_on() {
-        let mut local = Local::default();
-        let mut kept = Vec::new();
-        for n in 0..MAX_KEYS {
-            let key = charge("c", &n.to_string(), 2, 3_600, 1);
-            let grant = (n % 10).to_string();
-            kept.push(local.reserve(&grant, std::iter::once(&key)).unwrap());
-        }
-        let refused = local
-            .reserve("g", std::iter::once(&charge("c", "new", 2, 3_600, 1)))
-            .unwrap_err();
-        assert!(refused.capacity);
-        assert!(
-            local
-                .reserve("g", std::iter::once(&charge("c", "7", 2, 3_600, 1)))
-                .is_ok()
-        );
-        local.give_back(kept.swap_remove(0));
-        later(&mut local, SWEEP_INTERVAL);
-        assert!(
-            local
-                .reserve("g", std::iter::once(&charge("c", "new", 2, 3_600, 1)))
-                .is_ok(),
-            "an idle key makes room"
-        );
-    }
-
-    #[test]
-    fn no_more_than_max_pass_however_many_ask_at_once() {
-        let local = Local::default();
-        let passed: usize = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..8)
-                .map(|_| {
-                    scope.spawn(|| {
-                        (0..100)
-                            .filter(|_| {
-                                local
-                                    .reserve("g", std::iter::once(&charge("c", "a", 30, 3_600, 1)))
-                                    .is_ok()
-                            })
-                            .count()
-                    })
-                })
-                .collect();
-            workers
-                .into_iter()
-                .map(|worker| worker.join().unwrap())
-                .sum()
-        });
-        assert_eq!(passed, 30);
-    }
-}
+mod journal_tests;
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::time::timeout_at;
 
 use super::held_calls::HeldCall;
-use super::{AdmittedCall, Granted, PendingCall, Refusal, decide, enforced, unrecordable};
+use super::{AdmittedCall, Granted, PendingCall, Refusal, decide, unrecordable};
 use crate::gateway::approvals::{
     ApprovalKey, ApprovalRequest, CallContext, NotConsumed, NotRequested, RequestParts, Standing,
 };
@@ -49,13 +49,7 @@ impl PendingCall<'_> {
         decision: &Decision,
         now: Timestamp,
     ) -> Result<AdmittedCall, Refusal> {
-        let grant = &*self.call.grant.caller.grant;
-        if let Err(exhausted) = self
-            .gateway
-            .calls
-            .counters()
-            .look(grant, enforced(&decision.charges))
-        {
+        if let Err(exhausted) = self.look(decision).await {
             return Err(self.limited(&exhausted, now));
         }
         let (Some(mut wanted), Some(demand)) = (
@@ -188,7 +182,7 @@ impl PendingCall<'_> {
             version,
             observed,
         } = &approved;
-        let mut decision = match self.decide_again(&approved)? {
+        let mut decision = match Box::pin(self.decide_again(&approved)).await? {
             DecidedAgain::Admitted(admitted) => return Ok(*admitted),
             DecidedAgain::Asks(decision) => decision,
         };
@@ -197,7 +191,7 @@ impl PendingCall<'_> {
             self.still_so(&approved, observed, &decision, hold).await?;
             read_at = Some(Instant::now());
             // The read took its time.
-            decision = match self.decide_again(&approved)? {
+            decision = match Box::pin(self.decide_again(&approved)).await? {
                 DecidedAgain::Admitted(admitted) => return Ok(*admitted),
                 DecidedAgain::Asks(decision) => decision,
             };
@@ -208,7 +202,7 @@ impl PendingCall<'_> {
             self.record(Outcome::Unrecorded, &decision.by, now, None);
             return Err(Refusal::Unrecorded(why));
         }
-        let mut in_flight = self.reserve(&decision, now)?;
+        let mut in_flight = Box::pin(self.reserve(&decision, now)).await?;
         // Recorded later under this number, when everything else is done.
         let number = self.number.get().unwrap_or_default();
         let context = self.context(number);
@@ -243,7 +237,7 @@ impl PendingCall<'_> {
     }
 
     /// The current decision on an approved call: policy may have stopped asking.
-    fn decide_again(&mut self, approved: &ApprovedCall<'_>) -> Result<DecidedAgain, Refusal> {
+    async fn decide_again(&mut self, approved: &ApprovedCall<'_>) -> Result<DecidedAgain, Refusal> {
         let ApprovedCall { wanted, key, .. } = approved;
         let now = Timestamp::now();
         if let Some(snapshot) = self.gateway.snapshot() {
@@ -270,7 +264,7 @@ impl PendingCall<'_> {
         match decision.outcome {
             policy::Outcome::RequireApproval => {}
             policy::Outcome::Allow => {
-                let admitted = self.allow(&decision, now)?;
+                let admitted = self.allow(&decision, now).await?;
                 return Ok(DecidedAgain::Admitted(Box::new(admitted)));
             }
             _ => return Err(self.refuse(&decision, now)),
@@ -384,7 +378,7 @@ impl PendingCall<'_> {
                     digest: &digest,
                     names: &self.snapshot.sealer.names(&digest),
                     preview,
-                    destination: &self.snapshot.destination,
+                    destination: self.snapshot.destination_of(&self.call.grant.caller.grant),
                     expires_after: demand.expires_after,
                     approvers: demand.approvers,
                 };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::held_calls::{HeldCall, HeldCalls};
 use super::request_ids::{Cancelled, RequestIdGuard, RequestIds, SessionKey};
 use crate::gateway::approvals::Approvals;
-use crate::gateway::counters::Local;
+use crate::gateway::counters::{Local, Reservation, SharedCounters, SharedReservation};
 use crate::protocol::envelope::Id;
 
 /// The calls of one gateway.
@@ -16,6 +16,14 @@ pub struct Calls {
     approvals: Approvals,
     held: HeldCalls,
     request_ids: RequestIds,
+}
+
+/// Units that a call has taken, where they are counted.
+pub enum Units {
+    /// In this process.
+    Local(Reservation),
+    /// Outside.
+    Shared(Arc<SharedCounters>, SharedReservation),
 }
 
 impl Calls {
@@ -37,6 +45,14 @@ impl Calls {
     /// Where approvals are kept.
     pub fn approvals(&self) -> &Approvals {
         &self.approvals
+    }
+
+    /// Units of a call that was never made.
+    pub fn give_back(&self, units: Units) {
+        match units {
+            Units::Local(reservation) => self.counters.give_back(reservation),
+            Units::Shared(counters, reservation) => counters.give_back(reservation),
+        }
     }
 
     /// The use of the fullest key of each counter, by policy and counter.

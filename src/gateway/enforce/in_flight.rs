@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::calls::Units;
 use super::request_ids::Ambiguity;
 use crate::gateway::Gateway;
-use crate::gateway::counters::Reservation;
 use crate::gateway::fairness::offload::aside;
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::observe::Outcome;
@@ -18,7 +18,7 @@ use crate::policy::decision::RuleId;
 /// abandoned and keeps its units.
 pub struct InFlight {
     pub(super) gateway: Arc<Gateway>,
-    pub(super) reservation: Option<Reservation>,
+    pub(super) reservation: Option<Units>,
     pub(super) outcome: Outcome,
     pub(super) by: Arc<RuleId>,
     /// The number of its decision, once that is recorded.
@@ -128,7 +128,7 @@ impl InFlight {
 
     pub(super) fn give_back(&mut self) {
         if let Some(reservation) = self.reservation.take() {
-            self.gateway.calls.counters().give_back(reservation);
+            self.gateway.calls.give_back(reservation);
         }
     }
 }

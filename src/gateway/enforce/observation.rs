@@ -40,6 +40,8 @@ enum NotObserved {
     NotRead,
     #[error("policy does not let this caller read it without approval")]
     NotAllowed,
+    #[error("the gateway has no credential of this caller for the server")]
+    NoCredential,
     #[error("the server did not answer in {} s", READ_TIMEOUT.as_secs())]
     Timeout,
     #[error("the server cannot be asked: {0}")]
@@ -97,6 +99,13 @@ impl PendingCall<'_> {
 
     async fn read(&mut self, observation: &Observation) -> Result<Observed, NotObserved> {
         let granted = self.may_read(observation)?;
+        let grant = self.call.grant;
+        let reached = self.snapshot.upstreams.of(&grant.caller.grant);
+        // The session is one credential's: with another one it would be another caller's.
+        let reached = reached
+            .ok()
+            .filter(|reached| reached.binding == grant.binding)
+            .ok_or(NotObserved::NoCredential)?;
         let under_way = self
             .gateway
             .calls
@@ -113,8 +122,7 @@ impl PendingCall<'_> {
             edits,
         );
         let id = under_way.upstream();
-        let response = self
-            .snapshot
+        let response = reached
             .upstream
             .call(permit, READ_TIMEOUT)
             .await

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use super::callers::Callers;
+use super::counters::SharedPlace;
+use super::credentials::{CredentialBuilder, CredentialSource};
 use super::destination::Destination;
 use super::lists::Lists;
 use super::plan::{Plan, Stdio};
@@ -84,9 +86,11 @@ pub struct Builder {
     program: Option<Arc<Program>>,
     listing: Option<Vec<Definition>>,
     upstream: Option<(Plan, Arc<Upstream>)>,
+    credentials: CredentialBuilder,
     destination: Option<Arc<Destination>>,
     missing: Vec<String>,
     callers: Callers,
+    counters: SharedPlace,
     sealer: Option<(Vec<u8>, Arc<Sealer>)>,
     certificate: Option<Certificate>,
     transport: Transport,
@@ -103,9 +107,11 @@ impl Builder {
             program: None,
             listing: None,
             upstream: None,
+            credentials: CredentialBuilder::default(),
             destination: None,
             missing: Vec::new(),
             callers: Callers::default(),
+            counters: SharedPlace::default(),
             sealer: None,
             certificate: None,
             transport: Transport::Plain,
@@ -135,10 +141,6 @@ impl Builder {
                 offered: bundle.sequence,
                 in_force: in_force.sequence,
             });
-        }
-        let unsupported = crate::policy::compile::unsupported(&bundle.server.spec);
-        if !unsupported.is_empty() {
-            return Err(Rejected::Diagnostics(unsupported));
         }
         let program =
             Arc::new(crate::policy::compile::compile(&bundle).map_err(Rejected::Diagnostics)?);
@@ -222,15 +224,16 @@ impl Builder {
         let sealer = sealer(&self.sealing, &mut self.sealer, &mut lookup)?;
         let transport = tls::transport(spec, &mut self.certificate, &mut lookup)?;
         let grants = self.callers.grants(bundle, &mut lookup);
+        let counters = self.counters.of(bundle, &mut lookup);
         self.missing = lookup.into_missing();
         let (Some(plan), Some(sealer), []) = (plan, sealer, &self.missing[..]) else {
             self.transport = transport;
             return Ok(None);
         };
+        let name = format!("{}/{}", bundle.server.namespace, bundle.server.name);
         let upstream = match &self.upstream {
             Some((same, upstream)) if *same == plan => Arc::clone(upstream),
             _ => {
-                let name = format!("{}/{}", bundle.server.namespace, bundle.server.name);
                 let upstream = Arc::new(
                     connect(&plan, &name, &self.hop, &settings).map_err(Rejected::Setting)?,
                 );
@@ -250,6 +253,19 @@ impl Builder {
         };
         self.destination = Some(Arc::clone(&destination));
         self.transport = transport;
+        let source = CredentialSource {
+            spec: &spec.upstream,
+            stdio: &self.environment.stdio,
+            settings: &settings,
+            name: &name,
+            hop: &self.hop,
+            own: upstream,
+            destination: &destination,
+        };
+        // A credential that is missing is reported, and refuses its own callers only.
+        let mut lookup = Lookup::new(&*self.environment.secrets);
+        let upstreams = Arc::new(self.credentials.build(source, &mut lookup));
+        self.missing = lookup.into_missing();
         let bound = Arc::new(Bound::new(
             program,
             self.listing.as_deref().unwrap_or_default(),
@@ -262,7 +278,8 @@ impl Builder {
             bound,
             listed: self.listing.is_some(),
             grants,
-            upstream,
+            counters,
+            upstreams,
             destination,
             sealer,
             lists: Arc::new(Lists::new(by_session)),

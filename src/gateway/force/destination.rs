@@ -8,8 +8,9 @@
 use serde_json::{Value, json};
 
 use super::plan::Stdio;
-use crate::api::server::{HttpUpstream, StdioUpstream, Upstream};
+use crate::api::server::{HttpUpstream, StdioUpstream, Upstream, UpstreamHeader};
 use crate::policy::canonical;
+use crate::policy::credential::CredentialVariables;
 use crate::protocol::text::printable;
 
 /// Characters that a person is shown.
@@ -56,29 +57,57 @@ impl Destination {
             digest: format!("sha256:{}", hex::encode(digest)),
         }
     }
+
+    /// The same for callers with this credential. The digest holds all credentials of the spec and
+    /// their callers already: whoever changes one asks again.
+    pub fn with(&self, credential: &str) -> Self {
+        Destination {
+            shown: printable(
+                &format!("{} with {credential}", self.shown),
+                MAX_SHOWN_CHARS,
+            ),
+            digest: self.digest.clone(),
+        }
+    }
 }
 
 fn http(http: &HttpUpstream) -> String {
     // Queries hold tokens.
     let url = http.url.split(['?', '#']).next().unwrap_or_default();
-    let names: Vec<String> = http
-        .headers
-        .iter()
-        .map(|header| match &header.value_from {
-            Some(source) => {
-                let reference = &source.secret_key_ref;
-                format!(
-                    "{} from Secret {}/{}",
-                    header.name, reference.name, reference.key
-                )
-            }
-            None => header.name.clone(),
-        })
-        .collect();
-    if names.is_empty() {
-        url.to_owned()
-    } else {
-        format!("{url} with {}", names.join(", "))
+    if !http.credentials.is_empty() {
+        return url.to_owned();
+    }
+    match headers(&http.headers) {
+        names if names.is_empty() => url.to_owned(),
+        names => format!("{url} with {names}"),
+    }
+}
+
+/// Headers with their sources.
+pub(super) fn headers(headers: &[UpstreamHeader]) -> String {
+    let names = headers.iter().map(|header| match &header.value_from {
+        Some(source) => {
+            let reference = &source.secret_key_ref;
+            format!(
+                "{} from Secret {}/{}",
+                header.name, reference.name, reference.key
+            )
+        }
+        None => header.name.clone(),
+    });
+    let names: Vec<String> = names.collect();
+    names.join(", ")
+}
+
+/// Variables of a credential, and their Secrets.
+pub(super) fn variables(variables: &CredentialVariables) -> String {
+    let names: Vec<&str> = variables.names().collect();
+    let mut secrets: Vec<&str> = variables.secrets().collect();
+    secrets.sort_unstable();
+    secrets.dedup();
+    match secrets[..] {
+        [] => names.join(", "),
+        _ => format!("{} from Secret {}", names.join(", "), secrets.join(", ")),
     }
 }
 

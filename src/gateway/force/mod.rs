@@ -13,6 +13,8 @@ use tokio::sync::watch;
 
 mod builder;
 mod callers;
+mod counters;
+pub mod credentials;
 pub mod destination;
 mod lists;
 pub mod plan;

@@ -10,8 +10,8 @@ use std::ffi::OsString;
 use k8s_openapi::api::core::v1::EnvVar;
 
 use super::secrets::Lookup;
-use crate::api::server::{HttpUpstream, Sessions, StdioUpstream, Upstream};
-use crate::gateway::bridge::ANOTHER_BEARER;
+use crate::api::server::{HttpUpstream, Sessions, StdioUpstream, Upstream, UpstreamHeader};
+use crate::gateway::bridge::{ANOTHER_BEARER, CREDENTIAL, OWN_CREDENTIAL};
 use crate::gateway::upstream::stdio::RunAs;
 
 /// A resolved upstream. Holds secret values: never to be shown, so it has no `Debug`.
@@ -82,7 +82,11 @@ impl Plan {
             (None, Some(spec), Stdio::Child { env, user }) => {
                 Self::child(spec, env, user.as_ref(), lookup)
             },
-            (None, Some(_), Stdio::Bridge { url, bearer }) => Self::bridge(url, bearer, lookup),
+            (None, Some(spec), Stdio::Bridge { url, bearer }) => {
+                let by_caller = !spec.credentials.is_empty();
+                let credential = by_caller.then_some(OWN_CREDENTIAL);
+                Self::bridge(url, bearer, credential, lookup)
+            },
             (None, Some(_), Stdio::Nowhere) => Err(
                 "spec.upstream.stdio: the address of the server's pod is missing; start the gateway with --upstream-url and --upstream-bearer-file"
                     .to_owned(),
@@ -103,8 +107,17 @@ impl Plan {
     }
 
     fn http(http: &HttpUpstream, lookup: &mut Lookup<'_>) -> Option<Plan> {
+        Self::http_with(http, &http.headers, lookup)
+    }
+
+    /// The endpoint with these headers and no others.
+    pub(super) fn http_with(
+        http: &HttpUpstream,
+        stated: &[UpstreamHeader],
+        lookup: &mut Lookup<'_>,
+    ) -> Option<Plan> {
         let mut headers = Some(Vec::new());
-        for header in &http.headers {
+        for header in stated {
             let value = match (&header.value, &header.value_from) {
                 (Some(value), _) => Some(value.clone().into_bytes()),
                 (None, Some(source)) => lookup.reference(&source.secret_key_ref),
@@ -129,9 +142,12 @@ impl Plan {
         })
     }
 
-    fn bridge(
+    /// The bridge in the server's pod; `credential` names what the process of a session gets, where
+    /// that differs by caller.
+    pub(super) fn bridge(
         url: &str,
         (name, key): &(String, String),
+        credential: Option<&str>,
         lookup: &mut Lookup<'_>,
     ) -> Result<Option<Plan>, String> {
         let Some(bearer) = lookup.key(name, key, false) else {
@@ -153,6 +169,7 @@ impl Plan {
         let mut headers = vec![("Authorization".to_owned(), [b"Bearer ", *bearer].concat())];
         let another = |other: &&[u8]| (ANOTHER_BEARER.as_str().to_owned(), other.to_vec());
         headers.extend(others.iter().map(another));
+        headers.extend(credential.map(|id| (CREDENTIAL.to_owned(), id.as_bytes().to_vec())));
         Ok(Some(Plan::Http {
             url: url.to_owned(),
             headers,

@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
+use super::credentials::Upstreams;
 use super::destination::Destination;
 use super::lists::Lists;
 use super::replays::Replays;
 use super::settings::Settings;
-use crate::gateway::grants::Grants;
-use crate::gateway::upstream::Upstream;
+use crate::gateway::counters::SharedCounters;
+use crate::gateway::grants::{Grant, Grants};
 use crate::policy::Bound;
 use crate::policy::bundle::BundleServer;
 use crate::protocol::seal::Sealer;
@@ -31,8 +32,10 @@ pub struct Snapshot {
     pub listed: bool,
     /// Accepted credentials.
     pub grants: Arc<Grants>,
-    /// The upstream.
-    pub upstream: Arc<Upstream>,
+    /// Where limits are counted, if not in this process.
+    pub counters: Option<Arc<SharedCounters>>,
+    /// The upstream, by caller.
+    pub upstreams: Arc<Upstreams>,
     /// The same in words, and as approvals are bound to it.
     pub destination: Arc<Destination>,
     /// Seals what clients hand back.
@@ -43,4 +46,23 @@ pub struct Snapshot {
     pub replays: Arc<Replays>,
     /// Whether the listener speaks TLS only.
     pub secure: bool,
+}
+
+impl Snapshot {
+    /// Where calls of a caller go, in words for the person who is asked about one.
+    pub fn destination_of(&self, grant: &str) -> &Arc<Destination> {
+        self.upstreams
+            .destination(grant)
+            .unwrap_or(&self.destination)
+    }
+
+    /// Whether a session that was opened under this grant goes on: its caller would still be
+    /// admitted, and reaches the upstream with the credential that the session was opened with.
+    pub fn carries_on(&self, grant: &Grant) -> bool {
+        self.grants.still_holds(grant)
+            && self
+                .upstreams
+                .of(&grant.caller.grant)
+                .is_ok_and(|reached| reached.binding == grant.binding)
+    }
 }

@@ -16,10 +16,12 @@ use crate::gateway::Gateway;
 use crate::gateway::body::message::json_response;
 use crate::gateway::fairness::budget::{Kind, Taken};
 use crate::gateway::fairness::floor::Seat;
+use crate::gateway::force::credentials::NoCredential;
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::{Grant, Unauthorized};
 use crate::gateway::hops;
 use crate::gateway::tokens::RemoteKeys;
+use crate::gateway::upstream::Upstream;
 use crate::protocol::{answer, header};
 
 /// Checks that apply to every request: a bundle in force, an allowed Host and Origin, a credential.
@@ -52,11 +54,19 @@ pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, NotAdmi
         return Err(refuse(StatusCode::LOOP_DETECTED, body).into());
     };
     match snapshot.grants.authenticate(&head.headers) {
-        Ok(grant) => Ok(Admitted {
-            snapshot,
-            grant,
-            hops,
-        }),
+        Ok(mut grant) => {
+            let reached = snapshot.upstreams.of(&grant.caller.grant);
+            let upstream = reached.map(|reached| {
+                grant.binding = reached.binding;
+                reached.upstream
+            });
+            Ok(Admitted {
+                snapshot,
+                upstream,
+                grant,
+                hops,
+            })
+        }
         Err(unauthorized) => Err(NotAdmitted::unauthorized(&snapshot, head, unauthorized)),
     }
 }
@@ -177,6 +187,8 @@ pub(super) fn share(
 /// A request that passed these checks.
 pub(super) struct Admitted {
     pub(super) snapshot: Arc<Snapshot>,
+    /// The upstream with the caller's credential.
+    pub(super) upstream: Result<Arc<Upstream>, NoCredential>,
     pub(super) grant: Grant,
     pub(super) hops: Option<HeaderValue>,
 }

@@ -12,6 +12,7 @@ use crate::gateway::body::message::read_answer;
 use crate::gateway::body::message::{RETRY_AFTER, json_response};
 use crate::gateway::permit::{Envelope, Permit};
 use crate::gateway::sessions::Session;
+use crate::gateway::upstream::Upstream;
 use crate::protocol::declared::Declared;
 use crate::protocol::emit::{self, Edits};
 use crate::protocol::envelope::{self, Message, Outcome, Request as Rpc};
@@ -67,9 +68,8 @@ impl Exchange<'_> {
                 answer::upstream_down(Some(&request.id), why, RETRY_AFTER),
             )
         };
-        let response = self
-            .snapshot
-            .upstream
+        let upstream = self.upstream()?;
+        let response = upstream
             .call(permit, timeout)
             .await
             .map_err(|error| down(&shown(&error)))?;
@@ -134,8 +134,8 @@ impl Exchange<'_> {
             answered.session.as_ref(),
         )
         .map_err(|why| down(&why))?;
-        if self.snapshot.upstream.keeps_sessions() {
-            Box::pin(self.make_room(Arc::new(session))).await;
+        if upstream.keeps_sessions() {
+            Box::pin(self.make_room(Arc::new(session), upstream)).await;
         }
         let mut response = json_response(StatusCode::OK, message.emit(&edits));
         response
@@ -159,14 +159,18 @@ impl Exchange<'_> {
 
     /// Records a session at the server; if its caller has too many there, the least recently used
     /// one is ended.
-    async fn make_room(&self, session: Arc<Session>) {
+    async fn make_room(&self, session: Arc<Session>, upstream: &Arc<Upstream>) {
         let grant = &self.grant.caller.grant;
-        let Some(surplus) = self.gateway.sessions.opened_upstream(grant, &session) else {
+        let opened = &self.gateway.sessions;
+        let Some(surplus) = opened.opened_upstream(grant, &session, upstream) else {
             return;
         };
         self.gateway.end_session(grant, &surplus.id);
+        let Some(upstream) = surplus.upstream else {
+            return;
+        };
         let permit = Permit::end(surplus.envelope);
-        if let Err(error) = self.snapshot.upstream.call(permit, SHORT_TIMEOUT).await {
+        if let Err(error) = upstream.call(permit, SHORT_TIMEOUT).await {
             tracing::debug!(server = self.gateway.observe.server(), %error, "the end of a session was not delivered");
         }
     }

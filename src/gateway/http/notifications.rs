@@ -102,14 +102,15 @@ impl Exchange<'_> {
             None => {
                 // Allowed when it was asked and not any more: the server must not wait for an
                 // answer that never comes.
-                tell_upstream(self.gateway, Permit::refusal(envelope, &id, &method));
+                let refusal = Permit::refusal(envelope, &id, &method);
+                tell_upstream(self.gateway, self.upstream()?, refusal);
                 Ok(accepted())
             }
         }
     }
 
     async fn pass_on(&self, permit: Permit) -> Result<Answer, Box<Answer>> {
-        match self.snapshot.upstream.call(permit, SHORT_TIMEOUT).await {
+        match self.upstream()?.call(permit, SHORT_TIMEOUT).await {
             Ok(response) if response.status() == StatusCode::NOT_FOUND => {
                 Err(refuse(StatusCode::NOT_FOUND, answer::session_unknown(None)))
             }

@@ -154,7 +154,7 @@ impl Exchange<'_> {
     }
 
     /// The answer with the id of its decision, as the audit log has it.
-    fn naming(&self, number: Option<u64>, mut answer: Answer) -> Answer {
+    pub(super) fn naming(&self, number: Option<u64>, mut answer: Answer) -> Answer {
         let id = number.map(|number| self.gateway.observe.id(number));
         if let Some(id) = id.and_then(|id| id.to_header()) {
             answer.headers_mut().insert(DECISION_ID, id);
@@ -224,7 +224,8 @@ impl Exchange<'_> {
         } = forward;
         let timeout = self.snapshot.settings.timeout;
         let sent = Instant::now();
-        let response = match self.snapshot.upstream.call(permit, timeout).await {
+        let upstream = self.upstream()?;
+        let response = match upstream.call(permit, timeout).await {
             Ok(response) => response,
             Err(error) => {
                 let end = match &error {
@@ -239,7 +240,7 @@ impl Exchange<'_> {
                 // The report shows the reason soon, not only after the next regular listing.
                 self.gateway.inventory.nudge();
                 if end == End::Timeout {
-                    give_up(self.gateway, &session, &under_way);
+                    give_up(self.gateway, upstream, &session, &under_way);
                 }
                 return Err(refuse(
                     StatusCode::OK,
@@ -247,7 +248,7 @@ impl Exchange<'_> {
                 ));
             }
         };
-        let mut relay = self.relay(session);
+        let mut relay = self.relay(session, upstream);
         relay.asked = Some(Asked::new(under_way, lists));
         Ok(relay.answer(in_flight, response, timeout, sent).await)
     }

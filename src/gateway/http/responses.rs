@@ -114,13 +114,11 @@ pub(super) fn refusal_body(
             reason.as_deref().unwrap_or(""),
             *retry_after,
         ),
-        Refusal::CounterCapacity { by } => answer::limit_unavailable(
-            version,
-            id,
-            &by.rule,
-            "too many calls are being counted, or too many of this caller",
-            Duration::from_secs(60),
-        ),
+        Refusal::Uncounted {
+            by,
+            why,
+            retry_after,
+        } => answer::limit_unavailable(version, id, &by.rule, why, *retry_after),
         Refusal::Pending { name, until } => {
             let until = until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             let state = answer::Approval::Pending {

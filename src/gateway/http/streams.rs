@@ -16,6 +16,7 @@ use crate::protocol::{answer, header};
 impl Exchange<'_> {
     pub(super) async fn get(&self) -> Result<Answer, Box<Answer>> {
         header::check_get_accept(&self.head.headers).map_err(header_refusal)?;
+        let upstream = self.upstream()?;
         self.check_version()?;
         let session = self.session(None)?;
         let mut envelope = self.envelope(&session);
@@ -41,9 +42,7 @@ impl Exchange<'_> {
             return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, body));
         }
         let permit = Permit::listen(envelope);
-        let response = self
-            .snapshot
-            .upstream
+        let response = upstream
             .call(permit, SHORT_TIMEOUT)
             .await
             .map_err(|error| {
@@ -57,7 +56,7 @@ impl Exchange<'_> {
                 if status.is_success()
                     && content_type(&response) == Some(ContentType::EventStream) =>
             {
-                let mut relay = self.relay(session);
+                let mut relay = self.relay(session, upstream);
                 relay.asked = resumed;
                 Ok(relay.stream(response))
             }
@@ -95,6 +94,7 @@ impl Exchange<'_> {
     }
 
     pub(super) async fn delete(&self) -> Result<Answer, Box<Answer>> {
+        let upstream = self.upstream()?;
         self.check_version()?;
         let session = self.session(None)?;
         let grant = &self.grant.caller.grant;
@@ -104,7 +104,7 @@ impl Exchange<'_> {
         // this.
         self.gateway.calls.mark_session(session.key());
         let permit = Permit::end(session.envelope());
-        if let Err(error) = self.snapshot.upstream.call(permit, SHORT_TIMEOUT).await {
+        if let Err(error) = upstream.call(permit, SHORT_TIMEOUT).await {
             tracing::debug!(server = self.gateway.observe.server(), %error, "the end of a session was not delivered");
         }
         let mut response = Response::new(empty());

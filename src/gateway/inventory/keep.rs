@@ -42,7 +42,7 @@ async fn keep(gateway: Weak<Gateway>) {
         };
         let upstream = strong
             .snapshot()
-            .map(|snapshot| Arc::clone(&snapshot.upstream));
+            .map(|snapshot| Arc::clone(snapshot.upstreams.own()));
         let asked = upstream.clone();
         let mut wait = LIST_INTERVAL;
         if let Some(upstream) = upstream {
@@ -111,7 +111,10 @@ async fn upstream_changed(
         // Checked first: it may have been replaced since the last listing.
         let same = {
             let now = changes.borrow_and_update();
-            match (before, now.as_ref().map(|snapshot| &snapshot.upstream)) {
+            match (
+                before,
+                now.as_ref().map(|snapshot| snapshot.upstreams.own()),
+            ) {
                 (Some(before), Some(now)) => Arc::ptr_eq(before, now),
                 (None, None) => true,
                 _ => false,

@@ -168,7 +168,7 @@ pub(super) async fn list(
 
 async fn open(upstream: &Arc<Upstream>) -> Result<OwnSession, ListError> {
     // A server that first imports many Python packages on a busy machine has not failed.
-    if let Upstream::Bridge(bridge) = &**upstream {
+    if let Upstream::Bridge(bridge, _) = &**upstream {
         let _ = timeout(START_TIMEOUT, bridge.ready()).await;
     }
     let client = format!(

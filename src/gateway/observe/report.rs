@@ -57,6 +57,7 @@ impl Gateway {
                 error: listing.error,
             }),
             audit_error: self.unrecordable(),
+            counters_error: self.uncounted(),
         };
         report.fit()
     }

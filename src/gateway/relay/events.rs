@@ -337,7 +337,16 @@ impl EventRelay {
 
     fn caller_is_gone(&self) -> bool {
         let snapshot = self.relay.gateway.snapshot();
-        snapshot.is_some_and(|snapshot| !snapshot.grants.still_holds(&self.relay.grant))
+        snapshot.is_some_and(|snapshot| !self.carries_on(&snapshot))
+    }
+
+    /// Calls under way end with the credential that they were sent with; a stream without an end of
+    /// its own continues only with the caller's current one.
+    fn carries_on(&self, snapshot: &Snapshot) -> bool {
+        match self.unsolicited {
+            true => snapshot.carries_on(&self.relay.grant),
+            false => snapshot.grants.still_holds(&self.relay.grant),
+        }
     }
 
     /// The policy changed: the caller may have lost access, or may see other tools.
@@ -347,7 +356,7 @@ impl EventRelay {
         };
         // A GET stream would otherwise continue in plain text for ever.
         let secured = self.unsolicited && self.secure != Some(snapshot.secure);
-        if secured || !snapshot.grants.still_holds(&self.relay.grant) {
+        if secured || !self.carries_on(&snapshot) {
             self.ended = true;
             return;
         }

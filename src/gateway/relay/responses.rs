@@ -244,10 +244,7 @@ impl Relay {
 
     /// What a server, or something in front of it, refused with an HTTP error.
     fn refused(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
-        let told = self.gateway.snapshot().and_then(|snapshot| {
-            let words = first_words(body)?;
-            (!snapshot.upstream.holds_secret(&words)).then_some(words)
-        });
+        let told = first_words(body).filter(|words| !self.upstream.holds_secret(words));
         let told = told.map_or(String::new(), |words| format!(": {words}"));
         tracing::warn!(
             server = self.gateway.observe.server(),

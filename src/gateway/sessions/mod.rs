@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::gateway::force::Snapshot;
+use crate::gateway::upstream::Upstream;
 use crate::protocol::envelope::Id;
 use crate::protocol::seal::Sealer;
 
@@ -64,8 +65,13 @@ impl ClientSessions {
 
     /// Takes note of a new session at an HTTP server; returns the one that has to end for it, if
     /// its caller has too many.
-    pub fn opened_upstream(&self, grant: &str, session: &Arc<Session>) -> Option<Surplus> {
-        self.open.opened(grant, session)
+    pub fn opened_upstream(
+        &self,
+        grant: &str,
+        session: &Arc<Session>,
+        upstream: &Arc<Upstream>,
+    ) -> Option<Surplus> {
+        self.open.opened(grant, session, upstream)
     }
 
     /// Takes note that a session has ended at an HTTP server.

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::session::Session;
 use crate::gateway::permit::Envelope;
+use crate::gateway::upstream::Upstream;
 
 /// A caller has no more open sessions than this at a server.
 const SESSIONS_PER_CALLER: usize = 64;
@@ -25,6 +26,8 @@ pub struct OpenSessions {
 struct Open {
     id: String,
     envelope: Envelope,
+    /// What it was opened at, with the credential of then; gone once that is no longer in force.
+    upstream: Weak<Upstream>,
     /// Held while a connection or a stream of the session is open.
     session: Weak<Session>,
     used: Instant,
@@ -36,12 +39,20 @@ pub struct Surplus {
     pub id: String,
     /// What identifies it to the server.
     pub envelope: Envelope,
+    /// Where to say that it ends; None where what it was opened with is gone: no other credential
+    /// ends it.
+    pub upstream: Option<Arc<Upstream>>,
 }
 
 impl OpenSessions {
     /// Takes note of a new session; returns the one that has to end for it: the one that was used
     /// longest ago, those first that no connection holds.
-    pub fn opened(&self, grant: &str, session: &Arc<Session>) -> Option<Surplus> {
+    pub fn opened(
+        &self,
+        grant: &str,
+        session: &Arc<Session>,
+        upstream: &Arc<Upstream>,
+    ) -> Option<Surplus> {
         let envelope = session.envelope();
         // A server that gave no id keeps nothing.
         envelope.session.as_ref()?;
@@ -53,12 +64,22 @@ impl OpenSessions {
                 .enumerate()
                 .min_by_key(|(_, open)| (open.session.strong_count() > 0, open.used));
             let (at, _) = oldest?;
-            let Open { id, envelope, .. } = opened.swap_remove(at);
-            Some(Surplus { id, envelope })
+            let Open {
+                id,
+                envelope,
+                upstream,
+                ..
+            } = opened.swap_remove(at);
+            Some(Surplus {
+                id,
+                envelope,
+                upstream: upstream.upgrade(),
+            })
         });
         opened.push(Open {
             id: session.id.clone(),
             envelope,
+            upstream: Arc::downgrade(upstream),
             session: Arc::downgrade(session),
             used: Instant::now(),
         });

@@ -72,7 +72,7 @@ impl Session {
             .ok_or(NoSession)?
             .open_session(
                 &sessions.server_uid,
-                &grant.caller.grant,
+                grant.bound(),
                 token,
                 seconds(Timestamp::now()),
             )
@@ -98,7 +98,7 @@ impl Session {
         let known = last.lock().as_ref().and_then(|last| {
             let same = last.token == token
                 && last.server == sessions.server_uid
-                && last.grant == grant.caller.grant
+                && last.grant == grant.bound()
                 && last.opened.elapsed() < OPEN_AGAIN;
             same.then(|| Arc::clone(&last.session))
         });
@@ -111,7 +111,7 @@ impl Session {
                 *last.lock() = Some(Last {
                     token: token.to_owned(),
                     server: sessions.server_uid.clone(),
-                    grant: grant.caller.grant.clone(),
+                    grant: grant.bound().to_owned(),
                     session: Arc::clone(&session),
                     opened: Instant::now(),
                 });
@@ -146,7 +146,7 @@ impl Session {
         let token = sealer
             .seal_session(
                 &sessions.server_uid,
-                &grant.caller.grant,
+                grant.bound(),
                 &sealed,
                 expiry(SESSION_LIFE),
             )
@@ -186,7 +186,7 @@ impl Session {
     fn binding<'a>(&'a self, sessions: &'a ClientSessions, grant: &'a Grant) -> Binding<'a> {
         Binding {
             server_uid: &sessions.server_uid,
-            grant: &grant.caller.grant,
+            grant: grant.bound(),
             session: &self.uuid,
             ..Binding::default()
         }

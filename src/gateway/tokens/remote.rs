@@ -58,6 +58,8 @@ struct Fetched {
     answered: Option<Timestamp>,
     /// Why the last fetch failed.
     error: Option<String>,
+    /// How many fetches have ended, well or not.
+    fetches: u64,
 }
 
 impl RemoteKeys {
@@ -109,12 +111,20 @@ impl RemoteKeys {
     /// Fetches once more on behalf of a token with an unknown key, unless that was done a moment
     /// ago; whoever asks meanwhile waits for the same fetch.
     pub async fn refetch(&self) {
+        let seen = self.state.read().fetches;
         let mut last = self.fetching.lock().await;
+        if self.state.read().fetches != seen {
+            // Fetched while this one waited, such as the first time: the token is judged by those keys.
+            return;
+        }
         if last.is_some_and(|last| last.elapsed() < REFETCH_PAUSE) {
             return;
         }
         self.fetch().await;
-        *last = Some(Instant::now());
+        // The very first fetch is due in any case, and leaves a rotation right after it to be noticed.
+        if seen > 0 {
+            *last = Some(Instant::now());
+        }
     }
 
     /// Fetches the set; returns how long until the next fetch.
@@ -123,6 +133,7 @@ impl RemoteKeys {
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {} s", FETCH_TIMEOUT.as_secs())));
         let mut state = self.state.write();
+        state.fetches += 1;
         match fetched {
             Ok((body, lifetime)) => match KeySet::parse(&body) {
                 Ok(keys) => {

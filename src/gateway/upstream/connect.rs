@@ -7,9 +7,12 @@ use http::HeaderValue;
 
 use super::{HttpUpstream, Upstream};
 use crate::api::server::Sessions;
-use crate::gateway::bridge::{self, Bridge, BridgeConfig};
+use crate::gateway::bridge::{self, Bridge, BridgeConfig, OWN_CREDENTIAL};
 use crate::gateway::force::plan::Plan;
 use crate::gateway::force::settings::Settings;
+
+/// Names what the gateway itself has.
+const OWN: HeaderValue = HeaderValue::from_static(OWN_CREDENTIAL);
 
 /// Starts or prepares the upstream of the server with this name. Requests to another program carry
 /// the name of this gateway, `hop`.
@@ -57,7 +60,7 @@ pub fn connect(
             // What the gateway lets pass grows a little when it is written again.
             config.limits.request_bytes = settings.max_request_bytes.saturating_add(64 << 10);
             Bridge::start(config)
-                .map(Upstream::Bridge)
+                .map(|bridge| Upstream::Bridge(bridge, Some(OWN)))
                 .map_err(|error| format!("spec.upstream.stdio.command: {error}"))
         }
     }

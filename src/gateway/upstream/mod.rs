@@ -12,7 +12,7 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 
 use crate::gateway::body::Body;
-use crate::gateway::bridge::{Bridge, CALLER};
+use crate::gateway::bridge::{Bridge, CALLER, CREDENTIAL};
 use crate::gateway::hops;
 use crate::gateway::permit::{Envelope, Permit};
 
@@ -31,6 +31,7 @@ pub use unserved::{Bridged, Unserved};
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 const CALLER_ID: HeaderName = HeaderName::from_static(CALLER);
+const CREDENTIAL_ID: HeaderName = HeaderName::from_static(CREDENTIAL);
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Capacity for the headers of a request; growing the map later costs more.
@@ -40,8 +41,9 @@ const HEADER_COUNT: usize = 12;
 pub enum Upstream {
     /// A Streamable HTTP endpoint.
     Http(Box<HttpUpstream>),
-    /// A stdio server that runs as a child of this process.
-    Bridge(Arc<Bridge>),
+    /// A stdio server that runs as a child of this process, and the credential by which its bridge
+    /// starts processes, where that differs by caller.
+    Bridge(Arc<Bridge>, Option<HeaderValue>),
 }
 
 impl Upstream {
@@ -60,7 +62,18 @@ impl Upstream {
     pub fn holds_secret(&self, text: &str) -> bool {
         match self {
             Upstream::Http(upstream) => upstream.holds_secret(text),
-            Upstream::Bridge(_) => false,
+            Upstream::Bridge(..) => false,
+        }
+    }
+
+    /// The same server in this process, as callers with another credential reach it.
+    pub fn with_credential(&self, id: &str) -> Option<Upstream> {
+        match self {
+            Upstream::Bridge(bridge, _) => {
+                let id = HeaderValue::from_str(id).ok()?;
+                Some(Upstream::Bridge(Arc::clone(bridge), Some(id)))
+            }
+            Upstream::Http(_) => None,
         }
     }
 
@@ -82,15 +95,19 @@ impl Upstream {
                 }
                 envelope.hops = hops::with(envelope.hops, upstream.hop.as_ref());
             }
-            Upstream::Bridge(_) => envelope.hops = None,
+            Upstream::Bridge(..) => envelope.hops = None,
         }
         let mut request = Request::new(body);
         *request.method_mut() = method;
         head(&mut request, envelope);
+        if let Upstream::Bridge(_, Some(credential)) = self {
+            let credential = credential.clone();
+            request.headers_mut().insert(CREDENTIAL_ID, credential);
+        }
         let sent = async {
             match self {
                 Upstream::Http(upstream) => upstream.send(request).await,
-                Upstream::Bridge(bridge) => {
+                Upstream::Bridge(bridge, _) => {
                     Ok(unserved::of_bridge(bridge.handle(request).await, false))
                 }
             }

@@ -147,9 +147,41 @@ fn replicas_and_autoscalers_keep_no_limit_and_say_what_to_change() {
         assert_eq!(refused(&settled), [("p", "SharedCountersNeeded")]);
         let why = settled.bundle.policies[0].not_accepted.as_ref().unwrap();
         assert!(why.message.contains(reason), "{}", why.message);
-        // This release refuses them.
-        assert!(!why.message.contains("redis"), "{}", why.message);
+        assert!(why.message.contains("counters.redis"), "{}", why.message);
+        let shared =
+            format!("{server}\ncounters: {{redis: {{urlSecretRef: {{name: r, key: url}}}}}}");
+        let shared = settled_on(&shared, &[("p", limited), ("long", LONG)], None);
+        assert!(refused(&shared).is_empty() && !shared.alone);
     }
+}
+
+#[test]
+fn a_claim_keeps_long_windows_and_is_for_one_gateway() {
+    let claim = "upstream: {}\ncounters: {local: {persistentVolumeClaim: {claimName: c}}}";
+    let long = settled_on(claim, &[("long", LONG)], None);
+    assert!(refused(&long).is_empty() && long.alone);
+    let free = "rules: [{name: r, tools: {names: ['*']}, action: Allow}]";
+    assert!(settled_on(claim, &[("free", free)], None).alone);
+    assert!(!settled_on("upstream: {}", &[("free", free)], None).alone);
+    for gateway in ["{replicas: 2}", "{autoscaling: {}}"] {
+        let several = format!("{claim}\ngateway: {gateway}");
+        let spec = serde_saphyr::from_str(&several).unwrap();
+        let found = diagnose_server(&spec);
+        let [one] = &found[..] else {
+            panic!("{found:?}")
+        };
+        assert!(
+            one.message.contains("one gateway counts on a claim"),
+            "{one}"
+        );
+    }
+    // An emptyDir is lost with the pod.
+    let empty = settled_on(
+        "upstream: {}\ncounters: {local: {}}",
+        &[("long", LONG)],
+        None,
+    );
+    assert_eq!(refused(&empty), [("long", "SharedCountersNeeded")]);
 }
 
 /// A policy with that number of rules, each with a pattern.

@@ -57,6 +57,31 @@ cases:
 }
 
 #[test]
+fn a_case_that_repeats_one_call_meets_a_limit_on_equal_calls() {
+    let test: PolicyTest = serde_saphyr::from_str(
+        "
+apiVersion: portcullis.dev/v1alpha1
+kind: McpPolicyTest
+cases:
+- {call: get_run, args: {run_id: a}, times: 2, expect: {decision: Allow}}
+- {call: get_run, args: {run_id: a}, times: 3, expect: {decision: Limited, rule: reads}}
+- {call: get_run, args: {run_id: b}, times: 2, expect: {decision: Allow}}
+",
+    )
+    .unwrap();
+    let bound = bound(
+        "",
+        &[(
+            "p",
+            "rules: [{name: reads, tools: {risks: [Read]}, action: Allow, limits: [{counter: c, max: 2, window: 1m, scope: Call}]}]",
+        )],
+    );
+    let results = test.run(&bound, now());
+    let failures: Vec<_> = results.iter().flat_map(|result| &result.failures).collect();
+    assert!(failures.is_empty(), "{failures:?}");
+}
+
+#[test]
 fn a_trace_tells_what_every_rule_said() {
     let bound = bound(
         "",

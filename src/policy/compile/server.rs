@@ -1,22 +1,12 @@
 //! Checks a server's settings for tools, and reports settings that a gateway of this release does
 //! not support.
 
-use crate::api::server::{Catalog, McpServerSpec};
+use super::finding::finding;
+use crate::api::server::{Catalog, Counters, McpServerSpec};
 use crate::policy::check::Patterns;
 use crate::policy::diagnostic::{Diagnostic, Level};
 use crate::policy::form::Form;
 use std::collections::{BTreeMap, BTreeSet};
-
-fn finding(level: Level, path: impl Into<String>, message: impl Into<String>) -> Diagnostic {
-    Diagnostic {
-        level,
-        policy: None,
-        rule: None,
-        path: path.into(),
-        position: None,
-        message: message.into(),
-    }
-}
 
 /// The forms of arguments that the spec states, by tool; what cannot be compiled is a finding.
 pub(super) fn check(
@@ -32,6 +22,17 @@ pub(super) fn check(
             "there is no such field; correct its spelling or remove it, as a misspelt key must not loosen anything",
         ));
     }
+    let gateway = spec.gateway();
+    let several = gateway.autoscaling.is_some() || gateway.replicas() > 1;
+    if several && spec.counters.as_ref().and_then(Counters::claim).is_some() {
+        findings.push(finding(
+            Level::Error,
+            "spec.counters.local.persistentVolumeClaim",
+            "one gateway counts on a claim, and this server's has several replicas or an autoscaler; run one replica \
+            without an autoscaler, or write counters.redis instead",
+        ));
+    }
+    super::credentials::check(spec, findings);
     let mut names = BTreeSet::new();
     for (i, tool) in spec.tools.iter().enumerate() {
         let at = |field: &str| format!("spec.tools[{i}].{field}");
@@ -107,21 +108,4 @@ fn is_pointer(text: &str) -> bool {
         && text
             .match_indices('~')
             .all(|(at, _)| matches!(text.as_bytes().get(at + 1), Some(b'0' | b'1')))
-}
-
-/// What this release cannot do yet; a gateway that meets it refuses to start rather than ignore it.
-pub fn unsupported(spec: &McpServerSpec) -> Vec<Diagnostic> {
-    let mut found = Vec::new();
-    let mut add = |path: &str, message: &str| found.push(finding(Level::Error, path, message));
-    if spec
-        .counters
-        .as_ref()
-        .is_some_and(|counters| counters.redis.is_some())
-    {
-        add(
-            "spec.counters.redis",
-            "this release cannot share counters over Redis yet; remove it and run one replica",
-        );
-    }
-    found
 }

@@ -2,13 +2,17 @@
 
 use super::plain;
 use crate::api::policy::Scope;
-use crate::json;
+use crate::policy::canonical::sha256;
 use crate::policy::check::Env;
 use crate::policy::decision::{
     ApprovalDemand, Call, Charge, Decision, Denial, Observation, Outcome,
 };
-use crate::policy::program::{Observing, Rule};
-use std::sync::Arc;
+use crate::policy::program::{Limit, Observing, Rule};
+use crate::{json, policy::arguments};
+use std::{borrow::Cow, sync::Arc};
+
+/// Bytes of canonical arguments that are written and hashed for one step of the call's budget.
+const BYTES_PER_STEP: usize = 8;
 
 /// The units that matching rules ask for: a counter is charged once, at the highest cost.
 pub(super) fn charges<'p>(
@@ -17,6 +21,7 @@ pub(super) fn charges<'p>(
     env: &Env<'_>,
 ) -> Result<Vec<Charge>, Decision> {
     let mut charges: Vec<Charge> = Vec::new();
+    let mut repeated: Option<String> = None;
     for rule in rules {
         for limit in &rule.limits {
             let cost = match limit.cost.as_ref().map(|cost| cost.units(env)) {
@@ -24,14 +29,10 @@ pub(super) fn charges<'p>(
                 Some(Ok(0)) => continue,
                 Some(Ok(units)) => units,
                 Some(Err(error)) => {
-                    let reason = format!(
-                        "the cost for the counter {} could not be evaluated: {error}",
-                        limit.counter.name
-                    );
-                    return Err(plain(
-                        Outcome::Deny(Denial::CostError),
-                        &rule.id,
-                        Some(reason.into()),
+                    return Err(uncounted(
+                        rule,
+                        limit,
+                        format!("the cost could not be evaluated: {error}"),
                     ));
                 }
             };
@@ -43,14 +44,26 @@ pub(super) fn charges<'p>(
                 continue;
             }
             let (scope, value) = match limit.counter.scope {
-                Scope::Session if !call.session.is_empty() => (Scope::Session, call.session),
-                Scope::Session | Scope::Grant => (Scope::Grant, call.caller.grant.as_str()),
-                Scope::Server => (Scope::Server, ""),
+                Scope::Session if !call.session.is_empty() => {
+                    (Scope::Session, Cow::Borrowed(call.session))
+                }
+                Scope::Session | Scope::Grant => {
+                    (Scope::Grant, Cow::Borrowed(call.caller.grant.as_str()))
+                }
+                Scope::Server => (Scope::Server, Cow::Borrowed("")),
+                Scope::Call => {
+                    let digest = match &repeated {
+                        Some(digest) => digest.clone(),
+                        None => identity(call, env).map_err(|why| uncounted(rule, limit, why))?,
+                    };
+                    repeated = Some(digest.clone());
+                    (Scope::Call, Cow::Owned(digest))
+                }
             };
             charges.push(Charge {
                 counter: Arc::clone(&limit.counter),
                 scope,
-                value: value.to_owned(),
+                value: value.into_owned(),
                 cost,
                 by: Arc::clone(&rule.id),
                 reason: rule.reason.clone(),
@@ -58,6 +71,35 @@ pub(super) fn charges<'p>(
         }
     }
     Ok(charges)
+}
+
+/// The call cannot be counted, so it is denied.
+fn uncounted(rule: &Rule, limit: &Limit, why: String) -> Decision {
+    let reason = format!(
+        "the call could not be counted for {}: {why}",
+        limit.counter.name
+    );
+    plain(
+        Outcome::Deny(Denial::CostError),
+        &rule.id,
+        Some(reason.into()),
+    )
+}
+
+/// What equal calls share and no others: a digest of caller, tool and canonical arguments. Nothing of
+/// them can be read from it, and it is short whatever they are.
+fn identity(call: &Call<'_>, env: &Env<'_>) -> Result<String, String> {
+    let value = arguments::read(call.arguments, env.fuel).map_err(|unread| unread.to_string())?;
+    let arguments = json::canonical(&value);
+    env.fuel
+        .burn(arguments.len() / BYTES_PER_STEP)
+        .map_err(|error| error.to_string())?;
+    let mut bytes = Vec::with_capacity(arguments.len() + 256);
+    for field in [&*call.caller.grant, call.tool, &*arguments] {
+        bytes.extend_from_slice(&(field.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(field.as_bytes());
+    }
+    Ok(hex::encode(sha256(&bytes)))
 }
 
 /// What a person is asked; the decision to deny where what a rule observes cannot be evaluated.

@@ -111,6 +111,95 @@ rules:
 }
 
 #[test]
+fn equal_calls_share_a_counter_whatever_their_spelling_and_no_others_do() {
+    let bound = bound("", &[("p", "
+rules:
+- name: all
+  tools: {names: ['*']}
+  action: Allow
+  limits: [{counter: repeats, max: 3, window: 1m, scope: Call}, {counter: slower, max: 9, window: 1h, scope: Call}]
+")]);
+    let key = |tool: &str, caller: &str, session: &str, arguments: &str| {
+        let caller = Caller::key(caller);
+        let call = Call {
+            tool,
+            arguments: arguments.as_bytes(),
+            caller: &caller,
+            session,
+        };
+        let decision = bound.evaluate(&call, now());
+        assert_eq!(decision.outcome, Outcome::Allow, "{arguments}");
+        let [first, second] = &decision.charges[..] else {
+            panic!("{:?}", decision.charges)
+        };
+        assert_eq!((first.scope, &first.value), (Scope::Call, &second.value));
+        assert_eq!(first.value.len(), 64, "{}", first.value);
+        first.value.clone()
+    };
+    let one = key(
+        "get_run",
+        "ci",
+        "",
+        r#"{"name":"churn","n":[1,{"a":2,"b":"x"}]}"#,
+    );
+    for same in [
+        r#" { "n" : [1, {"b":"\u0078","a":2}], "name":"churn" } "#,
+        r#"{"n":[1,{"b":"x","a":2}],"name":"churn"}"#,
+    ] {
+        assert_eq!(one, key("get_run", "ci", "another", same));
+    }
+    for other in [
+        r#"{"name":"churn","n":[1,{"a":2,"b":"y"}]}"#,
+        r#"{"name":"churn","n":[{"a":2,"b":"x"},1]}"#,
+        r#"{"name":"churn"}"#,
+    ] {
+        assert_ne!(one, key("get_run", "ci", "", other));
+    }
+    let none = key("get_run", "ci", "", "");
+    assert_eq!(none, key("get_run", "ci", "", "{}"));
+    assert_ne!(none, key("set_model_alias", "ci", "", "{}"));
+    assert_ne!(none, key("get_run", "other", "", "{}"));
+    // The names of tool and caller cannot run into one another.
+    assert_ne!(
+        key("get_run", "a", "", "{}"),
+        key("set_model_alias", "a", "", "{}")
+    );
+}
+
+#[test]
+fn arguments_that_take_too_much_work_to_compare_are_not_let_through_uncounted() {
+    let bound = bound(
+        "",
+        &[(
+            "p",
+            "
+rules:
+- name: all
+  tools: {names: ['*']}
+  action: Allow
+  limits: [{counter: repeats, max: 3, window: 1m, scope: Call}]
+",
+        )],
+    );
+    let caller = Caller::key("ci");
+    let many = format!(r#"{{"name":[{}]}}"#, vec!["1"; 200_000].join(","));
+    let call = Call {
+        tool: "get_run",
+        arguments: many.as_bytes(),
+        caller: &caller,
+        session: "",
+    };
+    let decision = bound.evaluate(&call, now());
+    assert_eq!(decision.outcome, Outcome::Deny(Denial::CostError));
+    assert!(decision.charges.is_empty());
+    let reason = decision.reason.unwrap();
+    assert!(
+        reason.contains("repeats") && reason.contains("fewer"),
+        "{reason}"
+    );
+}
+
+#[test]
 fn limits_of_every_matching_rule_are_charged_once_a_counter_at_the_highest_cost() {
     let bound = bound("", &[
         ("p", "

@@ -9,7 +9,7 @@ use crate::{
     api::ViolationOutcome,
     policy::{
         bundle::Bundle,
-        decision::{BLOCKED_RULE, DEFAULT_RULE, INVENTORY_RULE, NO_POLICY},
+        decision::{BLOCKED_RULE, CREDENTIALS_RULE, DEFAULT_RULE, INVENTORY_RULE, NO_POLICY},
     },
     status::report::{FORMER, OTHER, ReportedViolation},
 };
@@ -54,7 +54,8 @@ impl<'b> Kept<'b> {
     /// The key under which violations that were reported under that key are counted.
     fn place(&self, key: &Key) -> Key {
         let policy = [&*key.namespace, &key.policy, &key.policy_uid];
-        let own = [DEFAULT_RULE, BLOCKED_RULE, INVENTORY_RULE].contains(&key.rule.as_str());
+        let own = [DEFAULT_RULE, BLOCKED_RULE, INVENTORY_RULE, CREDENTIALS_RULE]
+            .contains(&key.rule.as_str());
         if policy == ["", NO_POLICY, ""] {
             return if own { key.clone() } else { other(key) };
         }

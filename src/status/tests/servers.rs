@@ -184,7 +184,7 @@ fn what_is_wrong_with_a_server_shows_in_its_conditions() {
     assert_eq!(differs(status), ["Ready=False AuditFailing"]);
 
     let refusal = Refusal {
-        reason: Reason::Unsupported,
+        reason: Reason::Invalid,
         message: "jwt is not supported yet".to_owned(),
     };
     assert_eq!(
@@ -192,9 +192,9 @@ fn what_is_wrong_with_a_server_shows_in_its_conditions() {
             .refusal =
             Some(keep(refusal)))),
         [
-            "Accepted=False Unsupported",
-            "Ready=False Unsupported",
-            "Stalled=True Unsupported"
+            "Accepted=False Invalid",
+            "Ready=False Invalid",
+            "Stalled=True Invalid"
         ]
     );
 }
@@ -237,7 +237,12 @@ fn what_a_server_is_told_to_do_shows_in_its_conditions() {
         "limits": [{ "counter": "c", "max": 1, "window": "1m" }] }]),
     );
     for (counters, expected) in [
-        (json!(null), "LimitsDurable=False LocalCounters"),
+        (json!(null), "LimitsDurable=False PodLocal"),
+        (json!({ "local": {} }), "LimitsDurable=False PodLocal"),
+        (
+            json!({ "local": { "persistentVolumeClaim": { "claimName": "c" } } }),
+            "LimitsDurable=True Journal",
+        ),
         (
             json!({ "redis": { "urlSecretRef": { "name": "a", "key": "b" } } }),
             "LimitsDurable=True Shared",
@@ -250,8 +255,36 @@ fn what_a_server_is_told_to_do_shows_in_its_conditions() {
         });
         assert_eq!(short(&status.conditions)[4], expected);
     }
+    let mut full = report();
+    full.counters_error = Some("cannot write /x: disk full".to_owned());
+    for (counters, expected) in [
+        (
+            json!(null),
+            "Calls with limits are refused: cannot write /x: disk full; all others are served.",
+        ),
+        (
+            json!({ "redis": { "urlSecretRef": { "name": "a", "key": "b" }, "onUnavailable": "Allow" } }),
+            "Calls with limits are forwarded uncounted: cannot write /x: disk full.",
+        ),
+    ] {
+        let server = server_with(json!({ "counters": counters }));
+        let bundle = bundle_of(&server, &[&limits]);
+        let status = status_of(&server, Some(&full), |inputs| {
+            inputs.bundle = Some(keep(bundle))
+        });
+        assert_eq!(
+            short(&status.conditions)[4],
+            "LimitsDurable=False CountersUnavailable"
+        );
+        assert_eq!(status.conditions[4].message, expected);
+    }
     let server = server_with(json!({}));
     let bundle = bundle_of(&server, &[&limits]);
+    let here = status_of(&server, Some(&report()), |inputs| {
+        inputs.bundle = Some(keep(bundle.clone()));
+        inputs.place = Place::Process;
+    });
+    assert_eq!(short(&here.conditions)[4], "LimitsDurable=True Journal");
     let two = status_of(&server, Some(&report()), |inputs| {
         inputs.bundle = Some(keep(bundle));
         inputs.replicas = keep([inputs.replicas[0], inputs.replicas[0]]);

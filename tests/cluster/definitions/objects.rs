@@ -26,6 +26,8 @@ pub fn all() -> Vec<Value> {
                             {"name": "X-Team", "value": "ml"},
                         ],
                         "tls": {"caSecretRef": secret},
+                        "credentials": [{"callers": ["serviceaccount:ml/trainer"],
+                            "headers": [{"name": "Authorization", "valueFrom": {"secretKeyRef": secret}}, {"name": "X-Team", "value": "ml"}]}],
                     },
                     "timeout": "60s", "maxRequestBytes": "4Mi",
                 },
@@ -46,7 +48,7 @@ pub fn all() -> Vec<Value> {
                     "apiKeys": {"secretRef": {"name": "agents"}},
                     "anonymous": "Deny",
                 },
-                "counters": {"redis": {"urlSecretRef": secret, "onUnavailable": "Deny"}},
+                "counters": {"redis": {"urlSecretRef": secret, "onUnavailable": "Deny", "caSecretRef": secret}},
                 "audit": {"arguments": "Keys", "onFailure": "Deny"},
                 "gateway": {
                     "replicas": 1, "port": 8080, "publicUrl": "https://mcp.example/mlflow",
@@ -66,12 +68,15 @@ pub fn all() -> Vec<Value> {
                 "upstream": {
                     "stdio": {
                         "image": "registry.example/mlflow-mcp:0.4.1", "command": ["mlflow-mcp"], "args": ["-v"],
-                        "env": [{"name": "A", "value": "b"}], "envFrom": [{"secretRef": {"name": "s"}}],
-                        "sessions": "Shared", "runAsUser": 65532, "serviceAccountName": "mlflow",
+                        "env": [{"name": "A", "value": "b"}], "envFrom": [{"configMapRef": {"name": "c"}}],
+                        "sessions": "PerSession",
+                        "credentials": [{"callers": ["key:a"], "env": [{"name": "A", "valueFrom": {"secretKeyRef": secret}}]}],
+                        "runAsUser": 65532, "serviceAccountName": "mlflow",
                         "volumes": [{"name": "v", "emptyDir": {}}], "volumeMounts": [{"name": "v", "mountPath": "/v"}],
                         "resources": {"requests": {"cpu": "50m"}}, "imagePullSecrets": [{"name": "pull"}], "pod": pod,
                     },
                 },
+                "counters": {"local": {"persistentVolumeClaim": {"claimName": "mlflow-counters"}}},
                 "gateway": {
                     "autoscaling": {"minReplicas": 2, "maxReplicas": 8, "targetCPUUtilizationPercentage": 70},
                 },

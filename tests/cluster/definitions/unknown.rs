@@ -98,6 +98,10 @@ async fn unknown_fields_are_kept_where_a_misspelt_one_could_loosen_a_rule_and_dr
         "McpPolicy.spec.targetRefs[]",
         "McpPolicy.spec.targetSelector",
         "McpServer.spec.tools[]",
+        "McpServer.spec.upstream.http",
+        "McpServer.spec.upstream.http.credentials[]",
+        "McpServer.spec.upstream.stdio",
+        "McpServer.spec.upstream.stdio.credentials[]",
     ];
     assert_eq!(found, expected.map(str::to_owned).into());
     let dropped = [

@@ -297,10 +297,11 @@ async fn what_cannot_be_carried_out_is_refused_with_its_reason_and_changes_nothi
             .extend(extra.as_object().unwrap().clone());
         document
     };
-    room.apply(&with(
-        json!({"counters": {"redis": {"urlSecretRef": {"name": "r", "key": "url"}}}}),
-    ));
-    room.server_is("mlflow", ConditionType::Accepted, "False", "Unsupported")
+    room.apply(&with(json!({
+        "counters": {"local": {"persistentVolumeClaim": {"claimName": "c"}}},
+        "gateway": {"replicas": 2},
+    })));
+    room.server_is("mlflow", ConditionType::Accepted, "False", "Invalid")
         .await;
     assert_eq!(call(&agent, "get_run").await, Ok(()));
     room.apply(&server("mlflow", &fake));

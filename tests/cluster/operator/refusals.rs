@@ -140,9 +140,10 @@ async fn a_server_that_is_refused_does_not_escape_a_new_guardrail() {
     room.ready("mlflow").await;
     let agent = room.agent("mlflow").await;
     assert_eq!(call(&agent, "set_tag").await, Ok(()));
-    document["spec"]["counters"] = json!({"redis": {"urlSecretRef": {"name": "r", "key": "url"}}});
+    document["spec"]["counters"] = json!({"local": {"persistentVolumeClaim": {"claimName": "c"}}});
+    document["spec"]["gateway"] = json!({"replicas": 2});
     room.apply(&document);
-    room.server_is("mlflow", ConditionType::Accepted, "False", "Unsupported")
+    room.server_is("mlflow", ConditionType::Accepted, "False", "Invalid")
         .await;
     let name = format!("no-writes-{}", room.name());
     let mut guardrail = policy(

@@ -210,6 +210,8 @@ fn a_user_that_serve_cannot_become_is_an_error_that_says_what_to_do() {
         .arg(folder.path().join("all.yaml"))
         .arg("--socket")
         .arg(folder.path().join("s.sock"))
+        .arg("--state")
+        .arg(folder.path().join("state"))
         .args(["--listen", &format!("127.0.0.1:{}", free_port())])
         .output()
         .unwrap();

@@ -113,6 +113,8 @@ fn a_variable_that_fits_two_secrets_keeps_serve_from_starting() {
         portcullis()
             .args(["serve", "--listen", "127.0.0.1:0", "--socket"])
             .arg(folder.path().join("serve.sock"))
+            .arg("--state")
+            .arg(folder.path().join("state"))
             .arg("-f")
             .arg(folder.path().join("server.yaml"))
             .env(variable, PROD)

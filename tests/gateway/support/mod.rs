@@ -64,6 +64,7 @@ fn part_of(variable: &str) -> &'static str {
         "PORTCULLIS_TEST_CONTROLPLANE" => "cluster",
         "PORTCULLIS_TEST_NODE_MODULES" => "node",
         "PORTCULLIS_TEST_PYTHON_1" | "PORTCULLIS_TEST_PYTHON_2" => "python",
+        "PORTCULLIS_TEST_REDIS" => "redis",
         "PORTCULLIS_TEST_MLFLOW_MCP" | "PORTCULLIS_TEST_MLFLOW_OFFICIAL" => "mlflow",
         _ => panic!("no part of the tests is known to need {variable}"),
     }

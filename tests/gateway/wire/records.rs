@@ -279,6 +279,8 @@ async fn after_a_kill_every_call_that_reached_the_server_has_its_line() {
         .arg(folder.path().join("files"))
         .args(["--listen", &address.to_string(), "--socket"])
         .arg(folder.path().join("serve.sock"))
+        .arg("--state")
+        .arg(folder.path().join("state"))
         .arg("--audit-file")
         .arg(&log)
         .stdout(Stdio::null())

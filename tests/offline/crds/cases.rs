@@ -83,6 +83,16 @@ fn change(sentence: &'static str, before: Value, refused: Value, accepted: Value
 pub fn cases() -> Vec<Case> {
     let url = |u: &str| http(json!({ "upstream": { "http": { "url": u } } }));
     let header = |h: Value| http(json!({ "upstream": { "http": { "headers": [h] } } }));
+    let by_caller = |headers: Value| {
+        http(json!({ "upstream": { "http": {
+            "credentials": [{ "callers": ["key:a"], "headers": headers }] } } }))
+    };
+    let processes = |extra: Value| {
+        let mut stdio = json!({ "image": "i", "command": ["c"],
+            "credentials": [{ "callers": ["key:a"], "env": [{ "name": "A", "value": "b" }] }] });
+        merge(&mut stdio, extra);
+        server(json!({ "upstream": { "stdio": stdio } }))
+    };
     let gateway = |g: Value| http(json!({ "gateway": g }));
     let jwt = |extra: Value| {
         let mut provider = json!({ "name": "corp", "issuer": "https://sso", "audiences": ["a"], "jwks": { "url": "https://sso/jwks" } });
@@ -133,6 +143,16 @@ pub fn cases() -> Vec<Case> {
             server(json!({ "upstream": { "stdio": { "image": "i", "command": ["c"] } } })),
         ),
         now(
+            "counters are kept in one place",
+            "McpServer",
+            http(
+                json!({ "counters": { "local": {}, "redis": { "urlSecretRef": { "name": "r", "key": "url" } } } }),
+            ),
+            http(
+                json!({ "counters": { "local": { "persistentVolumeClaim": { "claimName": "c" } } } }),
+            ),
+        ),
+        now(
             "timeout must be longer",
             "McpServer",
             http(json!({ "upstream": { "timeout": "0s" } })),
@@ -175,6 +195,40 @@ pub fn cases() -> Vec<Case> {
                 { "name": "X-Team", "value": "a" }, { "name": "x-team", "value": "b" }] } } })),
             http(json!({ "upstream": { "http": { "headers": [
                 { "name": "X-Team", "value": "a" }, { "name": "x-teams", "value": "b" }] } } })),
+        ),
+        now(
+            "the same header is there twice",
+            "McpServer",
+            by_caller(
+                json!([{ "name": "X-Team", "value": "a" }, { "name": "x-team", "value": "b" }]),
+            ),
+            by_caller(
+                json!([{ "name": "X-Team", "value": "a" }, { "name": "x-teams", "value": "b" }]),
+            ),
+        ),
+        now(
+            "the gateway sets this header itself",
+            "McpServer",
+            by_caller(json!([{ "name": "Mcp-Session-Id", "value": "x" }])),
+            by_caller(json!([{ "name": "Authorization", "value": "x" }])),
+        ),
+        now(
+            "exactly one of value and valueFrom",
+            "McpServer",
+            by_caller(json!([{ "name": "a" }])),
+            by_caller(json!([{ "name": "a", "value": "x" }])),
+        ),
+        now(
+            "credentials need a process for each session",
+            "McpServer",
+            processes(json!({})),
+            processes(json!({ "sessions": "PerSession" })),
+        ),
+        now(
+            "credentials need a process for each session",
+            "McpServer",
+            processes(json!({ "sessions": "Shared" })),
+            processes(json!({ "sessions": "PerSession" })),
         ),
         now(
             "exactly one of value and valueFrom",

@@ -62,9 +62,11 @@ pub(super) fn objects(wanted: &Wanted<'_>) -> GatewayObjects {
 fn secrets(spec: &McpServerSpec) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     if let Some(http) = &spec.upstream.http {
+        let by_caller = http.credentials.iter().flat_map(|entry| &entry.headers);
         let headers = http
             .headers
             .iter()
+            .chain(by_caller)
             .filter_map(|header| header.value_from.as_ref());
         names.extend(headers.map(|source| source.secret_key_ref.name.clone()));
         let ca = http.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref());
@@ -88,6 +90,10 @@ fn secrets(spec: &McpServerSpec) -> BTreeSet<String> {
                 .map(|reference| reference.name.clone()),
         );
     }
+    let redis = spec.redis().into_iter();
+    let references =
+        redis.flat_map(|redis| [Some(&redis.url_secret_ref), redis.ca_secret_ref.as_ref()]);
+    names.extend(references.flatten().map(|reference| reference.name.clone()));
     let tls = spec
         .gateway
         .as_ref()

@@ -276,6 +276,77 @@ fn the_server_is_started_by_the_bridge_and_reached_only_with_its_bearer() {
     );
 }
 
+#[test]
+fn credentials_of_callers_are_mounted_where_they_are_used_and_nowhere_else() {
+    let secrets = |children: &BTreeMap<(Kind, String), Value>, component: &str| {
+        let pod = deployment(children, component)["spec"]["template"]["spec"].clone();
+        let mounts = pod["containers"][0]["volumeMounts"].clone();
+        let path = |volume: &Value| {
+            let mut all = mounts.as_array().unwrap().iter();
+            let mount = all.find(|mount| mount["name"] == volume["name"]).unwrap();
+            assert_eq!(mount["readOnly"], true);
+            mount["mountPath"].as_str().unwrap().to_owned()
+        };
+        let volumes = pod["volumes"].as_array().unwrap().iter();
+        let secrets = volumes.filter(|volume| volume["secret"]["optional"] == true);
+        secrets.map(path).collect::<Vec<_>>()
+    };
+    let secret = |variable: &str, name: &str| json!({ "name": variable, "valueFrom": { "secretKeyRef": { "name": name, "key": "k" } } });
+    let mut spec = stdio();
+    spec["upstream"]["stdio"]["credentials"] = json!([
+        { "callers": ["key:a"], "env": [{ "name": "USER", "value": "a" }, secret("PASSWORD", "of-a")] },
+        { "callers": ["key:b"], "env": [secret("USER", "of-b"), secret("PASSWORD", "of-b")] },
+    ]);
+    let children = built(spec, false, None);
+    assert_eq!(
+        secrets(&children, "upstream"),
+        [
+            "/etc/portcullis-credentials/of-a",
+            "/etc/portcullis-credentials/of-b"
+        ]
+    );
+    // The gateway names a credential, and never has it.
+    assert_eq!(
+        secrets(&children, "gateway"),
+        [
+            "/etc/portcullis/sealing",
+            "/etc/portcullis/upstream",
+            "/etc/portcullis/secrets/agents"
+        ]
+    );
+    let upstream = deployment(&children, "upstream");
+    let args = upstream["spec"]["template"]["spec"]["containers"][0]["args"]
+        .as_array()
+        .unwrap();
+    let end = args.iter().position(|arg| arg == "--").unwrap();
+    assert_eq!(
+        args[end - 3..end],
+        [
+            json!("--credentials-dir=/etc/portcullis-credentials"),
+            json!(
+                r#"--credential=[{"name":"USER","value":"a"},{"name":"PASSWORD","secret":"of-a","key":"k"}]"#
+            ),
+            json!(
+                r#"--credential=[{"name":"USER","secret":"of-b","key":"k"},{"name":"PASSWORD","secret":"of-b","key":"k"}]"#
+            ),
+        ]
+    );
+    let mut spec = http();
+    spec["upstream"]["http"]["credentials"] = json!([
+        { "callers": ["key:a"], "headers": [secret("Authorization", "of-a")] },
+        { "callers": ["key:b"], "headers": [secret("Authorization", "of-b")] },
+    ]);
+    let children = built(spec, false, None);
+    assert_eq!(
+        secrets(&children, "gateway"),
+        [
+            "/etc/portcullis/sealing",
+            "/etc/portcullis/secrets/of-a",
+            "/etc/portcullis/secrets/of-b"
+        ]
+    );
+}
+
 /// <https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted>
 #[test]
 fn pods_meet_the_restricted_standard() {

@@ -183,10 +183,22 @@ fn a_namesake_that_came_later_does_not_inherit_what_was_accepted() {
 }
 
 #[test]
-fn what_this_release_cannot_do_is_refused() {
+fn several_gateways_on_one_claim_are_refused() {
+    let refusal = refused(several_on_a_claim(), &[]);
+    assert_eq!(refusal.reason, Reason::Invalid);
+    assert!(
+        refusal.message.contains("persistentVolumeClaim"),
+        "{}",
+        refusal.message
+    );
+}
+
+/// It is read, and cannot be carried out.
+fn several_on_a_claim() -> Value {
     let mut spec = http();
-    spec["counters"] = json!({ "redis": { "urlSecretRef": { "name": "r", "key": "url" } } });
-    assert_eq!(refused(spec, &[]).reason, Reason::Unsupported);
+    spec["counters"] = json!({ "local": { "persistentVolumeClaim": { "claimName": "c" } } });
+    spec["gateway"] = json!({ "replicas": 2 });
+    spec
 }
 
 #[test]
@@ -287,9 +299,7 @@ fn policies_of_now_are_in_force_while_the_server_is_refused() {
     let stored = validate(&refs(http(), &known), None, &key())
         .unwrap()
         .bundle;
-    let mut wrong = http();
-    wrong["counters"] = json!({ "redis": { "urlSecretRef": { "name": "r", "key": "url" } } });
-    let later = guarded(refs(wrong, &[("a", 2, limited("1m"))]));
+    let later = guarded(refs(several_on_a_claim(), &[("a", 2, limited("1m"))]));
     assert!(validate(&later, Some(&stored), &key()).is_err());
     let bundle = held(&later, Some(&stored), &key()).unwrap();
     assert_eq!(names(&bundle), [("a", 2), ("guard", 1)]);

@@ -117,6 +117,39 @@ async fn who_may_create_neither_pods_nor_services_cannot_shape_a_gateways() {
     }
 }
 
+/// The kubelet gives what is on a claim to the gateway's group, and the gateway writes there.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_create_pods_cannot_mount_a_claim_into_a_gateway() {
+    let Some(cluster) = guarded("the policy on gateways' claims").await else {
+        return;
+    };
+    let namespace = cluster.namespace("claims").await;
+    let place = namespace.name.as_str();
+    let dev = writer(cluster, "dev");
+    let with = |local: Value| {
+        let mut spec = http();
+        spec["counters"] = json!({ "local": local });
+        spec
+    };
+    let claimed = json!({ "persistentVolumeClaim": { "claimName": "payments" } });
+    let refused = format!(
+        "portcullis-mcpservers: counters.local.persistentVolumeClaim mounts a claim of this namespace into a pod, so writing it \
+         needs the right to create pods, which dev does not have in {place}; ask for that right, or let somebody write it who \
+         has it"
+    );
+    let server_with = |local: &Value| server("claimed", &with(local.clone()));
+    assert_eq!(
+        create(&dev, place, &server_with(&claimed)).await,
+        Err(refused.clone())
+    );
+    assert_eq!(create(&dev, place, &server_with(&json!({}))).await, Ok(()));
+    let change = json!({ "spec": { "counters": { "local": claimed } } });
+    assert_eq!(
+        patch(&dev, place, "McpServer", "claimed", change).await,
+        Err(refused)
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_field_that_names_a_secret_needs_the_right_to_get_secrets() {
     let Some(cluster) = guarded("the policy on Secrets").await else {

@@ -54,7 +54,15 @@ pub async fn mount(
     volume: &Volume,
     folder: &Path,
 ) -> Result<Mounted, String> {
-    let folder = folder.join(&volume.name);
+    let folder = match &volume.persistent_volume_claim {
+        // What is on a claim is there for the next pod as well.
+        Some(claim) => {
+            let namespace = pod.namespace().unwrap_or_default();
+            let claims = kubelet.folder.join("claims");
+            claims.join(namespace).join(&claim.claim_name)
+        }
+        None => folder.join(&volume.name),
+    };
     fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
     let sources = sources(kubelet, pod, volume).await?;
     if sources.is_empty() {
@@ -83,7 +91,7 @@ pub async fn mount(
 }
 
 async fn sources(kubelet: &Kubelet, pod: &Pod, volume: &Volume) -> Result<Vec<Source>, String> {
-    if volume.empty_dir.is_some() {
+    if volume.empty_dir.is_some() || volume.persistent_volume_claim.is_some() {
         return Ok(Vec::new());
     }
     if let Some(source) = &volume.config_map {

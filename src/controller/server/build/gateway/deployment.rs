@@ -10,17 +10,19 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::secrets;
-use crate::api::server::Gateway;
+use crate::api::server::{Counters, Gateway};
 use crate::controller::names::{ADMIN_PORT, BRIDGE_PORT, BUNDLE_KEY, GATEWAY};
 use crate::controller::server::build::metadata::{metadata, selector};
 use crate::controller::server::build::pod::{
-    amounts, container_security, mount, pod_metadata, pod_security, port, probe, scheduled,
-    secret_volume,
+    amounts, claim_volume, container_security, empty_volume, mount, pod_metadata, pod_security,
+    port, probe, scheduled, secret_volume,
 };
 use crate::controller::server::build::wanted::Wanted;
 
 /// Nobody in particular, and not root.
 const USER: i64 = 65_532;
+/// The journal of counters is below this.
+const COUNTERS: &str = "/var/lib/portcullis/counters";
 /// Below this are the gateway's mounts.
 const ETC: &str = "/etc/portcullis";
 /// In-flight calls, streams and the last report need this long at most.
@@ -155,6 +157,9 @@ fn args(wanted: &Wanted<'_>, gateway: &Gateway) -> Vec<String> {
         format!("--admin-listen=[::]:{ADMIN_PORT}"),
         "--log-format=json".to_owned(),
     ];
+    if wanted.spec.redis().is_none() {
+        args.push(format!("--counters-dir={COUNTERS}"));
+    }
     args.extend(
         wanted
             .bundle_keys
@@ -191,6 +196,7 @@ fn volumes(wanted: &Wanted<'_>) -> Vec<Volume> {
     if wanted.spec.upstream.stdio.is_some() {
         volumes.push(secret("upstream", &ident.bearer_secret()));
     }
+    volumes.extend(counters_volume(wanted));
     volumes.extend(
         secrets(wanted.spec)
             .iter()
@@ -198,6 +204,16 @@ fn volumes(wanted: &Wanted<'_>) -> Vec<Volume> {
             .map(|(at, name)| secret(&format!("secret-{at}"), name)),
     );
     volumes
+}
+
+/// A container that is started again finds what it has counted; a new pod does so on a claim.
+fn counters_volume(wanted: &Wanted<'_>) -> Option<Volume> {
+    let counters = wanted.spec.counters.as_ref();
+    match counters.and_then(Counters::claim) {
+        _ if wanted.spec.redis().is_some() => None,
+        None => Some(empty_volume("counters")),
+        Some(claim) => Some(claim_volume("counters", claim)),
+    }
 }
 
 fn mounts(wanted: &Wanted<'_>) -> Vec<VolumeMount> {
@@ -208,6 +224,9 @@ fn mounts(wanted: &Wanted<'_>) -> Vec<VolumeMount> {
     ];
     if wanted.spec.upstream.stdio.is_some() {
         mounts.push(read_only("upstream", format!("{ETC}/upstream")));
+    }
+    if wanted.spec.redis().is_none() {
+        mounts.push(mount("counters", COUNTERS, None));
     }
     mounts.extend(
         secrets(wanted.spec)

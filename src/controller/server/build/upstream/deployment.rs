@@ -1,5 +1,7 @@
 //! The Deployment of a stdio server, which the bridge starts.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy};
 use k8s_openapi::api::core::v1::{
     Container, EnvVar, LocalObjectReference, PodSpec, PodTemplateSpec, ResourceRequirements,
@@ -14,12 +16,15 @@ use crate::controller::server::build::pod::{
     scheduled, secret_volume,
 };
 use crate::controller::server::build::wanted::{Settings, Wanted};
+use crate::policy::credential::CredentialVariables;
 
 /// Where the bridge's program is put.
 const BIN: &str = "/portcullis";
 /// Where the server finds a home that it can write to.
 const HOME: &str = "/home/portcullis";
 const BEARER: &str = "/etc/portcullis-bearer";
+/// Where the Secrets of callers' credentials are, each in a folder of its own.
+const CREDENTIALS: &str = "/etc/portcullis-credentials";
 /// The server gets SIGTERM and time to end before it is killed.
 const GRACE_SECONDS: i64 = 30;
 
@@ -103,6 +108,7 @@ fn container(wanted: &Wanted<'_>, stdio: &StdioUpstream) -> Container {
         env,
         env_from,
         sessions: _,
+        credentials: _,
         run_as_user: _,
         service_account_name: _,
         volumes: _,
@@ -110,8 +116,9 @@ fn container(wanted: &Wanted<'_>, stdio: &StdioUpstream) -> Container {
         resources,
         image_pull_secrets: _,
         pod: _,
+        unknown: _,
     } = stdio;
-    let mut all = bridge_args(wanted, stdio.sessions());
+    let mut all = bridge_args(wanted, stdio);
     all.extend(command.iter().chain(args).cloned());
     Container {
         name: "server".to_owned(),
@@ -131,9 +138,9 @@ fn container(wanted: &Wanted<'_>, stdio: &StdioUpstream) -> Container {
 }
 
 /// The bridge's own arguments, before those of the server.
-fn bridge_args(wanted: &Wanted<'_>, sessions: Sessions) -> Vec<String> {
+fn bridge_args(wanted: &Wanted<'_>, stdio: &StdioUpstream) -> Vec<String> {
     let ident = wanted.ident;
-    let sessions = match sessions {
+    let sessions = match stdio.sessions() {
         Sessions::Shared => "shared",
         Sessions::PerSession => "per-session",
     };
@@ -145,7 +152,7 @@ fn bridge_args(wanted: &Wanted<'_>, sessions: Sessions) -> Vec<String> {
         .parse()
         .unwrap_or(4 << 20)
         .saturating_add(64 << 10);
-    vec![
+    let mut args = vec![
         "bridge".to_owned(),
         format!("--listen=[::]:{BRIDGE_PORT}"),
         format!("--bearer-file={BEARER}/bearer"),
@@ -156,8 +163,34 @@ fn bridge_args(wanted: &Wanted<'_>, sessions: Sessions) -> Vec<String> {
         "--termination-log=/dev/termination-log".to_owned(),
         // What the container is given is meant for the server.
         "--pass-env=*".to_owned(),
-        "--".to_owned(),
-    ]
+    ];
+    if !stdio.credentials.is_empty() {
+        args.push(format!("--credentials-dir={CREDENTIALS}"));
+    }
+    // Names, not values of Secrets.
+    let credentials = credentials(stdio).map(|variables| variables.to_text());
+    args.extend(credentials.map(|text| format!("--credential={text}")));
+    args.push("--".to_owned());
+    args
+}
+
+/// The variables of each credential; a spec is accepted only if all of them can be read.
+fn credentials(stdio: &StdioUpstream) -> impl Iterator<Item = CredentialVariables> {
+    let entries = stdio.credentials.iter();
+    entries.filter_map(|entry| CredentialVariables::of(&entry.env).ok())
+}
+
+/// The Secrets of credentials, each once and in order.
+fn credential_secrets(stdio: &StdioUpstream) -> Vec<(String, String)> {
+    let variables: Vec<CredentialVariables> = credentials(stdio).collect();
+    let names: BTreeSet<&str> = variables
+        .iter()
+        .flat_map(CredentialVariables::secrets)
+        .collect();
+    let volumes = names.into_iter().enumerate();
+    volumes
+        .map(|(at, name)| (format!("portcullis-credential-{at}"), name.to_owned()))
+        .collect()
 }
 
 /// The user's variables, and a home. Of two variables of one name the last counts in a pod, and a server-side apply refuses the
@@ -187,6 +220,12 @@ fn volumes(wanted: &Wanted<'_>, stdio: &StdioUpstream) -> Vec<Volume> {
     // Not optional: without the bearer there must be no server to reach.
     let bearer = wanted.ident.bearer_secret();
     volumes.push(secret_volume("portcullis-bearer", &bearer, None));
+    // Optional: while one is missing, the bridge refuses its callers and serves the others.
+    volumes.extend(
+        credential_secrets(stdio)
+            .iter()
+            .map(|(volume, secret)| secret_volume(volume, secret, Some(true))),
+    );
     volumes.extend(scratch(stdio).map(|(name, _)| empty_volume(name)));
     volumes
 }
@@ -195,6 +234,11 @@ fn mounts(stdio: &StdioUpstream) -> Vec<VolumeMount> {
     let mut mounts = stdio.volume_mounts.clone();
     mounts.push(mount("portcullis-bin", BIN, Some(true)));
     mounts.push(mount("portcullis-bearer", BEARER, Some(true)));
+    mounts.extend(
+        credential_secrets(stdio)
+            .iter()
+            .map(|(volume, secret)| mount(volume, format!("{CREDENTIALS}/{secret}"), Some(true))),
+    );
     mounts.extend(scratch(stdio).map(|(name, path)| mount(name, path, None)));
     mounts
 }

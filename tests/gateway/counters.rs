@@ -1,0 +1,4 @@
+//! Limits that several gateways share, on a real Redis or Valkey server: `PORTCULLIS_TEST_REDIS` names the program.
+
+pub mod server;
+mod shared;
