@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use portcullis::api::condition::ConditionType;
 use serde_json::{Value, json};
 
