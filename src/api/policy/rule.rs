@@ -189,10 +189,10 @@ pub struct Observe {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "minLength": 1, "maxLength": 4096}))]
     pub args: BTreeMap<String, String>,
-    /// What a result with isError means. Deny refuses the call. Show takes it for the state, for tools that
+    /// What a result with isError means. Deny, which counts where nothing is written, refuses the call. Show takes it for the state, for tools that
     /// answer so for objects that do not exist yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "OnToolError", extend("default" = "Deny"))]
+    #[schemars(with = "OnToolError")]
     pub on_tool_error: Option<OnToolError>,
     /// JSON pointers into the result: members that are neither shown nor compared, such as the time
     /// of the read.
