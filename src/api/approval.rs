@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.serverRef == oldSelf.serverRef && self.grant == oldSelf.grant && self.tool == oldSelf.tool && self.argumentsDigest == oldSelf.argumentsDigest && self.argumentsPreview == oldSelf.argumentsPreview && self.policy == oldSelf.policy && self.rule == oldSelf.rule && self.requestedAt == oldSelf.requestedAt && self.expiresAt == oldSelf.expiresAt && has(self.upstream) == has(oldSelf.upstream) && (!has(self.upstream) || self.upstream == oldSelf.upstream) && has(self.approvers) == has(oldSelf.approvers) && (!has(self.approvers) || self.approvers == oldSelf.approvers)").message("a request cannot be changed; only decisions can be added"))]
+#[x_kube(validation = Rule::new("self.serverRef == oldSelf.serverRef && self.grant == oldSelf.grant && self.tool == oldSelf.tool && self.argumentsDigest == oldSelf.argumentsDigest && self.argumentsPreview == oldSelf.argumentsPreview && self.policy == oldSelf.policy && self.rule == oldSelf.rule && self.requestedAt == oldSelf.requestedAt && self.expiresAt == oldSelf.expiresAt && has(self.upstream) == has(oldSelf.upstream) && (!has(self.upstream) || self.upstream == oldSelf.upstream) && has(self.observed) == has(oldSelf.observed) && (!has(self.observed) || self.observed == oldSelf.observed) && has(self.approvers) == has(oldSelf.approvers) && (!has(self.approvers) || self.approvers == oldSelf.approvers)").message("a request cannot be changed; only decisions can be added"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.decisions) || (has(self.decisions) && oldSelf.decisions.all(d, self.decisions.exists(e, e == d)))").message("a decision is final; add yours beside those of others"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.decisions) || !has(self.decisions) || self.decisions.size() == oldSelf.decisions.size() || !(oldSelf.decisions.exists(d, d.verdict == 'Denied') || oldSelf.decisions.size() >= (has(oldSelf.approvers) ? oldSelf.approvers : 1))").message("enough people have decided; a changed call makes a new request"))]
 #[x_kube(validation = Rule::new("oldSelf.hasValue() || !has(self.decisions)").message("a new request carries no decisions; people add them afterwards").optional_old_self(true))]
@@ -72,6 +72,11 @@ pub struct McpApprovalSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64", range(min = 1, max = 3))]
     pub approvers: Option<i64>,
+    /// The state when the request was made, if the rule observes one. It is read again
+    /// before the approved call is forwarded: if it differs, the approval is stale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Observed")]
+    pub observed: Option<Observed>,
     /// What people decided: one entry a person, added by that person and final.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 3))]
@@ -89,6 +94,21 @@ pub struct ServerRef {
         length(min = 1, max = 253)
     )]
     pub name: String,
+}
+
+/// What a tool that only reads said of the state that the call changes.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Observed {
+    /// The tool that was asked.
+    #[schemars(length(min = 1, max = 256))]
+    pub tool: String,
+    /// The beginning of its result, redacted, control and bidirectional characters escaped.
+    #[schemars(length(max = 4096))]
+    pub preview: String,
+    /// Digest of the whole result, without what the rule ignores.
+    #[schemars(length(max = 71), regex(pattern = "^sha256:[0-9a-f]{64}$"))]
+    pub digest: String,
 }
 
 /// What a person decided.
@@ -137,8 +157,8 @@ pub struct McpApprovalStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 128))]
     pub consumed_by: Option<String>,
-    /// When the server that the call goes to was found to have changed: the approval is for nothing
-    /// since.
+    /// When the server that the call goes to, or what the rule observes, was found to have changed: the
+    /// approval is for nothing since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Time")]
     pub stale_at: Option<Time>,
@@ -160,7 +180,7 @@ pub enum Phase {
     Denied,
     /// Past expiresAt without having been used.
     Expired,
-    /// The server that the call goes to has changed since it was asked for.
+    /// The server that the call goes to, or what the rule observes, has changed since it was asked for.
     Stale,
     /// The call was cancelled, or its session ended, before a decision.
     Withdrawn,

@@ -151,6 +151,9 @@ impl McpPolicySpec {
             }
             if let Some(approval) = &rule.approval {
                 found.add(&format!("{at}.approval"), &approval.unknown);
+                if let Some(observe) = &approval.observe {
+                    found.add(&format!("{at}.approval.observe"), &observe.unknown);
+                }
             }
         }
         for (i, rule) in self.prompts.iter().enumerate() {

@@ -1,13 +1,22 @@
 //! `portcullis`: policies checked, explained, tested and served on this machine. Under the name `kubectl-portcullis` it is a
-//! plugin of kubectl, and its approvals are those of a cluster.
+//! plugin of kubectl, and its approvals are those of a cluster; under the name `kubectl_complete-portcullis` it completes what is
+//! typed after `kubectl portcullis`.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use portcullis::cli::{self, Cli};
+use clap::{CommandFactory as _, Parser};
+use portcullis::cli::{self, Cli, completions};
 
 fn main() -> ExitCode {
-    match cli::run(Cli::parse(), is_plugin()) {
+    let name = name();
+    let done = if name.as_deref() == Some(completions::KUBECTL_NAME) {
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        completions::kubectl(&Cli::command(), &words)
+    } else {
+        // kubectl runs `kubectl portcullis` as the program `kubectl-portcullis` in PATH.
+        cli::run(Cli::parse(), name.as_deref() == Some("kubectl-portcullis"))
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {}", failure.message);
@@ -16,11 +25,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// kubectl runs `kubectl portcullis` as the program `kubectl-portcullis` in PATH.
-fn is_plugin() -> bool {
-    std::env::args_os()
-        .next()
-        .map(std::path::PathBuf::from)
-        .and_then(|program| Some(program.file_stem()? == "kubectl-portcullis"))
-        .unwrap_or(false)
+/// The name that this program was started by.
+fn name() -> Option<String> {
+    let program = std::path::PathBuf::from(std::env::args_os().next()?);
+    Some(program.file_stem()?.to_str()?.to_owned())
 }

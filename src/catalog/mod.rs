@@ -9,6 +9,7 @@
 
 mod data;
 mod form;
+mod observe;
 
 pub use form::Form;
 
@@ -119,7 +120,9 @@ impl Recommended {
             except_callers: Vec::new(),
             when: None,
             limits: self.counter().map(limit).into_iter().collect(),
-            approval: None,
+            approval: (self == Recommended::Approve)
+                .then(|| observe::approval(tool))
+                .flatten(),
             reason: None,
             unknown: Default::default(),
         }

@@ -213,6 +213,11 @@ fn a_recommended_rule_names_its_tool_and_its_limit() {
         serde_json::to_value(&rule).unwrap(),
         serde_json::json!({
             "name": "set-model-alias", "tools": { "names": ["set_model_alias"] }, "action": "RequireApproval",
+            "approval": {"observe": {
+                "tool": "get_model_version_by_alias",
+                "args": {"name": "args.name", "alias": "args.alias"},
+                "onToolError": "Show",
+            }},
             "limits": [{ "counter": "writes", "max": 30, "window": "1m", "scope": "Grant" }]
         })
     );

@@ -66,6 +66,9 @@ struct Explanation<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     withheld: Option<&'a str>,
     limits: Vec<String>,
+    /// What is read before a person is asked, and again before the call is forwarded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observes: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     shadow: Option<String>,
     trace: Vec<&'a Step>,
@@ -161,6 +164,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 )
             })
             .collect(),
+        observes: decision
+            .approval
+            .as_ref()
+            .and_then(|demand| demand.observe.as_ref())
+            .map(|observation| format!("{} {}", observation.tool, observation.arguments)),
         shadow: decision
             .shadow
             .as_ref()
@@ -202,6 +210,12 @@ fn show(explanation: &Explanation<'_>) -> Result<(), Failure> {
     }
     for limit in &explanation.limits {
         text.push_str(&format!("  limit: {limit}\n"));
+    }
+    if let Some(observes) = &explanation.observes {
+        text.push_str(&format!(
+            "  shows who decides: {}\n",
+            super::output::visible(observes)
+        ));
     }
     if let Some(shadow) = &explanation.shadow {
         text.push_str(&format!("  in audit: {shadow}\n"));

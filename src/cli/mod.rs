@@ -6,6 +6,7 @@
 pub mod approvals;
 pub mod catalog;
 pub mod cluster;
+pub mod completions;
 pub mod crds;
 pub mod explain;
 pub mod import;
@@ -17,6 +18,8 @@ pub mod status;
 pub mod test;
 pub mod tools;
 pub mod validate;
+
+use clap::CommandFactory as _;
 
 use self::output::Failure;
 
@@ -39,6 +42,7 @@ enum Command {
     Import(import::Args),
     Catalog(catalog::Args),
     Crds(crds::Args),
+    Completions(completions::Args),
 }
 
 /// Runs one command. `plugin` says that this runs as `kubectl portcullis`.
@@ -53,6 +57,7 @@ pub fn run(cli: Cli, plugin: bool) -> Result<(), Failure> {
         Command::Validate(args) => validate::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Test(args) => test::run(args),
+        Command::Completions(args) => completions::run(&args, &mut Cli::command()),
         Command::Import(args) => import::run(args),
         Command::Catalog(args) => {
             let mut text = Vec::new();

@@ -22,10 +22,10 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::api::Time;
-use crate::api::approval::{Decision, McpApprovalSpec, ServerRef};
+use crate::api::approval::{Decision, McpApprovalSpec, Observed, ServerRef};
 use crate::gateway::force::destination::Destination;
 use crate::gateway::observe::audit::DecisionId;
-use crate::policy::approval::Subject;
+use crate::policy::approval::{self, Subject};
 use crate::policy::decision::RuleId;
 
 /// At most this many open requests for one grant at one server.
@@ -48,6 +48,10 @@ pub struct ApprovalRequest {
     pub spec: McpApprovalSpec,
     /// Digest of where the call goes.
     pub destination: String,
+    /// Digest of the subject, without what was observed.
+    subject: String,
+    /// The rule observes the state that the call changes.
+    observes: bool,
 }
 
 /// What is asked for besides the subject of an approval.
@@ -108,17 +112,40 @@ impl ApprovalRequest {
                 requested_at: Time(now),
                 expires_at: Time(expires),
                 approvers: (approvers != 1).then_some(approvers),
+                observed: None,
                 decisions: Vec::new(),
             },
             destination: destination.digest.clone(),
+            subject: digest.to_owned(),
+            observes: subject.observe.is_some(),
         }
     }
-}
 
-impl ApprovalRequest {
-    /// Whether another one asks for the very call.
+    /// Binds the request to the current state, and shows it to approvers.
+    pub fn observed(&mut self, observed: Observed) {
+        self.spec.arguments_digest = self.digest_with(Some(&observed));
+        self.spec.observed = Some(observed);
+    }
+
+    fn digest_with(&self, observed: Option<&Observed>) -> String {
+        match observed {
+            Some(observed) => format!("sha256:{}", approval::bound_to(&self.subject, observed)),
+            None => format!("sha256:{}", self.subject),
+        }
+    }
+
+    /// Whether another one asks for the very call, whatever was observed.
     pub fn is_same_call(&self, other: &ApprovalRequest) -> bool {
-        standing::same_call(&self.spec, &other.spec)
+        self.subject == other.subject
+            && self.observes == other.observes
+            && standing::same_call(&self.spec, &other.spec)
+    }
+
+    /// Whether an object is a request for the very call, bound to what it says was observed.
+    fn is_asked_by(&self, spec: &McpApprovalSpec) -> bool {
+        spec.observed.is_some() == self.observes
+            && spec.arguments_digest == self.digest_with(spec.observed.as_ref())
+            && standing::same_call(spec, &self.spec)
     }
 }
 
@@ -139,11 +166,12 @@ pub struct CallContext<'a> {
 pub enum Standing {
     /// Not decided yet; open until this time.
     Pending(ApprovalKey, Timestamp),
-    /// Approved, not expired, not used; with the version that `consume` starts from.
-    Approved(ApprovalKey, String),
+    /// Approved, not expired, not used; with the version that `consume` starts from, and what was
+    /// observed when it was asked for.
+    Approved(ApprovalKey, String, Option<Box<Observed>>),
     /// Denied, until it expires.
     Denied(ApprovalKey, Decision),
-    /// The call would go elsewhere now.
+    /// The call would go elsewhere now, or what was observed has changed.
     Stale(ApprovalKey),
     /// It was given up, or had to make room for another caller's.
     Withdrawn(ApprovalKey),
@@ -213,7 +241,7 @@ pub enum DecideError {
     Withdrawn(String),
     /// It would go elsewhere now.
     #[error(
-        "`{0}` is stale: the server that the call would go to has changed; the agent has to make the call again"
+        "`{0}` is stale: the server that the call would go to, or the observed state, has changed; the agent has to make the call again"
     )]
     Stale(String),
     /// The person has seen another call.
@@ -240,6 +268,22 @@ pub enum Approvals {
 }
 
 impl Approvals {
+    /// Finds the open request for this call; None where there is room for a new one.
+    ///
+    /// # Errors
+    /// [`NotRequested`] when none could be created.
+    pub fn find(
+        &self,
+        wanted: &ApprovalRequest,
+        context: CallContext<'_>,
+        now: Timestamp,
+    ) -> Result<Option<Standing>, NotRequested> {
+        match self {
+            Approvals::Memory(memory) => memory.find(wanted, context, now),
+            Approvals::Cluster(cluster) => cluster.find(wanted, context, now),
+        }
+    }
+
     /// Finds the open request for this call, or creates it.
     ///
     /// # Errors
@@ -290,6 +334,15 @@ impl Approvals {
                 let used = cluster.consume(wanted, key, version, context).await;
                 used.map(|()| Consumed(()))
             }
+        }
+    }
+
+    /// What was observed has changed since: no call gets this approval from now on. `version` is what
+    /// `look` or `request` said.
+    pub fn state_changed(&self, key: &ApprovalKey, version: &str, now: Timestamp) {
+        match self {
+            Approvals::Memory(memory) => memory.state_changed(key, version, now),
+            Approvals::Cluster(cluster) => cluster.state_changed(key, version, now),
         }
     }
 

@@ -1,8 +1,8 @@
 //! Carries out decisions: refuses, counts, holds for approval, or lets pass.
 //!
 //! In: a parsed request of a client. Out: a [`Permit`] for it, with the record of its outcome, or
-//! the reason for a refusal. Must not do: read from or write to the network; what approvals need of
-//! the Kubernetes API is theirs.
+//! the reason for a refusal. Must not do: read from or write to the network, but for what a rule
+//! observes before a call; what approvals need of the Kubernetes API is theirs.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -30,6 +30,7 @@ pub mod calls;
 pub mod held_calls;
 mod in_flight;
 mod named;
+mod observation;
 pub mod request_ids;
 mod uncredentialed;
 
@@ -103,7 +104,7 @@ pub enum Refusal {
         /// When it expires.
         until: Timestamp,
     },
-    /// The server that the call goes to has changed since approval was asked for.
+    /// The server that the call goes to, or the observed state, has changed since the request was made.
     ApprovalStale {
         /// The McpApproval.
         name: String,
@@ -138,6 +139,13 @@ pub enum Refusal {
         by: Arc<RuleId>,
         /// When to try again.
         retry_after: Duration,
+    },
+    /// The current state could not be read, so that no person can approve a change of it.
+    Unobserved {
+        /// The rule that asks for approval.
+        by: Arc<RuleId>,
+        /// Why.
+        why: String,
     },
     /// The client cancelled the call while it was held: no answer is owed.
     Cancelled,
@@ -184,19 +192,20 @@ pub enum Admission {
 
 /// Decides a call and does everything that the decision requires before the call may be sent.
 ///
-/// `envelope` is only evaluated if it may. The decision is made under the given snapshot; a call
+/// `envelope` is evaluated for each message to the upstream. The decision is made under the given snapshot; a call
 /// that was held is decided again under the snapshot and the credentials in force then.
 pub async fn tool_call(
     gateway: &Arc<Gateway>,
     snapshot: &Arc<Snapshot>,
     call: &ToolCall<'_>,
-    envelope: impl FnOnce() -> Envelope,
+    envelope: &(dyn Fn() -> Envelope + Sync),
 ) -> Admission {
     let now = Timestamp::now();
     let mut pending = PendingCall {
         gateway,
         snapshot: Arc::clone(snapshot),
         call,
+        envelope,
         approval: None,
         number: Cell::new(None),
         decided: Cell::new(None),
@@ -272,6 +281,8 @@ struct PendingCall<'a> {
     gateway: &'a Arc<Gateway>,
     snapshot: Arc<Snapshot>,
     call: &'a ToolCall<'a>,
+    /// What goes around a message to the upstream in the caller's session.
+    envelope: &'a (dyn Fn() -> Envelope + Sync),
     approval: Option<String>,
     /// The number under which the decision is recorded, if lines about it were written already.
     number: Cell<Option<u64>>,

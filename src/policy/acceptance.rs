@@ -264,6 +264,11 @@ pub fn settle(asked: Asked<'_>, memory: &mut Memory) -> Result<Settled, Unfit> {
             }
         }
     }
+    for entry in &mut entries {
+        if let Err(message) = deployability::observations(&asked.server.spec, entry.of.spec) {
+            entry.refuse(Reason::Invalid, message);
+        }
+    }
     let around = around(&asked)?;
     let sized = |entries: &[Entry<'_>]| {
         let sizes = entries.iter().map(|entry| entry.of.size);

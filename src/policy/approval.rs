@@ -5,20 +5,19 @@
 //! Must not do: keep, name or decide approvals; the gateway and people do.
 
 use super::canonical::sha256;
-use super::decision::RuleId;
-use super::matcher::fold_case;
+use super::decision::{Observation, RuleId};
+use super::observed::Reading;
+use super::preview::{MAX_PREVIEW, hide_all, misleading_escaped, written_in_order};
+use crate::api::approval::Observed;
 use crate::json;
-use std::{borrow::Cow, fmt::Write, sync::Arc};
+use std::sync::Arc;
 
 /// Changes when the fields of the digest do, so that approvals of an older form are never accepted
 /// as new ones.
-const VERSION: &str = "portcullis-approval-2";
+const VERSION: &str = "portcullis-approval-3";
 
-/// Bytes that a preview may have: a person must be able to read all of what is approved.
-pub const MAX_PREVIEW: usize = 4 * 1024;
-
-/// What stands for a redacted value.
-pub const REDACTED: &str = "[redacted]";
+/// The same for the binding to what was observed.
+const OBSERVED_VERSION: &str = "portcullis-observed-1";
 
 /// What an approval is for.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +36,8 @@ pub struct Subject<'a> {
     pub definition_digest: &'a str,
     /// The rules that ask for approval.
     pub rules: &'a [Arc<RuleId>],
+    /// What is read of the state that the call changes.
+    pub observe: Option<&'a Observation>,
     /// The arguments as they came; empty if there are none.
     pub arguments: &'a [u8],
 }
@@ -74,8 +75,45 @@ pub fn digest(subject: &Subject<'_>) -> Result<String, json::Error> {
         field(&rule.policy);
         field(&rule.rule);
     }
+    match subject.observe {
+        None => field("0"),
+        Some(Observation {
+            tool,
+            arguments,
+            reading:
+                Reading {
+                    shows_tool_errors,
+                    ignore,
+                    redact,
+                },
+        }) => {
+            field("1");
+            field(tool);
+            field(arguments);
+            field(if *shows_tool_errors { "1" } else { "0" });
+            for pointers in [ignore, redact] {
+                field(&pointers.len().to_string());
+                pointers.iter().for_each(|pointer| field(pointer));
+            }
+        }
+    }
     field(&arguments);
     Ok(hex::encode(sha256(&bytes)))
+}
+
+/// The digest of a subject, bound to the state that a person is shown.
+pub fn bound_to(digest: &str, observed: &Observed) -> String {
+    let Observed {
+        tool,
+        preview,
+        digest: state,
+    } = observed;
+    let mut bytes = Vec::with_capacity(preview.len() + 512);
+    for text in [OBSERVED_VERSION, digest, tool, preview, state] {
+        bytes.extend_from_slice(&(text.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    hex::encode(sha256(&bytes))
 }
 
 /// Why there is no preview.
@@ -104,29 +142,8 @@ pub fn preview(arguments: &[u8], redact: &[String]) -> Result<String, PreviewErr
 /// The arguments for a log: redacted and escaped like a preview, of any length.
 pub fn redacted(arguments: &[u8], redact: &[String]) -> Result<String, json::Error> {
     let mut value = json::parse(or_empty(arguments))?;
-    for pointer in redact {
-        let path: Vec<String> = pointer
-            .split('/')
-            .skip(1)
-            .map(|step| step.replace("~1", "/").replace("~0", "~"))
-            .collect();
-        hide(&mut value, &path);
-    }
-    let mut plain = String::new();
-    write_in_order(&value, &mut plain);
-    let mut text = String::with_capacity(plain.len());
-    for c in plain.chars() {
-        if misleads(c) {
-            let mut units = [0; 2];
-            for unit in c.encode_utf16(&mut units) {
-                // Writing to a String cannot fail.
-                let _ = write!(text, "\\u{unit:04x}");
-            }
-        } else {
-            text.push(c);
-        }
-    }
-    Ok(text)
+    hide_all(&mut value, redact);
+    Ok(misleading_escaped(&written_in_order(&value)))
 }
 
 fn or_empty(arguments: &[u8]) -> &[u8] {
@@ -137,70 +154,9 @@ fn or_empty(arguments: &[u8]) -> &[u8] {
     }
 }
 
-/// Case variants are hidden too: a server that ignores case takes them for the same argument.
-fn hide(value: &mut json::Value<'_>, path: &[String]) {
-    let Some((step, rest)) = path.split_first() else {
-        *value = json::Value::String(Cow::Borrowed(REDACTED));
-        return;
-    };
-    match value {
-        json::Value::Object(members) => {
-            for (key, member) in members {
-                if fold_case(key) == fold_case(step) {
-                    hide(member, rest);
-                }
-            }
-        }
-        json::Value::Array(items) => {
-            if let Some(item) = step.parse::<usize>().ok().and_then(|at| items.get_mut(at)) {
-                hide(item, rest);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Compact JSON in the order in which it came, which people recognize.
-fn write_in_order(value: &json::Value<'_>, out: &mut String) {
-    match value {
-        json::Value::Array(items) => {
-            out.push('[');
-            for (i, item) in items.iter().enumerate() {
-                if i > 0 {
-                    out.push(',');
-                }
-                write_in_order(item, out);
-            }
-            out.push(']');
-        }
-        json::Value::Object(members) => {
-            out.push('{');
-            for (i, (key, member)) in members.iter().enumerate() {
-                if i > 0 {
-                    out.push(',');
-                }
-                json::write_string(out, key);
-                out.push(':');
-                write_in_order(member, out);
-            }
-            out.push('}');
-        }
-        scalar => json::write_canonical(out, scalar),
-    }
-}
-
-/// Control characters, and those that are invisible or change the direction of text (Unicode
-/// bidirectional controls, separators, joiners, tags).
-fn misleads(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
-            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
-            | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::preview::misleads;
     use super::*;
     use proptest::prelude::*;
 
@@ -222,6 +178,7 @@ mod tests {
             tool: "set_model_alias",
             definition_digest: "sha256:00",
             rules,
+            observe: None,
             arguments,
         })
         .unwrap()
@@ -275,6 +232,7 @@ mod tests {
                 tool: "t",
                 definition_digest: "sha256:00",
                 rules: &[],
+                observe: None,
                 arguments: b"{}",
             })
         };
@@ -291,6 +249,7 @@ mod tests {
             tool: "t",
             definition_digest: "",
             rules: &[],
+            observe: None,
             arguments: b"{}",
         };
         assert_ne!(

@@ -155,6 +155,42 @@ impl Cost {
     }
 }
 
+/// A compiled expression for an argument of another call.
+#[derive(Clone, Debug)]
+pub struct Argument {
+    expr: Expr,
+    reads: Reads,
+}
+
+impl Argument {
+    /// Compiles an expression that may give anything that JSON has.
+    pub fn compile(source: &str) -> Result<Self, Fault> {
+        let mut patterns = Patterns::default();
+        let json = |kind| !matches!(kind, Kind::Timestamp | Kind::Duration);
+        let wanted = "a value that JSON has; write string(…) around it";
+        let (expr, reads) = compile(source, json, wanted, &mut patterns)?;
+        if patterns.spent() != Spent::default() {
+            return Err(Fault::new(
+                0,
+                "matches() cannot be used here; write an expression without patterns",
+            ));
+        }
+        Ok(Self { expr, reads })
+    }
+
+    /// The arguments that it reads.
+    pub fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    /// Its value as JSON.
+    pub fn json(&self, env: &Env<'_>) -> Result<String, EvalError> {
+        let mut out = String::new();
+        run(&self.expr, env)?.write_json(&mut out, env.fuel)?;
+        Ok(out)
+    }
+}
+
 fn compile(
     source: &str,
     fits: fn(Kind) -> bool,

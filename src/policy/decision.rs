@@ -3,6 +3,7 @@
 //! In: a [`Call`] by a [`Caller`]. Out: a [`Decision`] with everything that the gateway needs to
 //! act on it. Must not do: know the wire format.
 
+use super::observed::Reading;
 use crate::api::policy::Scope;
 use serde::Serialize;
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
@@ -182,6 +183,8 @@ pub enum Denial {
     ConditionError,
     /// The cost of a limit could not be evaluated, or is not a count.
     CostError,
+    /// What the rule observes could not be evaluated.
+    ObserveError,
     /// A policy for this server was never accepted.
     Blocked,
     /// Only a policy that is not accepted at this server would let it through.
@@ -319,6 +322,19 @@ pub struct ApprovalDemand {
     pub guardrails_redact: Option<Vec<String>>,
     /// What the other rules keep from that person, beside what the server's spec keeps.
     pub redact: Vec<String>,
+    /// What is read before a person is asked, and again before the call is forwarded.
+    pub observe: Option<Observation>,
+}
+
+/// A read of the state that a call changes, with its arguments for this call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// The tool that reads.
+    pub tool: String,
+    /// Its arguments, one JSON object with sorted keys.
+    pub arguments: String,
+    /// How its result is read.
+    pub reading: Reading,
 }
 
 impl ApprovalDemand {

@@ -7,8 +7,10 @@
 use std::time::Duration;
 
 use super::bundle::Bundle;
+use crate::api::Risk;
 use crate::api::policy::McpPolicySpec;
-use crate::api::server::{Counters, McpServerSpec};
+use crate::api::server::{Catalog, Counters, McpServerSpec};
+use crate::catalog;
 
 /// A ConfigMap takes 1 MiB with all that is in it (`MaxSecretSize` of the API server); the rest is
 /// for its metadata.
@@ -64,6 +66,45 @@ pub fn limits(server: &McpServerSpec, policy: &McpPolicySpec) -> Result<(), Stri
                  counted. Write counters.local.persistentVolumeClaim or counters.redis, or a window of at most 1h.",
                 limit.window
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether what the rules of a policy observe at a server only reads.
+///
+/// # Errors
+/// The first rule that observes something else, and what to change.
+pub fn observations(server: &McpServerSpec, policy: &McpPolicySpec) -> Result<(), String> {
+    for rule in &policy.rules {
+        let observe = rule
+            .approval
+            .as_ref()
+            .and_then(|approval| approval.observe.as_ref());
+        let Some(tool) = observe.map(|observe| observe.tool.as_str()) else {
+            continue;
+        };
+        let stated = server.tools.iter().find(|stated| stated.name == tool);
+        let risk = stated.and_then(|stated| stated.risk).or_else(|| {
+            let known = catalog::lookup(tool).filter(|_| server.catalog() == Catalog::MLflow);
+            known.map(|entry| entry.risk).max()
+        });
+        match risk {
+            Some(Risk::Read) => {}
+            Some(other) => {
+                return Err(format!(
+                    "Rule {} observes {tool}, whose risk is {other}, and only a tool that reads may be called before anybody has \
+                     approved: name a tool with the risk Read in approval.observe.",
+                    rule.name
+                ));
+            }
+            None => {
+                return Err(format!(
+                    "Rule {} observes {tool}, which is not in the catalogue: if it only reads, write `- {{ name: {tool}, risk: Read }}` \
+                     into spec.tools of the McpServer.",
+                    rule.name
+                ));
+            }
         }
     }
     Ok(())

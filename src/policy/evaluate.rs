@@ -253,10 +253,12 @@ impl Bound {
             }
         }
         if decision.outcome == Outcome::RequireApproval {
-            decision.approval = demand(
-                matching().filter(|rule| !rule.audit && rule.action == Action::RequireApproval),
-            )
-            .map(Box::new);
+            let asking =
+                matching().filter(|rule| !rule.audit && rule.action == Action::RequireApproval);
+            match demand(asking, env) {
+                Ok(demand) => decision.approval = demand.map(Box::new),
+                Err(failed) => decision = failed,
+            }
         }
         if tool.has_audit_rules || program.shadow_default.action != program.default.action {
             let found = both.finish(&program.shadow_default);

@@ -143,6 +143,11 @@ pub struct Tool {
 }
 
 impl Tool {
+    /// Whether it is known to change nothing.
+    pub fn only_reads(&self) -> bool {
+        self.class.is_some_and(|(risk, _)| risk == Risk::Read)
+    }
+
     /// `tool.risk` in conditions.
     pub fn risk_str(&self) -> &'static str {
         self.class.map_or("Unclassified", |(risk, _)| risk.as_str())

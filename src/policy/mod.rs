@@ -25,6 +25,8 @@ pub mod limit;
 pub mod lint;
 pub mod matcher;
 mod misfit;
+pub mod observed;
+pub mod preview;
 mod program;
 mod schema;
 pub mod signature;

@@ -4,11 +4,12 @@
 //! conditions, durations and counters are compiled values. Rules are kept in order of attribution
 //! (namespace, policy, rule), so that the first of several equally strict ones is the one to name.
 
-use super::check::{Condition, Cost, Reads};
+use super::check::{Argument, Condition, Cost, Reads};
 use super::decision::{Counter, RuleId};
 use super::diagnostic::Diagnostic;
 use super::form::Form;
 use super::matcher::Globs;
+use super::observed::Reading;
 use crate::api::policy::{Action, DefaultAction};
 use crate::api::{Risk, Severity, server::ToolOverride};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -77,6 +78,8 @@ pub(super) struct Rule {
     pub approvers: i64,
     /// The arguments that the approver does not see.
     pub redact: Vec<String>,
+    /// What is read before a person is asked, and again before the call is forwarded.
+    pub observe: Option<Arc<Observing>>,
     pub reason: Option<Arc<str>>,
     /// The arguments that the condition or a cost reads.
     pub reads: Reads,
@@ -88,6 +91,15 @@ impl Rule {
     pub fn when_reads_args(&self) -> bool {
         self.when.as_ref().is_some_and(Condition::reads_args)
     }
+}
+
+/// A read of the state that a call changes.
+#[derive(Debug)]
+pub(super) struct Observing {
+    pub tool: String,
+    /// By name, in order.
+    pub args: Vec<(String, Argument)>,
+    pub reading: Reading,
 }
 
 #[derive(Debug)]

@@ -58,6 +58,9 @@ pub mod code {
 /// The key in `_meta` of a result, for when to call again.
 pub const RETRY_AFTER_KEY: &str = "portcullis.dev/retryAfterMs";
 
+/// The key in `_meta` of a result, for the McpApproval that decides about the call.
+pub const APPROVAL_KEY: &str = "portcullis.dev/approval";
+
 /// As many characters of a stranger's name are echoed.
 const NAME_LIMIT: usize = 128;
 
@@ -72,7 +75,7 @@ pub enum Approval<'a> {
     /// With the reason that the person gave, which may be empty.
     Denied(&'a str),
     Expired,
-    /// The server behind the gateway has changed.
+    /// The server behind the gateway, or what the call would change, has changed.
     Stale,
     Withdrawn,
 }
@@ -109,20 +112,31 @@ pub fn tool_refused(
     text: &str,
     retry_after: Option<Duration>,
 ) -> Vec<u8> {
+    let wait = retry_after.map(|wait| (RETRY_AFTER_KEY, wait.as_millis().to_string()));
+    refused_with(version, id, text, wait)
+}
+
+/// The same with members of `_meta`, whose values are JSON.
+fn refused_with(
+    version: Version,
+    id: &Id<'_>,
+    text: &str,
+    meta: impl IntoIterator<Item = (&'static str, String)>,
+) -> Vec<u8> {
     let mut body = String::from("{\"content\":[{\"type\":\"text\",\"text\":");
     json::write_string(&mut body, text);
     body.push_str("}],\"isError\":true");
     if version.is_stateless() {
         body.push_str(",\"resultType\":\"complete\"");
     }
-    if let Some(wait) = retry_after {
-        body.push_str(",\"_meta\":{");
-        json::write_string(&mut body, RETRY_AFTER_KEY);
+    let mut before = ",\"_meta\":{";
+    for (key, value) in meta {
+        body.push_str(std::mem::replace(&mut before, ","));
+        json::write_string(&mut body, key);
         body.push(':');
-        body.push_str(&wait.as_millis().to_string());
-        body.push('}');
+        body.push_str(&value);
     }
-    body.push('}');
+    body.push_str(if before == "," { "}}" } else { "}" });
     result(id, &body)
 }
 
@@ -229,7 +243,7 @@ pub fn approval(version: Version, id: &Id<'_>, name: &str, state: Approval<'_>) 
         },
         Approval::Stale => {
             format!(
-                "Approval stale: the server that the call of McpApproval {name} would go to has changed. Repeat the call unchanged to ask again."
+                "Approval stale: the server that the call of McpApproval {name} would go to, or the state that it shows, has changed. Read the state again, then repeat the call unchanged to ask again."
             )
         }
         Approval::Withdrawn => {
@@ -244,10 +258,11 @@ pub fn approval(version: Version, id: &Id<'_>, name: &str, state: Approval<'_>) 
         }
     };
     let again = match state {
-        Approval::Pending { again, .. } => Some(again),
+        Approval::Pending { again, .. } => Some((RETRY_AFTER_KEY, again.as_millis().to_string())),
         _ => None,
     };
-    tool_refused(version, id, &text, again)
+    let named = (APPROVAL_KEY, json::quoted(name));
+    refused_with(version, id, &text, [named].into_iter().chain(again))
 }
 
 /// A method that is unknown, or that policy refuses.
@@ -479,15 +494,13 @@ mod tests {
                 again: Duration::from_secs(30),
                 until: "2026-11-21T12:30:00Z"
             }),
-            r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"Approval pending: a person must decide McpApproval mlflow-ab12-0. Repeat the call unchanged in 30 s, and again until it is decided; it expires at 2026-11-21T12:30:00Z."}],"isError":true,"_meta":{"portcullis.dev/retryAfterMs":30000}}}"#
+            r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"Approval pending: a person must decide McpApproval mlflow-ab12-0. Repeat the call unchanged in 30 s, and again until it is decided; it expires at 2026-11-21T12:30:00Z."}],"isError":true,"_meta":{"portcullis.dev/approval":"mlflow-ab12-0","portcullis.dev/retryAfterMs":30000}}}"#
         );
         assert!(answer(Approval::Stale).contains("epeat the call unchanged"));
         assert!(answer(Approval::Withdrawn).contains("epeat the call unchanged"));
         assert_eq!(
             answer(Approval::Denied("7 is worse.")),
-            is_error(
-                "Approval denied: McpApproval mlflow-ab12-0 was refused: 7 is worse. Do not repeat the call unchanged."
-            )
+            r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"Approval denied: McpApproval mlflow-ab12-0 was refused: 7 is worse. Do not repeat the call unchanged."}],"isError":true,"_meta":{"portcullis.dev/approval":"mlflow-ab12-0"}}}"#
         );
         assert!(answer(Approval::Expired).contains("epeat the call unchanged"));
     }

@@ -61,6 +61,7 @@ pub const META: &[&str] = &[
     "io.modelcontextprotocol/related-task",
     "io.modelcontextprotocol/serverInfo",
     "io.modelcontextprotocol/subscriptionId",
+    "portcullis.dev/approval",
     "portcullis.dev/retryAfterMs",
     "progressToken",
     "traceparent",

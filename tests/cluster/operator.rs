@@ -12,6 +12,7 @@ mod leader;
 mod ledger;
 mod lifecycle;
 mod limits;
+mod observed_calls;
 mod policies;
 mod refusals;
 pub mod rig;

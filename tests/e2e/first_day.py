@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from base import ALLOWED_PER_MINUTE, APPROVALS, HERE, POLICIES, POLICY, ROOT, SERVERS, SYSTEM, UNKNOWN_TOOL, Base
@@ -106,6 +107,13 @@ class FirstDay(Base):
         )  # fmt: skip
         answer = self.promote(seed["challenger"], "Approved", "it is better on the holdout set")
         self.check(answer["ok"], "another promotion is held, a person approves it, and it is made", answer)
+        moved = lambda: self.bench("alias", model=seed["model"], alias="production", version="1")
+        answer = self.promote(seed["challenger"], "Approved", "it is live", alias="production", meanwhile=moved)
+        production = self.bench("aliases", model=seed["model"])["production"]
+        self.check(
+            not answer["ok"] and answer["text"].startswith("Approval stale") and production == "1",
+            f"a third is approved after the alias was moved, and is not made: “{answer['text']}”", answer,
+        )  # fmt: skip
         tags = [f"note-{number:02}" for number in range(1, ALLOWED_PER_MINUTE + 1)]
         expected = {**self.before, "tags": tags, "champion": seed["challenger"]}
         found = self.truth()
@@ -115,16 +123,20 @@ class FirstDay(Base):
         status = self.agent("raw", url=f"http://mlflow-upstream.ml.svc:8000/mcp", headers={})
         self.check(status == 401, "the agent cannot go around the gateway: HTTP 401 from the server itself", status)
 
-    def promote(self, version: str, verdict: str, reason: str) -> dict[str, Any]:
+    def promote(
+        self, version: str, verdict: str, reason: str, alias: str = "champion", meanwhile: Callable[[], Any] | None = None
+    ) -> dict[str, Any]:
         """The agent asks for a promotion, and a person decides about it while the call is held; the answer to the call."""
         answers: list[dict[str, Any]] = []
-        arguments = {"name": self.seed["model"], "alias": "champion", "version": version}
+        arguments = {"name": self.seed["model"], "alias": alias, "version": version}
         call = threading.Thread(
             target=lambda: answers.append(self.agent("call", tool="set_model_alias", arguments=arguments)), daemon=True
         )
         call.start()
         undecided = lambda: [item for item in self.cluster.items("-n", "ml", APPROVALS) if "decisions" not in item["spec"]]
         name = until("there is an McpApproval to decide", undecided)[0]["metadata"]["name"]
+        if meanwhile is not None:
+            meanwhile()
         person = json.loads(self.kubectl("auth", "whoami", "--output=json"))["status"]["userInfo"]["username"]
         decision = {"verdict": verdict, "by": person, "reason": reason}
         patch = json.dumps({"spec": {"decisions": [decision]}})
@@ -134,8 +146,8 @@ class FirstDay(Base):
 
     def seen(self) -> None:
         self.account.chapter("kubectl get: what was refused")
-        expected = {"total": 3, "hidden": 1, "denied": 0, "limited": 1, "unapproved": 1, "audited": 0}
-        until("three violations are in the server's status", lambda: self.violations()["total"] >= 3)
+        expected = {"total": 4, "hidden": 1, "denied": 0, "limited": 1, "unapproved": 2, "audited": 0}
+        until("four violations are in the server's status", lambda: self.violations()["total"] >= 4)
         self.check(self.violations() == expected, "the server counts what the agent was answered, each once", self.violations())
         self.kubectl("-n", "ml", "get", SERVERS, show=True)
         self.kubectl("-n", "ml", "get", POLICIES, show=True)
@@ -144,8 +156,8 @@ class FirstDay(Base):
             counts = self.cluster.get("-n", "ml", POLICIES, POLICY)["status"].get("violations", {}).get("byRule", [])
             return {entry["rule"]: entry["count"] for entry in counts}
 
-        until("three violations are in the policy's status", lambda: sum(by_rule().values()) >= 3)
-        self.check(by_rule() == {"deletions": 1, "tags": 1, "promotions": 1}, "the policy says by which rule", by_rule())
+        until("four violations are in the policy's status", lambda: sum(by_rule().values()) >= 4)
+        self.check(by_rule() == {"deletions": 1, "tags": 1, "alias-promotions": 2}, "the policy says by which rule", by_rule())
         events = until(
             "there are Events about it", lambda: self.cluster.items("-n", "ml", "events", "--field-selector", "reason=Violation")
         )

@@ -4,7 +4,9 @@
     {"id": 2, "do": "direct"}                    names of the tools that mlflow-mcp has with nothing in front
     {"id": 3, "do": "truth", …}                  what MLflow holds now
     {"id": 4, "do": "history", "run": …, "metric": …}
-    {"id": 5, "do": "experiments", "names": […]} makes experiments; their ids
+    {"id": 5, "do": "alias", "model": …, "alias": …, "version": …} moves an alias
+    {"id": 6, "do": "aliases", "model": …}       the aliases of a model, with their versions
+    {"id": 7, "do": "experiments", "names": […]} makes experiments; their ids
 """
 
 from __future__ import annotations
@@ -52,6 +54,11 @@ for line in sys.stdin:
             case "history":
                 points = client.get_metric_history(order["run"], order["metric"])
                 result = [[point.step, point.value] for point in points]
+            case "alias":
+                result = client.set_registered_model_alias(order["model"], order["alias"], order["version"])
+            case "aliases":
+                aliases = client.get_registered_model(order["model"]).aliases
+                result = {alias: str(version) for alias, version in aliases.items()}
             case "experiments":
                 result = [client.create_experiment(name) for name in order["names"]]
             case other:

@@ -9,6 +9,7 @@ mod kinds;
 mod leniency;
 mod limits;
 mod lists;
+mod observation;
 mod parsing;
 mod records;
 mod reload;

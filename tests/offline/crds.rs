@@ -216,6 +216,7 @@ fn unknown_keys_are_kept_exactly_where_a_misspelt_one_could_loosen_a_rule() {
         "McpPolicy.spec.resources[]",
         "McpPolicy.spec.rules[]",
         "McpPolicy.spec.rules[].approval",
+        "McpPolicy.spec.rules[].approval.observe",
         "McpPolicy.spec.rules[].limits[]",
         "McpPolicy.spec.rules[].tools",
         "McpPolicy.spec.targetRefs[]",

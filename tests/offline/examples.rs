@@ -70,19 +70,26 @@ fn the_test_cases_of_every_example_pass() {
 #[test]
 fn explain_gives_the_decision_that_the_test_cases_expect() {
     let quickstart = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart");
-    for (tool, decision) in [
-        ("get_run_metric", "Allow"),
-        ("delete_experiment", "Hide"),
-        ("set_model_alias", "RequireApproval"),
-        ("no_such_tool", "Hide"),
+    let promote = r#"{"name":"churn","alias":"champion","version":"7"}"#;
+    let read = r#"get_model_version_by_alias {"alias":"champion","name":"churn"}"#;
+    for (tool, arguments, decision, observes) in [
+        ("get_run_metric", "{}", "Allow", None),
+        ("delete_experiment", "{}", "Hide", None),
+        ("set_model_alias", promote, "RequireApproval", Some(read)),
+        // Without arguments there is nothing to look at.
+        ("set_model_alias", "{}", "Deny", None),
+        ("no_such_tool", "{}", "Hide", None),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-            .args(["explain", "--tool", tool, "-o", "json", "-f"])
+            .args([
+                "explain", "--tool", tool, "--args", arguments, "-o", "json", "-f",
+            ])
             .arg(&quickstart)
             .output()
             .unwrap();
         assert!(output.status.success());
         let explained: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(explained["decision"], decision, "{tool}");
+        assert_eq!(explained["observes"].as_str(), observes, "{tool}");
     }
 }

@@ -5,6 +5,7 @@ use crate::api::{DurationString, Risk, Severity, Unknown};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A rule for tools. It matches when its selector, its callers and its condition all hold.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -163,10 +164,74 @@ pub struct ApprovalRule {
         inner(length(min = 1, max = 512), regex(pattern = "^(/([^~/]|~0|~1)*)+$"))
     )]
     pub redact: Vec<String>,
+    /// What the gateway reads when it asks, and again just before it forwards the approved call.
+    /// People are shown the result; if it has changed, the approval is stale and the call is not
+    /// forwarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Observe")]
+    pub observe: Option<Observe>,
     /// Keys that this version does not know.
     #[serde(flatten)]
     #[schemars(skip)]
     pub unknown: Unknown,
+}
+
+/// A read of the server that shows the state that an approved call changes.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+pub struct Observe {
+    /// Name of a tool of the same server with the risk Read, which the caller may call without
+    /// approval.
+    #[schemars(length(min = 1, max = 256))]
+    pub tool: String,
+    /// Its arguments: for each a CEL expression over args, tool, caller, session and now.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "minLength": 1, "maxLength": 4096}))]
+    pub args: BTreeMap<String, String>,
+    /// What a result with isError means. Deny, which counts where nothing is written, refuses the call. Show takes it for the state, for tools that
+    /// answer so for objects that do not exist yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "OnToolError")]
+    pub on_tool_error: Option<OnToolError>,
+    /// JSON pointers into the result: members that are neither shown nor compared, such as the time
+    /// of the read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(min = 1, max = 64),
+        inner(length(min = 1, max = 512), regex(pattern = "^(/([^~/]|~0|~1)*)+$"))
+    )]
+    pub ignore: Vec<String>,
+    /// JSON pointers into the result: members that are compared and not shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(min = 1, max = 64),
+        inner(length(min = 1, max = 512), regex(pattern = "^(/([^~/]|~0|~1)*)+$"))
+    )]
+    pub redact: Vec<String>,
+    /// Keys that this version does not know.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub unknown: Unknown,
+}
+
+impl Observe {
+    /// What a result with `isError` means, Deny where nothing is written.
+    pub fn on_tool_error(&self) -> OnToolError {
+        self.on_tool_error.unwrap_or(OnToolError::Deny)
+    }
+}
+
+/// What a result with `isError` means to an observation.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[schemars(inline)]
+pub enum OnToolError {
+    /// The call is refused.
+    Deny,
+    /// The error is the state.
+    Show,
 }
 
 impl ApprovalRule {

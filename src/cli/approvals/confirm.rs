@@ -67,14 +67,29 @@ pub(super) fn shown(approval: &McpApproval, all: &[McpApproval], now: Timestamp)
         line("Decided", &decided);
     }
     line("Before", &before(approval, all, now));
-    text.push_str("Arguments:\n");
+    match &spec.observed {
+        Some(observed) => {
+            let _ = writeln!(
+                text,
+                "There now ({}, read {} ago):",
+                visible(&observed.tool),
+                age(asked)
+            );
+            for member in arguments(&observed.preview) {
+                let _ = writeln!(text, "  {member}");
+            }
+            let _ = writeln!(text, "Will be ({}):", visible(&spec.tool));
+        }
+        None => text.push_str("Arguments:\n"),
+    }
     for argument in arguments(&spec.arguments_preview) {
         let _ = writeln!(text, "  {argument}");
     }
     text
 }
 
-/// What the gateway knows about calls like this one. What is there now at the server it does not know.
+/// What the gateway knows about calls like this one. It does not know the
+/// current state of the server unless the rule observes it.
 fn before(approval: &McpApproval, all: &[McpApproval], now: Timestamp) -> String {
     let alike = |other: &&McpApproval| {
         other.metadata.namespace == approval.metadata.namespace
@@ -99,6 +114,9 @@ fn before(approval: &McpApproval, all: &[McpApproval], now: Timestamp) -> String
                 age(now.duration_since(at).as_secs()),
                 other.spec.grant
             )
+        }
+        None if approval.spec.observed.is_some() => {
+            "no approved call of this tool is on record".to_owned()
         }
         None => "no approved call of this tool is on record; what is at the server now is not known here".to_owned(),
     }
@@ -275,6 +293,34 @@ mod tests {
             note.contains(&format!("(1002 bytes, sha256:{digest};")) && note.len() < 700,
             "{note}"
         );
+    }
+
+    #[test]
+    fn a_person_sees_the_current_state_before_the_change() {
+        let mut asked = approval(
+            "mlflow-1-0",
+            r#"{"alias":"champion","version":"7"}"#,
+            json!({"phase": "Pending"}),
+        );
+        asked.spec.observed = Some(crate::api::approval::Observed {
+            tool: "get_model_version_by_alias".to_owned(),
+            preview: r#"{"version":"6\u202e"}"#.to_owned(),
+            digest: format!("sha256:{}", "0".repeat(64)),
+        });
+        let text = shown(&asked, &[], now());
+        let end = concat!(
+            "Before:    no approved call of this tool is on record\n",
+            "There now (get_model_version_by_alias, read 5m ago):\n",
+            "  version: \"6\\u202e\"\n",
+            "Will be (set_model_alias):\n",
+            "  alias: \"champion\"\n",
+            "  version: \"7\"\n"
+        );
+        assert!(text.ends_with(end), "{text}");
+        // A beginning is shown as it stands.
+        let observed = asked.spec.observed.as_mut().unwrap();
+        observed.preview = "[{\"version\":… (9000 bytes in all)".to_owned();
+        assert!(shown(&asked, &[], now()).contains("\n  [{\"version\":… (9000 bytes in all)\n"));
     }
 
     #[test]

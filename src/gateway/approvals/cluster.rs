@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use self::kept::KeptApprovals;
 use super::expiries;
-use super::standing::{AskRoom, finished, pending, room, same_call, standing};
+use super::standing::{AskRoom, finished, pending, room, standing};
 use super::steps::{AskingSessions, record, record_decision};
 use super::{ApprovalKey, ApprovalRequest, CallContext, NotRequested, Standing};
 use crate::api::approval::{McpApproval, Phase};
@@ -122,8 +122,47 @@ impl ClusterApprovals {
             .duration_since(wanted.spec.requested_at.0);
         let latest = now.saturating_add(lifetime + CLOCK_SLACK);
         object.metadata.deletion_timestamp.is_none()
-            && same_call(&object.spec, &wanted.spec)
+            && wanted.is_asked_by(&object.spec)
             && latest.is_ok_and(|latest| object.spec.expires_at.0 <= latest)
+    }
+
+    /// Finds the open request for this call; None where there is room for a new one.
+    pub(super) fn find(
+        &self,
+        wanted: &ApprovalRequest,
+        context: CallContext<'_>,
+        now: Timestamp,
+    ) -> Result<Option<Standing>, NotRequested> {
+        let mut state = self.lock();
+        if state.client.is_none() {
+            return Err(NotRequested::Unavailable);
+        }
+        if let Some(standing) = self.kept_open(&mut state, wanted, context, now) {
+            return Ok(Some(standing));
+        }
+        self.make_room(&state, wanted, now).map(|_| None)
+    }
+
+    /// The open request for a call among those that are kept, for which this session asks from now
+    /// on too.
+    fn kept_open(
+        &self,
+        state: &mut ClusterState,
+        wanted: &ApprovalRequest,
+        context: CallContext<'_>,
+        now: Timestamp,
+    ) -> Option<Standing> {
+        for name in &wanted.names {
+            let open = state.kept.named(name).find_map(|(name, object)| {
+                let standing = Self::open(object, wanted, &self.key(name), now)?;
+                Some((standing, name.to_owned(), uid(object)))
+            });
+            if let Some((standing, name, uid)) = open {
+                self.ask(state, &name, uid, wanted, context);
+                return Some(standing);
+            }
+        }
+        None
     }
 
     /// Finds the open request for this call, or creates it.
@@ -138,15 +177,8 @@ impl ClusterApprovals {
             let state = &mut *state;
             // What is kept may be out of date while the API is away, and nobody could decide.
             let client = state.client.clone().ok_or(NotRequested::Unavailable)?;
-            for name in &wanted.names {
-                let open = state.kept.named(name).find_map(|(name, object)| {
-                    let standing = Self::open(object, wanted, &self.key(name), now)?;
-                    Some((standing, name.to_owned(), uid(object)))
-                });
-                if let Some((standing, name, uid)) = open {
-                    self.ask(state, &name, uid, wanted, context);
-                    return Ok(standing);
-                }
+            if let Some(standing) = self.kept_open(state, wanted, context, now) {
+                return Ok(standing);
             }
             let victim = self.make_room(state, wanted, now)?;
             state.creating.push(wanted.spec.grant.clone());
@@ -294,6 +326,17 @@ impl ClusterApprovals {
         for (name, uid) in stale {
             self.end_later(name, uid, Phase::Stale, now);
         }
+    }
+
+    /// What was observed has changed since it was asked for.
+    pub(super) fn state_changed(
+        self: &Arc<Self>,
+        key: &ApprovalKey,
+        version: &str,
+        now: Timestamp,
+    ) {
+        let uid = version.split('/').next().unwrap_or_default();
+        self.end_later(key.1.clone(), uid.to_owned(), Phase::Stale, now);
     }
 
     /// Takes what the watch or a write of this gateway brought.

@@ -5,7 +5,7 @@
 //! them.
 
 use super::expiries;
-use super::standing::{AskRoom, room, same_call};
+use super::standing::{AskRoom, room};
 use super::steps::Entry;
 use super::{ApprovalKey, ApprovalRequest, CallContext, DecideError, NotRequested, Standing};
 use crate::api::Time;
@@ -71,6 +71,19 @@ impl Memory {
         self.entries.lock()
     }
 
+    pub(super) fn find(
+        &self,
+        wanted: &ApprovalRequest,
+        context: CallContext<'_>,
+        now: Timestamp,
+    ) -> Result<Option<Standing>, NotRequested> {
+        let mut entries = self.lock();
+        if let Some(standing) = open(&mut entries, wanted, context, now) {
+            return Ok(Some(standing));
+        }
+        room_for(&entries, wanted, now).map(|_| None)
+    }
+
     pub(super) fn request(
         &self,
         wanted: &ApprovalRequest,
@@ -78,14 +91,8 @@ impl Memory {
         now: Timestamp,
     ) -> Result<Standing, NotRequested> {
         let mut entries = self.lock();
-        for name in &wanted.names {
-            let open = named(&mut entries, &wanted.namespace, name)
-                .filter(|(_, entry)| !entry.finished(now) && asks_for(entry, wanted))
-                .find_map(|(key, entry)| Some((entry.standing(key, now)?, entry)));
-            if let Some((standing, entry)) = open {
-                entry.askers.asked_by(context.session);
-                return Ok(standing);
-            }
+        if let Some(standing) = open(&mut entries, wanted, context, now) {
+            return Ok(standing);
         }
         self.make_room(&mut entries, wanted, now)?;
         prune(&mut entries, now);
@@ -114,18 +121,12 @@ impl Memory {
         wanted: &ApprovalRequest,
         now: Timestamp,
     ) -> Result<(), NotRequested> {
-        let spec = &wanted.spec;
-        let open = |entry: &&Entry| {
-            entry.pending(now) && entry.is_of(&wanted.namespace, &spec.server_ref.name)
-        };
-        let all = entries.values().filter(open);
-        let grants = all.map(|entry| entry.object.spec.grant.as_str());
-        let AskRoom::From(grant) = room(grants, &spec.grant)? else {
+        let AskRoom::From(grant) = room_for(entries, wanted, now)? else {
             return Ok(());
         };
         let oldest = entries
             .values_mut()
-            .filter(|entry| open(&&**entry) && entry.object.spec.grant == grant)
+            .filter(|entry| counts_against(entry, wanted, now) && entry.object.spec.grant == grant)
             .min_by_key(|entry| entry.object.spec.requested_at.0);
         if let Some(entry) = oldest {
             entry.withdraw(now);
@@ -161,7 +162,7 @@ impl Memory {
         };
         let approved = matches!(
             entry.standing(key, now),
-            Some(Standing::Approved(_, found)) if found == version
+            Some(Standing::Approved(_, found, _)) if found == version
         );
         if !approved {
             return false;
@@ -201,6 +202,16 @@ impl Memory {
                     && entry.is_of(namespace, server)
                     && entry.destination != destination
             },
+            |entry| {
+                entry.mark_stale(now);
+                entry.record(self.log.as_ref(), "stale", None, now);
+            },
+        );
+    }
+
+    pub(super) fn state_changed(&self, key: &ApprovalKey, version: &str, now: Timestamp) {
+        self.end(
+            |own, entry| own == key && !entry.finished(now) && entry.version.to_string() == version,
             |entry| {
                 entry.mark_stale(now);
                 entry.record(self.log.as_ref(), "stale", None, now);
@@ -353,8 +364,43 @@ fn named<'a>(
         .take_while(move |((of, own), _)| *of == namespace && own.starts_with(&start))
 }
 
+/// The open request for a call, for which this session asks from now on too.
+fn open(
+    entries: &mut BTreeMap<ApprovalKey, Entry>,
+    wanted: &ApprovalRequest,
+    context: CallContext<'_>,
+    now: Timestamp,
+) -> Option<Standing> {
+    for name in &wanted.names {
+        let open = named(entries, &wanted.namespace, name)
+            .filter(|(_, entry)| !entry.finished(now) && asks_for(entry, wanted))
+            .find_map(|(key, entry)| Some((entry.standing(key, now)?, entry)));
+        if let Some((standing, entry)) = open {
+            entry.askers.asked_by(context.session);
+            return Some(standing);
+        }
+    }
+    None
+}
+
+/// Whether an entry takes room of the server that a request is for.
+fn counts_against(entry: &Entry, wanted: &ApprovalRequest, now: Timestamp) -> bool {
+    entry.pending(now) && entry.is_of(&wanted.namespace, &wanted.spec.server_ref.name)
+}
+
+fn room_for(
+    entries: &BTreeMap<ApprovalKey, Entry>,
+    wanted: &ApprovalRequest,
+    now: Timestamp,
+) -> Result<AskRoom, NotRequested> {
+    let all = entries.values();
+    let open = all.filter(|entry| counts_against(entry, wanted, now));
+    let grants = open.map(|entry| entry.object.spec.grant.as_str());
+    room(grants, &wanted.spec.grant)
+}
+
 fn asks_for(entry: &Entry, wanted: &ApprovalRequest) -> bool {
-    same_call(&entry.object.spec, &wanted.spec) && entry.destination == wanted.destination
+    wanted.is_asked_by(&entry.object.spec) && entry.destination == wanted.destination
 }
 
 /// Drops finished requests that are old or too many. Requests that an agent may still ask about

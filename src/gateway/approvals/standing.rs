@@ -38,20 +38,24 @@ pub(super) fn standing(
     Some(match object.ruling() {
         None => Standing::Pending(key.clone(), object.spec.expires_at.0),
         Some(ruling) => match ruling.verdict {
-            Verdict::Approved => Standing::Approved(key.clone(), version()),
+            Verdict::Approved => {
+                let observed = object.spec.observed.clone().map(Box::new);
+                Standing::Approved(key.clone(), version(), observed)
+            }
             Verdict::Denied => Standing::Denied(key.clone(), ruling.clone()),
         },
     })
 }
 
-/// Whether two requests ask for the very call; only the times and what was decided may differ.
+/// Whether two requests agree in all that a person reads of the call; only the times, what was observed and
+/// what was decided may differ. The digest is compared by [`super::ApprovalRequest`].
 pub(super) fn same_call(one: &McpApprovalSpec, other: &McpApprovalSpec) -> bool {
     // Each field is named, so that a new one is not forgotten here.
     let McpApprovalSpec {
         server_ref: ServerRef { name },
         grant,
         tool,
-        arguments_digest,
+        arguments_digest: _,
         arguments_preview,
         upstream,
         policy,
@@ -59,12 +63,12 @@ pub(super) fn same_call(one: &McpApprovalSpec, other: &McpApprovalSpec) -> bool 
         requested_at: _,
         expires_at: _,
         approvers: _,
+        observed: _,
         decisions: _,
     } = one;
     *name == other.server_ref.name
         && *grant == other.grant
         && *tool == other.tool
-        && *arguments_digest == other.arguments_digest
         && *arguments_preview == other.arguments_preview
         && *upstream == other.upstream
         && *policy == other.policy

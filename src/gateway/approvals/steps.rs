@@ -227,6 +227,10 @@ fn write(
         policy: &spec.policy,
         rule: &spec.rule,
         digest: &spec.arguments_digest,
+        observed: spec
+            .observed
+            .as_ref()
+            .map(|observed| observed.digest.as_str()),
         by: decision.map(|decision| decision.by.as_str()),
         reason: decision.and_then(|decision| decision.reason.as_deref()),
     });

@@ -27,8 +27,11 @@ fn wanted(grant: &str, digest: &str, now: i64) -> ApprovalRequest {
             requested_at: Time(at(now)),
             expires_at: Time(at(now + 100)),
             approvers: None,
+            observed: None,
             decisions: Vec::new(),
         },
+        subject: digest.to_owned(),
+        observes: false,
     }
 }
 
@@ -89,7 +92,7 @@ fn the_same_call_finds_its_request_and_an_approval_is_used_once() {
         pending("mlflow-d1-0", 100)
     );
     decide(&memory, "mlflow-d1-0", Verdict::Approved, "alice", None, 6).unwrap();
-    let Ok(Standing::Approved(found, version)) = memory.request(&call, by("s"), at(7)) else {
+    let Ok(Standing::Approved(found, version, _)) = memory.request(&call, by("s"), at(7)) else {
         panic!("not approved")
     };
     assert!(!memory.consume(&found, &format!("{version}1"), by("s"), at(7)));
@@ -134,7 +137,7 @@ fn an_expired_approval_is_not_used_and_a_denial_stands_until_it_expires() {
         1,
     )
     .unwrap();
-    let Ok(Standing::Approved(found, version)) = memory.request(&call, by("s"), at(99)) else {
+    let Ok(Standing::Approved(found, version, _)) = memory.request(&call, by("s"), at(99)) else {
         panic!("not approved")
     };
     assert!(!memory.consume(&found, &version, by("s"), at(100)));
@@ -225,7 +228,7 @@ fn several_people_approve_each_once_and_one_of_them_denies_for_all() {
         DecideError::Twice("mlflow-d1-0".to_owned())
     );
     decide(&memory, "mlflow-d1-0", Verdict::Approved, "bob", None, 3).unwrap();
-    let Some(Standing::Approved(_, version)) = memory.look(&call, &found, at(4)) else {
+    let Some(Standing::Approved(_, version, _)) = memory.look(&call, &found, at(4)) else {
         panic!("not approved")
     };
     assert!(memory.consume(&found, &version, by("s"), at(4)));
@@ -333,7 +336,8 @@ fn an_approval_is_for_nothing_once_calls_go_elsewhere() {
     memory.request(&asked, by("s"), at(0)).unwrap();
     memory.request(&approved, by("s"), at(0)).unwrap();
     decide(&memory, "mlflow-d2-0", Verdict::Approved, "alice", None, 1).unwrap();
-    let Ok(Standing::Approved(found, version)) = memory.request(&approved, by("s"), at(2)) else {
+    let Ok(Standing::Approved(found, version, _)) = memory.request(&approved, by("s"), at(2))
+    else {
         panic!("not approved")
     };
     // The same place, and another server's.
@@ -445,7 +449,7 @@ fn every_step_is_a_line_that_names_who_why_what_and_the_decision() {
         2,
     )
     .unwrap();
-    let Ok(Standing::Approved(found, version)) = memory.request(&call("d1"), by("d1"), at(3))
+    let Ok(Standing::Approved(found, version, _)) = memory.request(&call("d1"), by("d1"), at(3))
     else {
         panic!("not approved")
     };

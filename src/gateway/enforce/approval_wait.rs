@@ -2,11 +2,12 @@
 //! approval for one call.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::time::timeout_at;
 
+use super::held_calls::HeldCall;
 use super::{AdmittedCall, Granted, PendingCall, Refusal, decide, unrecordable};
 use crate::gateway::approvals::{
     ApprovalKey, ApprovalRequest, CallContext, NotConsumed, NotRequested, RequestParts, Standing,
@@ -15,10 +16,30 @@ use crate::gateway::fairness::offload::aside;
 use crate::gateway::observe::Outcome;
 use crate::policy::approval::{self, Subject};
 use crate::policy::decision::RuleId;
+use crate::policy::observed::Observed;
 use crate::policy::{self, Decision};
 
 /// When a call may be repeated that found no Kubernetes API.
 const API_RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// What was observed has this long until the call is forwarded, or it is read once more.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// A call that people have approved, and the approval.
+pub(super) struct ApprovedCall<'a> {
+    wanted: &'a ApprovalRequest,
+    key: ApprovalKey,
+    version: &'a str,
+    observed: Option<&'a Observed>,
+}
+
+/// What policy says of an approved call.
+enum DecidedAgain {
+    /// It does not ask any more.
+    Admitted(Box<AdmittedCall>),
+    /// It asks for this approval.
+    Asks(Decision),
+}
 
 impl PendingCall<'_> {
     /// Finds or creates the approval, holds the call while a person decides, and consumes the
@@ -31,7 +52,7 @@ impl PendingCall<'_> {
         if let Err(exhausted) = self.look(decision).await {
             return Err(self.limited(&exhausted, now));
         }
-        let (Some(wanted), Some(demand)) = (
+        let (Some(mut wanted), Some(demand)) = (
             self.approval_request(decision, now)?,
             decision.approval.as_deref(),
         ) else {
@@ -45,17 +66,32 @@ impl PendingCall<'_> {
             .gateway
             .calls
             .hold(self.call.session, &self.call.request.id.to_json());
-        let deadline = tokio::time::Instant::now() + demand.wait_up_to;
         // Subscribed before the first look, so that no change is missed in between.
         let mut changes = approvals.changes();
-        let mut standing = approvals
-            .request(&wanted, self.context(number), now)
-            .await
-            .map_err(|refused| self.not_requested(&refused, decision, now))?;
+        let found = match &demand.observe {
+            None => None,
+            Some(observation) => {
+                let found = approvals
+                    .find(&wanted, self.context(number), now)
+                    .map_err(|refused| self.not_requested(&refused, decision, now))?;
+                if found.is_none() {
+                    wanted.observed(self.observe(observation, &decision.by, &hold).await?);
+                }
+                found
+            }
+        };
+        let mut standing = match found {
+            Some(found) => found,
+            None => approvals
+                .request(&wanted, self.context(number), now)
+                .await
+                .map_err(|refused| self.not_requested(&refused, decision, now))?,
+        };
+        let deadline = tokio::time::Instant::now() + demand.wait_up_to;
         loop {
             let now = Timestamp::now();
             match standing {
-                Standing::Approved((_, name), version) => {
+                Standing::Approved((_, name), version, observed) => {
                     self.approval = Some(name.clone());
                     // Cancelled, or its session ended, at the moment at which it was approved.
                     if hold.is_cancelled() || self.gateway.sessions.has_ended(self.call.session) {
@@ -63,7 +99,13 @@ impl PendingCall<'_> {
                         return Err(Refusal::Cancelled);
                     }
                     let key = (wanted.namespace.clone(), name);
-                    let mut admitted = self.use_approval(&wanted, key, &version, now).await?;
+                    let approved = ApprovedCall {
+                        wanted: &wanted,
+                        key,
+                        version: &version,
+                        observed: observed.as_deref(),
+                    };
+                    let mut admitted = self.use_approval(approved, &hold).await?;
                     // Or while the approval was used up: then it is used up for nothing.
                     if !hold.release() || self.gateway.sessions.has_ended(self.call.session) {
                         admitted.in_flight.give_back();
@@ -127,21 +169,77 @@ impl PendingCall<'_> {
         }
     }
 
-    /// Decides again under the current bundle and credentials, reserves, and takes the approval; at
-    /// most one call gets it.
+    /// Decides again under the current bundle and credentials, looks whether what was observed is
+    /// still so, reserves, and takes the approval; at most one call gets it.
     pub(super) async fn use_approval(
         &mut self,
-        wanted: &ApprovalRequest,
-        key: ApprovalKey,
-        version: &str,
-        now: Timestamp,
+        approved: ApprovedCall<'_>,
+        hold: &HeldCall,
     ) -> Result<AdmittedCall, Refusal> {
-        let gone = |this: &Self, by: &Arc<RuleId>| {
-            this.record(Outcome::Unapproved, by, now, None);
-            Refusal::ApprovalGone {
-                name: key.1.clone(),
+        let ApprovedCall {
+            wanted,
+            key,
+            version,
+            observed,
+        } = &approved;
+        let mut decision = match Box::pin(self.decide_again(&approved)).await? {
+            DecidedAgain::Admitted(admitted) => return Ok(*admitted),
+            DecidedAgain::Asks(decision) => decision,
+        };
+        let mut read_at = None;
+        if let Some(observed) = observed {
+            self.still_so(&approved, observed, &decision, hold).await?;
+            read_at = Some(Instant::now());
+            // The read took its time.
+            decision = match Box::pin(self.decide_again(&approved)).await? {
+                DecidedAgain::Admitted(admitted) => return Ok(*admitted),
+                DecidedAgain::Asks(decision) => decision,
+            };
+        }
+        let now = Timestamp::now();
+        // The approval is good for one call: it is not used up for one that cannot be recorded.
+        if let Some(why) = unrecordable(self.gateway, &self.snapshot) {
+            self.record(Outcome::Unrecorded, &decision.by, now, None);
+            return Err(Refusal::Unrecorded(why));
+        }
+        let mut in_flight = Box::pin(self.reserve(&decision, now)).await?;
+        // Recorded later under this number, when everything else is done.
+        let number = self.number.get().unwrap_or_default();
+        let context = self.context(number);
+        let consumed = self
+            .gateway
+            .calls
+            .approvals()
+            .consume(wanted, key, version, context, now)
+            .await;
+        // Or the write took its time: then it is read once more, and may be used up for nothing.
+        let slow = read_at.is_some_and(|read_at| read_at.elapsed() > FRESH);
+        let refusal = match (consumed, observed) {
+            (Ok(consumed), observed) => {
+                let fresh = match observed.filter(|_| slow) {
+                    Some(observed) => self.still_so(&approved, observed, &decision, hold).await,
+                    None => Ok(()),
+                };
+                match (fresh, Granted::approved(&decision, consumed)) {
+                    (Ok(()), Some(granted)) => return Ok(AdmittedCall { in_flight, granted }),
+                    (Err(refusal), _) => refusal,
+                    (Ok(()), None) => self.gone(&approved, &decision.by, now),
+                }
+            }
+            (Err(NotConsumed::Lost), _) => self.gone(&approved, &decision.by, now),
+            (Err(NotConsumed::Unavailable), _) => {
+                self.not_requested(&NotRequested::Unavailable, &decision, now)
             }
         };
+        in_flight.give_back();
+        in_flight.done = true;
+        Err(refusal)
+    }
+
+    /// The current decision on an approved call: policy may have stopped asking.
+    async fn decide_again(&mut self, approved: &ApprovedCall<'_>) -> Result<DecidedAgain, Refusal> {
+        let ApprovedCall { wanted, key, .. } = approved;
+        let now = Timestamp::now();
         if let Some(snapshot) = self.gateway.snapshot() {
             self.snapshot = snapshot;
         }
@@ -156,49 +254,58 @@ impl PendingCall<'_> {
             let approvals = self.gateway.calls.approvals();
             approvals.destination_changed(&server.namespace, &server.name, destination, now);
             self.record(Outcome::Unapproved, &decision.by, now, None);
-            return Err(Refusal::ApprovalStale { name: key.1 });
+            return Err(Refusal::ApprovalStale {
+                name: key.1.clone(),
+            });
         }
         if !self.snapshot.grants.still_holds(self.call.grant) {
-            return Err(gone(self, &decision.by));
+            return Err(self.gone(approved, &decision.by, now));
         }
         match decision.outcome {
             policy::Outcome::RequireApproval => {}
-            policy::Outcome::Allow => return self.allow(&decision, now).await,
+            policy::Outcome::Allow => {
+                let admitted = self.allow(&decision, now).await?;
+                return Ok(DecidedAgain::Admitted(Box::new(admitted)));
+            }
             _ => return Err(self.refuse(&decision, now)),
         }
         // Another definition of the tool, other rules or another preview make it another call.
         match self.approval_request(&decision, now)? {
-            Some(again) if again.is_same_call(wanted) => {}
-            _ => return Err(gone(self, &decision.by)),
+            Some(again) if again.is_same_call(wanted) => Ok(DecidedAgain::Asks(decision)),
+            _ => Err(self.gone(approved, &decision.by, now)),
         }
-        // The approval is good for one call: it is not used up for one that cannot be recorded.
-        if let Some(why) = unrecordable(self.gateway, &self.snapshot) {
-            self.record(Outcome::Unrecorded, &decision.by, now, None);
-            return Err(Refusal::Unrecorded(why));
-        }
-        let mut in_flight = Box::pin(self.reserve(&decision, now)).await?;
-        // Recorded later under this number, when everything else is done.
-        let number = self.number.get().unwrap_or_default();
-        let context = self.context(number);
-        let consumed = self
-            .gateway
-            .calls
-            .approvals()
-            .consume(wanted, &key, version, context, now)
-            .await;
-        let refusal = match consumed {
-            Ok(consumed) => match Granted::approved(&decision, consumed) {
-                Some(granted) => return Ok(AdmittedCall { in_flight, granted }),
-                None => gone(self, &decision.by),
-            },
-            Err(NotConsumed::Lost) => gone(self, &decision.by),
-            Err(NotConsumed::Unavailable) => {
-                self.not_requested(&NotRequested::Unavailable, &decision, now)
-            }
+    }
+
+    /// Reads again what was observed: if it has changed, people approved a change of something else.
+    async fn still_so(
+        &mut self,
+        approved: &ApprovedCall<'_>,
+        observed: &Observed,
+        decision: &Decision,
+        hold: &HeldCall,
+    ) -> Result<(), Refusal> {
+        let demand = decision.approval.as_deref();
+        let Some(observation) = demand.and_then(|demand| demand.observe.as_ref()) else {
+            return Err(self.gone(approved, &decision.by, Timestamp::now()));
         };
-        in_flight.give_back();
-        in_flight.done = true;
-        Err(refusal)
+        let current = self.observe(observation, &decision.by, hold).await?;
+        if current == *observed {
+            return Ok(());
+        }
+        let (key, now) = (&approved.key, Timestamp::now());
+        let approvals = self.gateway.calls.approvals();
+        approvals.state_changed(key, approved.version, now);
+        self.record(Outcome::Unapproved, &decision.by, now, None);
+        Err(Refusal::ApprovalStale {
+            name: key.1.clone(),
+        })
+    }
+
+    fn gone(&self, approved: &ApprovedCall<'_>, by: &Arc<RuleId>, now: Timestamp) -> Refusal {
+        self.record(Outcome::Unapproved, by, now, None);
+        Refusal::ApprovalGone {
+            name: approved.key.1.clone(),
+        }
     }
 
     fn context(&self, number: u64) -> CallContext<'_> {
@@ -251,6 +358,7 @@ impl PendingCall<'_> {
             tool: self.call.tool,
             definition_digest: &tool.digest,
             rules: &demand.rules,
+            observe: demand.observe.as_ref(),
             arguments: &self.call.arguments,
         };
         let bound = approval::digest(&subject)

@@ -143,7 +143,7 @@ impl Exchange<'_> {
             trace_id: self.trace_id.as_deref(),
         };
         let envelope = || self.envelope(&session);
-        match enforce::tool_call(self.gateway, &self.snapshot, &asked, envelope).await {
+        match enforce::tool_call(self.gateway, &self.snapshot, &asked, &envelope).await {
             Admission::Forward(forward) => self.forward(session, forward).await,
             Admission::Refuse(Refusal::Cancelled, _) => Ok(accepted()),
             Admission::Refuse(refusal, number) => {

@@ -156,6 +156,16 @@ pub(super) fn refusal_body(
             ),
             Some(*retry_after),
         ),
+        Refusal::Unobserved { by, why } => answer::tool_refused(
+            version,
+            id,
+            &format!(
+                "Approval not asked for: policy {}, rule {} asks a person about this call and shows what it changes, and that could not be read: {why}. The call was not made. Call again when it can be read.",
+                by.policy_label(),
+                by.rule,
+            ),
+            None,
+        ),
         Refusal::Unrecorded(why) => {
             answer::tool_refused(version, id, &unrecorded(why), Some(UNRECORDED_RETRY_AFTER))
         }

@@ -157,6 +157,8 @@ pub struct ApprovalStep<'a> {
     pub rule: &'a str,
     /// What the approval is bound to.
     pub digest: &'a str,
+    /// Digest of the state when it was asked for, if the rule observes one.
+    pub observed: Option<&'a str>,
     /// Who decided.
     pub by: Option<&'a str>,
     /// Why.

@@ -292,6 +292,80 @@ fn a_bundle_is_compiled_once_and_again_when_it_says_something_else() {
     assert_eq!(memory.0.len(), REMEMBERED);
 }
 
+/// Why a policy that observes a tool is not accepted at a server with those fields, if it is not.
+fn not_observed(server: &str, tool: &str) -> Option<String> {
+    let policy = format!(
+        "rules: [{{name: ask, tools: {{names: [set_model_alias]}}, action: RequireApproval, \
+         approval: {{observe: {{tool: {tool}, args: {{name: args.name}}}}}}}}, \
+         {{name: no-delete, tools: {{names: [delete_experiment]}}, action: Deny}}]"
+    );
+    let allow = "rules: [{name: all, tools: {names: ['*']}, action: Allow}]";
+    let settled = settled_on(server, &[("observing", &policy), ("open", allow)], None);
+    let not_accepted = settled.bundle.policies.iter().find_map(|policy| {
+        let why = policy.not_accepted.as_ref()?;
+        assert_eq!(
+            (policy.name.as_str(), why.reason.as_str()),
+            ("observing", "Invalid")
+        );
+        Some(why.message.clone())
+    });
+    if not_accepted.is_some() {
+        // It restricts: what it asks about is not just allowed. The other policy is enforced.
+        let bound = enforced(&settled);
+        let outcome = |tool: &str, arguments: &str| decide(&bound, tool, arguments).outcome;
+        let promote = r#"{"name":"churn","alias":"champion","version":7}"#;
+        assert_ne!(outcome("set_model_alias", promote), Outcome::Allow);
+        assert!(matches!(
+            outcome("delete_experiment", r#"{"experiment_id":"1"}"#),
+            Outcome::Deny(_)
+        ));
+        assert_eq!(outcome("get_run", r#"{"run_id":"1"}"#), Outcome::Allow);
+    }
+    not_accepted
+}
+
+#[test]
+fn a_rule_observes_only_what_is_known_to_read() {
+    let unlisted =
+        "which is not in the catalogue: if it only reads, write `- { name: look, risk: Read }`";
+    for (server, tool, says) in [
+        ("", "get_model_version_by_alias", None),
+        (
+            "",
+            "set_run_tag",
+            Some("observes set_run_tag, whose risk is Write"),
+        ),
+        ("", "delete_run", Some("whose risk is Destructive")),
+        ("", "look", Some(unlisted)),
+        ("tools: [{name: look, risk: Read}]", "look", None),
+        (
+            "tools: [{name: look, severity: Low}]",
+            "look",
+            Some("not in the catalogue"),
+        ),
+        (
+            "tools: [{name: get_run, risk: Execute}]",
+            "get_run",
+            Some("whose risk is Execute"),
+        ),
+        ("catalog: None", "get_run", Some("not in the catalogue")),
+        (
+            "{catalog: None, tools: [{name: get_run, risk: Read}]}",
+            "get_run",
+            None,
+        ),
+    ] {
+        let why = not_observed(server, tool);
+        match says {
+            None => assert_eq!(why, None, "{server} {tool}"),
+            Some(says) => assert!(
+                why.as_ref().is_some_and(|why| why.contains(says)),
+                "{why:?}"
+            ),
+        }
+    }
+}
+
 fn rule(index: usize) -> impl Strategy<Value = String> {
     let tools = prop_oneof![
         Just("{names: ['*']}"),

@@ -185,6 +185,60 @@ impl<'a> Val<'a> {
         }
     }
 
+    /// Writes the value as JSON.
+    pub fn write_json(&self, out: &mut String, fuel: &Fuel) -> Result<(), EvalError> {
+        use std::fmt::Write as _;
+        fuel.burn(1)?;
+        // Writing to a String cannot fail.
+        let _ = match self {
+            Val::Null => write!(out, "null"),
+            Val::Bool(value) => write!(out, "{value}"),
+            Val::Int(value) => write!(out, "{value}"),
+            Val::Uint(value) => write!(out, "{value}"),
+            // With a fraction or an exponent, as it came.
+            Val::Double(value) if value.is_finite() => write!(out, "{value:?}"),
+            Val::Double(_) => return Err(EvalError::fixed("a number that JSON does not have")),
+            Val::Str(text) => {
+                fuel.burn_bytes(text.len())?;
+                json::write_string(out, text);
+                Ok(())
+            }
+            Val::List(list) => {
+                out.push('[');
+                for at in 0..list.len() {
+                    if at > 0 {
+                        out.push(',');
+                    }
+                    list.at(at)?.write_json(out, fuel)?;
+                }
+                out.push(']');
+                Ok(())
+            }
+            Val::Map(map) => {
+                out.push('{');
+                for (at, key) in map.keys().into_iter().enumerate() {
+                    if at > 0 {
+                        out.push(',');
+                    }
+                    json::write_string(out, key);
+                    out.push(':');
+                    let value = map
+                        .get(key, fuel)?
+                        .ok_or(EvalError::fixed("a key without a value"))??;
+                    value.write_json(out, fuel)?;
+                }
+                out.push('}');
+                Ok(())
+            }
+            Val::Time(_) | Val::Span(_) => {
+                return Err(EvalError::fixed(
+                    "JSON has no times and durations; write string(…) around it",
+                ));
+            }
+        };
+        Ok(())
+    }
+
     /// `==`, or why it is not defined.
     pub fn equals(&self, other: &Val<'a>, fuel: &Fuel) -> Result<bool, EvalError> {
         fuel.burn(1)?;

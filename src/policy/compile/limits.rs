@@ -3,10 +3,11 @@
 use super::context::{Context, MAX_NAME};
 use super::scribe::Scribe;
 use super::server::not_a_pointer;
-use crate::api::policy::{Action, Rule as Written, Scope};
-use crate::policy::check::{Cost, Patterns};
+use crate::api::policy::{Action, Observe, OnToolError, Rule as Written, Scope};
+use crate::policy::check::{Argument, Cost, Patterns};
 use crate::policy::decision::Counter;
-use crate::policy::program::Limit;
+use crate::policy::observed::Reading;
+use crate::policy::program::{Limit, Observing};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -19,12 +20,20 @@ const SECOND: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(31 * 86_400);
 /// No call asks for more people.
 const MOST_APPROVERS: i64 = 3;
+/// Arguments of an observation.
+const MAX_OBSERVE_ARGS: usize = 16;
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
-pub(super) fn approval(
-    rule: &Written,
-    scribe: &mut Scribe<'_>,
-) -> (Duration, Duration, i64, Vec<String>) {
+/// Approval settings of a rule.
+pub(super) struct Approval {
+    pub expires_after: Duration,
+    pub wait_up_to: Duration,
+    pub approvers: i64,
+    pub redact: Vec<String>,
+    pub observe: Option<Arc<Observing>>,
+}
+
+pub(super) fn approval(rule: &Written, scribe: &mut Scribe<'_>) -> Approval {
     if rule.approval.is_some() && rule.action != Action::RequireApproval {
         scribe.error(
             "approval",
@@ -72,7 +81,61 @@ pub(super) fn approval(
             format!("{approvers} is out of range; write 1 to {MOST_APPROVERS}"),
         );
     }
-    (expires, wait, approvers, settings.redact)
+    let observe = settings
+        .observe
+        .as_ref()
+        .map(|observe| observing(observe, scribe));
+    Approval {
+        expires_after: expires,
+        wait_up_to: wait,
+        approvers,
+        redact: settings.redact,
+        observe: observe.map(Arc::new),
+    }
+}
+
+/// Whether the tool only reads depends on the server; [`deployability`](crate::policy::deployability)
+/// says.
+fn observing(observe: &Observe, scribe: &mut Scribe<'_>) -> Observing {
+    let tool = &observe.tool;
+    if tool.is_empty() || tool.contains('*') || tool.chars().any(char::is_control) {
+        scribe.error(
+            "approval.observe.tool",
+            format!("{tool:?} is not the name of a tool; write one name, without *"),
+        );
+    }
+    if observe.args.len() > MAX_OBSERVE_ARGS {
+        scribe.error(
+            "approval.observe.args",
+            format!(
+                "there are {} arguments and there may be {MAX_OBSERVE_ARGS}",
+                observe.args.len()
+            ),
+        );
+    }
+    let mut args = Vec::with_capacity(observe.args.len());
+    for (name, source) in &observe.args {
+        match Argument::compile(source) {
+            Ok(argument) => args.push((name.clone(), argument)),
+            Err(fault) => scribe.fault(&format!("approval.observe.args.{name}"), source, fault),
+        }
+    }
+    for (field, pointers) in [("ignore", &observe.ignore), ("redact", &observe.redact)] {
+        for (i, pointer) in pointers.iter().enumerate() {
+            if let Some(message) = not_a_pointer(pointer) {
+                scribe.error(&format!("approval.observe.{field}[{i}]"), message);
+            }
+        }
+    }
+    Observing {
+        tool: tool.clone(),
+        args,
+        reading: Reading {
+            shows_tool_errors: observe.on_tool_error() == OnToolError::Show,
+            ignore: observe.ignore.clone(),
+            redact: observe.redact.clone(),
+        },
+    }
 }
 
 pub(super) fn limits(

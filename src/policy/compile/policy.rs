@@ -269,17 +269,20 @@ fn tool_rule(
             "a Hide rule cannot look at args, as a list of tools has none; use Deny, or conditions over caller and tool",
         );
     }
-    let (expires_after, wait_up_to, approvers, redact) = approval(rule, scribe);
+    let approval = approval(rule, scribe);
     let limits = limits(rule, context, (counters, patterns), scribe);
     let costs = limits
         .iter()
         .filter_map(|limit| limit.cost.as_ref())
         .map(Cost::reads);
+    let observed = approval.observe.iter();
+    let observed = observed.flat_map(|observe| observe.args.iter().map(|(_, arg)| arg.reads()));
     let reads = when
         .as_ref()
         .map(Condition::reads)
         .into_iter()
         .chain(costs)
+        .chain(observed)
         .fold(Reads::default(), Reads::and);
     // A condition that did not compile has been reported; the rule must not stand without it even so.
     if rule.when.is_some() && when.is_none() {
@@ -293,10 +296,11 @@ fn tool_rule(
         when,
         action: rule.action,
         limits,
-        expires_after,
-        wait_up_to,
-        approvers,
-        redact,
+        expires_after: approval.expires_after,
+        wait_up_to: approval.wait_up_to,
+        approvers: approval.approvers,
+        redact: approval.redact,
+        observe: approval.observe,
         reason: reason(rule.reason.as_ref(), scribe),
         reads,
         restricts_only: scribe.owner.restricts_only.clone(),

@@ -4,8 +4,10 @@ use super::plain;
 use crate::api::policy::Scope;
 use crate::policy::canonical::sha256;
 use crate::policy::check::Env;
-use crate::policy::decision::{ApprovalDemand, Call, Charge, Decision, Denial, Outcome};
-use crate::policy::program::{Limit, Rule};
+use crate::policy::decision::{
+    ApprovalDemand, Call, Charge, Decision, Denial, Observation, Outcome,
+};
+use crate::policy::program::{Limit, Observing, Rule};
 use crate::{json, policy::arguments};
 use std::{borrow::Cow, sync::Arc};
 
@@ -100,9 +102,22 @@ fn identity(call: &Call<'_>, env: &Env<'_>) -> Result<String, String> {
     Ok(hex::encode(sha256(&bytes)))
 }
 
-pub(super) fn demand<'p>(rules: impl Iterator<Item = &'p Rule>) -> Option<ApprovalDemand> {
+/// What a person is asked; the decision to deny where what a rule observes cannot be evaluated.
+pub(super) fn demand<'p>(
+    rules: impl Iterator<Item = &'p Rule>,
+    env: &Env<'_>,
+) -> Result<Option<ApprovalDemand>, Decision> {
     let mut demand: Option<ApprovalDemand> = None;
     for rule in rules {
+        let observe = match rule
+            .observe
+            .as_deref()
+            .map(|observe| observation(observe, env))
+        {
+            None => None,
+            Some(Ok(observation)) => Some(observation),
+            Some(Err(why)) => return Err(unobservable(rule, &why)),
+        };
         let (mut guardrails, mut others) = (None, Vec::new());
         if rule.id.qualified {
             guardrails = Some(rule.redact.clone());
@@ -118,9 +133,23 @@ pub(super) fn demand<'p>(rules: impl Iterator<Item = &'p Rule>) -> Option<Approv
                     approvers: rule.approvers,
                     guardrails_redact: guardrails,
                     redact: others,
+                    observe,
                 });
             }
             Some(demand) => {
+                match (&demand.observe, observe) {
+                    (_, None) => {}
+                    (None, found) => demand.observe = found,
+                    (Some(one), Some(other)) if *one == other => {}
+                    // A person is shown one thing, and neither rule's author may lose theirs.
+                    (Some(_), Some(_)) => {
+                        return Err(unobservable(
+                            rule,
+                            "another rule that asks about this call observes something else, and one request shows one \
+                             thing; let the rules observe the same, or only one of them",
+                        ));
+                    }
+                }
                 demand.rules.push(Arc::clone(&rule.id));
                 demand.expires_after = demand.expires_after.min(rule.expires_after);
                 demand.wait_up_to = demand.wait_up_to.min(rule.wait_up_to);
@@ -134,5 +163,43 @@ pub(super) fn demand<'p>(rules: impl Iterator<Item = &'p Rule>) -> Option<Approv
             }
         }
     }
-    demand
+    Ok(demand)
+}
+
+/// Bytes that the arguments of an observation may have.
+const MAX_OBSERVE_ARGUMENTS: usize = 16 * 1024;
+
+fn observation(observe: &Observing, env: &Env<'_>) -> Result<Observation, String> {
+    let mut arguments = String::from("{");
+    for (at, (name, argument)) in observe.args.iter().enumerate() {
+        let value = argument
+            .json(env)
+            .map_err(|error| format!("approval.observe.args.{name}: {error}"))?;
+        if at > 0 {
+            arguments.push(',');
+        }
+        json::write_string(&mut arguments, name);
+        arguments.push(':');
+        arguments.push_str(&value);
+        if arguments.len() > MAX_OBSERVE_ARGUMENTS {
+            return Err(format!(
+                "the arguments of approval.observe take more than {MAX_OBSERVE_ARGUMENTS} bytes; call with less at once"
+            ));
+        }
+    }
+    arguments.push('}');
+    Ok(Observation {
+        tool: observe.tool.clone(),
+        arguments,
+        reading: observe.reading.clone(),
+    })
+}
+
+fn unobservable(rule: &Rule, why: &str) -> Decision {
+    let reason = format!("the current state could not be read: {why}");
+    plain(
+        Outcome::Deny(Denial::ObserveError),
+        &rule.id,
+        Some(reason.into()),
+    )
 }

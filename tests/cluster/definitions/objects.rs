@@ -97,7 +97,8 @@ pub fn all() -> Vec<Value> {
                     },
                     {
                         "name": "promote", "action": "RequireApproval", "tools": {"names": ["set_model_alias"]},
-                        "approval": {"expiresAfter": "30m", "waitUpTo": "15s", "approvers": 2, "redact": ["/description"]},
+                        "approval": {"expiresAfter": "30m", "waitUpTo": "15s", "approvers": 2, "redact": ["/description"],
+                            "observe": {"tool": "get_model_version_by_alias", "args": {"name": "args.name"}, "onToolError": "Show", "ignore": ["/last_updated_timestamp"], "redact": ["/tags"]}},
                     },
                 ],
                 "prompts": [{"name": "all", "action": "Allow", "names": ["*"], "exceptNames": ["x"], "callers": ["key:*"],
@@ -117,6 +118,7 @@ pub fn all() -> Vec<Value> {
             json!({
                 "serverRef": {"name": "mlflow"}, "grant": "serviceaccount:ml/trainer", "tool": "set_model_alias",
                 "argumentsDigest": digest, "argumentsPreview": "{}", "upstream": "https://mlflow.example/mcp", "policy": "mlflow-default", "rule": "promote", "approvers": 2,
+                "observed": {"tool": "get_model_version_by_alias", "preview": "{}", "digest": digest},
                 "requestedAt": "2026-01-01T00:00:00Z", "expiresAt": "2026-01-01T00:30:00Z",
             }),
         ),

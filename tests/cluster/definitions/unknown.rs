@@ -92,6 +92,7 @@ async fn unknown_fields_are_kept_where_a_misspelt_one_could_loosen_a_rule_and_dr
         "McpPolicy.spec.resources[]",
         "McpPolicy.spec.rules[]",
         "McpPolicy.spec.rules[].approval",
+        "McpPolicy.spec.rules[].approval.observe",
         "McpPolicy.spec.rules[].limits[]",
         "McpPolicy.spec.rules[].tools",
         "McpPolicy.spec.targetRefs[]",

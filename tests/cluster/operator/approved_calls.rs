@@ -1,5 +1,6 @@
 //! Calls that a person approves, on the real API: made, decided, used once, whatever dies meanwhile.
 
+use std::io::BufRead as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -38,12 +39,12 @@ fn held() -> Value {
     json!({"expiresAfter": "10m", "waitUpTo": "80s"})
 }
 
-fn approvals(room: &Room) -> Api<McpApproval> {
+pub(super) fn approvals(room: &Room) -> Api<McpApproval> {
     Api::namespaced(room.client.clone(), room.name())
 }
 
 /// All of them once there are as many, by name.
-async fn listed(room: &Room, count: usize) -> Vec<McpApproval> {
+pub(super) async fn listed(room: &Room, count: usize) -> Vec<McpApproval> {
     eventually(&format!("{count} approvals"), || async {
         let all = approvals(room).list(&ListParams::default()).await.unwrap();
         if all.items.len() == count {
@@ -60,7 +61,7 @@ async fn listed(room: &Room, count: usize) -> Vec<McpApproval> {
 }
 
 /// What `kubectl patch` does, by a person who may.
-async fn decide(room: &Room, name: &str, verdict: &str, reason: Option<&str>) {
+pub(super) async fn decide(room: &Room, name: &str, verdict: &str, reason: Option<&str>) {
     let alice = room.cluster.impersonate("alice", &["system:masters"]);
     let all: Api<McpApproval> = Api::namespaced(alice, room.name());
     let change =
@@ -70,7 +71,7 @@ async fn decide(room: &Room, name: &str, verdict: &str, reason: Option<&str>) {
         .unwrap();
 }
 
-async fn phase_is(room: &Room, name: &str, wanted: Phase) -> McpApproval {
+pub(super) async fn phase_is(room: &Room, name: &str, wanted: Phase) -> McpApproval {
     eventually(&format!("{name} is {wanted:?}"), || async {
         let found = approvals(room).get(name).await.unwrap();
         match found.phase_at(Timestamp::now()) == wanted {
@@ -82,13 +83,13 @@ async fn phase_is(room: &Room, name: &str, wanted: Phase) -> McpApproval {
 }
 
 /// A call in the background, and what it is answered: whether it was refused, and the text.
-fn promote(agent: &Client, text: &str) -> tokio::task::JoinHandle<(bool, String)> {
+pub(super) fn promote(agent: &Client, text: &str) -> tokio::task::JoinHandle<(bool, String)> {
     let (agent, arguments) = (agent.clone(), json!({ "text": text }));
     tokio::spawn(async move { agent.call("promote", arguments).await.tool() })
 }
 
 /// A client of each of a server's pods, past the Service.
-async fn agents(room: &Room, count: usize) -> Vec<Client> {
+pub(super) async fn agents(room: &Room, count: usize) -> Vec<Client> {
     let pods = eventually("every gateway is ready", || async {
         let pods = room.gateway_pods(SERVER).await;
         match pods.len() == count && pods.iter().all(pod_ready) {
@@ -275,8 +276,13 @@ async fn a_gateway_that_is_killed_after_it_used_an_approval_never_lets_it_be_use
     again.abort();
 }
 
+/// The name that the same call asks under once the first is taken.
+pub(super) fn next_of(first: &str) -> String {
+    format!("{}-1", first.strip_suffix("-0").unwrap())
+}
+
 /// Whoever could write as the gateway does; the gateway itself would find nothing of this odd.
-async fn forge(room: &Room, object: &McpApproval) {
+pub(super) async fn forge(room: &Room, object: &McpApproval) {
     let gateway = room
         .cluster
         .impersonate_account(room.name(), "mlflow-gateway");
@@ -324,9 +330,9 @@ async fn an_approved_object_that_is_not_this_very_call_is_not_believed() {
             error && text.starts_with("Approval pending"),
             "{what}: {text}"
         );
-        assert!(text.contains(&name.replace("-0", "-1")), "{what}: {text}");
+        assert!(text.contains(&next_of(&name)), "{what}: {text}");
         assert_eq!(fake.calls(), 0, "{what}");
-        let next = name.replace("-0", "-1");
+        let next = next_of(&name);
         all.delete(&next, &DeleteParams::default()).await.unwrap();
     }
     // A decision that was copied onto another call's request is for that call: the name is free for this one again.
@@ -546,6 +552,25 @@ async fn two_people_decide_on_the_command_line_and_as_a_plugin_of_kubectl() {
     for line in lines {
         assert!(shown.contains(&line), "{line}: {shown}");
     }
+    let mut watch = std::process::Command::new(&own)
+        .args(["approvals", "watch", "-n", place])
+        .env("KUBECONFIG", &alice)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut news = std::io::BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut told_of = |state: &str| {
+        let line = format!("{place}/{name}  {state}  promote for anonymous  {{\"text\":\"v7\"}}");
+        let mut all = Vec::new();
+        while all.last() != Some(&line) {
+            all.push(
+                news.next()
+                    .unwrap_or_else(|| panic!("{line}: {all:?}"))
+                    .unwrap(),
+            );
+        }
+    };
+    told_of("Pending (0 of 2)");
     // As `show` says.
     let approve = [
         "approvals",
@@ -567,6 +592,7 @@ async fn two_people_decide_on_the_command_line_and_as_a_plugin_of_kubectl() {
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("you have decided"), "{told}");
     assert_eq!(fake.calls(), 0);
+    told_of("Pending (1 of 2)");
     // The other person by kubectl, which finds the plugin in PATH.
     let kubectl = room.cluster.program("kubectl");
     let (code, listed, told) = run(
@@ -613,6 +639,9 @@ async fn two_people_decide_on_the_command_line_and_as_a_plugin_of_kubectl() {
         .map(|one| one.by.as_str())
         .collect();
     assert_eq!(by, ["alice", "bob"]);
+    told_of("Consumed (2 of 2)");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
     let (code, _, told) = run(&own, &bob, &["approvals", "deny", &name, "-n", place]);
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("it is Consumed"), "{told}");

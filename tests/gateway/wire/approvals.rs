@@ -83,6 +83,11 @@ async fn an_approved_call_is_executed_once_when_it_is_repeated() {
             )
         )
     );
+    let answer = client.call("promote", json!({"text": "a"})).await.json();
+    assert_eq!(
+        answer["result"]["_meta"],
+        json!({"portcullis.dev/approval": name, "portcullis.dev/retryAfterMs": 30_000})
+    );
     // However often it is repeated, and however it is written, it is one request.
     promote(&client, "a").await;
     let loose = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"arguments":{"\u0074ext" : "\u0061"},"name":"promote"}}"#;
@@ -113,8 +118,9 @@ async fn an_approved_call_is_executed_once_when_it_is_repeated() {
     );
     assert_eq!((list(&rig).len(), fake.calls()), (2, 1));
     assert_eq!(
-        rig.audit_outcomes(5).await,
+        rig.audit_outcomes(6).await,
         [
+            "unapproved",
             "unapproved",
             "unapproved",
             "unapproved",

@@ -109,6 +109,7 @@ pub fn cases() -> Vec<Case> {
     let denied = json!({ "spec": { "decisions": [decided("Denied", "alice")] } });
     let by_two =
         |decisions: Value| approval(json!({ "spec": { "approvers": 2, "decisions": decisions } }));
+    let observed = |version: &str| json!({ "tool": "look", "preview": version, "digest": format!("sha256:{}", "0".repeat(64)) });
     let consumed = |at: &str| approval(json!({ "status": { "consumedAt": at } }));
     vec![
         now(
@@ -432,6 +433,20 @@ pub fn cases() -> Vec<Case> {
             approval(json!({ "spec": { "approvers": 2 } })),
             approval(json!({ "spec": { "approvers": 1 } })),
             by_two(json!([decided("Approved", "alice")])),
+        ),
+        change(
+            "a request cannot be changed",
+            approval(json!({ "spec": { "observed": observed("6") } })),
+            approval(json!({ "spec": { "observed": observed("7") } })),
+            approval(
+                json!({ "spec": { "observed": observed("6"), "decisions": [decided("Approved", "alice")] } }),
+            ),
+        ),
+        change(
+            "a request cannot be changed",
+            approval(json!({})),
+            approval(json!({ "spec": { "observed": observed("7") } })),
+            approval(approved.clone()),
         ),
         change(
             "consumedAt is permanent, and so is consumedBy",

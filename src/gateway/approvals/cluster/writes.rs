@@ -11,7 +11,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::standing::{finished, pending, same_call, standing};
+use super::super::standing::{finished, pending, standing};
 use super::super::steps::record;
 use super::super::{
     ApprovalKey, ApprovalRequest, CallContext, NotConsumed, NotRequested, Standing,
@@ -59,7 +59,9 @@ impl ClusterApprovals {
                 Ok(Ok(created)) => {
                     // Something on the way may have changed it.
                     let key = self.key(&name);
-                    let Some(standing) = Self::open(&created, wanted, &key, now) else {
+                    let standing = Self::open(&created, wanted, &key, now)
+                        .filter(|_| created.spec.observed == wanted.spec.observed);
+                    let Some(standing) = standing else {
                         tracing::error!(
                             "McpApproval {name} was stored as another request than was sent; look for an admission webhook that changes McpApprovals"
                         );
@@ -355,7 +357,7 @@ fn used_meanwhile(
     asked: Timestamp,
 ) -> Option<Standing> {
     let used = object.status.as_ref()?.consumed_at.as_ref()?;
-    (used.0 >= asked && same_call(&object.spec, &wanted.spec))
+    (used.0 >= asked && wanted.is_asked_by(&object.spec))
         .then(|| Standing::Pending(key.clone(), object.spec.expires_at.0))
 }
 

@@ -146,6 +146,7 @@ impl Line {
         line.member("policy", step.policy);
         line.member("rule", step.rule);
         line.member("digest", step.digest);
+        line.optional("observed", step.observed);
         line.optional("by", step.by);
         line.optional("reason", step.reason);
         line.close()
