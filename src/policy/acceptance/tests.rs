@@ -337,20 +337,28 @@ fn a_rule_observes_only_what_is_known_to_read() {
         ),
         ("", "delete_run", Some("whose risk is Destructive")),
         ("", "look", Some(unlisted)),
-        ("tools: [{name: look, risk: Read}]", "look", None),
         (
-            "tools: [{name: look, severity: Low}]",
+            "{upstream: {}, tools: [{name: look, risk: Read}]}",
+            "look",
+            None,
+        ),
+        (
+            "{upstream: {}, tools: [{name: look, severity: Low}]}",
             "look",
             Some("not in the catalogue"),
         ),
         (
-            "tools: [{name: get_run, risk: Execute}]",
+            "{upstream: {}, tools: [{name: get_run, risk: Execute}]}",
             "get_run",
             Some("whose risk is Execute"),
         ),
-        ("catalog: None", "get_run", Some("not in the catalogue")),
         (
-            "{catalog: None, tools: [{name: get_run, risk: Read}]}",
+            "{upstream: {}, catalog: None}",
+            "get_run",
+            Some("not in the catalogue"),
+        ),
+        (
+            "{upstream: {}, catalog: None, tools: [{name: get_run, risk: Read}]}",
             "get_run",
             None,
         ),

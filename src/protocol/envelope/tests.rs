@@ -150,8 +150,8 @@ fn an_error_response_may_lack_its_id() {
 fn the_bytes_that_parsers_disagree_about_are_refused() {
     let json = |text: &str| match parse(text.as_bytes()) {
         Err(Refusal {
-            id: None,
             fault: Fault::Json(error),
+            ..
         }) => error.kind,
         other => panic!("{text}: {other:?}"),
     };
@@ -247,7 +247,7 @@ fn a_refused_message_is_answered_under_its_id_wherever_that_stands() {
     );
     let refusal =
         parse(br#"{"jsonrpc":"2.0","id":5,"method":"ping","params":3,"x":NaN}"#).unwrap_err();
-    assert_eq!(refusal.id, None);
+    assert_eq!(refusal.id, Some(Id::Integer(5)));
 }
 
 #[test]
