@@ -48,7 +48,7 @@ pub fn all() -> Vec<Value> {
                     "apiKeys": {"secretRef": {"name": "agents"}},
                     "anonymous": "Deny",
                 },
-                "counters": {"redis": {"urlSecretRef": secret, "onUnavailable": "Deny", "caSecretRef": secret}},
+                "counters": {"local": {"persistentVolumeClaim": {"claimName": "mlflow-counters"}}},
                 "audit": {"arguments": "Keys", "onFailure": "Deny"},
                 "gateway": {
                     "replicas": 1, "port": 8080, "publicUrl": "https://mcp.example/mlflow",
@@ -76,7 +76,7 @@ pub fn all() -> Vec<Value> {
                         "resources": {"requests": {"cpu": "50m"}}, "imagePullSecrets": [{"name": "pull"}], "pod": pod,
                     },
                 },
-                "counters": {"local": {"persistentVolumeClaim": {"claimName": "mlflow-counters"}}},
+                "counters": {"redis": {"urlSecretRef": secret, "onUnavailable": "Deny", "caSecretRef": secret}},
                 "gateway": {
                     "autoscaling": {"minReplicas": 2, "maxReplicas": 8, "targetCPUUtilizationPercentage": 70},
                 },
