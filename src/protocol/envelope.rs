@@ -449,12 +449,18 @@ pub fn parse(bytes: &[u8]) -> Result<Message<'_>, Refusal> {
         }
         Ok::<(), json::Error>(())
     });
-    let read = read.and_then(|()| reader.finish()).map_err(Fault::Json);
-    read.and_then(|()| parts.message())
-        .map_err(|fault| Refusal {
-            id: parts.id.flatten().map(Id::into_owned),
-            fault,
-        })
+    // A message is large: it goes to the caller without another move.
+    let faulty = match read.and_then(|()| reader.finish()) {
+        Ok(()) => match parts.message() {
+            Ok(message) => return Ok(message),
+            Err(fault) => fault,
+        },
+        Err(error) => Fault::Json(error),
+    };
+    Err(Refusal {
+        id: parts.id.flatten().map(Id::into_owned),
+        fault: faulty,
+    })
 }
 
 impl<'a> Parts<'a> {
@@ -478,7 +484,9 @@ impl<'a> Parts<'a> {
                 let raw = reader.raw()?;
                 self.id = Some(Id::from_json(raw));
                 self.id_raw = Some(raw);
-                self.loose_id = raw.strip_suffix(".0").and_then(|whole| whole.parse().ok());
+                if self.id == Some(None) {
+                    self.loose_id = raw.strip_suffix(".0").and_then(|whole| whole.parse().ok());
+                }
                 // Whether null may stand here depends on the rest of the message.
                 let readable =
                     kind == Kind::Null || self.id != Some(None) || self.loose_id.is_some();

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use crate::json::Kind;
+use crate::json::{Kind, Member};
 
 use super::emit::Edits;
 use super::envelope::{Fault, Message, Object, Outcome};
@@ -155,6 +155,31 @@ pub fn filter_by(
     Ok(Some(message.emit(&edits)))
 }
 
+/// One member of a result without what may not be seen, with its name; `None` if it loses nothing.
+fn filter_member(
+    member: &Member<'_>,
+    visibility: &mut impl Visibility,
+) -> Result<Option<(&'static str, String)>, Malformed> {
+    let (key, found, raw) = (&*member.key, member.kind, member.raw);
+    if let Some(kind) = ListKind::ALL.into_iter().find(|kind| kind.key() == key) {
+        let filtered = filter_array(kind, found, raw, visibility)?;
+        return Ok(filtered.map(|raw| (kind.key(), raw)));
+    }
+    if let Some((name, carrier)) = CARRIERS.into_iter().find(|(name, _)| *name == key) {
+        let filtered = filter_carriers(carrier, found, raw, visibility)?;
+        return Ok(filtered.map(|raw| (name, raw)));
+    }
+    if key == COMPLETION {
+        let filtered = filter_completion(found, raw, visibility)?;
+        return Ok(filtered.map(|raw| (COMPLETION, raw)));
+    }
+    if let Some(name) = SHAPELESS.into_iter().find(|name| *name == key) {
+        let filtered = filter_links(raw, visibility)?;
+        return Ok(filtered.map(|raw| (name, raw)));
+    }
+    Ok(None)
+}
+
 /// The members of a result (or, with `lists` false, of something around one) that must be replaced.
 fn changes(
     object: &Object<'_>,
@@ -163,33 +188,9 @@ fn changes(
     visibility: &mut impl Visibility,
 ) -> Result<Vec<(&'static str, String)>, Malformed> {
     let mut changes = Vec::new();
-    for kind in ListKind::ALL {
-        if lists
-            && let Some(member) = object.get(kind.key())
-            && let Some(raw) = filter_array(kind, member.kind, member.raw, visibility)?
-        {
-            changes.push((kind.key(), raw));
-        }
-    }
-    if lists {
-        for (key, carrier) in CARRIERS {
-            if let Some(member) = object.get(key)
-                && let Some(raw) = filter_carriers(carrier, member.kind, member.raw, visibility)?
-            {
-                changes.push((key, raw));
-            }
-        }
-        if let Some(member) = object.get(COMPLETION)
-            && let Some(raw) = filter_completion(member.kind, member.raw, visibility)?
-        {
-            changes.push((COMPLETION, raw));
-        }
-        for key in SHAPELESS {
-            if let Some(member) = object.get(key)
-                && let Some(raw) = filter_links(member.raw, visibility)?
-            {
-                changes.push((key, raw));
-            }
+    for member in object.members.iter().filter(|_| lists) {
+        if let Some(replaced) = filter_member(member, visibility)? {
+            changes.push(replaced);
         }
     }
     let Some(inner) = object

@@ -214,16 +214,20 @@ impl Relay {
                 events.in_flight = in_flight;
                 events.into_response()
             }
+            _ if status.is_success() => {
+                finish(in_flight, End::Broken);
+                let why = format!("it answered HTTP {status} without a JSON-RPC message");
+                json_response(
+                    StatusCode::OK,
+                    answer::upstream_down(id.as_ref(), &why, RETRY_AFTER),
+                )
+            }
             _ => {
                 finish(in_flight, End::Broken);
-                let read = read_start(response.into_body(), FIRST_BYTES, within).await;
-                let body = if status.is_success() {
-                    let why = format!("it answered HTTP {status} without a JSON-RPC message");
-                    answer::upstream_down(id.as_ref(), &why, RETRY_AFTER)
-                } else {
-                    self.refused(status, &headers, &read)
-                };
-                json_response(StatusCode::OK, body)
+                // Boxed, so that the futures of calls stay small.
+                let body = response.into_body();
+                let read = Box::pin(read_start(body, FIRST_BYTES, within)).await;
+                json_response(StatusCode::OK, self.refused(status, &headers, &read))
             }
         }
     }
