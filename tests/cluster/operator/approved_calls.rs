@@ -203,27 +203,6 @@ async fn a_held_call_goes_on_as_soon_as_a_person_has_decided_and_others_never_wa
     assert_eq!(fake.calls(), 2);
 }
 
-/// A client of the one gateway, once it answers: it may have been killed a moment ago.
-async fn agent_of_the_living(room: &Room) -> Client {
-    let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
-    let address = eventually("the gateway answers", || async {
-        let pod = room.gateway_pods(SERVER).await.remove(0);
-        let address = pod
-            .status
-            .and_then(|status| status.pod_ip)
-            .ok_or("no address")?;
-        let address = SocketAddr::new(address.parse().unwrap(), 8080);
-        let client = Client::new(address, "/mcp");
-        client.try_post(&ping).await.ok_or("no answer")?;
-        match client.initialize("2025-11-25", json!({})).await.status == 200 {
-            true => Ok(address),
-            false => Err("no policy"),
-        }
-    })
-    .await;
-    Client::new(address, "/mcp").session().await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_is_killed_after_it_used_an_approval_never_lets_it_be_used_again() {
     let Some(room) = Room::open("gateways that are killed").await else {
@@ -233,7 +212,7 @@ async fn a_gateway_that_is_killed_after_it_used_an_approval_never_lets_it_be_use
     asking(&room, &fake, 1, held()).await;
     let mut executed = 0;
     for round in 0..3 {
-        let agent = agent_of_the_living(&room).await;
+        let agent = room.living_agent(SERVER).await;
         let asked = promote(&agent, &format!("round {round}"));
         let all = listed(&room, round + 1).await;
         let open = all
@@ -250,7 +229,7 @@ async fn a_gateway_that_is_killed_after_it_used_an_approval_never_lets_it_be_use
         assert!(executed <= round + 1);
     }
     // Each is used up, and a repeated call is another request.
-    let agent = agent_of_the_living(&room).await;
+    let agent = room.living_agent(SERVER).await;
     let before = fake.calls();
     let again = promote(&agent, "round 2");
     let all = listed(&room, 4).await;

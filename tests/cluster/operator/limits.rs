@@ -1,14 +1,11 @@
 //! What limits have counted, over the ends of containers and of pods.
 
-use std::net::SocketAddr;
-
 use kube::ResourceExt;
 use portcullis::api::condition::ConditionType;
 use serde_json::{Value, json};
 
 use super::rig::{Room, call, policy, server};
 use crate::support::eventually;
-use crate::support::wire::client::Client;
 use crate::support::wire::upstream::Fake;
 
 fn limited(window: &str) -> Value {
@@ -16,31 +13,9 @@ fn limited(window: &str) -> Value {
         "limits": [{"counter": "c", "max": 2, "window": window}]}])
 }
 
-/// A client of the gateway, once it answers: it may have been killed a moment ago.
-async fn agent(room: &Room) -> Client {
-    let address = eventually("the gateway answers", || async {
-        let pods = room.gateway_pods("mlflow").await;
-        let pod = pods.into_iter().next().ok_or("no pod")?;
-        let address = pod
-            .status
-            .and_then(|status| status.pod_ip)
-            .ok_or("no address")?;
-        let address = SocketAddr::new(address.parse().unwrap(), 8080);
-        let client = Client::new(address, "/mcp");
-        let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
-        client.try_post(&ping).await.ok_or("no answer")?;
-        match client.initialize("2025-11-25", json!({})).await.status == 200 {
-            true => Ok(address),
-            false => Err("no policy"),
-        }
-    })
-    .await;
-    Client::new(address, "/mcp").session().await
-}
-
 /// Calls once; the tools may not have been listed yet after a start.
 async fn get_run(room: &Room) -> Result<(), String> {
-    let agent = agent(room).await;
+    let agent = room.living_agent("mlflow").await;
     eventually("the tools are known", || async {
         match call(&agent, "get_run").await {
             Err(why) if !why.starts_with("Limit of 2") => Err(why),

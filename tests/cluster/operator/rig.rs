@@ -1,5 +1,6 @@
 //! An operator that all of these tests share, and a room for each.
 
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 
 use kube::api::{DeleteParams, ListParams};
@@ -203,6 +204,29 @@ impl Room {
             .kubelet()
             .service(self.name(), &format!("{server}-gateway"), 8080)
             .await;
+        McpClient::new(address, "/mcp").session().await
+    }
+
+    /// A client of a server's one gateway pod in a session, once it answers: it may have been killed
+    /// a moment ago.
+    pub async fn living_agent(&self, server: &str) -> McpClient {
+        let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+        let address = eventually("the gateway answers", || async {
+            let pods = self.gateway_pods(server).await;
+            let pod = pods.into_iter().next().ok_or("no pod")?;
+            let address = pod
+                .status
+                .and_then(|status| status.pod_ip)
+                .ok_or("no address")?;
+            let address = SocketAddr::new(address.parse().unwrap(), 8080);
+            let client = McpClient::new(address, "/mcp");
+            client.try_post(&ping).await.ok_or("no answer")?;
+            match client.initialize("2025-11-25", json!({})).await.status == 200 {
+                true => Ok(address),
+                false => Err("no policy"),
+            }
+        })
+        .await;
         McpClient::new(address, "/mcp").session().await
     }
 
