@@ -449,8 +449,7 @@ pub fn parse(bytes: &[u8]) -> Result<Message<'_>, Refusal> {
         }
         Ok::<(), json::Error>(())
     });
-    // A message is large: it goes to the caller without another move.
-    let faulty = match read.and_then(|()| reader.finish()) {
+    let fault = match read.and_then(|()| reader.finish()) {
         Ok(()) => match parts.message() {
             Ok(message) => return Ok(message),
             Err(fault) => fault,
@@ -459,7 +458,7 @@ pub fn parse(bytes: &[u8]) -> Result<Message<'_>, Refusal> {
     };
     Err(Refusal {
         id: parts.id.flatten().map(Id::into_owned),
-        fault: faulty,
+        fault,
     })
 }
 
