@@ -11,6 +11,7 @@ mod limits;
 mod lists;
 mod observation;
 mod parsing;
+mod progress;
 mod records;
 mod reload;
 mod sessions;

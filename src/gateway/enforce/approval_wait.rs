@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::time::timeout_at;
 
 use super::held_calls::HeldCall;
-use super::{AdmittedCall, Granted, PendingCall, Refusal, decide, unrecordable};
+use super::{AdmittedCall, Granted, PendingCall, Refusal, Waiting, decide, unrecordable};
 use crate::gateway::approvals::{
     ApprovalKey, ApprovalRequest, CallContext, NotConsumed, NotRequested, RequestParts, Standing,
 };
@@ -135,6 +135,7 @@ impl PendingCall<'_> {
                 }
                 Standing::Pending(key, open_until) => {
                     self.approval = Some(key.1.clone());
+                    self.tell(&key.1, open_until, number);
                     let changed = async { changes.changed().await.is_ok() };
                     let expiry =
                         Duration::try_from(open_until.duration_since(now)).unwrap_or_default();
@@ -167,6 +168,26 @@ impl PendingCall<'_> {
                 }
             }
         }
+    }
+
+    /// Tells the client that the call waits, and for what.
+    fn tell(&self, approval: &str, until: Timestamp, decision: u64) {
+        let Some(waiting) = self.waiting else {
+            return;
+        };
+        waiting.send_if_modified(|told| {
+            let news = told
+                .as_ref()
+                .is_none_or(|told| told.approval != approval || told.until != until);
+            if news {
+                *told = Some(Waiting {
+                    approval: approval.to_owned(),
+                    until,
+                    decision,
+                });
+            }
+            news
+        });
     }
 
     /// Decides again under the current bundle and credentials, looks whether what was observed is
