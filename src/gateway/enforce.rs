@@ -18,6 +18,7 @@ use crate::gateway::fairness::offload::{is_small, offload};
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
 use crate::gateway::observe::Outcome;
+use crate::gateway::observe::audit::ApprovalState;
 use crate::gateway::permit::{Envelope, Granted, Permit};
 use crate::policy::decision::{Charge, RuleId};
 use crate::policy::{self, Call, Decision};
@@ -34,6 +35,7 @@ mod named;
 mod observation;
 mod refusal;
 pub mod request_ids;
+mod unapproved;
 mod uncredentialed;
 
 use self::calls::Units;
@@ -64,7 +66,7 @@ pub struct ToolCall<'a> {
     pub trace_id: Option<&'a str>,
 }
 
-/// What a client is told of a call that waits for a person.
+/// What a client hears about a call that waits for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// The McpApproval.
@@ -108,8 +110,8 @@ pub enum Admission {
     Forward(Forward),
     /// Answer it; with the number of the decision, if one was recorded.
     Refuse(Refusal, Option<u64>),
-    /// It needs approval, as decided at that time: go on with [`approved_call`]. Only where the
-    /// client is to be told of the wait.
+    /// It needs approval, as decided at that time: [`approved_call`] continues. Only where the
+    /// client is to hear about the wait.
     Ask(Box<Decision>, Timestamp),
 }
 
@@ -139,7 +141,7 @@ pub async fn tool_call(
     pending.admit(&decision, now).await
 }
 
-/// Goes on with a call that needs approval, as [`tool_call`] has decided, and tells while it waits.
+/// Continues with a call that needs approval, as [`tool_call`] has decided, and reports the wait.
 pub async fn approved_call(
     gateway: &Arc<Gateway>,
     snapshot: &Arc<Snapshot>,
@@ -169,7 +171,8 @@ struct PendingCall<'a> {
     call: &'a ToolCall<'a>,
     /// What goes around a message to the upstream in the caller's session.
     envelope: &'a (dyn Fn() -> Envelope + Sync),
-    approval: Option<String>,
+    /// Its approval, and where that stands; an empty name where none was asked for.
+    approval: Option<(String, ApprovalState)>,
     /// The number under which the decision is recorded, if lines about it were written already.
     number: Cell<Option<u64>>,
     /// The number of the decision that was recorded last.
@@ -403,7 +406,10 @@ impl PendingCall<'_> {
             grant: &self.call.grant.caller.grant,
             session: self.call.session,
             trace_id: self.call.trace_id,
-            approval: self.approval.as_deref(),
+            approval: self
+                .approval
+                .as_ref()
+                .map(|(name, state)| (name.as_str(), *state)),
             number: self.number.take(),
         };
         let decided = written.record(self.gateway, outcome, by, now, retry_after);

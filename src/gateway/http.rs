@@ -123,7 +123,7 @@ struct Exchange<'a> {
     hops: Option<HeaderValue>,
     /// The client takes a stream of events as the answer.
     takes_events: bool,
-    /// What the client was told while its call waited for a person.
+    /// The progress that the client got while its call waited for a person.
     told: Option<Arc<WaitProgress>>,
 }
 

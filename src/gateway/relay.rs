@@ -100,12 +100,12 @@ pub struct Asked {
     under_way: Option<RequestIdGuard>,
     /// What the answer lists, if the request asks for a list.
     lists: Option<ListKind>,
-    /// What the client was told while the request waited for a person.
+    /// The progress that the client got while the request waited for a person.
     told: Option<Arc<WaitProgress>>,
 }
 
 impl Asked {
-    /// One that has just been forwarded, what its answer lists, and what its client was told.
+    /// One that has just been forwarded, what its answer lists, and the progress that its client got.
     pub fn new(
         under_way: RequestIdGuard,
         lists: Option<ListKind>,

@@ -70,8 +70,18 @@ pub enum Refusal {
         /// What the person said.
         reason: Option<String>,
     },
-    /// It ran out while the call was held, or another call used it.
-    ApprovalGone {
+    /// It ran out.
+    ApprovalExpired {
+        /// The McpApproval.
+        name: String,
+    },
+    /// Another call used it.
+    ApprovalUsed {
+        /// The McpApproval.
+        name: String,
+    },
+    /// It is not for this call any more, as the policy, the tool or the caller's rights have changed.
+    ApprovalVoid {
         /// The McpApproval.
         name: String,
     },

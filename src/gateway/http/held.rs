@@ -2,7 +2,7 @@
 //!
 //! In: a call that needs approval. Out: its answer; once the call waits, a stream that tells of the
 //! wait and ends with the answer. A client that goes away takes the call with it. Must not do:
-//! forward anything; what was decided goes on as without progress.
+//! forward anything; what was decided continues as without progress.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -43,7 +43,7 @@ pub(super) fn progress_token<'a>(request: &Rpc<'a>) -> Option<&'a str> {
 }
 
 impl Exchange<'_> {
-    /// Goes on with a call that needs approval. The answer is a stream if the call waits.
+    /// Continues with a call that needs approval. The answer is a stream if the call waits.
     pub(super) async fn hold(
         &self,
         session: Arc<Session>,
