@@ -457,10 +457,7 @@ async fn what_the_child_writes_that_is_no_message_stays_in_the_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_cannot_be_read_ends_its_call_wherever_its_id_stands() {
     for sessions in [Sessions::Shared, Sessions::PerSession] {
-        let rig = Rig::new(sessions, |config| {
-            config.limits.child.line_bytes = 1 << 20
-        })
-        .await;
+        let rig = Rig::new(sessions, |config| config.limits.child.line_bytes = 1 << 20).await;
         let session = rig.open().await;
         for (form, fill) in [
             (r#"{"jsonrpc":"2.0","result":{"x":NaN},"id":ID}"#, 0),
@@ -468,7 +465,10 @@ async fn an_answer_that_cannot_be_read_ends_its_call_wherever_its_id_stands() {
                 r#"{"result":{"text":"FILL"},"id":ID,"jsonrpc":"2.0"}"#,
                 2 << 20,
             ),
-            (r#"{"result":{"id":1,"text":"FILL","id":2},"id":ID}"#, 3 << 20),
+            (
+                r#"{"result":{"id":1,"text":"FILL","id":2},"id":ID}"#,
+                3 << 20,
+            ),
             (r#"[{"jsonrpc":"2.0","id":ID,"result":{}}]"#, 0),
             (r#"{"jsonrpc":"2.0","result":{},"id":ID,"Result":{}}"#, 0),
             (r#"{"jsonrpc":"2.0","id":ID,"result":{"text":"FILL"#, 10),
