@@ -214,7 +214,10 @@ impl<'a> PendingCall<'a> {
                 Err(Refusal::Unrecorded(why))
             }
             policy::Outcome::RequireApproval => Box::pin(self.approve(decision, now)).await,
-            _ => self.allow(decision, now).await,
+            _ => match self.shared(decision) {
+                None => self.allow_here(decision, now),
+                Some(counters) => Box::pin(self.allow_shared(counters, decision, now)).await,
+            },
         };
         let AdmittedCall { in_flight, granted } = match admitted {
             Ok(passed) => passed,
@@ -256,14 +259,25 @@ impl<'a> PendingCall<'a> {
 }
 
 impl PendingCall<'_> {
-    /// Lets an allowed call pass, if its limits have units left.
-    async fn allow(
+    /// Lets an allowed call pass, if its limits have units left here.
+    fn allow_here(&self, decision: &Decision, now: Timestamp) -> Result<AdmittedCall, Refusal> {
+        let granted = Granted::allowed(decision).ok_or_else(|| self.refuse(decision, now))?;
+        let reserved = self.reserve_here(&decision.charges);
+        let in_flight = self.reserved(reserved, decision, now)?;
+        Ok(AdmittedCall { in_flight, granted })
+    }
+
+    /// Lets an allowed call pass, if its limits have units left where all gateways count.
+    async fn allow_shared(
         &mut self,
+        counters: Arc<SharedCounters>,
         decision: &Decision,
         now: Timestamp,
     ) -> Result<AdmittedCall, Refusal> {
         let granted = Granted::allowed(decision).ok_or_else(|| self.refuse(decision, now))?;
-        let in_flight = self.reserve(decision, now).await?;
+        let grant = &*self.call.grant.caller.grant;
+        let reserved = reserve_shared(counters, grant, &decision.charges).await;
+        let in_flight = self.reserved(reserved, decision, now)?;
         Ok(AdmittedCall { in_flight, granted })
     }
 
@@ -309,9 +323,19 @@ impl PendingCall<'_> {
             None => self.reserve_here(&decision.charges),
             Some(counters) => {
                 let grant = &*self.call.grant.caller.grant;
-                Box::pin(reserve_shared(counters, grant, &decision.charges)).await
+                reserve_shared(counters, grant, &decision.charges).await
             }
         };
+        self.reserved(reserved, decision, now)
+    }
+
+    /// The call with its units, or the limit that refuses it.
+    fn reserved(
+        &self,
+        reserved: Result<Reserved, Exhausted>,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Result<InFlight, Refusal> {
         let (units, shadow_limit) = match reserved {
             Ok(reserved) => reserved,
             Err(exhausted) => return Err(self.limited(&exhausted, now)),

@@ -193,7 +193,7 @@ impl HttpUpstream {
             ClientTransport::Plain(pool) => pool.send(request).await,
             ClientTransport::Tls { uri, client, .. } => {
                 *request.uri_mut() = uri.clone();
-                match client.request(request).await {
+                match Box::pin(client.request(request)).await {
                     Ok(response) => {
                         Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
                     }

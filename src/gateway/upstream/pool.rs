@@ -115,7 +115,7 @@ impl Pool {
         loop {
             let (mut line, kept) = match self.inner.take() {
                 Some(line) => (line, true),
-                None => (self.connect().await?, false),
+                None => (Box::pin(self.connect()).await?, false),
             };
             match line.exchange(request).await {
                 Sent::Answered(response) => return Ok(self.leased(response, line)),
