@@ -11,6 +11,7 @@ mod limits;
 mod lists;
 mod observation;
 mod parsing;
+mod proxies;
 mod records;
 mod reload;
 mod sessions;
