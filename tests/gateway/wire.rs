@@ -12,6 +12,7 @@ mod lists;
 mod observation;
 mod parsing;
 mod proxies;
+mod progress;
 mod records;
 mod reload;
 mod sessions;

@@ -7,6 +7,7 @@ use http::{HeaderName, StatusCode};
 use tokio::time::Instant;
 
 use super::Exchange;
+use super::held::progress_token;
 use super::responses::{Answer, accepted, fault_text, refusal_body, refuse, shown, unrecorded};
 use crate::gateway::body::message::{RETRY_AFTER, json_response};
 use crate::gateway::enforce::request_ids::MAX_CLIENT_ID_BYTES;
@@ -143,11 +144,30 @@ impl Exchange<'_> {
             trace_id: self.trace_id.as_deref(),
         };
         let envelope = || self.envelope(&session);
-        match enforce::tool_call(self.gateway, &self.snapshot, &asked, &envelope).await {
+        // Clients ask for progress by a token, and then read the message that tells of it.
+        let tells = self.takes_events && progress_token(request).is_some();
+        match enforce::tool_call(self.gateway, &self.snapshot, &asked, &envelope, tells).await {
+            Admission::Ask(decision, at) => {
+                Ok(Box::pin(self.hold(session, request, body, (decision, at))).await)
+            }
+            admission => self.admitted(session, (id, &call.name), admission).await,
+        }
+    }
+
+    /// Sends a call, or says why not.
+    pub(super) async fn admitted(
+        &self,
+        session: Arc<Session>,
+        (id, tool): (&Id<'_>, &str),
+        admission: Admission,
+    ) -> Result<Answer, Box<Answer>> {
+        match admission {
             Admission::Forward(forward) => self.forward(session, forward).await,
-            Admission::Refuse(Refusal::Cancelled, _) => Ok(accepted()),
+            // One that is held here is never given back.
+            Admission::Refuse(Refusal::Cancelled, _) | Admission::Ask(..) => Ok(accepted()),
             Admission::Refuse(refusal, number) => {
-                let answer = ok(refusal_body(session.version, id, &call.name, &refusal));
+                let body = refusal_body(session.version, id, tool, &refusal);
+                let answer = refuse(StatusCode::OK, body);
                 Err(Box::new(self.naming(number, *answer)))
             }
         }
@@ -222,7 +242,7 @@ impl Exchange<'_> {
         let answer = match upstream.call(permit, timeout).await {
             Ok(response) => {
                 let mut relay = self.relay(session, upstream);
-                relay.asked = Some(Asked::new(under_way, lists));
+                relay.asked = Some(Asked::new(under_way, lists, self.told.clone()));
                 relay.answer(in_flight, response, timeout, sent).await
             }
             Err(error) => {
