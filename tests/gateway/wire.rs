@@ -13,6 +13,7 @@ mod notices;
 mod observation;
 mod parsing;
 mod progress;
+mod proxies;
 mod records;
 mod reload;
 mod sessions;

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod api_reference;
 mod bounds;
 mod chart;
 mod circles;
@@ -13,6 +14,12 @@ mod examples;
 mod generated;
 mod import;
 mod layering;
+#[allow(
+    dead_code,
+    reason = "shared with the cluster tests, which use all of it"
+)]
+#[path = "../cluster/definitions/objects.rs"]
+mod objects;
 mod plugin;
 mod security;
 mod type_names;

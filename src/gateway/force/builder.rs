@@ -21,6 +21,7 @@ use super::secrets::{Lookup, Secrets};
 use super::settings::Settings;
 use super::snapshot::Snapshot;
 use super::tls::{self, Certificate, Transport};
+use super::withheld::WithheldTools;
 use crate::gateway::notify::webhook::WebhookBuilder;
 use crate::gateway::upstream::Upstream;
 use crate::gateway::upstream::connect::connect;
@@ -96,6 +97,7 @@ pub struct Builder {
     sealer: Option<(Vec<u8>, Arc<Sealer>)>,
     certificate: Option<Certificate>,
     transport: Transport,
+    withheld: WithheldTools,
 }
 
 impl Builder {
@@ -118,6 +120,7 @@ impl Builder {
             sealer: None,
             certificate: None,
             transport: Transport::Plain,
+            withheld: WithheldTools::default(),
         }
     }
 
@@ -272,6 +275,7 @@ impl Builder {
             program,
             self.listing.as_deref().unwrap_or_default(),
         ));
+        self.withheld.log(&name, &bound);
         let by_session = mentions(bundle, "session");
         Ok(Some(Arc::new(Snapshot {
             revision: bundle.revision.clone(),

@@ -22,6 +22,7 @@ pub mod connect;
 mod error;
 pub mod http_client;
 mod pool;
+pub mod proxy;
 pub mod stdio;
 pub mod unserved;
 
