@@ -21,7 +21,7 @@ use super::project::{Accepted, Finding, Name, Project};
 use super::socket;
 use crate::api::policy::McpPolicyStatus;
 use crate::api::server::McpServer;
-use crate::gateway::approvals::{Approvals, Memory};
+use crate::gateway::approvals::{Approvals, Memory, Records};
 use crate::gateway::force::Sealing;
 use crate::gateway::grants::Grants;
 use crate::gateway::listener::Routes;
@@ -239,7 +239,10 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let mut registry = Registry::default();
     process::register(&mut registry);
     let metrics = Metrics::register(&mut registry);
-    let memory = Arc::new(Memory::recorded(audit.clone()));
+    let memory = Arc::new(Memory::recorded(Records {
+        log: Some(audit.clone()),
+        times: Some(metrics.approval_decisions.clone()),
+    }));
     let serving = Arc::new(Serving {
         env,
         server_user,

@@ -16,6 +16,7 @@ mod tests;
 pub use announcing::Unannounced;
 pub use cluster::ClusterApprovals;
 pub use memory::{Memory, NewDecision};
+pub use steps::Records;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -384,6 +385,14 @@ impl Approvals {
                 memory.destination_changed(namespace, server, destination, now);
             }
             Approvals::Cluster(cluster) => cluster.destination_changed(destination, now),
+        }
+    }
+
+    /// Since when requests wait for people, one for each.
+    pub fn waiting(&self, namespace: &str, server: &str, now: Timestamp) -> Vec<Timestamp> {
+        match self {
+            Approvals::Memory(memory) => memory.waiting(namespace, server, now),
+            Approvals::Cluster(cluster) => cluster.waiting(now),
         }
     }
 

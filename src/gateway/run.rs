@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::gateway::approvals::{Approvals, ClusterApprovals};
+use crate::gateway::approvals::{Approvals, ClusterApprovals, Records};
 use crate::gateway::counters::Counters;
 use crate::gateway::force::plan::Stdio;
 use crate::gateway::force::{Environment, Sealing};
@@ -134,7 +134,10 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         &args.namespace,
         &args.server,
         &instance,
-        Some(audit.clone()),
+        Records {
+            log: Some(audit.clone()),
+            times: Some(metrics.approval_decisions.clone()),
+        },
     ));
     let shared = Shared {
         instance,

@@ -242,6 +242,12 @@ fn the_alerts_and_the_dashboard_ask_for_metrics_that_exist() {
     metrics.evaluation.get_or_create(&server).observe(0.0);
     metrics.bundle_errors.get_or_create(&server).inc();
     metrics.active_streams.get_or_create(&server).inc();
+    metrics.approvals_pending.get_or_create(&server).inc();
+    metrics.approvals_oldest.get_or_create(&server).set(1.0);
+    metrics
+        .approval_decisions
+        .get_or_create(&server)
+        .observe(1.0);
     metrics
         .decisions
         .get_or_create(&DecisionLabels {

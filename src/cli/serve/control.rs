@@ -100,7 +100,7 @@ impl Admin for Serving {
 
     fn before_scrape(&self) {
         for gateway in self.gateways() {
-            gateway.show_limits();
+            gateway.show_gauges();
         }
     }
 

@@ -36,6 +36,15 @@ pub(super) fn is_unannounced(object: &McpApproval, now: Timestamp) -> bool {
 }
 
 impl Memory {
+    pub(super) fn waiting(&self, namespace: &str, server: &str, now: Timestamp) -> Vec<Timestamp> {
+        let entries = self.lock();
+        let of_server = entries.values();
+        of_server
+            .filter(|entry| entry.pending(now) && entry.is_of(namespace, server))
+            .map(|entry| entry.object.spec.requested_at.0)
+            .collect()
+    }
+
     pub(super) fn unannounced(
         &self,
         namespace: &str,

@@ -21,11 +21,10 @@ use tokio::sync::watch;
 
 use self::kept::KeptApprovals;
 use super::standing::{AskRoom, finished, pending, room, standing};
-use super::steps::{AskingSessions, record};
+use super::steps::{AskingSessions, Records, record};
 use super::{ApprovalKey, ApprovalRequest, CallContext, NotRequested, Standing};
 use crate::api::approval::{McpApproval, Phase};
 use crate::api::loose::Loose;
-use crate::gateway::observe::audit::AuditLog;
 
 /// Says which server's gateway asks; the watch is for these objects alone.
 const SERVER_LABEL: &str = "portcullis.dev/server";
@@ -42,7 +41,7 @@ pub struct ClusterApprovals {
     state: Mutex<ClusterState>,
     /// Counts changes.
     changed: watch::Sender<u64>,
-    log: Option<AuditLog>,
+    records: Records,
 }
 
 struct ClusterState {
@@ -68,7 +67,7 @@ struct AskedApproval {
 impl ClusterApprovals {
     /// Nothing is known yet, and no call gets an approval before [`Self::follow`] has listed them.
     /// `instance` names this run of the gateway.
-    pub fn new(namespace: &str, server: &str, instance: &str, log: Option<AuditLog>) -> Self {
+    pub fn new(namespace: &str, server: &str, instance: &str, records: Records) -> Self {
         ClusterApprovals {
             namespace: namespace.to_owned(),
             server: server.to_owned(),
@@ -81,7 +80,7 @@ impl ClusterApprovals {
                 unanswered: Vec::new(),
             }),
             changed: watch::Sender::new(0),
-            log,
+            records,
         }
     }
 
@@ -367,7 +366,7 @@ impl ClusterApprovals {
                 .position(|id| object.spec.decision_id.as_ref() == Some(id))
         {
             unanswered.swap_remove(at);
-            record(object, self.log.as_ref(), "requested", None, now);
+            record(object, &self.records, "requested", None, now);
         }
         drop(state);
         self.notify();

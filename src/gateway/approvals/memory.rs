@@ -6,11 +6,10 @@
 
 use super::expiries;
 use super::standing::{AskRoom, room, told_until};
-use super::steps::Entry;
+use super::steps::{Entry, Records};
 use super::{ApprovalKey, ApprovalRequest, CallContext, DecideError, NotRequested, Standing};
 use crate::api::Time;
 use crate::api::approval::{Decision, McpApproval, Verdict};
-use crate::gateway::observe::audit::AuditLog;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -31,7 +30,7 @@ const SWEEP_WAITS: RangeInclusive<Duration> =
 /// McpApprovals in this process's memory.
 pub struct Memory {
     entries: Mutex<BTreeMap<ApprovalKey, Entry>>,
-    log: Option<AuditLog>,
+    records: Records,
     pub(super) changed: watch::Sender<u64>,
 }
 
@@ -52,17 +51,17 @@ impl Default for Memory {
     fn default() -> Self {
         Memory {
             entries: Mutex::default(),
-            log: None,
+            records: Records::default(),
             changed: watch::Sender::new(0),
         }
     }
 }
 
 impl Memory {
-    /// Writes each step into the audit log.
-    pub fn recorded(log: AuditLog) -> Self {
+    /// Records each step.
+    pub fn recorded(records: Records) -> Self {
         Memory {
-            log: Some(log),
+            records,
             ..Memory::default()
         }
     }
@@ -106,7 +105,7 @@ impl Memory {
             number += 1;
         };
         let entry = Entry::new(&key, wanted, context);
-        entry.record(self.log.as_ref(), "requested", None, now);
+        entry.record(&self.records, "requested", None, now);
         let standing = Standing::Pending(key.clone(), wanted.spec.expires_at.0);
         entries.insert(key, entry);
         drop(entries);
@@ -130,7 +129,7 @@ impl Memory {
             .min_by_key(|entry| entry.object.spec.requested_at.0);
         if let Some(entry) = oldest {
             entry.withdraw(now);
-            entry.record(self.log.as_ref(), "withdrawn", None, now);
+            entry.record(&self.records, "withdrawn", None, now);
         }
         Ok(())
     }
@@ -170,7 +169,7 @@ impl Memory {
             return false;
         }
         entry.consume(now);
-        entry.record(self.log.as_ref(), "consumed", Some(context.decision), now);
+        entry.record(&self.records, "consumed", Some(context.decision), now);
         drop(entries);
         self.notify();
         true
@@ -186,7 +185,7 @@ impl Memory {
             },
             |entry| {
                 entry.withdraw(now);
-                entry.record(self.log.as_ref(), "withdrawn", None, now);
+                entry.record(&self.records, "withdrawn", None, now);
             },
         );
     }
@@ -206,7 +205,7 @@ impl Memory {
             },
             |entry| {
                 entry.mark_stale(now);
-                entry.record(self.log.as_ref(), "stale", None, now);
+                entry.record(&self.records, "stale", None, now);
             },
         );
     }
@@ -216,7 +215,7 @@ impl Memory {
             |own, entry| own == key && !entry.finished(now) && entry.version.to_string() == version,
             |entry| {
                 entry.mark_stale(now);
-                entry.record(self.log.as_ref(), "stale", None, now);
+                entry.record(&self.records, "stale", None, now);
             },
         );
     }
@@ -251,7 +250,7 @@ impl Memory {
             }
             if entry.expired(now) {
                 entry.expiry_recorded = true;
-                entry.record(self.log.as_ref(), "expired", None, now);
+                entry.record(&self.records, "expired", None, now);
             } else {
                 let at = entry.object.spec.expires_at.0;
                 next = Some(next.map_or(at, |next: Timestamp| next.min(at)));
@@ -333,7 +332,7 @@ impl Memory {
             reason: decided.reason,
             at: Some(Time(now)),
         });
-        entry.record_decided(self.log.as_ref(), now);
+        entry.record_decided(&self.records, now);
         let object = shown(entry, now);
         drop(entries);
         self.notify();

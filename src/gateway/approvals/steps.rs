@@ -10,6 +10,7 @@ use super::{ApprovalKey, ApprovalRequest, CallContext, Standing, standing};
 use crate::api::Time;
 use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, Verdict};
 use crate::gateway::observe::audit::{ApprovalStep, AuditLog, DecisionId};
+use crate::gateway::observe::metrics::{ServerHistograms, ServerLabels};
 
 /// No more sessions of those that ask are kept apart; with more than that, a request is not
 /// withdrawn.
@@ -49,6 +50,15 @@ impl AskingSessions {
         self.sessions.retain(|asker| asker != session);
         self.sessions.len() < before && self.sessions.is_empty() && !self.more
     }
+}
+
+/// Where steps of requests are recorded.
+#[derive(Clone, Default)]
+pub struct Records {
+    /// A line for each step.
+    pub log: Option<AuditLog>,
+    /// From a request to each decision.
+    pub times: Option<ServerHistograms>,
 }
 
 pub(super) struct Entry {
@@ -145,9 +155,9 @@ impl Entry {
     }
 
     /// A person has decided; see [`record_decision`].
-    pub(super) fn record_decided(&self, log: Option<&AuditLog>, time: Timestamp) {
+    pub(super) fn record_decided(&self, records: &Records, time: Timestamp) {
         if let Some(decision) = self.object.spec.decisions.last() {
-            record_decision(&self.object, log, decision, time);
+            record_decision(&self.object, records, decision, time);
         }
     }
 
@@ -159,51 +169,66 @@ impl Entry {
     /// Records a step. `by` is the decision that it belongs to, if not that of the call that asked.
     pub(super) fn record(
         &self,
-        log: Option<&AuditLog>,
+        records: &Records,
         step: &'static str,
         by: Option<DecisionId<'_>>,
         time: Timestamp,
     ) {
-        record(&self.object, log, step, by, time);
+        record(&self.object, records, step, by, time);
     }
 }
 
 /// Records what a person decided.
 pub(super) fn record_decision(
     object: &McpApproval,
-    log: Option<&AuditLog>,
+    records: &Records,
     decision: &Decision,
     time: Timestamp,
 ) {
+    if let Some(times) = &records.times {
+        let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+        let server = format!("{namespace}/{}", object.spec.server_ref.name);
+        let waited = time.duration_since(object.spec.requested_at.0);
+        times
+            .get_or_create(&ServerLabels { server })
+            .observe(waited.as_secs_f64().max(0.0));
+    }
     let step = match decision.verdict {
         Verdict::Approved => "approved",
         Verdict::Denied => "denied",
     };
-    write(object, log, (step, None), Some(decision), &[], time);
+    write(object, records, (step, None), Some(decision), &[], time);
 }
 
 /// Records a step of a request. `by` is the decision that it belongs to, if not that on the call
 /// that asked.
 pub(super) fn record(
     object: &McpApproval,
-    log: Option<&AuditLog>,
+    records: &Records,
     step: &'static str,
     by: Option<DecisionId<'_>>,
     time: Timestamp,
 ) {
     let approvers: Vec<&str> = object.approved_by().collect();
-    write(object, log, (step, by), object.ruling(), &approvers, time);
+    write(
+        object,
+        records,
+        (step, by),
+        object.ruling(),
+        &approvers,
+        time,
+    );
 }
 
 fn write(
     object: &McpApproval,
-    log: Option<&AuditLog>,
+    records: &Records,
     (step, by): (&'static str, Option<DecisionId<'_>>),
     decision: Option<&Decision>,
     approvers: &[&str],
     time: Timestamp,
 ) {
-    let Some(log) = log else {
+    let Some(log) = &records.log else {
         return;
     };
     let spec = &object.spec;

@@ -478,7 +478,10 @@ impl std::io::Write for Lines {
 fn every_step_is_a_line_that_names_who_why_what_and_the_decision() {
     let lines = Lines::default();
     let (log, writer) = AuditLog::start(vec![Box::new(lines.clone())]).unwrap();
-    let memory = Memory::recorded(log);
+    let memory = Memory::recorded(Records {
+        log: Some(log),
+        times: None,
+    });
     let call = |digest: &str| wanted("key:a", digest, 0);
     for digest in ["d1", "d2", "d3", "d4", "d5"] {
         memory.request(&call(digest), by(digest), at(0)).unwrap();

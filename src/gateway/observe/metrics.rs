@@ -75,6 +75,12 @@ pub struct Metrics {
     pub bundle_info: Family<BundleLabels, Gauge>,
     /// Bundles refused.
     pub bundle_errors: Family<ServerLabels, Counter>,
+    /// Requests for approval that wait for people.
+    pub approvals_pending: Family<ServerLabels, Gauge>,
+    /// How long the oldest of them has waited.
+    pub approvals_oldest: Family<ServerLabels, Gauge<f64, AtomicU64>>,
+    /// From a request to each decision on it.
+    pub approval_decisions: ServerHistograms,
     /// Streams open to clients now.
     pub active_streams: Family<ServerLabels, Gauge>,
     /// 1 while the audit log cannot be written.
@@ -89,6 +95,8 @@ impl Metrics {
         // 50 µs to 26 s; for the engine 0.25 µs to 8 ms.
         let wide: fn() -> Histogram = || doubling(0.000_05, 20);
         let narrow: fn() -> Histogram = || doubling(0.000_000_25, 16);
+        // 1 s to 9 h.
+        let slow: fn() -> Histogram = || doubling(1.0, 16);
         let mut families = Families::new(registry, "portcullis");
         Metrics {
             decisions: families.add(
@@ -125,6 +133,21 @@ impl Metrics {
                 "bundle_errors",
                 "Bundles that were refused",
                 Family::default(),
+            ),
+            approvals_pending: families.add(
+                "approvals_pending",
+                "Requests for approval that wait for people",
+                Family::default(),
+            ),
+            approvals_oldest: families.seconds(
+                "approvals_oldest",
+                "How long the oldest request for approval has waited, 0 if none waits",
+                Family::default(),
+            ),
+            approval_decisions: families.seconds(
+                "approval_decision",
+                "From a request for approval to a person's decision",
+                Family::new_with_constructor(slow),
             ),
             active_streams: families.add(
                 "active_streams",

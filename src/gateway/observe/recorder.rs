@@ -286,6 +286,21 @@ impl Recorder {
             .set(1);
     }
 
+    /// Shows how many requests for approval wait, and since when the oldest does.
+    pub fn approvals(&self, pending: usize, oldest: Option<Timestamp>, now: Timestamp) {
+        let labels = ServerLabels {
+            server: self.server.clone(),
+        };
+        let pending = i64::try_from(pending).unwrap_or(i64::MAX);
+        self.metrics
+            .approvals_pending
+            .get_or_create(&labels)
+            .set(pending);
+        let age = oldest.map_or(0.0, |oldest| now.duration_since(oldest).as_secs_f64());
+        let shown = self.metrics.approvals_oldest.get_or_create(&labels);
+        shown.set(age.max(0.0));
+    }
+
     /// Shows the use of the fullest key of each counter, by policy and counter.
     pub fn limits(&self, ratios: HashMap<(String, String), f64>) {
         let mut state = self.lock();

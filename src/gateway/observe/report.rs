@@ -1,5 +1,7 @@
 //! The report that the operator and `portcullis status` read.
 
+use jiff::Timestamp;
+
 use super::outcome::Outcome;
 use super::recorder::Recent;
 use crate::gateway::Gateway;
@@ -8,8 +10,14 @@ use crate::status::report::{
 };
 
 impl Gateway {
-    /// Brings `portcullis_limit_used_ratio` up to date.
-    pub fn show_limits(&self) {
+    /// Brings the metrics up to date that are not counted as things happen.
+    pub fn show_gauges(&self) {
+        let now = Timestamp::now();
+        if let Some((namespace, server)) = self.served().name.split_once('/') {
+            let waiting = self.calls.approvals().waiting(namespace, server, now);
+            let oldest = waiting.iter().min().copied();
+            self.observe.approvals(waiting.len(), oldest, now);
+        }
         self.observe.limits(self.calls.limit_ratios());
         self.observe.show_audit();
     }

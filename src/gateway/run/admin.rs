@@ -100,7 +100,7 @@ impl Admin for GatewayAdmin {
     }
 
     fn before_scrape(&self) {
-        self.gateway.show_limits();
+        self.gateway.show_gauges();
     }
 
     fn get(&self, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {

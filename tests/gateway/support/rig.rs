@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use portcullis::gateway::approvals::{Approvals, Memory};
+use portcullis::gateway::approvals::{Approvals, Memory, Records};
 use portcullis::gateway::force::secrets::Secrets;
 use portcullis::gateway::force::{Environment, Rejected, Sealing};
 use portcullis::gateway::listener::{Routes, serve};
@@ -130,6 +130,7 @@ pub struct Rig {
     pub addr: SocketAddr,
     pub stop: CancellationToken,
     pub serving: tokio::task::JoinHandle<()>,
+    registry: prometheus_client::registry::Registry,
     spec: Value,
     sequence: AtomicU64,
     _writer: AuditWriter,
@@ -204,12 +205,16 @@ impl Rig {
     pub async fn unlisted(spec: Value, secrets: Held, policies: &[Value]) -> Self {
         let audit = Lines::default();
         let (log, writer) = AuditLog::start(vec![Box::new(audit.clone())]).unwrap();
-        let approvals = Arc::new(Memory::recorded(log.clone()));
         let mut registry = prometheus_client::registry::Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let approvals = Arc::new(Memory::recorded(Records {
+            log: Some(log.clone()),
+            times: Some(metrics.approval_decisions.clone()),
+        }));
         let shared = Shared {
             instance: "test".to_owned(),
             audit: log,
-            metrics: Metrics::register(&mut registry),
+            metrics,
             sealing: Sealing::Own(Arc::new(Sealer::ephemeral().unwrap())),
             approvals: Approvals::Memory(Arc::clone(&approvals)),
             counters: Default::default(),
@@ -241,10 +246,19 @@ impl Rig {
             addr,
             stop,
             serving,
+            registry,
             spec,
             sequence: AtomicU64::new(1),
             _writer: writer,
         }
+    }
+
+    /// What Prometheus would read.
+    pub fn metrics(&self) -> String {
+        self.gateway.show_gauges();
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
     }
 
     /// Puts other policies into force.

@@ -691,6 +691,50 @@ async fn the_line_of_a_call_says_what_became_of_its_approval() {
 }
 
 #[tokio::test]
+async fn metrics_show_how_many_requests_wait_for_how_long_and_how_long_decisions_take() {
+    let fake = Fake::start(&["promote", "echo"]).await;
+    let rig = Rig::new(&fake, &[held("0s")]).await;
+    let value = |name: &str| {
+        let text = rig.metrics();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("portcullis_{name}{{server=\"ml/fake\"}}")))
+            .map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap());
+        line
+    };
+    assert_eq!(value("approvals_pending"), Some(0.0));
+    assert_eq!(value("approvals_oldest_seconds"), Some(0.0));
+    assert_eq!(value("approval_decision_seconds_count"), None);
+    let client = rig.client.session().await;
+    promote(&client, "a").await;
+    promote(&client, "b").await;
+    assert_eq!(value("approvals_pending"), Some(2.0));
+    let age = value("approvals_oldest_seconds").unwrap();
+    eventually("it gets older", || {
+        value("approvals_oldest_seconds").unwrap() > age
+    })
+    .await;
+    let all = list(&rig);
+    decide(
+        &rig,
+        all[0].metadata.name.as_deref().unwrap(),
+        Verdict::Denied,
+        None,
+    );
+    assert_eq!(value("approvals_pending"), Some(1.0));
+    assert_eq!(value("approval_decision_seconds_count"), Some(1.0));
+    decide(
+        &rig,
+        all[1].metadata.name.as_deref().unwrap(),
+        Verdict::Approved,
+        None,
+    );
+    assert_eq!(value("approvals_pending"), Some(0.0));
+    assert_eq!(value("approvals_oldest_seconds"), Some(0.0));
+    assert_eq!(value("approval_decision_seconds_count"), Some(2.0));
+}
+
+#[tokio::test]
 async fn names_of_approvals_say_nothing_of_their_digests() {
     let fake = Fake::start(&["promote", "echo"]).await;
     let (one, other) = (

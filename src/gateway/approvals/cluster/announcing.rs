@@ -10,6 +10,7 @@ use kube::api::PostParams;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::announcing::is_unannounced;
+use super::super::standing::pending;
 use super::super::{ApprovalKey, Unannounced};
 use super::recording::{PAUSE, REQUEST_TIMEOUT};
 use super::writes::END_TIMEOUT;
@@ -50,6 +51,15 @@ impl ClusterApprovals {
             false if left > SignedDuration::ZERO => Turn::Others,
             false => Turn::Free,
         }
+    }
+
+    pub(in crate::gateway::approvals) fn waiting(&self, now: Timestamp) -> Vec<Timestamp> {
+        let state = self.lock();
+        let shown = state.kept.shown();
+        shown
+            .filter(|(_, object)| pending(object, now))
+            .map(|(_, object)| object.spec.requested_at.0)
+            .collect()
     }
 
     pub(in crate::gateway::approvals) fn unannounced(&self, now: Timestamp) -> Vec<Unannounced> {

@@ -54,7 +54,7 @@ impl ClusterApprovals {
     /// Writes the lines, now that the status says so.
     pub(super) fn write_lines(&self, lines: ClaimedLines, object: &McpApproval, now: Timestamp) {
         for decision in object.spec.decisions.iter().skip(lines.from) {
-            record_decision(object, self.log.as_ref(), decision, now);
+            record_decision(object, &self.records, decision, now);
         }
     }
 
@@ -178,7 +178,7 @@ impl ClusterApprovals {
     fn write_claimed(&self, claim: Claim, object: &McpApproval, now: Timestamp) {
         self.write_lines(claim.lines, object, now);
         if claim.expired {
-            record(object, self.log.as_ref(), "expired", None, now);
+            record(object, &self.records, "expired", None, now);
         }
     }
 
@@ -186,7 +186,7 @@ impl ClusterApprovals {
     pub(super) fn record_deleted(&self, object: &McpApproval, now: Timestamp) {
         if object.spec.server_ref.name == self.server && self.lock().kept.is_own(object) {
             for decision in object.unaudited() {
-                record_decision(object, self.log.as_ref(), decision, now);
+                record_decision(object, &self.records, decision, now);
             }
         }
     }

@@ -166,7 +166,7 @@ impl ClusterApprovals {
         context: CallContext<'_>,
         now: Timestamp,
     ) {
-        record(&object, self.log.as_ref(), "requested", None, now);
+        record(&object, &self.records, "requested", None, now);
         let (name, uid) = (
             object.metadata.name.clone().unwrap_or_default(),
             uid(&object),
@@ -294,7 +294,7 @@ impl ClusterApprovals {
             self.write_lines(lines, &written, now);
         }
         let by = Some(context.decision);
-        record(&written, self.log.as_ref(), "consumed", by, now);
+        record(&written, &self.records, "consumed", by, now);
         self.took(&Loose::from(written), now);
         if in_time {
             Ok(())
@@ -348,7 +348,7 @@ impl ClusterApprovals {
                             && self.has_claimed(object)
                         {
                             self.write_lines(lines, object, now);
-                            record(object, self.log.as_ref(), step(phase), None, now);
+                            record(object, &self.records, step(phase), None, now);
                         }
                         if uid(object) != own_uid || !open {
                             // Decided or used meanwhile: then that stands.
@@ -363,7 +363,7 @@ impl ClusterApprovals {
                         match timeout(REQUEST_TIMEOUT, write).await {
                             Ok(Ok(written)) => {
                                 self.write_lines(lines, &written, now);
-                                record(&written, self.log.as_ref(), step(phase), None, now);
+                                record(&written, &self.records, step(phase), None, now);
                                 self.took(&Loose::from(written), now);
                                 return;
                             }
