@@ -148,6 +148,7 @@ fn report() -> Report {
         }),
         audit_error: None,
         counters_error: None,
+        webhook_faults: Vec::new(),
     }
 }
 

@@ -240,6 +240,7 @@ impl Rig {
             Arc::clone(&gateway),
         )]));
         gateway.keep_inventory();
+        gateway.notify_approvers();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(serve(
             listener,
