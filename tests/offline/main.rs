@@ -13,6 +13,7 @@ mod examples;
 mod generated;
 mod import;
 mod layering;
+mod messages;
 mod plugin;
 mod security;
 mod type_names;

@@ -109,7 +109,7 @@ pub async fn named(
         approval: None,
         retry_after_ms: None,
         arguments: None,
-        revision: &snapshot.revision,
+        revision: &snapshot.rules_revision,
         trace_id: call.trace_id,
     };
     let position = gateway.observe.record(outcome, by, &record);
