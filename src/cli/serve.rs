@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::output::{Failure, plural};
 use super::project::{Accepted, Finding, Name, Project};
 use super::socket;
+use super::usage;
 use crate::api::policy::McpPolicyStatus;
 use crate::api::server::McpServer;
 use crate::gateway::approvals::{Approvals, Memory};
@@ -62,7 +63,7 @@ pub struct Args {
     #[arg(short, long = "filename", required = true, value_name = "FILE|DIR")]
     filename: Vec<PathBuf>,
     /// Where MCP clients connect; each server is at /NAME/mcp
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT", value_parser = usage::address)]
     listen: SocketAddr,
     /// A folder of Secrets, as Kubernetes mounts them: DIR/NAMESPACE/NAME/KEY; it is read again
     /// when it changes
@@ -87,7 +88,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     audit_file: Option<PathBuf>,
     /// Serve /metrics, /report, /livez and /readyz here
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = usage::address)]
     admin_listen: Option<SocketAddr>,
     /// A file with the bearer token for /report; without it /report is closed
     #[arg(long, value_name = "FILE", requires = "admin_listen")]
@@ -113,10 +114,13 @@ pub struct Args {
     log_format: logging::Format,
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+/// A variable with its value.
+pub(super) fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("write NAME=VALUE".to_owned()),
+        _ => Err(format!(
+            "`{text}` is not a variable with its value; write NAME=VALUE"
+        )),
     }
 }
 
@@ -388,9 +392,17 @@ async fn start(
             .snapshot()
             .is_some_and(|snapshot| snapshot.server.spec.upstream.stdio.is_some())
         {
+            let problem = match gateway.why_down().await {
+                Some(why) => why,
+                None => problem,
+            };
+            let said = gateway.last_words().map_or_else(
+                || "it wrote nothing to its standard error".to_owned(),
+                |line| format!("its last line was: {}", super::output::visible(&line)),
+            );
             return Err(Failure::new(format!(
-                "McpServer {server}: its command did not start to speak MCP: {problem}\n  The log above has its \
-                output; try the command of spec.upstream.stdio by hand."
+                "McpServer {server}: its command did not start to speak MCP: {problem}; {said}\n  The log above has the rest of \
+                its output; try the command of spec.upstream.stdio by hand."
             )));
         }
         eprintln!(

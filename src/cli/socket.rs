@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
+use super::output::why;
 use crate::api::approval::Verdict;
 
 mod peer;
@@ -65,7 +66,7 @@ pub struct Problem {
 pub enum ClientError {
     /// No program listens on the socket.
     #[error(
-        "no `portcullis serve` answers at {path} ({source}); start one, or name its socket with --socket"
+        "no `portcullis serve` answers at {path} ({why}); start one with `portcullis serve -f DIR`, or name its socket with --socket", why = why(source)
     )]
     Connect {
         /// The socket.
@@ -140,9 +141,14 @@ impl Listener {
                 .recursive(true)
                 .mode(0o700)
                 .create(folder)
-                .map_err(|error| format!("the folder of the socket {shown} cannot be made: {error}; choose another with --socket"))?;
-            let owner = std::fs::metadata(folder)
-                .map_err(|error| format!("{}: {error}", folder.display()))?;
+                .map_err(|error| format!("the folder of the socket {shown} cannot be made: {}; choose another with --socket", why(&error)))?;
+            let owner = std::fs::metadata(folder).map_err(|error| {
+                format!(
+                    "the folder {} cannot be used: {}; choose another with --socket",
+                    folder.display(),
+                    why(&error)
+                )
+            })?;
             let me = rustix::process::geteuid().as_raw();
             if owner.uid() != me && owner.uid() != 0 {
                 return Err(format!(
@@ -158,8 +164,12 @@ impl Listener {
                     "another `portcullis serve` already answers at {shown}; stop it, or choose another socket with --socket"
                 ));
             }
-            std::fs::remove_file(path)
-                .map_err(|error| format!("the old socket {shown} cannot be removed: {error}"))?;
+            std::fs::remove_file(path).map_err(|error| {
+                format!(
+                    "the old socket {shown} cannot be removed: {}; choose another with --socket",
+                    why(&error)
+                )
+            })?;
         }
         let idle = Ticks::now();
         // The folder is private, so no other user can connect between the two steps.
@@ -168,9 +178,20 @@ impl Listener {
                 queue.set_nonblocking(true)?;
                 Ok((UnixListener::from_std(queue.try_clone()?)?, queue))
             })
-            .map_err(|error| format!("the socket {shown} cannot be opened: {error}"))?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-            .map_err(|error| format!("the socket {shown} cannot be made private: {error}"))?;
+            .map_err(|error| {
+                format!(
+                    "the socket {shown} cannot be opened: {}; choose another with --socket",
+                    why(&error)
+                )
+            })?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(
+            |error| {
+                format!(
+                    "the socket {shown} cannot be made private: {}; choose another with --socket",
+                    why(&error)
+                )
+            },
+        )?;
         if let Some(group) = group {
             share(path, group).map_err(|error| {
                 format!("the socket {shown} cannot be given to the group: {error}")

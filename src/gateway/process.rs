@@ -48,6 +48,14 @@ pub fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, Setu
     Ok(listen::bind(address, flag)?)
 }
 
+/// A log that writes nowhere, for a program that decides no call.
+///
+/// # Errors
+/// When the writer cannot be started.
+pub fn audit_nowhere() -> Result<(AuditLog, AuditWriter), SetupError> {
+    AuditLog::to(Vec::new()).map_err(SetupError::Audit)
+}
+
 /// Records go to standard output, and to the file if one is named. With a file, a terminal is not
 /// filled with them.
 ///

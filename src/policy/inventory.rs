@@ -35,6 +35,32 @@ pub struct Definition {
     properties: Option<Vec<String>>,
 }
 
+impl Definition {
+    /// The type that its schema gives an argument, if it is one; a null besides does not matter.
+    pub fn argument_type(&self, argument: &str) -> Option<String> {
+        let property = self.schema.as_ref()?.get("properties")?.get(argument)?;
+        let of = |schema: &serde_json::Value| {
+            schema
+                .get("type")
+                .and_then(|kind| kind.as_str())
+                .map(str::to_owned)
+        };
+        if let Some(kind) = of(property) {
+            return Some(kind);
+        }
+        let any = property.get("anyOf")?.as_array()?;
+        let mut kinds = any
+            .iter()
+            .map(|schema| of(schema).unwrap_or_else(|| "any".to_owned()));
+        let mut kinds: Vec<String> = kinds.by_ref().filter(|kind| kind != "null").collect();
+        kinds.dedup();
+        match kinds.as_slice() {
+            [one] if one != "any" => Some(one.clone()),
+            _ => None,
+        }
+    }
+}
+
 /// Why an entry of a listing is not a tool.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DefinitionError {

@@ -4,6 +4,7 @@ mod attacker;
 mod files;
 mod limits;
 mod secrets;
+mod tools;
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

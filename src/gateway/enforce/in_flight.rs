@@ -203,7 +203,7 @@ impl Written<'_> {
                 let (settings, bound) = (&self.snapshot.settings, &self.snapshot.bound);
                 audit::recorded(settings.audit, bound, self.tool, self.arguments)
             }),
-            revision: &self.snapshot.revision,
+            revision: &self.snapshot.rules_revision,
             trace_id: self.trace_id,
         };
         Decided {

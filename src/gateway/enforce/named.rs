@@ -112,7 +112,7 @@ pub async fn named(
         approval_state: None,
         retry_after_ms: None,
         arguments: None,
-        revision: &snapshot.revision,
+        revision: &snapshot.rules_revision,
         trace_id: call.trace_id,
     };
     let position = gateway.observe.record(outcome, by, &record);

@@ -87,7 +87,7 @@ pub struct Record<'a> {
     pub retry_after_ms: Option<u64>,
     /// As `spec.audit.arguments` says: the argument names, or all of the redacted arguments.
     pub arguments: Option<Arguments<'a>>,
-    /// The revision of the bundle that decided.
+    /// The revision of the rules that decided.
     pub revision: &'a str,
     /// The W3C trace id, when the caller sent one.
     pub trace_id: Option<&'a str>,

@@ -199,6 +199,7 @@ pub fn bundle(sequence: u64, server: &Value, policies: &[Value]) -> Bundle {
         issuers: Vec::new(),
         signature: None,
         report_token_sha256: None,
+        rules: String::new(),
     };
     bundle.sealed().unwrap()
 }
