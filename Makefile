@@ -45,6 +45,7 @@ lint-docs: ## Spelling of names, comments and pages only (seconds; needs Python)
 generate: ## Rewrite the generated files: crds/, pages under docs/, the chart's definitions and tables, fuzz seeds
 	UPDATE=1 cargo test --locked --test offline generated
 	UPDATE=1 cargo test --locked --test offline chart
+	UPDATE=1 cargo test --locked --test offline messages
 
 bundle: ## Render deploy/portcullis.yaml from the chart (needs Helm 3)
 	@bash deploy/render.sh > deploy/.portcullis.yaml && mv deploy/.portcullis.yaml deploy/portcullis.yaml \

@@ -6,18 +6,23 @@
 //! do: guess, skip a broken document, or print the value of a Secret. [`parse`] is pure; only
 //! [`load`] and [`survey`] read files.
 
+mod advice;
 mod definitions;
 mod found;
 mod object;
+mod other;
+mod position;
 mod rules;
 mod schema;
 pub mod survey;
 mod tree;
+mod yaml;
 
 pub use found::{Ignored, Located, ManifestError, Manifests};
 pub use object::{Object, Secret};
+pub use other::documents;
+pub use position::Position;
 pub use survey::{BrokenPolicy, Lost, Survey};
-pub use tree::Position;
 
 use std::path::PathBuf;
 

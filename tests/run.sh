@@ -148,6 +148,18 @@ use() {
 # A failed installation is reported once; the tests that need the program are left out instead of failing too.
 left_out_from_now() { PORTCULLIS_SKIP+=,$1; }
 
+# newest VARIABLE NAME FILE: the newest release, where the package registry can be asked; what it has is not known elsewhere.
+newest() {
+  local folder
+  if [[ -n ${!1:-} ]]; then return; fi
+  if left_out newest; then skip "the tests with $2: PORTCULLIS_SKIP says so"
+  elif folder=$(bash tests/setup/install.sh "$2" 2>"$work/$2.log"); then export "$1=$folder/$3"
+  else
+    skip "the tests with $2: $(tail -n 1 "$work/$2.log")"
+    left_out_from_now newest
+  fi
+}
+
 # Waits until nothing is installed or built beside the tests any more: real MCP servers and API servers that start beside a
 # build of Kubernetes on two cores would exceed the tests' time limits. The tests themselves are
 # built in the meantime.
@@ -184,6 +196,8 @@ use_programs() {
   if left_out mlflow; then skip "the tests with MLflow's real servers: PORTCULLIS_SKIP says so"; else
     use PORTCULLIS_TEST_MLFLOW_MCP mlflow-mcp bin/mlflow-mcp mlflow
     use PORTCULLIS_TEST_MLFLOW_OFFICIAL mlflow-official bin/mlflow mlflow
+    newest PORTCULLIS_TEST_NEWEST_MLFLOW_MCP newest-mlflow-mcp bin/mlflow-mcp
+    newest PORTCULLIS_TEST_NEWEST_MLFLOW_OFFICIAL newest-mlflow-official bin/mlflow
   fi
   if left_out redis; then skip "the tests with a Redis or Valkey server: PORTCULLIS_SKIP says so"
   elif [[ -n ${PORTCULLIS_TEST_REDIS:-} ]]; then printf '  redis: %s\n' "$PORTCULLIS_TEST_REDIS"

@@ -74,6 +74,7 @@ pub fn bundle(url: &str, rules: Value) -> Done<Bundle> {
         issuers: Vec::new(),
         signature: None,
         report_token_sha256: None,
+        rules: String::new(),
     };
     Ok(bundle.sealed()?)
 }

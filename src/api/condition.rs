@@ -119,6 +119,8 @@ named! {
         Anonymous,
         /// An API key is refused because it is too short.
         KeyTooShort,
+        /// API keys are refused because several grants have the same.
+        KeyNotUnique,
         /// Tokens of an issuer are refused because its keys are missing.
         KeysUnavailable,
         /// Every caller is refused because no authentication is configured.

@@ -42,7 +42,7 @@ use std::collections::BTreeMap;
     printcolumn(name = "Policies", type_ = "integer", json_path = ".status.policyCount", description = "Policies in force"),
     printcolumn(name = "Violations", type_ = "integer", json_path = ".status.violations.total", description = "Calls that were refused"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision", description = "Revision of the bundle that the gateways should enforce", priority = 1),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision", description = "Revision of the rules that the gateways should enforce", priority = 1),
     printcolumn(name = "Replicas", type_ = "string", json_path = ".status.replicas.summary", description = "Replicas that enforce the revision, of all replicas", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]

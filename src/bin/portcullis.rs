@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser};
-use portcullis::cli::{self, Cli, completions};
+use portcullis::cli::{self, Cli, completions, usage};
 
 fn main() -> ExitCode {
     let name = name();
@@ -14,7 +14,20 @@ fn main() -> ExitCode {
         completions::kubectl(&Cli::command(), &words)
     } else {
         // kubectl runs `kubectl portcullis` as the program `kubectl-portcullis` in PATH.
-        cli::run(Cli::parse(), name.as_deref() == Some("kubectl-portcullis"))
+        let plugin = name.as_deref() == Some("kubectl-portcullis");
+        match Cli::try_parse() {
+            Ok(cli) => cli::run(cli, plugin),
+            Err(error) => {
+                let words: Vec<String> = std::env::args_os()
+                    .skip(1)
+                    .map(|word| word.to_string_lossy().into_owned())
+                    .collect();
+                match usage::failure(&error, &Cli::command(), &words) {
+                    Some(failure) => Err(failure),
+                    None => error.exit(),
+                }
+            }
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -99,8 +99,12 @@ impl Entry {
             "trace_ids" if self.name == "link_traces_to_run" => Form::Identifier,
             "trace_ids" => Form::Identifiers,
             "name" | "model_name" | "src_model_name" | "dst_model_name" | "experiment_name"
-            | "new_name" | "run_name" | "alias" | "key" | "metric" | "metric_name" => Form::Name,
-            "path" | "artifact_path" => Form::Path,
+            | "new_name" | "run_name" | "alias" | "key" | "metric" | "metric_name" | "endpoint"
+            | "target" | "flavor" | "env_manager" | "content_type" | "host" => Form::Name,
+            // Files of the server, which rules are to name by one spelling.
+            "path" | "artifact_path" | "input_path" | "output_path" | "output_directory"
+            | "mlflow_home" => Form::Path,
+            "workers" => Form::Number,
             "model_uri" | "artifact_location" => Form::Location,
             "view" => Form::View,
             "include_spans"
@@ -109,6 +113,8 @@ impl Entry {
             | "clear_trace_archival_retention"
             | "trace_archive_now"
             | "clear_trace_archive_now"
+            | "no_conda"
+            | "install_mlflow"
                 if self.server == Server::MlflowCli =>
             {
                 Form::Switch
@@ -121,15 +127,18 @@ impl Entry {
 /// Arguments that are text to MLflow as they stand: every spelling is another value, or the schema
 /// lists them all. Kept so that a new argument must be examined before it counts as one of these.
 #[cfg(test)]
-pub(super) const FREE: [&str; 31] = [
+pub(super) const FREE: [&str; 39] = [
     "archive_existing",
     "ascending",
     "base_url",
+    "config",
     "datasets",
     "description",
+    "env",
     "extra_headers",
     "extract_fields",
     "filter_string",
+    "install_java",
     "instructions",
     "limit",
     "max_results",
@@ -138,18 +147,23 @@ pub(super) const FREE: [&str; 31] = [
     "metadata",
     "model",
     "offset",
+    "operation",
     "order_by",
     "output",
     "output_format",
     "page_token",
+    "pip_requirements_override",
+    "port",
     "query",
     "rationale",
+    "requirement_strings",
     "scorers",
     "source_id",
     "source_type",
     "sql_warehouse_id",
     "status",
     "tags",
+    "timeout",
     "trace_archival_retention",
     "trace_archive_now_older_than",
     "value",

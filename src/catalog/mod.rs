@@ -7,10 +7,12 @@
 //! Three names are in both servers with different inputs, so a name can have several forms.
 //! Overrides and pins of an McpServer come on top; the policy engine applies them.
 
+mod arguments;
 mod data;
 mod form;
 mod observe;
 
+pub use arguments::argument_type;
 pub use form::Form;
 
 use crate::api::{

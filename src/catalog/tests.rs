@@ -11,7 +11,7 @@ const FIXTURES: [(Server, &str); 2] = [
     ),
     (
         Server::MlflowCli,
-        include_str!("../../tests/fixtures/mlflow-3.x.tools.json"),
+        include_str!("../../tests/fixtures/mlflow-3.x-all.tools.json"),
     ),
 ];
 
@@ -53,7 +53,7 @@ fn every_tool_of_both_real_servers_is_catalogued_with_its_inputs() {
         assert_eq!(ours, real, "{server}");
     }
     let count = |server| all().iter().filter(|e| e.server == server).count();
-    assert_eq!(Server::ALL.map(count), [40, 26]);
+    assert_eq!(Server::ALL.map(count), [40, 45]);
 }
 
 #[test]
@@ -133,6 +133,11 @@ fn severity_follows_risk_except_where_a_tool_is_worse_than_its_class() {
             ("transition_model_version_stage", Severity::High),
             ("copy_model_version", Severity::High),
             ("update_experiment", Severity::High),
+            ("create_deployment", Severity::High),
+            ("update_deployment", Severity::High),
+            ("create_deployment_endpoint", Severity::High),
+            ("update_deployment_endpoint", Severity::High),
+            ("update_model_pip_requirements", Severity::High),
         ]
     );
 }
@@ -149,7 +154,7 @@ fn classes_are_those_of_the_design() {
     let count =
         |server| [Read, Write, Execute, Financial, Destructive].map(|risk| of(server, risk).len());
     assert_eq!(count(Server::MlflowMcp), [27, 8, 0, 0, 5]);
-    assert_eq!(count(Server::MlflowCli), [8, 13, 1, 0, 4]);
+    assert_eq!(count(Server::MlflowCli), [12, 18, 9, 0, 6]);
     assert_eq!(
         of(Server::MlflowMcp, Destructive),
         [
@@ -166,10 +171,25 @@ fn classes_are_those_of_the_design() {
             "delete_traces",
             "delete_trace_assessment",
             "delete_experiment",
-            "delete_run"
+            "delete_run",
+            "delete_deployment",
+            "delete_deployment_endpoint"
         ]
     );
-    assert_eq!(of(Server::MlflowCli, Execute), ["evaluate_traces"]);
+    assert_eq!(
+        of(Server::MlflowCli, Execute),
+        [
+            "evaluate_traces",
+            "predict_with_deployment",
+            "predict_with_model",
+            "explain_deployment",
+            "serve_model",
+            "run_deployment_locally",
+            "prepare_model_env",
+            "build_model_docker",
+            "generate_model_dockerfile"
+        ]
+    );
 }
 
 #[test]
@@ -191,7 +211,7 @@ fn the_recommendation_adds_up_to_the_figures_of_the_design() {
         )
     };
     assert_eq!(figures(Server::MlflowMcp), (35, 5, 27, 3, 5, 3));
-    assert_eq!(figures(Server::MlflowCli), (21, 5, 8, 1, 12, 0));
+    assert_eq!(figures(Server::MlflowCli), (30, 15, 12, 1, 17, 0));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Config, Resource};
@@ -94,8 +94,31 @@ impl ClusterArgs {
 async fn connect(args: &ClusterArgs, context: &str) -> Result<(Client, String), Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::new(format!(
-            "the kubeconfig cannot be used: {error}; see kubectl config get-contexts"
+            "the kubeconfig cannot be used: {error}; see `kubectl config view`"
         ))
+    };
+    let unusable = |error: KubeconfigError| match error {
+        KubeconfigError::ReadConfig(error, path) => Failure::new(format!(
+            "the kubeconfig {} cannot be read: {}; name another with --kubeconfig FILE",
+            path.display(),
+            super::output::why(&error)
+        )),
+        KubeconfigError::FindPath => {
+            Failure::new("there is no kubeconfig; name one with --kubeconfig FILE")
+        }
+        KubeconfigError::CurrentContextNotSet => Failure::new(
+            "the kubeconfig has no current context; name one with --context NAME (`kubectl config get-contexts` lists them)",
+        ),
+        KubeconfigError::LoadContext(name) => Failure::new(format!(
+            "the kubeconfig has no context `{name}`; `kubectl config get-contexts` lists them"
+        )),
+        KubeconfigError::LoadClusterOfContext(name) => Failure::new(format!(
+            "the kubeconfig has no cluster `{name}`, which its context names; `kubectl config view` shows both"
+        )),
+        KubeconfigError::Parse(_) => {
+            Failure::new("the kubeconfig is not valid YAML; `kubectl config view` shows where")
+        }
+        other => failed(&other),
     };
     let options = KubeConfigOptions {
         context: (!context.is_empty()).then(|| context.to_owned()),
@@ -103,12 +126,12 @@ async fn connect(args: &ClusterArgs, context: &str) -> Result<(Client, String), 
     };
     let config = match &args.kubeconfig {
         Some(path) => {
-            let file = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
+            let file = Kubeconfig::read_from(path).map_err(unusable)?;
             Config::from_custom_kubeconfig(file, &options).await
         }
         None => Config::from_kubeconfig(&options).await,
     }
-    .map_err(|error| failed(&error))?;
+    .map_err(unusable)?;
     let namespace = args
         .namespace
         .clone()

@@ -4,18 +4,16 @@
 //! with its trace. Exit code 0 for every decision.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::load::{bound, project};
 use super::output::{Failure, Output, columns, print, print_data};
-use super::project::Project;
 use super::tools;
-use crate::policy::bundle::Bundle;
+use crate::policy::Call;
 use crate::policy::cases::{self, Verdict};
 use crate::policy::explain::Step;
-use crate::policy::{Bound, Call, compile};
 
 /// Print the decision on a call and the rules that led to it
 #[derive(Debug, clap::Args)]
@@ -74,35 +72,6 @@ struct Explanation<'a> {
     trace: Vec<&'a Step>,
 }
 
-/// Compiles a bundle for a command, or lists every mistake in it.
-pub(super) fn bound(
-    bundle: &Bundle,
-    listing: &[crate::policy::Definition],
-) -> Result<Bound, Failure> {
-    let program = compile(bundle).map_err(|diagnostics| {
-        let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
-        Failure {
-            message: format!(
-                "these policies would not be accepted:\n{}",
-                lines.join("\n")
-            ),
-            code: 1,
-        }
-    })?;
-    Ok(Bound::new(&Arc::new(program), listing))
-}
-
-/// Reads files for a command that needs them to be valid.
-pub(super) fn project(paths: &[PathBuf], operator_namespace: &str) -> Result<Project, Failure> {
-    Project::load(paths, operator_namespace).map_err(|findings| {
-        let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
-        Failure {
-            message: format!("the files have errors:\n{}", lines.join("\n")),
-            code: 1,
-        }
-    })
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -121,10 +90,20 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Ok(crate::json::Value::Object(_)) => {}
         Ok(_) => {
             return Err(Failure::new(
-                "--args: write a JSON object, such as '{\"run_id\": \"1\"}'",
+                "--args is not an object; write a JSON object, such as '{\"run_id\": \"1\"}'",
             ));
         }
-        Err(error) => return Err(Failure::new(format!("--args is not strict JSON: {error}"))),
+        Err(error) => {
+            let at = args
+                .args
+                .get(..error.offset)
+                .map_or(error.offset, |before| before.chars().count());
+            return Err(Failure::new(format!(
+                "--args: {} at character {}; write a JSON object, such as '{{\"run_id\": \"1\"}}'",
+                error.kind,
+                at + 1
+            )));
+        }
     }
     let call = Call {
         tool: &args.tool,
@@ -176,9 +155,33 @@ pub fn run(args: Args) -> Result<(), Failure> {
         trace: steps,
     };
     match args.output {
-        Output::Yaml | Output::Json => print_data(&explanation, args.output),
-        Output::Table | Output::Wide => show(&explanation),
+        Output::Yaml | Output::Json => print_data(&explanation, args.output)?,
+        Output::Table | Output::Wide => show(&explanation)?,
     }
+    if args.listing.is_none() {
+        if let Some(near) = near(&args.tool) {
+            eprintln!(
+                "note: no known MLflow MCP server has a tool `{}`; did you mean `{near}`?",
+                super::output::visible(&args.tool)
+            );
+        }
+        eprintln!("{}", tools::UNCHECKED);
+    }
+    Ok(())
+}
+
+/// A catalogued tool whose name is nearly this one.
+fn near(tool: &str) -> Option<&'static str> {
+    if crate::catalog::lookup(tool).next().is_some() || tool.len() > 80 {
+        return None;
+    }
+    let distances = crate::catalog::all()
+        .iter()
+        .map(|entry| (strsim::osa_distance(tool, entry.name), entry.name));
+    distances
+        .min()
+        .filter(|(distance, _)| *distance <= 2)
+        .map(|(_, name)| name)
 }
 
 fn show(explanation: &Explanation<'_>) -> Result<(), Failure> {

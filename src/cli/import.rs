@@ -8,7 +8,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::output::{Failure, Output, print, print_data, visible};
+use super::output::{Failure, Output, print, print_manifest, visible, why};
 use crate::api::policy::McpPolicy;
 use crate::policy::import::{MAX_BYTES, Note, import};
 
@@ -37,17 +37,8 @@ pub struct Args {
 pub fn run(args: Args) -> Result<(), Failure> {
     let shown = visible(&args.file.display().to_string());
     let text = read(&args.file)
-        .map_err(|error| Failure::new(format!("{shown} cannot be read: {error}")))?;
-    let (namespace, server) = match args.server.split_once('/') {
-        Some((namespace, server)) if namespace.is_empty() || server.is_empty() => {
-            return Err(Failure::new(format!(
-                "--server {:?} names no server; write NAME or NAMESPACE/NAME",
-                args.server
-            )));
-        }
-        Some((namespace, server)) => (Some(namespace), server),
-        None => (None, args.server.as_str()),
-    };
+        .map_err(|error| Failure::new(format!("{shown} cannot be read: {}; name a policy.json of PolicyLayer or a YAML file of Intercept", why(&error))))?;
+    let (namespace, server) = server(&args.server)?;
     let imported = import(&text, server).map_err(|error| Failure {
         message: match error.at {
             Some(at) => format!(
@@ -98,7 +89,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
         .map(|note| note.places.len())
         .sum();
     match closed {
-        0 => Ok(()),
+        0 => {
+            eprintln!("{}", next(&args.file, server));
+            Ok(())
+        }
         closed if args.strict => Err(Failure {
             message: format!(
                 "--strict: {closed} place(s) of {shown} could not be imported and deny calls; see the lines marked \
@@ -110,10 +104,64 @@ pub fn run(args: Args) -> Result<(), Failure> {
             eprintln!(
                 "note: {closed} place(s) could not be imported and deny calls; see the lines marked `closed`"
             );
+            eprintln!("{}", next(&args.file, server));
             Ok(())
         }
     }
 }
+
+/// What to do with the policy.
+fn next(file: &Path, server: &str) -> String {
+    let stem = file
+        .file_stem()
+        .map_or_else(|| "policy".into(), |stem| stem.to_string_lossy());
+    let saved = match stem.as_ref() {
+        "-" => format!("{server}-imported.yaml"),
+        stem => format!("{}-imported.yaml", visible(stem)),
+    };
+    format!(
+        "next: save this with `> {saved}` beside the McpServer {server}, run `portcullis validate --strict .` there, and \
+         `portcullis explain -f . --tool TOOL --args JSON` for the calls that matter"
+    )
+}
+
+/// The namespace, if it is given, and the name of a server.
+fn server(text: &str) -> Result<(Option<&str>, &str), Failure> {
+    let refused = |what: String| {
+        Failure::new(format!(
+            "--server: {what}; write NAME or NAMESPACE/NAME, each of lower-case letters, digits and `-`, such as mlflow or ml/mlflow"
+        ))
+    };
+    let (namespace, name) = match text.split_once('/') {
+        Some((namespace, name)) => (Some(namespace), name),
+        None => (None, text),
+    };
+    // A server's name starts with a letter, because it begins the names of Services.
+    let is_label = |text: &str, most: usize| {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        !text.is_empty()
+            && text.len() <= most
+            && text.bytes().all(inner)
+            && !text.starts_with('-')
+            && !text.ends_with('-')
+    };
+    if !is_label(name, LONGEST_SERVER) || name.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(refused(format!(
+            "`{}` is not the name of an McpServer",
+            visible(name)
+        )));
+    }
+    match namespace {
+        Some(namespace) if !is_label(namespace, 63) => Err(refused(format!(
+            "`{}` is not the name of a namespace",
+            visible(namespace)
+        ))),
+        namespace => Ok((namespace, name)),
+    }
+}
+
+/// Characters that the name of an McpServer may have.
+const LONGEST_SERVER: usize = 52;
 
 /// The content of a file, or why it cannot be read.
 fn read(file: &Path) -> std::io::Result<String> {
@@ -164,17 +212,17 @@ fn line(file: &str, note: &Note) -> String {
 
 fn print_all(policies: &[McpPolicy], output: Output) -> Result<(), Failure> {
     match (policies, output) {
-        ([policy], output) => print_data(policy, output),
+        ([policy], output) => print_manifest(policy, output),
         (policies, Output::Json) => {
             let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": policies});
-            print_data(&list, output)
+            print_manifest(&list, output)
         }
         (policies, output) => {
             for (i, policy) in policies.iter().enumerate() {
                 if i > 0 {
                     print("---\n")?;
                 }
-                print_data(policy, output)?;
+                print_manifest(policy, output)?;
             }
             Ok(())
         }

@@ -10,6 +10,7 @@ pub mod completions;
 pub mod crds;
 pub mod explain;
 pub mod import;
+mod load;
 pub mod output;
 pub mod project;
 pub mod serve;
@@ -17,6 +18,7 @@ pub mod socket;
 pub mod status;
 pub mod test;
 pub mod tools;
+pub mod usage;
 pub mod validate;
 
 use clap::CommandFactory as _;
@@ -39,6 +41,7 @@ enum Command {
     Validate(validate::Args),
     Explain(explain::Args),
     Test(test::Args),
+    Tools(tools::Args),
     Import(import::Args),
     Catalog(catalog::Args),
     Crds(crds::Args),
@@ -58,6 +61,7 @@ pub fn run(cli: Cli, plugin: bool) -> Result<(), Failure> {
         Command::Explain(args) => explain::run(args),
         Command::Test(args) => test::run(args),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
+        Command::Tools(args) => tools::run(args),
         Command::Import(args) => import::run(args),
         Command::Catalog(args) => {
             let mut text = Vec::new();

@@ -53,21 +53,104 @@ pub fn print_data<T: Serialize>(value: &T, output: Output) -> Result<(), Failure
             // Through JSON, so that both have the same keys in the same order.
             let value =
                 serde_json::to_value(value).map_err(|error| Failure::new(error.to_string()))?;
-            yaml(value)?
+            yaml(value, |value| serde_saphyr::to_string(value))?
         }
     };
     print(&text)
 }
 
+/// Prints a manifest as YAML or JSON, with its keys in the order in which people write them.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn print_manifest<T: Serialize>(value: &T, output: Output) -> Result<(), Failure> {
+    let failed = |error: serde_json::Error| Failure::new(error.to_string());
+    let value = serde_json::to_value(value).map_err(failed)?;
+    let text = match output {
+        Output::Json => {
+            let text = serde_json::to_string_pretty(&AsWritten(&value)).map_err(failed)?;
+            crate::protocol::text::plain_json(&text).into_owned() + "\n"
+        }
+        _ => yaml(value, |value| serde_saphyr::to_string(&AsWritten(value)))?,
+    };
+    print(&text)
+}
+
+/// A value whose objects have the keys of manifests first, as people write them; others follow by the alphabet.
+struct AsWritten<'v>(&'v Value);
+
+/// Keys of manifests, in the order in which people write them.
+const WRITTEN: [&str; 32] = [
+    "apiVersion",
+    "group",
+    "kind",
+    "metadata",
+    "name",
+    "namespace",
+    "spec",
+    "targetRefs",
+    "targetSelector",
+    "mode",
+    "defaultAction",
+    "rules",
+    "prompts",
+    "resources",
+    "tools",
+    "names",
+    "exceptNames",
+    "uris",
+    "exceptUris",
+    "risks",
+    "minSeverity",
+    "callers",
+    "exceptCallers",
+    "when",
+    "action",
+    "limits",
+    "counter",
+    "max",
+    "window",
+    "scope",
+    "approval",
+    "reason",
+];
+
+impl Serialize for AsWritten<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Object(members) => {
+                let mut members: Vec<(&String, &Value)> = members.iter().collect();
+                let place = |key: &str| {
+                    WRITTEN
+                        .iter()
+                        .position(|known| *known == key)
+                        .unwrap_or(WRITTEN.len())
+                };
+                members.sort_by_key(|(key, _)| (place(key), *key));
+                serializer.collect_map(
+                    members
+                        .into_iter()
+                        .map(|(key, value)| (key, AsWritten(value))),
+                )
+            }
+            Value::Array(values) => serializer.collect_seq(values.iter().map(AsWritten)),
+            value => value.serialize(serializer),
+        }
+    }
+}
+
 /// A value as YAML in which characters that a terminal interprets or does not show are escaped.
-fn yaml(mut value: Value) -> Result<String, Failure> {
+fn yaml(
+    mut value: Value,
+    write: impl Fn(&Value) -> Result<String, serde_saphyr::ser::Error>,
+) -> Result<String, Failure> {
     let mut set_aside = SetAside {
         // Random, so that no author of the text can know it.
         mark: uuid::Uuid::new_v4().simple().to_string(),
         texts: Vec::new(),
     };
     set_aside.take(&mut value);
-    let text = serde_saphyr::to_string(&value).map_err(|error| Failure::new(error.to_string()))?;
+    let text = write(&value).map_err(|error| Failure::new(error.to_string()))?;
     Ok(set_aside.put_back(text))
 }
 
@@ -128,6 +211,36 @@ fn double_quoted(text: &str) -> String {
     }
     out.push('"');
     out
+}
+
+/// A message without the numbers of the system's errors, which say nothing that its words do not.
+pub fn without_numbers(mut message: String) -> String {
+    while let Some(at) = message.find(" (os error ") {
+        let end = message[at..]
+            .find(')')
+            .map_or(message.len(), |end| at + end + 1);
+        message.replace_range(at..end, "");
+    }
+    message
+}
+
+/// Why a file or folder cannot be used, in words.
+pub fn why(error: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::NotFound => "there is no such file or folder".to_owned(),
+        ErrorKind::PermissionDenied => {
+            "this user may not use it; change its owner or its mode".to_owned()
+        }
+        ErrorKind::IsADirectory => "it is a folder; name a file in it".to_owned(),
+        ErrorKind::NotADirectory => "a part of its path is a file and not a folder".to_owned(),
+        ErrorKind::InvalidData => "it is not text in UTF-8".to_owned(),
+        ErrorKind::AddrInUse => "another program listens there".to_owned(),
+        ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
+        ErrorKind::StorageFull => "the disk is full".to_owned(),
+        ErrorKind::ReadOnlyFilesystem => "the file system is read-only".to_owned(),
+        _ => without_numbers(error.to_string()),
+    }
 }
 
 /// Writes to standard output. A reader that stops early, as `head` does, ends the program quietly.
@@ -252,11 +365,41 @@ mod tests {
         for text in odd {
             value[text] = serde_json::json!([{ "value": text, "number": 1 }]);
         }
-        let text = yaml(value.clone()).unwrap();
+        let text = yaml(value.clone(), |value| serde_saphyr::to_string(value)).unwrap();
         let shown = |c: char| c == '\n' || !hidden(c);
         assert!(text.chars().all(shown), "{text}");
         let read: Value = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(read, value, "{text}");
+    }
+
+    #[test]
+    fn the_keys_of_a_manifest_come_in_the_order_in_which_people_write_them() {
+        let policy = serde_json::json!({
+            "spec": { "rules": [{ "action": "Deny", "when": "x", "tools": { "names": ["a"] }, "name": "r" }], "defaultAction": "Deny" },
+            "metadata": { "name": "p" }, "kind": "McpPolicy", "apiVersion": "v", "other": 1
+        });
+        let text = serde_saphyr::to_string(&AsWritten(&policy)).unwrap();
+        let keys: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.trim_start_matches([' ', '-']).split_once(':'))
+            .map(|(key, _)| key)
+            .collect();
+        let expected = [
+            "apiVersion",
+            "kind",
+            "metadata",
+            "name",
+            "spec",
+            "defaultAction",
+            "rules",
+            "name",
+            "tools",
+            "names",
+            "when",
+            "action",
+            "other",
+        ];
+        assert_eq!(keys, expected, "{text}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::policy::lint::lint;
 use crate::policy::target::{self, Labels};
 
 mod accepted;
+mod advice;
 mod cross_check;
 mod finding;
 mod keep;
@@ -25,7 +26,11 @@ mod secrets;
 
 pub use accepted::Accepted;
 pub use finding::Finding;
-pub use secrets::{FileSecrets, Folder, Outside, folder, variable_for};
+pub use secrets::{FileSecrets, Folder, Outside, folder, place_of, variable_for};
+
+/// What a mistake in files does, for all who report one.
+pub const RULE: &str = "objects with errors keep their previous version, a new policy with errors closes the servers that it names until it is \
+corrected, and everything else is in force";
 
 /// Namespace and name.
 pub type Name = (String, String);
@@ -43,8 +48,8 @@ pub struct Project {
     pub secrets: BTreeMap<Name, BTreeMap<String, Vec<u8>>>,
     /// Secrets that are not in the files.
     pub outside: Outside,
-    /// The file of each Secret.
-    secret_files: BTreeMap<Name, String>,
+    /// The place of each Secret of the files.
+    secret_files: BTreeMap<Name, Located<()>>,
     /// Labels of namespaces, and the file that says them; none for a cluster's.
     namespaces: BTreeMap<String, (Labels, String)>,
     /// Documents of other kinds, as messages for the user.
@@ -104,7 +109,8 @@ impl Project {
                 }
                 Object::Secret(secret) => {
                     let name = (secret.namespace, secret.name);
-                    project.secret_files.insert(name.clone(), located.file);
+                    let place = located.map(|_| ());
+                    project.secret_files.insert(name.clone(), place);
                     project.secrets.insert(name, secret.data);
                 }
                 Object::Namespace(namespace) => {
@@ -222,8 +228,9 @@ impl Project {
                         &server.object.metadata,
                         "",
                         format!(
-                            "no policy in {} targets this server, so it would deny every call",
-                            self.here()
+                            "no policy in {} targets this server, so it would deny every call; write a policy whose targetRefs name {}",
+                            self.here(),
+                            name_of(&server.object.metadata).1
                         ),
                     )
                 });
@@ -283,10 +290,12 @@ impl Project {
         };
         for (at, target) in policy.object.spec.target_refs.iter().enumerate() {
             if missing(&target.name) {
+                let hint = self.near_server(&namespace, &target.name);
                 let message = format!(
-                    "there is no McpServer {namespace}/{} in {}; add it or correct the name",
+                    "there is no McpServer {namespace}/{} in {}; {}",
                     target.name,
-                    self.here()
+                    self.here(),
+                    hint.unwrap_or_else(|| "add it or correct the name".to_owned())
                 );
                 let path = format!("spec.targetRefs[{at}].name");
                 findings.push(Finding {
@@ -305,7 +314,10 @@ impl Project {
             } else {
                 ""
             };
-            let message = format!("its selector matches no McpServer in {}{hint}", self.here());
+            let message = format!(
+                "its selector matches no McpServer in {}{hint}; write labels that a server has, or label one",
+                self.here()
+            );
             findings.push(Finding {
                 level: Level::Warning,
                 ..finding(
@@ -419,7 +431,8 @@ pub fn name_of(metadata: &kube::core::ObjectMeta) -> Name {
     )
 }
 
-fn shown(metadata: &kube::core::ObjectMeta) -> String {
+/// `namespace/name` of an object.
+pub fn shown(metadata: &kube::core::ObjectMeta) -> String {
     let (namespace, name) = name_of(metadata);
     format!("{namespace}/{name}")
 }
@@ -452,6 +465,19 @@ fn finding<T>(
         expression: None,
         message,
     }
+}
+
+/// A mistake in a server, at the field that the message names first (`spec.upstream.stdio.command: …`), if it does.
+pub fn in_server(server: &Located<McpServer>, message: String) -> Finding {
+    let path = match message.split_once(": ") {
+        Some((path, _)) if path.starts_with("spec.") && !path.contains(' ') => path.to_owned(),
+        _ => String::new(),
+    };
+    let message = message
+        .strip_prefix(&format!("{path}: "))
+        .map(str::to_owned)
+        .unwrap_or(message);
+    finding(server, "McpServer", &server.object.metadata, &path, message)
 }
 
 /// An object that an API server would refuse, with the API server's message.

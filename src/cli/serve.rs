@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::output::{Failure, plural};
 use super::project::{Accepted, Finding, Name, Project};
 use super::socket;
+use super::usage;
 use crate::api::policy::McpPolicyStatus;
 use crate::api::server::McpServer;
 use crate::gateway::approvals::{Approvals, Memory, Records};
@@ -37,6 +38,7 @@ use crate::telemetry::{admin, logging, process};
 mod control;
 mod files;
 mod force;
+mod group;
 mod sealing;
 mod secrets;
 mod setup;
@@ -61,7 +63,7 @@ pub struct Args {
     #[arg(short, long = "filename", required = true, value_name = "FILE|DIR")]
     filename: Vec<PathBuf>,
     /// Where MCP clients connect; each server is at /NAME/mcp
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT", value_parser = usage::address)]
     listen: SocketAddr,
     /// A folder of Secrets, as Kubernetes mounts them: DIR/NAMESPACE/NAME/KEY; it is read again
     /// when it changes
@@ -86,7 +88,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     audit_file: Option<PathBuf>,
     /// Serve /metrics, /report, /livez and /readyz here
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = usage::address)]
     admin_listen: Option<SocketAddr>,
     /// A file with the bearer token for /report; without it /report is closed
     #[arg(long, value_name = "FILE", requires = "admin_listen")]
@@ -95,6 +97,10 @@ pub struct Args {
     /// $XDG_RUNTIME_DIR/portcullis/serve.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Let the members of this group (a name or a number) use the socket: they may see and decide
+    /// approvals. Its folder then belongs to the group, so it has to be one of its own
+    #[arg(long, value_name = "GROUP", requires = "socket")]
+    socket_group: Option<String>,
     /// The folder for what limits have counted and for the key of sessions, which survive restarts
     /// [default: $XDG_STATE_HOME/portcullis or ~/.local/state/portcullis]
     #[arg(long, value_name = "DIR")]
@@ -108,10 +114,13 @@ pub struct Args {
     log_format: logging::Format,
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+/// A variable with its value.
+pub(super) fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("write NAME=VALUE".to_owned()),
+        _ => Err(format!(
+            "`{text}` is not a variable with its value; write NAME=VALUE"
+        )),
     }
 }
 
@@ -229,7 +238,9 @@ async fn serve(args: Args) -> Result<(), Failure> {
         None => None,
     };
     let socket_path = args.socket.clone().unwrap_or_else(socket::default_path);
-    let control = socket::Listener::bind(&socket_path).map_err(Failure::new)?;
+    let approvers = args.socket_group.as_deref().map(group::find).transpose();
+    let approvers = approvers.map_err(Failure::new)?;
+    let control = socket::Listener::bind(&socket_path, approvers).map_err(Failure::new)?;
     let report_readers = report_readers(args.report_token_file.as_ref())?;
     let folder = state_folder(args.state.as_deref())?;
     let counters = counters(&folder)?;
@@ -384,9 +395,17 @@ async fn start(
             .snapshot()
             .is_some_and(|snapshot| snapshot.server.spec.upstream.stdio.is_some())
         {
+            let problem = match gateway.why_down().await {
+                Some(why) => why,
+                None => problem,
+            };
+            let said = gateway.last_words().map_or_else(
+                || "it wrote nothing to its standard error".to_owned(),
+                |line| format!("its last line was: {}", super::output::visible(&line)),
+            );
             return Err(Failure::new(format!(
-                "McpServer {server}: its command did not start to speak MCP: {problem}\n  The log above has its \
-                output; try the command of spec.upstream.stdio by hand."
+                "McpServer {server}: its command did not start to speak MCP: {problem}; {said}\n  The log above has the rest of \
+                its output; try the command of spec.upstream.stdio by hand."
             )));
         }
         eprintln!(

@@ -6,8 +6,8 @@
 //! "reason"?: "…"}`. Approving needs the digest that the person has seen, so that nothing else can
 //! be approved under that name. The deciding user is the one that the kernel names for the other
 //! end of the socket, never one that the request names. The socket is 0600 in a folder that is
-//! 0700, and processes that `serve` has started, the guarded servers and theirs, are refused
-//! ([`peer`]).
+//! 0700, or 0660 in one that is 0750 for a group, and processes that `serve` has started, the
+//! guarded servers and theirs, are refused ([`peer`]).
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
+use super::output::why;
 use crate::api::approval::Verdict;
 
 mod peer;
@@ -65,7 +66,7 @@ pub struct Problem {
 pub enum ClientError {
     /// No program listens on the socket.
     #[error(
-        "no `portcullis serve` answers at {path} ({source}); start one, or name its socket with --socket"
+        "no `portcullis serve` answers at {path} ({why}); start one with `portcullis serve -f DIR`, or name its socket with --socket", why = why(source)
     )]
     Connect {
         /// The socket.
@@ -120,14 +121,17 @@ pub struct Listener {
     idle: Ticks,
     path: PathBuf,
     inode: u64,
+    /// Users of another id may connect: those whom the modes of socket and folder let in.
+    shared: bool,
 }
 
 impl Listener {
-    /// Binds the path. A socket without a listener is replaced; one that answers is not.
+    /// Binds the path, for this user alone or for the members of a group too. A socket without a
+    /// listener is replaced; one that answers is not.
     ///
     /// # Errors
     /// A sentence that names the path and what to do.
-    pub fn bind(path: &Path) -> Result<Listener, String> {
+    pub fn bind(path: &Path, group: Option<u32>) -> Result<Listener, String> {
         let shown = path.display();
         if let Some(folder) = path
             .parent()
@@ -137,9 +141,14 @@ impl Listener {
                 .recursive(true)
                 .mode(0o700)
                 .create(folder)
-                .map_err(|error| format!("the folder of the socket {shown} cannot be made: {error}; choose another with --socket"))?;
-            let owner = std::fs::metadata(folder)
-                .map_err(|error| format!("{}: {error}", folder.display()))?;
+                .map_err(|error| format!("the folder of the socket {shown} cannot be made: {}; choose another with --socket", why(&error)))?;
+            let owner = std::fs::metadata(folder).map_err(|error| {
+                format!(
+                    "the folder {} cannot be used: {}; choose another with --socket",
+                    folder.display(),
+                    why(&error)
+                )
+            })?;
             let me = rustix::process::geteuid().as_raw();
             if owner.uid() != me && owner.uid() != 0 {
                 return Err(format!(
@@ -155,8 +164,12 @@ impl Listener {
                     "another `portcullis serve` already answers at {shown}; stop it, or choose another socket with --socket"
                 ));
             }
-            std::fs::remove_file(path)
-                .map_err(|error| format!("the old socket {shown} cannot be removed: {error}"))?;
+            std::fs::remove_file(path).map_err(|error| {
+                format!(
+                    "the old socket {shown} cannot be removed: {}; choose another with --socket",
+                    why(&error)
+                )
+            })?;
         }
         let idle = Ticks::now();
         // The folder is private, so no other user can connect between the two steps.
@@ -165,9 +178,25 @@ impl Listener {
                 queue.set_nonblocking(true)?;
                 Ok((UnixListener::from_std(queue.try_clone()?)?, queue))
             })
-            .map_err(|error| format!("the socket {shown} cannot be opened: {error}"))?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-            .map_err(|error| format!("the socket {shown} cannot be made private: {error}"))?;
+            .map_err(|error| {
+                format!(
+                    "the socket {shown} cannot be opened: {}; choose another with --socket",
+                    why(&error)
+                )
+            })?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(
+            |error| {
+                format!(
+                    "the socket {shown} cannot be made private: {}; choose another with --socket",
+                    why(&error)
+                )
+            },
+        )?;
+        if let Some(group) = group {
+            share(path, group).map_err(|error| {
+                format!("the socket {shown} cannot be given to the group: {error}")
+            })?;
+        }
         let inode = std::fs::metadata(path)
             .map(|meta| meta.ino())
             .unwrap_or_default();
@@ -177,6 +206,7 @@ impl Listener {
             idle,
             path: path.to_owned(),
             inode,
+            shared: group.is_some(),
         })
     }
 
@@ -216,7 +246,7 @@ impl Listener {
             return;
         };
         // The mode of the socket says so too, but only from a moment after it was opened.
-        if !trusted(peer.uid()) {
+        if !self.shared && !trusted(peer.uid()) {
             tracing::warn!(
                 uid = peer.uid(),
                 "refused a connection of another user to the local socket"
@@ -248,6 +278,32 @@ impl Listener {
             }
         });
     }
+}
+
+/// Gives a socket, and then the folder that kept everyone else away from it, to a group.
+fn share(path: &Path, group: u32) -> Result<(), String> {
+    let said = |error: std::io::Error| error.to_string();
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.ok_or("name a folder for it with --socket")?;
+    let metadata = std::fs::metadata(folder).map_err(said)?;
+    let entries = std::fs::read_dir(folder).map_err(said)?;
+    // Whoever may write there could put a socket of their own in its place, and whatever else is
+    // there would be shown to the group.
+    let private = metadata.uid() == rustix::process::geteuid().as_raw()
+        && metadata.mode() & 0o022 == 0
+        && entries.count() == 1;
+    if !private {
+        return Err(format!(
+            "the folder {} has to be of this user, who alone may write there, and hold nothing else; name such a folder with --socket",
+            folder.display()
+        ));
+    }
+    std::os::unix::fs::chown(path, None, Some(group)).map_err(said)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(said)?;
+    std::os::unix::fs::chown(folder, None, Some(group)).map_err(said)?;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o750)).map_err(said)
 }
 
 /// The user at the other end of a connection.

@@ -70,6 +70,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
     for problem in &document.problems {
         eprintln!("warning: {}", visible(problem));
     }
+    if !document.problems.is_empty() {
+        eprintln!("warning: the files have errors: {}\n", super::project::RULE);
+    }
     match args.output {
         Output::Yaml | Output::Json => {
             let items = list(&document)?;

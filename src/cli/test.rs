@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::explain::{bound, project};
-use super::output::{Failure, Output, print, print_data};
+use super::load::{bound, project};
+use super::output::{Failure, Output, print, print_data, why};
+use super::project::Finding;
 use super::tools;
-use crate::policy::cases::{CaseResult, KIND, PolicyTest};
+use crate::manifest::{self, Located, ManifestError, Position};
+use crate::policy::cases::{self, CaseResult, KIND, PolicyTest, Verdict};
 
 /// The directory beside manifests for files that do not belong on the API server.
 const TESTS: &str = "tests";
@@ -26,6 +28,10 @@ pub struct Args {
     /// parent if that directory is named `tests`
     #[arg(short, long = "filename", value_name = "FILE|DIR")]
     filename: Vec<PathBuf>,
+    /// A saved tools/list result of the server, in place of those that the documents name; without one only the names of tools
+    /// are known
+    #[arg(long, value_name = "FILE")]
+    listing: Option<PathBuf>,
     /// Policies in this namespace are guardrails over all servers
     #[arg(long, default_value = "portcullis-system", value_name = "NAMESPACE")]
     operator_namespace: String,
@@ -37,7 +43,60 @@ pub struct Args {
 #[derive(Serialize)]
 struct FileResult {
     file: String,
-    cases: Vec<CaseResult>,
+    /// The file with the server's tools; without one, argument types are not checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listing: Option<String>,
+    cases: Vec<Tried>,
+}
+
+/// What came of a case, with its place.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Tried {
+    name: String,
+    line: u64,
+    column: u64,
+    passed: bool,
+    failures: Vec<Failed>,
+    decision: Option<Verdict>,
+    rule: String,
+}
+
+#[derive(Serialize)]
+struct Failed {
+    line: u64,
+    column: u64,
+    path: String,
+    message: String,
+}
+
+impl Tried {
+    fn of(result: CaseResult, at: usize, test: &Located<PolicyTest>) -> Tried {
+        let case = format!("cases[{at}]");
+        let Position { line, column } = test.position(&case);
+        Tried {
+            name: result.name,
+            line,
+            column,
+            passed: result.passed,
+            failures: result
+                .failures
+                .into_iter()
+                .map(|miss| {
+                    let path = format!("{case}.{}", miss.path);
+                    let Position { line, column } = test.position(&path);
+                    Failed {
+                        line,
+                        column,
+                        path,
+                        message: miss.message,
+                    }
+                })
+                .collect(),
+            decision: result.decision,
+            rule: result.rule,
+        }
+    }
 }
 
 /// Runs the command.
@@ -46,30 +105,43 @@ struct FileResult {
 /// Code 1 if a case failed, 2 if the files cannot be used.
 pub fn run(args: Args) -> Result<(), Failure> {
     let mut results = Vec::new();
-    for file in test_files(&args.files)? {
-        for test in read(&file)? {
-            let folder = file
-                .parent()
-                .filter(|folder| !folder.as_os_str().is_empty())
-                .unwrap_or(Path::new("."))
-                .to_owned();
-            let paths = if args.filename.is_empty() {
-                vec![tested(&folder)]
-            } else {
-                args.filename.clone()
-            };
-            let project = project(&paths, &args.operator_namespace)?;
-            let server = &project.server(test.server.as_deref())?.object;
-            let listing = match &test.listing {
-                Some(listing) => tools::listing(&folder.join(listing))?,
-                None => test.assumed_listing(),
-            };
-            let bound = bound(&project.whole_bundle(server)?, &listing)?;
-            results.push(FileResult {
-                file: file.display().to_string(),
-                cases: test.run(&bound, Timestamp::now()),
-            });
-        }
+    let tests = read_all(&test_files(&args.files)?)?;
+    for (file, located) in &tests {
+        let test = &located.object;
+        let folder = file
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."))
+            .to_owned();
+        let paths = if args.filename.is_empty() {
+            vec![tested(&folder)]
+        } else {
+            args.filename.clone()
+        };
+        let project = project(&paths, &args.operator_namespace)?;
+        let server = project
+            .server(test.server.as_deref())
+            .map_err(|failure| at(located, "server", &failure.message))?;
+        let named = args
+            .listing
+            .clone()
+            .or_else(|| test.listing.as_ref().map(|listing| folder.join(listing)));
+        let listing = match &named {
+            Some(listing) => tools::listing(listing).map_err(|failure| match args.listing {
+                Some(_) => failure,
+                None => at(located, "listing", &failure.message),
+            })?,
+            None => test.assumed_listing(),
+        };
+        let bound = bound(&project.whole_bundle(&server.object)?, &listing)?;
+        let cases = test.run(&bound, Timestamp::now()).into_iter().enumerate();
+        results.push(FileResult {
+            file: file.display().to_string(),
+            listing: named.map(|listing| listing.display().to_string()),
+            cases: cases
+                .map(|(i, result)| Tried::of(result, i, located))
+                .collect(),
+        });
     }
     let cases = || results.iter().flat_map(|result| &result.cases);
     let (passed, failed) = (
@@ -78,19 +150,27 @@ pub fn run(args: Args) -> Result<(), Failure> {
     );
     match args.output {
         Output::Yaml | Output::Json => print_data(&results, args.output)?,
-        Output::Table | Output::Wide => show(&results)?,
+        Output::Table | Output::Wide => {
+            show(&results)?;
+            print(&format!("\n{passed} passed, {failed} failed\n"))?;
+        }
     }
-    if args.output == Output::Table || args.output == Output::Wide {
-        print(&format!("\n{passed} passed, {failed} failed\n"))?;
+    if results.iter().any(|result| result.listing.is_none()) {
+        eprintln!("{}", tools::UNCHECKED_IN_TESTS);
     }
     match (passed, failed) {
         (0, 0) => Err(Failure {
-            message: "the files contain no test case".to_owned(),
+            message: format!(
+                "the files contain no document of kind {KIND}; write one, as examples/quickstart/tests/cases.yaml shows"
+            ),
             code: 1,
         }),
         (_, 0) => Ok(()),
         (_, failed) => Err(Failure {
-            message: format!("{failed} policy test cases failed"),
+            message: format!(
+                "{} failed",
+                super::output::plural(failed, "policy test case")
+            ),
             code: 1,
         }),
     }
@@ -106,8 +186,19 @@ fn show(results: &[FileResult]) -> Result<(), Failure> {
                 "  {mark}  {}\n",
                 super::output::visible(&case.name)
             ));
-            for failure in &case.failures {
-                text.push_str(&format!("        {}\n", super::output::visible(failure)));
+            for failed in &case.failures {
+                let Failed {
+                    line,
+                    column,
+                    path,
+                    message,
+                } = failed;
+                text.push_str(&format!(
+                    "        {}:{line}:{column}: {}: {}\n",
+                    result.file,
+                    path.trim_end_matches('.'),
+                    super::output::visible(message)
+                ));
             }
         }
     }
@@ -130,7 +221,11 @@ fn test_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             .filter(|folder| folder.is_dir())
         {
             let entries = std::fs::read_dir(&folder).map_err(|error| {
-                Failure::new(format!("{} cannot be read: {error}", folder.display()))
+                Failure::new(format!(
+                    "{} cannot be read: {}",
+                    folder.display(),
+                    why(&error)
+                ))
             })?;
             found.extend(
                 entries
@@ -147,7 +242,7 @@ fn test_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         found.sort();
         if found.is_empty() {
             return Err(Failure::new(format!(
-                "{} contains no file with a document of kind {KIND}",
+                "{} contains no file with a document of kind {KIND}; write one, as examples/quickstart/tests/cases.yaml shows",
                 path.display()
             )));
         }
@@ -167,19 +262,59 @@ fn tested(folder: &Path) -> PathBuf {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<PolicyTest>, Failure> {
-    let shown = file.display();
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Failure::new(format!("{shown} cannot be read: {error}")))?;
-    // The same file may contain documents of other kinds.
-    let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&text)
-        .map_err(|error| Failure::new(format!("{shown} is not valid YAML: {error}")))?;
-    documents
-        .into_iter()
-        .filter(|document| document.get("kind").and_then(serde_json::Value::as_str) == Some(KIND))
-        .map(|document| {
-            serde_json::from_value(document)
-                .map_err(|error| Failure::new(format!("{shown}: a {KIND} cannot be read: {error}")))
-        })
-        .collect()
+/// The documents of all files, or every mistake in them.
+fn read_all(files: &[PathBuf]) -> Result<Vec<(PathBuf, Located<PolicyTest>)>, Failure> {
+    let (mut found, mut errors) = (Vec::new(), Vec::new());
+    for file in files {
+        let shown = file.display();
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| Failure::new(format!("{shown} cannot be read: {}", why(&error))))?;
+        match manifest::documents(&shown.to_string(), &text, KIND, &cases::schema()) {
+            Err(wrong) => errors.extend(
+                wrong
+                    .into_iter()
+                    .map(|error| Finding::from(error).to_string()),
+            ),
+            Ok(documents) => {
+                for document in documents {
+                    let test: PolicyTest = serde_json::from_value(document.object.clone()).map_err(|_| {
+                        at(&document, "", "this document passes every check and still cannot be read, which is a fault of this program; report it")
+                    })?;
+                    let faults = test.faults();
+                    let test = document.map(|_| test);
+                    errors.extend(
+                        faults
+                            .into_iter()
+                            .map(|fault| wrong(&test, &fault.path, fault.message)),
+                    );
+                    found.push((file.clone(), test));
+                }
+            }
+        }
+    }
+    match errors.as_slice() {
+        [] => Ok(found),
+        errors => Err(Failure::new(format!(
+            "the test files have errors:\n{}",
+            errors.join("\n")
+        ))),
+    }
+}
+
+/// A line on a field of a test document.
+fn wrong<T>(located: &Located<T>, path: &str, message: String) -> String {
+    Finding::from(ManifestError {
+        file: located.file.clone(),
+        at: located.position(path),
+        path: path.to_owned(),
+        message,
+    })
+    .to_string()
+}
+
+fn at<T>(located: &Located<T>, path: &str, message: &str) -> Failure {
+    Failure::new(format!(
+        "the test files have errors:\n{}",
+        wrong(located, path, message.to_owned())
+    ))
 }

@@ -29,6 +29,12 @@ pub struct Args {
     operator_namespace: String,
     #[command(flatten)]
     cluster: ClusterArgs,
+    /// A saved tools/list result of the server, with which argument types and pins are checked
+    #[arg(long, value_name = "FILE")]
+    listing: Option<PathBuf>,
+    /// The server of the listing, if the files define several
+    #[arg(long, value_name = "[NAMESPACE/]NAME", requires = "listing")]
+    server: Option<String>,
     /// Treat warnings as errors
     #[arg(long)]
     strict: bool,
@@ -43,7 +49,17 @@ struct Report {
     servers: usize,
     policies: usize,
     findings: Vec<Finding>,
+    /// What each server of the files would enforce under the policies of the files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    revisions: Vec<Revision>,
     ignored: Vec<String>,
+}
+
+/// The revision that status and audit lines show for these files.
+#[derive(Serialize)]
+struct Revision {
+    server: String,
+    revision: String,
 }
 
 /// Runs the command.
@@ -58,6 +74,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
             servers: 0,
             policies: 0,
             findings,
+            revisions: Vec::new(),
             ignored: Vec::new(),
         },
         Ok(mut project) => {
@@ -75,16 +92,30 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 }
             }
             let mut findings = project.findings();
+            findings.extend(project.advice());
+            if let Some(path) = &args.listing {
+                let listed = super::tools::listing(path)?;
+                let server = project.server(args.server.as_deref())?;
+                findings.extend(project.by_listing(server, &listed, path));
+            }
             if let Some(cluster) = &cluster {
                 findings.extend(refusals(cluster, &project)?);
             }
             findings.extend(project.cross_check()?);
+            findings.sort_by(|a, b| {
+                (a.level, &a.file, a.line, a.column).cmp(&(b.level, &b.file, b.line, b.column))
+            });
+            let revisions = project.revisions()?;
             let fails = |finding: &Finding| finding.level == Level::Error || args.strict;
             Report {
                 valid: !findings.iter().any(fails),
                 servers: project.servers.len(),
                 policies: project.policies.len(),
                 findings,
+                revisions: revisions
+                    .into_iter()
+                    .map(|(server, revision)| Revision { server, revision })
+                    .collect(),
                 ignored: project.ignored,
             }
         }
@@ -102,14 +133,16 @@ pub fn run(args: Args) -> Result<(), Failure> {
         .filter(|finding| finding.level == Level::Error)
         .count();
     let warnings = report.findings.len() - errors;
-    Err(Failure {
-        message: format!(
-            "{}, {}",
-            plural(errors, "error"),
-            plural(warnings, "warning")
-        ),
-        code: 1,
-    })
+    let counts = format!(
+        "{}, {}",
+        plural(errors, "error"),
+        plural(warnings, "warning")
+    );
+    let message = match errors {
+        0 => format!("{counts}, which --strict counts as errors"),
+        _ => format!("{counts}\n  Under `serve`, {}.", project::RULE),
+    };
+    Err(Failure { message, code: 1 })
 }
 
 /// The API server's answer for each object.
@@ -144,13 +177,15 @@ fn show(report: &Report) -> Result<(), Failure> {
             report.policies.to_string(),
             report.findings.len().to_string(),
         ]];
-        print(&columns(&["McpServers", "McpPolicies", "Warnings"], &rows))?;
         if report.servers + report.policies == 0 {
             return Err(Failure {
-                message: "these files contain neither an McpServer nor an McpPolicy".to_owned(),
+                message: "these files contain neither an McpServer nor an McpPolicy; write them, as examples/quickstart shows, or name \
+                          other files"
+                    .to_owned(),
                 code: 1,
             });
         }
+        print(&columns(&["McpServers", "McpPolicies", "Warnings"], &rows))?;
         print("valid\n")?;
     }
     Ok(())

@@ -29,7 +29,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::gateway::upstream::stdio::{ChildConfig, ChildLimits, RunAs, SpawnError, check_command};
+use crate::gateway::upstream::stdio::{
+    Chatters, ChildConfig, ChildLimits, RunAs, SpawnError, check_command,
+};
 use crate::json;
 use crate::protocol::envelope::{self, Message};
 use crate::protocol::era::{self, Era};
@@ -187,6 +189,7 @@ pub struct Bridge {
     bearer: Option<Bearer>,
     limits: Limits,
     mode: Mode,
+    chatter: Arc<Chatters>,
     stop: CancellationToken,
     tasks: TaskTracker,
     _stop_on_drop: DropGuard,
@@ -226,6 +229,7 @@ impl Bridge {
             limits: config.limits.child.clone(),
             chatter: Arc::default(),
         };
+        let chatter = Arc::clone(&child.chatter);
         check_command(&child)?;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -247,6 +251,7 @@ impl Bridge {
             bearer: config.bearer,
             limits: config.limits,
             mode,
+            chatter,
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
             tasks,
@@ -276,6 +281,11 @@ impl Bridge {
             Mode::Shared(shared) => shared.ready().await,
             Mode::PerSession(_) => Ok(()),
         }
+    }
+
+    /// The last line that a child wrote to its standard error.
+    pub fn last_words(&self) -> Option<String> {
+        self.chatter.last_words.lock().clone()
     }
 
     /// Waits until the server does not come up, and returns why. Never for `PerSession`: each client

@@ -26,6 +26,7 @@ pub struct Grants {
     tokens: VerifiedTokens,
     anonymous: Option<Arc<Caller>>,
     refused: Vec<String>,
+    equal: Vec<String>,
     /// What is wrong with the issuers.
     faults: Vec<String>,
 }
@@ -122,7 +123,8 @@ pub struct NoDigest;
 impl Grants {
     /// Builds the table. Each entry of `keys` is a grant's name and its key; white space around a
     /// key is not part of it (Secrets made from files end in a newline). A key of fewer than
-    /// [`SHORTEST_KEY`] characters admits no caller, and is among the [refused](Self::refused).
+    /// [`SHORTEST_KEY`] characters admits no caller, and is among the [refused](Self::refused). Keys of several grants that
+    /// are equal admit no caller either, and are among the [equal](Self::equal): it would be unclear whose call it is.
     pub fn new(keys: &BTreeMap<String, Vec<u8>>, anonymous: bool) -> Self {
         let (mut accepted, mut refused) = (Vec::with_capacity(keys.len()), Vec::new());
         for (name, key) in keys {
@@ -138,9 +140,24 @@ impl Grants {
                 });
             }
         }
+        let mut count: BTreeMap<[u8; SHA256_OUTPUT_LEN], usize> = BTreeMap::new();
+        for key in &accepted {
+            *count.entry(key.digest).or_default() += 1;
+        }
+        let (accepted, equal): (Vec<ApiKey>, Vec<ApiKey>) = accepted
+            .into_iter()
+            .partition(|key| count.get(&key.digest) == Some(&1));
+        let name = |key: &ApiKey| {
+            key.caller
+                .grant
+                .strip_prefix("key:")
+                .unwrap_or_default()
+                .to_owned()
+        };
         Grants {
             keys: accepted,
             refused,
+            equal: equal.iter().map(name).collect(),
             anonymous: anonymous.then(|| Arc::new(Caller::anonymous())),
             ..Grants::default()
         }
@@ -184,6 +201,11 @@ impl Grants {
     /// Names of the keys that are too short to be accepted.
     pub fn refused(&self) -> &[String] {
         &self.refused
+    }
+
+    /// Names of the keys that are also the key of another grant.
+    pub fn equal(&self) -> &[String] {
+        &self.equal
     }
 
     /// The grant that a request's headers prove.
@@ -351,6 +373,30 @@ mod tests {
             assert_eq!(long.as_deref(), Some("key:long"));
         }
         assert_eq!(of("0123456789abcdeg").refused(), [""; 0]);
+    }
+
+    #[test]
+    fn a_key_of_two_grants_admits_neither_and_both_are_named() {
+        let keys = ["a", "b", "c"].map(|name| {
+            let key = if name == "c" {
+                "0123456789abcdefg"
+            } else {
+                "0123456789abcdef"
+            };
+            // White space around a key is not part of it.
+            (
+                name.to_owned(),
+                format!("{key}{}", if name == "b" { "\n" } else { "" }).into_bytes(),
+            )
+        });
+        let grants = Grants::new(&BTreeMap::from(keys), true);
+        assert_eq!(grants.equal(), ["a", "b"]);
+        assert_eq!(grants.refused(), [""; 0]);
+        assert_eq!(name(&grants, &["Bearer 0123456789abcdef"]), None);
+        assert_eq!(
+            name(&grants, &["Bearer 0123456789abcdefg"]).as_deref(),
+            Some("key:c")
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What files hold, and what is wrong with them, with the place of each.
 
 use super::object::Object;
-use super::tree::Position;
+use super::position::Position;
 use std::{collections::BTreeMap, fmt};
 
 /// An object and where it was written.
@@ -29,6 +29,11 @@ impl<T> Located<T> {
                 None => return self.at,
             }
         }
+    }
+
+    /// Whether the field at `path` is written.
+    pub fn has(&self, path: &str) -> bool {
+        self.positions.contains_key(path)
     }
 
     /// The same place with another object.

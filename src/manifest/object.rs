@@ -4,9 +4,11 @@
 //! do: accept what the API server would refuse.
 
 use super::{
-    definitions, rules,
+    advice, definitions,
+    position::Position,
+    rules,
     schema::{self, Fault},
-    tree::{Content, Node, Position, join},
+    tree::{Content, Node, join},
 };
 use crate::api::{self, loose::Loose, policy::McpPolicy, server::McpServer};
 use base64::Engine as _;
@@ -91,7 +93,10 @@ pub(super) enum Read {
 }
 
 /// Reads one document.
-pub(super) fn read(document: &Node) -> Result<Read, Vec<Fault>> {
+pub(super) fn read(document: &Node, is_json: bool) -> Result<Read, Vec<Fault>> {
+    if let Some(what) = foreign(document, is_json) {
+        return Ok(Read::Ignored(what.to_owned()));
+    }
     let fault = |at: Position, path: &str, message: String| {
         vec![Fault {
             at,
@@ -104,7 +109,7 @@ pub(super) fn read(document: &Node) -> Result<Read, Vec<Fault>> {
         Content::Map(_) => {}
         _ => {
             let message = format!(
-                "a document must be an object with apiVersion and kind, and is {}",
+                "this document is {}; write a manifest with apiVersion, kind, metadata and spec, or remove it",
                 document.kind()
             );
             return Err(fault(document.at, "", message));
@@ -159,7 +164,7 @@ pub(super) fn read(document: &Node) -> Result<Read, Vec<Fault>> {
             place("apiVersion"),
             "apiVersion",
             format!(
-                "`{}` is not known to this version of Portcullis; write {}",
+                "`{}` is not a version that this program knows; write {}",
                 shorten(other),
                 api::API_VERSION
             ),
@@ -172,6 +177,38 @@ pub(super) fn read(document: &Node) -> Result<Read, Vec<Fault>> {
                 shorten(kind)
             ))),
         },
+    }
+}
+
+/// What a document is that is another program's data, such as a saved listing of tools; None if it may be a manifest. A
+/// manifest that lost its first lines still has its metadata or its spec, and is refused.
+pub(super) fn foreign(document: &Node, is_json: bool) -> Option<&'static str> {
+    let has = |key: &str| document.get(key).is_some();
+    let ours = [
+        "apiVersion",
+        "kind",
+        "metadata",
+        "spec",
+        "targetRefs",
+        "targetSelector",
+        "upstream",
+    ];
+    match &document.content {
+        Content::List(tools) => {
+            let is_tool =
+                |tool: &Node| tool.get("name").is_some() && tool.get("inputSchema").is_some();
+            (!tools.is_empty() && tools.iter().all(is_tool)).then_some("a saved listing of tools")
+        }
+        Content::Map(_) if ours.into_iter().any(has) => None,
+        Content::Map(_)
+            if has("version")
+                && (has("default") || has("tools") || has("all_tools") || has("hide")) =>
+        {
+            Some("a policy of another product; `portcullis import` converts it")
+        }
+        Content::Map(_) if has("tools") || has("jsonrpc") => Some("a saved listing of tools"),
+        Content::Map(_) if is_json => Some("data that has neither apiVersion nor kind"),
+        _ => None,
     }
 }
 
@@ -279,11 +316,11 @@ fn resource<T: DeserializeOwned>(document: &Node, schema: &Value) -> Result<T, V
             .entry("namespace")
             .or_insert_with(|| json!("default"));
     }
-    serde_json::from_value(json).map_err(|error| {
+    serde_json::from_value(json).map_err(|_| {
         vec![Fault {
             at: document.at,
             path: String::new(),
-            message: format!("cannot be read: {error}"),
+            message: advice::undecoded(),
         }]
     })
 }
@@ -319,7 +356,9 @@ fn envelope(document: &Node, schema: &Value, faults: &mut Vec<Fault>) {
         faults.push(Fault {
             at: document.at,
             path: String::new(),
-            message: "`metadata` is missing; write metadata: { name: … }".to_owned(),
+            message:
+                "`metadata` is missing; write metadata: { name: my-name, namespace: my-namespace }"
+                    .to_owned(),
         });
     }
     for required in schema["required"]
@@ -332,7 +371,13 @@ fn envelope(document: &Node, schema: &Value, faults: &mut Vec<Fault>) {
             faults.push(Fault {
                 at: document.at,
                 path: String::new(),
-                message: format!("`{required}` is missing"),
+                message: format!(
+                    "`{required}` is missing; write {required}: with the fields of a {} below it",
+                    document
+                        .get("kind")
+                        .and_then(Node::text)
+                        .unwrap_or("document")
+                ),
             });
         }
     }

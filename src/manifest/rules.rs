@@ -21,10 +21,23 @@ pub(super) fn check(document: &Node, json: &Value, schema: &Value) -> Result<(),
             around = around.get(..end).unwrap_or_default();
             at = positions.get(around).copied();
         }
+        // Only a rule of the whole object can compare the name, so it names the field itself.
+        let named = error.message.split(' ').next().unwrap_or_default();
+        let path = match positions.get(named) {
+            Some(place) if error.field_path.is_empty() => {
+                at = Some(*place);
+                named.to_owned()
+            }
+            _ => error.field_path,
+        };
         Fault {
             at: at.unwrap_or(document.at),
-            path: error.field_path,
-            message: error.message,
+            message: error
+                .message
+                .strip_prefix(&format!("{path} "))
+                .map(str::to_owned)
+                .unwrap_or(error.message),
+            path,
         }
     });
     Err(faults.collect())

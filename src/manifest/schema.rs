@@ -4,7 +4,9 @@
 //! Must not do: evaluate CEL rules. Unknown keys are errors everywhere: `kubectl apply` refuses
 //! them too.
 
-use super::tree::{Content, Entry, Node, Position, join};
+use super::advice;
+use super::position::Position;
+use super::tree::{Content, Entry, Node, join};
 use parking_lot::Mutex;
 use regex::Regex;
 use serde_json::Value;
@@ -29,10 +31,19 @@ pub(super) fn check(node: &Node, path: &str, schema: &Value, faults: &mut Vec<Fa
         return;
     }
     if schema["x-kubernetes-int-or-string"] == true {
-        if !matches!(&node.content, Content::String(_)) && !is_integer(&node.content) {
+        // The schemas have no such field but quantities.
+        let is_quantity = match &node.content {
+            Content::String(text) => is_quantity(text),
+            Content::Number(_) => true,
+            _ => false,
+        };
+        if !is_quantity {
+            let shown = match &node.content {
+                Content::String(text) => format!("`{}`", advice::shown(text)),
+                _ => node.kind().to_owned(),
+            };
             faults.push(fault(format!(
-                "must be a whole number or a string, and is {}",
-                node.kind()
+                "{shown} is not a quantity; write a number with a unit, such as 500m (of a CPU), 256Mi or 1Gi"
             )));
         }
         return;
@@ -46,39 +57,25 @@ pub(super) fn check(node: &Node, path: &str, schema: &Value, faults: &mut Vec<Fa
             faults.extend(
                 number
                     .as_i64()
-                    .map_or_else(|| Some("is too large".to_owned()), |n| integer(n, schema))
+                    .map_or_else(
+                        || Some(format!("{number} is too large; write a smaller number")),
+                        |n| integer(n, schema),
+                    )
                     .map(fault),
             );
         }
         (Content::Number(_), "number") | (Content::Bool(_), "boolean") => {}
-        _ => faults.push(fault(format!(
-            "must be {}, and is {}{}",
-            name(expected),
-            node.kind(),
-            quoting_helps(node, expected)
-        ))),
+        _ => {
+            let key = path.rsplit('.').next().unwrap_or_default();
+            faults.push(fault(advice::of_another_type(node, key, schema)));
+        }
     }
 }
 
-fn name(expected: &str) -> &str {
-    match expected {
-        "object" => "a mapping",
-        "array" => "a list",
-        "string" => "a string",
-        "integer" => "a whole number",
-        "number" => "a number",
-        "boolean" => "true or false",
-        other => other,
-    }
-}
-
-fn quoting_helps(node: &Node, expected: &str) -> &'static str {
-    match (&node.content, expected) {
-        (Content::Bool(_) | Content::Number(_) | Content::Null, "string") => "; put it into quotes",
-        (Content::String(_), "integer" | "number" | "boolean") => "; write it without quotes",
-        (Content::String(_), "array") => "; write it as a list, for example [a, b]",
-        _ => "",
-    }
+/// A quantity as Kubernetes reads it.
+fn is_quantity(text: &str) -> bool {
+    compiled(r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$")
+        .is_ok_and(|pattern| pattern.is_match(text))
 }
 
 fn is_integer(content: &Content) -> bool {
@@ -117,16 +114,11 @@ fn object(node: &Node, entries: &[Entry], path: &str, schema: &Value, faults: &m
         .filter_map(Value::as_str)
     {
         if node.get(required).is_none() {
-            let about = properties
-                .and_then(|p| p.get(required))
-                .and_then(|p| p["description"].as_str());
-            let about = about.map_or_else(String::new, |about| {
-                format!(": {}", about.trim_end_matches('.'))
-            });
+            let property = properties.and_then(|p| p.get(required));
             faults.push(Fault {
                 at: node.at,
                 path: path.to_owned(),
-                message: format!("`{required}` is missing{about}"),
+                message: advice::missing(required, property.unwrap_or(&Value::Null)),
             });
         }
     }
@@ -137,7 +129,10 @@ fn object(node: &Node, entries: &[Entry], path: &str, schema: &Value, faults: &m
         faults.push(Fault {
             at: node.at,
             path: path.to_owned(),
-            message: format!("has {} entries, at most {max} are allowed", entries.len()),
+            message: format!(
+                "has {} entries and may have {max}; remove some",
+                entries.len()
+            ),
         });
     }
 }
@@ -173,20 +168,19 @@ fn list(node: &Node, items: &[Node], path: &str, schema: &Value, faults: &mut Ve
         fault(
             node.at,
             path.to_owned(),
-            format!("has {count} entries, at most {max} are allowed"),
+            format!(
+                "has {count} entries and may have {max}; remove some, or split what it belongs to"
+            ),
         );
     }
     if let Some(min) = schema["minItems"].as_u64().filter(|min| count < *min) {
-        let leave = if count == 0 {
-            "; leave the field out if you mean none"
-        } else {
-            ""
+        let message = match (count, path.rsplit('.').next()) {
+            // Without the field the rule would be for everything, which is hardly what an empty list means.
+            (0, Some("names" | "uris")) => "the list is empty and selects nothing; write at least one entry, or [\"*\"] for all".to_owned(),
+            (0, _) => "the list is empty; write at least one entry".to_owned(),
+            _ => format!("has {count} entries and must have {min}; add some"),
         };
-        fault(
-            node.at,
-            path.to_owned(),
-            format!("has {count} entries, at least {min} must be there{leave}"),
-        );
+        fault(node.at, path.to_owned(), message);
     }
     let keys: Vec<&str> = schema["x-kubernetes-list-map-keys"]
         .as_array()
@@ -216,7 +210,7 @@ fn list(node: &Node, items: &[Node], path: &str, schema: &Value, faults: &mut Ve
                     item.at,
                     format!("{path}[{i}]"),
                     format!(
-                        "the {what} `{shown}` is there twice; each must be unique in this list"
+                        "the {what} `{shown}` is there twice in this list; rename or remove one"
                     ),
                 );
             }
@@ -228,42 +222,45 @@ fn list(node: &Node, items: &[Node], path: &str, schema: &Value, faults: &mut Ve
 }
 
 fn string(text: &str, schema: &Value) -> Option<String> {
-    let shown: String = text.chars().take(60).collect();
+    let shown = advice::shown(text);
     if let Some(allowed) = schema["enum"].as_array() {
         if allowed.iter().any(|value| value == text) {
             return None;
         }
-        let names: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
-        return Some(format!("`{shown}` is none of {}", names.join(", ")));
+        return Some(advice::none_of(text, allowed));
+    }
+    if let Some(pattern) = schema["pattern"].as_str() {
+        match compiled(pattern) {
+            // Too long a text is reported as such.
+            Ok(regex) if regex.is_match(text) => {}
+            Ok(_) if text.is_empty() => {
+                return Some("must not be empty; write a value".to_owned());
+            }
+            Ok(_) => return Some(advice::misformed(text, pattern)),
+            Err(_) => {
+                return Some(
+                    "cannot be checked, because this program is faulty; report it".to_owned(),
+                );
+            }
+        }
     }
     // The API server counts characters, not bytes.
     let length = text.chars().count() as u64;
     if let Some(max) = schema["maxLength"].as_u64().filter(|max| length > *max) {
         return Some(format!(
-            "has {length} characters, at most {max} are allowed"
+            "`{shown}` has {length} characters and may have {max}; shorten it"
         ));
     }
     if let Some(min) = schema["minLength"].as_u64().filter(|min| length < *min) {
         return Some(if length == 0 {
-            "must not be empty".to_owned()
+            "must not be empty; write a value".to_owned()
         } else {
-            format!("`{shown}` has {length} characters, at least {min} must be there")
+            format!("`{shown}` has {length} characters and must have {min}; lengthen it")
         });
-    }
-    if let Some(pattern) = schema["pattern"].as_str() {
-        match compiled(pattern) {
-            Ok(regex) if regex.is_match(text) => {}
-            Ok(_) => return Some(format!("`{shown}` does not have the form {pattern}")),
-            Err(error) => {
-                return Some(format!(
-                    "cannot be checked: the pattern {pattern} is broken: {error}"
-                ));
-            }
-        }
     }
     if schema["format"] == "date-time" && text.parse::<jiff::Timestamp>().is_err() {
         return Some(format!(
-            "`{shown}` is not a time such as 2026-01-31T12:00:00Z"
+            "`{shown}` is not a time; write for example 2026-01-31T12:00:00Z"
         ));
     }
     None
@@ -286,11 +283,15 @@ fn integer(number: i64, schema: &Value) -> Option<String> {
     let bound = |key: &str| schema[key].as_f64();
     let shown = number as f64;
     if schema["format"] == "int32" && i32::try_from(number).is_err() {
-        return Some(format!("{number} is too large"));
+        return Some(format!("{number} is too large; write at most {}", i32::MAX));
     }
     match (bound("minimum"), bound("maximum")) {
-        (Some(min), _) if shown < min => Some(format!("{number} is too small; the least is {min}")),
-        (_, Some(max)) if shown > max => Some(format!("{number} is too large; the most is {max}")),
+        (Some(min), _) if shown < min => {
+            Some(format!("{number} is too small; write at least {min}"))
+        }
+        (_, Some(max)) if shown > max => {
+            Some(format!("{number} is too large; write at most {max}"))
+        }
         _ => None,
     }
 }

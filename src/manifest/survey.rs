@@ -73,18 +73,12 @@ pub(super) fn documents_of(file: &str, text: &str) -> Survey {
     let documents = match tree::documents(text) {
         Ok(documents) => documents,
         Err(broken) => {
-            let message = format!("this is not valid YAML: {}", broken.message);
             survey.lost.push(Lost {
                 file: Some(file.to_owned()),
                 name: None,
                 why: format!("{file} is not valid YAML"),
             });
-            survey.errors.push(ManifestError {
-                file: file.to_owned(),
-                at: broken.at,
-                path: String::new(),
-                message,
-            });
+            survey.errors.push(not_yaml(file, broken));
             return survey;
         }
     };
@@ -104,6 +98,16 @@ pub(super) fn documents_of(file: &str, text: &str) -> Survey {
         });
     }
     survey
+}
+
+/// A text that is not valid YAML.
+pub(super) fn not_yaml(file: &str, broken: tree::Broken) -> ManifestError {
+    ManifestError {
+        file: file.to_owned(),
+        at: broken.at,
+        path: String::new(),
+        message: format!("this is not valid YAML: {}", broken.message),
+    }
 }
 
 impl Survey {
@@ -143,7 +147,10 @@ impl Survey {
 
     fn document(&mut self, file: &str, document: &Node) {
         let at = document.at;
-        match object::read(document) {
+        let is_json = Path::new(file)
+            .extension()
+            .is_some_and(|extension| extension == "json");
+        match object::read(document, is_json) {
             Ok(Read::Object(object)) => self.manifests.objects.push(Located {
                 object: *object,
                 file: file.to_owned(),
@@ -151,14 +158,16 @@ impl Survey {
                 positions: document.positions(),
             }),
             Ok(Read::Ignored(what)) => {
-                if let Some(name) = object::name(document) {
+                let name = object::name(document);
+                if name.is_some() || object::foreign(document, is_json).is_some() {
                     self.lost.push(Lost {
                         file: Some(file.to_owned()),
-                        name: Some(name),
+                        // Without a name it may be any object of the file, changed beyond recognition.
                         why: format!(
-                            "the document of that name in {file}:{} is a {what}",
+                            "the document of that name in {file}:{} is now: {what}",
                             at.line
                         ),
+                        name,
                     });
                 }
                 self.manifests.ignored.push(Ignored {
@@ -236,7 +245,7 @@ impl Survey {
         }
         self.errors.push(ManifestError {
             file,
-            at: tree::Position::default(),
+            at: super::position::Position::default(),
             path: String::new(),
             message: format!("this file is for Portcullis and is not read: {why}"),
         });
@@ -311,17 +320,22 @@ fn unread(path: &Path) -> Lost {
 
 fn unreadable(path: &Path, error: &io::Error) -> ManifestError {
     let message = match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file or directory".to_owned(),
-        io::ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
+        io::ErrorKind::NotFound => {
+            "there is no such file or directory; correct the path".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "this user may not read it; change its owner or its mode".to_owned()
+        }
         io::ErrorKind::InvalidData => format!(
-            "this is not UTF-8 text, or more than {} bytes",
+            "this is not UTF-8 text, or has more than {} bytes; name a YAML file",
             tree::MAX_BYTES
         ),
+        io::ErrorKind::IsADirectory => "this is a directory".to_owned(),
         _ => format!("cannot be read: {error}"),
     };
     ManifestError {
         file: path.display().to_string(),
-        at: tree::Position::default(),
+        at: super::position::Position::default(),
         path: String::new(),
         message,
     }

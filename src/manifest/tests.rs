@@ -142,49 +142,49 @@ fn mistakes_are_told_with_their_place_and_what_to_do() {
         ),
         (
             policy_with("name: reads", "name: 7"),
-            "f.yaml:9:13: spec.rules[0].name: must be a string, and is a number; put it into quotes",
+            "f.yaml:9:13: spec.rules[0].name: `7` is a number and must be text; write \"7\" in quotes",
         ),
         (
             policy_with("action: Allow", "action: allow"),
-            "f.yaml:11:15: spec.rules[0].action: `allow` is none of Allow, RequireApproval, Deny, Hide",
+            "f.yaml:11:15: spec.rules[0].action: `allow` is not one of its values; write Allow (the values are Allow, RequireApproval, Deny, Hide)",
         ),
         (
             policy_with("risks: [Read]", "risks: Read"),
-            "f.yaml:10:23: spec.rules[0].tools.risks: must be a list, and is a string; write it as a list, for example [a, b]",
+            "f.yaml:10:23: spec.rules[0].tools.risks: `Read` is text and must be a list; write [Read]",
         ),
         (
             policy_with("risks: [Read]", "names: []"),
-            "f.yaml:10:23: spec.rules[0].tools.names: has 0 entries, at least 1 must be there; leave the field out if you mean none",
+            "f.yaml:10:23: spec.rules[0].tools.names: the list is empty and selects nothing; write at least one entry, or [\"*\"] for all",
         ),
         (
             policy_with("risks: [Read]", "risks: [Read, Read]"),
-            "f.yaml:10:30: spec.rules[0].tools.risks[1]: the value `Read` is there twice; each must be unique in this list",
+            "f.yaml:10:30: spec.rules[0].tools.risks[1]: the value `Read` is there twice in this list; rename or remove one",
         ),
         (
             format!("{POLICY}    - {{ name: reads, tools: {{}}, action: Deny }}\n"),
-            "f.yaml:12:7: spec.rules[1]: the name `reads` is there twice; each must be unique in this list",
+            "f.yaml:12:7: spec.rules[1]: the name `reads` is there twice in this list; rename or remove one",
         ),
         (
             policy_with("      action: Allow\n", ""),
-            "f.yaml:9:7: spec.rules[0]: `action` is missing: What happens to calls that match",
+            "f.yaml:9:7: spec.rules[0]: `action` is missing (what happens to calls that match); write action: and one of Allow, RequireApproval, Deny or Hide",
         ),
         (
             policy_with("name: reads", "name: Reads!"),
-            "f.yaml:9:13: spec.rules[0].name: `Reads!` does not have the form ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+            "f.yaml:9:13: spec.rules[0].name: `Reads!` is not a valid name: it may have lower-case letters, digits and `-`, and begins and ends with a letter or digit; write for example reads",
         ),
         (
             policy_with(
                 "action: Allow",
                 "action: Allow\n      limits: [{ counter: c, max: 0, window: 1m }]",
             ),
-            "f.yaml:12:35: spec.rules[0].limits[0].max: 0 is too small; the least is 1",
+            "f.yaml:12:35: spec.rules[0].limits[0].max: 0 is too small; write at least 1",
         ),
         (
             policy_with(
                 "action: Allow",
                 "action: Allow\n      limits: [{ counter: c, max: 1, window: soon }]",
             ),
-            "f.yaml:12:46: spec.rules[0].limits[0].window: `soon` does not have the form ^([0-9]{1,5}(d|h|ms|m|s)){1,5}$",
+            "f.yaml:12:46: spec.rules[0].limits[0].window: `soon` is not a duration; write a number with a unit, such as 30s, 1m or 1h30m; the units are d, h, m, s and ms",
         ),
         (
             policy_with(
@@ -199,15 +199,15 @@ fn mistakes_are_told_with_their_place_and_what_to_do() {
         ),
         (
             policy_with("name: base", "name: Base"),
-            "f.yaml:4:9: metadata.name: `Base` does not have the form ^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$",
+            "f.yaml:4:9: metadata.name: `Base` is not a valid name: it may have lower-case letters, digits, `-` and `.`, and begins and ends with a letter or digit; write for example base",
         ),
         (
             policy_with("metadata:\n  name: base\n", ""),
-            "f.yaml:1:1: `metadata` is missing; write metadata: { name: … }",
+            "f.yaml:1:1: `metadata` is missing; write metadata: { name: my-name, namespace: my-namespace }",
         ),
         (
             policy_with("  name: base", "  labels: {}"),
-            "f.yaml:4:3: metadata: `name` is missing",
+            "f.yaml:4:3: metadata: `name` is missing; write for example name: my-name",
         ),
         (
             policy_with("kind: McpPolicy\n", ""),
@@ -219,11 +219,11 @@ fn mistakes_are_told_with_their_place_and_what_to_do() {
         ),
         (
             policy_with("v1alpha1", "v1"),
-            "f.yaml:1:13: apiVersion: `portcullis.dev/v1` is not known to this version of Portcullis; write portcullis.dev/v1alpha1",
+            "f.yaml:1:13: apiVersion: `portcullis.dev/v1` is not a version that this program knows; write portcullis.dev/v1alpha1",
         ),
         (
             "- a\n".to_owned(),
-            "f.yaml:1:1: a document must be an object with apiVersion and kind, and is a list",
+            "f.yaml:1:1: this document is a list; write a manifest with apiVersion, kind, metadata and spec, or remove it",
         ),
     ];
     for (text, expected) in cases {
@@ -363,7 +363,10 @@ fn files_that_cannot_be_read_are_told() {
     assert_eq!(
         told,
         [
-            format!("{}: there is no such file or directory", missing.display()),
+            format!(
+                "{}: there is no such file or directory; correct the path",
+                missing.display()
+            ),
             format!(
                 "{}: there is no *.yaml, *.yml or *.json in this directory; name another, or a file",
                 dir.path().display()

@@ -4,28 +4,12 @@
 //! kind of object. Sizes, nesting and aliases are bounded, so that no file can exhaust memory or
 //! the stack.
 
+use super::position::Position;
+use super::yaml;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use serde_saphyr::{DuplicateKeyPolicy, Options, Spanned};
 use std::{collections::BTreeMap, fmt};
-
-/// Line and column, both from 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Position {
-    /// Line, from 1.
-    pub line: u64,
-    /// Column, from 1.
-    pub column: u64,
-}
-
-impl Position {
-    fn of(location: serde_saphyr::Location) -> Self {
-        Position {
-            line: location.line(),
-            column: location.column(),
-        }
-    }
-}
 
 /// A value with its place.
 #[derive(Debug)]
@@ -68,15 +52,26 @@ pub(super) fn documents(text: &str) -> Result<Vec<Node>, Broken> {
         return Err(Broken {
             at: Position { line: 1, column: 1 },
             message: format!(
-                "the file has {} bytes and at most {MAX_BYTES} are read; split it",
+                "the file has {} bytes and may have {MAX_BYTES}; split it",
                 text.len()
             ),
         });
     }
     let documents: Vec<Spanned<Content>> =
         serde_saphyr::from_multiple_with_options(text, options())
-            .map_err(|error| broken(&error))?;
+            .map_err(|error| broken(text, &error))?;
+    // The parser drops a type that it does not know, and with it the beginning of a condition such as `!has(args.a)`.
+    if let Some((at, message)) = yaml::tagged(text) {
+        return Err(Broken { at, message });
+    }
     Ok(documents.into_iter().map(Node::from).collect())
+}
+
+fn place(location: serde_saphyr::Location) -> Position {
+    Position {
+        line: location.line(),
+        column: location.column(),
+    }
 }
 
 fn options() -> Options {
@@ -99,25 +94,27 @@ fn options() -> Options {
     }
 }
 
-fn broken(error: &serde_saphyr::Error) -> Broken {
+fn broken(yaml: &str, error: &serde_saphyr::Error) -> Broken {
     let at = error
         .location()
-        .map_or(Position { line: 1, column: 1 }, Position::of);
+        .map_or(Position { line: 1, column: 1 }, place);
     let text = error.without_snippet().to_string();
     // The place is reported separately from the message.
     let message = text
         .split(" at line ")
         .next()
         .unwrap_or(&text)
-        .trim_end_matches([':', ' '])
-        .to_owned();
-    Broken { at, message }
+        .trim_end_matches([':', ' ']);
+    Broken {
+        at,
+        message: yaml::words(yaml, at, message),
+    }
 }
 
 impl From<Spanned<Content>> for Node {
     fn from(spanned: Spanned<Content>) -> Self {
         Node {
-            at: Position::of(spanned.referenced),
+            at: place(spanned.referenced),
             content: spanned.value,
         }
     }
@@ -200,7 +197,7 @@ impl<'de> Visitor<'de> for ContentVisitor {
                 )));
             }
             map.push(Entry {
-                at: Position::of(key.referenced),
+                at: place(key.referenced),
                 key: key.value,
                 value: value.into(),
             });

@@ -371,6 +371,7 @@ fn assemble(asked: &Asked<'_>, entries: &[Entry<'_>]) -> Result<Bundle, Unfit> {
         issuers: asked.issuers.clone(),
         signature: None,
         report_token_sha256: asked.report_token_sha256.clone(),
+        rules: String::new(),
     };
     bundle.sealed().map_err(Unfit::invalid)
 }

@@ -4,7 +4,7 @@
 //! two bundles share exactly if their content is the same. Must not do: contain Secret values, or
 //! check the policies; the compiler does that.
 
-use super::canonical;
+use super::{canonical, content};
 use crate::api::{policy::McpPolicySpec, server::McpServerSpec};
 use crate::json;
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,9 @@ pub struct Bundle {
     /// SHA-256 of the bearer that may read the gateway's report, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report_token_sha256: Option<String>,
+    /// What the rules say, in one digest: [`Bundle::rules_revision`]. Empty in bundles of the first releases.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rules: String,
     /// The operator's signature, in hexadecimal; none outside a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
@@ -160,8 +163,34 @@ impl Bundle {
 
     /// A bundle with its revision filled in.
     pub fn sealed(mut self) -> Result<Self, BundleError> {
+        self.rules = self.digest_of_rules();
         self.revision = self.computed_revision()?;
         Ok(self)
+    }
+
+    /// The digest of what the server and its policies say, in hexadecimal: what people are shown as the revision. Unlike
+    /// [`Bundle::revision`], which vouches for the whole document, it is the same for the same files everywhere.
+    pub fn rules_revision(&self) -> String {
+        match self.rules.as_str() {
+            "" => self.digest_of_rules(),
+            rules => rules.to_owned(),
+        }
+    }
+
+    fn digest_of_rules(&self) -> String {
+        let server = &self.server;
+        // A spec that cannot be written as JSON cannot be in a bundle.
+        let spec = serde_json::to_value(&server.spec).unwrap_or_default();
+        let policies = self.policies.iter().map(|policy| {
+            let spec = serde_json::to_value(&policy.spec).unwrap_or_default();
+            (policy.namespace.as_str(), policy.name.as_str(), spec)
+        });
+        let blocked: Vec<&str> = self
+            .blocked
+            .iter()
+            .map(|blocked| blocked.policy.as_str())
+            .collect();
+        content::digest((&server.namespace, &server.name, spec), policies, &blocked)
     }
 
     /// The revision of the bundle's current content.

@@ -5,10 +5,12 @@
 //! Must not do: read files.
 
 mod run;
+mod schema;
 #[cfg(test)]
 mod tests;
 
 pub use run::caller;
+pub use schema::schema;
 
 use super::decision::Outcome;
 use super::inventory::{Bound, Definition};
@@ -147,15 +149,47 @@ pub struct CaseResult {
     pub name: String,
     /// Whether all that was expected came.
     pub passed: bool,
-    /// What did not, one sentence each.
-    pub failures: Vec<String>,
+    /// What did not.
+    pub failures: Vec<Miss>,
     /// What became of the call.
     pub decision: Option<Verdict>,
     /// The rule that decided.
     pub rule: String,
 }
 
+/// An expectation that was not met, or a field that is wrong.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Miss {
+    /// The field of the case, such as `expect.rule`.
+    pub path: String,
+    /// What came instead, or what to write.
+    pub message: String,
+}
+
 impl PolicyTest {
+    /// The fields that are wrong, each with its path in the document.
+    pub fn faults(&self) -> Vec<Miss> {
+        let mut faults = Vec::new();
+        if self.cases.is_empty() {
+            faults.push(Miss {
+                path: "cases".to_owned(),
+                message: "there is no case; write for example - { call: get_run, expect: { decision: Allow } }".to_owned(),
+            });
+        }
+        for (i, case) in self.cases.iter().enumerate() {
+            faults.extend(case.fault().map(|fault| {
+                Miss {
+                    path: format!("cases[{i}].{}", fault.path)
+                        .trim_end_matches('.')
+                        .to_owned(),
+                    message: fault.message,
+                }
+            }));
+        }
+        faults
+    }
+
     /// Tools to bind to where the document names no listing: the catalogue's and its own.
     pub fn assumed_listing(&self) -> Vec<Definition> {
         let names: BTreeSet<&str> = catalog::all()

@@ -5,6 +5,7 @@
 //! rule: `==`, `!=` and `in` between different kinds are errors, unknown names are refused before
 //! acceptance, work and memory are bounded. Must not do: decide what an error means for a rule.
 
+mod comparisons;
 mod dialect;
 mod eval;
 mod eval_errors;
@@ -22,6 +23,7 @@ mod time;
 mod tree;
 mod value;
 
+pub use comparisons::Comparison;
 pub use dialect::{Dialect, from_go};
 pub use eval::Env;
 pub use fuel::{EvalError, Fuel};
@@ -73,6 +75,7 @@ impl Fault {
 pub struct Condition {
     expr: Expr,
     reads: Reads,
+    is_boolean: bool,
 }
 
 impl Condition {
@@ -84,8 +87,27 @@ impl Condition {
     /// Compiles a `when` of a policy with those patterns so far.
     pub fn compile_with(source: &str, patterns: &mut Patterns) -> Result<Self, Fault> {
         let boolean = |kind| kind == Kind::Bool;
-        let (expr, reads) = compile(source, boolean, "true or false", patterns)?;
-        Ok(Self { expr, reads })
+        let (expr, reads, kind) = compile(
+            source,
+            boolean,
+            "true or false; compare it with something, for example with `==`",
+            patterns,
+        )?;
+        Ok(Self {
+            expr,
+            reads,
+            is_boolean: kind.is_some(),
+        })
+    }
+
+    /// Whether it gives true or false whatever the arguments are: the value of an argument may be anything.
+    pub fn is_boolean(&self) -> bool {
+        self.is_boolean
+    }
+
+    /// The arguments that it compares with constants.
+    pub fn comparisons(&self) -> Vec<Comparison> {
+        comparisons::of(&self.expr)
     }
 
     /// Whether the answer can depend on the call's arguments.
@@ -126,7 +148,12 @@ impl Cost {
     /// Compiles a `cost` of a policy with those patterns so far.
     pub fn compile_with(source: &str, patterns: &mut Patterns) -> Result<Self, Fault> {
         let integer = |kind| matches!(kind, Kind::Int | Kind::Uint);
-        let (expr, reads) = compile(source, integer, "an integer", patterns)?;
+        let (expr, reads, _) = compile(
+            source,
+            integer,
+            "a whole number; write for example 1 or size(args.items)",
+            patterns,
+        )?;
         Ok(Self { expr, reads })
     }
 
@@ -168,7 +195,7 @@ impl Argument {
         let mut patterns = Patterns::default();
         let json = |kind| !matches!(kind, Kind::Timestamp | Kind::Duration);
         let wanted = "a value that JSON has; write string(…) around it";
-        let (expr, reads) = compile(source, json, wanted, &mut patterns)?;
+        let (expr, reads, _) = compile(source, json, wanted, &mut patterns)?;
         if patterns.spent() != Spent::default() {
             return Err(Fault::new(
                 0,
@@ -196,21 +223,18 @@ fn compile(
     fits: fn(Kind) -> bool,
     wanted: &str,
     patterns: &mut Patterns,
-) -> Result<(Expr, Reads), Fault> {
+) -> Result<(Expr, Reads, Option<Kind>), Fault> {
     let tree = parse::parse(source)?;
     let mut lowering = lower::Lowering::new(patterns);
     let (expr, kind) = lowering.lower(&tree)?;
     match kind {
         Some(kind) if !fits(kind) => Err(Fault::new(
             tree.at,
-            format!(
-                "the expression gives {} and must give {wanted}",
-                kind.name()
-            ),
+            format!("this gives {}, and must give {wanted}", kind.name()),
         )),
         _ => {
             let reads = Reads::of(&expr);
-            Ok((expr, reads))
+            Ok((expr, reads, kind))
         }
     }
 }

@@ -67,7 +67,13 @@ pub fn import(text: &str, server: &str) -> Result<Imported, ImportError> {
         let message = format!("a policy is a mapping, and this is {}", document.kind());
         return Err(ImportError::at(document.at, message));
     };
+    let is_fragment = document.get("version").is_none()
+        && document.get("apiVersion").is_none()
+        && ["tools", "hide", "default", "all_tools"]
+            .into_iter()
+            .any(|key| document.get(key).is_some());
     match document.get("version") {
+        _ if is_fragment => {}
         Some(version) if version.text() == Some("1") => {}
         version => {
             let found = version.map_or("missing", |version| {
@@ -76,7 +82,7 @@ pub fn import(text: &str, server: &str) -> Result<Imported, ImportError> {
             return Err(ImportError::at(
                 version.map_or(document.at, |version| version.at),
                 format!(
-                    "version is {found}, and only \"1\" of PolicyLayer's policy.json and Intercept's YAML is known"
+                    "version is {found}, and must be \"1\", as in PolicyLayer's policy.json and Intercept's YAML; name such a file"
                 ),
             ));
         }
@@ -90,6 +96,16 @@ pub fn import(text: &str, server: &str) -> Result<Imported, ImportError> {
         counters: BTreeMap::new(),
         listed: Vec::new(),
     };
+    if is_fragment {
+        let root = Place {
+            at: document.at,
+            path: String::new(),
+        };
+        importer.note(
+            &root,
+            "version is missing, and this is read as version \"1\"; write version: \"1\" to say so",
+        );
+    }
     importer.document(&document, entries)?;
     let Importer {
         default,

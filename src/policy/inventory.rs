@@ -7,6 +7,7 @@
 
 use super::canonical;
 use super::check::{Fill, Fuel, Reads};
+use super::decision::Caller;
 use super::form::Form;
 use super::misfit::{Misfit, Off};
 use super::program::{Program, Rule};
@@ -19,6 +20,9 @@ use crate::json;
 use serde::Serialize;
 use std::{collections::HashMap, sync::Arc};
 
+/// More rules are not named as those that came near.
+const MAX_NEAR: usize = 8;
+
 /// One tool as the upstream lists it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Definition {
@@ -29,6 +33,32 @@ pub struct Definition {
     schema: Option<serde_json::Value>,
     /// Names of its properties, sorted; none if it was not listed.
     properties: Option<Vec<String>>,
+}
+
+impl Definition {
+    /// The type that its schema gives an argument, if it is one; a null besides does not matter.
+    pub fn argument_type(&self, argument: &str) -> Option<String> {
+        let property = self.schema.as_ref()?.get("properties")?.get(argument)?;
+        let of = |schema: &serde_json::Value| {
+            schema
+                .get("type")
+                .and_then(|kind| kind.as_str())
+                .map(str::to_owned)
+        };
+        if let Some(kind) = of(property) {
+            return Some(kind);
+        }
+        let any = property.get("anyOf")?.as_array()?;
+        let mut kinds = any
+            .iter()
+            .map(|schema| of(schema).unwrap_or_else(|| "any".to_owned()));
+        let mut kinds: Vec<String> = kinds.by_ref().filter(|kind| kind != "null").collect();
+        kinds.dedup();
+        match kinds.as_slice() {
+            [one] if one != "any" => Some(one.clone()),
+            _ => None,
+        }
+    }
 }
 
 /// Why an entry of a listing is not a tool.
@@ -297,6 +327,22 @@ impl Bound {
             }
             _ => true,
         }
+    }
+
+    /// The rules for this tool and this caller that let a call pass where their condition holds: of
+    /// a call that no rule matched, those that came near. At most [`MAX_NEAR`].
+    pub fn near(&self, tool: &str, caller: &Caller) -> Vec<String> {
+        let tool = self.tool(tool);
+        let rules = tool.into_iter().flat_map(|tool| &tool.rules);
+        rules
+            .filter_map(|at| self.program.rules.get(*at as usize))
+            .filter(|rule| {
+                let passes = matches!(rule.action, Action::Allow | Action::RequireApproval);
+                passes && !rule.audit && rule.callers.matches(&caller.grant)
+            })
+            .take(MAX_NEAR)
+            .map(|rule| format!("{}/{}", rule.id.policy_label(), rule.id.rule))
+            .collect()
     }
 
     /// Figures for status.

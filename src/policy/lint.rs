@@ -5,6 +5,7 @@
 //! allow the calls that it should have hidden. Must not do: refuse; `validate --strict` does.
 
 use super::bundle::{Bundle, BundlePolicy};
+use super::check::Condition;
 use super::diagnostic::{Diagnostic, Level};
 use super::matcher::{Glob, Globs, fold_case};
 use super::program::Selector;
@@ -54,8 +55,20 @@ fn plain(pattern: &str) -> String {
     }
 }
 
-/// What looks wrong about the policies of a server.
+/// The type of an argument of a tool, where it is known.
+pub type TypeOf<'t> = &'t dyn Fn(&str, &str) -> Option<String>;
+
+/// What looks wrong about the policies of a server, by what the catalogue knows of its tools.
 pub fn lint(bundle: &Bundle) -> Vec<Diagnostic> {
+    let of_catalog = bundle.server.spec.catalog() == Catalog::MLflow;
+    lint_with(bundle, &|tool, argument| {
+        let known = of_catalog.then(|| catalog::argument_type(tool, argument));
+        known.flatten().map(str::to_owned)
+    })
+}
+
+/// The same where the types of arguments are known otherwise, such as from a listing.
+pub fn lint_with(bundle: &Bundle, type_of: TypeOf<'_>) -> Vec<Diagnostic> {
     let known = known(&bundle.server.spec);
     let mut found = Vec::new();
     for policy in &bundle.policies {
@@ -84,6 +97,9 @@ pub fn lint(bundle: &Bundle) -> Vec<Diagnostic> {
                         );
                     }
                 }
+            }
+            if let Some(message) = incomparable(rule, &known, type_of) {
+                warn("when", message);
             }
             if !known.is_empty() && !selects_some(rule, &known) {
                 warn(
@@ -114,6 +130,74 @@ pub fn lint(bundle: &Bundle) -> Vec<Diagnostic> {
         }));
     }
     found
+}
+
+/// A comparison that can only fail, as the argument of a tool has another type than the constant.
+fn incomparable(rule: &Rule, known: &BTreeMap<&str, Class>, type_of: TypeOf<'_>) -> Option<String> {
+    let condition = Condition::compile(rule.when.as_deref()?).ok()?;
+    let comparisons = condition.comparisons();
+    if comparisons.is_empty() {
+        return None;
+    }
+    let selector = selector(&rule.tools);
+    // A tool that nothing is known of has its name in the rule.
+    let named = rule.tools.names.iter().map(|name| (name.as_str(), &None));
+    let tools = known
+        .iter()
+        .map(|(name, class)| (*name, class))
+        .chain(named);
+    let selected =
+        tools.filter(|(name, class)| selector.selects(rule.action, name, **class).is_ok());
+    for (tool, _) in selected {
+        for comparison in &comparisons {
+            let Some(found) = type_of(tool, &comparison.argument) else {
+                continue;
+            };
+            if comparison.fits(&found) {
+                continue;
+            }
+            let (is, write) = match (found.as_str(), comparison.constant()) {
+                ("string", "a number") => (
+                    "text",
+                    format!(
+                        "write the number in quotes, or int(args.{}) if it holds a number",
+                        comparison.argument
+                    ),
+                ),
+                ("string", _) => ("text", "write the constant in quotes".to_owned()),
+                ("integer" | "number", _) => (
+                    "a number",
+                    "write the constant as a number, without quotes".to_owned(),
+                ),
+                ("boolean", _) => (
+                    "true or false",
+                    "write true or false, without quotes".to_owned(),
+                ),
+                ("array", _) => (
+                    "a list",
+                    format!(
+                        "write for example 'x' in args.{}, or size(args.{})",
+                        comparison.argument, comparison.argument
+                    ),
+                ),
+                _ => (
+                    "a map",
+                    format!("name a member of it, as args.{}.name", comparison.argument),
+                ),
+            };
+            let effect = match rule.action {
+                Action::Allow => "so this rule allows no such call",
+                _ => "so this rule matches every such call",
+            };
+            return Some(format!(
+                "the argument {} of {tool} is {is}, and `{}` compares it with {}, which fails, {effect}; {write}",
+                comparison.argument,
+                comparison.operator,
+                comparison.constant()
+            ));
+        }
+    }
+    None
 }
 
 fn warning(policy: &BundlePolicy, rule: Option<&str>, path: String, message: String) -> Diagnostic {

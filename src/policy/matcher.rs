@@ -124,7 +124,9 @@ pub fn grant_glob(text: &str) -> Result<Glob, String> {
     } else {
         text == "anonymous"
             || GRANTS.iter().any(|form| {
-                form.ends_with(':') && text.len() > form.len() && text.starts_with(form)
+                let rest = text.strip_prefix(form).filter(|_| form.ends_with(':'));
+                // Names of service accounts and of tokens have two parts.
+                rest.is_some_and(|rest| !rest.is_empty() && (*form == "key:" || rest.contains('/')))
             })
     };
     if possible {

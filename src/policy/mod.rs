@@ -12,6 +12,7 @@ pub(crate) mod canonical;
 pub mod cases;
 pub mod check;
 pub mod compile;
+pub mod content;
 pub mod credential;
 pub mod decision;
 pub mod deployability;

@@ -106,6 +106,7 @@ pub fn bundle<'a>(
         issuers: Vec::new(),
         signature: None,
         report_token_sha256: None,
+        rules: String::new(),
     };
     bundle.sealed()
 }

@@ -56,6 +56,7 @@ pub(crate) fn bundle(server: &str, policies: &[(&str, &str)]) -> Bundle {
         issuers: Vec::new(),
         signature: None,
         report_token_sha256: None,
+        rules: String::new(),
     }
     .sealed()
     .unwrap()

@@ -61,6 +61,13 @@ pub struct Report {
         deserialize_with = "texts::<_, SHOWN, MISSING>"
     )]
     pub refused_keys: Vec<String>,
+    /// API keys that are refused because another grant has the same, by the names of their grants.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "texts::<_, SHOWN, MISSING>"
+    )]
+    pub equal_keys: Vec<String>,
     /// Why tokens of issuers are refused: keys that cannot be used or fetched.
     #[serde(
         default,

@@ -82,7 +82,7 @@ pub struct Inputs<'a> {
 /// Computes the new status.
 pub fn status(inputs: &Inputs<'_>) -> McpServerStatus {
     let generation = inputs.server.metadata.generation;
-    let revision = inputs.bundle.map(|bundle| bundle.revision.clone());
+    let revision = inputs.bundle.map(Bundle::rules_revision);
     McpServerStatus {
         observed_generation: generation,
         conditions: conditions(inputs),
@@ -224,19 +224,30 @@ fn listed(tools: &[ReportedTool]) -> String {
 }
 
 fn authenticated(inputs: &Inputs<'_>) -> Verdict {
-    let reports = inputs.replicas.iter().filter_map(|replica| replica.report);
-    let mut refused: Vec<&str> = reports
-        .flat_map(|report| report.refused_keys.iter().map(String::as_str))
-        .collect();
-    refused.sort_unstable();
-    refused.dedup();
+    let named = |of: fn(&Report) -> &[String]| -> String {
+        let reports = inputs.replicas.iter().filter_map(|replica| replica.report);
+        let names: std::collections::BTreeSet<&str> = reports
+            .flat_map(|report| of(report).iter().map(String::as_str))
+            .collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
+    };
+    let refused = named(|report| &report.refused_keys);
     if !refused.is_empty() {
         return Verdict::new(
             false,
             Reason::KeyTooShort,
             format!(
-                "The API keys of {} have fewer than 16 characters and are refused; put longer ones into the Secret, for example those of `openssl rand -hex 32`.",
-                refused.join(", ")
+                "The API keys of {refused} have fewer than 16 characters and are refused; put longer ones into the Secret, for example those of `openssl rand -hex 32`."
+            ),
+        );
+    }
+    let equal = named(|report| &report.equal_keys);
+    if !equal.is_empty() {
+        return Verdict::new(
+            false,
+            Reason::KeyNotUnique,
+            format!(
+                "The API keys of {equal} are equal and are refused, as it would be unclear whose call it is; give each grant a key of its own in the Secret."
             ),
         );
     }

@@ -85,6 +85,7 @@ fn bundle_of(server: &McpServer, policies: &[&McpPolicy]) -> Bundle {
         issuers: Vec::new(),
         signature: None,
         report_token_sha256: None,
+        rules: String::new(),
     }
 }
 
@@ -140,6 +141,7 @@ fn report() -> Report {
         ],
         missing_secret_keys: Vec::new(),
         refused_keys: Vec::new(),
+        equal_keys: Vec::new(),
         issuer_faults: Vec::new(),
         bundle_error: None,
         listing: Some(ReportedListing {

@@ -158,3 +158,95 @@ fn the_fuzz_seeds_for_bundles_are_those_of_the_examples() {
     }
     assert_eq!(count, 5);
 }
+
+/// A type that every listed server gives an argument of that tool; one that may be null has the other type.
+#[test]
+fn the_types_of_arguments_are_those_of_the_servers() {
+    let mut types: std::collections::BTreeMap<(String, String), Option<String>> =
+        Default::default();
+    for file in ["mlflow-mcp-0.4.1", "mlflow-3.x-all"] {
+        let path = format!(
+            "{}/tests/fixtures/{file}.tools.json",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let listing: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        let tools = listing["tools"].as_array().or(listing.as_array()).unwrap();
+        for tool in tools {
+            for (name, schema) in tool["inputSchema"]["properties"].as_object().unwrap() {
+                let any = schema["anyOf"].as_array();
+                let mut found: Vec<&str> = any
+                    .map_or_else(|| vec![schema], |any| any.iter().collect())
+                    .into_iter()
+                    .map(|schema| schema["type"].as_str().unwrap_or("any"))
+                    .filter(|kind| *kind != "null")
+                    .collect();
+                found.dedup();
+                let one = match found.as_slice() {
+                    [one] if *one != "any" => Some((*one).to_owned()),
+                    _ => None,
+                };
+                let tool = tool["name"].as_str().unwrap().to_owned();
+                let known = types
+                    .entry((tool, name.clone()))
+                    .or_insert_with(|| one.clone());
+                if *known != one {
+                    *known = None;
+                }
+            }
+        }
+    }
+    let lines: String = types
+        .iter()
+        .filter_map(|((tool, name), kind)| Some(format!("{tool} {name} {}\n", kind.as_ref()?)))
+        .collect();
+    assert!(lines.lines().count() > 50);
+    file_holds("src/catalog/arguments.txt", &lines);
+}
+
+/// What an API server writes into an object does not change the revision of its rules.
+#[test]
+fn the_defaults_that_the_revision_leaves_out_are_those_of_the_definitions() {
+    fn defaults(schema: &Value, at: &str, found: &mut Vec<(String, String)>) {
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            let path = if at.is_empty() {
+                name.clone()
+            } else {
+                format!("{at}.{name}")
+            };
+            match property.get("default") {
+                Some(default) if default.is_object() => assert_eq!(
+                    (path.as_str(), default.to_string().as_str()),
+                    ("gateway", "{}")
+                ),
+                Some(default) => found.push((path.clone(), default.to_string())),
+                None => {}
+            }
+            assert!(property["items"].get("default").is_none(), "{path}");
+            defaults(property, &path, found);
+        }
+    }
+    for (plural, known) in [
+        (
+            "mcpservers",
+            &portcullis::policy::content::DEFAULTS_OF_SERVER[..],
+        ),
+        (
+            "mcppolicies",
+            &portcullis::policy::content::DEFAULTS_OF_POLICY[..],
+        ),
+    ] {
+        let path = format!(
+            "{}/src/manifest/definitions/{plural}.json",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        let mut found = Vec::new();
+        defaults(&schema["properties"]["spec"], "", &mut found);
+        found.sort();
+        let known: Vec<(String, String)> = known
+            .iter()
+            .map(|(path, default)| ((*path).to_owned(), (*default).to_owned()))
+            .collect();
+        assert_eq!(known, found, "{plural}");
+    }
+}

@@ -152,7 +152,8 @@ fn strict_ends_with_1_if_anything_was_closed_and_prints_the_policy_all_the_same(
             && said.contains("(also at 11:36)"),
         "{said}"
     );
-    assert!(lines.last().unwrap().contains("1 place(s)"), "{said}");
+    assert!(lines[lines.len() - 2].contains("1 place(s)"), "{said}");
+    assert!(lines.last().unwrap().starts_with("next: "), "{said}");
     let (code, strict, said) = import(&["--strict"], CLOSED);
     assert_eq!((code, &strict), (Some(1), &policy), "{said}");
     assert!(

@@ -14,6 +14,7 @@ mod examples;
 mod generated;
 mod import;
 mod layering;
+mod messages;
 #[allow(
     dead_code,
     reason = "shared with the cluster tests, which use all of it"

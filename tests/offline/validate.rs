@@ -175,3 +175,39 @@ fn every_server_of_the_page_on_callers_is_valid() {
         assert!(!valid && said.contains(says), "{says}: {said}");
     }
 }
+
+/// The revision that a line of the audit log names leads to the files, whatever happened to them in between.
+#[test]
+fn the_revision_of_files_is_that_of_their_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart/");
+    for file in ["server.yaml", "policy.yaml"] {
+        std::fs::copy(format!("{root}{file}"), folder.path().join(file)).unwrap();
+    }
+    let revision = || -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["validate", "-o", "json"])
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            report["revisions"].as_array().map(Vec::len),
+            Some(1),
+            "{report}"
+        );
+        report["revisions"][0]["revision"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let before = revision();
+    assert_eq!(before.len(), 64);
+    let file = folder.path().join("policy.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("max: 30", "max: 31")).unwrap();
+    assert_ne!(revision(), before);
+    // A comment says nothing to a gateway.
+    std::fs::write(&file, format!("# Taken back.\n{text}")).unwrap();
+    assert_eq!(revision(), before);
+}

@@ -3,6 +3,7 @@
 #
 #   tests/setup/install.sh NAME...     NAME: mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | node-sdk
 #                                            | controlplane | cluster-node | typos | redis
+#                                            | newest-mlflow-mcp | newest-mlflow-official
 #
 # controlplane: kube-apiserver, kube-controller-manager, kube-scheduler, etcd, kubectl and helm; cluster-node: kubelet,
 # kube-proxy and coredns. Both are built from the Go module tests/controlplane (about ten minutes on two cores).
@@ -41,8 +42,26 @@ key_of() {
       cat "$module/go.mod" "$module/go.sum" "$module/clock/offset.go"
       printf '%s %s' "$(ldflags)" "$(go env GOOS GOARCH)"
       ;;
+    newest-*) printf '%s' "$(newest "$1")"; python3 -c 'import sys; print(sys.version, sys.executable)' ;;
     *) cat "$here/requirements/$1.txt"; python3 -c 'import sys; print(sys.version, sys.executable)' ;;
   esac | sha12
+}
+
+# newest NAME: what is installed for it, with the version that the package registry has now; fails where it has no answer.
+newest() {
+  local package=mlflow-mcp extra= version
+  if [[ $1 == newest-mlflow-official ]]; then package=mlflow extra='[mcp]'; fi
+  version=$(python3 -m pip index versions "$package" 2>/dev/null | sed -n "s/^$package (\(.*\))\$/\1/p")
+  [[ -n $version ]] || return 1
+  printf '%s%s==%s' "$package" "$extra" "$version"
+}
+
+make_newest() {
+  local name=$1 folder=$2
+  rm -rf "$folder"
+  python3 -m venv "$folder"
+  with_progress "installing $(newest "$name") (the newest, from PyPI)" "$folder.log" \
+    "$folder/bin/pip" install --disable-pip-version-check --no-input "$(newest "$name")"
 }
 
 make_python() {
@@ -135,6 +154,10 @@ make_go() {
 for name in "$@"; do
   case $name in
     mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | typos | redis) need_python ;;
+    newest-mlflow-mcp | newest-mlflow-official)
+      need_python
+      newest "$name" >/dev/null || die "the package registry cannot be reached, so the newest release is not known"
+      ;;
     node-sdk) ;;
     controlplane | cluster-node) need_go ;;
     *) die "unknown name '$name'" ;;
@@ -145,6 +168,7 @@ for name in "$@"; do
     if [[ ! -e $folder/.complete ]]; then
       case $name in
         node-sdk) make_node "$folder" ;;
+        newest-*) make_newest "$name" "$folder" ;;
         redis) make_redis "$folder" ;;
         controlplane | cluster-node) make_go "$name" "$folder" ;;
         *) make_python "$name" "$folder" ;;

@@ -43,6 +43,35 @@ impl Project {
         acceptance::settle(asked, &mut acceptance::Memory::default()).map_err(|unfit| unfit.message)
     }
 
+    /// The revision that each server of the files enforces under the policies that are accepted, as `serve` shows it.
+    ///
+    /// # Errors
+    /// When a bundle cannot be written as JSON.
+    pub fn revisions(&self) -> Result<Vec<(String, String)>, Failure> {
+        let files = self.policies.iter().map(|policy| &policy.object);
+        let accepted: Vec<&McpPolicy> = files
+            .chain(&self.around.policies)
+            .filter(|policy| !is_wrong(&of_policy(policy)))
+            .collect();
+        let mut revisions = Vec::new();
+        for server in &self.servers {
+            // A server with mistakes is not served.
+            if let Ok(settled) = self.settle(
+                &server.object,
+                accepted.iter().copied(),
+                Vec::new(),
+                None,
+                Place::Process,
+            ) {
+                revisions.push((
+                    shown(&server.object.metadata),
+                    settled.bundle.rules_revision(),
+                ));
+            }
+        }
+        Ok(revisions)
+    }
+
     /// The mistakes of the servers that the files change, each under all policies that would apply
     /// to it in a cluster. Without a cluster, the files may be meant for `serve`, which keeps a
     /// limit as long as its process runs, so a limit that only a cluster cannot keep is a warning.

@@ -31,7 +31,8 @@ impl Project {
                 self.namespaces.insert(name.clone(), known.clone());
             }
         }
-        for (name, file) in &before.secret_files {
+        for (name, place) in &before.secret_files {
+            let file = &place.file;
             if self.secrets.contains_key(name) {
                 continue;
             }
@@ -39,7 +40,7 @@ impl Project {
                 continue;
             };
             self.secrets.insert(name.clone(), data.clone());
-            self.secret_files.insert(name.clone(), file.clone());
+            self.secret_files.insert(name.clone(), place.clone());
             findings.push(elsewhere(
                 file,
                 format!("Secret {}/{}", name.0, name.1),

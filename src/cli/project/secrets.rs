@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
 use super::{Name, Project, name_of};
+use crate::cli::output::why;
 use crate::gateway::force::secrets::Secrets;
 
 /// The keys and values of one Secret.
@@ -146,6 +147,37 @@ impl Project {
     }
 }
 
+/// Where a spec refers to a Secret (`NAME`) or to a key of one (`NAME/KEY`), as the path of its name or key.
+pub fn place_of(spec: &serde_json::Value, missing: &str) -> Option<String> {
+    fn find(value: &serde_json::Value, at: &str, name: &str, key: Option<&str>) -> Option<String> {
+        match value {
+            serde_json::Value::Object(members) => members.iter().find_map(|(member, value)| {
+                let path = format!("{at}.{member}");
+                let text = |of: &str| value.get(of).and_then(|text| text.as_str());
+                let is_reference = member.ends_with("ecretRef") || member.ends_with("ecretKeyRef");
+                if is_reference
+                    && text("name") == Some(name)
+                    && (key.is_none() || text("key") == key)
+                {
+                    return Some(format!("{path}.name"));
+                }
+                find(value, &path, name, key)
+            }),
+            serde_json::Value::Array(items) => items
+                .iter()
+                .enumerate()
+                .find_map(|(i, value)| find(value, &format!("{at}[{i}]"), name, key)),
+            _ => None,
+        }
+    }
+    match missing.split_once('/') {
+        Some((name, key)) => {
+            find(spec, "spec", name, Some(key)).or_else(|| find(spec, "spec", name, None))
+        }
+        None => find(spec, "spec", missing, None),
+    }
+}
+
 /// The names in every `secretRef`, `caSecretRef`, `secretKeyRef` and the like.
 fn references(value: &serde_json::Value, names: &mut BTreeSet<String>) {
     match value {
@@ -206,8 +238,9 @@ impl Folder {
 fn entries(dir: &Path) -> Result<Vec<(String, std::path::PathBuf)>, String> {
     let unreadable = |error: std::io::Error| {
         format!(
-            "{} cannot be read as a folder of Secrets (DIR/NAMESPACE/NAME/KEY): {error}",
-            dir.display()
+            "{} cannot be read as a folder of Secrets (DIR/NAMESPACE/NAME/KEY): {}",
+            dir.display(),
+            why(&error)
         )
     };
     let mut found = Vec::new();
@@ -235,16 +268,16 @@ fn value(path: &Path) -> Result<Vec<u8>, String> {
             path.display()
         )
     };
-    let meta = std::fs::metadata(path).map_err(|error| unreadable(&error.to_string()))?;
+    let meta = std::fs::metadata(path).map_err(|error| unreadable(&why(&error)))?;
     // Opening a pipe would block.
     if !meta.is_file() {
         return Err(unreadable("it is not a file"));
     }
     let mut value = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| unreadable(&error.to_string()))?;
+    let file = std::fs::File::open(path).map_err(|error| unreadable(&why(&error)))?;
     file.take(MAX_VALUE + 1)
         .read_to_end(&mut value)
-        .map_err(|error| unreadable(&error.to_string()))?;
+        .map_err(|error| unreadable(&why(&error)))?;
     if value.len() as u64 > MAX_VALUE {
         return Err(unreadable("it has more than 1 MiB"));
     }

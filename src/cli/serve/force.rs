@@ -10,15 +10,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::super::output::{Failure, plural};
-use super::super::project::{Finding, Name, Project, name_of, variable_for};
+use super::super::project::{Finding, Name, Project, in_server, name_of, place_of, variable_for};
 use super::{EnvironmentKey, Served, Serving, State, secrets};
 use crate::api::condition::Reason;
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::gateway::Gateway;
 use crate::gateway::force::{Environment, tls};
-use crate::gateway::grants::SHORTEST_KEY;
-use crate::manifest::survey;
+use crate::manifest::{Located, survey};
 use crate::policy::acceptance::Place;
 use crate::policy::bundle::{Blocked, Bundle};
 use crate::policy::diagnostic::Level;
@@ -67,9 +66,7 @@ impl Serving {
         for finding in &findings {
             eprintln!("{finding}");
         }
-        tracing::error!(
-            "the files have errors: objects with errors keep their previous version, everything else is in force"
-        );
+        tracing::error!("the files have errors: {}", super::super::project::RULE);
         self.lock().findings = findings;
     }
 
@@ -102,28 +99,22 @@ impl Serving {
             for located in &project.servers {
                 let name = name_of(&located.object.metadata);
                 state.refusals.remove(&name);
-                let put = self.put_server(&mut state, &project, &located.object, &blocked);
+                let put = self.put_server(&mut state, &project, located, &blocked);
                 match put {
                     Ok(not_accepted) => findings.extend(not_accepted),
-                    Err(message) => {
-                        state.refusals.insert(
-                            name,
-                            Refusal {
+                    Err(wrong) => {
+                        if let Some(first) = wrong.first() {
+                            let path = match first.path.as_str() {
+                                "" => String::new(),
+                                path => format!("{path}: "),
+                            };
+                            let refusal = Refusal {
                                 reason: Reason::Invalid,
-                                message: message.clone(),
-                            },
-                        );
-                        findings.push(Finding {
-                            level: Level::Error,
-                            file: located.file.clone(),
-                            line: located.at.line,
-                            column: located.at.column,
-                            object: format!("McpServer {}", name_of(&located.object.metadata).1),
-                            rule: None,
-                            path: String::new(),
-                            expression: None,
-                            message,
-                        });
+                                message: format!("{path}{}", first.message),
+                            };
+                            state.refusals.insert(name, refusal);
+                        }
+                        findings.extend(wrong);
                     }
                 }
             }
@@ -154,31 +145,33 @@ impl Serving {
         &self,
         state: &mut State,
         project: &Project,
-        server: &McpServer,
+        located: &Located<McpServer>,
         blocked: &[(McpPolicy, String)],
-    ) -> Result<Vec<Finding>, String> {
+    ) -> Result<Vec<Finding>, Vec<Finding>> {
+        let server = &located.object;
+        let wrong = |message: String| vec![in_server(located, message)];
         let name = name_of(&server.metadata);
         if let Some((namespace, _)) = state
             .served
             .keys()
             .find(|other| other.1 == name.1 && other.0 != name.0)
         {
-            return Err(at_one_path(namespace, &name));
+            return Err(wrong(at_one_path(namespace, &name)));
         }
         let authentication = server.spec.authentication.as_ref();
         if authentication.is_some_and(|accepted| accepted.service_accounts.is_some()) {
-            return Err(
+            return Err(wrong(
                 "spec.authentication.serviceAccounts: `serve` has no cluster whose tokens it could verify; remove the field from \
                  these files, and use apiKeys or jwt"
                     .to_owned(),
-            );
+            ));
         }
         if tls::wanted(&server.spec) {
-            return Err(
+            return Err(wrong(
                 "spec.gateway.tls: `serve` speaks only plain HTTP; remove the field from these files, and put a TLS \
                 proxy in front if you need HTTPS"
                     .to_owned(),
-            );
+            ));
         }
         let secrets = project.secrets_of(&name.0);
         let environment: EnvironmentKey = (secrets.clone(), self.env.clone());
@@ -200,13 +193,15 @@ impl Serving {
             .map_or(1, |served| served.sequence + 1);
         let known: Vec<Blocked> = Vec::clone(&blocked);
         let before = state.served.get(&name).map(|served| &served.wanted);
-        let mut settled = project.settle(
-            server,
-            state.accepted.all(),
-            blocked,
-            before,
-            Place::Process,
-        )?;
+        let mut settled = project
+            .settle(
+                server,
+                state.accepted.all(),
+                blocked,
+                before,
+                Place::Process,
+            )
+            .map_err(wrong)?;
         let mut bundle = settled.bundle.clone();
         bundle.sequence = sequence;
         // Policies that have never been valid are reported when they are read.
@@ -220,8 +215,8 @@ impl Serving {
             None => {
                 let wanted = bundle.clone();
                 let gateway = Gateway::new(&self.shared, make(), bundle)
-                    .map_err(|error| error.to_string())?;
-                missing(&gateway)?;
+                    .map_err(|error| wrong(error.to_string()))?;
+                missing(&gateway, project, located)?;
                 let (server, created) = (server.clone(), Timestamp::now());
                 state.served.insert(
                     name,
@@ -240,7 +235,7 @@ impl Serving {
                     served
                         .gateway
                         .refresh(Some(make()))
-                        .map_err(|error| error.to_string())?;
+                        .map_err(|error| wrong(error.to_string()))?;
                     served.environment = environment;
                 }
                 served.wanted = bundle.clone();
@@ -248,12 +243,12 @@ impl Serving {
                     served
                         .gateway
                         .apply(bundle)
-                        .map_err(|error| error.to_string())?;
+                        .map_err(|error| wrong(error.to_string()))?;
                     served.sequence = sequence;
                 }
                 served.server.spec = server.spec.clone();
                 served.server.metadata = server.metadata.clone();
-                missing(&served.gateway)?;
+                missing(&served.gateway, project, located)?;
             }
         }
         Ok(not_accepted)
@@ -267,27 +262,32 @@ fn changed(gateway: &Gateway, bundle: &Bundle) -> bool {
         .is_none_or(|(_, revision)| revision != bundle.revision)
 }
 
-fn missing(gateway: &Gateway) -> Result<(), String> {
-    if let Some(snapshot) = gateway.snapshot()
-        && let [first, ..] = snapshot.grants.refused()
-    {
-        return Err(format!(
-            "the API key {first} has fewer than {SHORTEST_KEY} characters and is refused; put a longer one into the Secret, for example that of `openssl rand -hex 32`"
-        ));
-    }
-    match gateway.missing_secrets().as_slice() {
-        [] => Ok(()),
-        missing => Err(format!(
-            "these Secrets are missing: {}; put each into a folder as DIR/NAMESPACE/NAME/KEY and give it with \
-            --secrets DIR, add a `kind: Secret` document to the files, or set {}",
-            missing.join(", "),
-            missing
-                .iter()
-                .map(|missing| variable_for(missing))
-                .collect::<Vec<_>>()
-                .join(", ")
-        )),
-    }
+/// The Secrets that a server lacks, and the keys in them that cannot be used, each at its place.
+fn missing(
+    gateway: &Gateway,
+    project: &Project,
+    located: &Located<McpServer>,
+) -> Result<(), Vec<Finding>> {
+    let mut wrong = project.unusable_keys_of(located);
+    wrong.retain(|finding| finding.level == Level::Error);
+    // A spec that cannot be written as JSON refers to nothing.
+    let spec = serde_json::to_value(&located.object.spec).unwrap_or_default();
+    wrong.extend(gateway.missing_secrets().iter().map(|missing| {
+        let path = place_of(&spec, missing).map_or_else(String::new, |path| format!("{path}: "));
+        let what = match missing.split_once('/') {
+            Some((name, key)) => format!("the Secret {name} with the key {key}"),
+            None => format!("the Secret {missing}"),
+        };
+        in_server(
+            located,
+            format!(
+                "{path}{what} is missing; put it into a folder as DIR/NAMESPACE/NAME/KEY and give that with --secrets DIR, add a \
+                 `kind: Secret` document to the files, or set {}",
+                variable_for(missing)
+            ),
+        )
+    }));
+    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
 }
 
 /// The path of a server.

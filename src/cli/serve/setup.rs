@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::super::output::Failure;
+use super::super::output::{Failure, why as words, without_numbers};
 use crate::gateway::counters::Counters;
 use crate::gateway::grants::Grants;
 use crate::gateway::process::SetupError;
 
 impl From<SetupError> for Failure {
     fn from(error: SetupError) -> Self {
-        Failure::new(error.to_string())
+        Failure::new(without_numbers(error.to_string()))
     }
 }
 
@@ -24,7 +24,7 @@ pub(super) fn report_readers(file: Option<&PathBuf>) -> Result<Grants, Failure> 
                 path.display()
             ))
         };
-        let token = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+        let token = std::fs::read(path).map_err(|error| unusable(words(&error)))?;
         if token.trim_ascii().len() < 16 {
             return Err(unusable(
                 "it has less than 16 characters; make one with: openssl rand -hex 32".to_owned(),

@@ -277,6 +277,7 @@ impl News {
             tools,
             missing_secret_keys,
             refused_keys,
+            equal_keys,
             issuer_faults,
             bundle_error,
             listing,
@@ -295,6 +296,7 @@ impl News {
                     || before.tools != *tools
                     || before.missing_secret_keys != *missing_secret_keys
                     || before.refused_keys != *refused_keys
+                    || before.equal_keys != *equal_keys
                     || before.issuer_faults != *issuer_faults
                     || before.bundle_error != *bundle_error
                     || before.audit_error != *audit_error

@@ -90,9 +90,10 @@ pub async fn write(
     );
     let delivered = {
         let mut memory = memory.lock();
+        let known = memory.bundle.as_ref().map(|bundle| bundle.revision.clone());
         let delivered = memory
             .delivering
-            .take_if(|(revision, _)| is_programmed(&now, revision));
+            .take_if(|(revision, _)| known.as_ref() == Some(revision) && is_programmed(&now));
         memory.status = Some(Arc::new(now));
         delivered
     };
@@ -143,12 +144,11 @@ pub fn tell_policies(ctx: &Context, refs: &Refs) {
     }
 }
 
-fn is_programmed(status: &McpServerStatus, revision: &str) -> bool {
-    status.revision.as_deref() == Some(revision)
-        && status.conditions.iter().any(|condition| {
-            condition.type_ == ConditionType::Programmed.as_str()
-                && condition.status == ConditionStatus::True.as_str()
-        })
+fn is_programmed(status: &McpServerStatus) -> bool {
+    status.conditions.iter().any(|condition| {
+        condition.type_ == ConditionType::Programmed.as_str()
+            && condition.status == ConditionStatus::True.as_str()
+    })
 }
 
 /// The status now, and whether it differs from the one that policies were judged by.

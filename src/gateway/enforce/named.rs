@@ -105,12 +105,14 @@ pub async fn named(
         outcome: outcome.as_str(),
         policy: Some(&label),
         rule: Some(&by.rule),
+        reason: decision.reason.as_deref().filter(|_| !passes),
+        near: &[],
         enforced: outcome != Outcome::Audited,
         approval: None,
         approval_state: None,
         retry_after_ms: None,
         arguments: None,
-        revision: &snapshot.revision,
+        revision: &snapshot.rules_revision,
         trace_id: call.trace_id,
     };
     let position = gateway.observe.record(outcome, by, &record);

@@ -279,6 +279,7 @@ impl Builder {
         let by_session = mentions(bundle, "session");
         Ok(Some(Arc::new(Snapshot {
             revision: bundle.revision.clone(),
+            rules_revision: bundle.rules_revision(),
             server: Arc::new(bundle.server.clone()),
             settings,
             bound,

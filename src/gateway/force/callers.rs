@@ -77,6 +77,12 @@ impl Callers {
                 "the API key {name} is refused, as it has fewer than {SHORTEST_KEY} characters: put a longer one into the Secret, for example that of `openssl rand -hex 32`"
             );
         }
+        if !grants.equal().is_empty() {
+            tracing::error!(
+                "the API keys {} are equal and are refused, as it would be unclear whose call it is: give each grant a key of its own in the Secret",
+                grants.equal().join(", ")
+            );
+        }
         self.made = Some((from, Arc::clone(&grants)));
         grants
     }

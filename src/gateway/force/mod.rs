@@ -195,7 +195,7 @@ impl Force {
             (server, Arc::clone(&snapshot.destination))
         });
         if let Some(snapshot) = &snapshot {
-            followers.recorder.in_force(&snapshot.revision);
+            followers.recorder.in_force(&snapshot.rules_revision);
             if let Some(bundle) = builder.in_force() {
                 let policies = bundle.policies.iter().map(|policy| &policy.uid);
                 let blocked = bundle.blocked.iter().map(|blocked| &blocked.uid);

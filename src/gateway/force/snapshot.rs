@@ -21,8 +21,10 @@ use crate::protocol::seal::Sealer;
 /// Everything that requests are answered by.
 #[derive(Clone)]
 pub struct Snapshot {
-    /// The bundle's revision.
+    /// The bundle's revision, which vouches for all of it.
     pub revision: String,
+    /// The revision of its rules, by which people find the files.
+    pub rules_revision: String,
     /// The server, its spec included.
     pub server: Arc<BundleServer>,
     /// What of the spec requests need, parsed.

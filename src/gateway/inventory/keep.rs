@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::MIN_LIST_INTERVAL;
-use super::listing::{OwnSession, list, tools_changed};
+use super::listing::{OwnSession, list, raw, tools_changed};
 use crate::gateway::Gateway;
 use crate::gateway::force::Snapshot;
 use crate::gateway::upstream::{Upstream, cause};
@@ -23,6 +23,44 @@ impl Gateway {
     /// a Tokio runtime.
     pub fn keep_inventory(self: &Arc<Self>) {
         self.lifetime.spawn(keep(Arc::downgrade(self)));
+    }
+}
+
+impl Gateway {
+    /// The tools of the upstream as it sends them now, each as JSON.
+    ///
+    /// # Errors
+    /// Why they could not be listed, in words.
+    pub async fn raw_tools(&self) -> Result<Vec<String>, String> {
+        let upstream = self
+            .snapshot()
+            .map(|snapshot| Arc::clone(snapshot.upstreams.own()));
+        let upstream = upstream.ok_or("a Secret that it needs is missing")?;
+        raw(&upstream)
+            .await
+            .map_err(|error| cause::of_error(&error, upstream.is_own_pod()))
+    }
+
+    /// Why the process of a stdio server that all sessions share does not answer, if that is so.
+    pub async fn why_down(&self) -> Option<String> {
+        let upstream = Arc::clone(self.snapshot()?.upstreams.own());
+        let Upstream::Bridge(bridge, _) = &*upstream else {
+            return None;
+        };
+        // A child that is starting again is waited for no longer than this.
+        tokio::time::timeout(LAST_RETRY, bridge.ready())
+            .await
+            .ok()?
+            .err()
+    }
+
+    /// The last line that the process of a stdio server wrote to its standard error, for the person who started it. It is not
+    /// for clients: a server may write anything there.
+    pub fn last_words(&self) -> Option<String> {
+        match &**self.snapshot()?.upstreams.own() {
+            Upstream::Bridge(bridge, _) => bridge.last_words(),
+            Upstream::Http(_) => None,
+        }
     }
 }
 

@@ -110,11 +110,39 @@ pub(super) async fn list(
     upstream: &Arc<Upstream>,
     own: &mut Option<OwnSession>,
 ) -> Result<Vec<Definition>, ListError> {
+    let mut definitions = Vec::new();
+    walk(upstream, own, &mut |raw| {
+        let parsed = Definition::parse(raw.as_bytes());
+        definitions
+            .push(parsed.map_err(|error| ListError::Unreadable("tools/list", error.to_string()))?);
+        Ok(())
+    })
+    .await?;
+    Ok(definitions)
+}
+
+/// The tools of the upstream as it sends them, to be kept in a file.
+pub(super) async fn raw(upstream: &Arc<Upstream>) -> Result<Vec<String>, ListError> {
+    let mut tools = Vec::new();
+    walk(upstream, &mut None, &mut |raw| {
+        tools.push(raw.to_owned());
+        Ok(())
+    })
+    .await?;
+    Ok(tools)
+}
+
+/// Hands over every tool, page by page.
+async fn walk(
+    upstream: &Arc<Upstream>,
+    own: &mut Option<OwnSession>,
+    take: &mut (dyn FnMut(&str) -> Result<(), ListError> + Send),
+) -> Result<(), ListError> {
     let session = match own {
         Some(session) => session,
         None => own.insert(open(upstream).await?),
     };
-    let mut definitions = Vec::new();
+    let mut count = 0;
     let mut size = 0;
     let mut cursor: Option<String> = None;
     let mut cursors = HashSet::new();
@@ -140,16 +168,14 @@ pub(super) async fn list(
                 if earlier.contains(&hash) {
                     continue;
                 }
-                definitions.push(
-                    Definition::parse(entry.raw.as_bytes())
-                        .map_err(|error| unreadable(error.to_string()))?,
-                );
+                take(entry.raw)?;
+                count += 1;
             }
             earlier.extend(page);
             Ok(list::next_cursor(result).map(|cursor| cursor.into_owned()))
         })?;
         size += answer.body.len();
-        if definitions.len() > MAX_TOOLS || size > MAX_ANSWER {
+        if count > MAX_TOOLS || size > MAX_ANSWER {
             return Err(ListError::Endless);
         }
         match next {
@@ -157,10 +183,10 @@ pub(super) async fn list(
                 tracing::warn!(
                     "the upstream's list of tools repeats a cursor; the pages up to there are served"
                 );
-                return Ok(definitions);
+                return Ok(());
             }
             Some(next) => cursor = Some(next),
-            None => return Ok(definitions),
+            None => return Ok(()),
         }
     }
     Err(ListError::Endless)

@@ -56,6 +56,9 @@ impl Gateway {
             refused_keys: snapshot
                 .as_ref()
                 .map_or_else(Vec::new, |snapshot| snapshot.grants.refused().to_vec()),
+            equal_keys: snapshot
+                .as_ref()
+                .map_or_else(Vec::new, |snapshot| snapshot.grants.equal().to_vec()),
             issuer_faults: snapshot
                 .as_ref()
                 .map_or_else(Vec::new, |snapshot| snapshot.grants.issuer_faults()),

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::process::Command;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -76,6 +77,8 @@ pub struct Chatters {
     pub garbage: Chatter,
     /// Messages for its log.
     pub messages: Chatter,
+    /// The last line of standard error that was not empty.
+    pub last_words: Mutex<Option<String>>,
 }
 
 impl Default for Chatters {
@@ -84,6 +87,7 @@ impl Default for Chatters {
             errors: Chatter::new(200, Duration::from_millis(50)),
             garbage: Chatter::new(20, Duration::from_secs(1)),
             messages: Chatter::new(200, Duration::from_millis(50)),
+            last_words: Mutex::default(),
         }
     }
 }

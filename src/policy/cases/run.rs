@@ -3,7 +3,7 @@
 //! In: a case. Out: its result. Every case has its own counters, and all its calls are made at one
 //! moment.
 
-use super::{Case, CaseResult, Verdict};
+use super::{Case, CaseResult, Expect, Miss, Verdict};
 use crate::policy::approval;
 use crate::policy::decision::{Call, Caller, CallerKind, CounterKey, Decision, Denial, Outcome};
 use crate::policy::inventory::Bound;
@@ -24,7 +24,7 @@ impl Case {
     pub(super) fn run(&self, bound: &Bound, now: Timestamp) -> CaseResult {
         let came = self.decide(bound, now);
         let (failures, decision, rule) = match &came {
-            Err(message) => (vec![message.clone()], None, String::new()),
+            Err(miss) => (vec![miss.clone()], None, String::new()),
             Ok(came) => (
                 self.compare(came),
                 Some(came.verdict),
@@ -38,6 +38,50 @@ impl Case {
             decision,
             rule,
         }
+    }
+
+    /// What is wrong with the case itself.
+    pub(super) fn fault(&self) -> Option<Miss> {
+        let subjects = [&self.call, &self.prompt, &self.resource];
+        match subjects.into_iter().flatten().count() {
+            0 => {
+                return miss(
+                    "",
+                    "nothing is called; write call: and the name of a tool, or prompt: or resource:",
+                );
+            }
+            1 => {}
+            _ => {
+                return miss(
+                    "",
+                    "this case calls several things; write exactly one of call, prompt and resource",
+                );
+            }
+        }
+        if let Err(why) = self.caller() {
+            return miss("caller", why);
+        }
+        if let Some(now) = &self.now
+            && now.parse::<Timestamp>().is_err()
+        {
+            return miss(
+                "now",
+                format!("`{now}` is not a time; write for example 2026-01-31T12:00:00Z"),
+            );
+        }
+        if self
+            .times
+            .is_some_and(|times| times == 0 || times > MAX_CALLS)
+        {
+            return miss("times", format!("write 1 to {MAX_CALLS}"));
+        }
+        if self.expect == Expect::default() {
+            return miss(
+                "expect",
+                "nothing is expected, so the case cannot fail; write for example decision: Allow",
+            );
+        }
+        None
     }
 
     fn title(&self) -> String {
@@ -56,22 +100,25 @@ impl Case {
         )
     }
 
-    fn decide(&self, bound: &Bound, now: Timestamp) -> Result<Came, String> {
-        let caller = self.caller()?;
-        let now = match &self.now {
-            Some(text) => text
-                .parse()
-                .map_err(|_| format!("now: {text:?} is not an RFC 3339 time"))?,
-            None => now,
-        };
-        let times = self.times.unwrap_or(1);
-        if times == 0 || times > MAX_CALLS {
-            return Err(format!("times: write 1 to {MAX_CALLS}"));
+    fn decide(&self, bound: &Bound, now: Timestamp) -> Result<Came, Miss> {
+        if let Some(fault) = self.fault() {
+            return Err(fault);
         }
+        let of = |path: &str| {
+            let path = path.to_owned();
+            move |message: String| Miss { path, message }
+        };
+        let caller = self.caller().map_err(of("caller"))?;
+        let now = self
+            .now
+            .as_ref()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(now);
+        let times = self.times.unwrap_or(1);
         match (&self.call, &self.prompt, &self.resource) {
             (Some(tool), None, None) => {
-                let arguments =
-                    serde_json::to_vec(&self.args).map_err(|error| format!("args: {error}"))?;
+                let arguments = serde_json::to_vec(&self.args)
+                    .map_err(|error| of("args")(error.to_string()))?;
                 let call = Call {
                     tool,
                     arguments: &arguments,
@@ -79,7 +126,7 @@ impl Case {
                     session: &self.session,
                 };
                 let mut counters = HashMap::new();
-                let mut last = Err("times: write at least 1".to_owned());
+                let mut last = Err(of("times")("write at least 1".to_owned()));
                 for _ in 0..times {
                     let decision = bound.evaluate(&call, now);
                     let verdict = count(&decision, &mut counters);
@@ -97,7 +144,9 @@ impl Case {
                     && let Some(demand) = &came.decision.approval
                     && let Err(error) = approval::preview(&arguments, &demand.hidden(&tool.redact))
                 {
-                    return Err(format!("no approval could be requested: {error}"));
+                    return Err(of("args")(format!(
+                        "no approval could be requested: {error}"
+                    )));
                 }
                 last
             }
@@ -117,7 +166,9 @@ impl Case {
                     visible: bound.resource_visible(uri, &caller),
                 })
             }
-            _ => Err("write exactly one of call, prompt and resource".to_owned()),
+            _ => Err(of("")(
+                "write exactly one of call, prompt and resource".to_owned(),
+            )),
         }
     }
 
@@ -133,8 +184,14 @@ impl Case {
         })
     }
 
-    fn compare(&self, came: &Came) -> Vec<String> {
+    fn compare(&self, came: &Came) -> Vec<Miss> {
         let mut failures = Vec::new();
+        let mut missed = |field: &str, message: String| {
+            failures.push(Miss {
+                path: format!("expect.{field}"),
+                message,
+            });
+        };
         let expect = &self.expect;
         let by = &came.decision.by;
         if let Some(expected) = expect.decision
@@ -146,21 +203,21 @@ impl Case {
                 .as_deref()
                 .map(|reason| format!(" ({reason})"))
                 .unwrap_or_default();
-            failures.push(format!(
-                "expected {expected:?}, got {:?} by {by}{why}",
-                came.verdict
-            ));
+            missed(
+                "decision",
+                format!("expected {expected:?}, got {:?} by {by}{why}", came.verdict),
+            );
         }
         if let Some(expected) = &expect.rule
             && *expected != by.rule
         {
-            failures.push(format!("expected rule {expected}, got {by}"));
+            missed("rule", format!("expected rule {expected}, got {by}"));
         }
         if let Some(expected) = &expect.policy
             && *expected != by.policy
             && *expected != format!("{}/{}", by.namespace, by.policy)
         {
-            failures.push(format!("expected policy {expected}, got {by}"));
+            missed("policy", format!("expected policy {expected}, got {by}"));
         }
         if let Some(expected) = expect.visible
             && expected != came.visible
@@ -172,25 +229,41 @@ impl Case {
                     "not in the list"
                 }
             };
-            failures.push(format!(
-                "expected to be {}, is {}",
-                text(expected),
-                text(came.visible)
-            ));
+            missed(
+                "visible",
+                format!(
+                    "expected to be {}, is {}",
+                    text(expected),
+                    text(came.visible)
+                ),
+            );
         }
         let shadow = came
             .decision
             .shadow
             .as_ref()
             .map(|shadow| Verdict::from(shadow.outcome));
-        if expect.shadow.is_some() && expect.shadow != shadow {
-            failures.push(format!(
-                "expected the shadow {:?}, got {shadow:?}",
-                expect.shadow
-            ));
+        if let Some(expected) = expect.shadow
+            && expect.shadow != shadow
+        {
+            let came = shadow.map_or_else(
+                || "no other decision".to_owned(),
+                |shadow| format!("{shadow:?}"),
+            );
+            missed(
+                "shadow",
+                format!("expected that Audit policies would decide {expected:?}, got {came}"),
+            );
         }
         failures
     }
+}
+
+fn miss(path: &str, message: impl Into<String>) -> Option<Miss> {
+    Some(Miss {
+        path: path.to_owned(),
+        message: message.into(),
+    })
 }
 
 /// The caller of a grant's name, as `--caller` and test cases write it.

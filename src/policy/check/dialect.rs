@@ -26,10 +26,38 @@ pub(super) fn unusable(error: &impl ToString) -> String {
     // The last line of the crate's message says what is wrong; those before draw it.
     let text = error.to_string();
     let last = text.lines().last().unwrap_or_default();
-    format!(
-        "the pattern cannot be used: {}",
-        last.trim_start_matches("error: ")
-    )
+    let last = last.trim_start_matches("error: ");
+    let has = |part: &str| last.contains(part);
+    let why = if has("unclosed character class") {
+        "`[` has no closing `]`; write it, or `\\[` for the character itself"
+    } else if has("unclosed group") {
+        "`(` has no closing `)`; write it, or `\\(` for the character itself"
+    } else if has("unopened group") {
+        "`)` closes nothing; remove it, or write `\\)` for the character itself"
+    } else if has("repetition operator missing") {
+        "nothing stands before `*`, `+` or `?`; write `.*` for any characters, or `\\*` for the character itself"
+    } else if has("repetition") || has("counted") {
+        "the number of repetitions in braces is not valid; write for example `{2}` or `{1,5}`, or `\\{` for the character itself"
+    } else if has("look-around") {
+        "look-ahead and look-behind (`(?=…)`, `(?!…)`) are not supported; write a second condition, for example !x.matches('…')"
+    } else if has("backreference") {
+        "a reference to a group (`\\1`) is not supported; write the text again"
+    } else if has("escape") || has("hexadecimal") {
+        "it has an escape that does not exist; write the character without `\\`, or `\\\\` for a backslash"
+    } else if has("character class range") || has("class") {
+        "a range or class in `[…]` is not valid; write the smaller character first, as `[a-z]`, and `\\-` for a dash"
+    } else if has("flag") {
+        "its flags are not valid; write for example `(?i)` to ignore case"
+    } else if has("capture group name") || has("duplicate") || has("group") {
+        "a group is not valid; write `(…)`, or `(?:…)`"
+    } else if has("size limit") || has("too big") || has("nest") {
+        "it is too large; write a shorter one, with smaller numbers of repetitions"
+    } else if has("Unicode property") || has("property") {
+        "it names a kind of characters that does not exist; write for example `\\p{L}` or `[a-z]`"
+    } else {
+        "it is not a valid pattern (the syntax is that of RE2)"
+    };
+    format!("the pattern cannot be used: {why}")
 }
 
 /// The pattern for the engine, and how much work its character classes are.

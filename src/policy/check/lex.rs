@@ -19,6 +19,28 @@ pub(super) enum Token {
     End,
 }
 
+/// Operators of other languages that begin like ours.
+const FOREIGN: [(&str, &str); 9] = [
+    ("===", "`===` is not an operator; compare with `==`"),
+    ("!==", "`!==` is not an operator; write `!=`"),
+    ("<>", "`<>` is not an operator; write `!=`"),
+    (
+        "=~",
+        "`=~` is not an operator; compare with a pattern as args.name.matches('…')",
+    ),
+    (
+        "!~",
+        "`!~` is not an operator; write !args.name.matches('…')",
+    ),
+    ("=>", "`=>` is not an operator; write `>=`"),
+    ("=<", "`=<` is not an operator; write `<=`"),
+    ("++", "`++` is not an operator; write `+`"),
+    (
+        ";",
+        "`;` ends nothing here: a condition is one expression; join two with `&&` or `||`",
+    ),
+];
+
 /// Longest first, so that `<=` is not read as `<`.
 const MARKS: [&str; 25] = [
     "&&", "||", "==", "!=", "<=", ">=", "<", ">", "+", "-", "*", "/", "%", "!", "?", ":", "(", ")",
@@ -90,17 +112,30 @@ impl<'s> Lexer<'s> {
                         self.at += 1;
                         self.string(true)
                     }
-                    "b" | "B" | "br" | "bR" | "Br" | "BR" | "rb" | "rB" | "Rb" | "RB" => {
-                        Err(self.fault(self.at, "bytes literals are not supported; write a string"))
-                    }
+                    "b" | "B" | "br" | "bR" | "Br" | "BR" | "rb" | "rB" | "Rb" | "RB" => Err(self
+                        .fault(
+                            self.at,
+                            "text of bytes is not supported; write it without the b",
+                        )),
                     _ => Err(self.fault(
                         self.at + length,
-                        "a string cannot follow a name directly; is an operator missing?",
+                        "a text cannot follow a name; write an operator between them, such as `==`",
                     )),
                 };
             }
             self.at += length;
             return Ok(Token::Ident(word.to_owned()));
+        }
+        if rest.starts_with("?.") && rest[2..].starts_with(|c: char| c.is_ascii_alphabetic()) {
+            return Err(self.fault(
+                self.at,
+                "`?.` is not supported; test with has(args.name) first",
+            ));
+        }
+        for (foreign, message) in FOREIGN {
+            if rest.starts_with(foreign) {
+                return Err(self.fault(self.at, message));
+            }
         }
         for mark in MARKS {
             if rest.starts_with(mark) {
@@ -115,7 +150,13 @@ impl<'s> Lexer<'s> {
                 '=' => "`=` is not an operator; compare with `==`".to_owned(),
                 '&' => "`&` is not an operator; write `&&`".to_owned(),
                 '|' => "`|` is not an operator; write `||`".to_owned(),
-                other => format!("the character {other:?} has no meaning here"),
+                '#' => "`#` begins no comment here; remove the comment, or write it as one of YAML above the field".to_owned(),
+                '$' => "`$` is not used here; an argument of the call is written args.name".to_owned(),
+                '~' => "`~` is not an operator; compare with a pattern as args.name.matches('…')".to_owned(),
+                '“' | '”' | '„' | '‘' | '’' | '«' | '»' => {
+                    format!("{first} does not quote; write straight quotes, 'text' or \"text\"")
+                }
+                other => format!("the character {other:?} has no meaning here; remove it, or put text into quotes"),
             },
         ))
     }
@@ -138,8 +179,12 @@ impl<'s> Lexer<'s> {
                 .take_while(|b| b.is_ascii_hexdigit())
                 .count();
             self.at += 2 + length;
-            let value = u64::from_str_radix(&rest[2..2 + length], 16)
-                .map_err(|_| self.fault(start, "this hexadecimal number does not fit 64 bits"))?;
+            let value = u64::from_str_radix(&rest[2..2 + length], 16).map_err(|_| {
+                self.fault(
+                    start,
+                    "this is not a hexadecimal number of at most 64 bits; write for example 0x1f",
+                )
+            })?;
             return self.integer(value, start);
         }
         let mut length = digits(0);
@@ -162,12 +207,15 @@ impl<'s> Lexer<'s> {
             self.boundary(start)?;
             return match text.parse::<f64>() {
                 Ok(value) if value.is_finite() => Ok(Token::Double(value)),
-                _ => Err(self.fault(start, "this number does not fit a double")),
+                _ => Err(self.fault(start, "this number is too large; write a smaller one")),
             };
         }
-        let value = text
-            .parse::<u64>()
-            .map_err(|_| self.fault(start, "this integer does not fit 64 bits"))?;
+        let value = text.parse::<u64>().map_err(|_| {
+            self.fault(
+                start,
+                "this number is too large; write at most 18446744073709551615u",
+            )
+        })?;
         self.integer(value, start)
     }
 
@@ -184,9 +232,10 @@ impl<'s> Lexer<'s> {
     /// A number must not run into a name.
     fn boundary(&self, start: usize) -> Result<(), Fault> {
         match self.rest().chars().next() {
-            Some(c) if c.is_ascii_alphanumeric() || c == '_' => {
-                Err(self.fault(start, "this is neither a number nor a name"))
-            }
+            Some(c) if c.is_ascii_alphanumeric() || c == '_' => Err(self.fault(
+                start,
+                "this is neither a number nor a name; put text into quotes",
+            )),
             _ => Ok(()),
         }
     }
@@ -205,7 +254,7 @@ impl<'s> Lexer<'s> {
         loop {
             let rest = self.rest();
             let Some(c) = rest.chars().next() else {
-                return Err(self.fault(start, "this string is not closed"));
+                return Err(self.fault(start, "this text has no closing quote; write it (in YAML, ` #` begins a comment where the whole expression is not in quotes)"));
             };
             if long && rest.starts_with(triple) {
                 self.at += 3;
@@ -216,7 +265,7 @@ impl<'s> Lexer<'s> {
                 return Ok(Token::Str(text));
             }
             if !long && (c == '\n' || c == '\r') {
-                return Err(self.fault(start, "this string is not closed on its line"));
+                return Err(self.fault(start, "this text has no closing quote on its line; write it, or write \\n for a line break"));
             }
             if c == '\\' && !raw {
                 text.push(self.escape()?);
@@ -262,7 +311,12 @@ impl<'s> Lexer<'s> {
             .filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
             .and_then(|digits| u32::from_str_radix(digits, radix).ok())
             .and_then(char::from_u32)
-            .ok_or_else(|| self.fault(start, "this escape is not a Unicode character"))?;
+            .ok_or_else(|| {
+                self.fault(
+                    start,
+                    "this escape is not a character; write for example \\u00e9",
+                )
+            })?;
         self.at += skip + length;
         Ok(value)
     }

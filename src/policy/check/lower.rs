@@ -20,6 +20,34 @@ pub(super) struct Lowering<'p> {
 const VARIABLES: &str = "args, sent, tool.name, tool.risk, tool.severity, caller.grant, caller.kind, caller.groups, \
                          caller.claims, session.id and now";
 
+/// What to write for a name that is not a variable.
+fn unknown_variable(name: &str) -> String {
+    let write = match name.to_ascii_lowercase().as_str() {
+        "true" | "false" | "null" => {
+            return format!(
+                "`{name}` is not a value; write {}",
+                name.to_ascii_lowercase()
+            );
+        }
+        "none" | "nil" | "undefined" => {
+            return format!(
+                "`{name}` is not a value; write null, or test with !has(args.name) whether an argument is absent"
+            );
+        }
+        "arg" | "arguments" | "params" | "parameters" | "input" | "argument" => {
+            "args.name for an argument of the call".to_owned()
+        }
+        "user" | "grant" | "subject" => "caller.grant for the caller".to_owned(),
+        "groups" | "claims" | "kind" => format!("caller.{name}"),
+        "risk" | "severity" => format!("tool.{name}"),
+        "time" | "today" | "date" => "now for the time of the call".to_owned(),
+        _ => format!(
+            "args.{name} if it is an argument of the call, or '{name}' in quotes if it is text"
+        ),
+    };
+    format!("there is no variable `{name}`; write {write} (the variables are {VARIABLES})")
+}
+
 impl<'p> Lowering<'p> {
     pub fn new(patterns: &'p mut Patterns) -> Self {
         Self {
@@ -48,7 +76,10 @@ impl<'p> Lowering<'p> {
                 if let Some(kind) = kind.filter(|k| !matches!(k, Kind::List | Kind::Map)) {
                     return Err(Fault::new(
                         at,
-                        format!("{} has no elements to index", kind.name()),
+                        format!(
+                            "{} has no elements; only lists and maps are indexed with `[…]`",
+                            kind.name()
+                        ),
                     ));
                 }
                 let (index, key) = self.lower(index)?;
@@ -56,13 +87,19 @@ impl<'p> Lowering<'p> {
                     (Some(Kind::List), Some(found)) if !matches!(found, Kind::Int | Kind::Uint) => {
                         return Err(Fault::new(
                             at,
-                            format!("a list is indexed by an integer, not {}", found.name()),
+                            format!(
+                                "a list is indexed by a whole number, not by {}; write for example [0]",
+                                found.name()
+                            ),
                         ));
                     }
                     (Some(Kind::Map), Some(found)) if found != Kind::String => {
                         return Err(Fault::new(
                             at,
-                            format!("this map is indexed by a string, not {}", found.name()),
+                            format!(
+                                "this map is indexed by text, not by {}; write for example [\"name\"]",
+                                found.name()
+                            ),
                         ));
                     }
                     _ => (Expr::Index(Box::new(operand), Box::new(index)), None),
@@ -79,7 +116,10 @@ impl<'p> Lowering<'p> {
                 if let Some(kind) = kind.filter(|k| !matches!(k, Kind::Int | Kind::Double)) {
                     return Err(Fault::new(
                         at,
-                        format!("`-` needs a signed number, not {}", kind.name()),
+                        format!(
+                            "`-` needs a number after it, not {}; write `!` before a condition",
+                            kind.name()
+                        ),
                     ));
                 }
                 (Expr::Negate(Box::new(operand)), kind)
@@ -109,15 +149,12 @@ impl<'p> Lowering<'p> {
             "tool" | "caller" | "session" => {
                 return Err(Fault::new(
                     at,
-                    format!("`{name}` is not a value; the variables are {VARIABLES}"),
+                    format!(
+                        "`{name}` is not a value; write one of its fields: the variables are {VARIABLES}"
+                    ),
                 ));
             }
-            _ => {
-                return Err(Fault::new(
-                    at,
-                    format!("unknown variable `{name}`; there are {VARIABLES}"),
-                ));
-            }
+            _ => return Err(Fault::new(at, unknown_variable(name))),
         };
         Ok((Expr::Variable(variable), Some(kind)))
     }
@@ -139,7 +176,7 @@ impl<'p> Lowering<'p> {
             ("tool" | "caller" | "session", _) => {
                 return Some(Err(Fault::new(
                     operand.at,
-                    format!("unknown variable `{base}.{field}`; there are {VARIABLES}"),
+                    format!("there is no variable `{base}.{field}`; the variables are {VARIABLES}"),
                 )));
             }
             _ => return None,
@@ -155,7 +192,10 @@ impl<'p> Lowering<'p> {
         if let Some(kind) = kind.filter(|k| *k != Kind::Map) {
             return Err(Fault::new(
                 at,
-                format!("{} has no field `{field}`", kind.name()),
+                format!(
+                    "{} has no field `{field}`; only maps such as args have fields",
+                    kind.name()
+                ),
             ));
         }
         Ok((Expr::Select(Box::new(operand), field.into()), None))
@@ -181,11 +221,14 @@ impl<'p> Lowering<'p> {
             let tree::Kind::Str(name) = &key.kind else {
                 return Err(Fault::new(
                     key.at,
-                    "the keys of a map must be literal strings",
+                    "a key of a map must be text in quotes; write {\"name\": value}",
                 ));
             };
             if !seen.insert(name) {
-                return Err(Fault::new(key.at, format!("the key {name:?} is repeated")));
+                return Err(Fault::new(
+                    key.at,
+                    format!("the key {name:?} is there twice in this map; remove one"),
+                ));
             }
             lowered.push((self.lower(key)?.0, self.lower(value)?.0));
         }
@@ -197,7 +240,10 @@ impl<'p> Lowering<'p> {
             (expr, None | Some(Kind::Bool)) => Ok(expr),
             (_, Some(kind)) => Err(Fault::new(
                 node.at,
-                format!("`{operator}` needs a boolean here, not {}", kind.name()),
+                format!(
+                    "`{operator}` needs a condition here, and this is {}; compare it with something, for example with `==`",
+                    kind.name()
+                ),
             )),
         }
     }
@@ -227,10 +273,11 @@ impl<'p> Lowering<'p> {
             Err(Fault::new(
                 at,
                 format!(
-                    "`{}` is not defined between {} and {}",
+                    "`{}` cannot stand between {} and {}; {}",
                     operator.text(),
                     a.name(),
-                    b.name()
+                    b.name(),
+                    converted(a, b)
                 ),
             ))
         };
@@ -248,7 +295,13 @@ impl<'p> Lowering<'p> {
                     |k: Kind| !matches!(k, Kind::Null | Kind::List | Kind::Map | Kind::Bool);
                 for kind in [a, b].into_iter().flatten() {
                     if !ordered(kind) {
-                        return Err(Fault::new(at, format!("{} has no order", kind.name())));
+                        return Err(Fault::new(
+                            at,
+                            format!(
+                                "{} is neither larger nor smaller than anything; compare it with `==`, or its size(…)",
+                                kind.name()
+                            ),
+                        ));
                     }
                 }
                 if let (Some(a), Some(b)) = (a, b)
@@ -263,7 +316,7 @@ impl<'p> Lowering<'p> {
                     return Err(Fault::new(
                         at,
                         format!(
-                            "`in` looks into a list or a map, not {}; for text use contains()",
+                            "`in` looks into a list or a map, not {}; for text write x.contains(\"…\")",
                             b.name()
                         ),
                     ));
@@ -293,7 +346,10 @@ impl<'p> Lowering<'p> {
                 | (None, Some(Kind::Null | Kind::Bool | Kind::Map)) => {
                     return Err(Fault::new(
                         at,
-                        format!("`{}` needs numbers or text", operator.text()),
+                        format!(
+                            "`{}` needs numbers or text on both sides; remove it, or write string(…) around the value",
+                            operator.text()
+                        ),
                     ));
                 }
                 (Some(k @ (Kind::Int | Kind::Uint | Kind::Double)), None)
@@ -306,6 +362,32 @@ impl<'p> Lowering<'p> {
 }
 
 /// The kind that an arithmetic operator gives, if CEL defines it between the two.
+/// How two kinds can be compared.
+fn converted(a: Kind, b: Kind) -> &'static str {
+    match (a, b) {
+        (Kind::String, b) if b.is_number() => {
+            "write the number in quotes to compare text, or int(…) around the text"
+        }
+        (a, Kind::String) if a.is_number() => {
+            "write the text without quotes if it is a number, or string(…) around the number"
+        }
+        (Kind::Bool, Kind::String) | (Kind::String, Kind::Bool) => {
+            "write true or false without quotes"
+        }
+        (Kind::Timestamp, Kind::String) | (Kind::String, Kind::Timestamp) => {
+            "write timestamp(\"2026-01-31T12:00:00Z\")"
+        }
+        (Kind::Timestamp, _) | (_, Kind::Timestamp) => {
+            "write duration(\"1h\") to add or subtract, or timestamp(\"2026-01-31T12:00:00Z\") to compare"
+        }
+        (Kind::Duration, _) | (_, Kind::Duration) => "write duration(\"1h\")",
+        (Kind::Int | Kind::Uint | Kind::Double, Kind::Int | Kind::Uint | Kind::Double) => {
+            "write both as one kind of number, with int(…) or double(…)"
+        }
+        _ => "compare values of one kind",
+    }
+}
+
 pub(super) fn arithmetic(operator: Operator, a: Kind, b: Kind) -> Option<Kind> {
     Some(match (operator, a, b) {
         (Operator::Remainder, Kind::Double, Kind::Double) => return None,

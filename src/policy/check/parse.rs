@@ -48,8 +48,38 @@ pub(super) fn parse(source: &str) -> Result<Node, Fault> {
     let node = parser.expression()?;
     match parser.peek() {
         Token::End => Ok(node),
-        _ => Err(parser.unexpected("an operator or the end of the expression")),
+        _ => {
+            Err(parser.unexpected("an operator such as `==`, `&&` or `||` before it, or remove it"))
+        }
     }
+}
+
+/// What to write for an operator of another language.
+fn foreign_word(word: &str) -> Option<&'static str> {
+    Some(match word.to_ascii_lowercase().as_str() {
+        "and" => "`and` is not an operator; write `&&`",
+        "or" => "`or` is not an operator; write `||`",
+        "xor" => "`xor` is not an operator; write `!=` between the two conditions",
+        "not" => {
+            "`not` is not an operator; write `!` before the condition, as in !has(args.name) or !(args.name in ['a'])"
+        }
+        "is" | "eq" | "equals" => "this is not an operator; write `==`",
+        "ne" | "neq" => "this is not an operator; write `!=`",
+        "gt" => "`gt` is not an operator; write `>`",
+        "ge" | "gte" => "this is not an operator; write `>=`",
+        "lt" => "`lt` is not an operator; write `<`",
+        "le" | "lte" => "this is not an operator; write `<=`",
+        "like" | "matches" | "regex" => {
+            "this is not an operator; compare with a pattern as args.name.matches('…')"
+        }
+        "contains" => {
+            "`contains` is not an operator; write args.name.contains('…'), or 'x' in args.list"
+        }
+        "startswith" => "this is not an operator; write args.name.startsWith('…')",
+        "endswith" => "this is not an operator; write args.name.endsWith('…')",
+        "then" | "else" => "this is not an operator; write condition ? value : other",
+        _ => return None,
+    })
 }
 
 struct Parser {
@@ -88,19 +118,28 @@ impl Parser {
         if self.accept(mark) {
             Ok(())
         } else {
-            Err(self.unexpected(&format!("`{mark}`")))
+            Err(self.unexpected(&format!("`{mark}` before it")))
         }
     }
 
     fn unexpected(&self, wanted: &str) -> Fault {
         let found = match self.peek() {
             Token::End => "the end of the expression".to_owned(),
-            Token::Ident(name) => format!("`{name}`"),
+            Token::Ident(name) => {
+                if let Some(message) = foreign_word(name) {
+                    return Fault::new(self.at(), message);
+                }
+                format!("`{name}`")
+            }
             Token::Mark(mark) => format!("`{mark}`"),
-            Token::Str(_) => "a string".to_owned(),
+            Token::Str(_) => "text in quotes".to_owned(),
             Token::Int(_) | Token::Uint(_) | Token::Double(_) => "a number".to_owned(),
         };
-        Fault::new(self.at(), format!("expected {wanted}, found {found}"))
+        let wrong = match self.peek() {
+            Token::End => "the expression ends too early".to_owned(),
+            _ => format!("{found} does not fit here"),
+        };
+        Fault::new(self.at(), format!("{wrong}; write {wanted}"))
     }
 
     fn expression(&mut self) -> Result<Node, Fault> {
@@ -273,7 +312,7 @@ impl Parser {
                     ));
                 }
                 let Token::Ident(name) = self.peek().clone() else {
-                    return Err(self.unexpected("a field name"));
+                    return Err(self.unexpected("the name of a field after the dot"));
                 };
                 self.next += 1;
                 operand = if self.accept("(") {
@@ -295,7 +334,7 @@ impl Parser {
             } else if matches!(self.peek(), Token::Mark("{")) {
                 return Err(Fault::new(
                     at,
-                    "messages cannot be constructed; write a map `{\"key\": value}`",
+                    "a name before `{` has no meaning here; write a map as {\"key\": value}",
                 ));
             } else {
                 return Ok(operand);
@@ -316,7 +355,7 @@ impl Parser {
             }
             // A list may end in a comma, the arguments of a call may not.
             if close == ")" && matches!(self.peek(), Token::Mark(")")) {
-                return Err(self.unexpected("an argument"));
+                return Err(self.unexpected("an argument before it, or remove the comma"));
             }
         }
     }
@@ -324,10 +363,12 @@ impl Parser {
     fn primary(&mut self) -> Result<Node, Fault> {
         let at = self.at();
         let kind = match self.take() {
-            Token::Int(value) => Kind::Int(
-                i64::try_from(value)
-                    .map_err(|_| Fault::new(at, "this integer does not fit; write it with `u`"))?,
-            ),
+            Token::Int(value) => Kind::Int(i64::try_from(value).map_err(|_| {
+                Fault::new(
+                    at,
+                    "this number is too large; write it with u at its end, as 9223372036854775808u",
+                )
+            })?),
             Token::Uint(value) => Kind::Uint(value),
             Token::Double(value) => Kind::Double(value),
             Token::Str(text) => Kind::Str(text),
@@ -344,17 +385,30 @@ impl Parser {
                 "null" => Kind::Null,
                 "in" => {
                     self.next -= 1;
-                    return Err(self.unexpected("a value"));
+                    return Err(self.unexpected("a value, such as args.name, 'text' or 5"));
                 }
                 reserved if RESERVED.contains(&reserved) => {
-                    return Err(Fault::new(at, format!("`{reserved}` is a reserved word")));
+                    return Err(Fault::new(
+                        at,
+                        format!(
+                            "`{reserved}` is a word that CEL reserves; {}",
+                            match reserved {
+                                "if" | "else" => "write condition ? value : other",
+                                _ => "an argument of this name is written args[\"…\"]",
+                            }
+                        ),
+                    ));
+                }
+                "not" | "NOT" | "Not" if !matches!(self.peek(), Token::Mark("(") | Token::End) => {
+                    self.next -= 1;
+                    return Err(self.unexpected("a value"));
                 }
                 _ if self.accept("(") => Kind::Call(word, None, self.list(")")?),
                 _ => Kind::Ident(word),
             },
             Token::Mark(_) | Token::End => {
                 self.next -= 1;
-                return Err(self.unexpected("a value"));
+                return Err(self.unexpected("a value, such as args.name, 'text' or 5"));
             }
         };
         node(at, kind)

@@ -197,8 +197,8 @@ fn a_deciding_term_decides_wherever_it_stands_and_an_error_is_never_swallowed_ot
 #[test]
 fn an_expression_that_cannot_be_right_is_refused_with_its_place() {
     for (source, line, column, part) in [
-        ("", 1, 1, "expected a value"),
-        ("arg.name == 'x'", 1, 1, "unknown variable `arg`"),
+        ("", 1, 1, "ends too early"),
+        ("arg.name == 'x'", 1, 1, "no variable `arg`"),
         ("type(args.x)", 1, 1, "write type(x) == string"),
         ("type(args.x) == 'string'", 1, 17, "write type(x) == string"),
         ("type(args.x) == text", 1, 17, "`text` is not a type"),
@@ -209,7 +209,7 @@ fn an_expression_that_cannot_be_right_is_refused_with_its_place() {
             "true &&\n  tool.rsk == 'Read'",
             2,
             3,
-            "unknown variable `tool.rsk`",
+            "no variable `tool.rsk`",
         ),
         ("caller == 'x'", 1, 1, "is not a value"),
         ("args.name", 1, 5, ""),
@@ -221,12 +221,12 @@ fn an_expression_that_cannot_be_right_is_refused_with_its_place() {
             "tool.risk == 1",
             1,
             11,
-            "not defined between a string and an integer",
+            "cannot stand between a string and an integer",
         ),
-        ("tool.risk in ['Read', 2]", 1, 11, "not defined"),
-        ("'a' in tool.name", 1, 5, "contains()"),
+        ("tool.risk in ['Read', 2]", 1, 11, "cannot stand"),
+        ("'a' in tool.name", 1, 5, "x.contains("),
         ("args.name.matches(args.pattern)", 1, 23, "literal"),
-        ("args.name.matches('(a')", 1, 19, "unclosed group"),
+        ("args.name.matches('(a')", 1, 19, "has no closing `)`"),
         (
             "args.name.matches('(a{1000}){1000}')",
             1,
@@ -241,14 +241,14 @@ fn an_expression_that_cannot_be_right_is_refused_with_its_place() {
         ("has(tool.name)", 1, 1, "always there"),
         ("b'x' == b'x'", 1, 1, "bytes"),
         ("args.`a b` == 1", 1, 6, "escaped identifiers"),
-        ("Foo{a: 1} == 1", 1, 4, "messages"),
+        ("Foo{a: 1} == 1", 1, 4, "before `{`"),
         ("args.?a == 1", 1, 5, "optional"),
-        ("'abc", 1, 1, "not closed"),
+        ("'abc", 1, 1, "no closing quote"),
         (r"'\q' == 'q'", 1, 2, "unknown escape"),
-        ("12345678901234567890123 == 1", 1, 1, "does not fit"),
-        ("1 +", 1, 4, "end of the expression"),
-        ("(true", 1, 6, "expected `)`"),
-        ("true true", 1, 6, "expected an operator"),
+        ("12345678901234567890123 == 1", 1, 1, "too large"),
+        ("1 +", 1, 4, "ends too early"),
+        ("(true", 1, 6, "write `)`"),
+        ("true true", 1, 6, "does not fit here"),
         ("now.getHours('Europe/Bern') == 1", 1, 14, "is not known"),
         ("now.getHours('Etc/Unknown') == 1", 1, 14, "is not known"),
         ("now.getHours(args.zone) == 1", 1, 4, "Europe/Berlin"),
@@ -259,12 +259,12 @@ fn an_expression_that_cannot_be_right_is_refused_with_its_place() {
             52,
             "duration",
         ),
-        ("{'a': 1, 'a': 2} == args.x", 1, 10, "repeated"),
-        ("{args.k: 1} == args.x", 1, 6, "literal strings"),
-        ("if == 1", 1, 1, "reserved"),
+        ("{'a': 1, 'a': 2} == args.x", 1, 10, "there twice"),
+        ("{args.k: 1} == args.x", 1, 6, "text in quotes"),
+        ("if == 1", 1, 1, "reserves"),
         ("-args.name && true", 1, 1, ""),
-        ("!tool.name", 1, 6, "needs a boolean"),
-        ("null < 1", 1, 6, "null has no order"),
+        ("!tool.name", 1, 6, "needs a condition"),
+        ("null < 1", 1, 6, "null is neither larger"),
     ] {
         if part.is_empty() {
             continue;
@@ -317,12 +317,12 @@ fn a_cost_is_a_count_or_an_error() {
     assert!(
         units("args.n > 1", "{}")
             .unwrap_err()
-            .contains("must give an integer")
+            .contains("must give a whole number")
     );
     assert!(
         units("1.5", "{}")
             .unwrap_err()
-            .contains("must give an integer")
+            .contains("must give a whole number")
     );
 }
 

@@ -263,6 +263,12 @@ fn tool_rule(
                     None
                 }
             });
+    if when.as_ref().is_some_and(|when| !when.is_boolean()) {
+        scribe.warn(
+            "when",
+            "this may give neither true nor false, as it is the value of an argument; compare it, for example args.name == true",
+        );
+    }
     if rule.action == Action::Hide && when.as_ref().is_some_and(Condition::reads_args) {
         scribe.error(
             "when",

@@ -223,7 +223,9 @@ impl<'t, I: granit_parser::BorrowedInput<'t>> Reader<'t, I> {
                 Some(Err(error)) => {
                     return Err(Broken {
                         at: position(error.marker()),
-                        message: error.info().to_string(),
+                        // The parser's words are for programmers.
+                        message: "this is neither valid JSON nor valid YAML; look for a bracket, a quote or a comma that is missing here or above"
+                            .to_owned(),
                     });
                 }
             }

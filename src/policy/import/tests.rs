@@ -1,6 +1,7 @@
 //! Documents in, decisions out.
 
 mod conditions;
+mod forms;
 mod kinds;
 mod property;
 mod second;
@@ -306,10 +307,10 @@ fn a_document_beyond_the_bounds_of_one_policy_becomes_several() {
 fn another_kind_of_document_is_refused_with_its_place() {
     for (text, line, part) in [
         ("{", 1, ""),
-        ("version: '2'", 1, "only \"1\""),
+        ("version: '2'", 1, "must be \"1\""),
         ("version: 1.0", 1, "1.0"),
         ("version: [1]", 1, "a list"),
-        ("default: deny", 1, "missing"),
+        ("rules: []", 1, "missing"),
         ("[1]", 1, "a list"),
         ("version: '1'\ndefault: maybe", 2, "maybe"),
         ("version: '1'\ndefault: [deny]", 2, "a list"),

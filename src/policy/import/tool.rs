@@ -12,6 +12,7 @@ use super::note::Place;
 use super::read::{Entry, Node};
 use crate::api::DurationString;
 use crate::api::policy::{Action, ApprovalRule, DefaultAction, Limit};
+use crate::policy::check::Condition;
 use std::time::Duration;
 
 /// Names that one rule may have.
@@ -197,11 +198,100 @@ impl Importer {
         }
         for (i, entry) in entries.iter().enumerate() {
             let place = place.index(i, entry.at);
-            match self.deny_by(tool, &place, polarity.name(), entry, polarity, None) {
+            let denied = match entry.get("conditions") {
+                Some(_) => self.joined(tool, &place, entry, polarity),
+                None => self.deny_by(tool, &place, polarity.name(), entry, polarity, None),
+            };
+            match denied {
                 Ok(()) => {}
                 Err((at, why)) => self.closed(tool, &place.moved(at), &why),
             }
         }
+    }
+
+    /// An entry with several conditions, which hold together: `deny_if` denies what meets all of them, `require` what does not
+    /// meet one. Without a condition, all of them always hold.
+    fn joined(
+        &mut self,
+        tool: &str,
+        place: &Place,
+        entry: &Node,
+        polarity: Polarity,
+    ) -> Result<(), Flaw> {
+        known(
+            entry,
+            &["conditions", "on_deny", "reason", "name", "description"],
+            "an entry with conditions",
+        )?;
+        for key in ["on_deny", "reason", "name", "description"] {
+            text_of(entry, key)?;
+        }
+        let reason = names::reason(entry, &["on_deny", "reason"]);
+        let found = entry.get("conditions");
+        let conditions = found.and_then(Node::list).ok_or_else(|| {
+            (
+                found.map_or(entry.at, |found| found.at),
+                format!(
+                    "conditions must be a list, and this is {}",
+                    found.map_or("missing", Node::kind)
+                ),
+            )
+        })?;
+        if polarity == Polarity::Require {
+            if conditions.is_empty() {
+                self.note(
+                    place,
+                    "this requires nothing, so every call meets it; remove it, or write its conditions",
+                );
+            }
+            for condition in conditions {
+                let place = place.moved(condition.at);
+                self.deny_by(
+                    tool,
+                    &place,
+                    polarity.name(),
+                    condition,
+                    polarity,
+                    reason.as_ref(),
+                )?;
+            }
+            return Ok(());
+        }
+        let mut terms = Vec::new();
+        let mut reasons = reason;
+        for condition in conditions {
+            let denial = condition::deny_when(condition, polarity)?;
+            if denial.no_lists {
+                self.note(
+                    &place.moved(condition.at),
+                    "the text begins like a printed list or object, so an argument that is a \
+                list or an object is refused here",
+                );
+            }
+            reasons = reasons.or(denial.reason);
+            terms.push(denial.when);
+        }
+        let when = match terms.as_slice() {
+            [] => None,
+            [one] => Some(one.clone()),
+            terms => {
+                let joined: Vec<String> = terms.iter().map(|term| format!("({term})")).collect();
+                Some(joined.join(" && "))
+            }
+        };
+        if let Some(when) = &when {
+            Condition::compile(when).map_err(|fault| {
+                (
+                    entry.at,
+                    format!(
+                        "these conditions together cannot be written in CEL: {}",
+                        fault.message
+                    ),
+                )
+            })?;
+        }
+        self.deny(tool, polarity.name(), when, reasons);
+        Ok(())
     }
 
     fn deny_by(

@@ -539,7 +539,7 @@ tools:
     assert_eq!(says("get_run", r#"{"run_id":"s"}"#), Outcome::Allow);
     assert_eq!(says("get_run", r#"{"run_id":"rs"}"#), Outcome::BadArguments);
     for (pattern, part) in [
-        ("a)(b", "unopened"),
+        ("a)(b", "closes nothing"),
         ("[", ""),
         ("a{,3}", ""),
         ("[a&&b]", "sets"),

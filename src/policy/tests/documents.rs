@@ -50,8 +50,9 @@ resources: [{name: r, uris: ['a/../b'], action: Allow}]
     );
     assert_eq!(
         found[11].to_string(),
-        "policy ml/p, rule e, spec.rules[4].when, line 2 column 2: unknown variable `arg`; there are args, sent, tool.name, tool.risk, \
-         tool.severity, caller.grant, caller.kind, caller.groups, caller.claims, session.id and now"
+        "policy ml/p, rule e, spec.rules[4].when, line 2 column 2: there is no variable `arg`; write args.name for an argument of the \
+         call (the variables are args, sent, tool.name, tool.risk, tool.severity, caller.grant, caller.kind, caller.groups, \
+         caller.claims, session.id and now)"
     );
 }
 

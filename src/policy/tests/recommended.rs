@@ -94,11 +94,23 @@ fn of_the_26_tools_of_the_official_server_21_are_visible_and_13_limited() {
 }
 
 #[test]
+fn of_the_45_tools_that_the_official_server_has_at_most_30_are_visible_and_18_limited() {
+    let (bound, figures) = counts("mlflow-3.x-all.tools.json");
+    assert_eq!(figures, [45, 30, 15, 12, 18, 0]);
+    for tool in ["serve_model", "predict_with_model"] {
+        assert_eq!(
+            result(&call(&bound, tool, "{}")),
+            (Outcome::Hide, "(default)", None)
+        );
+    }
+}
+
+#[test]
 fn every_schema_of_both_servers_can_be_checked() {
     let reads =
         "rules: [{name: all, tools: {names: ['*']}, when: size(args) < 100, action: Allow}]";
     let program = Arc::new(compile(&bundle("", &[("p", reads)])).unwrap());
-    for file in ["mlflow-mcp-0.4.1.tools.json", "mlflow-3.x.tools.json"] {
+    for file in ["mlflow-mcp-0.4.1.tools.json", "mlflow-3.x-all.tools.json"] {
         let bound = Bound::new(&program, &fixture(file));
         let withheld: Vec<_> = bound
             .tools()

@@ -289,3 +289,113 @@ fn a_policy_that_was_never_right_closes_its_servers_until_it_is() {
     serve.says(KEPT);
     assert!(!is_error(&serve.echo(&session, "x")));
 }
+
+#[test]
+fn a_setting_takes_effect_beside_a_broken_file_and_a_new_broken_policy_closes_its_server() {
+    let mut serve = Serve::start(DENY);
+    let session = serve.session();
+    assert!(is_error(&serve.echo(&session, "x")));
+    serve.put("notes.yaml", "apiVersion: [");
+    serve.says(KEPT);
+    // Settings of the server are in another file than the mistake.
+    let watching = server_yaml().replace("spec:\n", "spec:\n  enforcement: Audit\n");
+    serve.put("server.yaml", &watching);
+    serve.says(KEPT);
+    assert!(!is_error(&serve.echo(&session, "x")));
+    serve.put("server.yaml", &server_yaml());
+    serve.says(KEPT);
+    std::fs::remove_file(serve.path("notes.yaml")).unwrap();
+    serve.says(TAKEN);
+    serve.put("policy.yaml", &policy_yaml(ALLOW));
+    serve.says(TAKEN);
+    assert!(!is_error(&serve.echo(&session, "x")));
+    // What a policy that was never valid would refuse is not known.
+    serve.put(
+        "guard.yaml",
+        &guard().replace("action: Deny", "action: Refuse"),
+    );
+    serve.says(KEPT);
+    let refused = serve.echo(&session, "x");
+    assert!(
+        is_error(&refused) && text(&refused).contains("never been accepted"),
+        "{refused}"
+    );
+    let problems = serve.problems();
+    assert!(
+        problems.starts_with("warning: ")
+            && problems.contains("guard.yaml")
+            && problems.contains("closes the servers that it names"),
+        "{problems}"
+    );
+    std::fs::remove_file(serve.path("guard.yaml")).unwrap();
+    serve.says(TAKEN);
+    assert!(!is_error(&serve.echo(&session, "x")));
+}
+
+#[test]
+fn the_revision_of_a_line_is_that_of_the_files_and_comes_back_with_them() {
+    let mut serve = Serve::start(ALLOW);
+    let session = serve.session();
+    let validated = |serve: &Serve| -> String {
+        let output = portcullis()
+            .args(["validate", "-o", "json", "-f"])
+            .arg(serve.folder.path().join("files"))
+            .output()
+            .unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["revisions"][0]["revision"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let shown = |serve: &Serve| -> String {
+        let output = serve.command(&["status", "-o", "json"]);
+        let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let server = list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|item| item["kind"] == "McpServer");
+        server.unwrap()["status"]["revision"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let logged = |serve: &Serve| -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let audit = std::fs::read_to_string(serve.folder.path().join("audit.jsonl")).unwrap();
+            let lines = audit
+                .lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let last = lines
+                .filter(|line| line["event"] == "decision" && line["tool"] == "echo")
+                .last();
+            if let Some(last) = last {
+                return last["revision"].as_str().unwrap().to_owned();
+            }
+            assert!(Instant::now() < deadline, "{audit}");
+            std::thread::yield_now();
+        }
+    };
+    serve.echo(&session, "x");
+    let first = validated(&serve);
+    assert_eq!(
+        (shown(&serve), logged(&serve)),
+        (first.clone(), first.clone())
+    );
+    serve.put("policy.yaml", &policy_yaml(DENY));
+    serve.says(TAKEN);
+    let second = validated(&serve);
+    assert_ne!(second, first);
+    assert_eq!(shown(&serve), second);
+    serve.put("policy.yaml", &policy_yaml(ALLOW));
+    serve.says(TAKEN);
+    assert_eq!(
+        (validated(&serve), shown(&serve)),
+        (first.clone(), first.clone())
+    );
+    // Another process with the same files.
+    let again = Serve::start(ALLOW);
+    assert_eq!(shown(&again), first);
+}

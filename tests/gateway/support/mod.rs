@@ -66,6 +66,7 @@ fn part_of(variable: &str) -> &'static str {
         "PORTCULLIS_TEST_PYTHON_1" | "PORTCULLIS_TEST_PYTHON_2" => "python",
         "PORTCULLIS_TEST_REDIS" => "redis",
         "PORTCULLIS_TEST_MLFLOW_MCP" | "PORTCULLIS_TEST_MLFLOW_OFFICIAL" => "mlflow",
+        "PORTCULLIS_TEST_NEWEST_MLFLOW_MCP" | "PORTCULLIS_TEST_NEWEST_MLFLOW_OFFICIAL" => "newest",
         _ => panic!("no part of the tests is known to need {variable}"),
     }
 }

@@ -216,6 +216,7 @@ mod tests {
             issuers: Vec::new(),
             signature: None,
             report_token_sha256: None,
+            rules: String::new(),
         };
         bundle.sealed().unwrap()
     }

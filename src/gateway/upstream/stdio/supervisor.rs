@@ -328,6 +328,9 @@ async fn pass(lines: &mpsc::Sender<Piece>, piece: Piece) -> bool {
     true
 }
 
+/// Bytes of a server's last line that are kept.
+const LAST_WORDS: usize = 300;
+
 async fn log(
     name: Arc<str>,
     stderr: Option<impl AsyncRead + Unpin>,
@@ -338,6 +341,15 @@ async fn log(
     let mut pipe = Lines::new(stderr, cap);
     loop {
         let next = pipe.next().await;
+        let text = match &next {
+            Ok(Some(Piece::Line(line))) => line,
+            Ok(Some(Piece::TooLong { start, .. })) => start,
+            _ => return,
+        };
+        let words = printable(text, LAST_WORDS);
+        if !words.trim().is_empty() {
+            *chatter.last_words.lock() = Some(words.trim().to_owned());
+        }
         let passes = match &next {
             Ok(Some(Piece::Line(line))) if line.is_empty() => continue,
             Ok(Some(_)) => chatter.errors.passes(),

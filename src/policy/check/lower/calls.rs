@@ -56,7 +56,10 @@ impl Lowering<'_> {
             _ => return Err(Fault::new(at, unknown_function(name))),
         };
         let form = if method == Some(true) {
-            format!("x.{name}(…)")
+            match count {
+                1 => format!("x.{name}()"),
+                _ => format!("x.{name}(\"…\")"),
+            }
         } else {
             format!("{name}(x)")
         };
@@ -66,8 +69,11 @@ impl Lowering<'_> {
             return Err(Fault::new(
                 at,
                 format!(
-                    "`{name}` is written {form} with {} argument(s)",
-                    count - usize::from(method == Some(true))
+                    "`{name}` takes {}; write {form}",
+                    match count - usize::from(method == Some(true)) {
+                        0 => "nothing in its brackets",
+                        _ => "one value in its brackets",
+                    }
                 ),
             ));
         }
@@ -77,7 +83,10 @@ impl Lowering<'_> {
             if let Some(kind) = kind.filter(|kind| !accepts(function, *kind)) {
                 return Err(Fault::new(
                     node.at,
-                    format!("`{name}` does not take {}", kind.name()),
+                    format!(
+                        "`{name}` does not take {}; write string(…) around it, or remove the call",
+                        kind.name()
+                    ),
                 ));
             }
             lowered.push(expr);
@@ -250,7 +259,7 @@ impl Lowering<'_> {
         let tree::Kind::Str(text) = &pattern.kind else {
             return Err(Fault::new(
                 pattern.at,
-                "the pattern of `matches` must be a literal string",
+                "the pattern of `matches` must be literal text in quotes, as it is compiled before any call",
             ));
         };
         let (subject, kind) = self.lower(subject)?;
@@ -319,17 +328,78 @@ fn part(name: &str) -> Option<Part> {
 }
 
 fn unknown_function(name: &str) -> String {
-    match name {
-        "map" => "`map` is not supported, as it can grow its result without bound; use all, exists or filter".to_owned(),
-        "lower" | "toLowerCase" | "toLower" => format!("unknown function `{name}`; write lowerAscii()"),
-        "upper" | "toUpperCase" | "toUpper" => format!("unknown function `{name}`; write upperAscii()"),
-        _ => format!(
-            "unknown function `{name}`; there are has, size, startsWith, endsWith, contains, matches, lowerAscii, \
-             upperAscii, all, exists, exists_one, filter, type, int, uint, double, string, timestamp, duration and getHours and \
-             its kin"
-        ),
-    }
+    let write = match name {
+        "map" => {
+            return "`map` is not supported, as it can grow its result without bound; use all, exists or filter".to_owned();
+        }
+        "not" => return "`not` is not a function; write `!` before the condition".to_owned(),
+        "lower" | "toLowerCase" | "toLower" | "tolower" => "lowerAscii()",
+        "upper" | "toUpperCase" | "toUpper" | "toupper" => "upperAscii()",
+        "len" | "length" | "count" => "size(x)",
+        "includes" | "indexOf" | "has_substring" => "x.contains(\"…\")",
+        "match" | "regex" | "test" | "regexMatch" | "re" => "x.matches(\"…\")",
+        "hasPrefix" | "starts_with" => "x.startsWith(\"…\")",
+        "hasSuffix" | "ends_with" => "x.endsWith(\"…\")",
+        "any" | "some" => "list.exists(x, condition on x)",
+        "every" => "list.all(x, condition on x)",
+        "str" => "string(x)",
+        "float" => "double(x)",
+        "date" | "time" | "datetime" => "timestamp(\"2026-01-31T12:00:00Z\")",
+        "exists" | "all" | "filter" | "exists_one" => {
+            return format!("`{name}` is written list.{name}(x, condition on x)");
+        }
+        _ => match FUNCTIONS
+            .iter()
+            .find(|known| known.eq_ignore_ascii_case(name))
+            .or_else(|| {
+                FUNCTIONS.iter().find(|known| {
+                    name.len() < 40 && strsim::osa_distance(known, name) <= known.len() / 4
+                })
+            }) {
+            Some(known) => {
+                return format!("there is no function `{name}`; did you mean `{known}`?");
+            }
+            None => {
+                return format!(
+                    "there is no function `{name}`; the functions are {}",
+                    FUNCTIONS.join(", ")
+                );
+            }
+        },
+    };
+    format!("there is no function `{name}`; write {write}")
 }
+
+/// The functions, as a condition writes them.
+const FUNCTIONS: [&str; 27] = [
+    "has",
+    "size",
+    "startsWith",
+    "endsWith",
+    "contains",
+    "matches",
+    "lowerAscii",
+    "upperAscii",
+    "all",
+    "exists",
+    "exists_one",
+    "filter",
+    "type",
+    "int",
+    "uint",
+    "double",
+    "string",
+    "timestamp",
+    "duration",
+    "getFullYear",
+    "getMonth",
+    "getDate",
+    "getDayOfWeek",
+    "getDayOfYear",
+    "getHours",
+    "getMinutes",
+    "getSeconds",
+];
 
 fn accepts(function: Function, kind: Kind) -> bool {
     match function {
