@@ -15,7 +15,7 @@ use super::output::{
 use super::project::{Project, folder, shown};
 use crate::api::server::McpServer;
 use crate::catalog;
-use crate::gateway::approvals::{Approvals, Memory};
+use crate::gateway::approvals::{Approvals, Memory, Records};
 use crate::gateway::counters::Counters;
 use crate::gateway::force::{Environment, Sealing};
 use crate::gateway::observe::metrics::Metrics;
@@ -233,7 +233,10 @@ async fn list(
         audit: log.clone(),
         metrics: Metrics::register(&mut prometheus_client::registry::Registry::default()),
         sealing: Sealing::Own(Arc::new(sealer)),
-        approvals: Approvals::Memory(Arc::new(Memory::recorded(log))),
+        approvals: Approvals::Memory(Arc::new(Memory::recorded(Records {
+            log: Some(log),
+            times: None,
+        }))),
         counters: Counters::default(),
     };
     let namespace = super::project::name_of(&server.metadata).0;
