@@ -1,7 +1,7 @@
 # The two commands of the README are `make demo` and `make test`; the rest is for working on
 # Portcullis. Times are for two cores with everything built before.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-cluster e2e test test-unit test-gateway test-cluster test-clock coverage lint lint-docs generate bundle images bench bench-operator clean
+.PHONY: help build demo demo-cluster e2e test test-unit test-gateway test-cluster test-clock race coverage lint lint-docs generate bundle images bench bench-operator clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,6 +29,9 @@ test-cluster: ## Cluster tests only, on a real API server; T=NAME as above (8 mi
 
 test-clock: ## Run the suites again, a year ahead and at the end of a February; T=NAME as above (25 min)
 	@bash tests/run.sh clock
+
+race: ## Race three gateways for approvals while they are killed and the API server stops answering (RACES=10000, SEED=7; 2 h)
+	@PORTCULLIS_RACES='$(or $(RACES),10000)' PORTCULLIS_SEED='$(or $(SEED),7)' T=approval_races SHOW=1 bash tests/run.sh cluster
 
 coverage: ## Show how much of each file of the operator the unit tests reach; fails below 85 % (2 min; the first time 10 more)
 	@bash tests/coverage.sh

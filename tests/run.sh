@@ -7,7 +7,7 @@
 # reason. The end is a table of where the time went and a line that counts.
 #
 # Takes: T, a part of the names of the tests to run (unit, offline, gateway, cluster, clock); PORTCULLIS_SKIP, a list with
-#   commas of what to skip: cluster, mlflow, python, node, redis, e2e.
+#   commas of what to skip: cluster, mlflow, python, node, redis, e2e; SHOW, to see what tests of the cluster part print.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-1} CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
@@ -258,7 +258,7 @@ cluster() {
   use_programs
   # These tests mostly wait.
   tests "Cluster tests, on a real API server" \
-    cargo test --locked --test cluster -- --test-threads 4 ${filter[@]+"${filter[@]}"}
+    cargo test --locked --test cluster -- --test-threads 4 ${filter[@]+"${filter[@]}"} ${SHOW:+--nocapture}
 }
 
 # A workspace of its own, which the other checks do not see. fuzz/Cargo.toml says how to run them.

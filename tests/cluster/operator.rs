@@ -2,6 +2,7 @@
 
 mod accounting;
 mod approval_lines;
+mod approval_races;
 mod approvals;
 mod approved_calls;
 mod callers;

@@ -696,11 +696,9 @@ async fn metrics_show_how_many_requests_wait_for_how_long_and_how_long_decisions
     let rig = Rig::new(&fake, &[held("0s")]).await;
     let value = |name: &str| {
         let text = rig.metrics();
-        let line = text
-            .lines()
+        text.lines()
             .find(|line| line.starts_with(&format!("portcullis_{name}{{server=\"ml/fake\"}}")))
-            .map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap());
-        line
+            .map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
     };
     assert_eq!(value("approvals_pending"), Some(0.0));
     assert_eq!(value("approvals_oldest_seconds"), Some(0.0));
