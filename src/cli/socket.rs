@@ -289,8 +289,8 @@ fn share(path: &Path, group: u32) -> Result<(), String> {
     let folder = folder.ok_or("name a folder for it with --socket")?;
     let metadata = std::fs::metadata(folder).map_err(said)?;
     let entries = std::fs::read_dir(folder).map_err(said)?;
-    // Whoever may write there could put a socket of their own in its place, and whatever else is
-    // there would be shown to the group.
+    // Another user who may write there could put a socket of their own in its place, and the group
+    // would see everything else that is there.
     let private = metadata.uid() == rustix::process::geteuid().as_raw()
         && metadata.mode() & 0o022 == 0
         && entries.count() == 1;

@@ -328,8 +328,8 @@ impl<'p> Path<'p> {
 impl Schema {
     /// Resolves and weighs a schema, with what the patterns and nodes of the listing may still cost.
     ///
-    /// An argument that no rule reads may have a schema that cannot be compiled: then nothing is
-    /// said about its value.
+    /// An argument that no rule reads may have a schema that cannot be compiled: then its value is
+    /// not checked.
     pub fn compile(schema: &Value, reads: &Reads, budget: &mut Budget) -> Result<Self, String> {
         build::build(schema, reads, budget)
     }

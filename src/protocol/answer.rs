@@ -71,7 +71,7 @@ pub struct To<'a> {
     pub version: Version,
     /// The request.
     pub id: &'a Id<'a>,
-    /// The decision on it, if one was recorded: whoever owns the agent can ask about it.
+    /// The decision on it, if one was recorded: the owner of the agent can ask about it.
     pub decision: Option<&'a str>,
 }
 

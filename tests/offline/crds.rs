@@ -426,6 +426,7 @@ fn optional_scalars_show_their_defaults() {
             "McpServer.spec.gateway.service.type = \"ClusterIP\"",
             "McpServer.spec.upstream.maxRequestBytes = \"4Mi\"",
             "McpServer.spec.upstream.stdio.runAsUser = 65532",
+            "McpServer.spec.upstream.stdio.sessionIdleTimeout = \"30m\"",
             "McpServer.spec.upstream.stdio.sessions = \"Shared\"",
             "McpServer.spec.upstream.timeout = \"60s\"",
         ]

@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(first.names("x"), again.names("x"));
         assert_eq!(std::fs::read_dir(&state).unwrap().count(), 1);
 
-        // One that others can read is refused, with what to do, and so is one that is no key.
+        // One that others can read is refused, with what to do, and so is one without a valid key.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let error = sealer(None, &state).map(drop).unwrap_err();
         assert!(error.contains("chmod 600"), "{error}");

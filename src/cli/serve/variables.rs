@@ -1,4 +1,4 @@
-//! Which variables of this environment a stdio server gets, and how a person is told.
+//! Which variables of this environment a stdio server gets, and the note about it at the start.
 
 use std::collections::BTreeMap;
 

@@ -72,7 +72,7 @@ pub struct Record<'a> {
     pub policy: Option<&'a str>,
     /// The rule that decided.
     pub rule: Option<&'a str>,
-    /// Why, in the words that the caller was told; of a refusal only.
+    /// Why, in the words of the answer; of a refusal only.
     pub reason: Option<&'a str>,
     /// Of a refusal because no rule matched: the rules that would let the call pass, were it not for
     /// their condition.

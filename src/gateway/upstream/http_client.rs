@@ -19,7 +19,7 @@ use rustls_pki_types::pem::PemObject as _;
 
 use super::error::UpstreamError;
 use super::pool::Pool;
-use super::proxy::{Proxy, ProxyFailed};
+use super::proxy::{MIN_SECRET_BYTES, Proxy, ProxyFailed};
 use super::unserved::of_bridge;
 use crate::gateway::body::Body;
 
@@ -123,9 +123,6 @@ const RESERVED: [&str; 16] = [
     "transfer-encoding",
     "upgrade",
 ];
-
-/// A shorter part is the name of a scheme, or is found in too many texts.
-pub(super) const MIN_SECRET_BYTES: usize = 8;
 
 impl HttpUpstream {
     /// Whether a text holds a value of the configured headers, or a part of one, or the credentials

@@ -13,8 +13,10 @@ use http::uri::Scheme;
 use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::Matcher;
 
-use super::http_client::MIN_SECRET_BYTES;
 use crate::gateway::body::BoxError;
+
+/// A shorter secret, or part of one, is the name of a scheme, or is found in too many texts.
+pub(super) const MIN_SECRET_BYTES: usize = 8;
 
 /// A proxy, with what it asks for.
 #[derive(Clone)]

@@ -24,7 +24,7 @@ pub struct AnsweredIds {
     in_string: bool,
     escaped: bool,
     /// Of the members of a message: where the reader is.
-    place: Place,
+    place: MemberPart,
     /// The key that is read, or the last one.
     key: Vec<u8>,
     /// The `id` that is read, or that of the message so far.
@@ -34,7 +34,7 @@ pub struct AnsweredIds {
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum MemberPart {
     /// Before a key, or in it.
     #[default]
     Key,
@@ -83,22 +83,22 @@ impl AnsweredIds {
                 }
                 self.depth = self.depth.saturating_sub(1);
             }
-            b':' if member && self.place == Place::Key => {
+            b':' if member && self.place == MemberPart::Key => {
                 self.has_method |= self.key == b"method";
                 self.place = match self.key == b"id" {
-                    true => Place::Id,
-                    false => Place::Value,
+                    true => MemberPart::Id,
+                    false => MemberPart::Value,
                 };
-                if self.place == Place::Id {
+                if self.place == MemberPart::Id {
                     // The last one counts, as for most readers.
                     self.id.clear();
                 }
             }
             b',' if member => {
-                self.place = Place::Key;
+                self.place = MemberPart::Key;
                 self.key.clear();
             }
-            byte if member && self.place == Place::Id && !byte.is_ascii_whitespace() => {
+            byte if member && self.place == MemberPart::Id && !byte.is_ascii_whitespace() => {
                 self.note_id(byte);
             }
             _ => {}
@@ -120,7 +120,7 @@ impl AnsweredIds {
 
     fn in_string(&mut self, byte: u8) {
         let member = self.depth == self.members_at;
-        if member && self.place == Place::Id {
+        if member && self.place == MemberPart::Id {
             self.note_id(byte);
         }
         if std::mem::take(&mut self.escaped) {
@@ -129,7 +129,7 @@ impl AnsweredIds {
         match byte {
             b'\\' => self.escaped = true,
             b'"' => self.in_string = false,
-            byte if member && self.place == Place::Key && self.key.len() < MAX_KEY_BYTES => {
+            byte if member && self.place == MemberPart::Key && self.key.len() < MAX_KEY_BYTES => {
                 self.key.push(byte);
             }
             _ => {}
@@ -138,9 +138,9 @@ impl AnsweredIds {
 
     fn begin_text(&mut self) {
         match self.place {
-            Place::Key => self.key.clear(),
-            Place::Id => self.note_id(b'"'),
-            Place::Value => {}
+            MemberPart::Key => self.key.clear(),
+            MemberPart::Id => self.note_id(b'"'),
+            MemberPart::Value => {}
         }
     }
 
@@ -154,7 +154,7 @@ impl AnsweredIds {
     fn end_of_message(&mut self) {
         let id = std::mem::take(&mut self.id);
         let asks = std::mem::take(&mut self.has_method);
-        self.place = Place::Key;
+        self.place = MemberPart::Key;
         self.key.clear();
         if !asks && id.len() <= MAX_ID_BYTES && self.ids.len() < MAX_IDS {
             let text = String::from_utf8(id).ok().filter(|text| !text.is_empty());
