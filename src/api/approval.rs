@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.serverRef == oldSelf.serverRef && self.grant == oldSelf.grant && self.tool == oldSelf.tool && self.argumentsDigest == oldSelf.argumentsDigest && self.argumentsPreview == oldSelf.argumentsPreview && self.policy == oldSelf.policy && self.rule == oldSelf.rule && self.requestedAt == oldSelf.requestedAt && self.expiresAt == oldSelf.expiresAt && has(self.upstream) == has(oldSelf.upstream) && (!has(self.upstream) || self.upstream == oldSelf.upstream) && has(self.observed) == has(oldSelf.observed) && (!has(self.observed) || self.observed == oldSelf.observed) && has(self.approvers) == has(oldSelf.approvers) && (!has(self.approvers) || self.approvers == oldSelf.approvers)").message("a request cannot be changed; only decisions can be added"))]
+#[x_kube(validation = Rule::new("self.serverRef == oldSelf.serverRef && self.grant == oldSelf.grant && self.tool == oldSelf.tool && self.argumentsDigest == oldSelf.argumentsDigest && self.argumentsPreview == oldSelf.argumentsPreview && self.policy == oldSelf.policy && self.rule == oldSelf.rule && self.requestedAt == oldSelf.requestedAt && self.expiresAt == oldSelf.expiresAt && has(self.upstream) == has(oldSelf.upstream) && (!has(self.upstream) || self.upstream == oldSelf.upstream) && has(self.observed) == has(oldSelf.observed) && (!has(self.observed) || self.observed == oldSelf.observed) && has(self.approvers) == has(oldSelf.approvers) && (!has(self.approvers) || self.approvers == oldSelf.approvers) && has(self.decisionId) == has(oldSelf.decisionId) && (!has(self.decisionId) || self.decisionId == oldSelf.decisionId)").message("a request cannot be changed; only decisions can be added"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.decisions) || (has(self.decisions) && oldSelf.decisions.all(d, self.decisions.exists(e, e == d)))").message("a decision is final; add yours beside those of others"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.decisions) || !has(self.decisions) || self.decisions.size() == oldSelf.decisions.size() || !(oldSelf.decisions.exists(d, d.verdict == 'Denied') || oldSelf.decisions.size() >= (has(oldSelf.approvers) ? oldSelf.approvers : 1))").message("enough people have decided; a changed call makes a new request"))]
 #[x_kube(validation = Rule::new("oldSelf.hasValue() || !has(self.decisions)").message("a new request carries no decisions; people add them afterwards").optional_old_self(true))]
@@ -72,6 +72,10 @@ pub struct McpApprovalSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64", range(min = 1, max = 3))]
     pub approvers: Option<i64>,
+    /// The decision id, as the audit log has it, of the call that asked first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(min = 1, max = 128))]
+    pub decision_id: Option<String>,
     /// The state when the request was made, if the rule observes one. It is read again
     /// before the approved call is forwarded: if it differs, the approval is stale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -166,6 +170,18 @@ pub struct McpApprovalStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Time")]
     pub withdrawn_at: Option<Time>,
+    /// When a gateway recorded in its audit log that the request has expired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Time")]
+    pub expired_at: Option<Time>,
+    /// How many of the decisions are in the audit log of a gateway, so that each is written once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i64", range(min = 0, max = 3))]
+    pub audited_decisions: Option<i64>,
+    /// The run of a gateway that wrote lines about the request last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(min = 1, max = 128))]
+    pub audited_by: Option<String>,
 }
 
 /// Where an approval stands.
@@ -221,10 +237,26 @@ impl McpApproval {
         denied.or_else(|| self.counted().nth(self.approvers() - 1))
     }
 
+    /// Who has approved so far.
+    pub fn approved_by(&self) -> impl Iterator<Item = &str> {
+        let approved = |decision: &&Decision| decision.verdict == Verdict::Approved;
+        self.counted()
+            .filter(approved)
+            .map(|decision| decision.by.as_str())
+    }
+
+    /// The decisions that are not in an audit log yet.
+    pub fn unaudited(&self) -> &[Decision] {
+        let status = self.status.as_ref();
+        let audited = status.and_then(|status| status.audited_decisions);
+        let audited = audited.and_then(|audited| usize::try_from(audited).ok());
+        let decisions = &self.spec.decisions;
+        decisions.get(audited.unwrap_or(0)..).unwrap_or_default()
+    }
+
     /// How many people have approved so far.
     pub fn approved(&self) -> usize {
-        let approved = |decision: &&Decision| decision.verdict == Verdict::Approved;
-        self.counted().filter(approved).count()
+        self.approved_by().count()
     }
 
     /// The decisions that count: one a person, and none by the caller itself, whatever let it through.

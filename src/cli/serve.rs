@@ -32,22 +32,23 @@ use crate::gateway::upstream::stdio::{RunAs, orphans};
 use crate::gateway::{Gateway, Shared};
 use crate::policy::bundle::Bundle;
 use crate::policy::diagnostic::Level;
-use crate::protocol::seal::Sealer;
 use crate::status::server::Refusal;
 use crate::telemetry::{admin, logging, process};
 
 mod control;
 mod files;
 mod force;
+mod sealing;
 mod secrets;
 mod setup;
 mod state;
 mod table;
 mod user;
+mod variables;
 
 use self::files::Watched;
 use self::force::paths;
-use self::setup::{counters, report_readers};
+use self::setup::{counters, report_readers, state_folder};
 
 /// How long servers may take to list their tools before the table is shown without them.
 const FIRST_LISTING: Duration = Duration::from_secs(90);
@@ -71,6 +72,10 @@ pub struct Args {
     /// times
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
+    /// Let stdio servers have this variable of the environment of this command; may be given several
+    /// times
+    #[arg(long, value_name = "NAME")]
+    pass_env: Vec<String>,
     /// Run stdio servers as this user (a name, a number, or UID:GID), which keeps them from reading
     /// keys and deciding approvals; needs root
     #[arg(long, value_name = "USER")]
@@ -91,10 +96,14 @@ pub struct Args {
     /// $XDG_RUNTIME_DIR/portcullis/serve.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// The folder for what limits have counted, which survives restarts [default:
-    /// $XDG_STATE_HOME/portcullis or ~/.local/state/portcullis]
+    /// The folder for what limits have counted and for the key of sessions, which survive restarts
+    /// [default: $XDG_STATE_HOME/portcullis or ~/.local/state/portcullis]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// The file with the keys that sessions are sealed with, the newest first, each as `openssl rand
+    /// -base64 32` makes it [default: sealing.key in the folder for state, made if it is missing]
+    #[arg(long, value_name = "FILE")]
+    sealing_key: Option<PathBuf>,
     /// The format of the log on standard error
     #[arg(long, value_enum, default_value_t)]
     log_format: logging::Format,
@@ -204,6 +213,8 @@ async fn serve(args: Args) -> Result<(), Failure> {
     }
     paths(&project)?;
 
+    let here = |name: &str| std::env::var(name).ok();
+    let env = variables::given(&args.env, &args.pass_env, here).map_err(Failure::new)?;
     let server_user = match &args.server_user {
         Some(named) => Some(user::find(named).map_err(Failure::new)?),
         None => None,
@@ -224,17 +235,17 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let socket_path = args.socket.clone().unwrap_or_else(socket::default_path);
     let control = socket::Listener::bind(&socket_path).map_err(Failure::new)?;
     let report_readers = report_readers(args.report_token_file.as_ref())?;
-    let counters = counters(args.state.as_deref())?;
+    let folder = state_folder(args.state.as_deref())?;
+    let counters = counters(&folder)?;
+    let sealer = sealing::sealer(args.sealing_key.as_deref(), &folder).map_err(Failure::new)?;
     let (audit, audit_writer) = audit(args.audit_file.as_deref())?;
 
     let mut registry = Registry::default();
     process::register(&mut registry);
     let metrics = Metrics::register(&mut registry);
     let memory = Arc::new(Memory::recorded(audit.clone()));
-    let sealer = Sealer::ephemeral()
-        .map_err(|error| Failure::new(format!("no sealing key could be made: {error}")))?;
     let serving = Arc::new(Serving {
-        env: args.env.iter().cloned().collect(),
+        env,
         server_user,
         shared: Shared {
             instance: uuid::Uuid::new_v4().simple().to_string()[..12].to_owned(),

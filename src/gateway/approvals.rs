@@ -112,6 +112,7 @@ impl ApprovalRequest {
                 requested_at: Time(now),
                 expires_at: Time(expires),
                 approvers: (approvers != 1).then_some(approvers),
+                decision_id: None,
                 observed: None,
                 decisions: Vec::new(),
             },
@@ -175,6 +176,10 @@ pub enum Standing {
     Stale(ApprovalKey),
     /// It was given up, or had to make room for another caller's.
     Withdrawn(ApprovalKey),
+    /// It ran out before it was used.
+    Expired(ApprovalKey),
+    /// A call has used it.
+    Used(ApprovalKey),
 }
 
 /// Why there is no approval to wait for.
@@ -268,7 +273,8 @@ pub enum Approvals {
 }
 
 impl Approvals {
-    /// Finds the open request for this call; None where there is room for a new one.
+    /// Finds the open request for this call, or one that has expired and that no answer has named
+    /// yet; None where there is room for a new one.
     ///
     /// # Errors
     /// [`NotRequested`] when none could be created.
@@ -284,7 +290,7 @@ impl Approvals {
         }
     }
 
-    /// Finds the open request for this call, or creates it.
+    /// Finds the request for this call as [`Self::find`] does, or creates it.
     ///
     /// # Errors
     /// [`NotRequested`] when it may not or cannot be created.
@@ -300,7 +306,7 @@ impl Approvals {
         }
     }
 
-    /// Looks again; None when it has expired or was used meanwhile.
+    /// Looks again; None when it is no longer there, or not for this call.
     pub fn look(
         &self,
         wanted: &ApprovalRequest,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use crate::gateway::Gateway;
 use crate::gateway::counters::{Exhausted, SharedCounters};
@@ -17,6 +18,7 @@ use crate::gateway::fairness::offload::{is_small, offload};
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
 use crate::gateway::observe::Outcome;
+use crate::gateway::observe::audit::ApprovalState;
 use crate::gateway::permit::{Envelope, Granted, Permit};
 use crate::policy::decision::{Charge, RuleId};
 use crate::policy::{self, Call, Decision};
@@ -31,13 +33,16 @@ pub mod held_calls;
 mod in_flight;
 mod named;
 mod observation;
+mod refusal;
 pub mod request_ids;
+mod unapproved;
 mod uncredentialed;
 
 use self::calls::Units;
 use self::in_flight::Written;
 pub use self::in_flight::{Decided, End, InFlight};
 pub use self::named::{Named, NamedCall, NamedRefusal, named};
+pub use self::refusal::Refusal;
 use self::request_ids::{RequestIdGuard, SessionKey};
 pub use self::uncredentialed::Uncredentialed;
 
@@ -61,98 +66,15 @@ pub struct ToolCall<'a> {
     pub trace_id: Option<&'a str>,
 }
 
-/// Why a call is not forwarded, in the words of the answers table.
-#[derive(Debug, PartialEq)]
-pub enum Refusal {
-    /// Not in the inventory, or hidden: callers cannot tell the difference.
-    Unknown,
-    /// Denied by a rule, or because nothing allows it.
-    Denied {
-        /// The rule.
-        by: Arc<RuleId>,
-        /// The reason given by its author or the engine.
-        reason: Option<Arc<str>>,
-    },
-    /// The arguments are not as the schema says.
-    BadArguments(Arc<str>),
-    /// A counter is exhausted.
-    Limited {
-        /// The rule.
-        by: Arc<RuleId>,
-        /// The reason given by its author.
-        reason: Option<Arc<str>>,
-        /// Units allowed.
-        max: u64,
-        /// In any window of this length, as written.
-        window: String,
-        /// When the call would pass; None if it never can.
-        retry_after: Option<Duration>,
-    },
-    /// The call cannot be counted.
-    Uncounted {
-        /// The rule.
-        by: Arc<RuleId>,
-        /// Why.
-        why: &'static str,
-        /// When to try again.
-        retry_after: Duration,
-    },
-    /// Waiting for a person.
-    Pending {
-        /// The McpApproval.
-        name: String,
-        /// When it expires.
-        until: Timestamp,
-    },
-    /// The server that the call goes to, or the observed state, has changed since the request was made.
-    ApprovalStale {
-        /// The McpApproval.
-        name: String,
-    },
-    /// Another call of the same kind gave it up, or it had to make room for another caller's.
-    ApprovalWithdrawn {
-        /// The McpApproval.
-        name: String,
-    },
-    /// A person said no.
-    ApprovalDenied {
-        /// The McpApproval.
-        name: String,
-        /// What the person said.
-        reason: Option<String>,
-    },
-    /// It ran out while the call was held, or another call used it.
-    ApprovalGone {
-        /// The McpApproval.
-        name: String,
-    },
-    /// No approval could be requested.
-    ApprovalRefused {
-        /// The rule.
-        by: Arc<RuleId>,
-        /// Why.
-        why: String,
-    },
-    /// The place where approvals are kept does not answer.
-    ApprovalUnavailable {
-        /// The rule that asks for approval.
-        by: Arc<RuleId>,
-        /// When to try again.
-        retry_after: Duration,
-    },
-    /// The current state could not be read, so that no person can approve a change of it.
-    Unobserved {
-        /// The rule that asks for approval.
-        by: Arc<RuleId>,
-        /// Why.
-        why: String,
-    },
-    /// The client cancelled the call while it was held: no answer is owed.
-    Cancelled,
-    /// The upstream has never been listed, so nothing can be decided.
-    Unavailable,
-    /// The audit log cannot be written, and the spec says to refuse what cannot be recorded.
-    Unrecorded(String),
+/// What a client hears about a call that waits for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The McpApproval.
+    pub approval: String,
+    /// When it expires.
+    pub until: Timestamp,
+    /// The number of the decision on the call.
+    pub decision: u64,
 }
 
 /// A request that may be sent.
@@ -188,82 +110,48 @@ pub enum Admission {
     Forward(Forward),
     /// Answer it; with the number of the decision, if one was recorded.
     Refuse(Refusal, Option<u64>),
+    /// It needs approval, as decided at that time: [`approved_call`] continues. Only where the
+    /// client is to hear about the wait.
+    Ask(Box<Decision>, Timestamp),
 }
 
 /// Decides a call and does everything that the decision requires before the call may be sent.
 ///
 /// `envelope` is evaluated for each message to the upstream. The decision is made under the given snapshot; a call
-/// that was held is decided again under the snapshot and the credentials in force then.
+/// that was held is decided again under the snapshot and the credentials in force then. With
+/// `tells`, a call that needs approval is not held here, but given back.
 pub async fn tool_call(
     gateway: &Arc<Gateway>,
     snapshot: &Arc<Snapshot>,
     call: &ToolCall<'_>,
     envelope: &(dyn Fn() -> Envelope + Sync),
+    tells: bool,
 ) -> Admission {
     let now = Timestamp::now();
-    let mut pending = PendingCall {
-        gateway,
-        snapshot: Arc::clone(snapshot),
-        call,
-        envelope,
-        approval: None,
-        number: Cell::new(None),
-        decided: Cell::new(None),
-    };
     let decide = || decide(gateway, snapshot, call, now);
     let decision = if is_small(call.arguments.len()) {
         decide()
     } else {
         Box::pin(offload(call.grant.share.as_ref(), decide)).await
     };
-    let passes = matches!(
-        decision.outcome,
-        policy::Outcome::Allow | policy::Outcome::RequireApproval
-    );
-    let admitted = match decision.outcome {
-        // Before the call uses a unit or an approval.
-        _ if passes && let Some(why) = unrecordable(gateway, snapshot) => {
-            pending.record(Outcome::Unrecorded, &decision.by, now, None);
-            Err(Refusal::Unrecorded(why))
-        }
-        policy::Outcome::RequireApproval => Box::pin(pending.approve(&decision, now)).await,
-        _ => pending.allow(&decision, now).await,
-    };
-    let AdmittedCall { in_flight, granted } = match admitted {
-        Ok(passed) => passed,
-        Err(refusal) => return Admission::Refuse(refusal, pending.decided.get()),
-    };
-    let mut in_flight = Box::new(in_flight);
-    let decided = pending.record(in_flight.outcome, &in_flight.by, now, None);
-    in_flight.decision = Some(decided);
-    let under_way = gateway.calls.start(call.session_key, &call.request.id);
-    in_flight.watch(under_way.ambiguity());
-    let params = call.request.params.as_ref();
-    // Made while the record is written. A call is never run as a task, as no row has `task`: the
-    // capability is not declared, and then the field must be ignored (2025-11-25, Tasks, "Task
-    // Support Is Optional").
-    let permit = Permit::decided(
-        granted,
-        call.row,
-        envelope(),
-        params,
-        &under_way,
-        Edits::new(),
-    );
-    if let Err(unwritten) = in_flight.written().await
-        && snapshot.settings.must_record
-    {
-        in_flight.finish(End::Unrecorded);
-        let refusal = Refusal::Unrecorded(unwritten.to_string());
-        return Admission::Refuse(refusal, Some(decided.number));
+    if tells && decision.outcome == policy::Outcome::RequireApproval {
+        return Admission::Ask(Box::new(decision), now);
     }
-    Admission::Forward(Forward {
-        permit,
-        under_way,
-        decision: Some(decided.number),
-        in_flight: Some(in_flight),
-        lists: None,
-    })
+    let pending = PendingCall::new(gateway, snapshot, call, envelope, None);
+    pending.admit(&decision, now).await
+}
+
+/// Continues with a call that needs approval, as [`tool_call`] has decided, and reports the wait.
+pub async fn approved_call(
+    gateway: &Arc<Gateway>,
+    snapshot: &Arc<Snapshot>,
+    call: &ToolCall<'_>,
+    envelope: &(dyn Fn() -> Envelope + Sync),
+    (decision, now): (&Decision, Timestamp),
+    waiting: &watch::Sender<Option<Waiting>>,
+) -> Admission {
+    let pending = PendingCall::new(gateway, snapshot, call, envelope, Some(waiting));
+    pending.admit(decision, now).await
 }
 
 /// Why a call that would pass cannot be recorded, if the spec requires a record.
@@ -283,22 +171,113 @@ struct PendingCall<'a> {
     call: &'a ToolCall<'a>,
     /// What goes around a message to the upstream in the caller's session.
     envelope: &'a (dyn Fn() -> Envelope + Sync),
-    approval: Option<String>,
+    /// Its approval, and where that stands; an empty name where none was asked for.
+    approval: Option<(String, ApprovalState)>,
     /// The number under which the decision is recorded, if lines about it were written already.
     number: Cell<Option<u64>>,
     /// The number of the decision that was recorded last.
     decided: Cell<Option<u64>>,
+    /// Tells the client that the call waits.
+    waiting: Option<&'a watch::Sender<Option<Waiting>>>,
+}
+
+impl<'a> PendingCall<'a> {
+    fn new(
+        gateway: &'a Arc<Gateway>,
+        snapshot: &Arc<Snapshot>,
+        call: &'a ToolCall<'a>,
+        envelope: &'a (dyn Fn() -> Envelope + Sync),
+        waiting: Option<&'a watch::Sender<Option<Waiting>>>,
+    ) -> Self {
+        PendingCall {
+            gateway,
+            snapshot: Arc::clone(snapshot),
+            call,
+            envelope,
+            approval: None,
+            number: Cell::new(None),
+            decided: Cell::new(None),
+            waiting,
+        }
+    }
+
+    /// Does everything that the decision requires before the call may be sent.
+    async fn admit(mut self, decision: &Decision, now: Timestamp) -> Admission {
+        let passes = matches!(
+            decision.outcome,
+            policy::Outcome::Allow | policy::Outcome::RequireApproval
+        );
+        let admitted = match decision.outcome {
+            // Before the call uses a unit or an approval.
+            _ if passes && let Some(why) = unrecordable(self.gateway, &self.snapshot) => {
+                self.record(Outcome::Unrecorded, &decision.by, now, None);
+                Err(Refusal::Unrecorded(why))
+            }
+            policy::Outcome::RequireApproval => Box::pin(self.approve(decision, now)).await,
+            _ => match self.shared(decision) {
+                None => self.allow_here(decision, now),
+                Some(counters) => Box::pin(self.allow_shared(counters, decision, now)).await,
+            },
+        };
+        let AdmittedCall { in_flight, granted } = match admitted {
+            Ok(passed) => passed,
+            Err(refusal) => return Admission::Refuse(refusal, self.decided.get()),
+        };
+        let mut in_flight = Box::new(in_flight);
+        let decided = self.record(in_flight.outcome, &in_flight.by, now, None);
+        in_flight.decision = Some(decided);
+        let (gateway, call) = (self.gateway, self.call);
+        let under_way = gateway.calls.start(call.session_key, &call.request.id);
+        in_flight.watch(under_way.ambiguity());
+        let params = call.request.params.as_ref();
+        // Made while the record is written. A call is never run as a task, as no row has `task`: the
+        // capability is not declared, and then the field must be ignored (2025-11-25, Tasks, "Task
+        // Support Is Optional").
+        let permit = Permit::decided(
+            granted,
+            call.row,
+            (self.envelope)(),
+            params,
+            &under_way,
+            Edits::new(),
+        );
+        if let Err(unwritten) = in_flight.written().await
+            && self.snapshot.settings.must_record
+        {
+            in_flight.finish(End::Unrecorded);
+            let refusal = Refusal::Unrecorded(unwritten.to_string());
+            return Admission::Refuse(refusal, Some(decided.number));
+        }
+        Admission::Forward(Forward {
+            permit,
+            under_way,
+            decision: Some(decided.number),
+            in_flight: Some(in_flight),
+            lists: None,
+        })
+    }
 }
 
 impl PendingCall<'_> {
-    /// Lets an allowed call pass, if its limits have units left.
-    async fn allow(
+    /// Lets an allowed call pass, if its limits have units left here.
+    fn allow_here(&self, decision: &Decision, now: Timestamp) -> Result<AdmittedCall, Refusal> {
+        let granted = Granted::allowed(decision).ok_or_else(|| self.refuse(decision, now))?;
+        let reserved = self.reserve_here(&decision.charges);
+        let in_flight = self.reserved(reserved, decision, now)?;
+        Ok(AdmittedCall { in_flight, granted })
+    }
+
+    /// Lets an allowed call pass, if its limits have units left where all gateways count.
+    async fn allow_shared(
         &mut self,
+        counters: Arc<SharedCounters>,
         decision: &Decision,
         now: Timestamp,
     ) -> Result<AdmittedCall, Refusal> {
         let granted = Granted::allowed(decision).ok_or_else(|| self.refuse(decision, now))?;
-        let in_flight = self.reserve(decision, now).await?;
+        let grant = &*self.call.grant.caller.grant;
+        let reserved = reserve_shared(counters, grant, &decision.charges).await;
+        let in_flight = self.reserved(reserved, decision, now)?;
         Ok(AdmittedCall { in_flight, granted })
     }
 
@@ -344,9 +323,19 @@ impl PendingCall<'_> {
             None => self.reserve_here(&decision.charges),
             Some(counters) => {
                 let grant = &*self.call.grant.caller.grant;
-                Box::pin(reserve_shared(counters, grant, &decision.charges)).await
+                reserve_shared(counters, grant, &decision.charges).await
             }
         };
+        self.reserved(reserved, decision, now)
+    }
+
+    /// The call with its units, or the limit that refuses it.
+    fn reserved(
+        &self,
+        reserved: Result<Reserved, Exhausted>,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Result<InFlight, Refusal> {
         let (units, shadow_limit) = match reserved {
             Ok(reserved) => reserved,
             Err(exhausted) => return Err(self.limited(&exhausted, now)),
@@ -441,7 +430,10 @@ impl PendingCall<'_> {
             grant: &self.call.grant.caller.grant,
             session: self.call.session,
             trace_id: self.call.trace_id,
-            approval: self.approval.as_deref(),
+            approval: self
+                .approval
+                .as_ref()
+                .map(|(name, state)| (name.as_str(), *state)),
             number: self.number.take(),
         };
         let decided = written.record(self.gateway, outcome, by, now, retry_after);

@@ -20,7 +20,7 @@ use crate::gateway::force::credentials::NoCredential;
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
 use crate::gateway::permit::Envelope;
-use crate::gateway::relay::{MAX_TIMEOUTS_PER_CALL, Relay};
+use crate::gateway::relay::{MAX_TIMEOUTS_PER_CALL, Relay, WaitProgress};
 use crate::gateway::sessions::{LastSession, Session};
 use crate::gateway::upstream::Upstream;
 use crate::protocol::answer;
@@ -35,6 +35,7 @@ mod cors;
 mod credentials;
 mod handshake;
 mod head;
+mod held;
 mod metadata;
 mod notifications;
 mod requests;
@@ -89,6 +90,8 @@ where
                 last_session,
                 trace_id: trace::id(&head.headers),
                 hops: admitted.hops,
+                takes_events: true,
+                told: None,
             };
             let answer = exchange.run(body).await.unwrap_or_else(|refusal| *refusal);
             if http_body::Body::size_hint(answer.body()).exact().is_some() {
@@ -118,6 +121,10 @@ struct Exchange<'a> {
     trace_id: Option<String>,
     /// The gateways that the request passed through.
     hops: Option<HeaderValue>,
+    /// The client takes a stream of events as the answer.
+    takes_events: bool,
+    /// The progress that the client got while its call waited for a person.
+    told: Option<Arc<WaitProgress>>,
 }
 
 impl Exchange<'_> {
@@ -129,6 +136,7 @@ impl Exchange<'_> {
         match self.head.method {
             Method::POST => {
                 let accepted = self.check_post_headers()?;
+                self.takes_events = accepted != AcceptedTypes::Json;
                 let limit = self.snapshot.settings.max_request_bytes;
                 let share = self.grant.share.clone();
                 let read = read_for(

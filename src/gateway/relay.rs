@@ -32,10 +32,12 @@ mod ends;
 mod events;
 mod responses;
 mod tell;
+mod wait_progress;
 
 use self::events::EventRelay;
 pub use self::responses::MAX_TIMEOUTS_PER_CALL;
 pub use self::tell::{give_up, tell_upstream};
+pub use self::wait_progress::WaitProgress;
 
 /// Comments keep intermediaries from closing a quiet stream (gateway.md).
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -98,16 +100,23 @@ pub struct Asked {
     under_way: Option<RequestIdGuard>,
     /// What the answer lists, if the request asks for a list.
     lists: Option<ListKind>,
+    /// The progress that the client got while the request waited for a person.
+    told: Option<Arc<WaitProgress>>,
 }
 
 impl Asked {
-    /// One that has just been forwarded, and what its answer lists.
-    pub fn new(under_way: RequestIdGuard, lists: Option<ListKind>) -> Self {
+    /// One that has just been forwarded, what its answer lists, and the progress that its client got.
+    pub fn new(
+        under_way: RequestIdGuard,
+        lists: Option<ListKind>,
+        told: Option<Arc<WaitProgress>>,
+    ) -> Self {
         Asked {
             upstream: under_way.upstream(),
             client: under_way.client().clone(),
             under_way: Some(under_way),
             lists,
+            told,
         }
     }
 
@@ -118,6 +127,7 @@ impl Asked {
             client,
             under_way: None,
             lists: None,
+            told: None,
         }
     }
 
@@ -337,6 +347,10 @@ impl Relay {
         };
         match row.need {
             Need::Nothing => {
+                let told = self.asked.as_ref().and_then(|asked| asked.told.as_ref());
+                if told.is_some_and(|told| told.is_behind(notification)) {
+                    return RelayedMessage::Drop;
+                }
                 if row.name == "notifications/tools/list_changed" {
                     self.gateway.inventory.nudge();
                 }

@@ -129,13 +129,15 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
 
     let mut mounted = SecretMounts::new(args.secrets_dir.clone(), own_keys(&args));
     mounted.refresh();
+    let instance = uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();
     let approvals = Arc::new(ClusterApprovals::new(
         &args.namespace,
         &args.server,
+        &instance,
         Some(audit.clone()),
     ));
     let shared = Shared {
-        instance: uuid::Uuid::new_v4().simple().to_string()[..12].to_owned(),
+        instance,
         audit,
         metrics,
         sealing: sealing(&args),
@@ -183,7 +185,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     };
     let renewed_after = target.renewed_after;
     tokio::spawn(Arc::clone(&approvals).follow(renewed_after));
-    tokio::spawn(approvals.record_expiries());
+    tokio::spawn(approvals.record_steps());
     let (notify, notices) = mpsc::channel(4);
     tokio::spawn(watch::follow(target, notify));
     let keeping = tokio::spawn(keep(

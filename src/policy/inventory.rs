@@ -118,7 +118,7 @@ pub enum Withheld {
     Duplicate,
     /// Its definition has another digest than its pin.
     Pin,
-    /// A rule reads its arguments, and its schema cannot be compiled.
+    /// A rule reads an argument whose schema cannot be compiled.
     Schema(String),
 }
 
@@ -382,13 +382,13 @@ fn bind(program: &Program, definition: &Definition, budget: &mut Budget) -> Tool
             .iter()
             .filter_map(|at| program.rules.get(*at as usize))
     };
+    let forms = forms(program, definition, known, selected());
+    let reads = selected().fold(Reads::default(), |reads, rule| reads.and(&rule.reads));
     let schema = definition
         .schema
         .as_ref()
-        .filter(|_| selected().any(|rule| rule.reads.some()))
-        .map(|schema| Schema::compile(schema, budget));
-    let forms = forms(program, definition, known, selected());
-    let reads = selected().fold(Reads::default(), |reads, rule| reads.and(&rule.reads));
+        .filter(|_| reads.some())
+        .map(|schema| Schema::compile(schema, &reads, budget));
     let catalogued: &[&str] = match known {
         Known::Yes(entry) => entry.properties,
         Known::Drifted(_) | Known::No => &[],

@@ -89,6 +89,8 @@ struct Node {
     default: Option<Value>,
     /// What a string can be by this schema and all that it refers to.
     formats: format::Formats,
+    /// The schema of an argument that no rule reads, which could not be compiled.
+    opaque: bool,
     /// Kinds that a value can have by this schema and all that it refers to, and null where that is a default. May be more.
     admits: Kinds,
 }
@@ -325,8 +327,11 @@ impl<'p> Path<'p> {
 
 impl Schema {
     /// Resolves and weighs a schema, with what the patterns and nodes of the listing may still cost.
-    pub fn compile(schema: &Value, budget: &mut Budget) -> Result<Self, String> {
-        build::build(schema, budget)
+    ///
+    /// An argument that no rule reads may have a schema that cannot be compiled: then nothing is
+    /// said about its value.
+    pub fn compile(schema: &Value, reads: &Reads, budget: &mut Budget) -> Result<Self, String> {
+        build::build(schema, reads, budget)
     }
 
     /// Whether the arguments are as the schema says, as they stand; what the server will read beside them; and which of those

@@ -75,6 +75,10 @@ pub enum Approval<'a> {
     /// With the reason that the person gave, which may be empty.
     Denied(&'a str),
     Expired,
+    /// By an equal call.
+    Used,
+    /// The policy, the tool or the caller's rights have changed.
+    Void,
     /// The server behind the gateway, or what the call would change, has changed.
     Stale,
     Withdrawn,
@@ -253,7 +257,17 @@ pub fn approval(version: Version, id: &Id<'_>, name: &str, state: Approval<'_>) 
         }
         Approval::Expired => {
             format!(
-                "Approval expired: McpApproval {name} ran out, or another call used it. Repeat the call unchanged to ask again."
+                "Approval expired: McpApproval {name} ran out before the call was made. Repeat the call unchanged to ask again."
+            )
+        }
+        Approval::Used => {
+            format!(
+                "Approval used: an equal call has used McpApproval {name}. Repeat the call only if it is to be made once more; that asks again."
+            )
+        }
+        Approval::Void => {
+            format!(
+                "Approval void: the policy, the tool or the rights of the caller are no longer as they were when McpApproval {name} was asked for. Repeat the call unchanged to ask again."
             )
         }
     };

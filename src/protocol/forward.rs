@@ -9,6 +9,8 @@
 
 use crate::json::{self, Kind, Member};
 
+use super::envelope::Object;
+
 /// Longer progress tokens are left out: the call is made without progress.
 const LONGEST_TOKEN: usize = 256;
 /// W3C Trace Context section 3.3.1.3 and W3C Baggage section 3.3.2.
@@ -26,6 +28,12 @@ pub fn meta_passes(member: &Member<'_>) -> bool {
         "baggage" => printable(member, LONGEST_BAGGAGE),
         _ => false,
     }
+}
+
+/// The progress token of a request, as JSON, if it is one that goes to the server.
+pub fn progress_token<'a>(params: &Object<'a>) -> Option<&'a str> {
+    let member = params.meta("progressToken")?;
+    token_passes(member).then_some(member.raw)
 }
 
 /// A progress token is a string or an integer.

@@ -8,7 +8,7 @@ use super::{
     Conditions, Verdict,
     accounting::{self, Ledger},
     count,
-    report::{Report, ReportedListing},
+    report::{Report, ReportedListing, ReportedTool},
 };
 use crate::{
     api::{
@@ -24,6 +24,9 @@ use crate::{
 use jiff::Timestamp;
 
 mod opening;
+
+/// More tools than this are not named in a condition.
+const MAX_WITHHELD: usize = 3;
 
 /// Why a server is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,11 +167,9 @@ fn upstream_ready(inputs: &Inputs<'_>) -> Verdict {
             Reason::Pending,
             "No gateway has listed the server's tools yet.",
         ),
-        (Some((report, ReportedListing { error: None, .. })), _) => Verdict::new(
-            true,
-            Reason::Listed,
-            format!("The server lists {} tools.", report.tools.len()),
-        ),
+        (Some((report, ReportedListing { error: None, .. })), _) => {
+            Verdict::new(true, Reason::Listed, listed(&report.tools))
+        }
         (
             Some((
                 _,
@@ -190,6 +191,24 @@ fn upstream_ready(inputs: &Inputs<'_>) -> Verdict {
             },
         ),
     }
+}
+
+/// How many tools there are, and which of them nobody gets for a reason of their own.
+fn listed(tools: &[ReportedTool]) -> String {
+    let mut text = format!("The server lists {} tools.", tools.len());
+    let withheld = || {
+        let tools = tools.iter();
+        tools.filter_map(|tool| Some((&tool.name, tool.withheld.as_deref()?)))
+    };
+    for (name, why) in withheld().take(MAX_WITHHELD) {
+        let name = name.escape_debug();
+        text.push_str(&format!(" `{name}` is hidden from all callers: {why}."));
+    }
+    match withheld().count().saturating_sub(MAX_WITHHELD) {
+        0 => {}
+        more => text.push_str(&format!(" So are {more} more.")),
+    }
+    text
 }
 
 fn authenticated(inputs: &Inputs<'_>) -> Verdict {

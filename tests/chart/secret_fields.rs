@@ -93,6 +93,14 @@ pub fn cases() -> Vec<(&'static str, Value)> {
             ),
         ),
         (
+            "upstream.http.proxy.credentialsSecretRef",
+            with(
+                http(),
+                "upstream.http.proxy",
+                json!({ "url": "http://proxy.example:3128", "credentialsSecretRef": reference() }),
+            ),
+        ),
+        (
             "upstream.http.tls.caSecretRef",
             with(
                 http(),

@@ -1,6 +1,7 @@
 //! The operator on a real API server: installed by its chart, with its least rights, and gateways that are the real program.
 
 mod accounting;
+mod approval_lines;
 mod approvals;
 mod approved_calls;
 mod callers;

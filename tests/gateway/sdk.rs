@@ -128,6 +128,42 @@ async fn lives_through_refusals(client: usize) {
     assert!(!discovered, "{what}");
 }
 
+/// A call is held for longer than the client would wait in silence.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sdks_clients_hear_that_their_call_waits_for_a_person() {
+    let policy = json!({"rules": [{"name": "held", "tools": {"names": ["held"]},
+        "action": "RequireApproval", "approval": {"waitUpTo": "5s"}}]});
+    let watched = async |client: usize| {
+        let (what, variable) = CLIENTS[client];
+        if installed(variable, what).is_none() {
+            return;
+        }
+        let fake = Fake::start(&["held"]).await;
+        let rig = Rig::new(&fake, std::slice::from_ref(&policy)).await;
+        let steps = json!([["watch", "held", {}], ["list"]]);
+        let got = run(client, &rig.url(), &steps).await.unwrap();
+        let step = &got["steps"][0];
+        let (error, text) = result(step);
+        assert!(
+            error && text.starts_with("Approval pending"),
+            "{what}: {step}"
+        );
+        let told = step[2].as_array().unwrap();
+        let values: Vec<f64> = told.iter().map(|one| one[0].as_f64().unwrap()).collect();
+        assert!(
+            values.len() >= 2 && values.is_sorted_by(|one, next| one < next),
+            "{what}: {step}"
+        );
+        let message = told[0][1].as_str().unwrap();
+        assert!(
+            message.starts_with("waiting for approval fake-"),
+            "{what}: {step}"
+        );
+        assert_eq!(got["steps"][1], json!(["held"]), "{what}");
+    };
+    tokio::join!(watched(0), watched(1), watched(2), watched(3));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_1_client_lives_through_every_kind_of_refusal() {
     lives_through_refusals(0).await;

@@ -177,6 +177,21 @@ impl Serve {
             .unwrap()
     }
 
+    /// Ends a session; the status.
+    fn end(&self, session: &str) -> u16 {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(
+            stream,
+            "DELETE /scripted/mcp HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nMcp-Session-Id: {session}\r\n\r\n",
+            self.address
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
     /// One POST; status, session id, body.
     fn post(&self, session: Option<&str>, body: &Value) -> (u16, Option<String>, Value) {
         self.post_with("", session, body)
@@ -321,6 +336,97 @@ fn a_policy_change_is_in_force_without_a_restart_and_a_bad_one_keeps_the_last() 
 
     serve.write_policy(&policy_yaml(ALLOW));
     serve.echo_until(&session, |result| !is_error(result));
+}
+
+#[test]
+fn a_session_with_a_shared_server_survives_a_restart() {
+    let serve = Serve::start(ALLOW);
+    let (session, address) = (serve.session(), serve.address.clone());
+    assert!(!is_error(&serve.echo(&session, "hello")));
+    let (_, _, folder) = serve.interrupt();
+    let again = |folder: TempDir| {
+        std::fs::remove_dir_all(folder.path().join("files")).unwrap();
+        Serve::launch(portcullis(), folder, ALLOW, &[])
+    };
+    let mut serve = again(folder);
+    // The client goes on where it was; only the port is another one here.
+    assert_ne!(serve.address, address);
+    assert_eq!(text(&serve.echo(&session, "hello")), "hello");
+    let list = json!({"jsonrpc": "2.0", "id": 3, "method": "tools/list", "params": {}});
+    assert_eq!(serve.post(Some(&session), &list).0, 200);
+    // A session that its client has ended stays ended.
+    let ended = serve.session();
+    let status = serve.end(&ended);
+    assert_eq!(status, 204);
+    let call = json!({"jsonrpc": "2.0", "id": 4, "method": "ping"});
+    assert_eq!(serve.post(Some(&ended), &call).0, 404);
+
+    // Attack: with another key, no token of before opens.
+    let (_, _, folder) = serve.interrupt();
+    std::fs::remove_file(folder.path().join("state/sealing.key")).unwrap();
+    serve = again(folder);
+    assert_eq!(serve.post(Some(&session), &call).0, 404);
+}
+
+#[test]
+fn variables_of_this_environment_reach_a_server_only_where_they_are_passed() {
+    let server = server_yaml().replace(
+        "      command:",
+        "      env: [{ name: TOOLS, value: 'environment,variables' }]\n      command:",
+    );
+    let rules = "    - { name: all, tools: { names: ['*'] }, action: Allow }\n";
+    let set = |command: &mut Command| {
+        command
+            .env("MLFLOW_TRACKING_USERNAME", "joe")
+            .env("SSL_CERT_FILE", "/ca.pem");
+    };
+    let serve = Serve::start_as(&server, rules, |command, _| {
+        set(command);
+        command.args(["--pass-env", "MLFLOW_TRACKING_USERNAME"]);
+    });
+    let session = serve.session();
+    let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {
+        "name": "variables", "arguments": {"names": ["MLFLOW_TRACKING_USERNAME", "SSL_CERT_FILE"]}}});
+    let (_, _, answer) = serve.post(Some(&session), &call);
+    let got: Value = serde_json::from_str(text(&answer["result"])).unwrap();
+    assert_eq!(
+        got,
+        json!({"MLFLOW_TRACKING_USERNAME": "joe", "SSL_CERT_FILE": null})
+    );
+    let (_, said, _folder) = serve.interrupt();
+    let note = said
+        .lines()
+        .find(|line| line.contains("its process gets"))
+        .unwrap();
+    assert!(note.contains("MLFLOW_TRACKING_USERNAME"), "{note}");
+    let (_, missing) = note.split_once("set here, but not passed: ").unwrap();
+    assert!(missing.contains("--pass-env SSL_CERT_FILE"), "{note}");
+    assert!(!missing.contains("MLFLOW_TRACKING_USERNAME"), "{note}");
+    assert!(!said.contains("joe") && !said.contains("/ca.pem"), "{said}");
+}
+
+#[test]
+fn a_tool_that_nobody_gets_is_named_with_the_reason_at_the_start_in_the_log_and_in_the_status() {
+    let server = server_yaml().replace(
+        "      command:",
+        "      env: [{ name: TOOLS, value: 'echo,twice,twice' }]\n      command:",
+    );
+    let serve = Serve::start_as(&server, ALLOW, |_, _| {});
+    let status = serve.command(&["status", "-o", "yaml"]);
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    let (_, said, _folder) = serve.interrupt();
+    let why = "the server lists this name more than once";
+    let named = |text: &str, place: &str| {
+        let mut lines = text.lines();
+        let named = lines.any(|line| line.contains(place) && line.contains(why));
+        assert!(named, "{place}:\n{text}");
+    };
+    named(&said, "note: McpServer ml/scripted: tool `twice`");
+    named(&said, "WARN");
+    named(
+        &status.replace("\n", " "),
+        "`twice` is hidden from all callers",
+    );
 }
 
 #[test]

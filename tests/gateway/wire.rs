@@ -11,6 +11,8 @@ mod limits;
 mod lists;
 mod observation;
 mod parsing;
+mod progress;
+mod proxies;
 mod records;
 mod reload;
 mod sessions;

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod api_reference;
 mod bounds;
 mod chart;
 mod circles;
@@ -14,6 +15,12 @@ mod generated;
 mod import;
 mod layering;
 mod messages;
+#[allow(
+    dead_code,
+    reason = "shared with the cluster tests, which use all of it"
+)]
+#[path = "../cluster/definitions/objects.rs"]
+mod objects;
 mod plugin;
 mod security;
 mod type_names;

@@ -115,6 +115,17 @@ pub struct HttpUpstream {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "UpstreamTls")]
     pub tls: Option<UpstreamTls>,
+    /// The Host header that the server gets, where it insists on another one than that of the URL:
+    /// a name, and a port if need be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(min = 1, max = 261))]
+    #[x_kube(validation = Rule::new("self.matches('^([-.0-9A-Za-z_]+|\\\\[[0-9A-Fa-f:.]+\\\\])(:[0-9]{1,5})?$')").message("host is a name, and a port if need be, such as mlflow.example.com or mlflow:5000"))]
+    pub host: Option<String>,
+    /// The HTTP proxy through which the server is reached. Without it, HTTPS_PROXY, HTTP_PROXY and
+    /// NO_PROXY of the gateway's own environment count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "UpstreamProxy")]
+    pub proxy: Option<UpstreamProxy>,
     /// The server's credentials by caller; the first entry that matches a caller counts. A caller
     /// that no entry matches is refused. If absent, every caller goes with `headers`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -125,6 +136,20 @@ pub struct HttpUpstream {
     #[serde(flatten)]
     #[schemars(skip)]
     pub unknown: Unknown,
+}
+
+/// An HTTP proxy.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpstreamProxy {
+    /// Its http URL, such as http://proxy.example.com:3128.
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new("self.matches('^http://[^/?#@ ]+/?$')").message("url must be the http URL of a proxy, such as http://proxy.example.com:3128, without user, password or path; name the Secret that holds USER:PASSWORD in credentialsSecretRef"))]
+    pub url: String,
+    /// The user and the password, as USER:PASSWORD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "SecretKeyRef")]
+    pub credentials_secret_ref: Option<SecretKeyRef>,
 }
 
 /// What some callers' requests to the server carry.
@@ -220,6 +245,12 @@ pub struct StdioUpstream {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Sessions", extend("default" = "Shared"))]
     pub sessions: Option<Sessions>,
+    /// A session that is not used for this long ends, and with `sessions: PerSession` its process. A
+    /// shared session is opened again when its client comes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationString", extend("default" = "30m"))]
+    #[x_kube(validation = Rule::new("self.matches('[1-9]')").message("sessionIdleTimeout must be longer than nothing, for example 30m"))]
+    pub session_idle_timeout: Option<DurationString>,
     /// Environment variables by caller, with `sessions: PerSession`; the first entry that matches a
     /// caller counts. A caller that no entry matches is refused. If absent, every process has `env`
     /// and `envFrom` alone.
@@ -286,6 +317,13 @@ impl StdioUpstream {
     /// The session mode, Shared if unset.
     pub fn sessions(&self) -> Sessions {
         self.sessions.unwrap_or(Sessions::Shared)
+    }
+
+    /// The time after which an unused session ends, 30m if unset.
+    pub fn session_idle_timeout(&self) -> DurationString {
+        self.session_idle_timeout
+            .clone()
+            .unwrap_or_else(|| DurationString::from("30m"))
     }
 
     /// The user, 65532 if unset.

@@ -35,19 +35,21 @@ pub(super) fn report_readers(file: Option<&PathBuf>) -> Result<Grants, Failure> 
     Ok(Grants::new(&keys, false))
 }
 
-/// Counters whose journals are below the folder for state.
-pub(super) fn counters(state: Option<&Path>) -> Result<Counters, Failure> {
+/// The folder for what survives a restart.
+pub(super) fn state_folder(state: Option<&Path>) -> Result<PathBuf, Failure> {
     let set = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty());
-    let folder = match (state, set("XDG_STATE_HOME"), set("HOME")) {
-        (Some(folder), ..) => folder.to_owned(),
-        (None, Some(state), _) => PathBuf::from(state).join("portcullis"),
-        (None, None, Some(home)) => PathBuf::from(home).join(".local/state/portcullis"),
-        (None, None, None) => {
-            return Err(Failure::new(
-                "there is no folder for what limits count: name one with --state DIR",
-            ));
-        }
-    };
+    match (state, set("XDG_STATE_HOME"), set("HOME")) {
+        (Some(folder), ..) => Ok(folder.to_owned()),
+        (None, Some(state), _) => Ok(PathBuf::from(state).join("portcullis")),
+        (None, None, Some(home)) => Ok(PathBuf::from(home).join(".local/state/portcullis")),
+        (None, None, None) => Err(Failure::new(
+            "there is no folder for what limits count: name one with --state DIR",
+        )),
+    }
+}
+
+/// Counters whose journals are below the folder for state.
+pub(super) fn counters(folder: &Path) -> Result<Counters, Failure> {
     let kept = Counters::kept_in(folder.join("counters"));
     Ok(kept.map_err(SetupError::Counters)?)
 }

@@ -6,11 +6,15 @@ use std::net::SocketAddr;
 use jiff::Timestamp;
 
 use super::super::output::{age, columns};
-use super::{Served, State};
+use super::{Served, State, variables};
 use crate::api::Switch;
 use crate::api::server::Sessions;
 use crate::gateway::bridge;
+use crate::gateway::force::withheld::withheld;
 use crate::gateway::observe::Outcome;
+
+/// More tools of a server than this are not named; its status and the log name the others.
+const MAX_WITHHELD: usize = 5;
 
 /// The text that is printed once everything runs: the URL of each server, and what to do next.
 pub fn start(state: &State, address: SocketAddr) -> String {
@@ -29,6 +33,12 @@ pub fn start(state: &State, address: SocketAddr) -> String {
     text.push_str("\nPoint an MCP client at a URL. `portcullis status` shows more, and `portcullis approvals list` the \
     calls that wait for you; Ctrl-C stops the gateway.\n");
     for served in state.served.values() {
+        let is_set = |name: &str| std::env::var_os(name).is_some();
+        let given = &served.environment.1;
+        if let Some(note) = variables::note(&served.server, given, is_set) {
+            let server = served.gateway.observe.server();
+            text.push_str(&format!("note: McpServer {server}: {note}\n"));
+        }
         if let Some(stdio) = &served.server.spec.upstream.stdio
             && stdio.sessions() == Sessions::PerSession
         {
@@ -38,6 +48,17 @@ pub fn start(state: &State, address: SocketAddr) -> String {
                 one process for all sessions.\n",
                 served.gateway.observe.server(),
                 bridge::Sessions::PerSession.most()
+            ));
+        }
+    }
+    for served in state.served.values() {
+        let Some(snapshot) = served.gateway.snapshot() else {
+            continue;
+        };
+        for (tool, why) in withheld(&snapshot.bound).take(MAX_WITHHELD) {
+            let server = served.gateway.observe.server();
+            text.push_str(&format!(
+                "note: McpServer {server}: tool `{tool}` is hidden from all callers: {why}\n"
             ));
         }
     }
@@ -76,7 +97,7 @@ fn row(served: &Served, address: SocketAddr) -> Vec<String> {
         url,
         tools,
         policies,
-        callers(served).to_owned(),
+        callers(served),
     ]
 }
 
@@ -110,18 +131,28 @@ fn bracketed(address: SocketAddr) -> String {
     }
 }
 
-fn callers(served: &Served) -> &'static str {
-    match &served.server.spec.authentication {
-        None => "nobody",
-        Some(authentication) => match (
-            authentication.api_keys.is_some(),
-            authentication.anonymous(),
-        ) {
-            (true, Switch::Allow) => "API keys, anonymous",
-            (true, Switch::Deny) => "API keys",
-            (false, Switch::Allow) => "anyone",
-            (false, Switch::Deny) => "nobody",
-        },
+fn callers(served: &Served) -> String {
+    let Some(authentication) = &served.server.spec.authentication else {
+        return "nobody".to_owned();
+    };
+    let keys = authentication.api_keys.is_some();
+    let tokens = !authentication.jwt.is_empty();
+    let anonymous = authentication.anonymous() == Switch::Allow;
+    if anonymous && !keys && !tokens {
+        return "anyone".to_owned();
+    }
+    let ways = [
+        (keys, "API keys"),
+        (tokens, "tokens"),
+        (anonymous, "anonymous"),
+    ];
+    let ways: Vec<&str> = ways
+        .into_iter()
+        .filter_map(|(admits, way)| admits.then_some(way))
+        .collect();
+    match ways[..] {
+        [] => "nobody".to_owned(),
+        _ => ways.join(", "),
     }
 }
 

@@ -7,12 +7,11 @@
 
 mod following;
 mod kept;
+mod recording;
 mod writes;
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
@@ -20,33 +19,31 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use self::kept::KeptApprovals;
-use super::expiries;
 use super::standing::{AskRoom, finished, pending, room, standing};
-use super::steps::{AskingSessions, record, record_decision};
+use super::steps::{AskingSessions, record};
 use super::{ApprovalKey, ApprovalRequest, CallContext, NotRequested, Standing};
 use crate::api::approval::{McpApproval, Phase};
 use crate::api::loose::Loose;
-use crate::gateway::observe::audit::{AuditLog, DecisionId};
+use crate::gateway::observe::audit::AuditLog;
 
 /// Says which server's gateway asks; the watch is for these objects alone.
 const SERVER_LABEL: &str = "portcullis.dev/server";
 /// Clocks of gateways differ by no more. What expires later than a request that is made now could,
 /// and this beyond, was not made by a gateway of this server.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_mins(5);
-/// Between two checks for requests that have expired.
-const SWEEP_WAITS: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
 
 /// McpApprovals of one server in the cluster.
 pub struct ClusterApprovals {
     namespace: String,
     server: String,
+    /// Names this run of the gateway.
+    instance: String,
     state: Mutex<ClusterState>,
     /// Counts changes.
     changed: watch::Sender<u64>,
     log: Option<AuditLog>,
 }
 
-#[derive(Default)]
 struct ClusterState {
     /// None while the API cannot be used or has not been listed.
     client: Option<Client>,
@@ -56,6 +53,8 @@ struct ClusterState {
     asked: HashMap<String, AskedApproval>,
     /// The grants of requests that are being created at this moment.
     creating: Vec<String>,
+    /// Decisions on calls whose request may have been created without an answer that says so.
+    unanswered: Vec<String>,
 }
 
 /// A request that calls at this gateway ask for.
@@ -63,29 +62,23 @@ struct AskedApproval {
     uid: String,
     sessions: AskingSessions,
     destination: String,
-    /// The decision on the call that asked first.
-    instance: String,
-    number: u64,
-    /// So many decisions of people are in the audit log.
-    decisions_recorded: usize,
-}
-
-impl AskedApproval {
-    fn by(&self) -> DecisionId<'_> {
-        DecisionId {
-            instance: &self.instance,
-            number: self.number,
-        }
-    }
 }
 
 impl ClusterApprovals {
     /// Nothing is known yet, and no call gets an approval before [`Self::follow`] has listed them.
-    pub fn new(namespace: &str, server: &str, log: Option<AuditLog>) -> Self {
+    /// `instance` names this run of the gateway.
+    pub fn new(namespace: &str, server: &str, instance: &str, log: Option<AuditLog>) -> Self {
         ClusterApprovals {
             namespace: namespace.to_owned(),
             server: server.to_owned(),
-            state: Mutex::default(),
+            instance: instance.to_owned(),
+            state: Mutex::new(ClusterState {
+                client: None,
+                kept: KeptApprovals::new(instance),
+                asked: HashMap::new(),
+                creating: Vec::new(),
+                unanswered: Vec::new(),
+            }),
             changed: watch::Sender::new(0),
             log,
         }
@@ -126,7 +119,7 @@ impl ClusterApprovals {
             && latest.is_ok_and(|latest| object.spec.expires_at.0 <= latest)
     }
 
-    /// Finds the open request for this call; None where there is room for a new one.
+    /// See [`super::Approvals::find`].
     pub(super) fn find(
         &self,
         wanted: &ApprovalRequest,
@@ -144,7 +137,7 @@ impl ClusterApprovals {
     }
 
     /// The open request for a call among those that are kept, for which this session asks from now
-    /// on too.
+    /// on too; or the newest one, if that has expired and no answer has named it yet.
     fn kept_open(
         &self,
         state: &mut ClusterState,
@@ -162,10 +155,13 @@ impl ClusterApprovals {
                 return Some(standing);
             }
         }
-        None
+        let (name, object) = state.kept.untold_expiry(&wanted.names, now)?;
+        let expired = Self::is_believed(object, wanted, now).then(|| name.to_owned())?;
+        state.kept.tell_expiry(&expired);
+        Some(Standing::Expired(self.key(&expired)))
     }
 
-    /// Finds the open request for this call, or creates it.
+    /// Finds the request for this call as [`Self::find`] does, or creates it.
     pub(super) async fn request(
         self: &Arc<Self>,
         wanted: &ApprovalRequest,
@@ -205,7 +201,7 @@ impl ClusterApprovals {
         if finished(object, now) || !Self::is_believed(object, wanted, now) {
             return None;
         }
-        standing(object, key, || version(object), now)
+        Some(standing(object, key, || version(object), now))
     }
 
     /// A call at this gateway asks for it.
@@ -224,9 +220,6 @@ impl ClusterApprovals {
                     uid,
                     sessions: AskingSessions::first(context.session),
                     destination: wanted.destination.clone(),
-                    instance: context.decision.instance.to_owned(),
-                    number: context.decision.number,
-                    decisions_recorded: 0,
                 };
                 state.asked.insert(name.to_owned(), asked);
             }
@@ -271,12 +264,19 @@ impl ClusterApprovals {
         key: &ApprovalKey,
         now: Timestamp,
     ) -> Option<Standing> {
-        let state = self.lock();
-        let object = state.kept.get(&key.1)?;
+        let mut state = self.lock();
+        let Some(object) = state.kept.get(&key.1) else {
+            let used = state.kept.is_used(&key.1);
+            return used.then(|| Standing::Used(key.clone()));
+        };
         if !Self::is_believed(object, wanted, now) {
             return None;
         }
-        standing(object, key, || version(object), now)
+        let standing = standing(object, key, || version(object), now);
+        if matches!(standing, Standing::Expired(_)) {
+            state.kept.tell_expiry(&key.1);
+        }
+        Some(standing)
     }
 
     /// `session` does not ask any more for the request of that key, or for any request. Requests
@@ -342,56 +342,34 @@ impl ClusterApprovals {
     /// Takes what the watch or a write of this gateway brought.
     fn took(&self, object: &Loose<McpApproval>, now: Timestamp) {
         let mut state = self.lock();
-        let ClusterState { kept, asked, .. } = &mut *state;
+        let ClusterState {
+            kept,
+            asked,
+            unanswered,
+            ..
+        } = &mut *state;
         let name = object.metadata().name.clone().unwrap_or_default();
         if !kept.take(object, &self.server, now) {
             return;
         }
-        if let Some(asking) = asked.get_mut(&name) {
-            let current = object
-                .object()
-                .ok()
-                .filter(|object| uid(object) == asking.uid);
-            match current {
-                None => {
-                    asked.remove(&name);
-                }
-                Some(object) => {
-                    let decisions = &object.spec.decisions;
-                    for decision in decisions.iter().skip(asking.decisions_recorded) {
-                        record_decision(object, self.log.as_ref(), decision, asking.by(), now);
-                    }
-                    asking.decisions_recorded = decisions.len();
-                    if object.ended_at().is_some() {
-                        asked.remove(&name);
-                    }
-                }
+        if let Some(asking) = asked.get(&name) {
+            let current = object.object().ok();
+            let current = current.filter(|object| uid(object) == asking.uid);
+            if current.is_none_or(|object| object.ended_at().is_some()) {
+                asked.remove(&name);
             }
+        }
+        if !unanswered.is_empty()
+            && let Ok(object) = object.object()
+            && let Some(at) = unanswered
+                .iter()
+                .position(|id| object.spec.decision_id.as_ref() == Some(id))
+        {
+            unanswered.swap_remove(at);
+            record(object, self.log.as_ref(), "requested", None, now);
         }
         drop(state);
         self.notify();
-    }
-
-    /// Records which requests have expired; returns when the next one expires.
-    fn expire(&self, now: Timestamp) -> Option<Timestamp> {
-        let mut state = self.lock();
-        let ClusterState { kept, asked, .. } = &mut *state;
-        for object in kept.expired(now) {
-            let name = object.metadata.name.as_deref().unwrap_or_default();
-            if let Some(asking) = asked.remove(name)
-                && object.ended_at().is_none()
-                && object.phase_at(now) == Phase::Expired
-            {
-                record(&object, self.log.as_ref(), "expired", asking.by(), now);
-            }
-        }
-        kept.next_expiry()
-    }
-
-    /// Records expirations when they happen, for ever.
-    pub async fn record_expiries(self: Arc<Self>) {
-        let changed = self.changed.subscribe();
-        expiries::sweep(changed, SWEEP_WAITS, |now| self.expire(now)).await;
     }
 }
 

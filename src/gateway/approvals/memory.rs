@@ -5,7 +5,7 @@
 //! them.
 
 use super::expiries;
-use super::standing::{AskRoom, room};
+use super::standing::{AskRoom, room, told_until};
 use super::steps::Entry;
 use super::{ApprovalKey, ApprovalRequest, CallContext, DecideError, NotRequested, Standing};
 use crate::api::Time;
@@ -141,12 +141,14 @@ impl Memory {
         key: &ApprovalKey,
         now: Timestamp,
     ) -> Option<Standing> {
-        let entries = self.lock();
-        let entry = entries.get(key)?;
+        let mut entries = self.lock();
+        let entry = entries.get_mut(key)?;
         if !asks_for(entry, wanted) {
             return None;
         }
-        entry.standing(key, now)
+        let standing = entry.standing(key, now);
+        entry.expiry_told |= matches!(standing, Standing::Expired(_));
+        Some(standing)
     }
 
     pub(super) fn consume(
@@ -162,7 +164,7 @@ impl Memory {
         };
         let approved = matches!(
             entry.standing(key, now),
-            Some(Standing::Approved(_, found, _)) if found == version
+            Standing::Approved(_, found, _) if found == version
         );
         if !approved {
             return false;
@@ -364,7 +366,8 @@ fn named<'a>(
         .take_while(move |((of, own), _)| *of == namespace && own.starts_with(&start))
 }
 
-/// The open request for a call, for which this session asks from now on too.
+/// The open request for a call, for which this session asks from now on too; or the newest one, if
+/// that has expired and no answer has named it yet.
 fn open(
     entries: &mut BTreeMap<ApprovalKey, Entry>,
     wanted: &ApprovalRequest,
@@ -373,10 +376,22 @@ fn open(
 ) -> Option<Standing> {
     for name in &wanted.names {
         let open = named(entries, &wanted.namespace, name)
-            .filter(|(_, entry)| !entry.finished(now) && asks_for(entry, wanted))
-            .find_map(|(key, entry)| Some((entry.standing(key, now)?, entry)));
-        if let Some((standing, entry)) = open {
+            .find(|(_, entry)| !entry.finished(now) && asks_for(entry, wanted));
+        if let Some((key, entry)) = open {
             entry.askers.asked_by(context.session);
+            return Some(entry.standing(key, now));
+        }
+    }
+    for name in &wanted.names {
+        let newest = named(entries, &wanted.namespace, name)
+            .filter(|(_, entry)| asks_for(entry, wanted))
+            .max_by_key(|(_, entry)| entry.object.spec.requested_at.0);
+        if let Some((key, entry)) = newest
+            && !entry.expiry_told
+            && now < told_until(&entry.object)
+            && let standing @ Standing::Expired(_) = entry.standing(key, now)
+        {
+            entry.expiry_told = true;
             return Some(standing);
         }
     }

@@ -20,31 +20,40 @@ pub(super) fn pending(object: &McpApproval, now: Timestamp) -> bool {
     !finished(object, now) && object.ruling().is_none()
 }
 
-/// What a call that asks for it is answered; None when it has expired or was used. `version` is
-/// what [`super::Approvals::consume`] must still find.
+/// What a call that asks for it is answered. `version` is what [`super::Approvals::consume`] must
+/// still find.
 pub(super) fn standing(
     object: &McpApproval,
     key: &ApprovalKey,
     version: impl FnOnce() -> String,
     now: Timestamp,
-) -> Option<Standing> {
+) -> Standing {
+    let key = key.clone();
     match object.phase_at(now) {
-        Phase::Stale => return Some(Standing::Stale(key.clone())),
-        Phase::Withdrawn => return Some(Standing::Withdrawn(key.clone())),
-        Phase::Consumed => return None,
-        _ if finished(object, now) => return None,
-        Phase::Pending | Phase::Approved | Phase::Denied | Phase::Expired => {}
+        Phase::Stale => return Standing::Stale(key),
+        Phase::Withdrawn => return Standing::Withdrawn(key),
+        Phase::Consumed => return Standing::Used(key),
+        Phase::Expired => return Standing::Expired(key),
+        Phase::Pending | Phase::Approved | Phase::Denied => {}
     }
-    Some(match object.ruling() {
-        None => Standing::Pending(key.clone(), object.spec.expires_at.0),
+    match object.ruling() {
+        None => Standing::Pending(key, object.spec.expires_at.0),
         Some(ruling) => match ruling.verdict {
             Verdict::Approved => {
                 let observed = object.spec.observed.clone().map(Box::new);
-                Standing::Approved(key.clone(), version(), observed)
+                Standing::Approved(key, version(), observed)
             }
-            Verdict::Denied => Standing::Denied(key.clone(), ruling.clone()),
+            Verdict::Denied => Standing::Denied(key, ruling.clone()),
         },
-    })
+    }
+}
+
+/// Until when a repeated call is told that its request has expired: for as long again as the
+/// request was open. After that it just asks anew.
+pub(super) fn told_until(object: &McpApproval) -> Timestamp {
+    let (asked, expires) = (object.spec.requested_at.0, object.spec.expires_at.0);
+    let again = expires.saturating_add(expires.duration_since(asked));
+    again.unwrap_or(expires)
 }
 
 /// Whether two requests agree in all that a person reads of the call; only the times, what was observed and
@@ -62,6 +71,7 @@ pub(super) fn same_call(one: &McpApprovalSpec, other: &McpApprovalSpec) -> bool 
         rule,
         requested_at: _,
         expires_at: _,
+        decision_id: _,
         approvers: _,
         observed: _,
         decisions: _,

@@ -57,11 +57,10 @@ pub(super) struct Entry {
     /// Digest of where the call goes.
     pub(super) destination: String,
     pub(super) askers: AskingSessions,
-    /// The decision on the call that asked first.
-    instance: String,
-    number: u64,
     /// Its end by the clock is in the audit log.
     pub(super) expiry_recorded: bool,
+    /// A call was answered that it has expired.
+    pub(super) expiry_told: bool,
 }
 
 impl Entry {
@@ -72,6 +71,7 @@ impl Entry {
     ) -> Self {
         let spec = McpApprovalSpec {
             decisions: Vec::new(),
+            decision_id: Some(context.decision.to_string()),
             ..wanted.spec.clone()
         };
         let mut object = McpApproval::new(&key.1, spec);
@@ -82,9 +82,8 @@ impl Entry {
             version: 1,
             destination: wanted.destination.clone(),
             askers: AskingSessions::first(context.session),
-            instance: context.decision.instance.to_owned(),
-            number: context.decision.number,
             expiry_recorded: false,
+            expiry_told: false,
         }
     }
 
@@ -124,7 +123,7 @@ impl Entry {
     }
 
     /// See [`standing::standing`].
-    pub(super) fn standing(&self, key: &ApprovalKey, now: Timestamp) -> Option<Standing> {
+    pub(super) fn standing(&self, key: &ApprovalKey, now: Timestamp) -> Standing {
         standing::standing(&self.object, key, || self.version.to_string(), now)
     }
 
@@ -147,12 +146,8 @@ impl Entry {
 
     /// A person has decided; see [`record_decision`].
     pub(super) fn record_decided(&self, log: Option<&AuditLog>, time: Timestamp) {
-        let by = DecisionId {
-            instance: &self.instance,
-            number: self.number,
-        };
         if let Some(decision) = self.object.spec.decisions.last() {
-            record_decision(&self.object, log, decision, by, time);
+            record_decision(&self.object, log, decision, time);
         }
     }
 
@@ -169,46 +164,43 @@ impl Entry {
         by: Option<DecisionId<'_>>,
         time: Timestamp,
     ) {
-        let by = by.unwrap_or(DecisionId {
-            instance: &self.instance,
-            number: self.number,
-        });
         record(&self.object, log, step, by, time);
     }
 }
 
-/// Records what the person at that place of the list decided.
+/// Records what a person decided.
 pub(super) fn record_decision(
     object: &McpApproval,
     log: Option<&AuditLog>,
     decision: &Decision,
-    decision_id: DecisionId<'_>,
     time: Timestamp,
 ) {
     let step = match decision.verdict {
         Verdict::Approved => "approved",
         Verdict::Denied => "denied",
     };
-    write(object, log, step, Some(decision), decision_id, time);
+    write(object, log, (step, None), Some(decision), &[], time);
 }
 
-/// Records a step of a request.
+/// Records a step of a request. `by` is the decision that it belongs to, if not that on the call
+/// that asked.
 pub(super) fn record(
     object: &McpApproval,
     log: Option<&AuditLog>,
     step: &'static str,
-    decision_id: DecisionId<'_>,
+    by: Option<DecisionId<'_>>,
     time: Timestamp,
 ) {
-    write(object, log, step, object.ruling(), decision_id, time);
+    let approvers: Vec<&str> = object.approved_by().collect();
+    write(object, log, (step, by), object.ruling(), &approvers, time);
 }
 
 fn write(
     object: &McpApproval,
     log: Option<&AuditLog>,
-    step: &'static str,
+    (step, by): (&'static str, Option<DecisionId<'_>>),
     decision: Option<&Decision>,
-    decision_id: DecisionId<'_>,
+    approvers: &[&str],
     time: Timestamp,
 ) {
     let Some(log) = log else {
@@ -216,9 +208,10 @@ fn write(
     };
     let spec = &object.spec;
     let namespace = object.metadata.namespace.as_deref();
+    let asked = spec.decision_id.as_deref().and_then(DecisionId::parse);
     log.step(&ApprovalStep {
         time,
-        decision_id,
+        decision_id: by.or(asked).unwrap_or(UNKNOWN),
         server: &format!("{}/{}", namespace.unwrap_or_default(), spec.server_ref.name),
         approval: object.metadata.name.as_deref().unwrap_or_default(),
         step,
@@ -233,5 +226,12 @@ fn write(
             .map(|observed| observed.digest.as_str()),
         by: decision.map(|decision| decision.by.as_str()),
         reason: decision.and_then(|decision| decision.reason.as_deref()),
+        approvers,
     });
 }
+
+/// For an object that does not say by which decision it was made.
+const UNKNOWN: DecisionId<'static> = DecisionId {
+    instance: "unknown",
+    number: 0,
+};

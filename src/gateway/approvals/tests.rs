@@ -27,6 +27,7 @@ fn wanted(grant: &str, digest: &str, now: i64) -> ApprovalRequest {
             requested_at: Time(at(now)),
             expires_at: Time(at(now + 100)),
             approvers: None,
+            decision_id: None,
             observed: None,
             decisions: Vec::new(),
         },
@@ -144,6 +145,10 @@ fn an_expired_approval_is_not_used_and_a_denial_stands_until_it_expires() {
     let again = wanted("key:a", "d1", 100);
     assert_eq!(
         memory.request(&again, by("s"), at(100)),
+        Ok(Standing::Expired(key("mlflow-d1-0")))
+    );
+    assert_eq!(
+        memory.request(&again, by("s"), at(100)),
         pending("mlflow-d1-1", 200)
     );
     decide(
@@ -163,6 +168,53 @@ fn an_expired_approval_is_not_used_and_a_denial_stands_until_it_expires() {
         memory.request(&wanted("key:a", "d1", 200), by("s"), at(200)),
         Ok(Standing::Pending(..))
     ));
+}
+
+#[test]
+fn a_call_is_told_once_that_its_newest_request_has_expired_before_it_asks_again() {
+    let memory = Memory::default();
+    let ask = |now: i64| memory.request(&wanted("key:a", "d1", now), by("s"), at(now));
+    let find = |now: i64| memory.find(&wanted("key:a", "d1", now), by("s"), at(now));
+    assert_eq!(ask(0), pending("mlflow-d1-0", 100));
+    // Another call, or another caller's, is told nothing.
+    let others = [wanted("key:a", "d2", 150), wanted("key:b", "d1", 150)];
+    for other in others {
+        assert_eq!(memory.find(&other, by("s"), at(150)), Ok(None));
+    }
+    let expired = Standing::Expired(key("mlflow-d1-0"));
+    assert_eq!(find(150), Ok(Some(expired)));
+    assert_eq!(find(150), Ok(None));
+    assert_eq!(ask(151), pending("mlflow-d1-1", 251));
+    // A held call that sees it happen has been told.
+    let call = wanted("key:a", "d1", 151);
+    let second = key("mlflow-d1-1");
+    let standing = memory.look(&call, &second, at(251));
+    assert_eq!(standing, Some(Standing::Expired(second)));
+    assert_eq!(ask(252), pending("mlflow-d1-2", 352));
+    // One that was used, denied or withdrawn since is what became of the call: nothing older counts.
+    let Ok(_) = decide(&memory, "mlflow-d1-2", Verdict::Denied, "bob", None, 253) else {
+        panic!("not denied")
+    };
+    assert_eq!(ask(353), pending("mlflow-d1-3", 453));
+    // After as long again, the call just asks.
+    assert_eq!(find(553), Ok(None));
+    assert_eq!(ask(553), pending("mlflow-d1-4", 653));
+}
+
+#[test]
+fn a_call_whose_approval_another_one_used_learns_that() {
+    let memory = Memory::default();
+    let call = wanted("key:a", "d1", 0);
+    memory.request(&call, by("s"), at(0)).unwrap();
+    decide(&memory, "mlflow-d1-0", Verdict::Approved, "alice", None, 1).unwrap();
+    let Ok(Standing::Approved(found, version, _)) = memory.request(&call, by("s"), at(2)) else {
+        panic!("not approved")
+    };
+    assert!(memory.consume(&found, &version, by("s"), at(3)));
+    assert_eq!(
+        memory.look(&call, &found, at(4)),
+        Some(Standing::Used(found.clone()))
+    );
 }
 
 #[test]
@@ -511,4 +563,9 @@ fn every_step_is_a_line_that_names_who_why_what_and_the_decision() {
         })
     );
     assert_eq!(steps[7]["decisionId"], "run-8");
+    assert_eq!(
+        (&steps[7]["by"], &steps[7]["reason"], &steps[7]["approvers"]),
+        (&"alice".into(), &"better".into(), &vec!["alice"].into())
+    );
+    assert_eq!(steps[8].get("approvers"), None);
 }

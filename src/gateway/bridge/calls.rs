@@ -9,9 +9,8 @@ use http::{HeaderValue, Response, StatusCode, header};
 use super::session::Full;
 use super::stream::{self, Accepts, Body, Event};
 use super::wire::{self, Id, code};
-use crate::gateway::upstream::stdio::{Piece, printable};
+use crate::gateway::upstream::stdio::{AnsweredIds, Piece, printable};
 use crate::gateway::upstream::unserved::{Unserved, mark};
-use crate::json::Reader;
 use crate::protocol::envelope::Refusal;
 
 /// Why the bridge answers a call in the child's place. Whether the child has seen a byte of the
@@ -115,48 +114,36 @@ pub(super) fn full(id: &Id, full: Full) -> Response<Body> {
     unavailable(id, &Unanswered::down(why, Duration::from_secs(10)))
 }
 
-/// A line that is not a valid message: what to log, and the call that it may be meant to answer.
+/// A line that is not a valid message: what to log, and the calls that it may be meant to answer.
 pub(super) struct Unreadable {
     pub(super) why: String,
     pub(super) excerpt: String,
-    pub(super) answers: Option<Id>,
+    pub(super) answers: Vec<Id>,
 }
 
-/// Looks at what the strict parser refused, just far enough to see whether a call waits for it.
+/// Looks at what the strict parser refused, just far enough to see whether calls wait for it.
 pub(super) fn unreadable(piece: &Piece, refusal: Option<&Refusal>, cap: usize) -> Unreadable {
-    let (bytes, why) = match piece {
-        Piece::Line(line) => (line, refusal.map_or_else(String::new, ToString::to_string)),
-        Piece::TooLong { start, length } => (
+    let (start, why, answers) = match piece {
+        Piece::Line(line) => {
+            let mut answers = AnsweredIds::default();
+            answers.read(line);
+            let why = refusal.map_or_else(String::new, ToString::to_string);
+            (line, why, answers.finish())
+        }
+        Piece::TooLong {
             start,
-            format!("{length} bytes long, more than a line may have"),
-        ),
+            length,
+            answers,
+        } => {
+            let why = format!("{length} bytes long, more than a line may have");
+            (start, why, answers.clone())
+        }
     };
     Unreadable {
         why,
-        excerpt: printable(bytes, cap),
-        answers: answered(bytes),
+        excerpt: printable(start, cap),
+        answers: answers.iter().filter_map(|raw| wire::id(raw)).collect(),
     }
-}
-
-/// The `id` of a response that breaks off or goes wrong after its `id`.
-fn answered(bytes: &[u8]) -> Option<Id> {
-    // A line that is cut may end within a character.
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => std::str::from_utf8(bytes.get(..error.valid_up_to())?).ok()?,
-    };
-    let mut id = None;
-    let mut method = false;
-    // The error is known already; only what came before it matters.
-    let _ = Reader::over(text).object(|reader, key| {
-        method |= key == "method";
-        let raw = reader.raw()?;
-        if key == "id" {
-            id = wire::id(raw);
-        }
-        Ok::<(), crate::json::Error>(())
-    });
-    id.filter(|_| !method)
 }
 
 /// Exponential, with jitter of up to a half, so that many bridges do not restart in step.
@@ -171,25 +158,6 @@ pub(super) fn backoff(failures: u32, first: Duration, max: Duration) -> Duration
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_broken_answer_still_names_its_call() {
-        let number = Some(Id::Integer(5));
-        assert_eq!(
-            answered(br#"{"jsonrpc":"2.0","id":5,"result":{"x":NaN}}"#),
-            number
-        );
-        assert_eq!(
-            answered(br#"{"jsonrpc":"2.0","id":5,"result":{"text":"aaaaa"#),
-            number
-        );
-        assert_eq!(answered(b"{\"id\":5,\"result\":{\"t\":\"\xc3"), number);
-        assert_eq!(
-            answered(br#"{"method":"m","id":5,"params":{"x":NaN}}"#),
-            None
-        );
-        assert_eq!(answered(b"plain text"), None);
-    }
 
     #[test]
     fn the_delay_doubles_within_its_bounds() {

@@ -385,6 +385,15 @@ impl SessionChild {
         Some(table.calls.remove(at))
     }
 
+    /// The call that an answer under this id is meant for: some servers turn a number into a text.
+    fn answered(&self, id: &Id) -> Option<Call> {
+        self.take(id).or_else(|| {
+            let mut table = self.table.lock();
+            let at = table.calls.iter().position(|call| id.answers(&call.id))?;
+            Some(table.calls.remove(at))
+        })
+    }
+
     /// The child may still answer, but the client no longer cares (MCP, "Cancellation").
     /// Says whether the child has such a call.
     fn cancelled(&self, params: Option<&Object<'_>>) -> bool {

@@ -1,6 +1,6 @@
 //! What both modes know of a client's session: its id, when it was last used, and its GET streams.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,13 +11,26 @@ use super::stream::{Event, Receiver, Sender, StreamLimits, channel};
 
 /// One more GET stream closes the oldest: its connection may be long dead.
 const MAX_STREAMS: usize = 4;
+/// More sessions that were ended are not remembered.
+const MAX_ENDED: usize = 4_096;
 /// Messages kept while no GET stream is open; the oldest go first.
 const MAX_BACKLOG: usize = 64;
 const MAX_BACKLOG_BYTES: usize = 256 << 10;
 
-/// A session id that cannot be guessed (MCP, "Session management": globally unique, visible ASCII).
-pub(super) fn new_id() -> String {
-    uuid::Uuid::new_v4().simple().to_string()
+/// Characters of a session's id that cannot be guessed; its caller follows them.
+const RANDOM_CHARS: usize = 32;
+/// A gateway names its callers in at most this many characters.
+const MAX_CALLER_CHARS: usize = 64;
+
+/// A session id that cannot be guessed (MCP, "Session management": globally unique, visible ASCII),
+/// and that says whose it is, so that the session can be opened again.
+fn new_id(caller: &str) -> String {
+    let caller = if is_caller(caller) { caller } else { "" };
+    format!("{}{caller}", uuid::Uuid::new_v4().simple())
+}
+
+fn is_caller(text: &str) -> bool {
+    text.len() <= MAX_CALLER_CHARS && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 /// The part of a session that both modes share.
@@ -71,6 +84,31 @@ pub(super) fn makes_room<'a>(
     }
 }
 
+/// The sessions that were ended last. An older one can be opened again, by its own caller only.
+#[derive(Debug, Default)]
+pub(super) struct EndedSessions {
+    order: VecDeque<String>,
+    known: HashSet<String>,
+}
+
+impl EndedSessions {
+    pub(super) fn contains(&self, id: &str) -> bool {
+        self.known.contains(id)
+    }
+
+    pub(super) fn insert(&mut self, id: String) {
+        if !self.known.insert(id.clone()) {
+            return;
+        }
+        self.order.push_back(id);
+        if self.order.len() > MAX_ENDED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+}
+
 /// Why there is no room for another session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
@@ -82,8 +120,20 @@ pub(super) enum Full {
 
 impl BridgeSession {
     pub(super) fn new(caller: &str) -> Self {
+        Self::with_id(new_id(caller), caller)
+    }
+
+    /// The session of an id that this process, or one before it, gave out and has forgotten; None
+    /// if none of them can have given it out.
+    pub(super) fn again(id: &str) -> Option<Self> {
+        let (random, caller) = id.split_at_checked(RANDOM_CHARS)?;
+        let given = random.bytes().all(|byte| byte.is_ascii_hexdigit()) && is_caller(caller);
+        given.then(|| Self::with_id(id.to_owned(), caller))
+    }
+
+    fn with_id(id: String, caller: &str) -> Self {
         Self {
-            id: new_id(),
+            id,
             caller: caller.to_owned(),
             used: Mutex::new(Instant::now()),
             outbox: Mutex::default(),

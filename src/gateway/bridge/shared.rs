@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::calls::{Unanswered, at_once, full, now, unavailable};
-use super::session::{BridgeSession, Full, makes_room};
+use super::session::{BridgeSession, EndedSessions, Full, makes_room};
 use super::stream::{self, Accepts, Body, Event, Receiver, bare};
 use super::wire::{self, Id, code};
 use super::{Context, SESSION, StartError, version};
@@ -66,6 +66,8 @@ const STARTS_IN_A_ROW: u32 = 5;
 pub(super) struct SharedServer {
     context: Context,
     sessions: Mutex<HashMap<String, Arc<BridgeSession>>>,
+    /// Those that their clients ended.
+    ended: Mutex<EndedSessions>,
     state: watch::Sender<ServerState>,
     pending: Mutex<Pending>,
     /// The ids of calls: what the child prints of one caller must not answer another's call.
@@ -85,6 +87,7 @@ impl SharedServer {
         let shared = Arc::new(Self {
             context,
             sessions: Mutex::default(),
+            ended: Mutex::default(),
             state,
             pending: Mutex::default(),
             numbers: Numbers::default(),
@@ -158,10 +161,36 @@ impl SharedServer {
         }
     }
 
-    fn session(&self, id: &str) -> Option<Arc<BridgeSession>> {
-        let session = self.sessions.lock().get(id).cloned()?;
+    /// The session of an id. One that ended because it was idle, or with the process before this
+    /// one, is opened again: the child knows of no session, so nothing is lost but subscriptions.
+    fn session(self: &Arc<Self>, id: &str) -> Option<Arc<BridgeSession>> {
+        let known = self.sessions.lock().get(id).cloned();
+        let session = match known {
+            Some(session) => session,
+            None if self.ended.lock().contains(id) => return None,
+            None => self.admit(BridgeSession::again(id)?).ok()?,
+        };
         session.touch();
         Some(session)
+    }
+
+    /// Makes room for a session, if need be at the cost of the one that is idle for longest.
+    fn admit(self: &Arc<Self>, session: BridgeSession) -> Result<Arc<BridgeSession>, Full> {
+        let session = Arc::new(session);
+        loop {
+            let idle = {
+                let mut sessions = self.sessions.lock();
+                match self.room(&sessions, &session.caller)? {
+                    None => {
+                        let same = sessions.entry(session.id.clone()).or_insert(session);
+                        return Ok(Arc::clone(same));
+                    }
+                    Some(idle) => idle,
+                }
+            };
+            tracing::info!(server = %self.context.child.name, "the session idle for longest was ended to make room for another");
+            self.close(&idle);
+        }
     }
 
     pub(super) async fn initialize(
@@ -180,21 +209,9 @@ impl SharedServer {
             Ok(live) => live,
             Err(error) => return unavailable(id, &error),
         };
-        let session = loop {
-            let idle = {
-                let mut sessions = self.sessions.lock();
-                match self.room(&sessions, caller) {
-                    Ok(None) => {
-                        let session = Arc::new(BridgeSession::new(caller));
-                        sessions.insert(session.id.clone(), Arc::clone(&session));
-                        break session;
-                    }
-                    Ok(Some(idle)) => idle,
-                    Err(refused) => return full(id, refused),
-                }
-            };
-            tracing::info!(server = %self.context.child.name, "the session idle for longest was ended to make room for another");
-            self.delete(&idle);
+        let session = match self.admit(BridgeSession::new(caller)) {
+            Ok(session) => session,
+            Err(refused) => return full(id, refused),
         };
         let version = version::negotiate(&asked, live.version);
         let text = wire::result(id, &live.result.replacen(VERSION_HERE, version.as_str(), 1));
@@ -220,7 +237,7 @@ impl SharedServer {
 
     /// A message within a session; `None` if there is no such session.
     pub(super) async fn message(
-        &self,
+        self: &Arc<Self>,
         session: &str,
         message: Message<'_>,
         accepts: Accepts,
@@ -407,7 +424,7 @@ impl SharedServer {
         self.subscribers.lock().unsubscribe(session, uri)
     }
 
-    pub(super) fn listen(&self, session: &str) -> Option<Receiver> {
+    pub(super) fn listen(self: &Arc<Self>, session: &str) -> Option<Receiver> {
         let session = self.session(session)?;
         Some(session.listen(self.context.limits.stream()))
     }
@@ -423,9 +440,18 @@ impl SharedServer {
         matches!(&*self.state.borrow(), ServerState::Ready(_))
     }
 
-    /// Ends a session. The child goes on with its calls, as they were not cancelled, but they are
-    /// answered now.
+    /// Ends a session for good.
     pub(super) fn delete(self: &Arc<Self>, session: &str) -> bool {
+        let known = self.close(session);
+        if known {
+            self.ended.lock().insert(session.to_owned());
+        }
+        known
+    }
+
+    /// Ends a session until it is used again. The child goes on with its calls, as they were not
+    /// cancelled, but they are answered now.
+    fn close(self: &Arc<Self>, session: &str) -> bool {
         let Some(session) = self.sessions.lock().remove(session) else {
             return false;
         };
@@ -525,7 +551,7 @@ async fn expire(shared: Arc<SharedServer>) {
                 .collect()
         };
         for id in ended {
-            shared.delete(&id);
+            shared.close(&id);
         }
     }
 }

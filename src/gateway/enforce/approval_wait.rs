@@ -1,26 +1,21 @@
 //! Calls that need approval: finds or creates the approval, holds the call, and consumes the
 //! approval for one call.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::time::timeout_at;
 
 use super::held_calls::HeldCall;
-use super::{AdmittedCall, Granted, PendingCall, Refusal, decide, unrecordable};
+use super::{AdmittedCall, Granted, PendingCall, Refusal, Waiting, decide, unrecordable};
 use crate::gateway::approvals::{
-    ApprovalKey, ApprovalRequest, CallContext, NotConsumed, NotRequested, RequestParts, Standing,
+    ApprovalKey, ApprovalRequest, CallContext, NotConsumed, NotRequested, Standing,
 };
 use crate::gateway::fairness::offload::aside;
 use crate::gateway::observe::Outcome;
-use crate::policy::approval::{self, Subject};
-use crate::policy::decision::RuleId;
+use crate::gateway::observe::audit::ApprovalState;
 use crate::policy::observed::Observed;
 use crate::policy::{self, Decision};
-
-/// When a call may be repeated that found no Kubernetes API.
-const API_RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// What was observed has this long until the call is forwarded, or it is read once more.
 const FRESH: Duration = Duration::from_secs(1);
@@ -92,11 +87,10 @@ impl PendingCall<'_> {
             let now = Timestamp::now();
             match standing {
                 Standing::Approved((_, name), version, observed) => {
-                    self.approval = Some(name.clone());
+                    self.approval = Some((name.clone(), ApprovalState::Approved));
                     // Cancelled, or its session ended, at the moment at which it was approved.
                     if hold.is_cancelled() || self.gateway.sessions.has_ended(self.call.session) {
-                        self.record(Outcome::Unapproved, &decision.by, now, None);
-                        return Err(Refusal::Cancelled);
+                        return Err(self.cancelled(name, &decision.by));
                     }
                     let key = (wanted.namespace.clone(), name);
                     let approved = ApprovedCall {
@@ -110,31 +104,30 @@ impl PendingCall<'_> {
                     if !hold.release() || self.gateway.sessions.has_ended(self.call.session) {
                         admitted.in_flight.give_back();
                         admitted.in_flight.done = true;
-                        self.record(Outcome::Unapproved, &decision.by, now, None);
-                        return Err(Refusal::Cancelled);
+                        let name = self.approval.take().map(|(name, _)| name);
+                        return Err(self.cancelled(name.unwrap_or_default(), &decision.by));
                     }
                     return Ok(admitted);
                 }
                 Standing::Denied((_, name), decided) => {
-                    self.approval = Some(name.clone());
-                    self.record(Outcome::Unapproved, &decision.by, now, None);
-                    return Err(Refusal::ApprovalDenied {
-                        name,
-                        reason: decided.reason,
-                    });
+                    let reason = decided.reason;
+                    let refusal = Refusal::ApprovalDenied { name, reason };
+                    return Err(self.unapproved(refusal, &decision.by));
                 }
                 Standing::Stale((_, name)) => {
-                    self.approval = Some(name.clone());
-                    self.record(Outcome::Unapproved, &decision.by, now, None);
-                    return Err(Refusal::ApprovalStale { name });
+                    return Err(self.unapproved(Refusal::ApprovalStale { name }, &decision.by));
                 }
                 Standing::Withdrawn((_, name)) => {
-                    self.approval = Some(name.clone());
-                    self.record(Outcome::Unapproved, &decision.by, now, None);
-                    return Err(Refusal::ApprovalWithdrawn { name });
+                    return Err(self.unapproved(Refusal::ApprovalWithdrawn { name }, &decision.by));
+                }
+                Standing::Expired((_, name)) => {
+                    return Err(self.unapproved(Refusal::ApprovalExpired { name }, &decision.by));
+                }
+                Standing::Used((_, name)) => {
+                    return Err(self.unapproved(Refusal::ApprovalUsed { name }, &decision.by));
                 }
                 Standing::Pending(key, open_until) => {
-                    self.approval = Some(key.1.clone());
+                    self.tell(&key.1, open_until, number);
                     let changed = async { changes.changed().await.is_ok() };
                     let expiry =
                         Duration::try_from(open_until.duration_since(now)).unwrap_or_default();
@@ -142,31 +135,45 @@ impl PendingCall<'_> {
                     let woken = tokio::select! {
                         biased;
                         () = hold.cancelled() => {
-                            let (session, now) = (self.call.session, Timestamp::now());
-                            approvals.withdraw(&key, session, now);
-                            self.record(Outcome::Unapproved, &decision.by, now, None);
-                            return Err(Refusal::Cancelled);
+                            approvals.withdraw(&key, self.call.session, Timestamp::now());
+                            return Err(self.cancelled(key.1, &decision.by));
                         }
                         woken = timeout_at(until, changed) => woken,
                     };
                     let now = Timestamp::now();
                     match approvals.look(&wanted, &key, now) {
                         Some(Standing::Pending(..)) if !matches!(woken, Ok(true)) => {
-                            self.record(Outcome::Unapproved, &decision.by, now, None);
-                            return Err(Refusal::Pending {
-                                name: key.1,
-                                until: open_until,
-                            });
+                            let (name, until) = (key.1, open_until);
+                            return Err(
+                                self.unapproved(Refusal::Pending { name, until }, &decision.by)
+                            );
                         }
                         Some(found) => standing = found,
-                        None => {
-                            self.record(Outcome::Unapproved, &decision.by, now, None);
-                            return Err(Refusal::ApprovalGone { name: key.1 });
-                        }
+                        None => return Err(self.void(key.1, &decision.by)),
                     }
                 }
             }
         }
+    }
+
+    /// Tells the client that the call waits, and for what.
+    fn tell(&self, approval: &str, until: Timestamp, decision: u64) {
+        let Some(waiting) = self.waiting else {
+            return;
+        };
+        waiting.send_if_modified(|told| {
+            let news = told
+                .as_ref()
+                .is_none_or(|told| told.approval != approval || told.until != until);
+            if news {
+                *told = Some(Waiting {
+                    approval: approval.to_owned(),
+                    until,
+                    decision,
+                });
+            }
+            news
+        });
     }
 
     /// Decides again under the current bundle and credentials, looks whether what was observed is
@@ -223,10 +230,20 @@ impl PendingCall<'_> {
                 match (fresh, Granted::approved(&decision, consumed)) {
                     (Ok(()), Some(granted)) => return Ok(AdmittedCall { in_flight, granted }),
                     (Err(refusal), _) => refusal,
-                    (Ok(()), None) => self.gone(&approved, &decision.by, now),
+                    (Ok(()), None) => self.void(key.1.clone(), &decision.by),
                 }
             }
-            (Err(NotConsumed::Lost), _) => self.gone(&approved, &decision.by, now),
+            (Err(NotConsumed::Lost), _) => {
+                let approvals = self.gateway.calls.approvals();
+                let name = key.1.clone();
+                let refusal = match approvals.look(wanted, key, Timestamp::now()) {
+                    Some(Standing::Used(_)) => Refusal::ApprovalUsed { name },
+                    Some(Standing::Expired(_)) => Refusal::ApprovalExpired { name },
+                    Some(Standing::Stale(_)) => Refusal::ApprovalStale { name },
+                    _ => Refusal::ApprovalVoid { name },
+                };
+                self.unapproved(refusal, &decision.by)
+            }
             (Err(NotConsumed::Unavailable), _) => {
                 self.not_requested(&NotRequested::Unavailable, &decision, now)
             }
@@ -253,18 +270,19 @@ impl PendingCall<'_> {
         if *destination != wanted.destination {
             let approvals = self.gateway.calls.approvals();
             approvals.destination_changed(&server.namespace, &server.name, destination, now);
-            self.record(Outcome::Unapproved, &decision.by, now, None);
-            return Err(Refusal::ApprovalStale {
-                name: key.1.clone(),
-            });
+            let name = key.1.clone();
+            return Err(self.unapproved(Refusal::ApprovalStale { name }, &decision.by));
         }
         if !self.snapshot.grants.still_holds(self.call.grant) {
-            return Err(self.gone(approved, &decision.by, now));
+            return Err(self.void(key.1.clone(), &decision.by));
         }
         match decision.outcome {
             policy::Outcome::RequireApproval => {}
             policy::Outcome::Allow => {
-                let admitted = self.allow(&decision, now).await?;
+                let admitted = match self.shared(&decision) {
+                    None => self.allow_here(&decision, now)?,
+                    Some(counters) => self.allow_shared(counters, &decision, now).await?,
+                };
                 return Ok(DecidedAgain::Admitted(Box::new(admitted)));
             }
             _ => return Err(self.refuse(&decision, now)),
@@ -272,7 +290,7 @@ impl PendingCall<'_> {
         // Another definition of the tool, other rules or another preview make it another call.
         match self.approval_request(&decision, now)? {
             Some(again) if again.is_same_call(wanted) => Ok(DecidedAgain::Asks(decision)),
-            _ => Err(self.gone(approved, &decision.by, now)),
+            _ => Err(self.void(key.1.clone(), &decision.by)),
         }
     }
 
@@ -286,7 +304,7 @@ impl PendingCall<'_> {
     ) -> Result<(), Refusal> {
         let demand = decision.approval.as_deref();
         let Some(observation) = demand.and_then(|demand| demand.observe.as_ref()) else {
-            return Err(self.gone(approved, &decision.by, Timestamp::now()));
+            return Err(self.void(approved.key.1.clone(), &decision.by));
         };
         let current = self.observe(observation, &decision.by, hold).await?;
         if current == *observed {
@@ -295,103 +313,14 @@ impl PendingCall<'_> {
         let (key, now) = (&approved.key, Timestamp::now());
         let approvals = self.gateway.calls.approvals();
         approvals.state_changed(key, approved.version, now);
-        self.record(Outcome::Unapproved, &decision.by, now, None);
-        Err(Refusal::ApprovalStale {
-            name: key.1.clone(),
-        })
-    }
-
-    fn gone(&self, approved: &ApprovedCall<'_>, by: &Arc<RuleId>, now: Timestamp) -> Refusal {
-        self.record(Outcome::Unapproved, by, now, None);
-        Refusal::ApprovalGone {
-            name: approved.key.1.clone(),
-        }
+        let name = key.1.clone();
+        Err(self.unapproved(Refusal::ApprovalStale { name }, &decision.by))
     }
 
     fn context(&self, number: u64) -> CallContext<'_> {
         CallContext {
             session: self.call.session,
             decision: self.gateway.observe.id(number),
-        }
-    }
-
-    pub(super) fn not_requested(
-        &self,
-        refused: &NotRequested,
-        decision: &Decision,
-        now: Timestamp,
-    ) -> Refusal {
-        let outcome = match refused {
-            NotRequested::GrantFull | NotRequested::ServerFull => Outcome::Unapproved,
-            // No person was asked: a refusal of the fail-closed table.
-            NotRequested::Unavailable | NotRequested::Rejected => Outcome::Denied,
-        };
-        let retry_after = (*refused == NotRequested::Unavailable).then_some(API_RETRY_AFTER);
-        self.record(outcome, &decision.by, now, retry_after);
-        let by = Arc::clone(&decision.by);
-        match retry_after {
-            Some(retry_after) => Refusal::ApprovalUnavailable { by, retry_after },
-            None => Refusal::ApprovalRefused {
-                by,
-                why: refused.to_string(),
-            },
-        }
-    }
-
-    /// The request for approval of exactly this call, or the refusal if it cannot be shown to a
-    /// person.
-    pub(super) fn approval_request(
-        &self,
-        decision: &Decision,
-        now: Timestamp,
-    ) -> Result<Option<ApprovalRequest>, Refusal> {
-        let Some(demand) = decision.approval.as_deref() else {
-            return Ok(None);
-        };
-        let Some(tool) = self.snapshot.bound.tool(self.call.tool) else {
-            return Ok(None);
-        };
-        let subject = Subject {
-            grant: &self.call.grant.caller.grant,
-            server_uid: &self.snapshot.server.uid,
-            destination: &self.snapshot.destination.digest,
-            tool: self.call.tool,
-            definition_digest: &tool.digest,
-            rules: &demand.rules,
-            observe: demand.observe.as_ref(),
-            arguments: &self.call.arguments,
-        };
-        let bound = approval::digest(&subject)
-            .map_err(Into::into)
-            .and_then(|digest| {
-                Ok((
-                    digest,
-                    approval::preview(&self.call.arguments, &demand.hidden(&tool.redact))?,
-                ))
-            });
-        match bound {
-            Ok((digest, preview)) => {
-                let parts = RequestParts {
-                    namespace: &self.snapshot.server.namespace,
-                    server: &self.snapshot.server.name,
-                    by: &decision.by,
-                    digest: &digest,
-                    names: &self.snapshot.sealer.names(&digest),
-                    preview,
-                    destination: self.snapshot.destination_of(&self.call.grant.caller.grant),
-                    expires_after: demand.expires_after,
-                    approvers: demand.approvers,
-                };
-                Ok(Some(ApprovalRequest::new(&subject, parts, now)))
-            }
-            Err(error) => {
-                let error: approval::PreviewError = error;
-                self.record(Outcome::Unapproved, &decision.by, now, None);
-                Err(Refusal::ApprovalRefused {
-                    by: Arc::clone(&decision.by),
-                    why: error.to_string(),
-                })
-            }
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::gateway::Gateway;
 use crate::gateway::fairness::offload::aside;
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::observe::Outcome;
-use crate::gateway::observe::audit::{self, Position, Record, Unwritten};
+use crate::gateway::observe::audit::{self, ApprovalState, Position, Record, Unwritten};
 use crate::policy::decision::RuleId;
 
 /// A forwarded call. Call [`InFlight::finish`] at its end; if it is dropped before, it counts as
@@ -147,7 +147,7 @@ pub(super) struct Written<'a> {
     pub(super) grant: &'a str,
     pub(super) session: &'a str,
     pub(super) trace_id: Option<&'a str>,
-    pub(super) approval: Option<&'a str>,
+    pub(super) approval: Option<(&'a str, ApprovalState)>,
     /// The decision's number, if it has one already.
     pub(super) number: Option<u64>,
 }
@@ -178,7 +178,11 @@ impl Written<'_> {
             policy: Some(&label),
             rule: Some(&by.rule),
             enforced: outcome != Outcome::Audited,
-            approval: self.approval,
+            approval: self
+                .approval
+                .map(|(name, _)| name)
+                .filter(|name| !name.is_empty()),
+            approval_state: self.approval.map(|(_, state)| state),
             retry_after_ms: retry_after
                 .map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
             arguments: aside(self.arguments.len(), || {

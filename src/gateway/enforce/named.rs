@@ -107,6 +107,7 @@ pub async fn named(
         rule: Some(&by.rule),
         enforced: outcome != Outcome::Audited,
         approval: None,
+        approval_state: None,
         retry_after_ms: None,
         arguments: None,
         revision: &snapshot.rules_revision,

@@ -15,6 +15,7 @@ use super::{Granted, PendingCall, Refusal};
 use crate::gateway::body::message::read_answer;
 use crate::gateway::fairness::offload::aside;
 use crate::gateway::observe::Outcome;
+use crate::gateway::observe::audit::ApprovalState;
 use crate::gateway::permit::Permit;
 use crate::gateway::upstream::UpstreamError;
 use crate::policy::decision::{Observation, RuleId};
@@ -84,6 +85,7 @@ impl PendingCall<'_> {
                     tool = observation.tool,
                     "what a rule observes could not be read, so the call was denied: {why}"
                 );
+                self.without_approval(ApprovalState::Unobserved);
                 self.record(Outcome::Denied, by, now, None);
                 Err(Refusal::Unobserved {
                     by: Arc::clone(by),
@@ -91,6 +93,7 @@ impl PendingCall<'_> {
                 })
             }
             None => {
+                self.without_approval(ApprovalState::Cancelled);
                 self.record(Outcome::Unapproved, by, now, None);
                 Err(Refusal::Cancelled)
             }

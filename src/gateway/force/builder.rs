@@ -21,6 +21,7 @@ use super::secrets::{Lookup, Secrets};
 use super::settings::Settings;
 use super::snapshot::Snapshot;
 use super::tls::{self, Certificate, Transport};
+use super::withheld::WithheldTools;
 use crate::gateway::upstream::Upstream;
 use crate::gateway::upstream::connect::connect;
 use crate::gateway::upstream::stdio::RunAs;
@@ -94,6 +95,7 @@ pub struct Builder {
     sealer: Option<(Vec<u8>, Arc<Sealer>)>,
     certificate: Option<Certificate>,
     transport: Transport,
+    withheld: WithheldTools,
 }
 
 impl Builder {
@@ -115,6 +117,7 @@ impl Builder {
             sealer: None,
             certificate: None,
             transport: Transport::Plain,
+            withheld: WithheldTools::default(),
         }
     }
 
@@ -268,6 +271,7 @@ impl Builder {
             program,
             self.listing.as_deref().unwrap_or_default(),
         ));
+        self.withheld.log(&name, &bound);
         let by_session = mentions(bundle, "session");
         Ok(Some(Arc::new(Snapshot {
             revision: bundle.revision.clone(),

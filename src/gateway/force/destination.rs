@@ -46,7 +46,9 @@ impl Destination {
                     Stdio::Bridge { url, bearer } => json!({ "bridge": url, "bearer": bearer }),
                     Stdio::Nowhere => Value::Null,
                 };
-                let whole = json!({ "stdio": server, "place": place });
+                let mut stated = server.clone();
+                stated.session_idle_timeout = None;
+                let whole = json!({ "stdio": stated, "place": place });
                 (self::stdio(server, stdio), whole)
             }
             (None, None) => (String::new(), Value::Null),
@@ -77,8 +79,12 @@ fn http(http: &HttpUpstream) -> String {
     if !http.credentials.is_empty() {
         return url.to_owned();
     }
+    let url = match &http.proxy {
+        Some(proxy) => format!("{url} through {}", proxy.url),
+        None => url.to_owned(),
+    };
     match headers(&http.headers) {
-        names if names.is_empty() => url.to_owned(),
+        names if names.is_empty() => url,
         names => format!("{url} with {names}"),
     }
 }

@@ -24,6 +24,7 @@ pub mod secrets;
 pub mod settings;
 pub mod snapshot;
 pub mod tls;
+pub mod withheld;
 
 pub use self::builder::{Builder, Environment, Sealing};
 pub use self::lists::Lists;

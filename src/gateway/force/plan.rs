@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::EnvVar;
 
@@ -25,6 +26,10 @@ pub enum Plan {
         headers: Vec<(String, Vec<u8>)>,
         /// PEM certificates that alone are trusted.
         ca: Option<Vec<u8>>,
+        /// What it gets as Host, if not what the URL says.
+        host: Option<String>,
+        /// The proxy that the spec names, and USER:PASSWORD for it.
+        proxy: Option<(String, Option<Vec<u8>>)>,
         /// It is the bridge of our own stdio server, which shares its sessions among callers.
         bridge: bool,
     },
@@ -38,6 +43,8 @@ pub enum Plan {
         env: Vec<(OsString, OsString)>,
         /// One child for all sessions, or one for each.
         sessions: Sessions,
+        /// A session that is not used for this long ends.
+        session_idle: Duration,
         /// Whom it runs as, if not as the user of this process.
         user: Option<RunAs>,
     },
@@ -134,10 +141,22 @@ impl Plan {
             Some(reference) => Some(lookup.reference(reference)?),
             None => None,
         };
+        let proxy = match &http.proxy {
+            Some(proxy) => {
+                let credentials = match &proxy.credentials_secret_ref {
+                    Some(reference) => Some(lookup.reference(reference)?),
+                    None => None,
+                };
+                Some((proxy.url.clone(), credentials))
+            }
+            None => None,
+        };
         Some(Plan::Http {
             url: http.url.clone(),
             headers: headers?,
             ca,
+            host: http.host.clone(),
+            proxy,
             bridge: false,
         })
     }
@@ -174,6 +193,8 @@ impl Plan {
             url: url.to_owned(),
             headers,
             ca: None,
+            host: None,
+            proxy: None,
             bridge: true,
         }))
     }
@@ -245,6 +266,10 @@ impl Plan {
             args: leading.iter().chain(&stdio.args).map(Into::into).collect(),
             env,
             sessions: stdio.sessions(),
+            session_idle: stdio
+                .session_idle_timeout()
+                .parse()
+                .map_err(|error| format!("spec.upstream.stdio.sessionIdleTimeout: {error}"))?,
             user: user.cloned(),
         }))
     }

@@ -79,7 +79,7 @@ fn last_response(stream: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// A stream of one event.
-async fn as_events(answer: Answer, grant: &Grant, within: Duration) -> Answer {
+pub(super) async fn as_events(answer: Answer, grant: &Grant, within: Duration) -> Answer {
     let (mut head, body) = answer.into_parts();
     head.headers
         .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

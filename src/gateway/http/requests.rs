@@ -7,6 +7,7 @@ use http::{HeaderName, StatusCode};
 use tokio::time::Instant;
 
 use super::Exchange;
+use super::held::progress_token;
 use super::responses::{Answer, accepted, fault_text, refusal_body, refuse, shown, unrecorded};
 use crate::gateway::body::message::{RETRY_AFTER, json_response};
 use crate::gateway::enforce::request_ids::MAX_CLIENT_ID_BYTES;
@@ -143,11 +144,30 @@ impl Exchange<'_> {
             trace_id: self.trace_id.as_deref(),
         };
         let envelope = || self.envelope(&session);
-        match enforce::tool_call(self.gateway, &self.snapshot, &asked, &envelope).await {
+        // Clients ask for progress by a token, and then read the message that tells of it.
+        let tells = self.takes_events && progress_token(request).is_some();
+        match enforce::tool_call(self.gateway, &self.snapshot, &asked, &envelope, tells).await {
+            Admission::Ask(decision, at) => {
+                Ok(Box::pin(self.hold(session, request, body, (decision, at))).await)
+            }
+            admission => self.admitted(session, (id, &call.name), admission).await,
+        }
+    }
+
+    /// Sends a call, or says why not.
+    pub(super) async fn admitted(
+        &self,
+        session: Arc<Session>,
+        (id, tool): (&Id<'_>, &str),
+        admission: Admission,
+    ) -> Result<Answer, Box<Answer>> {
+        match admission {
             Admission::Forward(forward) => self.forward(session, forward).await,
-            Admission::Refuse(Refusal::Cancelled, _) => Ok(accepted()),
+            // One that is held here is never given back.
+            Admission::Refuse(Refusal::Cancelled, _) | Admission::Ask(..) => Ok(accepted()),
             Admission::Refuse(refusal, number) => {
-                let answer = ok(refusal_body(session.version, id, &call.name, &refusal));
+                let body = refusal_body(session.version, id, tool, &refusal);
+                let answer = refuse(StatusCode::OK, body);
                 Err(Box::new(self.naming(number, *answer)))
             }
         }
@@ -199,57 +219,56 @@ impl Exchange<'_> {
         })
     }
 
-    /// Sends a permitted request and relays its answer, which names the decision.
+    /// Sends a permitted request and relays its answer, which names the decision. From here on every
+    /// failure is a JSON-RPC error under 200.
     async fn forward(
         &self,
         session: Arc<Session>,
         forward: Forward,
     ) -> Result<Answer, Box<Answer>> {
-        let number = forward.decision;
-        match self.send(session, forward).await {
-            Ok(answer) => Ok(self.naming(number, answer)),
-            Err(answer) => Err(Box::new(self.naming(number, *answer))),
-        }
-    }
-
-    /// Sends a permitted request and relays its answer. From here on every failure is a JSON-RPC
-    /// error under 200.
-    async fn send(&self, session: Arc<Session>, forward: Forward) -> Result<Answer, Box<Answer>> {
         let Forward {
             permit,
             under_way,
-            decision: _,
+            decision: number,
             in_flight,
             lists,
         } = forward;
+        let upstream = match self.upstream() {
+            Ok(upstream) => upstream,
+            Err(answer) => return Err(Box::new(self.naming(number, *answer))),
+        };
         let timeout = self.snapshot.settings.timeout;
         let sent = Instant::now();
-        let upstream = self.upstream()?;
-        let response = match upstream.call(permit, timeout).await {
-            Ok(response) => response,
+        let answer = match upstream.call(permit, timeout).await {
+            Ok(response) => {
+                let mut relay = self.relay(session, upstream);
+                relay.asked = Some(Asked::new(under_way, lists, self.told.clone()));
+                relay.answer(in_flight, response, timeout, sent).await
+            }
             Err(error) => {
-                let end = match &error {
-                    UpstreamError::NotSent(_) => End::Unreachable,
-                    UpstreamError::Timeout(_) => End::Timeout,
-                    UpstreamError::Broken(_) | UpstreamError::Unacceptable(_) => End::Broken,
-                };
                 if let Some(in_flight) = in_flight {
-                    in_flight.finish(end);
+                    in_flight.finish(end_of_failure(&error));
                 }
                 tracing::warn!(server = self.gateway.observe.server(), %error, "a request to the upstream failed");
                 // The report shows the reason soon, not only after the next regular listing.
                 self.gateway.inventory.nudge();
-                if end == End::Timeout {
+                if matches!(error, UpstreamError::Timeout(_)) {
                     give_up(self.gateway, upstream, &session, &under_way);
                 }
-                return Err(refuse(
-                    StatusCode::OK,
-                    answer::upstream_down(Some(under_way.client()), &shown(&error), RETRY_AFTER),
-                ));
+                let id = Some(under_way.client());
+                let body = answer::upstream_down(id, &shown(&error), RETRY_AFTER);
+                json_response(StatusCode::OK, body)
             }
         };
-        let mut relay = self.relay(session, upstream);
-        relay.asked = Some(Asked::new(under_way, lists));
-        Ok(relay.answer(in_flight, response, timeout, sent).await)
+        Ok(self.naming(number, answer))
+    }
+}
+
+/// How a call ended that got no answer.
+fn end_of_failure(error: &UpstreamError) -> End {
+    match error {
+        UpstreamError::NotSent(_) => End::Unreachable,
+        UpstreamError::Timeout(_) => End::Timeout,
+        UpstreamError::Broken(_) | UpstreamError::Unacceptable(_) => End::Broken,
     }
 }

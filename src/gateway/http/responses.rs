@@ -139,8 +139,14 @@ pub(super) fn refusal_body(
             name,
             answer::Approval::Denied(reason.as_deref().unwrap_or("")),
         ),
-        Refusal::ApprovalGone { name } => {
+        Refusal::ApprovalExpired { name } => {
             answer::approval(version, id, name, answer::Approval::Expired)
+        }
+        Refusal::ApprovalUsed { name } => {
+            answer::approval(version, id, name, answer::Approval::Used)
+        }
+        Refusal::ApprovalVoid { name } => {
+            answer::approval(version, id, name, answer::Approval::Void)
         }
         Refusal::ApprovalRefused { by, why } => {
             answer::denied(version, id, &by.policy_label(), &by.rule, why)

@@ -76,6 +76,8 @@ pub struct Record<'a> {
     pub enforced: bool,
     /// The approval that the call asked for or used.
     pub approval: Option<&'a str>,
+    /// Where that stands for the call, or why none was asked for.
+    pub approval_state: Option<ApprovalState>,
     /// Milliseconds until the exhausted limit admits the call.
     pub retry_after_ms: Option<u64>,
     /// As `spec.audit.arguments` says: the argument names, or all of the redacted arguments.
@@ -95,7 +97,16 @@ pub struct DecisionId<'a> {
     pub number: u64,
 }
 
-impl DecisionId<'_> {
+impl<'a> DecisionId<'a> {
+    /// Reads what [`Self::write`] wrote.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let (instance, number) = text.rsplit_once('-')?;
+        Some(DecisionId {
+            instance,
+            number: number.parse().ok()?,
+        })
+    }
+
     /// Appends it as it is written everywhere. Instances are made of letters, digits and hyphens.
     pub fn write(&self, out: &mut String) {
         out.push_str(self.instance);
@@ -115,6 +126,61 @@ impl DecisionId<'_> {
 impl fmt::Display for DecisionId<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.instance, self.number)
+    }
+}
+
+/// Where its approval stands for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApprovalState {
+    /// People have approved it.
+    Approved,
+    /// Not enough people have decided.
+    Pending,
+    /// A person denied it.
+    Denied,
+    /// It ran out.
+    Expired,
+    /// The call would go elsewhere, or the observed state has changed.
+    Stale,
+    /// No session asked for it any more.
+    Withdrawn,
+    /// Another call has used it.
+    Used,
+    /// Policy, tool or rights are others than when it was asked for.
+    Void,
+    /// The client gave up the call.
+    Cancelled,
+    /// Too many requests wait already.
+    Full,
+    /// The place where approvals are kept does not answer.
+    Unavailable,
+    /// The Kubernetes API refused the request.
+    Rejected,
+    /// The state to be observed could not be read.
+    Unobserved,
+    /// The arguments cannot be shown to people.
+    Unshowable,
+}
+
+impl ApprovalState {
+    /// The name in the audit log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ApprovalState::Approved => "approved",
+            ApprovalState::Pending => "pending",
+            ApprovalState::Denied => "denied",
+            ApprovalState::Expired => "expired",
+            ApprovalState::Stale => "stale",
+            ApprovalState::Withdrawn => "withdrawn",
+            ApprovalState::Used => "used",
+            ApprovalState::Void => "void",
+            ApprovalState::Cancelled => "cancelled",
+            ApprovalState::Full => "full",
+            ApprovalState::Unavailable => "unavailable",
+            ApprovalState::Rejected => "rejected",
+            ApprovalState::Unobserved => "unobserved",
+            ApprovalState::Unshowable => "unshowable",
+        }
     }
 }
 
@@ -163,6 +229,8 @@ pub struct ApprovalStep<'a> {
     pub by: Option<&'a str>,
     /// Why.
     pub reason: Option<&'a str>,
+    /// Everyone who has approved, where the step is not itself a decision.
+    pub approvers: &'a [&'a str],
 }
 
 /// The arguments of a recorded call.

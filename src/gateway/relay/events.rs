@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::header::CONTENT_TYPE;
-use http::{HeaderName, HeaderValue, Response};
+use http::Response;
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use prometheus_client::metrics::gauge::Gauge;
@@ -16,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::ends::{end_of, end_of_unserved};
 use super::{Asked, KEEP_ALIVE_INTERVAL, Relay, RelayedMessage};
-use crate::gateway::body::message::{MAX_EVENT, RETRY_AFTER};
+use crate::gateway::body::message::{MAX_EVENT, RETRY_AFTER, event_stream};
 use crate::gateway::body::{Body, BoxError};
 use crate::gateway::enforce::{End, InFlight};
 use crate::gateway::fairness::budget::{Room, Share};
@@ -119,18 +118,7 @@ impl EventRelay {
             let bytes = events.next().await?;
             Some((Ok::<_, BoxError>(Frame::data(bytes)), events))
         });
-        let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-        headers.insert(
-            http::header::CACHE_CONTROL,
-            HeaderValue::from_static("no-cache, no-transform"),
-        );
-        headers.insert(
-            HeaderName::from_static("x-accel-buffering"),
-            HeaderValue::from_static("no"),
-        );
-        response
+        event_stream(StreamBody::new(frames).boxed_unsync())
     }
 
     /// The next bytes for the client, or None at the end.

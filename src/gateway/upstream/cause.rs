@@ -10,6 +10,8 @@ use std::io::ErrorKind;
 use http::StatusCode;
 use rustls::CertificateError;
 
+use super::proxy::ProxyFailed;
+
 /// The error with its causes and what to do about it. `own_pod`: the upstream is a pod that the
 /// operator runs, at an address that no user has written.
 pub fn of_error(error: &(dyn Error + 'static), own_pod: bool) -> String {
@@ -37,6 +39,11 @@ fn advice_on(cause: &(dyn Error + 'static)) -> Option<&'static str> {
     if let Some(error) = cause.downcast_ref::<std::io::Error>() {
         let wrapped = error.get_ref().and_then(|inner| advice_on(inner));
         return wrapped.or_else(|| advice_on_io(error.kind()));
+    }
+    if cause.is::<ProxyFailed>() {
+        return Some(
+            "correct spec.upstream.http.proxy and what its credentialsSecretRef names or, where the spec has none, HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the gateway's environment",
+        );
     }
     if let Some(error) = cause.downcast_ref::<hyper::Error>() {
         return error
@@ -102,7 +109,10 @@ pub fn of_status(status: StatusCode) -> String {
             "what is at that path does not speak Streamable HTTP; correct the path in spec.upstream.http.url, which is often /mcp"
         }
         StatusCode::MISDIRECTED_REQUEST => {
-            "it does not serve that host name; correct the host in spec.upstream.http.url, or allow it at the server"
+            "it does not serve that host name; write the name that it serves into spec.upstream.http.host, or allow this one at the server"
+        }
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            "the proxy asks for credentials; name a Secret with USER:PASSWORD in spec.upstream.http.proxy.credentialsSecretRef"
         }
         StatusCode::TOO_MANY_REQUESTS => "it limits how often it may be asked",
         status if status.is_server_error() => {

@@ -5,6 +5,8 @@
 
 use http::HeaderValue;
 
+use super::http_client::Endpoint;
+use super::proxy::Proxy;
 use super::{HttpUpstream, Upstream};
 use crate::api::server::Sessions;
 use crate::gateway::bridge::{self, Bridge, BridgeConfig, OWN_CREDENTIAL};
@@ -30,10 +32,32 @@ pub fn connect(
             url,
             headers,
             ca,
+            host,
+            proxy,
             bridge,
         } => {
-            let mut upstream = HttpUpstream::new(url, headers, ca.as_deref())
-                .map_err(|error| format!("spec.{error}"))?;
+            let proxy = match proxy {
+                _ if *bridge => None,
+                Some((url, credentials)) => Proxy::new(url, credentials.as_deref())
+                    .map(Some)
+                    .map_err(|error| format!("spec.upstream.http.proxy: {error}"))?,
+                None => match url.parse() {
+                    Ok(uri) => Proxy::of_environment(&uri).map_err(|error| {
+                        format!("the proxy variables of the gateway's environment: {error}")
+                    })?,
+                    // What is wrong with it is said below.
+                    Err(_) => None,
+                },
+            };
+            let endpoint = Endpoint {
+                url,
+                headers,
+                ca: ca.as_deref(),
+                host: host.as_deref(),
+                proxy: proxy.as_ref(),
+            };
+            let mut upstream =
+                HttpUpstream::new(&endpoint).map_err(|error| format!("spec.{error}"))?;
             if *bridge {
                 upstream = upstream.as_bridge();
             } else {
@@ -46,6 +70,7 @@ pub fn connect(
             args,
             env,
             sessions,
+            session_idle,
             user,
         } => {
             let mut config = BridgeConfig::new(name, command.clone());
@@ -56,6 +81,7 @@ pub fn connect(
                 Sessions::Shared => bridge::Sessions::Shared,
                 Sessions::PerSession => bridge::Sessions::PerSession,
             };
+            config.limits.session_idle = *session_idle;
             config.limits.max_sessions = config.sessions.most();
             // What the gateway lets pass grows a little when it is written again.
             config.limits.request_bytes = settings.max_request_bytes.saturating_add(64 << 10);

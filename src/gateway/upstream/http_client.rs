@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::HOST;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
@@ -17,6 +19,7 @@ use rustls_pki_types::pem::PemObject as _;
 
 use super::error::UpstreamError;
 use super::pool::Pool;
+use super::proxy::{Proxy, ProxyFailed};
 use super::unserved::of_bridge;
 use crate::gateway::body::Body;
 
@@ -40,9 +43,36 @@ enum ClientTransport {
     /// HTTP/2 or HTTP/1.1 over TLS.
     Tls {
         uri: Uri,
-        config: Arc<rustls::ClientConfig>,
-        client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+        settings: Arc<TlsSettings>,
+        client: TlsClient,
     },
+}
+
+struct TlsSettings {
+    config: rustls::ClientConfig,
+    host: Option<HeaderValue>,
+    proxy: Option<Proxy>,
+}
+
+enum TlsClient {
+    Direct(Client<HttpsConnector<HttpConnector>, Full<Bytes>>),
+    /// Through a proxy that is asked to CONNECT.
+    Tunneled(Client<HttpsConnector<Tunnel<HttpConnector>>, Full<Bytes>>),
+}
+
+/// A Streamable HTTP endpoint and how it is reached.
+#[derive(Clone, Copy, Default)]
+pub struct Endpoint<'a> {
+    /// Its URL.
+    pub url: &'a str,
+    /// The McpServer's headers, with their values resolved.
+    pub headers: &'a [(String, Vec<u8>)],
+    /// The PEM bundle that alone is trusted for it, if given.
+    pub ca: Option<&'a [u8]>,
+    /// What it gets as Host, if not what the URL says.
+    pub host: Option<&'a str>,
+    /// The proxy, if there is one.
+    pub proxy: Option<&'a Proxy>,
 }
 
 /// Why an upstream's settings cannot be used.
@@ -64,6 +94,11 @@ pub enum ConfigError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The Host header cannot be sent.
+    #[error(
+        "upstream.http.host: `{0}` cannot be a Host header; write a name, and a port if need be"
+    )]
+    Host(String),
     /// The certificates cannot be read.
     #[error("upstream.http.tls: {0}")]
     Tls(String),
@@ -90,11 +125,19 @@ const RESERVED: [&str; 16] = [
 ];
 
 /// A shorter part is the name of a scheme, or is found in too many texts.
-const MIN_SECRET_BYTES: usize = 8;
+pub(super) const MIN_SECRET_BYTES: usize = 8;
 
 impl HttpUpstream {
-    /// Whether a text holds a value of the configured headers, or a part of one.
+    /// Whether a text holds a value of the configured headers, or a part of one, or the credentials
+    /// for the proxy.
     pub(super) fn holds_secret(&self, text: &str) -> bool {
+        let proxy = match &self.transport {
+            ClientTransport::Plain(pool) => pool.proxy(),
+            ClientTransport::Tls { settings, .. } => settings.proxy.as_ref(),
+        };
+        if proxy.is_some_and(|proxy| proxy.holds_secret(text)) {
+            return true;
+        }
         self.headers.values().any(|value| {
             let value = String::from_utf8_lossy(value.as_bytes());
             let mut parts = value.split_whitespace();
@@ -102,16 +145,18 @@ impl HttpUpstream {
         })
     }
 
-    /// Takes the URL, the McpServer's headers with their values resolved, and, if given, the PEM
-    /// bundle that alone is trusted for this upstream.
+    /// Checks how an endpoint is reached. Nothing is connected yet.
     ///
     /// # Errors
     /// [`ConfigError`] says which field cannot be used and why.
-    pub fn new(
-        url: &str,
-        headers: &[(String, Vec<u8>)],
-        ca_pem: Option<&[u8]>,
-    ) -> Result<Self, ConfigError> {
+    pub fn new(endpoint: &Endpoint<'_>) -> Result<Self, ConfigError> {
+        let Endpoint {
+            url,
+            headers,
+            ca: ca_pem,
+            host,
+            proxy,
+        } = *endpoint;
         let bad_url = |why: &str| ConfigError::Url {
             url: shown(url),
             why: why.to_owned(),
@@ -132,13 +177,28 @@ impl HttpUpstream {
             ));
         }
         let map = header_map(headers)?;
+        let host = host.map(|text| {
+            let known = text.parse::<http::uri::Authority>().is_ok() && !text.contains('@');
+            let value = HeaderValue::from_str(text).ok().filter(|_| known);
+            value.ok_or_else(|| ConfigError::Host(text.to_owned()))
+        });
+        let host = host.transpose()?;
         let transport = if *scheme == Scheme::HTTP {
             // Not needed, but report what is wrong with it.
             ca_pem.map(|pem| tls(Some(pem))).transpose()?;
-            let pool = Pool::new(connector(), &uri, POOL_IDLE_TIMEOUT);
-            ClientTransport::Plain(pool.map_err(|error| bad_url(&error.to_string()))?)
+            let pool = Pool::new(connector(), &uri, proxy, POOL_IDLE_TIMEOUT);
+            let mut pool = pool.map_err(|error| bad_url(&error.to_string()))?;
+            if let Some(host) = &host {
+                pool.set_host(host.clone());
+            }
+            ClientTransport::Plain(pool)
         } else {
-            ClientTransport::tls(uri, Arc::new(tls(ca_pem)?))
+            let tls = TlsSettings {
+                config: tls(ca_pem)?,
+                host,
+                proxy: proxy.cloned(),
+            };
+            ClientTransport::tls(uri, Arc::new(tls))
         };
         Ok(HttpUpstream {
             bridge: false,
@@ -161,8 +221,8 @@ impl HttpUpstream {
         let transport = match &self.transport {
             ClientTransport::Plain(pool) => ClientTransport::Plain(pool.another(among)),
             // The trusted certificates are shared: they are many.
-            ClientTransport::Tls { uri, config, .. } => {
-                ClientTransport::tls(uri.clone(), Arc::clone(config))
+            ClientTransport::Tls { uri, settings, .. } => {
+                ClientTransport::tls(uri.clone(), Arc::clone(settings))
             }
         };
         Ok(HttpUpstream {
@@ -191,13 +251,26 @@ impl HttpUpstream {
         let mut request = request.map(Full::new);
         let response = match &self.transport {
             ClientTransport::Plain(pool) => pool.send(request).await,
-            ClientTransport::Tls { uri, client, .. } => {
+            ClientTransport::Tls {
+                uri,
+                client,
+                settings,
+            } => {
                 *request.uri_mut() = uri.clone();
-                match client.request(request).await {
+                if let Some(host) = &settings.host {
+                    request.headers_mut().insert(HOST, host.clone());
+                }
+                let answered = match client {
+                    TlsClient::Direct(client) => Box::pin(client.request(request)).await,
+                    TlsClient::Tunneled(client) => Box::pin(client.request(request)).await,
+                };
+                match answered {
                     Ok(response) => {
                         Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
                     }
-                    Err(error) if error.is_connect() => Err(UpstreamError::NotSent(error.into())),
+                    Err(error) if error.is_connect() => Err(UpstreamError::NotSent(
+                        ProxyFailed::cause(settings.proxy.as_ref(), error),
+                    )),
                     Err(error) => Err(UpstreamError::Broken(error.into())),
                 }
             }
@@ -211,20 +284,37 @@ impl HttpUpstream {
 }
 
 impl ClientTransport {
-    fn tls(uri: Uri, config: Arc<rustls::ClientConfig>) -> Self {
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(rustls::ClientConfig::clone(&config))
+    fn tls(uri: Uri, settings: Arc<TlsSettings>) -> Self {
+        let secured = HttpsConnectorBuilder::new()
+            .with_tls_config(settings.config.clone())
             .https_only()
-            .enable_http1()
-            .enable_http2()
-            .wrap_connector(connector());
-        let client = Client::builder(TokioExecutor::new())
+            .enable_http1();
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .pool_timer(TokioTimer::new())
-            .build(connector);
+            .pool_timer(TokioTimer::new());
+        // HTTP/2 has the host in the URI only.
+        let versions = settings.host.is_none();
+        let client = match &settings.proxy {
+            None if versions => {
+                let secured = secured.enable_http2().wrap_connector(connector());
+                TlsClient::Direct(builder.build(secured))
+            }
+            None => TlsClient::Direct(builder.build(secured.wrap_connector(connector()))),
+            Some(proxy) => {
+                let mut tunnel = Tunnel::new(proxy.uri.clone(), connector());
+                if let Some(authorization) = &proxy.authorization {
+                    tunnel = tunnel.with_auth(authorization.clone());
+                }
+                TlsClient::Tunneled(match versions {
+                    true => builder.build(secured.enable_http2().wrap_connector(tunnel)),
+                    false => builder.build(secured.wrap_connector(tunnel)),
+                })
+            }
+        };
         ClientTransport::Tls {
             uri,
-            config,
+            settings,
             client,
         }
     }
@@ -319,9 +409,13 @@ mod tests {
             .iter()
             .map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec()))
             .collect();
-        HttpUpstream::new(url, &headers, None)
-            .err()
-            .map_or_else(String::new, |error| error.to_string())
+        HttpUpstream::new(&Endpoint {
+            url,
+            headers: &headers,
+            ..Endpoint::default()
+        })
+        .err()
+        .map_or_else(String::new, |error| error.to_string())
     }
 
     #[test]
@@ -358,6 +452,26 @@ mod tests {
 
     #[test]
     fn an_empty_ca_bundle_is_not_a_silent_trust_in_all() {
-        assert!(HttpUpstream::new("https://mlflow/mcp", &[], Some(b"")).is_err());
+        let endpoint = Endpoint {
+            url: "https://mlflow/mcp",
+            ca: Some(b""),
+            ..Endpoint::default()
+        };
+        assert!(HttpUpstream::new(&endpoint).is_err());
+    }
+
+    #[test]
+    fn a_host_is_a_name_with_a_port_at_most() {
+        let endpoint = |host| Endpoint {
+            url: "http://mlflow/mcp",
+            host: Some(host),
+            ..Endpoint::default()
+        };
+        for host in ["mlflow.example", "mlflow:5000", "[::1]:5000"] {
+            assert!(HttpUpstream::new(&endpoint(host)).is_ok(), "{host}");
+        }
+        for host in ["", "a b", "joe@mlflow", "a\r\nX-Y: z", "mlflow/mcp"] {
+            assert!(HttpUpstream::new(&endpoint(host)).is_err(), "{host}");
+        }
     }
 }

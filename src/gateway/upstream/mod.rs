@@ -4,6 +4,7 @@
 //! A call needs a [`Permit`]. Nothing of the client's request is sent except what the permit holds;
 //! headers are made here, from an allow-list.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ pub mod connect;
 mod error;
 pub mod http_client;
 mod pool;
+pub mod proxy;
 pub mod stdio;
 pub mod unserved;
 
@@ -104,14 +106,16 @@ impl Upstream {
             let credential = credential.clone();
             request.headers_mut().insert(CREDENTIAL_ID, credential);
         }
-        let sent = async {
+        // Pinned here and boxed there, as every move of a future copies it.
+        let sent = pin!(async {
             match self {
                 Upstream::Http(upstream) => upstream.send(request).await,
                 Upstream::Bridge(bridge, _) => {
-                    Ok(unserved::of_bridge(bridge.handle(request).await, false))
+                    let response = Box::pin(bridge.handle(request)).await;
+                    Ok(unserved::of_bridge(response, false))
                 }
             }
-        };
+        });
         let response = tokio::time::timeout(within, sent)
             .await
             .map_err(|_| UpstreamError::Timeout(within))??;

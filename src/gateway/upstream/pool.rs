@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{HOST, PROXY_AUTHORIZATION};
 use http::{HeaderValue, Request, Response, Uri};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full};
@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tower_service::Service as _;
 
 use super::error::UpstreamError;
+use super::proxy::{Proxy, ProxyFailed};
 use crate::gateway::body::{Body, BoxError, empty};
 use crate::gateway::fairness::budget::Bounds;
 
@@ -34,7 +35,8 @@ pub(super) struct Pool {
     connector: HttpConnector,
     /// Where to connect to.
     uri: Uri,
-    /// The request target (RFC 9112 section 3.2.1).
+    proxy: Option<Proxy>,
+    /// The request target (RFC 9112 section 3.2).
     target: Uri,
     host: HeaderValue,
 }
@@ -69,14 +71,23 @@ enum Sent {
 }
 
 impl Pool {
-    /// Connections to the authority of `uri`; those unused for `idle` are closed.
+    /// Connections to the authority of `uri`, or to the proxy for it; those unused for `idle` are
+    /// closed.
     pub(super) fn new(
         connector: HttpConnector,
         uri: &Uri,
+        proxy: Option<&Proxy>,
         idle: Duration,
     ) -> Result<Self, BoxError> {
-        let target = uri.path_and_query().map_or("/", |path| path.as_str());
         let authority = uri.authority().ok_or("no host")?;
+        let target = match proxy {
+            // A proxy is told the whole URL (RFC 9112 section 3.2.2).
+            Some(_) => uri.clone(),
+            None => {
+                let target = uri.path_and_query().map_or("/", |path| path.as_str());
+                target.parse()?
+            }
+        };
         Ok(Pool {
             inner: Arc::new(PoolInner {
                 kept: Mutex::default(),
@@ -84,10 +95,21 @@ impl Pool {
                 idle,
             }),
             connector,
-            uri: uri.clone(),
-            target: target.parse()?,
+            uri: proxy.map_or(uri, |proxy| &proxy.uri).clone(),
+            proxy: proxy.cloned(),
+            target,
             host: HeaderValue::from_str(authority.as_str())?,
         })
+    }
+
+    /// Through which it is reached.
+    pub(super) fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
+    }
+
+    /// Sends another Host than that of the URL.
+    pub(super) fn set_host(&mut self, host: HeaderValue) {
+        self.host = host;
     }
 
     /// Other connections to the same place, of which so many pools together keep as many as this one.
@@ -100,6 +122,7 @@ impl Pool {
             }),
             connector: self.connector.clone(),
             uri: self.uri.clone(),
+            proxy: self.proxy.clone(),
             target: self.target.clone(),
             host: self.host.clone(),
         }
@@ -112,10 +135,15 @@ impl Pool {
     ) -> Result<Response<Body>, UpstreamError> {
         *request.uri_mut() = self.target.clone();
         request.headers_mut().insert(HOST, self.host.clone());
+        let proxy = self.proxy.as_ref();
+        if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.as_ref()) {
+            let headers = request.headers_mut();
+            headers.insert(PROXY_AUTHORIZATION, authorization.clone());
+        }
         loop {
             let (mut line, kept) = match self.inner.take() {
                 Some(line) => (line, true),
-                None => (self.connect().await?, false),
+                None => (Box::pin(self.connect()).await?, false),
             };
             match line.exchange(request).await {
                 Sent::Answered(response) => return Ok(self.leased(response, line)),
@@ -133,9 +161,9 @@ impl Pool {
             poll_fn(|cx| connector.poll_ready(cx)).await?;
             connector.call(self.uri.clone()).await
         };
-        let stream = stream
-            .await
-            .map_err(|error| UpstreamError::NotSent(error.into()))?;
+        let stream = stream.await.map_err(|error| {
+            UpstreamError::NotSent(ProxyFailed::cause(self.proxy.as_ref(), error))
+        })?;
         let (sender, connection) = http1::handshake(stream)
             .await
             .map_err(|error| UpstreamError::NotSent(error.into()))?;

@@ -10,12 +10,14 @@
 //! line of the permitted length, and nothing but PATH, HOME and LANG of this process's environment
 //! reaches the child unless it is asked for.
 
+mod answered_ids;
 mod chatter;
 mod leaders;
 mod lines;
 pub mod orphans;
 mod supervisor;
 
+pub use answered_ids::AnsweredIds;
 use chatter::Chatter;
 pub use lines::Piece;
 pub(crate) use lines::printable;

@@ -10,7 +10,7 @@ use super::{
     ArrayRules, Condition, Id, Kinds, MAX_LEVELS, MAX_NODES, Node, ObjectRules, Schema, TextRules,
     bounded, loose,
 };
-use crate::policy::check::{Dialect, Patterns};
+use crate::policy::check::{Dialect, Patterns, Reads};
 use crate::policy::matcher::fold_case;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -34,12 +34,13 @@ impl Default for Budget {
     }
 }
 
-pub(super) fn build(schema: &Value, budget: &mut Budget) -> Result<Schema, String> {
+pub(super) fn build(schema: &Value, reads: &Reads, budget: &mut Budget) -> Result<Schema, String> {
     if !schema.is_object() {
         return Err("its inputSchema is not an object".to_owned());
     }
     let mut builder = Builder {
         root: schema,
+        reads,
         nodes: Vec::new(),
         known: HashMap::new(),
         weights: Vec::new(),
@@ -61,6 +62,7 @@ pub(super) fn build(schema: &Value, budget: &mut Budget) -> Result<Schema, Strin
 
 struct Builder<'s, 'b> {
     root: &'s Value,
+    reads: &'b Reads,
     nodes: Vec<Node>,
     /// What a decoded pointer leads to; none while it is being built.
     known: HashMap<String, Option<Id>>,
@@ -111,6 +113,33 @@ impl<'s> Builder<'s, '_> {
         level: usize,
     ) -> Result<Id, String> {
         Ok(children.add(self.node(schema, keyword, level + 1)?))
+    }
+
+    /// The schema of an argument. The reason why it cannot be compiled counts only where a rule
+    /// reads the argument.
+    fn argument(
+        &mut self,
+        children: &mut Children,
+        schema: &'s Value,
+        name: &str,
+    ) -> Result<Id, String> {
+        let before = self.nodes.len();
+        match self.child(children, schema, name, 0) {
+            Err(_) if !self.reads.reads(name) => {
+                self.nodes.truncate(before);
+                self.weights.truncate(before);
+                // References may lead to what was given up.
+                self.known.retain(|_, id| id.is_some_and(|id| id < before));
+                self.nodes.push(Node {
+                    opaque: true,
+                    ..Node::default()
+                });
+                self.weights.push(1);
+                Ok(children.add(before))
+            }
+            Err(why) => Err(format!("the argument `{}`: {why}", bounded(name))),
+            compiled => compiled,
+        }
     }
 
     fn fill(
@@ -281,7 +310,10 @@ impl<'s> Builder<'s, '_> {
             ..ObjectRules::default()
         };
         for (name, schema) in schemas(members, "properties")? {
-            let id = self.child(children, schema, name, level)?;
+            let id = match level {
+                0 => self.argument(children, schema, name)?,
+                _ => self.child(children, schema, name, level)?,
+            };
             rules.properties.insert(name.clone(), id);
             rules.order.push((name.clone(), id));
         }

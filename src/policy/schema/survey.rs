@@ -53,6 +53,10 @@ impl<'a> Survey<'a, '_> {
         fills: &mut Vec<Fill<'a>>,
     ) -> Result<(), Fail> {
         self.fuel.burn(1 + ids.len())?;
+        let opaque = |id: &Id| self.schema.node(*id).is_some_and(|node| node.opaque);
+        if ids.iter().any(opaque) {
+            return Ok(());
+        }
         match value {
             json::Value::String(text) => return self.text(ids, text, path, declared),
             json::Value::Array(_) | json::Value::Object(_) => {}

@@ -5,7 +5,16 @@ use proptest::prelude::*;
 use serde_json::json;
 
 fn compile(schema: &Value) -> Result<Schema, String> {
-    Schema::compile(schema, &mut Budget::default())
+    compile_within(schema, &mut Budget::default())
+}
+
+fn compile_within(schema: &Value, budget: &mut Budget) -> Result<Schema, String> {
+    Schema::compile(schema, &reads_of("size(args) < 100"), budget)
+}
+
+fn reads_of(condition: &str) -> Reads {
+    let condition = crate::policy::check::Condition::compile(condition).unwrap();
+    condition.reads().clone()
 }
 
 /// No rule reads a text by its spelling.
@@ -597,20 +606,84 @@ fn a_hostile_schema_is_refused_rather_than_followed() {
 }
 
 #[test]
+fn an_argument_that_no_rule_reads_may_have_a_schema_that_cannot_be_compiled() {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "stage": {"type": "string", "default": "None"},
+            "tree": {"$ref": "#/$defs/tree"},
+            "text": {"type": "string", "pattern": "(?=x)x"},
+            "other": {"$ref": "#/$defs/tree"},
+        },
+        "required": ["tree"],
+        "$defs": {"tree": {"properties": {"left": {"$ref": "#/$defs/tree"}}}},
+    });
+    let read =
+        |condition: &str| Schema::compile(&schema, &reads_of(condition), &mut Budget::default());
+    for (condition, named) in [
+        (
+            "args.tree.left == null",
+            "`tree`: its inputSchema refers to itself",
+        ),
+        (
+            "args.stage == 'x' && args.text == 'x'",
+            "`text`: its inputSchema cannot be compiled",
+        ),
+        ("size(args) > 1", "its inputSchema refers to itself"),
+        ("args[tool.name] == 'x'", "its inputSchema refers to itself"),
+    ] {
+        let why = read(condition).map(drop).unwrap_err();
+        assert!(why.contains(named), "{condition}: {why}");
+    }
+    let compiled = read("args.stage == 'Production'").unwrap();
+    let reads = reads_of("args.stage == 'Production'");
+    let exact = Exact {
+        reads: &reads,
+        forms: &[],
+        known: &[],
+    };
+    let check = |arguments: &str| {
+        let value = json::parse(arguments.as_bytes()).unwrap();
+        let checked = compiled.check(&value, &Fuel::full(), exact);
+        checked
+            .map(|(fills, _)| fills.len())
+            .map_err(|Misfit(text)| text)
+    };
+    // Whatever is in the argument that nothing reads; the default of the one that is read counts.
+    for tree in ["1", "null", "\"null\"", "[]", "{\"left\": {\"Left\": 1}}"] {
+        assert_eq!(
+            check(&format!("{{\"tree\": {tree}, \"text\": \"no\"}}")),
+            Ok(1)
+        );
+    }
+    // Attack: what is read, under another name, as another kind, or through the other argument.
+    for (arguments, says) in [
+        (r#"{"tree": 1, "Stage": "Production"}"#, "Stage"),
+        (r#"{"tree": 1, "stage": ["Production"]}"#, "stage"),
+        (r#"{"tree": 1, "stage2": "Production"}"#, "stage2"),
+        (r#"{"Tree": {"stage": "Production"}}"#, "ree"),
+        (r#"{"stage": "None"}"#, "tree"),
+    ] {
+        let why = check(arguments).unwrap_err();
+        assert!(why.contains(says), "{arguments}: {why}");
+    }
+}
+
+#[test]
 fn the_schemas_of_a_listing_share_what_patterns_and_nodes_they_may_have() {
     let mut budget = Budget::default();
     let heavy = |i: usize| json!({"properties": {"a": {"pattern": format!("^[a-z]{{{i}}}\\p{{L}}{{3}}$")}}});
-    let failed = (1..200).find(|i| Schema::compile(&heavy(*i), &mut budget).is_err());
+    let failed = (1..200).find(|i| compile_within(&heavy(*i), &mut budget).is_err());
     let first = failed.expect("an end");
     assert!((5..150).contains(&first), "{first}");
-    assert!(Schema::compile(&json!({"properties": {"a": {}}}), &mut budget).is_ok());
+    assert!(compile_within(&json!({"properties": {"a": {}}}), &mut budget).is_ok());
     let wide: Value = (0..5_000)
         .map(|i| (format!("p{i}"), json!({})))
         .collect::<serde_json::Map<_, _>>()
         .into();
     let mut budget = Budget::default();
     let failed =
-        (0..100).find(|_| Schema::compile(&json!({"properties": wide}), &mut budget).is_err());
+        (0..100).find(|_| compile_within(&json!({"properties": wide}), &mut budget).is_err());
     assert_eq!(failed, Some(39));
 }
 

@@ -33,7 +33,8 @@ fn a_tool_off_its_pin_listed_twice_or_with_a_schema_that_cannot_be_checked_is_hi
             (
                 "cyclic",
                 Some(Schema(
-                    "its inputSchema refers to itself, which is not supported".into()
+                    "the argument `a`: its inputSchema refers to itself, which is not supported"
+                        .into()
                 )),
                 false
             ),

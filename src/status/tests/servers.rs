@@ -41,6 +41,33 @@ fn a_healthy_server_is_ready_with_all_its_figures() {
 }
 
 #[test]
+fn tools_that_nobody_gets_are_named_with_the_reason() {
+    let mut report = report();
+    let withheld = |name: &str| ReportedTool {
+        withheld: Some("the server lists this name more than once".to_owned()),
+        ..tool(name, false)
+    };
+    report.tools = vec![tool("a", true), withheld("b\u{202e}\n")];
+    let message = |report: &Report| {
+        let status = status_of(&server_with(json!({})), Some(report), |_| {});
+        let mut all = status.conditions.into_iter();
+        let found = all.find(|condition| condition.type_ == "UpstreamReady");
+        found.unwrap().message
+    };
+    assert_eq!(
+        message(&report),
+        r"The server lists 2 tools. `b\u{202e}\n` is hidden from all callers: the server lists this name more than once."
+    );
+    report.tools.extend(["c", "d", "e", "f"].map(withheld));
+    let more = message(&report);
+    assert!(
+        more.contains("`d` is hidden") && !more.contains("`e`"),
+        "{more}"
+    );
+    assert!(more.ends_with(" So are 2 more."), "{more}");
+}
+
+#[test]
 fn in_a_cluster_what_does_not_run_names_the_command_that_shows_why() {
     let look = "kubectl -n ml describe deployments,pods -l portcullis.dev/server=mlflow";
     let message = |status: &McpServerStatus, kind: ConditionType| {

@@ -26,6 +26,8 @@ pub fn all() -> Vec<Value> {
                             {"name": "X-Team", "value": "ml"},
                         ],
                         "tls": {"caSecretRef": secret},
+                        "host": "mlflow.example:8443",
+                        "proxy": {"url": "http://proxy.example:3128", "credentialsSecretRef": secret},
                         "credentials": [{"callers": ["serviceaccount:ml/trainer"],
                             "headers": [{"name": "Authorization", "valueFrom": {"secretKeyRef": secret}}, {"name": "X-Team", "value": "ml"}]}],
                     },
@@ -69,7 +71,7 @@ pub fn all() -> Vec<Value> {
                     "stdio": {
                         "image": "registry.example/mlflow-mcp:0.4.1", "command": ["mlflow-mcp"], "args": ["-v"],
                         "env": [{"name": "A", "value": "b"}], "envFrom": [{"configMapRef": {"name": "c"}}],
-                        "sessions": "PerSession",
+                        "sessions": "PerSession", "sessionIdleTimeout": "30m",
                         "credentials": [{"callers": ["key:a"], "env": [{"name": "A", "valueFrom": {"secretKeyRef": secret}}]}],
                         "runAsUser": 65532, "serviceAccountName": "mlflow",
                         "volumes": [{"name": "v", "emptyDir": {}}], "volumeMounts": [{"name": "v", "mountPath": "/v"}],

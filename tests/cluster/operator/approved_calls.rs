@@ -19,7 +19,7 @@ use crate::support::wire::upstream::Fake;
 const SERVER: &str = "mlflow";
 
 /// A room with a server whose tool `promote` needs approval and whose tool `get` does not.
-async fn asking(room: &Room, fake: &Fake, replicas: u32, approval: Value) {
+pub(super) async fn asking(room: &Room, fake: &Fake, replicas: u32, approval: Value) {
     let mut object = server(SERVER, fake);
     object["spec"]["gateway"] = json!({ "replicas": replicas });
     room.apply(&object);

@@ -455,6 +455,55 @@ async fn what_the_child_writes_that_is_no_message_stays_in_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_cannot_be_read_ends_its_call_wherever_its_id_stands() {
+    for sessions in [Sessions::Shared, Sessions::PerSession] {
+        let rig = Rig::new(sessions, |config| config.limits.child.line_bytes = 1 << 20).await;
+        let session = rig.open().await;
+        for (form, fill) in [
+            (r#"{"jsonrpc":"2.0","result":{"x":NaN},"id":ID}"#, 0),
+            (
+                r#"{"result":{"text":"FILL"},"id":ID,"jsonrpc":"2.0"}"#,
+                2 << 20,
+            ),
+            (
+                r#"{"result":{"id":1,"text":"FILL","id":2},"id":ID}"#,
+                3 << 20,
+            ),
+            (r#"[{"jsonrpc":"2.0","id":ID,"result":{}}]"#, 0),
+            (r#"{"jsonrpc":"2.0","result":{},"id":ID,"Result":{}}"#, 0),
+            (r#"{"jsonrpc":"2.0","id":ID,"result":{"text":"FILL"#, 10),
+        ] {
+            let args = json!({"form": form, "fill": fill});
+            let reply = rig.post(&session, &call(1, "bad_answer", args)).await;
+            assert_eq!(reply.unserved, Some(Unserved::Lost), "{form}");
+            let answer = reply.json().await;
+            let why = answer["error"]["message"].as_str().unwrap();
+            assert!(why.contains("cannot be passed on: "), "{form}: {why}");
+        }
+        rig.bridge.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_the_child_made_a_text_of_is_the_one_that_it_got() {
+    for sessions in [Sessions::Shared, Sessions::PerSession] {
+        let rig = Rig::new(sessions, |_| {}).await;
+        let session = rig.open().await;
+        for form in [
+            r#"{"jsonrpc":"2.0","id":"ID","result":{"fine":true}}"#,
+            r#"{"jsonrpc":"2.0","id":ID.0,"result":{"fine":true}}"#,
+        ] {
+            let args = json!({"form": form});
+            let reply = rig.post(&session, &call(1, "bad_answer", args)).await;
+            let answer = reply.json().await;
+            assert_eq!(answer["result"], json!({"fine": true}), "{form}: {answer}");
+            assert_eq!(answer["id"], 1);
+        }
+        rig.bridge.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_ends_answers_its_calls_and_late_answers_harm_nobody() {
     let rig = Rig::shared().await;
     let (one, two) = (rig.open().await, rig.open().await);

@@ -25,8 +25,14 @@ for (const [what, name, args] of JSON.parse(steps)) {
     if (what === 'list') {
       out.push((await client.listTools()).tools.map((tool) => tool.name).sort());
     } else {
-      const result = await client.callTool({ name, arguments: args });
-      out.push([result.isError === true, result.content[0]?.text ?? '']);
+      // A watched call asks for progress, and gives up after 3 s without any.
+      const told = [];
+      const onprogress = ({ progress, message }) => told.push([progress, message]);
+      const options = what === 'watch' ? { onprogress, resetTimeoutOnProgress: true, timeout: 3000 } : undefined;
+      const params = { name, arguments: args };
+      const result = await (which === 'sdk' ? client.callTool(params, undefined, options) : client.callTool(params, options));
+      const answer = [result.isError === true, result.content[0]?.text ?? ''];
+      out.push(options ? [...answer, told] : answer);
     }
   } catch (error) {
     if (typeof error.code !== 'number') throw error;

@@ -2,8 +2,9 @@
 
     python python.py URL STEPS
 
-STEPS is a JSON list of ["list"] and ["call", TOOL, ARGUMENTS]. Prints one JSON document: the negotiated version and, for
-each step, the names of the tools, or [is_error, text], or {"code", "message"} of a JSON-RPC error.
+STEPS is a JSON list of ["list"], ["call", TOOL, ARGUMENTS] and ["watch", TOOL, ARGUMENTS], a call that asks for progress.
+Prints one JSON document: the negotiated version and, for each step, the names of the tools, or [is_error, text], with a
+list of [progress, message] for a watched call, or {"code", "message"} of a JSON-RPC error.
 """
 
 import asyncio
@@ -24,9 +25,16 @@ async def steps(session, wanted, rpc_error):
             if step[0] == "list":
                 out.append(sorted(tool.name for tool in (await session.list_tools()).tools))
             else:
-                result = await session.call_tool(step[1], step[2])
+                told = []
+
+                async def progress(value, _total, message):
+                    told.append([value, message])
+
+                watch = {"progress_callback": progress} if step[0] == "watch" else {}
+                result = await session.call_tool(step[1], step[2], **watch)
                 failure = getattr(result, "is_error", getattr(result, "isError", None))
-                out.append([bool(failure), result.content[0].text if result.content else ""])
+                text = result.content[0].text if result.content else ""
+                out.append([bool(failure), text, *([told] if watch else [])])
         except rpc_error as error:
             out.append(failed(error))
     return out

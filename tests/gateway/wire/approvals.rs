@@ -290,7 +290,7 @@ async fn an_approval_that_ran_out_is_none() {
     let client = rig.client.session().await;
     // Held until it runs out, which is before the wait is over.
     let (error, text) = promote(&client, "a").await;
-    assert!(error && text.starts_with("Approval "), "{text}");
+    assert!(error && text.starts_with("Approval expired: "), "{text}");
     let first = name(&rig);
     eventually("it expires", || phase(&list(&rig)[0]) == Phase::Expired).await;
     assert!(try_decide(&rig, &first, Verdict::Approved, None).is_err());
@@ -632,6 +632,62 @@ async fn the_steps_of_an_approval_name_the_decisions_on_its_calls() {
     let decided: Vec<Value> = rig.audit.all();
     assert_eq!(decided[0]["decisionId"], id(&asked));
     assert_eq!(decided[1]["decisionId"], id(&made));
+}
+
+#[tokio::test]
+async fn the_line_of_a_call_says_what_became_of_its_approval() {
+    let fake = Fake::start(&["promote", "echo"]).await;
+    let rig = Rig::new(&fake, &[held("0s")]).await;
+    let client = rig.client.session().await;
+    let mut expected = Vec::new();
+    let mut step = async |text: &'static str, begins: &str, state: &'static str| {
+        let (_, answer) = promote(&client, text).await;
+        assert!(answer.starts_with(begins), "{state}: {answer}");
+        expected.push(state);
+    };
+    step("a", "Approval pending: ", "pending").await;
+    decide(&rig, &name(&rig), Verdict::Denied, None);
+    step("a", "Approval denied: ", "denied").await;
+    step("b", "Approval pending: ", "pending").await;
+    let second = list(&rig)
+        .iter()
+        .find(|one| phase(one) == Phase::Pending)
+        .and_then(|one| one.metadata.name.clone())
+        .unwrap();
+    decide(&rig, &second, Verdict::Approved, None);
+    step("b", r#"{"text":"b"}"#, "approved").await;
+    // One that runs out is told before another one is asked for.
+    let mut short = held("0s");
+    short["rules"][0]["approval"]["expiresAfter"] = json!("1s");
+    rig.apply(&[short]).unwrap();
+    step("c", "Approval pending: ", "pending").await;
+    eventually("it expires", || {
+        let all = list(&rig);
+        all.iter().any(|one| phase(one) == Phase::Expired)
+    })
+    .await;
+    step("c", "Approval expired: ", "expired").await;
+    step("c", "Approval pending: ", "pending").await;
+    rig.apply(&[held("0s")]).unwrap();
+    let others: Vec<String> = (0..20).map(|n| format!("other {n}")).collect();
+    for text in &others {
+        promote(&client, text).await;
+    }
+    let full = promote(&client, "one more").await.1;
+    assert!(full.contains("already wait"), "{full}");
+    eventually("every line", || rig.audit.all().len() == 28).await;
+    let states: Vec<String> = rig
+        .audit
+        .all()
+        .iter()
+        .map(|line| line["approvalState"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(states[..7], expected);
+    assert_eq!(states.last().map(String::as_str), Some("full"));
+    // A call that no person is asked about says nothing of the kind.
+    client.call("echo", json!({})).await;
+    eventually("its line", || rig.audit.all().len() == 29).await;
+    assert_eq!(rig.audit.all()[28].get("approvalState"), None);
 }
 
 #[tokio::test]

@@ -461,7 +461,7 @@ async fn a_person_sees_the_callers_credential_and_approves_for_no_other() {
 }
 
 /// Speaks TLS in front of the fake server; its port and its certificate.
-async fn over_tls(fake: &Fake) -> (u16, String) {
+pub(super) async fn over_tls(fake: &Fake) -> (u16, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();

@@ -177,6 +177,28 @@ pub fn cases() -> Vec<Case> {
             url("http://a/@mcp"),
         ),
         now(
+            "host is a name",
+            "McpServer",
+            http(json!({ "upstream": { "http": { "host": "joe@a" } } })),
+            http(json!({ "upstream": { "http": { "host": "[::1]:8080" } } })),
+        ),
+        now(
+            "url must be the http URL of a proxy",
+            "McpServer",
+            http(json!({ "upstream": { "http": { "proxy": { "url": "http://joe:x@proxy" } } } })),
+            http(json!({ "upstream": { "http": { "proxy": { "url": "http://proxy:3128/" } } } })),
+        ),
+        now(
+            "sessionIdleTimeout must be longer",
+            "McpServer",
+            server(
+                json!({ "upstream": { "stdio": { "image": "i", "command": ["c"], "sessionIdleTimeout": "0s" } } }),
+            ),
+            server(
+                json!({ "upstream": { "stdio": { "image": "i", "command": ["c"], "sessionIdleTimeout": "90s" } } }),
+            ),
+        ),
+        now(
             "tls is for https",
             "McpServer",
             http(json!({ "upstream": { "http": { "tls": {} } } })),

@@ -70,7 +70,14 @@ fn secrets(spec: &McpServerSpec) -> BTreeSet<String> {
             .filter_map(|header| header.value_from.as_ref());
         names.extend(headers.map(|source| source.secret_key_ref.name.clone()));
         let ca = http.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref());
-        names.extend(ca.map(|reference| reference.name.clone()));
+        let proxy = http.proxy.as_ref();
+        let proxy = proxy.and_then(|proxy| proxy.credentials_secret_ref.as_ref());
+        names.extend(
+            [ca, proxy]
+                .into_iter()
+                .flatten()
+                .map(|reference| reference.name.clone()),
+        );
     }
     let keys = spec
         .authentication

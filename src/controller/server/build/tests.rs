@@ -224,6 +224,7 @@ fn the_server_is_started_by_the_bridge_and_reached_only_with_its_bearer() {
             "--bearer-file=/etc/portcullis-bearer/bearer",
             "--name=ml/mlflow",
             "--sessions=per-session",
+            "--session-idle-timeout=1800",
             "--max-request-bytes=1114112",
             "--termination-log=/dev/termination-log",
             "--pass-env=*",

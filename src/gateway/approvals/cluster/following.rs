@@ -194,6 +194,9 @@ impl Following<'_> {
                         state.asked.remove(name);
                     }
                     drop(state);
+                    if let Ok(object) = object.object() {
+                        self.approvals.record_deleted(object, now);
+                    }
                     self.approvals.notify();
                 }
                 WatchEvent::Bookmark(bookmark) => {

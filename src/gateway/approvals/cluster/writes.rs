@@ -16,26 +16,25 @@ use super::super::steps::record;
 use super::super::{
     ApprovalKey, ApprovalRequest, CallContext, NotConsumed, NotRequested, Standing,
 };
+use super::recording::{ClaimedLines, PAUSE, REQUEST_TIMEOUT};
 use super::{ClusterApprovals, SERVER_LABEL, uid, version};
 use crate::api::Time;
 use crate::api::approval::{McpApproval, McpApprovalSpec, Phase};
 use crate::api::loose::Loose;
 use crate::gateway::cluster_api::describe;
 
-/// The API server has this long to answer one request.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// A call waits this long for its approval to be used up, over several attempts.
 const CONSUME_TIMEOUT: Duration = Duration::from_secs(8);
-/// Between attempts.
-const PAUSE: Duration = Duration::from_millis(100);
 /// That nobody asks any more is tried this long to be written.
 const END_TIMEOUT: Duration = Duration::from_secs(60);
 /// Names that are tried for one request; each taken one is remembered, so that the next call goes
 /// on from there.
 const NAMES: u64 = 32;
+/// So many decisions are remembered whose request may have been created.
+const MAX_UNANSWERED: usize = 64;
 
 impl ClusterApprovals {
-    fn typed(&self, client: Client) -> Api<McpApproval> {
+    pub(super) fn typed(&self, client: Client) -> Api<McpApproval> {
         Api::namespaced(client, &self.namespace)
     }
 
@@ -53,7 +52,7 @@ impl ClusterApprovals {
         let base = wanted.names.first().map(String::as_str).unwrap_or_default();
         for number in first..first + NAMES {
             let name = format!("{base}-{number}");
-            let object = self.new_object(&name, wanted);
+            let object = self.new_object(&name, wanted, context);
             let created = timeout(REQUEST_TIMEOUT, typed.create(&post, &object));
             match created.await {
                 Ok(Ok(created)) => {
@@ -67,7 +66,7 @@ impl ClusterApprovals {
                         );
                         return Err(NotRequested::Rejected);
                     };
-                    self.own(created, wanted, context, now, "requested");
+                    self.own(created, wanted, context, now);
                     return Ok(standing);
                 }
                 Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
@@ -92,8 +91,12 @@ impl ClusterApprovals {
                         return Ok(standing);
                     }
                 }
-                Ok(Err(error)) => return Err(self.refused(&name, &error)),
+                Ok(Err(error)) => {
+                    self.unanswered(context);
+                    return Err(self.refused(&name, &error));
+                }
                 Err(_) => {
+                    self.unanswered(context);
                     tracing::warn!("McpApproval {name} cannot be created: no answer");
                     return Err(NotRequested::Unavailable);
                 }
@@ -105,9 +108,25 @@ impl ClusterApprovals {
         Err(NotRequested::Unavailable)
     }
 
-    fn new_object(&self, name: &str, wanted: &ApprovalRequest) -> McpApproval {
+    /// The request may have been created all the same: the watch shows that, and then its line is
+    /// written.
+    fn unanswered(&self, context: CallContext<'_>) {
+        let unanswered = &mut self.lock().unanswered;
+        if unanswered.len() == MAX_UNANSWERED {
+            unanswered.remove(0);
+        }
+        unanswered.push(context.decision.to_string());
+    }
+
+    fn new_object(
+        &self,
+        name: &str,
+        wanted: &ApprovalRequest,
+        context: CallContext<'_>,
+    ) -> McpApproval {
         let spec = McpApprovalSpec {
             decisions: Vec::new(),
+            decision_id: Some(context.decision.to_string()),
             ..wanted.spec.clone()
         };
         let mut object = McpApproval::new(name, spec);
@@ -146,9 +165,8 @@ impl ClusterApprovals {
         wanted: &ApprovalRequest,
         context: CallContext<'_>,
         now: Timestamp,
-        step: &'static str,
     ) {
-        record(&object, self.log.as_ref(), step, context.decision, now);
+        record(&object, self.log.as_ref(), "requested", None, now);
         let (name, uid) = (
             object.metadata.name.clone().unwrap_or_default(),
             uid(&object),
@@ -160,7 +178,7 @@ impl ClusterApprovals {
         self.took(&Loose::from(object), now);
     }
 
-    async fn read(
+    pub(super) async fn read(
         &self,
         client: &Client,
         name: &str,
@@ -192,6 +210,7 @@ impl ClusterApprovals {
         let until = Instant::now() + CONSUME_TIMEOUT;
         let kept = self.lock().kept.get(name).cloned();
         let mut object = kept.filter(|kept| version(kept) == found);
+        let mut claimed = None;
         loop {
             let now = Timestamp::now();
             let current = match object.take() {
@@ -219,25 +238,27 @@ impl ClusterApprovals {
             let status = current.status.as_ref();
             let by = status.and_then(|status| status.consumed_by.as_deref());
             if by == Some(token.as_str()) {
-                return self.used(current, context);
+                return self.used(current, claimed, context);
             }
             // All of it again: nothing that was changed since is believed.
             let approved = Self::is_believed(&current, wanted, now)
                 && matches!(
                     standing(&current, key, String::new, now),
-                    Some(Standing::Approved(..))
+                    Standing::Approved(..)
                 );
             if !approved {
                 return Err(NotConsumed::Lost);
             }
             let mut consumed = current;
+            let lines = self.claim_lines(&mut consumed);
+            claimed = Some(lines);
             let status = consumed.status.get_or_insert_default();
             status.consumed_at = Some(Time(now));
             status.consumed_by = Some(token.clone());
             status.phase = Some(Phase::Consumed);
             let write = typed.replace_status(name, &post, &consumed);
             match timeout(REQUEST_TIMEOUT, write).await {
-                Ok(Ok(written)) => return self.used(written, context),
+                Ok(Ok(written)) => return self.used(written, Some(lines), context),
                 // The operator wrote the phase meanwhile, or another call used it.
                 Ok(Err(kube::Error::Api(status))) if status.code == 409 => {}
                 Ok(Err(kube::Error::Api(status))) if matches!(status.code, 403 | 404 | 422) => {
@@ -261,16 +282,19 @@ impl ClusterApprovals {
     }
 
     /// It is used up, and by this call. A gateway that was paused meanwhile may be too late.
-    fn used(&self, written: McpApproval, context: CallContext<'_>) -> Result<(), NotConsumed> {
+    fn used(
+        &self,
+        written: McpApproval,
+        lines: Option<ClaimedLines>,
+        context: CallContext<'_>,
+    ) -> Result<(), NotConsumed> {
         let now = Timestamp::now();
         let in_time = now < written.spec.expires_at.0;
-        record(
-            &written,
-            self.log.as_ref(),
-            "consumed",
-            context.decision,
-            now,
-        );
+        if let Some(lines) = lines {
+            self.write_lines(lines, &written, now);
+        }
+        let by = Some(context.decision);
+        record(&written, self.log.as_ref(), "consumed", by, now);
         self.took(&Loose::from(written), now);
         if in_time {
             Ok(())
@@ -288,20 +312,14 @@ impl ClusterApprovals {
         phase: Phase,
         now: Timestamp,
     ) {
-        let by = {
+        let ended = {
             let mut state = self.lock();
-            let asked = state.asked.remove(&name);
-            let ended = state
-                .kept
-                .foresee(&name, &uid, |object| end(object, phase, now));
-            let step = step(phase);
-            if let (Some(object), Some(asked)) = (&ended, &asked) {
-                record(object, self.log.as_ref(), step, asked.by(), now);
-            }
-            ended
+            state.asked.remove(&name);
+            let foresee = |object: &mut McpApproval| end(object, phase, now);
+            state.kept.foresee(&name, &uid, foresee)
         };
         self.notify();
-        if by.is_some() {
+        if ended.is_some() {
             let this = Arc::clone(self);
             tokio::spawn(async move { this.end(&name, &uid, phase).await });
         }
@@ -309,6 +327,7 @@ impl ClusterApprovals {
 
     async fn end(&self, name: &str, own_uid: &str, phase: Phase) {
         let until = Instant::now() + END_TIMEOUT;
+        let mut unanswered = None;
         while Instant::now() < until {
             let client = self.lock().client.clone();
             if let Some(client) = client {
@@ -323,6 +342,14 @@ impl ClusterApprovals {
                             Phase::Withdrawn => pending(object, now),
                             _ => !finished(object, now),
                         };
+                        if uid(object) == own_uid
+                            && object.phase_at(now) == phase
+                            && let Some(lines) = unanswered.take()
+                            && self.has_claimed(object)
+                        {
+                            self.write_lines(lines, object, now);
+                            record(object, self.log.as_ref(), step(phase), None, now);
+                        }
                         if uid(object) != own_uid || !open {
                             // Decided or used meanwhile: then that stands.
                             self.took(&read, now);
@@ -330,11 +357,18 @@ impl ClusterApprovals {
                         }
                         let mut object = McpApproval::clone(object);
                         end(&mut object, phase, now);
+                        let lines = self.claim_lines(&mut object);
                         let (typed, post) = (self.typed(client), PostParams::default());
                         let write = typed.replace_status(name, &post, &object);
-                        if let Ok(Ok(written)) = timeout(REQUEST_TIMEOUT, write).await {
-                            self.took(&Loose::from(written), now);
-                            return;
+                        match timeout(REQUEST_TIMEOUT, write).await {
+                            Ok(Ok(written)) => {
+                                self.write_lines(lines, &written, now);
+                                record(&written, self.log.as_ref(), step(phase), None, now);
+                                self.took(&Loose::from(written), now);
+                                return;
+                            }
+                            Ok(Err(kube::Error::Api(_))) => {}
+                            Ok(Err(_)) | Err(_) => unanswered = Some(lines),
                         }
                     }
                     Err(_) => {}

@@ -78,9 +78,9 @@ fn take(mode: &PerSession, own: &SessionChild, piece: &Piece) {
             Ok(Message::Response(response)) => {
                 let id = response.id.clone().map(envelope::Id::into_owned);
                 // One that is not there was cancelled, or its client has gone.
-                if let Some(call) = id.and_then(|id| own.take(&id)) {
+                if let Some(call) = id.and_then(|id| own.answered(&id)) {
                     own.session.touch();
-                    let text = response.emit(&Edits::new());
+                    let text = response.emit(&Edits::new().id(call.id.clone()));
                     call.reply.push(Event::Answer(text.into()));
                 }
                 return;
@@ -97,7 +97,7 @@ fn take(mode: &PerSession, own: &SessionChild, piece: &Piece) {
     {
         tracing::warn!(server = %name, line = broken.excerpt, withheld, "server wrote a line that is not a valid message: {}", broken.why);
     }
-    if let Some(call) = broken.answers.and_then(|id| own.take(&id)) {
+    for call in broken.answers.iter().filter_map(|id| own.answered(id)) {
         let text = format!("The server's answer cannot be passed on: {}.", broken.why);
         let lost = Unanswered::lost(text, None);
         call.reply.push(lost.event(&call.id));

@@ -166,7 +166,7 @@ async fn greet(shared: &SharedServer, child: &mut Child, generation: u64) -> Res
             refused => {
                 let refusal = refused.and_then(Result::err);
                 let broken = unreadable(&piece, refusal.as_ref(), 200);
-                if broken.answers.as_ref() == Some(&ours) {
+                if broken.answers.contains(&ours) {
                     return Err(format!(
                         "its answer to `initialize` is unreadable: {}",
                         broken.why
@@ -289,18 +289,29 @@ fn take(shared: &SharedServer, input: &Input, piece: &Piece) {
     {
         tracing::warn!(server = %name, line = broken.excerpt, withheld, "server wrote a line that is not a valid message: {}", broken.why);
     }
-    let Some(Id::Integer(ours)) = broken.answers else {
-        return;
-    };
-    let waiting = shared.pending.lock().take(ours);
-    if let Some(origin) = waiting {
+    for id in &broken.answers {
+        let waiting = ours(id).and_then(|ours| shared.pending.lock().take(ours));
+        let Some(origin) = waiting else {
+            continue;
+        };
         let text = format!("The server's answer cannot be passed on: {}.", broken.why);
         shared.answer(&origin, Unanswered::lost(text, None));
     }
 }
 
+/// The bridge's own id of a call, which some servers turn into a text.
+fn ours(id: &envelope::Id<'_>) -> Option<i64> {
+    match id {
+        envelope::Id::Integer(number) => Some(*number),
+        envelope::Id::String(text) => match envelope::Id::from_json(text) {
+            Some(envelope::Id::Integer(number)) => Some(number),
+            _ => None,
+        },
+    }
+}
+
 fn response(shared: &SharedServer, answer: &envelope::Response<'_>) {
-    let Some(envelope::Id::Integer(ours)) = answer.id else {
+    let Some(ours) = answer.id.as_ref().and_then(ours) else {
         let name = &shared.context.child.name;
         tracing::debug!(server = %name, "server sent an answer that matches no request");
         return;

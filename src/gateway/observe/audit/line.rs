@@ -80,6 +80,9 @@ impl Line {
             ",\"enforced\":false"
         });
         line.optional("approval", record.approval);
+        if let Some(state) = record.approval_state {
+            line.fixed("approvalState", state.as_str());
+        }
         if let Some(after) = record.retry_after_ms {
             line.text.push_str(",\"retryAfterMs\":");
             json::write_number(&mut line.text, after);
@@ -149,6 +152,16 @@ impl Line {
         line.optional("observed", step.observed);
         line.optional("by", step.by);
         line.optional("reason", step.reason);
+        if !step.approvers.is_empty() {
+            line.text.push_str(",\"approvers\":[");
+            for (index, approver) in step.approvers.iter().enumerate() {
+                if index > 0 {
+                    line.text.push(',');
+                }
+                line.string(approver);
+            }
+            line.text.push(']');
+        }
         line.close()
     }
 

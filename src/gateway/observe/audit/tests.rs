@@ -43,6 +43,7 @@ fn every_record_is_one_line_of_json_in_the_order_made() {
         rule: Some("r"),
         enforced: false,
         approval: Some("a"),
+        approval_state: Some(ApprovalState::Denied),
         retry_after_ms: Some(1_500),
         arguments: Some(Arguments::Full(
             RawValue::from_string(r#"{"a":"\u202e"}"#.to_owned()).unwrap(),
@@ -71,7 +72,7 @@ fn every_record_is_one_line_of_json_in_the_order_made() {
             serde_json::json!({
                 "time": "1970-01-01T00:00:00Z", "decisionId": "i-18446744073709551615", "event": "decision", "server": "ml/mlflow",
                 "grant": "anonymous", "session": "s", "method": "tools/call", "tool": "x", "outcome": "unknown",
-                "policy": "p", "rule": "r", "enforced": false, "approval": "a", "retryAfterMs": 1_500,
+                "policy": "p", "rule": "r", "enforced": false, "approval": "a", "approvalState": "denied", "retryAfterMs": 1_500,
                 "arguments": {"a": "\u{202e}"}, "revision": "r", "traceId": "t",
             })
         ]
@@ -143,6 +144,7 @@ fn named(tool: &str) -> Record<'_> {
         rule: None,
         enforced: true,
         approval: None,
+        approval_state: None,
         retry_after_ms: None,
         arguments: None,
         revision: "r",

@@ -34,6 +34,7 @@ fn what_cannot_be_counted_apart_is_counted_together() {
         rule: None,
         enforced: true,
         approval: None,
+        approval_state: None,
         retry_after_ms: None,
         arguments: None,
         revision: "r",

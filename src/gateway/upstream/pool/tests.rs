@@ -29,7 +29,7 @@ where
 }
 
 fn pool(uri: &Uri, idle: Duration) -> Pool {
-    Pool::new(HttpConnector::new(), uri, idle).unwrap()
+    Pool::new(HttpConnector::new(), uri, None, idle).unwrap()
 }
 
 /// Reads one request, whose body is `hello`; None at the end.

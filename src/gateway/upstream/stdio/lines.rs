@@ -6,6 +6,7 @@
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::answered_ids::AnsweredIds;
 use crate::protocol::text;
 
 /// Read at once, and kept of a line that is too long.
@@ -16,11 +17,23 @@ const EXCERPT_BYTES: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
     Line(Bytes),
-    /// A line over the cap: how it starts, and how long it was.
+    /// A line over the cap.
     TooLong {
+        /// How it starts.
         start: Bytes,
+        /// How long it was, in bytes.
         length: u64,
+        /// The calls that it means to answer, as JSON.
+        answers: Vec<String>,
     },
+}
+
+/// What is kept of a line that is too long.
+#[derive(Debug)]
+struct Skipped {
+    start: Bytes,
+    length: u64,
+    answers: AnsweredIds,
 }
 
 /// Splits a pipe into lines of at most `cap` bytes.
@@ -31,7 +44,7 @@ pub(super) struct Lines<R> {
     buffer: BytesMut,
     /// Bytes of the buffer that are known to hold no line break.
     scanned: usize,
-    skipping: Option<(Bytes, u64)>,
+    skipping: Option<Skipped>,
     ended: bool,
 }
 
@@ -94,18 +107,26 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 
     fn skip(&mut self, length: usize) {
-        let (_, total) = self.skipping.get_or_insert_with(|| {
+        let skipped = self.skipping.get_or_insert_with(|| {
             let shown = length.min(EXCERPT_BYTES);
-            (Bytes::copy_from_slice(&self.buffer[..shown]), 0)
+            Skipped {
+                start: Bytes::copy_from_slice(&self.buffer[..shown]),
+                length: 0,
+                answers: AnsweredIds::default(),
+            }
         });
-        *total += length as u64;
+        skipped.length += length as u64;
+        skipped.answers.read(&self.buffer[..length]);
         self.scanned = 0;
     }
 
     fn skipped(&mut self) -> Option<Piece> {
-        self.skipping
-            .take()
-            .map(|(start, length)| Piece::TooLong { start, length })
+        let skipped = self.skipping.take()?;
+        Some(Piece::TooLong {
+            start: skipped.start,
+            length: skipped.length,
+            answers: skipped.answers.finish(),
+        })
     }
 
     fn rest(&mut self) -> Option<Piece> {
@@ -156,6 +177,7 @@ mod tests {
         let long = Piece::TooLong {
             start: Bytes::from_static(b"123456"),
             length: 6,
+            answers: Vec::new(),
         };
         assert_eq!(
             all(b"12345\n123456\nok\n", 5).await,
@@ -173,12 +195,26 @@ mod tests {
             first,
             Piece::TooLong {
                 start: Bytes::from(vec![b'x'; EXCERPT_BYTES]),
-                length: 1 << 20
+                length: 1 << 20,
+                answers: Vec::new(),
             }
         );
         assert!(lines.buffer.capacity() <= 2 * CHUNK_BYTES);
         assert_eq!(lines.next().await.unwrap(), Some(line("next")));
         assert_eq!(lines.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_line_over_the_cap_names_the_call_that_it_answers() {
+        let text = "x".repeat(3 * CHUNK_BYTES);
+        let input = format!("{{\"result\":{{\"text\":\"{text}\"}},\"id\":17}}\n");
+        for input in [input.as_str(), input.trim_end()] {
+            let pieces = all(input.as_bytes(), 1 << 10).await;
+            let [Piece::TooLong { answers, .. }] = &pieces[..] else {
+                panic!("{pieces:?}");
+            };
+            assert_eq!(answers, &["17"]);
+        }
     }
 
     #[test]

@@ -285,7 +285,7 @@ async fn read(
         };
         match next {
             Ok(Some(piece)) => {
-                if let Piece::TooLong { start, length } = &piece
+                if let Piece::TooLong { start, length, .. } = &piece
                     && let Some(withheld) = chatter.garbage.passes()
                 {
                     let start = printable(start, limits.log_line_bytes);
@@ -365,7 +365,7 @@ async fn log(
             Ok(Some(Piece::Line(line))) => {
                 tracing::info!(server = %name, "stderr: {}", printable(&line, cap));
             }
-            Ok(Some(Piece::TooLong { start, length })) => {
+            Ok(Some(Piece::TooLong { start, length, .. })) => {
                 tracing::info!(server = %name, length, "stderr: {}…", printable(&start, cap));
             }
             Ok(None) | Err(_) => return,

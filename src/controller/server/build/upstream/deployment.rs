@@ -108,6 +108,7 @@ fn container(wanted: &Wanted<'_>, stdio: &StdioUpstream) -> Container {
         env,
         env_from,
         sessions: _,
+        session_idle_timeout: _,
         credentials: _,
         run_as_user: _,
         service_account_name: _,
@@ -152,12 +153,14 @@ fn bridge_args(wanted: &Wanted<'_>, stdio: &StdioUpstream) -> Vec<String> {
         .parse()
         .unwrap_or(4 << 20)
         .saturating_add(64 << 10);
+    let idle = stdio.session_idle_timeout().parse().unwrap_or_default();
     let mut args = vec![
         "bridge".to_owned(),
         format!("--listen=[::]:{BRIDGE_PORT}"),
         format!("--bearer-file={BEARER}/bearer"),
         format!("--name={}/{}", ident.namespace, ident.name),
         format!("--sessions={sessions}"),
+        format!("--session-idle-timeout={}", idle.as_secs().max(1)),
         format!("--max-request-bytes={bytes}"),
         // Kubernetes' own default: from there the message reaches the pod's status.
         "--termination-log=/dev/termination-log".to_owned(),
