@@ -170,6 +170,14 @@ pub struct McpApprovalStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Time")]
     pub withdrawn_at: Option<Time>,
+    /// When the request was announced to every webhook of the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Time")]
+    pub notified_at: Option<Time>,
+    /// The gateway that announces the request, once that is not the one whose call asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Notifying")]
+    pub notifying: Option<Notifying>,
     /// When a gateway recorded in its audit log that the request has expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Time")]
@@ -182,6 +190,17 @@ pub struct McpApprovalStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 128))]
     pub audited_by: Option<String>,
+}
+
+/// A gateway that announces a request.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Notifying {
+    /// The run of the gateway.
+    #[schemars(length(min = 1, max = 128))]
+    pub by: String,
+    /// Until when no other gateway does it.
+    pub until: Time,
 }
 
 /// Where an approval stands.

@@ -66,6 +66,8 @@ named! {
         Ready,
         /// Others change the operator's objects of the server; present only while True.
         Tampered,
+        /// Requests for approval cannot be announced; present only while True.
+        NotifyFailing,
         /// Rules of the policy are valid but probably do not do what their author means; present
         /// only while True.
         Doubtful,
@@ -139,6 +141,8 @@ named! {
         LocalCounters,
         /// Limits cannot be counted.
         CountersUnavailable,
+        /// A webhook does not accept announcements.
+        WebhookFailing,
         /// Every ready replica runs the revision.
         Programmed,
         /// Not every ready replica runs the revision yet.

@@ -3,10 +3,12 @@
 //! In: the document. Out: a typed spec that serializes back to the same document. Must not do:
 //! resolve Secrets or dial anything.
 
+mod approvals;
 mod gateway;
 mod status;
 mod upstream;
 
+pub use approvals::*;
 pub use gateway::*;
 pub use status::*;
 pub use upstream::*;
@@ -82,6 +84,10 @@ pub struct McpServerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Audit")]
     pub audit: Option<Audit>,
+    /// How people learn that a call waits for their approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ApprovalSettings")]
+    pub approvals: Option<ApprovalSettings>,
     /// The gateway's pods and addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Gateway", extend("default" = serde_json::Map::new()))]
@@ -89,6 +95,12 @@ pub struct McpServerSpec {
 }
 
 impl McpServerSpec {
+    /// Where new requests for approval are announced.
+    pub fn approval_webhooks(&self) -> impl Iterator<Item = &ApprovalWebhook> {
+        let settings = self.approvals.iter();
+        settings.flat_map(|settings| settings.notify.iter().map(|notice| &notice.webhook))
+    }
+
     /// The Redis or Valkey server that counts limits, if one does.
     pub fn redis(&self) -> Option<&RedisCounters> {
         self.counters.as_ref()?.redis.as_ref()

@@ -38,6 +38,7 @@ use crate::telemetry::{admin, logging, process};
 mod control;
 mod files;
 mod force;
+mod group;
 mod sealing;
 mod secrets;
 mod setup;
@@ -96,6 +97,10 @@ pub struct Args {
     /// $XDG_RUNTIME_DIR/portcullis/serve.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Let the members of this group (a name or a number) use the socket: they may see and decide
+    /// approvals. Its folder then belongs to the group, so it has to be one of its own
+    #[arg(long, value_name = "GROUP", requires = "socket")]
+    socket_group: Option<String>,
     /// The folder for what limits have counted and for the key of sessions, which survive restarts
     /// [default: $XDG_STATE_HOME/portcullis or ~/.local/state/portcullis]
     #[arg(long, value_name = "DIR")]
@@ -233,7 +238,9 @@ async fn serve(args: Args) -> Result<(), Failure> {
         None => None,
     };
     let socket_path = args.socket.clone().unwrap_or_else(socket::default_path);
-    let control = socket::Listener::bind(&socket_path).map_err(Failure::new)?;
+    let approvers = args.socket_group.as_deref().map(group::find).transpose();
+    let approvers = approvers.map_err(Failure::new)?;
+    let control = socket::Listener::bind(&socket_path, approvers).map_err(Failure::new)?;
     let report_readers = report_readers(args.report_token_file.as_ref())?;
     let folder = state_folder(args.state.as_deref())?;
     let counters = counters(&folder)?;

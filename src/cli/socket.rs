@@ -6,8 +6,8 @@
 //! "reason"?: "…"}`. Approving needs the digest that the person has seen, so that nothing else can
 //! be approved under that name. The deciding user is the one that the kernel names for the other
 //! end of the socket, never one that the request names. The socket is 0600 in a folder that is
-//! 0700, and processes that `serve` has started, the guarded servers and theirs, are refused
-//! ([`peer`]).
+//! 0700, or 0660 in one that is 0750 for a group, and processes that `serve` has started, the
+//! guarded servers and theirs, are refused ([`peer`]).
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -121,14 +121,17 @@ pub struct Listener {
     idle: Ticks,
     path: PathBuf,
     inode: u64,
+    /// Users of another id may connect: those whom the modes of socket and folder let in.
+    shared: bool,
 }
 
 impl Listener {
-    /// Binds the path. A socket without a listener is replaced; one that answers is not.
+    /// Binds the path, for this user alone or for the members of a group too. A socket without a
+    /// listener is replaced; one that answers is not.
     ///
     /// # Errors
     /// A sentence that names the path and what to do.
-    pub fn bind(path: &Path) -> Result<Listener, String> {
+    pub fn bind(path: &Path, group: Option<u32>) -> Result<Listener, String> {
         let shown = path.display();
         if let Some(folder) = path
             .parent()
@@ -189,6 +192,11 @@ impl Listener {
                 )
             },
         )?;
+        if let Some(group) = group {
+            share(path, group).map_err(|error| {
+                format!("the socket {shown} cannot be given to the group: {error}")
+            })?;
+        }
         let inode = std::fs::metadata(path)
             .map(|meta| meta.ino())
             .unwrap_or_default();
@@ -198,6 +206,7 @@ impl Listener {
             idle,
             path: path.to_owned(),
             inode,
+            shared: group.is_some(),
         })
     }
 
@@ -237,7 +246,7 @@ impl Listener {
             return;
         };
         // The mode of the socket says so too, but only from a moment after it was opened.
-        if !trusted(peer.uid()) {
+        if !self.shared && !trusted(peer.uid()) {
             tracing::warn!(
                 uid = peer.uid(),
                 "refused a connection of another user to the local socket"
@@ -269,6 +278,32 @@ impl Listener {
             }
         });
     }
+}
+
+/// Gives a socket, and then the folder that kept everyone else away from it, to a group.
+fn share(path: &Path, group: u32) -> Result<(), String> {
+    let said = |error: std::io::Error| error.to_string();
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.ok_or("name a folder for it with --socket")?;
+    let metadata = std::fs::metadata(folder).map_err(said)?;
+    let entries = std::fs::read_dir(folder).map_err(said)?;
+    // Whoever may write there could put a socket of their own in its place, and whatever else is
+    // there would be shown to the group.
+    let private = metadata.uid() == rustix::process::geteuid().as_raw()
+        && metadata.mode() & 0o022 == 0
+        && entries.count() == 1;
+    if !private {
+        return Err(format!(
+            "the folder {} has to be of this user, who alone may write there, and hold nothing else; name such a folder with --socket",
+            folder.display()
+        ));
+    }
+    std::os::unix::fs::chown(path, None, Some(group)).map_err(said)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(said)?;
+    std::os::unix::fs::chown(folder, None, Some(group)).map_err(said)?;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o750)).map_err(said)
 }
 
 /// The user at the other end of a connection.

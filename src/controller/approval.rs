@@ -35,7 +35,14 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Action, WriteError>
             phase: Some(phase),
             ..status
         };
+        let first = approval
+            .status
+            .as_ref()
+            .is_none_or(|status| status.phase.is_none());
         writer::status::<McpApproval>(&ctx.client, object.metadata(), &status).await?;
+        if first && phase == Phase::Pending {
+            ctx.events.approval_requested(approval);
+        }
     }
     Ok(match next {
         Next::At(at) => Action::RequeueAfter(until(now, at)),

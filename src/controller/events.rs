@@ -16,6 +16,7 @@ use kube::core::ObjectMeta;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
+use crate::api::approval::McpApproval;
 use crate::api::condition::{Condition, ConditionStatus, ConditionType, Reason};
 use crate::controller::metrics::Kind;
 use crate::controller::queues::Queues;
@@ -135,6 +136,25 @@ impl Events {
                 &note,
             );
         }
+    }
+
+    /// Tells that a call waits for people: at the request, where `kubectl describe` shows it.
+    pub fn approval_requested(&self, approval: &McpApproval) {
+        let spec = &approval.spec;
+        let note = format!(
+            "{} asks to call {} at {} (policy {}, rule {}), until {}. To decide: kubectl portcullis approvals show {} -n {}",
+            spec.grant,
+            spec.tool,
+            spec.server_ref.name,
+            spec.policy,
+            spec.rule,
+            spec.expires_at.0.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            approval.metadata.name.as_deref().unwrap_or_default(),
+            approval.metadata.namespace.as_deref().unwrap_or_default(),
+        );
+        let (kind, normal) = (Kind::McpApproval, EventType::Normal);
+        let of = &approval.metadata;
+        self.publish(kind, of, normal, "ApprovalRequested", "Approve", &note);
     }
 
     /// Tells that somebody changed what the operator owns of a server.

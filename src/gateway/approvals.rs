@@ -4,6 +4,7 @@
 //! API: a gateway in a cluster keeps them there, `serve` keeps them in memory. Must not do: decide;
 //! people do, through the API or `decide`.
 
+mod announcing;
 mod cluster;
 mod expiries;
 mod memory;
@@ -12,6 +13,7 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
+pub use announcing::Unannounced;
 pub use cluster::ClusterApprovals;
 pub use memory::{Memory, NewDecision};
 
@@ -22,7 +24,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::api::Time;
-use crate::api::approval::{Decision, McpApprovalSpec, Observed, ServerRef};
+use crate::api::approval::{Decision, McpApproval, McpApprovalSpec, Observed, ServerRef};
 use crate::gateway::force::destination::Destination;
 use crate::gateway::observe::audit::DecisionId;
 use crate::policy::approval::{self, Subject};
@@ -382,6 +384,36 @@ impl Approvals {
                 memory.destination_changed(namespace, server, destination, now);
             }
             Approvals::Cluster(cluster) => cluster.destination_changed(destination, now),
+        }
+    }
+
+    /// The requests that wait and have not been announced, the oldest first, without those that
+    /// another gateway announces.
+    pub fn unannounced(&self, namespace: &str, server: &str, now: Timestamp) -> Vec<Unannounced> {
+        match self {
+            Approvals::Memory(memory) => memory.unannounced(namespace, server, now),
+            Approvals::Cluster(cluster) => cluster.unannounced(now),
+        }
+    }
+
+    /// Whether this gateway is to announce a request now. No other one does it for a while then.
+    pub async fn may_announce(
+        &self,
+        key: &ApprovalKey,
+        object: &McpApproval,
+        now: Timestamp,
+    ) -> bool {
+        match self {
+            Approvals::Memory(_) => true,
+            Approvals::Cluster(cluster) => cluster.may_announce(key, object, now).await,
+        }
+    }
+
+    /// Every webhook has accepted the announcement of a request.
+    pub async fn announced(&self, key: &ApprovalKey, object: &McpApproval, now: Timestamp) {
+        match self {
+            Approvals::Memory(memory) => memory.announced(key, object, now),
+            Approvals::Cluster(cluster) => cluster.announced(key, object, now).await,
         }
     }
 

@@ -177,6 +177,8 @@ struct PendingCall<'a> {
     number: Cell<Option<u64>>,
     /// The number of the decision that was recorded last.
     decided: Cell<Option<u64>>,
+    /// Why the decision that is recorded next refuses.
+    reason: Cell<Option<Arc<str>>>,
     /// Tells the client that the call waits.
     waiting: Option<&'a watch::Sender<Option<Waiting>>>,
 }
@@ -197,6 +199,7 @@ impl<'a> PendingCall<'a> {
             approval: None,
             number: Cell::new(None),
             decided: Cell::new(None),
+            reason: Cell::new(None),
             waiting,
         }
     }
@@ -285,6 +288,7 @@ impl PendingCall<'_> {
     fn refuse(&self, decision: &Decision, now: Timestamp) -> Refusal {
         let by = &decision.by;
         let reason = decision.reason.clone();
+        self.reason.set(reason.clone());
         match decision.outcome {
             policy::Outcome::Unknown if !self.snapshot.listed => {
                 self.record(Outcome::Unavailable, by, now, None);
@@ -399,6 +403,15 @@ impl PendingCall<'_> {
 
     fn limited(&self, exhausted: &Exhausted, now: Timestamp) -> Refusal {
         let retry_after = exhausted.retry_after();
+        let why = match (exhausted.uncounted(), &exhausted.reason) {
+            (Some(why), _) => why.to_owned(),
+            (None, None) => format!("{} per {} reached", exhausted.max, exhausted.window),
+            (None, Some(reason)) => {
+                let (max, window) = (exhausted.max, &exhausted.window);
+                format!("{max} per {window} reached: {reason}")
+            }
+        };
+        self.reason.set(Some(why.into()));
         self.record(Outcome::Limited, &exhausted.by, now, retry_after);
         if let Some(why) = exhausted.uncounted() {
             return Refusal::Uncounted {
@@ -423,7 +436,10 @@ impl PendingCall<'_> {
         now: Timestamp,
         retry_after: Option<Duration>,
     ) -> Decided {
+        let reason = self.reason.take();
         let written = Written {
+            reason: reason.as_deref(),
+            caller: Some(&self.call.grant.caller),
             snapshot: &self.snapshot,
             tool: self.call.tool,
             arguments: &self.call.arguments,

@@ -14,6 +14,7 @@ use crate::gateway::force::{Builder, Environment, Followers, Force, Rejected, Se
 use crate::gateway::hops;
 use crate::gateway::inventory::Inventory;
 use crate::gateway::lifetime::Lifetime;
+use crate::gateway::notify::Notices;
 use crate::gateway::observe::audit::AuditLog;
 use crate::gateway::observe::metrics::Metrics;
 use crate::gateway::observe::recorder::Recorder;
@@ -38,6 +39,8 @@ pub struct Gateway {
     pub observe: Recorder,
     /// What is known of the upstream's tools.
     pub inventory: Inventory,
+    /// What became of announcements of requests for approval.
+    pub notices: Notices,
     pub(super) lifetime: Lifetime,
 }
 
@@ -109,6 +112,7 @@ impl Gateway {
                 shared.metrics.clone(),
             ),
             inventory: Inventory::default(),
+            notices: Notices::default(),
             lifetime: Lifetime::default(),
             force,
             served,

@@ -4,17 +4,15 @@
 //! In: addresses, paths. Out: listeners, an audit log, stop signals. Must not do: start anything
 //! half-way. Errors say what to change.
 
-use std::fs::OpenOptions;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::gateway::observe::audit::{AuditLog, AuditWriter, Sink};
+use crate::gateway::observe::audit::{AuditLog, AuditWriter, Sink, look_again};
 use crate::telemetry::listen::{self, ListenError};
 
 /// Why the process cannot have what it needs.
@@ -73,14 +71,7 @@ pub fn audit(file: Option<&Path>) -> Result<(AuditLog, AuditWriter), SetupError>
             path: path.to_owned(),
             source,
         };
-        let opened = OpenOptions::new()
-            .create(true)
-            .read(true)
-            .append(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(unusable)?;
-        sinks.push(Sink::file(path.display().to_string(), opened).map_err(unusable)?);
+        sinks.push(Sink::file(path.to_owned()).map_err(unusable)?);
     }
     AuditLog::to(sinks).map_err(SetupError::Audit)
 }
@@ -124,10 +115,11 @@ pub fn keep_memory_private() -> std::io::Result<()> {
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
-    /// Takes both over from the system.
+    /// Takes them over from the system.
     ///
     /// # Errors
     /// [`SetupError::Signals`].
@@ -135,14 +127,24 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate()).map_err(SetupError::Signals)?,
             interrupt: signal(SignalKind::interrupt()).map_err(SetupError::Signals)?,
+            hangup: signal(SignalKind::hangup()).map_err(SetupError::Signals)?,
         })
     }
 
-    /// Waits for the next of them.
+    /// Waits for the next that asks to stop: SIGTERM, SIGINT, or SIGHUP where a terminal was closed.
+    /// To a process without a terminal, SIGHUP says that its audit file was moved.
     pub async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    if std::io::stderr().is_terminal() {
+                        return;
+                    }
+                    look_again();
+                }
+            }
         }
     }
 }

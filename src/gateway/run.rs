@@ -158,6 +158,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     };
     let gateway = Gateway::waiting(&shared, environment, served);
     gateway.keep_inventory();
+    gateway.notify_approvers();
     let readers = Readers::default();
     let gateway_admin = Arc::new(GatewayAdmin::new(Arc::clone(&gateway), readers.clone()));
     let routes = Arc::new(Routes::default());

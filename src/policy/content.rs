@@ -8,7 +8,7 @@ use super::canonical;
 use serde_json::{Value, json};
 
 /// Fields whose default an API server writes into the object, and that default. A test compares this list with the schemas.
-pub const DEFAULTS_OF_SERVER: [(&str, &str); 18] = [
+pub const DEFAULTS_OF_SERVER: [(&str, &str); 19] = [
     ("audit.arguments", "\"Keys\""),
     ("audit.onFailure", "\"Deny\""),
     ("authentication.anonymous", "\"Deny\""),
@@ -25,6 +25,7 @@ pub const DEFAULTS_OF_SERVER: [(&str, &str); 18] = [
     ("gateway.service.type", "\"ClusterIP\""),
     ("upstream.maxRequestBytes", "\"4Mi\""),
     ("upstream.stdio.runAsUser", "65532"),
+    ("upstream.stdio.sessionIdleTimeout", "\"30m\""),
     ("upstream.stdio.sessions", "\"Shared\""),
     ("upstream.timeout", "\"60s\""),
 ];

@@ -7,6 +7,7 @@
 
 use super::canonical;
 use super::check::{Fill, Fuel, Reads};
+use super::decision::Caller;
 use super::form::Form;
 use super::misfit::{Misfit, Off};
 use super::program::{Program, Rule};
@@ -18,6 +19,9 @@ use crate::catalog::{self, Known};
 use crate::json;
 use serde::Serialize;
 use std::{collections::HashMap, sync::Arc};
+
+/// More rules are not named as those that came near.
+const MAX_NEAR: usize = 8;
 
 /// One tool as the upstream lists it.
 #[derive(Clone, Debug, PartialEq)]
@@ -323,6 +327,22 @@ impl Bound {
             }
             _ => true,
         }
+    }
+
+    /// The rules for this tool and this caller that let a call pass where their condition holds: of
+    /// a call that no rule matched, those that came near. At most [`MAX_NEAR`].
+    pub fn near(&self, tool: &str, caller: &Caller) -> Vec<String> {
+        let tool = self.tool(tool);
+        let rules = tool.into_iter().flat_map(|tool| &tool.rules);
+        rules
+            .filter_map(|at| self.program.rules.get(*at as usize))
+            .filter(|rule| {
+                let passes = matches!(rule.action, Action::Allow | Action::RequireApproval);
+                passes && !rule.audit && rule.callers.matches(&caller.grant)
+            })
+            .take(MAX_NEAR)
+            .map(|rule| format!("{}/{}", rule.id.policy_label(), rule.id.rule))
+            .collect()
     }
 
     /// Figures for status.

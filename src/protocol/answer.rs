@@ -61,6 +61,20 @@ pub const RETRY_AFTER_KEY: &str = "portcullis.dev/retryAfterMs";
 /// The key in `_meta` of a result, for the McpApproval that decides about the call.
 pub const APPROVAL_KEY: &str = "portcullis.dev/approval";
 
+/// The key in `_meta` of a result, for the decision on the call as the audit log has it.
+pub const DECISION_KEY: &str = "portcullis.dev/decisionId";
+
+/// To whom a refusal goes.
+#[derive(Debug, Clone, Copy)]
+pub struct To<'a> {
+    /// The version of the session.
+    pub version: Version,
+    /// The request.
+    pub id: &'a Id<'a>,
+    /// The decision on it, if one was recorded: whoever owns the agent can ask about it.
+    pub decision: Option<&'a str>,
+}
+
 /// As many characters of a stranger's name are echoed.
 const NAME_LIMIT: usize = 128;
 
@@ -110,38 +124,36 @@ pub fn result(id: &Id<'_>, result: &str) -> Vec<u8> {
 }
 
 /// A tool result that tells the model why its call was not made.
-pub fn tool_refused(
-    version: Version,
-    id: &Id<'_>,
-    text: &str,
-    retry_after: Option<Duration>,
-) -> Vec<u8> {
+pub fn tool_refused(to: To<'_>, text: &str, retry_after: Option<Duration>) -> Vec<u8> {
     let wait = retry_after.map(|wait| (RETRY_AFTER_KEY, wait.as_millis().to_string()));
-    refused_with(version, id, text, wait)
+    refused_with(to, text, wait)
 }
 
 /// The same with members of `_meta`, whose values are JSON.
 fn refused_with(
-    version: Version,
-    id: &Id<'_>,
+    to: To<'_>,
     text: &str,
     meta: impl IntoIterator<Item = (&'static str, String)>,
 ) -> Vec<u8> {
+    let quoted = to
+        .decision
+        .map(|id| format!("{text} To ask about this, quote decision {id}."));
     let mut body = String::from("{\"content\":[{\"type\":\"text\",\"text\":");
-    json::write_string(&mut body, text);
+    json::write_string(&mut body, quoted.as_deref().unwrap_or(text));
     body.push_str("}],\"isError\":true");
-    if version.is_stateless() {
+    if to.version.is_stateless() {
         body.push_str(",\"resultType\":\"complete\"");
     }
     let mut before = ",\"_meta\":{";
-    for (key, value) in meta {
+    let decision = to.decision.map(|id| (DECISION_KEY, json::quoted(id)));
+    for (key, value) in meta.into_iter().chain(decision) {
         body.push_str(std::mem::replace(&mut before, ","));
         json::write_string(&mut body, key);
         body.push(':');
         body.push_str(&value);
     }
     body.push_str(if before == "," { "}}" } else { "}" });
-    result(id, &body)
+    result(to.id, &body)
 }
 
 /// Not visible to this caller, or not in the inventory: the same bytes for both.
@@ -169,21 +181,20 @@ fn unknown(id: &Id<'_>, what: &str, name: &str) -> Vec<u8> {
 }
 
 /// Denied, or visible but allowed by no rule with these arguments (then that is the reason).
-pub fn denied(version: Version, id: &Id<'_>, policy: &str, rule: &str, reason: &str) -> Vec<u8> {
+pub fn denied(to: To<'_>, policy: &str, rule: &str, reason: &str) -> Vec<u8> {
     let text = match sentence(reason) {
         "" => format!("Denied by policy {policy}, rule {rule}. Do not retry."),
         reason => format!("Denied by policy {policy}, rule {rule}: {reason}. Do not retry."),
     };
-    tool_refused(version, id, &text, None)
+    tool_refused(to, &text, None)
 }
 
 /// Arguments that do not satisfy the tool's `inputSchema` where a rule reads them: which field, and
 /// what it must be ("must be a string").
-pub fn bad_arguments(version: Version, id: &Id<'_>, field: &str, must: &str) -> Vec<u8> {
+pub fn bad_arguments(to: To<'_>, field: &str, must: &str) -> Vec<u8> {
     let (field, must) = (printable(field, NAME_LIMIT), sentence(must));
     tool_refused(
-        version,
-        id,
+        to,
         &format!("Invalid arguments: {field} {must}. Correct it and call again."),
         None,
     )
@@ -191,8 +202,7 @@ pub fn bad_arguments(version: Version, id: &Id<'_>, field: &str, must: &str) -> 
 
 /// A limit that is exhausted; `window` as the policy writes it. Without a wait the call never fits.
 pub fn limited(
-    version: Version,
-    id: &Id<'_>,
+    to: To<'_>,
     (max, window): (u64, &str),
     rule: &str,
     reason: &str,
@@ -211,27 +221,21 @@ pub fn limited(
             "This call costs more than the limit of {max} per {window} (rule {rule}) ever allows{because}. Do not retry."
         ),
     };
-    tool_refused(version, id, &text, wait)
+    tool_refused(to, &text, wait)
 }
 
 /// A limit that cannot be counted now: too many counters, or their server does not answer.
-pub fn limit_unavailable(
-    version: Version,
-    id: &Id<'_>,
-    rule: &str,
-    reason: &str,
-    wait: Duration,
-) -> Vec<u8> {
+pub fn limit_unavailable(to: To<'_>, rule: &str, reason: &str, wait: Duration) -> Vec<u8> {
     let text = format!(
         "The limit of rule {rule} cannot be checked now: {}. Retry after {} s.",
         sentence(reason),
         seconds(wait)
     );
-    tool_refused(version, id, &text, Some(wait))
+    tool_refused(to, &text, Some(wait))
 }
 
 /// A call that waits for a person, or was refused by one. `name` is the McpApproval's.
-pub fn approval(version: Version, id: &Id<'_>, name: &str, state: Approval<'_>) -> Vec<u8> {
+pub fn approval(to: To<'_>, name: &str, state: Approval<'_>) -> Vec<u8> {
     let text = match state {
         Approval::Pending { again, until } => format!(
             "Approval pending: a person must decide McpApproval {name}. Repeat the call unchanged in {} s, and again until it is decided; it expires at {until}.",
@@ -276,7 +280,7 @@ pub fn approval(version: Version, id: &Id<'_>, name: &str, state: Approval<'_>) 
         _ => None,
     };
     let named = (APPROVAL_KEY, json::quoted(name));
-    refused_with(version, id, &text, [named].into_iter().chain(again))
+    refused_with(to, &text, [named].into_iter().chain(again))
 }
 
 /// A method that is unknown, or that policy refuses.
@@ -416,6 +420,14 @@ mod tests {
 
     const NEW: Version = Version::V2025_11_25;
 
+    fn to<'a>(version: Version, id: &'a Id<'a>) -> To<'a> {
+        To {
+            version,
+            id,
+            decision: None,
+        }
+    }
+
     fn text(bytes: Vec<u8>) -> String {
         envelope::parse(&bytes).unwrap();
         String::from_utf8(bytes).unwrap()
@@ -464,29 +476,35 @@ mod tests {
     fn denials_reach_the_model_as_a_tool_result() {
         let reason = "Deletions go through the platform team.";
         assert_eq!(
-            text(denied(NEW, &one(), "mlflow-default", "deletions", reason)),
+            text(denied(
+                to(NEW, &one()),
+                "mlflow-default",
+                "deletions",
+                reason
+            )),
             is_error(
                 "Denied by policy mlflow-default, rule deletions: Deletions go through the platform team. Do not retry."
             )
         );
         assert_eq!(
-            text(denied(NEW, &one(), "p", "r", "")),
+            text(denied(to(NEW, &one()), "p", "r", "")),
             is_error("Denied by policy p, rule r. Do not retry.")
         );
-        let modern = text(denied(Version::V2026_07_28, &one(), "p", "r", ""));
+        let modern = text(denied(to(Version::V2026_07_28, &one()), "p", "r", ""));
         assert!(
             modern.ends_with(r#""isError":true,"resultType":"complete"}}"#),
             "{modern}"
         );
         assert_eq!(
-            text(bad_arguments(NEW, &one(), "/alias", "must be a string")),
+            text(bad_arguments(to(NEW, &one()), "/alias", "must be a string")),
             is_error("Invalid arguments: /alias must be a string. Correct it and call again.")
         );
     }
 
     #[test]
     fn a_limit_says_when_to_call_again_and_why() {
-        let limited = |reason, wait| text(limited(NEW, &one(), (30, "1m"), "tags", reason, wait));
+        let limited =
+            |reason, wait| text(limited(to(NEW, &one()), (30, "1m"), "tags", reason, wait));
         let wait = Some(Duration::from_millis(11_001));
         assert_eq!(
             limited("", wait),
@@ -502,7 +520,7 @@ mod tests {
 
     #[test]
     fn approvals_name_their_object_and_what_to_do() {
-        let answer = |state| text(approval(NEW, &one(), "mlflow-ab12-0", state));
+        let answer = |state| text(approval(to(NEW, &one()), "mlflow-ab12-0", state));
         assert_eq!(
             answer(Approval::Pending {
                 again: Duration::from_secs(30),

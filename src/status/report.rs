@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 mod bounds;
 pub use bounds::LARGEST;
 use bounds::{
-    COUNTS, ERROR, ISSUERS, MISSING, NAME, RECENT, SHOWN, TOOLS, list, maybe_text, text, texts,
+    COUNTS, ERROR, ISSUERS, MISSING, NAME, RECENT, SHOWN, TOOLS, WEBHOOKS, list, maybe_text, text,
+    texts,
 };
 
 /// Policy and rule under which the violations of policies that no longer apply are counted
@@ -98,6 +99,13 @@ pub struct Report {
         deserialize_with = "maybe_text::<_, ERROR>"
     )]
     pub counters_error: Option<String>,
+    /// Why requests for approval cannot be announced.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "texts::<_, ERROR, WEBHOOKS>"
+    )]
+    pub webhook_faults: Vec<String>,
 }
 
 /// Violations of one policy, rule and outcome.

@@ -122,6 +122,18 @@ fn conditions(inputs: &Inputs<'_>) -> Vec<crate::api::condition::Condition> {
         let tampered = Verdict::new(true, Reason::ForeignChange, what);
         conditions.put(ConditionType::Tampered, &tampered);
     }
+    let mut reports = inputs.replicas.iter().filter_map(|replica| replica.report);
+    if let Some(fault) = reports.find_map(|report| report.webhook_faults.first()) {
+        let failing = Verdict::new(
+            true,
+            Reason::WebhookFailing,
+            format!(
+                "Approvers are not notified of new requests: {fault}. Calls that need approval wait for a decision all the \
+                 same, and `kubectl get mcpapprovals` lists them; the gateway tries again while a request waits."
+            ),
+        );
+        conditions.put(ConditionType::NotifyFailing, &failing);
+    }
     // kstatus reads these as "in progress" and "failed"; they are present only while True.
     let closed = ready.reason == Reason::Closed;
     if !accepted.holds() || closed || programmed.reason == Reason::BundleRejected {

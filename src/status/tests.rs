@@ -150,6 +150,7 @@ fn report() -> Report {
         }),
         audit_error: None,
         counters_error: None,
+        webhook_faults: Vec::new(),
     }
 }
 

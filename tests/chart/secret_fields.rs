@@ -24,6 +24,30 @@ pub fn cases() -> Vec<(&'static str, Value)> {
     let named = || json!({ "name": "s" });
     vec![
         (
+            "approvals.notify[].webhook.caSecretRef",
+            with(
+                http(),
+                "approvals.notify",
+                json!([{ "webhook": { "urlSecretRef": reference(), "caSecretRef": reference() } }]),
+            ),
+        ),
+        (
+            "approvals.notify[].webhook.hmacSecretRef",
+            with(
+                http(),
+                "approvals.notify",
+                json!([{ "webhook": { "urlSecretRef": reference(), "hmacSecretRef": reference() } }]),
+            ),
+        ),
+        (
+            "approvals.notify[].webhook.urlSecretRef",
+            with(
+                http(),
+                "approvals.notify",
+                json!([{ "webhook": { "urlSecretRef": reference() } }]),
+            ),
+        ),
+        (
             "authentication.apiKeys.secretRef",
             with(
                 http(),

@@ -295,8 +295,12 @@ fn is_error(result: &Value) -> bool {
     result["isError"] == true
 }
 
+/// Without the id of the decision.
 fn text(result: &Value) -> &str {
-    result["content"][0]["text"].as_str().unwrap_or_default()
+    let text = result["content"][0]["text"].as_str().unwrap_or_default();
+    text.split(" To ask about this, quote decision ")
+        .next()
+        .unwrap()
 }
 
 #[test]

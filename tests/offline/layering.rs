@@ -50,6 +50,7 @@ const FILES: &[(&str, &[&str])] = &[
     ("gateway/force", &["api"]),
     ("gateway/approvals", &["api"]),
     ("gateway/counters/local/tests", &["api"]),
+    ("gateway/notify", &["api"]),
     ("gateway/observe/audit/arguments", &["api"]),
     ("gateway/upstream/connect", &["api"]),
 ];

@@ -49,9 +49,12 @@ fn the_policies_of_the_page_on_approvals_are_valid() {
         .filter(|block| block.contains("kind: "))
         .collect();
     assert!(!manifests.is_empty());
+    // The page has the server as well.
+    let servers = manifests
+        .iter()
+        .filter(|one| one.contains("\nkind: McpServer\n"));
+    assert_eq!(servers.count(), 1);
     let folder = tempfile::tempdir().unwrap();
-    let server = format!("{root}examples/quickstart/server.yaml");
-    std::fs::copy(server, folder.path().join("server.yaml")).unwrap();
     for (number, manifest) in manifests.iter().enumerate() {
         let file = folder.path().join(format!("{number}.yaml"));
         std::fs::write(file, manifest).unwrap();

@@ -129,6 +129,7 @@ impl Serving {
             self.routes.set(routes);
             for gateway in new {
                 gateway.keep_inventory();
+                gateway.notify_approvers();
             }
             state.project = project;
             state.findings.clone_from(&findings);

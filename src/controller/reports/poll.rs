@@ -283,6 +283,7 @@ impl News {
             listing,
             audit_error,
             counters_error,
+            webhook_faults,
         } = now;
         let counted = before.map_or(&[][..], |before| &before.violations);
         let error = |report: &Report| report.listing.as_ref().map(|listing| listing.error.clone());
@@ -300,6 +301,7 @@ impl News {
                     || before.bundle_error != *bundle_error
                     || before.audit_error != *audit_error
                     || before.counters_error != *counters_error
+                    || before.webhook_faults != *webhook_faults
                     || error(before) != listing.as_ref().map(|listing| listing.error.clone())
             }),
         }

@@ -251,6 +251,7 @@ fn nothing() -> McpServerSpec {
         authentication: None,
         counters: None,
         audit: None,
+        approvals: None,
         gateway: None,
     }
 }

@@ -5,6 +5,7 @@
 //! would have written itself, and a decision in it. Must not do: decide, delete, or touch the
 //! requests of other servers.
 
+mod announcing;
 mod following;
 mod kept;
 mod recording;

@@ -67,7 +67,7 @@ impl Memory {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ApprovalKey, Entry>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<ApprovalKey, Entry>> {
         self.entries.lock()
     }
 

@@ -12,7 +12,8 @@ use crate::gateway::fairness::offload::aside;
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::observe::Outcome;
 use crate::gateway::observe::audit::{self, ApprovalState, Position, Record, Unwritten};
-use crate::policy::decision::RuleId;
+use crate::policy::Caller;
+use crate::policy::decision::{DEFAULT_RULE, RuleId};
 
 /// A forwarded call. Call [`InFlight::finish`] at its end; if it is dropped before, it counts as
 /// abandoned and keeps its units.
@@ -150,6 +151,10 @@ pub(super) struct Written<'a> {
     pub(super) approval: Option<(&'a str, ApprovalState)>,
     /// The decision's number, if it has one already.
     pub(super) number: Option<u64>,
+    /// Why the call is refused, if it is.
+    pub(super) reason: Option<&'a str>,
+    /// Who calls; for the rules that came near.
+    pub(super) caller: Option<&'a Caller>,
 }
 
 impl Written<'_> {
@@ -166,6 +171,13 @@ impl Written<'_> {
             Some(number) => gateway.observe.id(number),
             None => gateway.observe.decision_id(),
         };
+        let refused = !matches!(outcome, Outcome::Allowed | Outcome::Audited);
+        let near = match self.caller {
+            Some(caller) if refused && *by.rule == *DEFAULT_RULE => {
+                self.snapshot.bound.near(self.tool, caller)
+            }
+            _ => Vec::new(),
+        };
         let record = Record {
             time,
             decision_id,
@@ -177,6 +189,8 @@ impl Written<'_> {
             outcome: outcome.as_str(),
             policy: Some(&label),
             rule: Some(&by.rule),
+            reason: self.reason.filter(|_| refused),
+            near: &near,
             enforced: outcome != Outcome::Audited,
             approval: self
                 .approval

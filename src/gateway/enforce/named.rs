@@ -105,6 +105,8 @@ pub async fn named(
         outcome: outcome.as_str(),
         policy: Some(&label),
         rule: Some(&by.rule),
+        reason: decision.reason.as_deref().filter(|_| !passes),
+        near: &[],
         enforced: outcome != Outcome::Audited,
         approval: None,
         approval_state: None,

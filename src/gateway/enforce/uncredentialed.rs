@@ -40,6 +40,8 @@ impl Uncredentialed<'_> {
             trace_id: self.trace_id,
             approval: None,
             number: None,
+            reason: Some("the server has no credential for this caller"),
+            caller: None,
         };
         let decided = written.record(gateway, Outcome::Denied, self.by, Timestamp::now(), None);
         decided.number

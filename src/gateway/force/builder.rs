@@ -22,6 +22,7 @@ use super::settings::Settings;
 use super::snapshot::Snapshot;
 use super::tls::{self, Certificate, Transport};
 use super::withheld::WithheldTools;
+use crate::gateway::notify::webhook::WebhookBuilder;
 use crate::gateway::upstream::Upstream;
 use crate::gateway::upstream::connect::connect;
 use crate::gateway::upstream::stdio::RunAs;
@@ -92,6 +93,7 @@ pub struct Builder {
     missing: Vec<String>,
     callers: Callers,
     counters: SharedPlace,
+    webhooks: WebhookBuilder,
     sealer: Option<(Vec<u8>, Arc<Sealer>)>,
     certificate: Option<Certificate>,
     transport: Transport,
@@ -114,6 +116,7 @@ impl Builder {
             missing: Vec::new(),
             callers: Callers::default(),
             counters: SharedPlace::default(),
+            webhooks: WebhookBuilder::default(),
             sealer: None,
             certificate: None,
             transport: Transport::Plain,
@@ -267,6 +270,7 @@ impl Builder {
         let mut lookup = Lookup::new(&*self.environment.secrets);
         let upstreams = Arc::new(self.credentials.build(source, &mut lookup));
         self.missing = lookup.into_missing();
+        let webhooks = self.webhooks.of(spec, &*self.environment.secrets);
         let bound = Arc::new(Bound::new(
             program,
             self.listing.as_deref().unwrap_or_default(),
@@ -282,6 +286,7 @@ impl Builder {
             listed: self.listing.is_some(),
             grants,
             counters,
+            webhooks,
             upstreams,
             destination,
             sealer,

@@ -13,6 +13,7 @@ use super::replays::Replays;
 use super::settings::Settings;
 use crate::gateway::counters::SharedCounters;
 use crate::gateway::grants::{Grant, Grants};
+use crate::gateway::notify::webhook::Webhooks;
 use crate::policy::Bound;
 use crate::policy::bundle::BundleServer;
 use crate::protocol::seal::Sealer;
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub grants: Arc<Grants>,
     /// Where limits are counted, if not in this process.
     pub counters: Option<Arc<SharedCounters>>,
+    /// Where requests for approval are announced.
+    pub webhooks: Arc<Webhooks>,
     /// The upstream, by caller.
     pub upstreams: Arc<Upstreams>,
     /// The same in words, and as approvals are bound to it.

@@ -12,7 +12,7 @@ use super::responses::{Answer, accepted, fault_text, refuse};
 use crate::gateway::enforce;
 use crate::gateway::force::credentials::NoCredential;
 use crate::gateway::upstream::Upstream;
-use crate::protocol::answer;
+use crate::protocol::answer::{self, To};
 use crate::protocol::envelope::{Message, Request as Rpc};
 use crate::protocol::version::Version;
 
@@ -66,7 +66,13 @@ impl Exchange<'_> {
             trace_id: self.trace_id.as_deref(),
         };
         let number = denied.record(self.gateway, &self.snapshot);
-        let body = answer::tool_refused(Version::LATEST_SESSION, id, told, None);
+        let decision = self.gateway.observe.id(number).to_string();
+        let to = To {
+            version: Version::LATEST_SESSION,
+            id,
+            decision: Some(&decision),
+        };
+        let body = answer::tool_refused(to, told, None);
         let answer = *refuse(StatusCode::OK, body);
         Box::new(self.naming(Some(number), answer))
     }

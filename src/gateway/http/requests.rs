@@ -19,7 +19,7 @@ use crate::gateway::relay::{Asked, give_up};
 use crate::gateway::sessions::Session;
 use crate::gateway::upstream::UpstreamError;
 use crate::json::{self, Kind};
-use crate::protocol::answer;
+use crate::protocol::answer::{self, To};
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{self, CompletionRef, Id, Request as Rpc};
 use crate::protocol::list::ListKind;
@@ -166,7 +166,13 @@ impl Exchange<'_> {
             // One that is held here is never given back.
             Admission::Refuse(Refusal::Cancelled, _) | Admission::Ask(..) => Ok(accepted()),
             Admission::Refuse(refusal, number) => {
-                let body = refusal_body(session.version, id, tool, &refusal);
+                let decision = number.map(|number| self.gateway.observe.id(number).to_string());
+                let to = To {
+                    version: session.version,
+                    id,
+                    decision: decision.as_deref(),
+                };
+                let body = refusal_body(to, tool, &refusal);
                 let answer = refuse(StatusCode::OK, body);
                 Err(Box::new(self.naming(number, *answer)))
             }

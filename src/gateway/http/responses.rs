@@ -9,10 +9,9 @@ use crate::gateway::body::message::{RETRY_AFTER, json_response};
 use crate::gateway::body::{Body, empty};
 use crate::gateway::enforce::Refusal;
 use crate::gateway::upstream::UpstreamError;
-use crate::protocol::answer;
-use crate::protocol::envelope::{self, Id};
+use crate::protocol::answer::{self, To};
+use crate::protocol::envelope;
 use crate::protocol::header::HeaderFault;
-use crate::protocol::version::Version;
 
 /// What a client gets.
 pub(super) type Answer = Response<Body>;
@@ -79,24 +78,17 @@ pub(super) fn unrecorded(why: &str) -> String {
     )
 }
 
-pub(super) fn refusal_body(
-    version: Version,
-    id: &Id<'_>,
-    tool: &str,
-    refusal: &Refusal,
-) -> Vec<u8> {
+pub(super) fn refusal_body(to: To<'_>, tool: &str, refusal: &Refusal) -> Vec<u8> {
     match refusal {
-        Refusal::Unknown | Refusal::Cancelled => answer::unknown_tool(id, tool),
+        Refusal::Unknown | Refusal::Cancelled => answer::unknown_tool(to.id, tool),
         Refusal::Denied { by, reason } => answer::denied(
-            version,
-            id,
+            to,
             &by.policy_label(),
             &by.rule,
             reason.as_deref().unwrap_or(""),
         ),
         Refusal::BadArguments(why) => answer::tool_refused(
-            version,
-            id,
+            to,
             &format!("Invalid arguments: {why}. Correct it and call again."),
             None,
         ),
@@ -107,8 +99,7 @@ pub(super) fn refusal_body(
             window,
             retry_after,
         } => answer::limited(
-            version,
-            id,
+            to,
             (*max, window),
             &by.rule,
             reason.as_deref().unwrap_or(""),
@@ -118,42 +109,32 @@ pub(super) fn refusal_body(
             by,
             why,
             retry_after,
-        } => answer::limit_unavailable(version, id, &by.rule, why, *retry_after),
+        } => answer::limit_unavailable(to, &by.rule, why, *retry_after),
         Refusal::Pending { name, until } => {
             let until = until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             let state = answer::Approval::Pending {
                 again: APPROVAL_RETRY_AFTER,
                 until: &until,
             };
-            answer::approval(version, id, name, state)
+            answer::approval(to, name, state)
         }
-        Refusal::ApprovalStale { name } => {
-            answer::approval(version, id, name, answer::Approval::Stale)
-        }
+        Refusal::ApprovalStale { name } => answer::approval(to, name, answer::Approval::Stale),
         Refusal::ApprovalWithdrawn { name } => {
-            answer::approval(version, id, name, answer::Approval::Withdrawn)
+            answer::approval(to, name, answer::Approval::Withdrawn)
         }
         Refusal::ApprovalDenied { name, reason } => answer::approval(
-            version,
-            id,
+            to,
             name,
             answer::Approval::Denied(reason.as_deref().unwrap_or("")),
         ),
-        Refusal::ApprovalExpired { name } => {
-            answer::approval(version, id, name, answer::Approval::Expired)
-        }
-        Refusal::ApprovalUsed { name } => {
-            answer::approval(version, id, name, answer::Approval::Used)
-        }
-        Refusal::ApprovalVoid { name } => {
-            answer::approval(version, id, name, answer::Approval::Void)
-        }
+        Refusal::ApprovalExpired { name } => answer::approval(to, name, answer::Approval::Expired),
+        Refusal::ApprovalUsed { name } => answer::approval(to, name, answer::Approval::Used),
+        Refusal::ApprovalVoid { name } => answer::approval(to, name, answer::Approval::Void),
         Refusal::ApprovalRefused { by, why } => {
-            answer::denied(version, id, &by.policy_label(), &by.rule, why)
+            answer::denied(to, &by.policy_label(), &by.rule, why)
         }
         Refusal::ApprovalUnavailable { by, retry_after } => answer::tool_refused(
-            version,
-            id,
+            to,
             &format!(
                 "Approval unavailable: policy {}, rule {} asks a person about this call, and the Kubernetes API, where approvals are kept, cannot be used now. The call was not made. Repeat it unchanged in {} s.",
                 by.policy_label(),
@@ -163,8 +144,7 @@ pub(super) fn refusal_body(
             Some(*retry_after),
         ),
         Refusal::Unobserved { by, why } => answer::tool_refused(
-            version,
-            id,
+            to,
             &format!(
                 "Approval not asked for: policy {}, rule {} asks a person about this call and shows what it changes, and that could not be read: {why}. The call was not made. Call again when it can be read.",
                 by.policy_label(),
@@ -173,10 +153,12 @@ pub(super) fn refusal_body(
             None,
         ),
         Refusal::Unrecorded(why) => {
-            answer::tool_refused(version, id, &unrecorded(why), Some(UNRECORDED_RETRY_AFTER))
+            answer::tool_refused(to, &unrecorded(why), Some(UNRECORDED_RETRY_AFTER))
         }
-        Refusal::Unavailable => {
-            answer::upstream_down(Some(id), "its tools have not been listed yet", RETRY_AFTER)
-        }
+        Refusal::Unavailable => answer::upstream_down(
+            Some(to.id),
+            "its tools have not been listed yet",
+            RETRY_AFTER,
+        ),
     }
 }

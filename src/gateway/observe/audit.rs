@@ -30,7 +30,7 @@ use crate::json;
 
 pub use self::arguments::recorded;
 use self::line::Line;
-pub use self::sink::Sink;
+pub use self::sink::{Sink, look_again};
 pub use self::writer::AuditWriter;
 use self::writer::{LOST_POSITION, WriterQueue};
 
@@ -72,6 +72,11 @@ pub struct Record<'a> {
     pub policy: Option<&'a str>,
     /// The rule that decided.
     pub rule: Option<&'a str>,
+    /// Why, in the words that the caller was told; of a refusal only.
+    pub reason: Option<&'a str>,
+    /// Of a refusal because no rule matched: the rules that would let the call pass, were it not for
+    /// their condition.
+    pub near: &'a [String],
     /// False for a shadow decision: recorded, not carried out.
     pub enforced: bool,
     /// The approval that the call asked for or used.

@@ -61,6 +61,7 @@ impl Gateway {
             }),
             audit_error: self.unrecordable(),
             counters_error: self.uncounted(),
+            webhook_faults: self.notices.faults(),
         };
         report.fit()
     }

@@ -31,6 +31,9 @@ pub const MISSING: usize = 1_024;
 /// Issuers of tokens whose keys are not there.
 pub const ISSUERS: usize = 32;
 
+/// Webhooks that announce requests for approval.
+pub const WEBHOOKS: usize = 16;
+
 /// An upper bound for the calls that a gateway can decide in a second.
 const FASTEST: u64 = 100_000;
 

@@ -588,3 +588,26 @@ fn why_pods_do_not_run_is_told_in_place_of_what_follows_from_it() {
     let (_, shown) = message(&none, ConditionType::Ready);
     assert!(shown.contains("exceeded quota: few"), "{shown}");
 }
+
+#[test]
+fn a_webhook_that_fails_is_a_condition_in_words_and_makes_nothing_else_untrue() {
+    let server = server_with(json!({}));
+    let quiet = status_of(&server, Some(&report()), |_| {});
+    assert!(!short(&quiet.conditions).join(" ").contains("NotifyFailing"));
+    let mut failing = report();
+    let fault = "spec.approvals.notify[0].webhook: it answered HTTP 500 Internal Server Error";
+    failing.webhook_faults = vec![fault.to_owned()];
+    let status = status_of(&server, Some(&failing), |_| {});
+    let mut conditions = short(&status.conditions);
+    let found = conditions
+        .iter()
+        .position(|one| one == "NotifyFailing=True WebhookFailing")
+        .unwrap();
+    assert!(
+        status.conditions[found].message.contains(fault),
+        "{}",
+        status.conditions[found].message
+    );
+    conditions.remove(found);
+    assert_eq!(conditions, short(&quiet.conditions));
+}

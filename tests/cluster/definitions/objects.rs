@@ -79,6 +79,10 @@ pub fn all() -> Vec<Value> {
                     },
                 },
                 "counters": {"redis": {"urlSecretRef": secret, "onUnavailable": "Deny", "caSecretRef": secret}},
+                "approvals": {"notify": [{"webhook": {
+                    "urlSecretRef": secret, "format": "Slack", "hmacSecretRef": secret, "caSecretRef": secret,
+                    "includeArguments": true,
+                }}]},
                 "gateway": {
                     "autoscaling": {"minReplicas": 2, "maxReplicas": 8, "targetCPUUtilizationPercentage": 70},
                 },
@@ -120,7 +124,7 @@ pub fn all() -> Vec<Value> {
             json!({
                 "serverRef": {"name": "mlflow"}, "grant": "serviceaccount:ml/trainer", "tool": "set_model_alias",
                 "argumentsDigest": digest, "argumentsPreview": "{}", "upstream": "https://mlflow.example/mcp", "policy": "mlflow-default", "rule": "promote", "approvers": 2,
-                "observed": {"tool": "get_model_version_by_alias", "preview": "{}", "digest": digest},
+                "decisionId": "4cbdc2f09d42-35", "observed": {"tool": "get_model_version_by_alias", "preview": "{}", "digest": digest},
                 "requestedAt": "2026-01-01T00:00:00Z", "expiresAt": "2026-01-01T00:30:00Z",
             }),
         ),

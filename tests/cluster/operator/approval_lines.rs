@@ -5,12 +5,13 @@ use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use portcullis::api::approval::{McpApproval, Phase};
+use portcullis::api::condition::ConditionType;
 use serde_json::{Value, json};
 
 use super::approved_calls::{agents, approvals, asking, listed, phase_is, promote};
-use super::rig::Room;
+use super::rig::{Room, call, find, pod_ready, server};
 use crate::support::eventually;
-use crate::support::wire::upstream::Fake;
+use crate::support::wire::upstream::{Answer, Fake};
 
 /// The lines about approvals of all gateways of the server.
 async fn lines(room: &Room) -> Vec<Value> {
@@ -192,4 +193,153 @@ async fn another_gateway_records_what_the_one_that_asked_cannot() {
     let lines = steps_are(&room, &name, &["requested", "denied"]).await;
     assert_eq!(lines[1]["decisionId"], json!(asked));
     assert_eq!(lines[1]["by"], "alice");
+}
+
+/// A receiver that answers every POST with this status, behind a Secret `hook`.
+async fn receiver(room: &Room, status: u16) -> Fake {
+    let receiver = Fake::start(&[]).await;
+    receiver.on("response", move |_| {
+        Answer::Status(status, "text/plain", Vec::new())
+    });
+    let url = format!("http://{}/hook", receiver.addr);
+    room.apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hook"}, "stringData": {"url": url}}));
+    receiver
+}
+
+/// The server announces requests to the receiver.
+fn announcing(fake: &Fake, replicas: u32) -> Value {
+    let mut object = server("mlflow", fake);
+    object["spec"]["gateway"] = json!({ "replicas": replicas });
+    object["spec"]["approvals"] =
+        json!({"notify": [{"webhook": {"urlSecretRef": {"name": "hook", "key": "url"}}}]});
+    object
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_an_event_and_one_announcement_even_if_the_gateway_that_asked_is_gone() {
+    let Some(room) = Room::open("announced approvals").await else {
+        return;
+    };
+    let fake = Fake::start(&["promote", "get"]).await;
+    let hook = receiver(&room, 500).await;
+    asking(
+        &room,
+        &fake,
+        2,
+        json!({"expiresAfter": "10m", "waitUpTo": "0s"}),
+    )
+    .await;
+    room.apply(&announcing(&fake, 2));
+    eventually("the webhook is in the bundle of both", || async {
+        let server = room.servers().get("mlflow").await.unwrap();
+        let status = server.status.unwrap_or_default();
+        let replicas = status.replicas.unwrap_or_default();
+        let pods = room.gateway_pods("mlflow").await;
+        let mounted = pods.len() == 2
+            && pods.iter().all(|pod| {
+                pod_ready(pod)
+                    && serde_json::to_string(&pod.spec)
+                        .unwrap()
+                        .contains("\"hook\"")
+            });
+        match mounted && replicas.programmed == 2 {
+            true => Ok(()),
+            false => Err(format!("{replicas:?}, {}", pods.len())),
+        }
+    })
+    .await;
+    let agents = agents(&room, 2).await;
+    promote(&agents[0], "v7").await.unwrap();
+    let name = waiting(&room, "v7").await;
+    // Where people look.
+    let described = eventually("an Event", || async {
+        let events = room
+            .cluster
+            .kubectl(["get", "events", "-n", room.name()])
+            .ok();
+        let line = events
+            .lines()
+            .find(|line| line.contains(&name))
+            .map(str::to_owned);
+        line.ok_or(events)
+    })
+    .await;
+    assert!(
+        described.contains("ApprovalRequested") && described.contains(&format!("show {name}")),
+        "{described}"
+    );
+    // The webhook fails: the server says so in words, and serves.
+    let failing = room
+        .server_is(
+            "mlflow",
+            ConditionType::NotifyFailing,
+            "True",
+            "WebhookFailing",
+        )
+        .await;
+    let status = serde_json::to_string(&failing.status).unwrap();
+    assert!(
+        status.contains("spec.approvals.notify[0].webhook: it answered HTTP 500")
+            && !status.contains("/hook"),
+        "{status}"
+    );
+    assert_eq!(call(&agents[1], "get").await, Ok(()));
+    // The gateway that asked goes away, and then the webhook works again: another one announces it.
+    let asked = approvals(&room)
+        .get(&name)
+        .await
+        .unwrap()
+        .spec
+        .decision_id
+        .unwrap();
+    let run = asked.rsplit_once('-').unwrap().0.to_owned();
+    for pod in room.gateway_pods("mlflow").await {
+        let pod = pod.name_any();
+        if room
+            .kubelet()
+            .log(room.name(), &pod, "gateway")
+            .contains(&run)
+        {
+            room.kubelet().crash(room.name(), &pod);
+        }
+    }
+    hook.on("response", |_| {
+        Answer::Status(200, "text/plain", Vec::new())
+    });
+    let before = hook.got("response").len();
+    let announced = eventually("it is announced", || async {
+        let found = approvals(&room).get(&name).await.unwrap();
+        let status = found.status.clone().unwrap_or_default();
+        match status.notified_at {
+            Some(_) => Ok(status),
+            None => Err(status),
+        }
+    })
+    .await;
+    assert_eq!(hook.got("response").len(), before + 1);
+    assert!(announced.notifying.is_some_and(|by| by.by != run));
+    // A second request goes out once, although both know it.
+    promote(&agents[1], "v8").await.unwrap();
+    promote(&agents[1], "v8").await.unwrap();
+    eventually("the second one too", || async {
+        let posts = hook.got("response");
+        match posts
+            .iter()
+            .filter(|got| got.json()["approval"]["name"] != name)
+            .count()
+        {
+            1 => Ok(()),
+            count => Err(count),
+        }
+    })
+    .await;
+    eventually("the condition is gone", || async {
+        let server = room.servers().get("mlflow").await.unwrap();
+        let conditions = server.status.unwrap_or_default().conditions;
+        match find(&conditions, ConditionType::NotifyFailing) {
+            None => Ok(()),
+            Some(still) => Err(still.clone()),
+        }
+    })
+    .await;
 }

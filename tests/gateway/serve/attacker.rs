@@ -221,3 +221,76 @@ fn a_user_that_serve_cannot_become_is_an_error_that_says_what_to_do() {
         "{said}"
     );
 }
+
+#[test]
+fn the_members_of_a_group_decide_under_their_own_names_and_nobody_else_does() {
+    use std::os::unix::fs::PermissionsExt as _;
+    if !is_root() {
+        let line = b"\nskipped: --socket-group: these tests do not run as root\n";
+        return std::io::stdout().lock().write_all(line).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), open).unwrap();
+    let serve = Serve::launch(portcullis(), folder, APPROVE, &["--socket-group", "4242"]);
+    let session = serve.session();
+    let pending = serve.echo(&session, "promote");
+    assert!(text(&pending).starts_with("Approval pending"), "{pending}");
+    let run = |user: &str, group: &str, arguments: &[&str]| {
+        Command::new("setpriv")
+            .args(["--reuid", user, "--regid", group, "--clear-groups", "--"])
+            .arg(env!("CARGO_BIN_EXE_portcullis"))
+            .args(arguments)
+            .arg("--socket")
+            .arg(serve.socket())
+            .output()
+            .unwrap()
+    };
+    // Attack: of another group, through the path.
+    let stranger = run("4343", "4343", &["approvals", "list"]);
+    assert!(!stranger.status.success());
+    let listed = run("4343", "4242", &["approvals", "list", "-o", "yaml"]);
+    let listed_text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.status.success(), "{listed:?}");
+    let field = |name: &str| {
+        let mut lines = listed_text.lines().map(str::trim);
+        let found = lines.find_map(|line| line.strip_prefix(&format!("{name}: ")));
+        found
+            .unwrap_or_else(|| panic!("{name}: {listed_text}"))
+            .trim_matches('"')
+            .to_owned()
+    };
+    let (name, digest) = (field("name"), field("argumentsDigest"));
+    let approve = ["approvals", "approve", &name, "--yes", "--digest", &digest];
+    let approved = run("4343", "4242", &approve);
+    assert!(approved.status.success(), "{approved:?}");
+    assert!(!is_error(&serve.echo(&session, "promote")));
+    let audit = std::fs::read_to_string(serve.folder.path().join("audit.jsonl")).unwrap();
+    assert!(audit.contains(r#""by":"uid:4343""#), "{audit}");
+}
+
+#[test]
+fn a_socket_is_given_to_a_group_only_in_a_folder_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("all.yaml"),
+        server_yaml() + "---\n" + &policy_yaml(ALLOW),
+    )
+    .unwrap();
+    let refused = portcullis()
+        .args(["serve", "--socket-group", "4242", "-f"])
+        .arg(folder.path().join("all.yaml"))
+        // Beside the files.
+        .arg("--socket")
+        .arg(folder.path().join("s.sock"))
+        .arg("--state")
+        .arg(folder.path().join("state"))
+        .args(["--listen", &format!("127.0.0.1:{}", free_port())])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("hold nothing else"),
+        "{said}"
+    );
+}

@@ -43,12 +43,16 @@ impl Reply {
         }
     }
 
-    /// The text of a tool's result, with whether it is an error.
+    /// The text of a tool's result, with whether it is an error, and without the id of the decision.
     pub fn tool(&self) -> (bool, String) {
         assert_eq!(self.status, 200, "{}", self.text());
         let answer = self.messages().pop().unwrap();
         let text = answer["result"]["content"][0]["text"].as_str();
         let text = text.unwrap_or_else(|| panic!("no result: {answer}"));
+        let text = text
+            .split(" To ask about this, quote decision ")
+            .next()
+            .unwrap();
         (answer["result"]["isError"] == true, text.to_owned())
     }
 

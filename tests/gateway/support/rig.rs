@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use portcullis::gateway::approvals::{Approvals, Memory};
@@ -23,6 +23,16 @@ use tokio_util::sync::CancellationToken;
 use super::client::Client;
 use super::soon;
 use super::upstream::Fake;
+
+/// Whatever a test does, its lines are as the schema in the docs says.
+fn as_published(line: &Value) {
+    static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+        let schema = include_str!("../../../docs/audit.schema.json");
+        jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).unwrap()
+    });
+    let mistakes: Vec<String> = SCHEMA.iter_errors(line).map(|e| e.to_string()).collect();
+    assert!(mistakes.is_empty(), "{line}: {mistakes:?}");
+}
 
 /// What the audit log got.
 #[derive(Clone, Default)]
@@ -67,8 +77,14 @@ impl Lines {
     fn lines(&self, event: &str) -> Vec<Value> {
         let bytes = self.0.lock().unwrap();
         let lines = bytes.split(|byte| *byte == b'\n');
-        let whole = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
-        whole.filter(|line| line["event"] == event).collect()
+        let whole: Vec<Value> = lines
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .collect();
+        whole.iter().for_each(as_published);
+        whole
+            .into_iter()
+            .filter(|line| line["event"] == event)
+            .collect()
     }
 
     /// The decisions.
@@ -225,6 +241,7 @@ impl Rig {
             Arc::clone(&gateway),
         )]));
         gateway.keep_inventory();
+        gateway.notify_approvers();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(serve(
             listener,

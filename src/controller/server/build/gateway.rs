@@ -101,6 +101,14 @@ fn secrets(spec: &McpServerSpec) -> BTreeSet<String> {
     let references =
         redis.flat_map(|redis| [Some(&redis.url_secret_ref), redis.ca_secret_ref.as_ref()]);
     names.extend(references.flatten().map(|reference| reference.name.clone()));
+    let webhooks = spec.approval_webhooks().flat_map(|webhook| {
+        [
+            Some(&webhook.url_secret_ref),
+            webhook.hmac_secret_ref.as_ref(),
+            webhook.ca_secret_ref.as_ref(),
+        ]
+    });
+    names.extend(webhooks.flatten().map(|reference| reference.name.clone()));
     let tls = spec
         .gateway
         .as_ref()

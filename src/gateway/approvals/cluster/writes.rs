@@ -26,7 +26,7 @@ use crate::gateway::cluster_api::describe;
 /// A call waits this long for its approval to be used up, over several attempts.
 const CONSUME_TIMEOUT: Duration = Duration::from_secs(8);
 /// That nobody asks any more is tried this long to be written.
-const END_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const END_TIMEOUT: Duration = Duration::from_secs(60);
 /// Names that are tried for one request; each taken one is remembered, so that the next call goes
 /// on from there.
 const NAMES: u64 = 32;

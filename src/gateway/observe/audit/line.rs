@@ -74,6 +74,20 @@ impl Line {
         line.fixed("outcome", record.outcome);
         line.optional("policy", record.policy);
         line.optional("rule", record.rule);
+        line.optional(
+            "reason",
+            record.reason.map(|why| text::cut(why, MAX_NAME_BYTES)),
+        );
+        if !record.near.is_empty() {
+            line.text.push_str(",\"near\":[");
+            for (index, rule) in record.near.iter().enumerate() {
+                if index > 0 {
+                    line.text.push(',');
+                }
+                line.string(rule);
+            }
+            line.text.push(']');
+        }
         line.text.push_str(if record.enforced {
             ",\"enforced\":true"
         } else {
@@ -168,7 +182,7 @@ impl Line {
     /// What every line begins with.
     fn open(&mut self, time: Timestamp, id: DecisionId<'_>, event: &'static str, server: &str) {
         // Neither times nor ids need escapes, and writing to a string cannot fail.
-        self.text.push_str("{\"time\":\"");
+        self.text.push_str("{\"v\":1,\"time\":\"");
         write_time(&mut self.text, time);
         self.text.push_str("\",\"decisionId\":\"");
         id.write(&mut self.text);

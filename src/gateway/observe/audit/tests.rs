@@ -65,12 +65,12 @@ fn every_record_is_one_line_of_json_in_the_order_made() {
         lines,
         [
             serde_json::json!({
-                "time": "1970-01-01T00:00:00Z", "decisionId": "i-7", "event": "decision", "server": "ml/mlflow", "grant": "anonymous",
+                "v": 1, "time": "1970-01-01T00:00:00Z", "decisionId": "i-7", "event": "decision", "server": "ml/mlflow", "grant": "anonymous",
                 "method": "tools/call", "tool": "get_run", "outcome": "unknown", "enforced": true,
                 "arguments": ["run_id", "a\n\"b"], "revision": "r",
             }),
             serde_json::json!({
-                "time": "1970-01-01T00:00:00Z", "decisionId": "i-18446744073709551615", "event": "decision", "server": "ml/mlflow",
+                "v": 1, "time": "1970-01-01T00:00:00Z", "decisionId": "i-18446744073709551615", "event": "decision", "server": "ml/mlflow",
                 "grant": "anonymous", "session": "s", "method": "tools/call", "tool": "x", "outcome": "unknown",
                 "policy": "p", "rule": "r", "enforced": false, "approval": "a", "approvalState": "denied", "retryAfterMs": 1_500,
                 "arguments": {"a": "\u{202e}"}, "revision": "r", "traceId": "t",
@@ -142,6 +142,8 @@ fn named(tool: &str) -> Record<'_> {
         outcome: "unknown",
         policy: None,
         rule: None,
+        reason: None,
+        near: &[],
         enforced: true,
         approval: None,
         approval_state: None,
@@ -256,6 +258,88 @@ async fn who_waits_for_a_line_is_told_when_it_cannot_be_written() {
 }
 
 #[test]
+fn a_file_that_was_moved_away_or_removed_is_made_again_and_no_line_is_lost() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let text = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let mut sink = super::Sink::file(path.clone()).unwrap();
+    assert_eq!(sink.put(b"one\n"), (0, Ok(())));
+    // As logrotate does it, and then says so.
+    std::fs::rename(&path, folder.path().join("audit.jsonl.1")).unwrap();
+    look_again();
+    assert_eq!(sink.put(b"two\n"), (0, Ok(())));
+    assert_eq!(text("audit.jsonl.1"), "one\n");
+    assert_eq!(text("audit.jsonl"), "two\n");
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // As copytruncate does it.
+    std::fs::write(&path, "").unwrap();
+    look_again();
+    assert_eq!(sink.put(b"three\n"), (0, Ok(())));
+    assert_eq!(text("audit.jsonl"), "three\n");
+    // Nothing can be made there: lines go to the file that was moved, until that is gone too.
+    std::fs::rename(&path, folder.path().join("audit.jsonl.2")).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    look_again();
+    assert_eq!(sink.put(b"four\n"), (0, Ok(())));
+    assert_eq!(text("audit.jsonl.2"), "three\nfour\n");
+    std::fs::remove_file(folder.path().join("audit.jsonl.2")).unwrap();
+    look_again();
+    let (lost, failed) = sink.put(b"five\n");
+    assert_eq!(lost, 0);
+    assert!(failed.unwrap_err().contains("audit.jsonl"));
+    // What was refused meanwhile comes first.
+    std::fs::remove_dir(&path).unwrap();
+    look_again();
+    assert_eq!(sink.put(b"six\n"), (0, Ok(())));
+    assert_eq!(text("audit.jsonl"), "five\nsix\n");
+}
+
+#[test]
+fn every_line_is_as_the_published_schema_says() {
+    let schema = include_str!("../../../../docs/audit.schema.json");
+    let schema = serde_json::from_str(schema).unwrap();
+    let schema = jsonschema::validator_for(&schema).unwrap();
+    let near = ["p/a".to_owned(), "ns/p/b".to_owned()];
+    let whole = Record {
+        reason: Some("because"),
+        near: &near,
+        session: Some("s"),
+        policy: Some("p"),
+        rule: Some("(default)"),
+        approval: Some("a"),
+        approval_state: Some(ApprovalState::Unshowable),
+        retry_after_ms: Some(1),
+        arguments: Some(Arguments::Keys(
+            (0..300).map(|number| format!("a{number}").into()).collect(),
+        )),
+        trace_id: Some("t"),
+        ..named("x\u{202e}")
+    };
+    let mut text = written(&[named("x"), whole]);
+    text.push_str(&Line::of_end(
+        &Ended {
+            time: Timestamp::UNIX_EPOCH,
+            decision_id: id(1),
+            server: "ml/mlflow",
+            status: "toolError",
+            latency_ms: 3,
+        },
+        String::new(),
+    ));
+    for line in text.lines() {
+        let line = serde_json::from_str(line).unwrap();
+        let mistakes: Vec<_> = schema.iter_errors(&line).map(|e| e.to_string()).collect();
+        assert!(mistakes.is_empty(), "{line}: {mistakes:?}");
+    }
+    // It says something: a member that is not in it is refused.
+    let mut line: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    line["password"] = "hunter2".into();
+    assert!(!schema.is_valid(&line));
+}
+
+#[test]
 fn a_file_never_holds_half_a_line() {
     use std::io::Read as _;
     let folder = tempfile::tempdir().unwrap();
@@ -266,7 +350,7 @@ fn a_file_never_holds_half_a_line() {
         let mut options = std::fs::OpenOptions::new();
         options.read(true).append(true).open(&path).unwrap()
     };
-    let mut sink = super::Sink::file("f".to_owned(), open()).unwrap();
+    let mut sink = super::Sink::file(path.clone()).unwrap();
     assert_eq!(sink.put(b"one\n"), (0, Ok(())));
     let text = || {
         let mut text = String::new();

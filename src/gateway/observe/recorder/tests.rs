@@ -32,6 +32,8 @@ fn what_cannot_be_counted_apart_is_counted_together() {
         outcome: "denied",
         policy: None,
         rule: None,
+        reason: None,
+        near: &[],
         enforced: true,
         approval: None,
         approval_state: None,
