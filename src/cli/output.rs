@@ -53,7 +53,7 @@ pub fn print_data<T: Serialize>(value: &T, output: Output) -> Result<(), Failure
             // Through JSON, so that both have the same keys in the same order.
             let value =
                 serde_json::to_value(value).map_err(|error| Failure::new(error.to_string()))?;
-            yaml(value, |value| serde_saphyr::to_string(value))?
+            yaml(value, serde_saphyr::to_string)?
         }
     };
     print(&text)

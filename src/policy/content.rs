@@ -80,7 +80,7 @@ fn leave_out(value: &mut Value, path: &str, default: &str) {
         None => {
             if members
                 .get(path)
-                .is_some_and(|value| value.to_string() == default)
+                .is_some_and(|value| serde_json::to_string(value).is_ok_and(|text| text == default))
             {
                 members.remove(path);
             }
