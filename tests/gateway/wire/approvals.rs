@@ -86,7 +86,7 @@ async fn an_approved_call_is_executed_once_when_it_is_repeated() {
     let answer = client.call("promote", json!({"text": "a"})).await.json();
     assert_eq!(
         answer["result"]["_meta"],
-        json!({"portcullis.dev/approval": name, "portcullis.dev/retryAfterMs": 30_000})
+        json!({"portcullis.dev/approval": name, "portcullis.dev/decisionId": "test-1", "portcullis.dev/retryAfterMs": 30_000})
     );
     // However often it is repeated, and however it is written, it is one request.
     promote(&client, "a").await;

@@ -185,12 +185,11 @@ async fn the_end_of_a_wait_is_told_on_the_stream() {
     answer.event().await.unwrap();
     decide(&rig, &name, Verdict::Denied);
     let last = answer.event().await.unwrap().json();
-    assert_eq!(
-        last["result"]["content"][0]["text"],
-        format!(
-            "Approval denied: McpApproval {name} was refused: because. Do not repeat the call unchanged."
-        )
+    let text = last["result"]["content"][0]["text"].as_str().unwrap();
+    let refused = format!(
+        "Approval denied: McpApproval {name} was refused: because. Do not repeat the call unchanged."
     );
+    assert!(text.starts_with(&refused), "{text}");
     assert_eq!(answer.event().await, None);
     // Cancelled: no answer is owed.
     let (mut answer, _) = start(&client, "b", &token).await;
