@@ -122,6 +122,8 @@ fn a_comparison_with_another_type_is_found_in_the_listing() {
         folder.path(),
     );
     assert_eq!(code, 0, "{said}");
+    let listing = json!({"tools": [{"name": "echo", "inputSchema": {"type": "object", "properties": {"text": {"type": "string"}}}}]});
+    std::fs::write(folder.path().join("tools.json"), listing.to_string()).unwrap();
     let (code, found, _) = run(&["validate", "--strict", "files"], folder.path());
     assert_eq!(code, 0, "{found}");
     let (code, found, _) = run(
@@ -192,10 +194,13 @@ fn a_stdio_server_that_dies_at_its_start_is_told_with_its_status_and_its_last_li
                 panic!("{sessions}: {said}");
             };
             assert!(
-                failure.contains("exited with status 3")
-                    && failure.contains("its last line was: No module named mlflow"),
+                failure.contains("its last line was: No module named mlflow"),
                 "{sessions}: {failure}"
             );
+            // How the process of one session ended is for its client.
+            if sessions == "Shared" {
+                assert!(failure.contains("exited with status 3"), "{failure}");
+            }
         }
     }
 }
