@@ -365,7 +365,7 @@ mod tests {
         for text in odd {
             value[text] = serde_json::json!([{ "value": text, "number": 1 }]);
         }
-        let text = yaml(value.clone(), |value| serde_saphyr::to_string(value)).unwrap();
+        let text = yaml(value.clone(), serde_saphyr::to_string).unwrap();
         let shown = |c: char| c == '\n' || !hidden(c);
         assert!(text.chars().all(shown), "{text}");
         let read: Value = serde_saphyr::from_str(&text).unwrap();

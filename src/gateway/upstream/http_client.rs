@@ -39,12 +39,12 @@ pub struct HttpUpstream {
 
 enum ClientTransport {
     /// HTTP/1.1 on plain connections, as between containers: the common way, and the fast one.
-    Plain(Pool),
+    Plain(Box<Pool>),
     /// HTTP/2 or HTTP/1.1 over TLS.
     Tls {
         uri: Uri,
         settings: Arc<TlsSettings>,
-        client: TlsClient,
+        client: Box<TlsClient>,
     },
 }
 
@@ -188,7 +188,7 @@ impl HttpUpstream {
             if let Some(host) = &host {
                 pool.set_host(host.clone());
             }
-            ClientTransport::Plain(pool)
+            ClientTransport::Plain(Box::new(pool))
         } else {
             let tls = TlsSettings {
                 config: tls(ca_pem)?,
@@ -216,7 +216,7 @@ impl HttpUpstream {
         among: usize,
     ) -> Result<Self, ConfigError> {
         let transport = match &self.transport {
-            ClientTransport::Plain(pool) => ClientTransport::Plain(pool.another(among)),
+            ClientTransport::Plain(pool) => ClientTransport::Plain(Box::new(pool.another(among))),
             // The trusted certificates are shared: they are many.
             ClientTransport::Tls { uri, settings, .. } => {
                 ClientTransport::tls(uri.clone(), Arc::clone(settings))
@@ -257,7 +257,7 @@ impl HttpUpstream {
                 if let Some(host) = &settings.host {
                     request.headers_mut().insert(HOST, host.clone());
                 }
-                let answered = match client {
+                let answered = match &**client {
                     TlsClient::Direct(client) => Box::pin(client.request(request)).await,
                     TlsClient::Tunneled(client) => Box::pin(client.request(request)).await,
                 };
@@ -312,7 +312,7 @@ impl ClientTransport {
         ClientTransport::Tls {
             uri,
             settings,
-            client,
+            client: Box::new(client),
         }
     }
 }

@@ -365,12 +365,10 @@ fn the_revision_of_a_line_is_that_of_the_files_and_comes_back_with_them() {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let audit = std::fs::read_to_string(serve.folder.path().join("audit.jsonl")).unwrap();
-            let lines = audit
+            let mut lines = audit
                 .lines()
                 .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            let last = lines
-                .filter(|line| line["event"] == "decision" && line["tool"] == "echo")
-                .last();
+            let last = lines.rfind(|line| line["event"] == "decision" && line["tool"] == "echo");
             if let Some(last) = last {
                 return last["revision"].as_str().unwrap().to_owned();
             }
