@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn all_tools_are_rows_of_a_table() {
         let text = printed(None, Format::Table).unwrap();
-        assert_eq!(text.lines().count(), 1 + 66);
+        assert_eq!(text.lines().count(), 1 + 85);
         let mut lines = text.lines();
         assert_eq!(
             lines.next().unwrap().split_whitespace().collect::<Vec<_>>(),

@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(later.sealed().unwrap().rules_revision(), digest);
         // As an API server would fill them in.
         let filled = bundle(
-            "catalog: MLflow\nenforcement: Enforce\ngateway: {}",
+            "upstream: {}\ncatalog: MLflow\nenforcement: Enforce\ngateway: {}",
             &[("p", &format!("mode: Enforce\n{RULES}")), ("q", RULES)],
         );
         assert_eq!(filled.rules_revision(), digest);
@@ -128,8 +128,8 @@ mod tests {
             ),
             ("", vec![("q", RULES)]),
             ("", vec![("p", RULES), ("q", RULES)]),
-            ("enforcement: Audit", vec![("p", RULES)]),
-            ("gateway: {port: 8081}", vec![("p", RULES)]),
+            ("upstream: {}\nenforcement: Audit", vec![("p", RULES)]),
+            ("upstream: {}\ngateway: {port: 8081}", vec![("p", RULES)]),
         ] {
             assert_ne!(
                 bundle(server, &policies).rules_revision(),

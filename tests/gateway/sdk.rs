@@ -60,7 +60,15 @@ fn policy() -> Value {
 /// The texts of a step that is a tool's result.
 fn result(step: &Value) -> (bool, &str) {
     match (step[0].as_bool(), step[1].as_str()) {
-        (Some(error), Some(text)) => (error, text),
+        (Some(error), Some(text)) => {
+            // Every refusal names its decision.
+            let (said, decision) = match text.split_once(" To ask about this, quote decision ") {
+                Some((said, decision)) => (said, Some(decision)),
+                None => (text, None),
+            };
+            assert_eq!(error, decision.is_some(), "{text}");
+            (error, said)
+        }
         _ => panic!("no result: {step}"),
     }
 }

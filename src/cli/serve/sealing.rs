@@ -26,6 +26,10 @@ pub fn sealer(given: Option<&Path>, state: &Path) -> Result<Sealer, String> {
     }
     let path = state.join(FILE);
     match std::fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == ErrorKind::NotADirectory => Err(format!(
+            "cannot create the folder {}: a file is in its place; name another with --state DIR",
+            state.display()
+        )),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             make(state, &path)?;
             read(&path)

@@ -560,7 +560,7 @@ fn every_step_is_a_line_that_names_who_why_what_and_the_decision() {
     assert_eq!(
         steps[5],
         serde_json::json!({
-            "time": "1970-01-01T00:00:01Z", "decisionId": "run-7", "event": "approval", "server": "ml/mlflow",
+            "v": 1, "time": "1970-01-01T00:00:01Z", "decisionId": "run-7", "event": "approval", "server": "ml/mlflow",
             "approval": "mlflow-d1-0", "step": "approved", "grant": "key:a", "tool": "set_model_alias",
             "policy": "mlflow-default", "rule": "promote", "digest": "sha256:d1", "by": "alice", "reason": "better",
         })

@@ -6,6 +6,9 @@ use crate::api::condition::ConditionType;
 #[test]
 fn a_healthy_server_is_ready_with_all_its_figures() {
     let status = status_of(&server_with(json!({})), Some(&report()), |_| {});
+    // Of the rules, not of the document `r2` that the replicas report.
+    let revision = status.revision.clone().unwrap();
+    assert_eq!(revision.len(), 64, "{revision}");
     let condition = |kind: &str, reason: &str, message: &str| {
         json!({ "type": kind, "status": "True", "reason": reason, "message": message, "observedGeneration": 3,
             "lastTransitionTime": "2026-01-01T00:00:10Z" })
@@ -25,7 +28,7 @@ fn a_healthy_server_is_ready_with_all_its_figures() {
                 condition("PoliciesAccepted", "Accepted", "Every policy is accepted.")
             ],
             "url": "http://127.0.0.1:8080/mlflow/mcp",
-            "revision": "r2",
+            "revision": revision,
             "replicas": { "desired": 1, "ready": 1, "programmed": 1, "summary": "1/1" },
             "policyCount": 1,
             "policies": [{ "namespace": "ml", "name": "base", "mode": "Enforce" }],

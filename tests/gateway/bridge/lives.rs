@@ -253,12 +253,14 @@ async fn a_command_that_cannot_run_is_refused_before_anything_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_shared_sessions_end_but_not_those_with_a_reader_or_a_call() {
+async fn idle_shared_sessions_end_and_open_again_when_they_are_used() {
     let rig = Rig::new(Sessions::Shared, |config| {
         config.limits.session_idle = Duration::from_millis(50);
     })
     .await;
-    let (idle, listening) = (rig.open().await, rig.open().await);
+    let (idle, listening, ended) = (rig.open().await, rig.open().await, rig.open().await);
+    let reply = rig.send(Method::DELETE, Some(&ended), &[], "").await;
+    assert_eq!(reply.status, StatusCode::NO_CONTENT);
     let mut stream = rig.listen(&listening).await;
     assert!(stream.piece().await.starts_with(':'));
     let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
@@ -267,11 +269,15 @@ async fn idle_shared_sessions_end_but_not_those_with_a_reader_or_a_call() {
         start.elapsed() > Duration::from_millis(300)
     })
     .await;
-    let reply = rig.post(&idle, &ping).await;
-    assert_eq!(reply.status, StatusCode::NOT_FOUND);
+    assert_eq!(rig.post(&idle, &ping).await.status, StatusCode::OK);
     assert_eq!(rig.post(&listening, &ping).await.status, StatusCode::OK);
-    let reply = rig.send(Method::GET, Some(&idle), &[], "").await;
-    assert_eq!(reply.status, StatusCode::NOT_FOUND);
+    // One that its client has ended stays ended, and so does one that was never given out.
+    for unknown in [ended.as_str(), "guessed", &"0".repeat(31), &"g".repeat(32)] {
+        let reply = rig.post(unknown, &ping).await;
+        assert_eq!(reply.status, StatusCode::NOT_FOUND, "{unknown}");
+        let reply = rig.send(Method::GET, Some(unknown), &[], "").await;
+        assert_eq!(reply.status, StatusCode::NOT_FOUND, "{unknown}");
+    }
     rig.bridge.shutdown().await;
 }
 

@@ -62,12 +62,18 @@ async fn a_denied_call_is_told_why_as_a_result_that_the_model_reads() {
     assert_eq!(reply.status, 200);
     assert_eq!(
         reply.text(),
-        r#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"Denied by policy p0, rule no-other: Other is for people. Do not retry."}],"isError":true}}"#
+        r#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"Denied by policy p0, rule no-other: Other is for people. Do not retry. To ask about this, quote decision test-0."}],"isError":true,"_meta":{"portcullis.dev/decisionId":"test-0"}}}"#
     );
-    let (error, text) = client
-        .call("echo", json!({"text": "long text"}))
-        .await
-        .tool();
+    assert_eq!(reply.header("portcullis-decision-id"), Some("test-0"));
+    let line = rig.audit.all().pop().unwrap();
+    assert_eq!(line["decisionId"], "test-0");
+    assert_eq!(line["reason"], "Other is for people.");
+    // Of a call that no rule matched, the rules whose condition did not hold.
+    let refused = client.call("echo", json!({"text": "long text"})).await;
+    let line = rig.audit.all().pop().unwrap();
+    assert_eq!(line["rule"], "(default)");
+    assert_eq!(line["near"], json!(["p0/short"]));
+    let (error, text) = refused.tool();
     assert!(
         error && text.starts_with("Denied by policy p0, rule (default): "),
         "{text}"

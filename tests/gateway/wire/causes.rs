@@ -83,7 +83,7 @@ async fn a_status_without_a_message_says_which_field_to_correct() {
         ("405 Method Not Allowed", "does not speak Streamable HTTP"),
         ("401 Unauthorized", "correct spec.upstream.http.headers"),
         ("403 Forbidden", "correct spec.upstream.http.headers"),
-        ("421 Misdirected Request", "correct the host"),
+        ("421 Misdirected Request", "spec.upstream.http.host"),
         ("502 Bad Gateway", "look at its log"),
         ("418 I'm a teapot", "correct spec.upstream.http.url"),
     ] {

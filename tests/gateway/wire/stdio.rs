@@ -40,7 +40,10 @@ async fn sessions_that_nobody_uses_make_room_and_one_caller_does_not_end_another
             opened.push(client);
         }
         let reply = opened[0].call("echo", json!({"text": "x"})).await;
-        assert_eq!(reply.status, 404, "{sessions}: its oldest made room");
+        // Its oldest made room. A shared server has no state of it, so that it opens again, at the
+        // cost of the next one.
+        let status = if sessions == "Shared" { 200 } else { 404 };
+        assert_eq!(reply.status, status, "{sessions}");
         // Those that are listened to stay, and then one more is one too many.
         let mut streams = Vec::new();
         for client in &opened[opened.len() - most / 2..] {
