@@ -285,7 +285,8 @@ async fn the_server_fills_in_the_defaults_of_the_design_and_nothing_else() {
         stored(&client, &namespace, "a", "McpServer", &server).await,
         json!({
             "upstream": {
-                "stdio": {"image": "i", "command": ["c"], "sessions": "Shared", "runAsUser": 65532},
+                "stdio": {"image": "i", "command": ["c"], "sessions": "Shared",
+                    "sessionIdleTimeout": "30m", "runAsUser": 65532},
                 "timeout": "60s", "maxRequestBytes": "4Mi",
             },
             "enforcement": "Enforce", "catalog": "MLflow",

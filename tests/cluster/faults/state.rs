@@ -63,6 +63,10 @@ pub async fn read(stage: &Stage<'_>) -> Result<(Value, Counts), String> {
             let revision = bundle["revision"].as_str().unwrap_or_default().to_owned();
             // Wherever else it is told, it must be the same.
             names.push((revision, "REVISION".to_owned()));
+            // Says the namespace, which each run has of its own.
+            let rules = bundle["rules"].as_str().unwrap_or_default().to_owned();
+            assert_eq!(rules.len(), 64, "{bundle}");
+            names.push((rules, "RULES".to_owned()));
             // Over the sequence and the UID, which differ from run to run.
             let signature = bundle["signature"]
                 .as_str()
