@@ -34,7 +34,7 @@ pub(super) fn shown(text: &str) -> String {
 }
 
 /// A text that a pattern of a schema refuses.
-pub(super) fn misformed(text: &str, pattern: &str) -> String {
+pub(super) fn malformed(text: &str, pattern: &str) -> String {
     let shown = shown(text);
     match pattern {
         DURATION => format!("`{shown}` is not a duration; write {}", duration(text)),
@@ -503,7 +503,7 @@ mod tests {
         found.dedup();
         assert!(found.len() > 5, "{found:?}");
         for pattern in found {
-            let said = misformed("§", pattern);
+            let said = malformed("§", pattern);
             assert!(!said.contains("see its description"), "{pattern}: {said}");
             assert!(!said.contains(pattern), "{said}");
         }
@@ -525,7 +525,7 @@ mod tests {
             (SUBDOMAIN, "MLflow.Prod", "write for example mlflow.prod"),
         ];
         for (pattern, text, expected) in cases {
-            let said = misformed(text, pattern);
+            let said = malformed(text, pattern);
             assert!(said.contains(expected), "{text}: {said}");
         }
     }

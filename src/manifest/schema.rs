@@ -236,7 +236,7 @@ fn string(text: &str, schema: &Value) -> Option<String> {
             Ok(_) if text.is_empty() => {
                 return Some("must not be empty; write a value".to_owned());
             }
-            Ok(_) => return Some(advice::misformed(text, pattern)),
+            Ok(_) => return Some(advice::malformed(text, pattern)),
             Err(_) => {
                 return Some(
                     "cannot be checked, because this program is faulty; report it".to_owned(),
