@@ -224,6 +224,17 @@ pub enum Phase {
 }
 
 impl McpApprovalSpec {
+    /// Where the call goes, which rule asks, and until when, as part of a sentence.
+    pub fn circumstances(&self) -> String {
+        format!(
+            "at {} (policy {}, rule {}), until {}",
+            self.server_ref.name,
+            self.policy,
+            self.rule,
+            self.expires_at.0.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+    }
+
     /// How many people must approve, 1 where nothing is written.
     pub fn approvers(&self) -> usize {
         let approvers = usize::try_from(self.approvers.unwrap_or(1));

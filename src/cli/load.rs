@@ -1,15 +1,40 @@
 //! Files for commands that need them to be valid.
 //!
-//! In: paths, a bundle. Out: the files' content, or compiled policies; else one failure that lists every mistake. Must not do:
-//! report warnings.
+//! In: paths, a bundle. Out: the files' content with Secrets, or compiled policies; else one failure that lists every mistake.
+//! Must not do: report warnings of what the files say.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::output::Failure;
-use super::project::Project;
+use super::project::{Folder, Project};
 use crate::policy::bundle::Bundle;
 use crate::policy::{Bound, compile};
+
+/// The current Secrets of a folder; none if no folder is named.
+///
+/// # Errors
+/// When the folder does not exist.
+pub(super) fn folder(dir: Option<&Path>) -> Result<Folder, String> {
+    dir.map_or_else(|| Ok(Folder::default()), super::project::folder)
+}
+
+/// Gives files the Secrets of a folder, if one is named, and of this process's environment. Prints
+/// warnings.
+///
+/// # Errors
+/// When some of the Secrets cannot be used.
+pub(super) fn secrets(project: &mut Project, dir: Option<&Path>) -> Result<(), Failure> {
+    let folder = folder(dir).map_err(Failure::new)?;
+    if !folder.errors.is_empty() {
+        return Err(Failure::new(folder.errors.join("\n")));
+    }
+    let warnings = project.take_secrets(folder.secrets, std::env::vars_os());
+    for warning in warnings.map_err(Failure::new)? {
+        eprintln!("warning: {warning}");
+    }
+    Ok(())
+}
 
 /// Compiles a bundle for a command, or lists every mistake in it.
 pub(super) fn bound(

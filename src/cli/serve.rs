@@ -16,6 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
+use super::load;
 use super::output::{Failure, plural};
 use super::project::{Accepted, Finding, Name, Project};
 use super::socket;
@@ -188,16 +189,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let mut watched = Watched::new(&args.filename, args.secrets.as_deref());
     let mut project = Project::load(&args.filename, &args.operator_namespace)
         .map_err(|findings| failed(&findings))?;
-    let folder = secrets::read(args.secrets.as_deref()).map_err(Failure::new)?;
-    if !folder.errors.is_empty() {
-        return Err(Failure::new(folder.errors.join("\n")));
-    }
-    let warnings = project
-        .take_secrets(folder.secrets, std::env::vars_os())
-        .map_err(Failure::new)?;
-    for warning in warnings {
-        eprintln!("warning: {warning}");
-    }
+    load::secrets(&mut project, args.secrets.as_deref())?;
     for ignored in &project.ignored {
         eprintln!("note: {ignored}");
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::output::{
     Failure, Output, columns, plural, print, print_manifest, visible, why, without_numbers,
 };
-use super::project::{Project, folder, shown};
+use super::project::{Project, shown};
 use crate::api::server::McpServer;
 use crate::catalog;
 use crate::gateway::approvals::{Approvals, Memory, Records};
@@ -89,19 +89,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let (project, server) = match &args.url {
         None => {
             let mut project = super::load::project(&args.filename, "portcullis-system")?;
-            let secrets = match &args.secrets {
-                Some(dir) => folder(dir).map_err(Failure::new)?,
-                None => super::project::Folder::default(),
-            };
-            if !secrets.errors.is_empty() {
-                return Err(Failure::new(secrets.errors.join("\n")));
-            }
-            let warnings = project
-                .take_secrets(secrets.secrets, std::env::vars_os())
-                .map_err(Failure::new)?;
-            for warning in warnings {
-                eprintln!("warning: {warning}");
-            }
+            super::load::secrets(&mut project, args.secrets.as_deref())?;
             let server = project.server(args.server.as_deref())?.object.clone();
             (project, server)
         }

@@ -142,13 +142,10 @@ impl Events {
     pub fn approval_requested(&self, approval: &McpApproval) {
         let spec = &approval.spec;
         let note = format!(
-            "{} asks to call {} at {} (policy {}, rule {}), until {}. To decide: kubectl portcullis approvals show {} -n {}",
+            "{} asks to call {} {}. To decide: kubectl portcullis approvals show {} -n {}",
             spec.grant,
             spec.tool,
-            spec.server_ref.name,
-            spec.policy,
-            spec.rule,
-            spec.expires_at.0.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            spec.circumstances(),
             approval.metadata.name.as_deref().unwrap_or_default(),
             approval.metadata.namespace.as_deref().unwrap_or_default(),
         );

@@ -219,7 +219,7 @@ impl<'a> PendingCall<'a> {
             policy::Outcome::RequireApproval => Box::pin(self.approve(decision, now)).await,
             _ => match self.shared(decision) {
                 None => self.allow_here(decision, now),
-                Some(counters) => Box::pin(self.allow_shared(counters, decision, now)).await,
+                Some(_) => Box::pin(self.allow(decision, now)).await,
             },
         };
         let AdmittedCall { in_flight, granted } = match admitted {
@@ -270,17 +270,14 @@ impl PendingCall<'_> {
         Ok(AdmittedCall { in_flight, granted })
     }
 
-    /// Lets an allowed call pass, if its limits have units left where all gateways count.
-    async fn allow_shared(
+    /// Lets an allowed call pass, if its limits have units left, wherever they are counted.
+    async fn allow(
         &mut self,
-        counters: Arc<SharedCounters>,
         decision: &Decision,
         now: Timestamp,
     ) -> Result<AdmittedCall, Refusal> {
         let granted = Granted::allowed(decision).ok_or_else(|| self.refuse(decision, now))?;
-        let grant = &*self.call.grant.caller.grant;
-        let reserved = reserve_shared(counters, grant, &decision.charges).await;
-        let in_flight = self.reserved(reserved, decision, now)?;
+        let in_flight = self.reserve(decision, now).await?;
         Ok(AdmittedCall { in_flight, granted })
     }
 

@@ -264,10 +264,10 @@ fn authenticated(inputs: &Inputs<'_>) -> Verdict {
     let Some(authentication) = &spec.authentication else {
         return no_authentication();
     };
-    let ways = authentication.service_accounts.is_some()
-        || !authentication.jwt.is_empty()
-        || authentication.api_keys.is_some();
-    match (authentication.anonymous(), ways) {
+    match (
+        authentication.anonymous(),
+        authentication.takes_credentials(),
+    ) {
         (Switch::Allow, _) => Verdict::new(
             false,
             Reason::Anonymous,

@@ -34,6 +34,11 @@ pub struct Authentication {
 }
 
 impl Authentication {
+    /// Whether callers with some kind of credential are admitted.
+    pub fn takes_credentials(&self) -> bool {
+        self.service_accounts.is_some() || !self.jwt.is_empty() || self.api_keys.is_some()
+    }
+
     /// Whether callers without a credential are admitted; not if unset.
     pub fn anonymous(&self) -> Switch {
         self.anonymous.unwrap_or(Switch::Deny)

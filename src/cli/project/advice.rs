@@ -37,12 +37,7 @@ impl Project {
                 .spec
                 .authentication
                 .as_ref()
-                .is_some_and(|open| {
-                    open.service_accounts.is_some()
-                        || open.api_keys.is_some()
-                        || !open.jwt.is_empty()
-                        || open.anonymous() == Switch::Allow
-                });
+                .is_some_and(|open| open.takes_credentials() || open.anonymous() == Switch::Allow);
             if !admits {
                 let (path, what) = match server.object.spec.authentication {
                     None => (

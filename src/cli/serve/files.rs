@@ -42,7 +42,7 @@ impl Watched {
 
 fn fingerprint(paths: &[PathBuf], secrets: Option<&Path>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    super::secrets::read(secrets).hash(&mut hasher);
+    super::load::folder(secrets).hash(&mut hasher);
     for path in paths {
         let (files, folders, strays) = match survey::files(path) {
             Ok(found) => (found.files, found.folders, found.strays),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::super::load;
 use super::super::output::{Failure, plural};
 use super::super::project::{Finding, Name, Project, in_server, name_of, place_of, variable_for};
 use super::{EnvironmentKey, Served, Serving, State, secrets};
@@ -28,7 +29,7 @@ impl Serving {
     pub(super) async fn reload(self: &Arc<Self>) {
         let paths = self.args.filename.clone();
         let secrets = self.args.secrets.clone();
-        let read = move || (survey::paths(&paths), secrets::read(secrets.as_deref()));
+        let read = move || (survey::paths(&paths), load::folder(secrets.as_deref()));
         let (survey, folder) = match tokio::task::spawn_blocking(read).await {
             Ok(read) => read,
             Err(error) => return tracing::error!(%error, "the files could not be read again"),

@@ -4,18 +4,8 @@
 //! whole cannot be read, its previous Secrets stay in force; single files that cannot be read are
 //! left out, so that a mistake does not keep a removed key in force. Must not do: show a value.
 
-use std::path::Path;
-
-use super::super::project::{Finding, Folder, Project, folder};
+use super::super::project::{Finding, Folder, Project};
 use crate::policy::diagnostic::Level;
-
-/// The current Secrets of the folder; empty if no folder is named.
-///
-/// # Errors
-/// When the folder does not exist.
-pub fn read(dir: Option<&Path>) -> Result<Folder, String> {
-    dir.map_or_else(|| Ok(Folder::default()), folder)
-}
 
 /// Adds the Secrets to files that were read again, and reports mistakes in them.
 pub fn renew(

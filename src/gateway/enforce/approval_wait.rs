@@ -279,10 +279,7 @@ impl PendingCall<'_> {
         match decision.outcome {
             policy::Outcome::RequireApproval => {}
             policy::Outcome::Allow => {
-                let admitted = match self.shared(&decision) {
-                    None => self.allow_here(&decision, now)?,
-                    Some(counters) => self.allow_shared(counters, &decision, now).await?,
-                };
+                let admitted = self.allow(&decision, now).await?;
                 return Ok(DecidedAgain::Admitted(Box::new(admitted)));
             }
             _ => return Err(self.refuse(&decision, now)),

@@ -24,7 +24,7 @@ use super::responses::{Answer, accepted};
 use crate::gateway::Gateway;
 use crate::gateway::body::message::{ContentType, content_type, event_stream};
 use crate::gateway::body::{Body, BoxError};
-use crate::gateway::enforce::{ToolCall, Waiting, approved_call};
+use crate::gateway::enforce::{Waiting, approved_call};
 use crate::gateway::grants::Grant;
 use crate::gateway::relay::{MAX_TIMEOUTS_PER_CALL, WaitProgress};
 use crate::gateway::sessions::{LastSession, Session};
@@ -137,19 +137,7 @@ impl Exchange<'_> {
         let (Some(row), Ok(call)) = (method::lookup(&request.method), request.tool_call()) else {
             return Ok(accepted());
         };
-        let asked = ToolCall {
-            row,
-            request: &request,
-            tool: &call.name,
-            arguments: call
-                .arguments
-                .map(|raw| body.slice_ref(raw.as_bytes()))
-                .unwrap_or_default(),
-            grant: &self.grant,
-            session: &session.id,
-            session_key: session.key(),
-            trace_id: self.trace_id.as_deref(),
-        };
+        let asked = self.asked(&session, row, &request, &call, body);
         let envelope = || self.envelope(&session);
         let (gateway, snapshot) = (self.gateway, &self.snapshot);
         let admission = approved_call(gateway, snapshot, &asked, &envelope, decided, waiting).await;

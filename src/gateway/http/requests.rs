@@ -130,19 +130,7 @@ impl Exchange<'_> {
         let call = request
             .tool_call()
             .map_err(|fault| ok(answer::invalid_params(id, &fault_text(&fault))))?;
-        let asked = ToolCall {
-            row,
-            request,
-            tool: &call.name,
-            arguments: call
-                .arguments
-                .map(|raw| body.slice_ref(raw.as_bytes()))
-                .unwrap_or_default(),
-            grant: &self.grant,
-            session: &session.id,
-            session_key: session.key(),
-            trace_id: self.trace_id.as_deref(),
-        };
+        let asked = self.asked(&session, row, request, &call, body);
         let envelope = || self.envelope(&session);
         // Clients ask for progress by a token, and then read the message that tells of it.
         let tells = self.takes_events && progress_token(request).is_some();
@@ -151,6 +139,28 @@ impl Exchange<'_> {
                 Ok(Box::pin(self.hold(session, request, body, (decision, at))).await)
             }
             admission => self.admitted(session, (id, &call.name), admission).await,
+        }
+    }
+
+    /// What is decided on of a call in `body`.
+    pub(super) fn asked<'a>(
+        &'a self,
+        session: &'a Session,
+        row: &'static Row,
+        request: &'a Rpc<'a>,
+        call: &'a envelope::ToolCall<'_>,
+        body: &Bytes,
+    ) -> ToolCall<'a> {
+        let arguments = call.arguments.map(|raw| body.slice_ref(raw.as_bytes()));
+        ToolCall {
+            row,
+            request,
+            tool: &call.name,
+            arguments: arguments.unwrap_or_default(),
+            grant: &self.grant,
+            session: &session.id,
+            session_key: session.key(),
+            trace_id: self.trace_id.as_deref(),
         }
     }
 

@@ -43,13 +43,10 @@ pub fn slack(object: &McpApproval, with_arguments: bool) -> String {
         several => format!("{several} people"),
     };
     let mut text = format!(
-        "{} asks {people} to approve a call of {} at {} (policy {}, rule {}), until {}.\n",
+        "{} asks {people} to approve a call of {} {}.\n",
         spec.grant,
         spec.tool,
-        spec.server_ref.name,
-        spec.policy,
-        spec.rule,
-        spec.expires_at.0.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        spec.circumstances(),
     );
     if with_arguments {
         text.push_str(&format!("Arguments: {}\n", spec.arguments_preview));

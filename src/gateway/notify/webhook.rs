@@ -18,8 +18,6 @@ use crate::api::SecretKeyRef;
 use crate::api::approval::McpApproval;
 use crate::api::server::{ApprovalWebhook, McpServerSpec, WebhookFormat};
 use crate::gateway::force::secrets::Secrets;
-use crate::gateway::upstream::http_client::Endpoint;
-use crate::gateway::upstream::proxy::Proxy;
 use crate::gateway::upstream::{HttpUpstream, UpstreamError};
 
 /// For one POST.
@@ -148,7 +146,7 @@ fn make(of: &WebhookParts) -> Result<Webhook, String> {
     // The reason of the client would show the URL.
     let client = std::str::from_utf8(url)
         .ok()
-        .and_then(|url| client(url.trim(), ca))
+        .and_then(|url| HttpUpstream::aside(url.trim(), ca).ok())
         .ok_or(
             "the value of urlSecretRef is not an http:// or https:// URL without user and password, or that of caSecretRef is not PEM",
         )?;
@@ -158,19 +156,6 @@ fn make(of: &WebhookParts) -> Result<Webhook, String> {
         key,
         with_arguments: of.webhook.include_arguments.unwrap_or(false),
     })
-}
-
-/// Reached as the gateway reaches other servers: through the proxy of its environment, if there is
-/// one.
-fn client(url: &str, ca: Option<&[u8]>) -> Option<HttpUpstream> {
-    let proxy = Proxy::of_environment(&url.parse().ok()?).ok()?;
-    let endpoint = Endpoint {
-        url,
-        ca,
-        proxy: proxy.as_ref(),
-        ..Endpoint::default()
-    };
-    HttpUpstream::new(&endpoint).ok()
 }
 
 #[cfg(test)]

@@ -18,8 +18,6 @@ use tokio::time::Instant;
 use super::keys::{KeySet, MAX_KEY_SET_BYTES};
 use crate::gateway::body::read;
 use crate::gateway::upstream::HttpUpstream;
-use crate::gateway::upstream::http_client::Endpoint;
-use crate::gateway::upstream::proxy::Proxy;
 
 /// Sets are refreshed this often, unless the issuer says how long they are valid.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -70,18 +68,7 @@ impl RemoteKeys {
     /// # Errors
     /// Says what is wrong with the URL or the CA.
     pub fn new(url: &str, ca: Option<&[u8]>) -> Result<Arc<Self>, String> {
-        let proxy = match url.parse() {
-            Ok(uri) => Proxy::of_environment(&uri).map_err(|error| error.to_string())?,
-            // What is wrong with it is said below.
-            Err(_) => None,
-        };
-        let endpoint = Endpoint {
-            url,
-            ca,
-            proxy: proxy.as_ref(),
-            ..Endpoint::default()
-        };
-        let client = HttpUpstream::new(&endpoint).map_err(|error| error.to_string())?;
+        let client = HttpUpstream::aside(url, ca)?;
         // Queries hold tokens.
         let shown = url.split(['?', '#']).next().unwrap_or_default();
         Ok(Arc::new(RemoteKeys {

@@ -41,13 +41,9 @@ pub fn connect(
                 Some((url, credentials)) => Proxy::new(url, credentials.as_deref())
                     .map(Some)
                     .map_err(|error| format!("spec.upstream.http.proxy: {error}"))?,
-                None => match url.parse() {
-                    Ok(uri) => Proxy::of_environment(&uri).map_err(|error| {
-                        format!("the proxy variables of the gateway's environment: {error}")
-                    })?,
-                    // What is wrong with it is said below.
-                    Err(_) => None,
-                },
+                None => Proxy::of_environment(url).map_err(|error| {
+                    format!("the proxy variables of the gateway's environment: {error}")
+                })?,
             };
             let endpoint = Endpoint {
                 url,

@@ -205,6 +205,22 @@ impl HttpUpstream {
         })
     }
 
+    /// A server beside the protected one, such as an issuer of tokens: reached through the proxy of
+    /// this process's environment, if there is one.
+    ///
+    /// # Errors
+    /// Says what cannot be used.
+    pub fn aside(url: &str, ca: Option<&[u8]>) -> Result<Self, String> {
+        let proxy = Proxy::of_environment(url).map_err(|error| error.to_string())?;
+        Self::new(&Endpoint {
+            url,
+            ca,
+            proxy: proxy.as_ref(),
+            ..Endpoint::default()
+        })
+        .map_err(|error| error.to_string())
+    }
+
     /// The same server with other headers, over connections of its own. What one server may keep idle
     /// is divided among so many.
     ///

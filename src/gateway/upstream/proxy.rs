@@ -105,12 +105,16 @@ impl Proxy {
     }
 
     /// The proxy that HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in capitals or not, name for a
-    /// URL. Never for this machine itself, as in Go's clients.
+    /// URL. Never for this machine itself, as in Go's clients, and none for a URL that cannot be
+    /// read.
     ///
     /// # Errors
     /// [`ProxyError::Url`] where they name a proxy of another kind, such as SOCKS.
-    pub fn of_environment(uri: &Uri) -> Result<Option<Proxy>, ProxyError> {
-        Self::found_by(&Matcher::from_env(), uri)
+    pub fn of_environment(url: &str) -> Result<Option<Proxy>, ProxyError> {
+        let Ok(uri) = url.parse() else {
+            return Ok(None);
+        };
+        Self::found_by(&Matcher::from_env(), &uri)
     }
 
     fn found_by(matcher: &Matcher, uri: &Uri) -> Result<Option<Proxy>, ProxyError> {
