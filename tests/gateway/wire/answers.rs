@@ -65,12 +65,14 @@ async fn a_denied_call_is_told_why_as_a_result_that_the_model_reads() {
         r#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"Denied by policy p0, rule no-other: Other is for people. Do not retry. To ask about this, quote decision test-0."}],"isError":true,"_meta":{"portcullis.dev/decisionId":"test-0"}}}"#
     );
     assert_eq!(reply.header("portcullis-decision-id"), Some("test-0"));
-    let line = rig.audit.all().pop().unwrap();
+    rig.audit_outcomes(1).await;
+    let line = rig.audit.all().remove(0);
     assert_eq!(line["decisionId"], "test-0");
     assert_eq!(line["reason"], "Other is for people.");
     // Of a call that no rule matched, the rules whose condition did not hold.
     let refused = client.call("echo", json!({"text": "long text"})).await;
-    let line = rig.audit.all().pop().unwrap();
+    rig.audit_outcomes(2).await;
+    let line = rig.audit.all().remove(1);
     assert_eq!(line["rule"], "(default)");
     assert_eq!(line["near"], json!(["p0/short"]));
     let (error, text) = refused.tool();

@@ -148,7 +148,7 @@ async fn greet(shared: &SharedServer, child: &mut Child, generation: u64) -> Res
     let ours = Id::Integer(0);
     let line = wire::request(&ours, "initialize", &params);
     if child.input.send(line).await.is_err() {
-        return Err(unanswered(child, "does not read its input").await);
+        return Err(unread(child).await);
     }
     while let Some(piece) = child.lines.recv().await {
         let parsed = match &piece {
@@ -201,11 +201,20 @@ async fn greet(shared: &SharedServer, child: &mut Child, generation: u64) -> Res
         };
         let line = wire::notification("notifications/initialized", None);
         if child.input.send(line).await.is_err() {
-            return Err(unanswered(child, "does not read its input").await);
+            return Err(unread(child).await);
         }
         return Ok(live);
     }
     Err(unanswered(child, "closed its output").await)
+}
+
+/// Why a child takes no line: its input ends with its output, whichever of them is noticed first.
+async fn unread(child: &mut Child) -> String {
+    let how = match child.lines.is_closed() {
+        true => "closed its output",
+        false => "does not read its input",
+    };
+    unanswered(child, how).await
 }
 
 /// Why a child has not answered `initialize`: how it exited, or what else happened.
