@@ -1,6 +1,7 @@
 //! `portcullis serve` as a person runs it: the real program, a stdio server as its child, the commands beside it.
 
 mod attacker;
+mod explained;
 mod files;
 mod limits;
 mod secrets;
