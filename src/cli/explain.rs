@@ -19,6 +19,7 @@ use crate::policy::explain::{Step, StepResult, Trace};
 mod audit_lines;
 mod decision;
 mod known_arguments;
+mod report;
 mod words;
 
 /// Print the decision on a call and the rules that led to it, or explain a decision of the audit log

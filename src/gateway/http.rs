@@ -73,7 +73,7 @@ where
     if let Some(answer) = cors::preflight(gateway, &head) {
         return answer;
     }
-    let admitted = admit_with_newest_keys(gateway, &head).await;
+    let admitted = admit_with_newest_keys(gateway, seat, &head).await;
     let admitted = admitted.and_then(|mut admitted| {
         let taken = share(gateway, seat, &head, &mut admitted.grant)?;
         Ok((admitted, taken))
@@ -93,7 +93,10 @@ where
                 takes_events: true,
                 told: None,
             };
-            let answer = exchange.run(body).await.unwrap_or_else(|refusal| *refusal);
+            let answer = exchange
+                .run(seat, body)
+                .await
+                .unwrap_or_else(|refusal| *refusal);
             if http_body::Body::size_hint(answer.body()).exact().is_some() {
                 answer
             } else {
@@ -128,7 +131,7 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    async fn run<B>(&mut self, mut body: B) -> Result<Answer, Box<Answer>>
+    async fn run<B>(&mut self, seat: &Seat, mut body: B) -> Result<Answer, Box<Answer>>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
@@ -167,7 +170,8 @@ impl Exchange<'_> {
                     .snapshot()
                     .is_some_and(|now| Arc::ptr_eq(&now, &self.snapshot));
                 if !unchanged {
-                    let admitted = admit(self.gateway, self.head)?;
+                    let admitted = admit(self.gateway, self.head)
+                        .map_err(|refused| refused.recorded(self.gateway, seat))?;
                     (self.snapshot, self.grant) = (admitted.snapshot, admitted.grant);
                     self.upstream = admitted.upstream;
                     self.grant.share = share;

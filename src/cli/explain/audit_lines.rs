@@ -58,6 +58,10 @@ pub(super) struct AuditLine {
     pub by: Option<String>,
     #[serde(default)]
     pub approvers: Vec<String>,
+    pub status: Option<u16>,
+    pub address: Option<String>,
+    pub suppressed: Option<u64>,
+    pub window_seconds: Option<u64>,
 }
 
 /// How a forwarded call ended.

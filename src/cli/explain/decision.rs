@@ -7,11 +7,11 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use serde::Serialize;
 
 use super::audit_lines::{self, AuditLine, DecisionLines, FoundLine};
 use super::known_arguments::known;
-use super::{Args, Explanation, explain};
+use super::report::{Again, Report, RuleText, Rules};
+use super::{Args, explain};
 use crate::cli::load::{bound, project};
 use crate::cli::output::{Failure, Output, manifest, print, print_data, visible};
 use crate::cli::project::{Project, shown};
@@ -24,62 +24,6 @@ use crate::policy::explain::StepResult;
 
 /// This many characters of a revision are shown where it stands in a sentence.
 const SHORT_REVISION: usize = 12;
-
-/// What is printed.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Report {
-    pub decision_id: String,
-    /// The lines of the decision, as they were written, with their places.
-    pub lines: Vec<FoundLine>,
-    /// Further lines about its approval.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub approval: Vec<FoundLine>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rules: Option<Rules>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub decided_again: Option<Again>,
-    /// What the log or the files lack, and what to do about it.
-    pub notes: Vec<String>,
-}
-
-/// The rules that decided, as the files at hand have them.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Rules {
-    /// Of the line.
-    pub revision: String,
-    /// Of the files.
-    pub revision_of_files: String,
-    pub same: bool,
-    pub texts: Vec<RuleText>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct RuleText {
-    pub policy: String,
-    pub rule: String,
-    pub file: String,
-    pub line: u64,
-    pub text: String,
-}
-
-/// The decision of the files at hand.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Again {
-    pub decision: Verdict,
-    /// Whether that is what the line says, as far as rules decide it.
-    pub as_logged: bool,
-    pub policy: String,
-    pub rule: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// Of calls of tools: each rule.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub explanation: Option<Explanation>,
-}
 
 /// Runs the command.
 ///
@@ -113,6 +57,10 @@ pub(super) fn run(args: &Args, id: &str) -> Result<(), Failure> {
         );
     }
     match decisions[..] {
+        [] if report
+            .lines
+            .iter()
+            .any(|found| found.line.event == "authentication") => {}
         [] => notes.push(
             "the line with the decision itself is not in these files; name the file before this one too, with --audit".to_owned(),
         ),

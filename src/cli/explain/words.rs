@@ -5,7 +5,7 @@
 
 use super::Explanation;
 use super::audit_lines::{AuditLine, FoundLine};
-use super::decision::{Again, Report, Rules};
+use super::report::{Again, Report, Rules};
 use crate::cli::output::{columns, visible, visible_lines};
 
 /// This many bytes of arguments are shown; `-o yaml` has all of them.
@@ -118,6 +118,7 @@ fn line(found: &FoundLine) -> String {
             )
         }),
         "approval" => step(line),
+        "authentication" => login(line),
         event => format!("  an event `{}`, of a newer release\n", visible(event)),
     };
     format!("{place}{said}")
@@ -247,6 +248,23 @@ fn step(line: &AuditLine) -> String {
         shown(&line.step),
         visible(&line.decision_id)
     )
+}
+
+fn login(line: &AuditLine) -> String {
+    let from = match &line.address {
+        Some(address) => format!("from {}", visible(address)),
+        None => "from other addresses".to_owned(),
+    };
+    match (line.suppressed, line.window_seconds) {
+        (Some(count), Some(seconds)) => format!(
+            "  {count} further failed logins within {seconds} s {from}, without a line of their own\n"
+        ),
+        _ => format!(
+            "  a failed login {from}: answered {}, reason {}\n",
+            line.status.unwrap_or_default(),
+            shown(&line.reason)
+        ),
+    }
 }
 
 fn these_rules(rules: &Rules) -> String {
