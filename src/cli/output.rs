@@ -84,7 +84,8 @@ pub fn manifest<T: Serialize>(value: &T, output: Output) -> Result<String, Failu
     Ok(text)
 }
 
-/// A value whose objects have the keys of manifests first, as people write them; others follow by the alphabet.
+/// A value whose objects have the keys of manifests first, as people write them; others follow by
+/// the alphabet.
 struct AsWritten<'v>(&'v Value);
 
 /// Keys of manifests, in the order in which people write them.
