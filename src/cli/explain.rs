@@ -1,8 +1,8 @@
-//! `portcullis explain`: how a call would be decided, and why, rule by rule; with `--decision`, how a call of the audit log was
-//! decided.
+//! `portcullis explain`: how a call would be decided, and why, rule by rule; with `--decision`, how
+//! a call of the audit log was decided.
 //!
-//! In: files, a tool, arguments, a caller; or an audit log and the id of a decision. Out: the decision of the engine that the
-//! gateway uses, with its trace. Exit code 0 for every decision.
+//! In: files, a tool, arguments, a caller; or an audit log and the id of a decision. Out: the
+//! decision of the engine that the gateway uses, with its trace. Exit code 0 for every decision.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,8 @@ mod known_arguments;
 mod report;
 mod words;
 
-/// Print the decision on a call and the rules that led to it, or explain a decision of the audit log
+/// Print the decision on a call and the rules that led to it, or explain a decision of the audit
+/// log
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A file or a directory of YAML files; may be given several times

@@ -1,9 +1,10 @@
 //! Finds the lines of a decision in audit logs.
 //!
-//! In: files with lines of the audit log, as a gateway or a log collector wrote them, and a decision id or its beginning.
-//! Out: the lines of that decision, each with its place, and the places of lines that name it and cannot be used. Must not
-//! do: hold more than the lines that were asked for, or take a line of the audit log out of the middle of other text: what a
-//! server prints is in operational logs too, and could be a line of the audit log word for word.
+//! In: files with lines of the audit log, as a gateway or a log collector wrote them, and a
+//! decision id or its beginning. Out: the lines of that decision, each with its place, and the
+//! places of lines that name it and cannot be used. Must not do: hold more than the lines that were
+//! asked for, or take a line of the audit log out of the middle of other text: what a server prints
+//! is in operational logs too, and could be a line of the audit log word for word.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -15,7 +16,8 @@ use serde_json::value::RawValue;
 
 use crate::cli::output::{Failure, visible, why};
 
-/// The longest line that is read. The gateway writes none that is longer: it reads no request of this size.
+/// The longest line that is read. The gateway writes none that is longer: it reads no request of
+/// this size.
 const MAX_LINE_BYTES: usize = 64 << 20;
 /// The shortest beginning of an id that is looked for.
 const MIN_PREFIX: usize = 6;
@@ -318,8 +320,9 @@ fn skip_line(reader: &mut impl BufRead) -> std::io::Result<()> {
 
 type ReadLine = (String, Box<RawValue>, AuditLine);
 
-/// Reads a line of the audit log, also in the forms in which log collectors keep it: behind a time or the name of a pod, or as
-/// a text in a JSON object. None for another line; the error says why a line that may be one cannot be used.
+/// Reads a line of the audit log, also in the forms in which log collectors keep it: behind a time
+/// or the name of a pod, or as a text in a JSON object. None for another line; the error says why a
+/// line that may be one cannot be used.
 fn read_line(whole: &str) -> Result<Option<ReadLine>, &'static str> {
     if whole.starts_with('{') {
         if let Some((record, line)) = parse(whole) {
@@ -367,8 +370,8 @@ fn wrapped(whole: &str) -> Result<Option<ReadLine>, &'static str> {
     Err("it is not a line of the audit log")
 }
 
-/// Whether a text is all that a log collector writes before a line: the prefix of `kubectl logs --prefix` or `--timestamps`, of
-/// a container runtime, of syslog or journald.
+/// Whether a text is all that a log collector writes before a line: the prefix of `kubectl logs
+/// --prefix` or `--timestamps`, of a container runtime, of syslog or journald.
 fn by_collector(behind: &str) -> bool {
     let mut words: Vec<&str> = behind.split_whitespace().collect();
     if words

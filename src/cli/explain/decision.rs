@@ -1,8 +1,10 @@
-//! `portcullis explain --decision`: a decision that a gateway made, from the lines of its audit log.
+//! `portcullis explain --decision`: a decision that a gateway made, from the lines of its audit
+//! log.
 //!
-//! In: audit logs, a decision id, and perhaps the files of the policies. Out: the lines in words, the text of the rules that
-//! decided, and the decision that the files at hand give for the arguments in the log. Must not do: decide again with an
-//! argument that the log does not have, or present files of another revision as those that decided.
+//! In: audit logs, a decision id, and perhaps the files of the policies. Out: the lines in words,
+//! the text of the rules that decided, and the decision that the files at hand give for the
+//! arguments in the log. Must not do: decide again with an argument that the log does not have, or
+//! present files of another revision as those that decided.
 
 use std::path::Path;
 
@@ -106,7 +108,8 @@ pub(super) fn run(args: &Args, id: &str) -> Result<(), Failure> {
     failed.map_or(Ok(()), Err)
 }
 
-/// The steps of the approval that the decision names, of other decisions too. Standard input cannot be read twice.
+/// The steps of the approval that the decision names, of other decisions too. Standard input cannot
+/// be read twice.
 fn approval_steps(args: &Args, lines: &[FoundLine]) -> Result<Vec<FoundLine>, Failure> {
     let name = lines
         .iter()
@@ -161,8 +164,8 @@ fn by_files(
     Ok((Some(rules), again))
 }
 
-/// What the server enforces. A policy that is not accepted in a cluster may be accepted on one machine, so that the revision
-/// says which it was.
+/// What the server enforces. A policy that is not accepted in a cluster may be accepted on one
+/// machine, so that the revision says which it was.
 fn bundle(
     project: &Project,
     server: &crate::api::server::McpServer,
@@ -231,7 +234,8 @@ fn texts(project: &Project, line: &AuditLine) -> Result<Vec<RuleText>, Failure> 
     Ok(texts)
 }
 
-/// What the files decide for the request of the line; nothing, with a note, if the log does not say enough.
+/// What the files decide for the request of the line; nothing, with a note, if the log does not say
+/// enough.
 fn again(
     args: &Args,
     line: &AuditLine,
@@ -332,7 +336,8 @@ fn again(
     }))
 }
 
-/// Whether rules that decide so lead to such a line. Limits, approvals and the state of the server decide the rest.
+/// Whether rules that decide so lead to such a line. Limits, approvals and the state of the server
+/// decide the rest.
 fn agrees(logged: &str, verdict: Verdict, shadow: bool) -> bool {
     use Verdict::{Allow, BadArguments, Deny, Hide, RequireApproval, Unknown};
     match logged {

@@ -1,7 +1,7 @@
 //! The arguments of a call, as far as a line of the audit log and the user of the command say them.
 //!
-//! In: the `arguments` of a line, and values given by hand. Out: one JSON object of what is known, and which of the others a
-//! rule reads. Must not do: make a value up.
+//! In: the `arguments` of a line, and values given by hand. Out: one JSON object of what is known,
+//! and which of the others a rule reads. Must not do: make a value up.
 
 use std::borrow::Cow;
 

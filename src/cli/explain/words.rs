@@ -1,7 +1,7 @@
 //! What `portcullis explain` prints for people.
 //!
-//! In: explanations and lines of the audit log. Out: text. Must not do: hand a terminal a character that it would act on: names
-//! and arguments are the agent's, reasons and notes are other people's.
+//! In: explanations and lines of the audit log. Out: text. Must not do: hand a terminal a character
+//! that it would act on: names and arguments are the agent's, reasons and notes are other people's.
 
 use super::Explanation;
 use super::audit_lines::{AuditLine, FoundLine};

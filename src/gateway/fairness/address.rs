@@ -1,6 +1,7 @@
 //! Which addresses count as one.
 //!
-//! In: the address of a peer. Out: a small key. Must not do: look at what a client says of its address.
+//! In: the address of a peer. Out: a small key. Must not do: look at what a client says of its
+//! address.
 
 use std::net::IpAddr;
 

@@ -1,7 +1,7 @@
 //! Failed logins of a gateway, and the end of each window in which their lines are counted.
 //!
-//! In: the reason and the address of the peer. Out: a metric, and lines of the audit log. Must not do: anything on the way
-//! of a request that is admitted, or start a task for each failure.
+//! In: the reason and the address of the peer. Out: a metric, and lines of the audit log. Must not
+//! do: anything on the way of a request that is admitted, or start a task for each failure.
 
 use std::net::IpAddr;
 use std::sync::Arc;

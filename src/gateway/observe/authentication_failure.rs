@@ -1,7 +1,8 @@
-//! Why a request was refused before its caller was known: a leaf that the checks, the audit log and the metrics share.
+//! Why a request was refused before its caller was known: a leaf that the checks, the audit log and
+//! the metrics share.
 //!
-//! In: nothing. Out: one of a fixed number of reasons. Must not do: hold anything that the client sent. The answer says
-//! none of it either, as it would help only a guesser.
+//! In: nothing. Out: one of a fixed number of reasons. Must not do: hold anything that the client
+//! sent. The answer says none of it either, as it would help only a guesser.
 
 /// Why a request was refused with 401 or 403.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,7 +13,8 @@ pub enum AuthenticationFailure {
     Malformed,
     /// Neither an accepted API key nor a token of an accepted issuer.
     UnknownCredential,
-    /// A token that names an accepted issuer and is not valid: its signature, audience, caller or form.
+    /// A token that names an accepted issuer and is not valid: its signature, audience, caller or
+    /// form.
     InvalidToken,
     /// A token with the signature of an accepted issuer whose time is over.
     ExpiredToken,

@@ -1,7 +1,9 @@
-//! How many failed logins are written to the audit log: a bounded number in each window of time, whatever strangers do.
+//! How many failed logins are written to the audit log: a bounded number in each window of time,
+//! whatever strangers do.
 //!
-//! In: the addresses that requests came from. Out: whether this one is written, and at the end of a window how many were
-//! not. Must not do: grow with the number of addresses, know the time, or believe what a client says of its address.
+//! In: the addresses that requests came from. Out: whether this one is written, and at the end of a
+//! window how many were not. Must not do: grow with the number of addresses, know the time, or
+//! believe what a client says of its address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -26,7 +26,8 @@ impl Gateway {
         self.observe.show_audit();
     }
 
-    /// What is not well although requests are taken, for people who look at `/readyz`: one line each, without secrets.
+    /// What is not well although requests are taken, for people who look at `/readyz`: one line
+    /// each, without secrets.
     pub fn unwell(&self) -> Vec<String> {
         let Some(snapshot) = self.snapshot() else {
             return Vec::new();

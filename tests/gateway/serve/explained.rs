@@ -1,4 +1,5 @@
-//! `portcullis explain --decision`: the id that an agent quotes leads to the line, the rules and the decision.
+//! `portcullis explain --decision`: the id that an agent quotes leads to the line, the rules and
+//! the decision.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! Failed logins: counted by reason, written to the audit log in a bounded number, and nothing of what the client sent.
+//! Failed logins: counted by reason, written to the audit log in a bounded number, and nothing of
+//! what the client sent.
 
 use serde_json::json;
 
