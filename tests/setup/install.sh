@@ -2,7 +2,7 @@
 # Installs the pinned third-party programs that the demo and the tests run against, once, outside the checkout.
 #
 #   tests/setup/install.sh NAME...     NAME: mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | node-sdk
-#                                            | controlplane | cluster-node | typos | redis
+#                                            | controlplane | cluster-node | typos | redis | actionlint
 #                                            | newest-mlflow-mcp | newest-mlflow-official
 #
 # controlplane: kube-apiserver, kube-controller-manager, kube-scheduler, etcd, kubectl and helm; cluster-node: kubelet,
@@ -38,6 +38,7 @@ need_python() {
 key_of() {
   case $1 in
     node-sdk) cat "$here/node/package-lock.json" ;;
+    actionlint) cat "$here/actionlint/go.mod" "$here/actionlint/go.sum"; go env GOOS GOARCH ;;
     controlplane | cluster-node)
       cat "$module/go.mod" "$module/go.sum" "$module/clock/offset.go"
       printf '%s %s' "$(ldflags)" "$(go env GOOS GOARCH)"
@@ -126,6 +127,13 @@ with_clock() {
   printf '%s\n' "-overlay=$folder/overlay.json"
 }
 
+make_actionlint() {
+  local folder=$1
+  rm -rf "$folder"
+  with_progress "building actionlint from source" "$folder.log" \
+    env CGO_ENABLED=0 GOFLAGS= go -C "$here/actionlint" build -trimpath -buildvcs=false -o "$folder/" github.com/rhysd/actionlint/cmd/actionlint
+}
+
 make_go() {
   local name=$1 folder=$2 packages clock
   case $name in
@@ -159,7 +167,7 @@ for name in "$@"; do
       newest "$name" >/dev/null || die "the package registry cannot be reached, so the newest release is not known"
       ;;
     node-sdk) ;;
-    controlplane | cluster-node) need_go ;;
+    controlplane | cluster-node | actionlint) need_go ;;
     *) die "unknown name '$name'" ;;
   esac
   folder=$cache/$name-$(key_of "$name")
@@ -170,6 +178,7 @@ for name in "$@"; do
         node-sdk) make_node "$folder" ;;
         newest-*) make_newest "$name" "$folder" ;;
         redis) make_redis "$folder" ;;
+        actionlint) make_actionlint "$folder" ;;
         controlplane | cluster-node) make_go "$name" "$folder" ;;
         *) make_python "$name" "$folder" ;;
       esac
