@@ -74,7 +74,7 @@ where
     if let Some(answer) = cors::preflight(gateway, &head, &fields) {
         return answer;
     }
-    let admitted = admit_with_newest_keys(gateway, &head, &fields).await;
+    let admitted = admit_with_newest_keys(gateway, seat, &head, &fields).await;
     let admitted = admitted.and_then(|mut admitted| {
         let taken = share(gateway, seat, &head, &mut admitted.grant)?;
         Ok((admitted, taken))
@@ -95,7 +95,10 @@ where
                 takes_events: true,
                 told: None,
             };
-            let answer = exchange.run(body).await.unwrap_or_else(|refusal| *refusal);
+            let answer = exchange
+                .run(seat, body)
+                .await
+                .unwrap_or_else(|refusal| *refusal);
             if http_body::Body::size_hint(answer.body()).exact().is_some() {
                 answer
             } else {
@@ -131,7 +134,7 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    async fn run<B>(&mut self, mut body: B) -> Result<Answer, Box<Answer>>
+    async fn run<B>(&mut self, seat: &Seat, mut body: B) -> Result<Answer, Box<Answer>>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
@@ -170,7 +173,8 @@ impl Exchange<'_> {
                     .snapshot()
                     .is_some_and(|now| Arc::ptr_eq(&now, &self.snapshot));
                 if !unchanged {
-                    let admitted = admit(self.gateway, self.head, &self.fields)?;
+                    let admitted = admit(self.gateway, self.head, &self.fields)
+                        .map_err(|refused| refused.recorded(self.gateway, seat))?;
                     (self.snapshot, self.grant) = (admitted.snapshot, admitted.grant);
                     self.upstream = admitted.upstream;
                     self.grant.share = share;

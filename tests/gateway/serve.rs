@@ -2,6 +2,7 @@
 //! commands beside it.
 
 mod attacker;
+mod explained;
 mod files;
 mod limits;
 mod secrets;
