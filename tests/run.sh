@@ -7,7 +7,7 @@
 # reason. The end is a table of where the time went and a line that counts.
 #
 # Takes: T, a part of the names of the tests to run (unit, offline, gateway, cluster, clock); PORTCULLIS_SKIP, a list with
-#   commas of what to skip: cluster, mlflow, python, node, redis, e2e; SHOW, to see what tests of the cluster part print; NEWEST, to test the newest
+#   commas of what to skip: cluster, mlflow, python, node, conformance, redis, e2e; SHOW, to see what tests of the cluster part print; NEWEST, to test the newest
 #   releases of the MLflow servers too.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -89,6 +89,7 @@ installs() {
   if wanted lint-docs && can_check_spelling; then names+=(typos); fi
   if wanted gateway || wanted cluster || wanted clock; then
     if ! left_out node && command -v npm >/dev/null; then names+=(node-sdk); fi
+    if ! left_out conformance && command -v go >/dev/null; then names+=(reference-server); fi
     if ! left_out python; then names+=(mcp-1 mcp-2); fi
     if ! left_out mlflow; then names+=(mlflow-mcp mlflow-official); fi
     if ! left_out redis && [[ -z ${PORTCULLIS_TEST_REDIS:-} ]]; then names+=(redis); fi
@@ -198,6 +199,11 @@ use_programs() {
     skip "the tests with the TypeScript SDKs: npm is missing"
     left_out_from_now node
   else use PORTCULLIS_TEST_NODE_MODULES node-sdk node_modules node; fi
+  if left_out conformance; then skip "the public conformance suite: PORTCULLIS_SKIP says so"
+  elif ! command -v go >/dev/null; then
+    skip "the public conformance suite: Go is missing, to build its reference server"
+    left_out_from_now conformance
+  else use PORTCULLIS_TEST_REFERENCE_SERVER reference-server everything-server conformance; fi
   if left_out mlflow; then skip "the tests with MLflow's real servers: PORTCULLIS_SKIP says so"; else
     use PORTCULLIS_TEST_MLFLOW_MCP mlflow-mcp bin/mlflow-mcp mlflow
     use PORTCULLIS_TEST_MLFLOW_OFFICIAL mlflow-official bin/mlflow mlflow
