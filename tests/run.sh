@@ -90,7 +90,7 @@ installs() {
   if wanted gateway || wanted cluster || wanted clock; then
     if ! left_out node && command -v npm >/dev/null; then names+=(node-sdk); fi
     if ! left_out conformance && command -v go >/dev/null; then names+=(reference-server); fi
-    if ! left_out python; then names+=(mcp-1 mcp-2); fi
+    if ! left_out python; then names+=(mcp-1 mcp-2 fastmcp); fi
     if ! left_out mlflow; then names+=(mlflow-mcp mlflow-official); fi
     if ! left_out redis && [[ -z ${PORTCULLIS_TEST_REDIS:-} ]]; then names+=(redis); fi
   fi
@@ -190,13 +190,14 @@ use_programs() {
   if [[ -n $programs_ready ]]; then return; fi
   programs_ready=1
   say "Programs that the tests run against"
-  if left_out python; then skip "the tests with the Python SDKs: PORTCULLIS_SKIP says so"; else
+  if left_out python; then skip "the tests with the Python SDKs and fastmcp: PORTCULLIS_SKIP says so"; else
     use PORTCULLIS_TEST_PYTHON_1 mcp-1 bin/python python
     use PORTCULLIS_TEST_PYTHON_2 mcp-2 bin/python python
+    use PORTCULLIS_TEST_FASTMCP fastmcp bin/python python
   fi
-  if left_out node; then skip "the tests with the TypeScript SDKs: PORTCULLIS_SKIP says so"
+  if left_out node; then skip "the tests with the TypeScript SDKs, mcp-remote and the Inspector: PORTCULLIS_SKIP says so"
   elif ! command -v npm >/dev/null; then
-    skip "the tests with the TypeScript SDKs: npm is missing"
+    skip "the tests with the TypeScript SDKs, mcp-remote and the Inspector: npm is missing"
     left_out_from_now node
   else use PORTCULLIS_TEST_NODE_MODULES node-sdk node_modules node; fi
   if left_out conformance; then skip "the public conformance suite: PORTCULLIS_SKIP says so"

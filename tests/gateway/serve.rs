@@ -1,6 +1,7 @@
 //! `portcullis serve` as a person runs it: the real program, a stdio server as its child, the commands beside it.
 
 mod attacker;
+mod clients;
 mod files;
 mod limits;
 mod secrets;
@@ -100,15 +101,22 @@ impl Serve {
         std::fs::create_dir(folder.path().join("files")).unwrap();
         std::fs::write(folder.path().join("files/server.yaml"), server).unwrap();
         std::fs::write(folder.path().join("files/policy.yaml"), policy_yaml(rules)).unwrap();
-        let address = format!("127.0.0.1:{}", free_port());
+        let mut given = arguments.iter().map(AsRef::as_ref);
+        let address = match given.find(|one| *one == "--listen") {
+            Some(_) => given.next().unwrap().to_str().unwrap().to_owned(),
+            None => format!("127.0.0.1:{}", free_port()),
+        };
         command
             .args(["serve", "-f"])
             .arg(folder.path().join("files"));
         if !arguments.iter().any(|one| one.as_ref() == "--state") {
             command.arg("--state").arg(folder.path().join("state"));
         }
+        if !arguments.iter().any(|one| one.as_ref() == "--listen") {
+            command.args(["--listen", &address]);
+        }
         let mut child = command
-            .args(["--listen", &address, "--socket"])
+            .arg("--socket")
             .arg(folder.path().join("run/serve.sock"))
             .args(arguments)
             .arg("--audit-file")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the pinned third-party programs that the demo and the tests run against, once, outside the checkout.
 #
-#   tests/setup/install.sh NAME...     NAME: mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | node-sdk
+#   tests/setup/install.sh NAME...     NAME: mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | fastmcp | node-sdk
 #                                            | controlplane | cluster-node | typos | redis | reference-server
 #                                            | newest-mlflow-mcp | newest-mlflow-official
 #
@@ -165,7 +165,7 @@ make_reference_server() {
 (( $# > 0 )) || { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 for name in "$@"; do
   case $name in
-    mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | typos | redis) need_python ;;
+    mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | fastmcp | typos | redis) need_python ;;
     newest-mlflow-mcp | newest-mlflow-official)
       need_python
       newest "$name" >/dev/null || die "the package registry cannot be reached, so the newest release is not known"

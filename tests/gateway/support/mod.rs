@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test file uses its own part.
 
 pub mod client;
+pub mod clients;
 pub mod rig;
 pub mod upstream;
 
@@ -65,7 +66,9 @@ fn part_of(variable: &str) -> &'static str {
     match variable {
         "PORTCULLIS_TEST_CONTROLPLANE" => "cluster",
         "PORTCULLIS_TEST_NODE_MODULES" => "node",
-        "PORTCULLIS_TEST_PYTHON_1" | "PORTCULLIS_TEST_PYTHON_2" => "python",
+        "PORTCULLIS_TEST_PYTHON_1" | "PORTCULLIS_TEST_PYTHON_2" | "PORTCULLIS_TEST_FASTMCP" => {
+            "python"
+        }
         "PORTCULLIS_TEST_REDIS" => "redis",
         "PORTCULLIS_TEST_REFERENCE_SERVER" => "conformance",
         "PORTCULLIS_TEST_MLFLOW_MCP" | "PORTCULLIS_TEST_MLFLOW_OFFICIAL" => "mlflow",
