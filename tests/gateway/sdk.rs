@@ -1,4 +1,5 @@
-//! The SDKs' own clients through the gateway, as an agent uses them, against the real MLflow servers.
+//! The SDKs' own clients through the gateway, as an agent uses them, against the real MLflow
+//! servers.
 
 use std::ffi::OsString;
 
@@ -9,7 +10,8 @@ use crate::support::installed;
 use crate::support::rig::{Held, Rig};
 use crate::support::upstream::Fake;
 
-/// Reads are free, one kind of write is limited, the deletions are hidden, one is told to be denied.
+/// Reads are free, one kind of write is limited, the deletions are hidden, one is told to be
+/// denied.
 fn policy() -> Value {
     json!({"defaultAction": "Hide", "rules": [
         {"name": "read", "tools": {"risks": ["Read"]}, "action": "Allow"},
@@ -100,7 +102,8 @@ async fn check(rig: &Rig, server: &str, visible: usize, found: usize, tag: &str,
         assert_eq!(steps[0].as_array().unwrap().len(), visible, "{what}");
         assert_eq!(steps[1]["code"], -32602, "{what}: {}", steps[1]);
         assert!(result(&steps[2]).0, "{what}");
-        // Forwarded: MLflow is not there, which only the server can say. Or the limit, which all clients share.
+        // Forwarded: MLflow is not there, which only the server can say. Or the limit, which all
+        // clients share.
         assert!(
             !steps[3].to_string().contains("Denied by policy"),
             "{what}: {}",
