@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"`[^`]*`|\]\(([^)\s]+)\)")
 LANGUAGES = {".yaml": "yaml", ".json": "json", ".py": "python", ".sh": "sh", ".toml": "toml", ".tpl": "yaml"}
 
 
@@ -50,6 +50,8 @@ class Book:
         return "\n".join(lines)
 
     def link(self, link: re.Match[str], path: str, chapter: str) -> str:
+        if link[1] is None:
+            return link[0]  # code
         target, mark, anchor = link[1].partition("#")
         if not target or ":" in target:
             return link[0]
@@ -80,7 +82,7 @@ class Book:
                 name = content.split("\n", 1)[0].lstrip("# ") or path
             elif file.is_dir():
                 inside = sorted(one.name for one in file.iterdir() if not one.name.startswith("."))
-                content = self.linked(f"# {path}\n\n" + "".join(f"- [{n}]({path}/{n})\n" for n in inside), "", chapter)
+                content = f"# {path}\n\n" + "".join(f"- `{name}`\n" for name in inside)
                 name = path
             else:
                 language = LANGUAGES.get(file.suffix, "text")
