@@ -20,6 +20,8 @@ pub mod manifest;
 pub mod policy;
 /// MCP on the wire: strict JSON, envelopes, versions, SSE, answers. Pure.
 pub mod protocol;
+/// A set of the newest values, for what must not grow. Pure.
+pub mod recent;
 /// Objects, bundle and reports to status. Pure.
 pub mod status;
 /// Logging, metrics registry and the admin endpoints.

@@ -34,7 +34,8 @@ pub fn parse(file: &str, text: &str) -> Result<Manifests, Vec<ManifestError>> {
     survey::documents_of(file, text).drop_duplicates().finish()
 }
 
-/// Reads files, and all `*.yaml`, `*.yml` and `*.json` in directories (not below them), sorted by name.
+/// Reads files, and all `*.yaml`, `*.yml` and `*.json` in directories (not below them), sorted by
+/// name.
 ///
 /// # Errors
 /// Everything that is wrong with any of the files, or that a file cannot be read.

@@ -10,7 +10,8 @@ use serde_json::json;
 use crate::upstream::{TOOLS, definition};
 use crate::{Done, guarded, median};
 
-/// Microseconds of one decision with so many rules, each with a condition over the arguments, four of which select the tool.
+/// Microseconds of one decision with so many rules, each with a condition over the arguments, four
+/// of which select the tool.
 pub fn measure(rules: usize) -> Done<f64> {
     let rules = (0..rules).map(|n| {
         let name = if n % (rules / 4) == 0 {
@@ -61,7 +62,8 @@ pub fn measure(rules: usize) -> Done<f64> {
 /// The longest arguments that are measured: what a request body may hold by default.
 const LONG: usize = 4_000_000;
 
-/// Milliseconds of the slowest of some calls that use up, or nearly use up, what one call may take, and what it was.
+/// Milliseconds of the slowest of some calls that use up, or nearly use up, what one call may take,
+/// and what it was.
 pub fn worst() -> Done<(f64, &'static str)> {
     let text = |part: &str| format!(r#"{{"text":"{}"}}"#, part.repeat(LONG / part.len()));
     let list = |part: &str, count: usize| {

@@ -30,8 +30,9 @@ impl Secrets for NoSecrets {
     }
 }
 
-/// Everything is allowed but `tool_1`, which is denied, and `tool_8` and `tool_9`, which are hidden. `full` adds what policies for
-/// writes have: a limit for each caller, and a condition over the arguments, which therefore must be as the schema says.
+/// Everything is allowed but `tool_1`, which is denied, and `tool_8` and `tool_9`, which are
+/// hidden. `full` adds what policies for writes have: a limit for each caller, and a condition over
+/// the arguments, which therefore must be as the schema says.
 fn rules(full: bool) -> Value {
     let mut allow = json!({"name": "use", "tools": {"names": ["*"]}, "action": "Allow"});
     let mut rules = vec![

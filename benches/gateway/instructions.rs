@@ -1,4 +1,5 @@
-//! Instructions of the gateway for one request, counted by callgrind: unlike times they are the same on every run.
+//! Instructions of the gateway for one request, counted by callgrind: unlike times they are the
+//! same on every run.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -84,7 +84,8 @@ impl Drop for Redis {
     }
 }
 
-/// Microseconds of a PING and of a limited call on one connection each; None without a server's program.
+/// Microseconds of a PING and of a limited call on one connection each; None without a server's
+/// program.
 async fn redis() -> Done<Option<(f64, f64)>> {
     let program =
         std::env::var_os("PORTCULLIS_TEST_REDIS").unwrap_or_else(|| "redis-server".into());

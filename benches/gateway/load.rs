@@ -1,5 +1,5 @@
-//! The load: connections that each send the next request when the answer to the last one is there, and compare every
-//! body with the one that it must be.
+//! The load: connections that each send the next request when the answer to the last one is there,
+//! and compare every body with the one that it must be.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,9 +1,11 @@
-//! Measures the gateway against a bare streaming proxy in the same run, and prints the table. `make bench` runs it.
+//! Measures the gateway against a bare streaming proxy in the same run, and prints the table.
+//! `make bench` runs it.
 //!
-//! The program starts itself again in other roles: a trivial fast MCP server, a hyper proxy that only passes streams through,
-//! and the gateway with a policy, both in front of that server; it is itself the load. Rounds of each kind are interleaved,
-//! medians are taken, and every body is compared with the one that it must be. Nothing here is a test: figures depend on
-//! the machine and on what else it does.
+//! The program starts itself again in other roles: a trivial fast MCP server, a hyper proxy that
+//! only passes streams through, and the gateway with a policy, both in front of that server; it is
+//! itself the load. Rounds of each kind are interleaved, medians are taken, and every body is
+//! compared with the one that it must be. Nothing here is a test: figures depend on the machine and
+//! on what else it does.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -38,7 +40,8 @@ fn main() -> Done<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let role = arguments.first().map_or("", String::as_str);
     let target = || -> Done<SocketAddr> { Ok(arguments.get(1).ok_or("no address")?.parse()?) };
-    // Proxy and gateway run as the programs do: a thread for each processor. Load and server do too little for more than one.
+    // Proxy and gateway run as the programs do: a thread for each processor. Load and server do too
+    // little for more than one.
     let mut runtime = match role {
         "proxy" | "gateway" | "gateway-full" => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),

@@ -1,4 +1,5 @@
-//! Resident memory of gateways that do nothing, hold streams, have lost them, and have carried many calls.
+//! Resident memory of gateways that do nothing, hold streams, have lost them, and have carried many
+//! calls.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +13,8 @@ use crate::{Done, setting};
 const STREAMS: usize = 1_000;
 /// How long after they have ended the memory should have been given back.
 const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(10);
-/// Calls before memory is first read, so that pools and buffers have their size, and the allocator's arenas theirs.
+/// Calls before memory is first read, so that pools and buffers have their size, and the
+/// allocator's arenas theirs.
 const FIRST_CALLS: f64 = 1_000_000.0;
 
 pub async fn measure(server: SocketAddr, work: Work<'_>, table: &mut Table) -> Done<()> {

@@ -75,8 +75,9 @@ pub fn resident(process: u32) -> Done<f64> {
     Ok(kib / 1024.0)
 }
 
-/// Keeps the processors from halting: waking one costs a virtual machine more than a request does, and more for the second
-/// in a chain than for the first. What keeps them awake is of the idle class and yields at once (sched(7), SCHED_IDLE).
+/// Keeps the processors from halting: waking one costs a virtual machine more than a request does,
+/// and more for the second in a chain than for the first. What keeps them awake is of the idle
+/// class and yields at once (sched(7), SCHED_IDLE).
 pub struct Awake(Vec<Child>);
 
 impl Awake {

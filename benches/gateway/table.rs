@@ -9,7 +9,8 @@ use crate::Done;
 pub struct Table(Vec<[String; 5]>);
 
 impl Table {
-    /// A figure with a target. `ratio` is 1 where the target is just met, more where it is surpassed.
+    /// A figure with a target. `ratio` is 1 where the target is just met, more where it is
+    /// surpassed.
     pub fn row(&mut self, figure: &str, measured: String, target: &str, ratio: f64) {
         let verdict = if ratio >= 1.0 {
             "ok"

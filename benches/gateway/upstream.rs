@@ -1,7 +1,8 @@
 //! A trivial fast MCP server: the same few answers whatever is asked, from memory.
 //!
-//! In: MCP over HTTP, one JSON message a request. Out: `initialize`, a list of 50 tools, one result of a call, or a stream
-//! that stays silent. Must not do: anything that costs time, as it would hide what the proxies in front of it cost.
+//! In: MCP over HTTP, one JSON message a request. Out: `initialize`, a list of 50 tools, one result
+//! of a call, or a stream that stays silent. Must not do: anything that costs time, as it would
+//! hide what the proxies in front of it cost.
 
 use std::sync::Arc;
 

@@ -221,7 +221,8 @@ fn policy(at: usize, number: usize) -> Value {
     })
 }
 
-/// Edits a policy and waits until the bundle of each of those servers says so: the time from the API server's answer.
+/// Edits a policy and waits until the bundle of each of those servers says so: the time from the
+/// API server's answer.
 pub async fn edited(
     bench: &Bench,
     policy: &str,

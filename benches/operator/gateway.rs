@@ -23,7 +23,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Lets the gateway of a server run: its pod is bound to the node, to which the scheduler binds none.
+    /// Lets the gateway of a server run: its pod is bound to the node, to which the scheduler binds
+    /// none.
     pub async fn run(bench: &Bench, server: &str) -> Done<Self> {
         let pods: Api<Pod> = bench.api();
         let labels = format!("app.kubernetes.io/component=gateway,portcullis.dev/server={server}");

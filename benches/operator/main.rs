@@ -1,5 +1,5 @@
-//! Measures the operator on a real API server of its own, with one gateway that runs. The figures of a table, no verdict of a
-//! test: times are this machine's.
+//! Measures the operator on a real API server of its own, with one gateway that runs. The figures
+//! of a table, no verdict of a test: times are this machine's.
 
 // What the tests share may fail loudly: a broken fixture is no measurement.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -37,8 +37,9 @@ const WIDE: usize = 100;
 
 fn main() -> Done<()> {
     eprintln!("Starting a control plane …");
-    // What the controller manager makes of a thousand Deployments is as much work for the API server as the operator's: it
-    // comes at the rate of a cluster, and not as fast as tests have it.
+    // What the controller manager makes of a thousand Deployments is as much work for the API
+    // server as the operator's: it comes at the rate of a cluster, and not as fast as tests have
+    // it.
     let options = Options {
         controller_rate: Some(20),
         ..Options::default()

@@ -1,5 +1,5 @@
-//! The bundle loader: what it reads it writes and reads again as the same, damage is found, and what compiles keeps the
-//! engine's promises.
+//! The bundle loader: what it reads it writes and reads again as the same, damage is found, and
+//! what compiles keeps the engine's promises.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Policies as people write them: YAML to objects to a bundle that keeps the engine's promises, or findings that point
-//! into the text.
+//! Policies as people write them: YAML to objects to a bundle that keeps the engine's promises, or
+//! findings that point into the text.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,6 @@
-//! CEL: the last line of the input is the call's arguments, all before it the expression. What compiles has one value or one
-//! error, parentheses change nothing, `!` turns it round, and what is said not to read the arguments does not.
+//! CEL: the last line of the input is the call's arguments, all before it the expression. What
+//! compiles has one value or one error, parentheses change nothing, `!` turns it round, and what is
+//! said not to read the arguments does not.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! The strict parser: it never panics, another parser reads what it accepts, and what is written anew says the same.
+//! The strict parser: it never panics, another parser reads what it accepts, and what is written
+//! anew says the same.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

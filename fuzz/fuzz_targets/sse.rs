@@ -1,4 +1,5 @@
-//! The SSE codec: splitting changes nothing, and what is decoded survives being encoded and decoded again.
+//! The SSE codec: splitting changes nothing, and what is decoded survives being encoded and decoded
+//! again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -27,7 +28,8 @@ fuzz_target!(|input: (u8, Vec<u8>)| {
     for item in &whole.0 {
         encode(item, &mut written).unwrap();
     }
-    // Spaces that the decoder takes off are written back, so an event at its limit may be a little over it.
+    // Spaces that the decoder takes off are written back, so an event at its limit may be a little
+    // over it.
     let mut decoder = Decoder::new(1 << 16);
     decoder.push(&written);
     for item in whole.0 {

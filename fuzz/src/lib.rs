@@ -1,7 +1,7 @@
 //! What must hold of every bundle, whoever wrote it.
 //!
-//! In: a bundle. Out: nothing, or a panic that says which promise was broken. The promises are those of the engine's own
-//! property tests, asked here of policies that nobody thought of.
+//! In: a bundle. Out: nothing, or a panic that says which promise was broken. The promises are
+//! those of the engine's own property tests, asked here of policies that nobody thought of.
 
 use jiff::Timestamp;
 use portcullis::api::policy::{Action, DefaultAction, McpPolicySpec, Mode};

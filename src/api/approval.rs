@@ -161,8 +161,8 @@ pub struct McpApprovalStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 128))]
     pub consumed_by: Option<String>,
-    /// When the server that the call goes to, or what the rule observes, was found to have changed: the
-    /// approval is for nothing since.
+    /// When the server that the call goes to, or what the rule observes, was found to have changed:
+    /// the approval is for nothing since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Time")]
     pub stale_at: Option<Time>,
@@ -215,7 +215,8 @@ pub enum Phase {
     Denied,
     /// Past expiresAt without having been used.
     Expired,
-    /// The server that the call goes to, or what the rule observes, has changed since it was asked for.
+    /// The server that the call goes to, or what the rule observes, has changed since it was asked
+    /// for.
     Stale,
     /// The call was cancelled, or its session ended, before a decision.
     Withdrawn,
@@ -259,7 +260,8 @@ impl McpApproval {
         self.spec.approvers()
     }
 
-    /// The decision that settles the request: the first Denied, or else the Approved that makes enough; None while it waits.
+    /// The decision that settles the request: the first Denied, or else the Approved that makes
+    /// enough; None while it waits.
     pub fn ruling(&self) -> Option<&Decision> {
         let denied = self
             .counted()
@@ -289,7 +291,8 @@ impl McpApproval {
         self.approved_by().count()
     }
 
-    /// The decisions that count: one a person, and none by the caller itself, whatever let it through.
+    /// The decisions that count: one a person, and none by the caller itself, whatever let it
+    /// through.
     fn counted(&self) -> impl Iterator<Item = &Decision> {
         let all = &self.spec.decisions;
         all.iter().enumerate().filter_map(move |(at, decision)| {

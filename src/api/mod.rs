@@ -7,6 +7,7 @@
 
 pub mod approval;
 pub mod condition;
+pub mod contract;
 mod duration;
 pub mod loose;
 mod nulls;

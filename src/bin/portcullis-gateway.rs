@@ -1,4 +1,5 @@
-//! `portcullis-gateway`: the programs that run in pods: the gateway itself, and the bridge of a stdio server.
+//! `portcullis-gateway`: the programs that run in pods: the gateway itself, and the bridge of a
+//! stdio server.
 
 use std::process::ExitCode;
 

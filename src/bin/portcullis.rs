@@ -1,6 +1,6 @@
-//! `portcullis`: policies checked, explained, tested and served on this machine. Under the name `kubectl-portcullis` it is a
-//! plugin of kubectl, and its approvals are those of a cluster; under the name `kubectl_complete-portcullis` it completes what is
-//! typed after `kubectl portcullis`.
+//! `portcullis`: policies checked, explained, tested and served on this machine. Under the name
+//! `kubectl-portcullis` it is a plugin of kubectl, and its approvals are those of a cluster; under
+//! the name `kubectl_complete-portcullis` it completes what is typed after `kubectl portcullis`.
 
 use std::process::ExitCode;
 

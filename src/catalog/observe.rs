@@ -1,7 +1,7 @@
 //! The current state that the recommended rule for a promotion shows to approvers.
 //!
-//! In: the name of a tool that promotes. Out: the read that shows the current state. Must not do: name
-//! a tool that does more than read; a test checks this.
+//! In: the name of a tool that promotes. Out: the read that shows the current state. Must not do:
+//! name a tool that does more than read; a test checks this.
 
 use crate::api::policy::{ApprovalRule, Observe, OnToolError};
 

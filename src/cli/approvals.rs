@@ -61,7 +61,7 @@ enum Command {
     Approve {
         /// Its name, or NAMESPACE/NAME
         name: String,
-        /// Do not ask: the call that --digest names was looked at already
+        /// Do not ask: the call that --digest names has been reviewed already
         #[arg(long)]
         yes: bool,
         /// The digest of the call that is to be approved, or its first 16 digits
@@ -75,7 +75,7 @@ enum Command {
     Deny {
         /// Its name, or NAMESPACE/NAME
         name: String,
-        /// Why; the agent is told
+        /// Why; the agent reads it
         #[arg(long)]
         reason: Option<String>,
     },

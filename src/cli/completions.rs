@@ -1,7 +1,8 @@
 //! `portcullis completions`, and what kubectl asks its plugins for completions.
 //!
-//! In: a shell's name, or the words that a user has typed so far. Out: a script for that shell, or the
-//! words that may come next. Must not do: talk to a cluster, because a shell completes at every key.
+//! In: a shell's name, or the words that a user has typed so far. Out: a script for that shell, or
+//! the words that may come next. Must not do: talk to a cluster, because a shell completes at every
+//! key.
 
 use clap::Command;
 
@@ -10,7 +11,8 @@ use super::output::{Failure, print};
 /// The name under which kubectl looks for the completions of `kubectl portcullis`.
 pub const KUBECTL_NAME: &str = "kubectl_complete-portcullis";
 
-/// Print the completions for a shell. For kubectl, link this program as kubectl_complete-portcullis in PATH
+/// Print the completions for a shell. For kubectl, link this program as kubectl_complete-portcullis
+/// in PATH
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The shell

@@ -1,7 +1,7 @@
 //! Files for commands that need them to be valid.
 //!
-//! In: paths, a bundle. Out: the files' content with Secrets, or compiled policies; else one failure that lists every mistake.
-//! Must not do: report warnings of what the files say.
+//! In: paths, a bundle. Out: the files' content with Secrets, or compiled policies; else one
+//! failure that lists every mistake. Must not do: report warnings of what the files say.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

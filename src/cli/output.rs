@@ -76,7 +76,8 @@ pub fn print_manifest<T: Serialize>(value: &T, output: Output) -> Result<(), Fai
     print(&text)
 }
 
-/// A value whose objects have the keys of manifests first, as people write them; others follow by the alphabet.
+/// A value whose objects have the keys of manifests first, as people write them; others follow by
+/// the alphabet.
 struct AsWritten<'v>(&'v Value);
 
 /// Keys of manifests, in the order in which people write them.

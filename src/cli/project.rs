@@ -467,7 +467,8 @@ fn finding<T>(
     }
 }
 
-/// A mistake in a server, at the field that the message names first (`spec.upstream.stdio.command: …`), if it does.
+/// A mistake in a server, at the field that the message names first
+/// (`spec.upstream.stdio.command: …`), if it does.
 pub fn in_server(server: &Located<McpServer>, message: String) -> Finding {
     let path = match message.split_once(": ") {
         Some((path, _)) if path.starts_with("spec.") && !path.contains(' ') => path.to_owned(),

@@ -74,8 +74,8 @@ pub struct Args {
     /// times
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// Let stdio servers have this variable of the environment of this command; may be given several
-    /// times
+    /// Let stdio servers have this variable of the environment of this command; may be given
+    /// several times
     #[arg(long, value_name = "NAME")]
     pass_env: Vec<String>,
     /// Run stdio servers as this user (a name, a number, or UID:GID), which keeps them from reading
@@ -106,8 +106,9 @@ pub struct Args {
     /// [default: $XDG_STATE_HOME/portcullis or ~/.local/state/portcullis]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// The file with the keys that sessions are sealed with, the newest first, each as `openssl rand
-    /// -base64 32` makes it [default: sealing.key in the folder for state, made if it is missing]
+    /// The file with the keys that sessions are sealed with, the newest first, each as
+    /// `openssl rand -base64 32` makes it [default: sealing.key in the folder for state, made if it
+    /// is missing]
     #[arg(long, value_name = "FILE")]
     sealing_key: Option<PathBuf>,
     /// The format of the log on standard error

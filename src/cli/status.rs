@@ -166,8 +166,8 @@ fn cell(object: &Value, path: &str, kind: &str, now: Timestamp) -> String {
     }
 }
 
-/// The value at one of the plain paths that printer columns have: names, `[?(@.type=="X")]` to pick from a list, and `[*]`,
-/// of which the API server shows the first.
+/// The value at one of the plain paths that printer columns have: names, `[?(@.type=="X")]` to pick
+/// from a list, and `[*]`, of which the API server shows the first.
 fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     let mut value = object;
     let mut rest = path;

@@ -28,8 +28,8 @@ pub struct Args {
     /// parent if that directory is named `tests`
     #[arg(short, long = "filename", value_name = "FILE|DIR")]
     filename: Vec<PathBuf>,
-    /// A saved tools/list result of the server, in place of those that the documents name; without one only the names of tools
-    /// are known
+    /// A saved tools/list result of the server, in place of those that the documents name; without
+    /// one only the names of tools are known
     #[arg(long, value_name = "FILE")]
     listing: Option<PathBuf>,
     /// Policies in this namespace are guardrails over all servers

@@ -1,7 +1,7 @@
 //! The tools of a server: listed from the server itself, and read from a file for offline commands.
 //!
-//! In: an McpServer of some files or a URL; or a saved listing. Out: definitions with their digests, which are the pins of
-//! `spec.tools`. Must not do: call a tool.
+//! In: an McpServer of some files or a URL; or a saved listing. Out: definitions with their
+//! digests, which are the pins of `spec.tools`. Must not do: call a tool.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,7 +34,8 @@ tools --save FILE` and name it with listing: FILE in the document, or with --lis
 /// A server that has not listed its tools by then is not going to.
 const LISTED_WITHIN: Duration = Duration::from_secs(120);
 
-/// List the tools of a server, with the digests that pin them, and save them for validate, explain and test
+/// List the tools of a server, with the digests that pin them, and save them for validate, explain
+/// and test
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A file or a directory of YAML files with the McpServer; may be given several times
@@ -57,13 +58,15 @@ pub struct Args {
     /// A folder of Secrets, as Kubernetes mounts them: DIR/NAMESPACE/NAME/KEY
     #[arg(long, value_name = "DIR")]
     secrets: Option<PathBuf>,
-    /// Set an environment variable of a stdio server, overriding its YAML; may be given several times
+    /// Set an environment variable of a stdio server, overriding its YAML; may be given several
+    /// times
     #[arg(long, value_name = "NAME=VALUE", value_parser = super::serve::variable)]
     env: Vec<(String, String)>,
     /// Write the tools to this file, which `--listing` of validate, explain and test reads
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
-    /// table: a line for each tool; yaml, json: the pins, as `spec.tools` of an McpServer takes them
+    /// table: a line for each tool; yaml, json: the pins, as `spec.tools` of an McpServer takes
+    /// them
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }

@@ -1,7 +1,7 @@
 //! What is wrong with a command line, in words.
 //!
-//! In: the error of the parser of arguments, or a value of an option. Out: one sentence that says what to write. Must not do:
-//! repeat the parser's own words, which are for people who know it.
+//! In: the error of the parser of arguments, or a value of an option. Out: one sentence that says
+//! what to write. Must not do: repeat the parser's own words, which are for people who know it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -164,7 +164,8 @@ fn described(argument: &str, command: &clap::Command) -> String {
     match found.and_then(|found| found.get_help()) {
         Some(about) => {
             let about = about.to_string();
-            // The same option without its dashes, as `validate` has it, is described by its other form.
+            // The same option without its dashes, as `validate` has it, is described by its other
+            // form.
             let about = match about.contains("without -f") {
                 true => "a file or a directory of YAML files".to_owned(),
                 false => lower(&about),

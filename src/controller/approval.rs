@@ -1,6 +1,8 @@
-//! Reconciling an McpApproval: its phase for people, its expiry, its removal. Gateways trust none of it.
+//! Reconciling an McpApproval: its phase for people, its expiry, its removal. Gateways trust none
+//! of it.
 //!
-//! In: the request, its decision, the time. Out: a phase, and when to look again. Must not do: decide, or write `consumedAt`.
+//! In: the request, its decision, the time. Out: a phase, and when to look again. Must not do:
+//! decide, or write `consumedAt`.
 
 use std::time::Duration;
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 use k8s_openapi::api::networking::v1::{NetworkPolicyEgressRule, NetworkPolicyPeer};
 
 use crate::api::DurationString;
-use crate::controller::names::ADMIN_PORT;
+use crate::api::contract::ADMIN_PORT;
 use crate::telemetry::logging;
 
-/// Reconcile McpServers, McpPolicies and McpApprovals on the cluster of KUBECONFIG, or the one this pod is in
+/// Reconcile McpServers, McpPolicies and McpApprovals on the cluster of KUBECONFIG, or the one this
+/// pod is in
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The operator's own namespace; policies in it are guardrails over all servers
@@ -50,7 +51,8 @@ pub struct Args {
     /// How long a leader that has died keeps the Lease
     #[arg(long, env = "PORTCULLIS_LEASE_DURATION", default_value = "15s", value_parser = seconds, value_name = "DURATION")]
     pub lease_duration: Duration,
-    /// How long one watch lasts before it is begun anew, from 5s to 10m; one that hangs is noticed a few seconds later
+    /// How long one watch lasts before it is renewed, from 5s to 10m; one that hangs is noticed
+    /// a few seconds later
     #[arg(long, env = "PORTCULLIS_WATCH_DURATION", default_value = "60s", value_parser = watch, value_name = "DURATION")]
     pub watch_duration: Duration,
     /// Serve /metrics, /livez and /readyz here
@@ -61,13 +63,15 @@ pub struct Args {
         value_name = "ADDRESS:PORT"
     )]
     pub admin_listen: SocketAddr,
-    /// Remove approvals so long after they are finished
+    /// Remove approvals this long after they are finished
     #[arg(long, env = "PORTCULLIS_APPROVAL_RETENTION", default_value = "168h", value_parser = seconds, value_name = "DURATION")]
     pub approval_retention: Duration,
-    /// JSON list of NetworkPolicyPeers that may reach gateways' admin port: this operator's pods, and who scrapes metrics
+    /// JSON list of NetworkPolicyPeers that may reach gateways' admin port: this operator's pods,
+    /// and who scrapes metrics
     #[arg(long, env = "PORTCULLIS_ADMIN_FROM", default_value = "[]", value_parser = peers, value_name = "JSON")]
     pub admin_from: Peers,
-    /// JSON list of NetworkPolicyEgressRules that say where gateways may connect to; null lets them connect anywhere
+    /// JSON list of NetworkPolicyEgressRules that say where gateways may connect to; null lets them
+    /// connect anywhere
     #[arg(long, env = "PORTCULLIS_GATEWAY_EGRESS", default_value = "null", value_parser = egress, value_name = "JSON")]
     pub gateway_egress: Egress,
     /// Port of gateways' reports
@@ -118,7 +122,8 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Shorter, and the operator is busy beginning watches; longer, and one that hangs keeps an old policy in force for long.
+/// Shorter, and the operator is busy beginning watches; longer, and one that hangs keeps an old
+/// policy in force for long.
 fn watch(text: &str) -> Result<Duration, String> {
     let duration = seconds(text)?;
     if !(5..=600).contains(&duration.as_secs()) {

@@ -1,8 +1,9 @@
 //! Whether the caches of a new leader are as new as its leadership.
 //!
-//! In: lists that the API server reads after the Lease was taken. Out: caches that hold all of them. Must not do: let a
-//! leader act on servers or policies older than those the leader before it acted on: an edited policy would be put back. Nor
-//! take a gateway's pod for gone that it has only not seen yet.
+//! In: lists that the API server reads after the Lease was taken. Out: caches that hold all of
+//! them. Must not do: let a leader act on servers or policies older than those the leader before it
+//! acted on: an edited policy would be put back. Nor take a gateway's pod for gone that it has only
+//! not seen yet.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,21 +29,23 @@ use crate::controller::watches::{self, policy_scopes, scopes};
 const LOOK: Duration = Duration::from_millis(100);
 /// Between two looks at a namespace that is left alone.
 const ASIDE: Duration = Duration::from_secs(10);
-/// Objects in one answer, which is held as a whole: metadata may have more than 1 MiB too, for who manages which field.
+/// Objects in one answer, which is held as a whole: metadata may have more than 1 MiB too, for who
+/// manages which field.
 const PAGE: u32 = 100;
-/// Watches that are further behind are not waited for: another replica, or this one started anew, is faster.
+/// Watches that are further behind are not waited for: another replica, or this one after a
+/// restart, is faster.
 const WITHIN: Duration = Duration::from_secs(10);
 
 /// The caches did not catch up.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the watches are behind the API server by more than {} s; this replica ends, to list everything anew",
+    "the watches are behind the API server by more than {} s; this replica exits and lists everything after its restart",
     WITHIN.as_secs()
 )]
 pub struct Behind;
 
-/// Waits until servers, policies and gateways' pods are at least as they were when this was called. A namespace in which they may
-/// not be listed any more is left alone until they may.
+/// Waits until servers, policies and gateways' pods are at least as they were when this was called.
+/// A namespace in which they may not be listed any more is left alone until they may.
 pub async fn wait(ctx: &Arc<Context>) -> Result<(), Behind> {
     let all = async {
         for scope in scopes(&ctx.args.watch_namespace) {
@@ -133,7 +136,7 @@ where
     C: Resource,
 {
     let (listed, at) = list::<K>(ctx, scope, labels).await.map_err(|error| {
-        tracing::warn!(%error, "it cannot be told yet whether the caches are current");
+        tracing::warn!(%error, "whether the caches are current is not known yet");
         match error {
             kube::Error::Api(status) if status.code == 403 => Not::Allowed,
             _ => Not::Yet,
@@ -150,8 +153,9 @@ where
     }
 }
 
-/// Everything of a kind in a namespace, or in all, with the version at which it was read. The first page is asked for without
-/// a resource version: what the API server gives is not older than this request. The others are of that same moment.
+/// Everything of a kind in a namespace, or in all, with the version at which it was read. The first
+/// page is asked for without a resource version: what the API server gives is not older than this
+/// request. The others are of that same moment.
 async fn list<K>(
     ctx: &Context,
     namespace: Option<&str>,

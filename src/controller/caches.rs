@@ -1,7 +1,7 @@
 //! The objects that watches bring.
 //!
-//! In: events of watches. Out: objects as they were last seen, and which namespaces cannot be seen whole. Must not do: ask the
-//! API server.
+//! In: events of watches. Out: objects as they were last seen, and which namespaces cannot be seen
+//! whole. Must not do: ask the API server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,10 +12,11 @@ use kube::core::PartialObjectMeta;
 use parking_lot::Mutex;
 
 use crate::api::approval::McpApproval;
+use crate::api::contract::SERVER_LABEL;
 use crate::api::loose::Loose;
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
-use crate::controller::names::{Ident, SERVER};
+use crate::controller::names::Ident;
 use crate::controller::runtime::kinds::Kind;
 use crate::controller::runtime::objects::{GatewayPod, ObjectId, ObservedChild};
 use crate::controller::runtime::store::Store;
@@ -23,8 +24,8 @@ use crate::policy::target::Labels;
 
 /// What the watches bring.
 pub struct Caches {
-    /// Namespaces of which something could not be listed, with how many kinds: nothing is done in them until it can be. What
-    /// cannot be seen may be a policy.
+    /// Namespaces of which something could not be listed, with how many kinds: nothing is done in
+    /// them until it can be. What cannot be seen may be a policy.
     unseen: Mutex<BTreeMap<String, BTreeSet<usize>>>,
     pub servers: Store<Loose<McpServer>>,
     pub policies: Store<Loose<McpPolicy>>,
@@ -37,7 +38,8 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// The number of watches for each kind of object around servers, for policies and for namespaces.
+    /// The number of watches for each kind of object around servers, for policies and for
+    /// namespaces.
     pub fn new(watches: usize, policy_watches: usize, namespace_watches: usize) -> Self {
         Caches {
             unseen: Mutex::default(),
@@ -68,7 +70,8 @@ impl Caches {
             .insert(watch);
     }
 
-    /// One of a namespace's watches has listed everything. True if it was the last that was missing.
+    /// One of a namespace's watches has listed everything. True if it was the last that was
+    /// missing.
     pub fn regain(&self, namespace: &str, watch: usize) -> bool {
         let mut unseen = self.unseen.lock();
         let Some(watches) = unseen.get_mut(namespace) else {
@@ -109,10 +112,11 @@ impl Caches {
         Some(object.metadata.labels.clone().unwrap_or_default())
     }
 
-    /// Pods of a server's gateway: only those whose ReplicaSet belongs to that Deployment. Anybody can put our labels on a pod.
+    /// Pods of a server's gateway: only those whose ReplicaSet belongs to that Deployment. Anybody
+    /// can put our labels on a pod.
     pub fn pods_of(&self, ident: &Ident, deployment: &str) -> Vec<Arc<GatewayPod>> {
         let named = |labels: Option<&BTreeMap<String, String>>| {
-            labels.and_then(|labels| labels.get(SERVER)) == Some(&ident.name)
+            labels.and_then(|labels| labels.get(SERVER_LABEL)) == Some(&ident.name)
         };
         // Their names begin with the Deployment's, and so with the server's.
         let sets = self

@@ -1,6 +1,8 @@
-//! `portcullis-operator check`: whether a program of ours answers. The images hold nothing else that could ask.
+//! `portcullis-operator check`: whether a program of ours answers. The images hold nothing else
+//! that could ask.
 //!
-//! In: a plain HTTP URL, and how long to go on asking. Out: success for 200, else what was answered last.
+//! In: a plain HTTP URL, and how long to keep asking. Out: success for 200, else what was answered
+//! last.
 
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ pub struct CheckArgs {
     /// An http URL, such as that of /readyz
     #[arg(long, value_name = "URL")]
     pub url: Uri,
-    /// Give up when there was no other answer for so long; 0s asks once
+    /// Give up when every answer was another one for this long; 0s asks once
     #[arg(long, default_value = "30s", value_parser = seconds, value_name = "DURATION")]
     pub within: Duration,
 }
@@ -31,7 +33,7 @@ pub struct CheckArgs {
 /// Why the check failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    #[error("{0} is no http URL with a host; write http://HOST:PORT/PATH")]
+    #[error("{0} is not an http URL with a host; write http://HOST:PORT/PATH")]
     Url(Uri),
     #[error("{0} cannot be reached: {1}")]
     Connect(Uri, #[source] std::io::Error),
@@ -43,8 +45,8 @@ pub enum CheckError {
     Late(Uri),
 }
 
-/// Asks, at least once. What keeps it asking is told, each reason when it is a new one: behind a Service that has just got its
-/// first pod nobody may answer yet, or one that is not ready.
+/// Asks, at least once. Prints why it keeps asking, each time the reason changes: behind a
+/// Service that has just got its first pod there may be no answer yet, or one that is not ready.
 pub async fn check(args: CheckArgs, mut tell: impl FnMut(&str)) -> Result<(), CheckError> {
     let CheckArgs { url, within } = args;
     let until = Instant::now() + within;
@@ -104,7 +106,8 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    /// What comes of asking a server that gives these answers, one after the other, and what was told meanwhile.
+    /// What comes of asking a server that gives these answers, one after the other, and what it
+    /// printed meanwhile.
     async fn against(
         answers: &'static [&'static str],
         within: &str,

@@ -1,9 +1,9 @@
 //! The API server as an issuer of service account tokens: its name and keys.
 //!
 //! In: the API server's discovery document and key set (Kubernetes, "Service account issuer
-//! discovery"; OpenID Connect Discovery 1.0). Out: what bundles carry, so that gateways verify tokens
-//! without asking anyone. A change enqueues the servers that accept such tokens. Must not do: dial any
-//! other address, whatever the document names.
+//! discovery"; OpenID Connect Discovery 1.0). Out: what bundles carry, so that gateways verify
+//! tokens without asking anyone. A change enqueues the servers that accept such tokens. Must not
+//! do: dial any other address, whatever the document names.
 
 use std::sync::Arc;
 use std::time::Duration;

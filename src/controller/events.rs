@@ -1,10 +1,11 @@
 //! Events: what happened, told where `kubectl describe` shows it.
 //!
-//! In: conditions before and now, violations. Out: events.k8s.io/v1 Events, each once, one after the other. Must not do: tell of
-//! every violation; one for each rule and caller is enough to be noticed, the figures are in the status. Nor delay anything:
-//! nobody waits for an Event, and thousands of them at once are not worth the API server's haste.
+//! In: conditions before and now, violations. Out: events.k8s.io/v1 Events, each once, one after
+//! the other. Must not do: tell of every violation; one for each rule and caller is enough to be
+//! noticed, the figures are in the status. Nor delay anything: no caller waits for an Event, and
+//! thousands of them at once are not worth the API server's haste.
 
-use std::collections::{HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -20,13 +21,14 @@ use crate::api::approval::McpApproval;
 use crate::api::condition::{Condition, ConditionStatus, ConditionType, Reason};
 use crate::controller::metrics::Kind;
 use crate::controller::queues::Queues;
+use crate::recent::RecentSet;
 use crate::status::report::ReportedViolation;
 
 /// A note must not be longer (events.k8s.io/v1).
 const NOTE: usize = 1_000;
-/// So many violations are known not to be new.
+/// The number of violations that are remembered as known.
 const KNOWN: usize = 10_000;
-/// So many Events wait to be written; what comes then is only logged.
+/// The number of Events that wait to be written; later ones are only logged.
 const WAITING: usize = 20_000;
 /// While more objects than that wait to be reconciled, there is a pause before each Event.
 const LONG: usize = 16;
@@ -34,17 +36,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 pub struct Events {
     waiting: mpsc::Sender<(Event, ObjectReference)>,
-    told: Mutex<Told>,
-}
-
-#[derive(Default)]
-struct Told {
-    known: HashSet<u64>,
-    order: VecDeque<u64>,
+    reported: Mutex<RecentSet<u64>>,
 }
 
 impl Events {
-    /// Begins to write what it will be told, until it is dropped; while `queues` are long, by and by.
+    /// Starts writing the Events that it gets, until it is dropped; while `queues` are long,
+    /// slowly.
     pub fn start(client: Client, queues: Arc<Queues>, pod: &str) -> Self {
         let reporter = Reporter {
             controller: "portcullis.dev/operator".into(),
@@ -56,8 +53,8 @@ impl Events {
                 if queues.servers.depth() + queues.policies.depth() > LONG {
                     tokio::time::sleep(PAUSE).await;
                 }
-                // A recorder takes events of one reason about one object for the same and keeps the first one's note; ours
-                // differ in just that, and are published once.
+                // A recorder takes events of one reason about one object for the same and keeps the
+                // first one's note; ours differ in just that, and are published once.
                 let recorder = Recorder::new(client.clone(), reporter.clone());
                 if let Err(error) = recorder.publish(&event, &reference).await {
                     tracing::debug!(%error, "an Event could not be written");
@@ -66,7 +63,7 @@ impl Events {
         });
         Events {
             waiting,
-            told: Mutex::default(),
+            reported: Mutex::new(RecentSet::new(KNOWN)),
         }
     }
 
@@ -104,17 +101,17 @@ impl Events {
         );
     }
 
-    /// Tells of violations by rules and callers that have not been told of yet.
+    /// Reports violations by rules and callers that have not been reported yet.
     pub fn violations<'a>(
         &self,
         of: &ObjectMeta,
         recent: impl IntoIterator<Item = &'a ReportedViolation>,
     ) {
         let new: Vec<&ReportedViolation> = {
-            let mut told = self.told.lock();
+            let mut reported = self.reported.lock();
             recent
                 .into_iter()
-                .filter(|violation| told.is_new(of, violation))
+                .filter(|violation| reported.insert(identity(of, violation)))
                 .collect()
         };
         for violation in new {
@@ -154,7 +151,7 @@ impl Events {
         self.publish(kind, of, normal, "ApprovalRequested", "Approve", &note);
     }
 
-    /// Tells that somebody changed what the operator owns of a server.
+    /// Reports that another writer changed what the operator owns of a server.
     pub fn tampering(&self, of: &ObjectMeta, note: &str) {
         let warning = EventType::Warning;
         tracing::warn!(
@@ -205,15 +202,15 @@ impl Events {
         self.publish(Kind::McpServer, of, warning, reason, action, note);
     }
 
-    /// Violations that a status shows already were told of by whoever wrote it.
+    /// Violations that a status shows already were reported by the operator that wrote it.
     pub fn known<'a>(
         &self,
         of: &ObjectMeta,
         recent: impl IntoIterator<Item = &'a ReportedViolation>,
     ) {
-        let mut told = self.told.lock();
+        let mut reported = self.reported.lock();
         for violation in recent {
-            told.is_new(of, violation);
+            reported.insert(identity(of, violation));
         }
     }
 
@@ -254,30 +251,18 @@ impl Events {
     }
 }
 
-impl Told {
-    fn is_new(&mut self, of: &ObjectMeta, violation: &ReportedViolation) -> bool {
-        use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-        let mut hasher = DefaultHasher::new();
-        (
-            &of.uid,
-            &violation.namespace,
-            &violation.policy,
-            &violation.rule,
-            &violation.grant,
-        )
-            .hash(&mut hasher);
-        let hash = hasher.finish();
-        if !self.known.insert(hash) {
-            return false;
-        }
-        self.order.push_back(hash);
-        if self.order.len() > KNOWN
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-        true
-    }
+/// What makes two violations the same one to a reader of Events.
+fn identity(of: &ObjectMeta, violation: &ReportedViolation) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let violation = (
+        &of.uid,
+        &violation.namespace,
+        &violation.policy,
+        &violation.rule,
+        &violation.grant,
+    );
+    violation.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]

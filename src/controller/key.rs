@@ -1,7 +1,9 @@
-//! The operator's keys: the bearers that read gateways' reports follow from them, and the signatures of bundles.
+//! The operator's keys: the bearers that read gateways' reports follow from them, and the
+//! signatures of bundles.
 //!
-//! In: a mounted Secret with one key a line: the first is used, and what any of them signed is believed. Out: one bearer for
-//! each server and its hash for the bundle, signatures, public keys. Must not do: show a key or a bearer.
+//! In: a mounted Secret with one key a line: the first is used, and what any of them signed is
+//! believed. Out: one bearer for each server and its hash for the bundle, signatures, public keys.
+//! Must not do: show a key or a bearer.
 
 use std::path::Path;
 use std::time::Duration;
@@ -57,7 +59,7 @@ impl OperatorKey {
     /// # Errors
     /// [`KeyError`]; `shown` names their file.
     pub fn new(bytes: &[u8], shown: &str) -> Result<Self, KeyError> {
-        // A key that is no text is one key, whatever bytes are in it.
+        // A key that is not text is one key, whatever bytes are in it.
         let lines: Vec<&[u8]> = match std::str::from_utf8(bytes) {
             Ok(text) => text
                 .lines()
@@ -117,7 +119,8 @@ impl OperatorKey {
         signature::verify(bundle, &self.public)
     }
 
-    /// Reads the key, and waits for it while there is none: a Secret that was made just now reaches the pod a moment later.
+    /// Reads the key, and waits for it while there is none: a Secret that was made just now reaches
+    /// the pod a moment later.
     pub async fn wait(path: &Path) -> Result<Self, KeyError> {
         let mut told = false;
         loop {

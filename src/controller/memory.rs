@@ -1,7 +1,7 @@
 //! What is remembered of servers and policies between reconciliations.
 //!
-//! In: names and UIDs. Out: one memory for each object. Nothing depends on it but speed and thrift. Must not do: give an object what
-//! was remembered of an earlier one of its name.
+//! In: names and UIDs. Out: one memory for each object. Nothing depends on it but speed and thrift.
+//! Must not do: give an object what was remembered of an earlier one of its name.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -120,9 +120,10 @@ impl Metrics {
     }
 }
 
-/// What the statuses of resources say: `portcullis_resource_violations{kind,namespace,name,outcome}` and
-/// `portcullis_resource_condition{kind,namespace,name,type,status}`. Kept small and written out when it is scraped: there are
-/// some ten series for each of thousands of resources.
+/// What the statuses of resources say:
+/// `portcullis_resource_violations{kind,namespace,name,outcome}` and
+/// `portcullis_resource_condition{kind,namespace,name,type,status}`. Kept small and written out
+/// when it is scraped: there are some ten series for each of thousands of resources.
 #[derive(Clone, Debug, Default)]
 pub struct Resources(Arc<Mutex<BTreeMap<(Kind, Name), Shown>>>);
 

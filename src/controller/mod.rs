@@ -1,8 +1,8 @@
 //! The operator: McpServers, McpPolicies and McpApprovals reconciled on a Kubernetes API.
 //!
-//! In: the API server's watches, the reports of gateways. Out: children, bundles, statuses, Events. Only the holder of the
-//! Lease writes; the others keep their caches warm. Must not do: read Secrets, dial a URL that a resource names, or judge a
-//! policy otherwise than the engine does.
+//! In: the API server's watches, the reports of gateways. Out: children, bundles, statuses, Events.
+//! Only the holder of the Lease writes; the others keep their caches warm. Must not do: read
+//! Secrets, dial a URL that a resource names, or judge a policy otherwise than the engine does.
 
 mod approval;
 mod args;

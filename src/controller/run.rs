@@ -33,8 +33,8 @@ use crate::controller::server::build::wanted::Settings;
 use crate::telemetry::listen::{ListenError, bind};
 use crate::telemetry::{admin, process};
 
-/// The release of the Lease is waited for so long: a moment's work, but for an API server that has much to do; all the time
-/// that it takes is less than another replica would wait without it.
+/// The longest wait for the release of the Lease: a moment's work, but for an API server that has
+/// much to do; all the time that it takes is less than another replica would wait without it.
 const GRACE: Duration = Duration::from_secs(10);
 const UNLISTED: &str = "not everything has been listed yet; are the CRDs installed, and may the service account list them?";
 
@@ -58,7 +58,7 @@ pub enum RunError {
     LeaseLost,
     #[error(transparent)]
     Behind(#[from] cache_freshness::Behind),
-    #[error("a part of the operator has stopped; it ends to be started anew")]
+    #[error("a part of the operator has stopped; the process exits so that it is restarted")]
     Stopped,
 }
 
@@ -97,7 +97,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         result = lead(args, clients.again, metrics, queues, missing, &mut contender) => result,
         () = signals.any() => Ok(()),
     };
-    // Whoever waits for the Lease need not wait until it has ended.
+    // A replica that waits for the Lease need not wait until it has ended.
     if fence.is_open()
         && tokio::time::timeout(GRACE, contender.release())
             .await
@@ -189,7 +189,7 @@ async fn lead(
     };
     tokio::select! {
         result = work => result,
-        // A watch goes on for ever.
+        // A watch never ends.
         _ = tasks.join_next() => Err(RunError::Stopped),
     }
 }

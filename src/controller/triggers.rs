@@ -1,7 +1,7 @@
 //! Which change enqueues what.
 //!
-//! In: an object before and after a change. Out: keys of servers, policies and approvals in the work queues. Must not do: judge
-//! or compile what changed, or call the API server.
+//! In: an object before and after a change. Out: keys of servers, policies and approvals in the
+//! work queues. Must not do: judge or compile what changed, or call the API server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,12 @@ use kube::Resource;
 use kube::core::PartialObjectMeta;
 
 use crate::api::approval::McpApproval;
+use crate::api::contract::SERVER_LABEL;
 use crate::api::loose::Loose;
 use crate::api::policy::McpPolicy;
 use crate::api::server::McpServer;
 use crate::controller::context::Context;
-use crate::controller::names::{Name, SERVER};
+use crate::controller::names::Name;
 use crate::controller::policy::diagnostics::readable;
 use crate::controller::runtime::objects::{GatewayPod, ObjectId, ObservedChild};
 use crate::controller::runtime::store::{ObjectEvent, name_of};
@@ -36,7 +37,7 @@ pub fn issuer_changed(ctx: &Context) {
     }
 }
 
-/// What a policy says of itself waits so long for its bundles to be written.
+/// How long a policy's status waits for its bundles to be written.
 const SERVERS_FIRST: Duration = Duration::from_millis(100);
 
 /// A server's own status does not matter to it, if it is what was written.
@@ -45,7 +46,7 @@ pub fn server_changed(ctx: &Context, change: ObjectEvent<'_, Loose<McpServer>>) 
         && let Some((name, version)) = version_of(&**after)
     {
         let status = |object: &Arc<Loose<McpServer>>| object.status(|server| &server.status);
-        // Somebody else's status is put right.
+        // Another writer's status is corrected.
         if !ctx.memory.servers.seen(&name, version) && status(before) != status(after) {
             ctx.queues.servers.add(name);
         }
@@ -110,8 +111,9 @@ pub fn policy_changed(ctx: &Context, change: ObjectEvent<'_, Loose<McpPolicy>>) 
         let own = &ctx.args.namespace;
         for server in ctx.caches.servers.filter(|_| true) {
             let name = name_of(&*server);
-            // One that is not accepted may be in force in an earlier form, which targeted others. Whether it is accepted is for
-            // workers to find out: here one policy that is slow to compile would delay all others.
+            // One that is not accepted may be in force in an earlier form, which targeted others.
+            // Whether it is accepted is for workers to find out: here one policy that is slow to
+            // compile would delay all others.
             let near = server.metadata().namespace == policy.metadata().namespace
                 || policy.metadata().namespace.as_ref() == Some(own);
             if ctx.targets(&targeting, server.metadata()) || (near && may_hold(ctx, &name, policy))
@@ -189,7 +191,7 @@ fn version_of<K: Resource>(object: &K) -> Option<(Name, &str)> {
 /// The server that an object with our labels belongs to.
 fn owner_of<K: Resource>(object: &K) -> Option<Name> {
     let metadata = object.meta();
-    let server = metadata.labels.as_ref()?.get(SERVER)?;
+    let server = metadata.labels.as_ref()?.get(SERVER_LABEL)?;
     Some((metadata.namespace.clone()?, server.clone()))
 }
 
@@ -241,8 +243,8 @@ pub fn set_changed(ctx: &Context, change: ObjectEvent<'_, ObjectId<ReplicaSet>>)
     }
 }
 
-/// Everything that there is and that `wanted` picks, for a replica that has just become the leader, or a namespace that has come
-/// into sight.
+/// Everything that there is and that `wanted` picks, for a replica that has just become the leader,
+/// or a namespace that has come into sight.
 pub fn all(ctx: &Context, wanted: impl Fn(&Name) -> bool) {
     let (mut servers, mut policies) = (0, 0);
     for name in ctx.caches.servers.names().into_iter().filter(&wanted) {

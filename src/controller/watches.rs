@@ -1,7 +1,8 @@
 //! The watches that the operator needs, and where.
 //!
-//! In: the namespaces to watch. Out: a task for each watch, which fills its store and triggers reconciliations. Must not do: stop
-//! for an object that is not understood, or for an API server that is away.
+//! In: the namespaces to watch. Out: a task for each watch, which fills its store and triggers
+//! reconciliations. Must not do: stop for an object that is not understood, or for an API server
+//! that is away.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,8 @@ use crate::controller::triggers;
 /// Between two reads of a namespace's labels, where namespaces may not be watched.
 const NAMESPACE_READ_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Objects in one answer to a list: each may be more than 1 MiB, and an answer is held as a whole, twice for a moment.
+/// Objects in one answer to a list: each may be more than 1 MiB, and an answer is held as a whole,
+/// twice for a moment.
 const PAGE: u32 = 20;
 
 /// A watch of the operator: where its objects go, and what their changes trigger.
@@ -52,7 +54,8 @@ impl<K, S: Fn(&Context) -> &Store<K>> Watch<K, S> {
         }
     }
 
-    /// The namespace, if others can be reconciled without it: the guardrails are in the operator's own.
+    /// The namespace, if others can be reconciled without it: the guardrails are in the operator's
+    /// own.
     fn namespace(&self) -> Option<&str> {
         let own = &self.ctx.args.namespace;
         self.scope.as_deref().filter(|namespace| namespace != own)
@@ -100,7 +103,7 @@ pub fn scopes(namespaces: &[String]) -> Vec<Option<String>> {
     scopes
 }
 
-/// So many watches are begun for servers and what is around them, and for policies.
+/// The number of watches for servers and the objects around them, and for policies.
 pub fn counts(namespaces: &[String], own: &str) -> (usize, usize) {
     (
         scopes(namespaces).len(),
@@ -108,7 +111,8 @@ pub fn counts(namespaces: &[String], own: &str) -> (usize, usize) {
     )
 }
 
-/// The number of watches of namespaces. A Role in a namespace can give the right to get that namespace, but not to watch it.
+/// The number of watches of namespaces. A Role in a namespace can give the right to get that
+/// namespace, but not to watch it.
 pub fn namespace_watches(namespaces: &[String]) -> usize {
     usize::from(namespaces.is_empty())
 }
@@ -133,8 +137,8 @@ pub fn pod_labels() -> String {
 /// Starts every watch.
 pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    // The API server ends a watch after this time, and it is started again. One that is silent for a few seconds more is given up
-    // and started again too, so that one that hangs is noticed.
+    // The API server ends a watch after this time, and it is started again. One that is silent for
+    // a few seconds more is given up and started again too, so that one that hangs is noticed.
     let seconds = u32::try_from(ctx.args.watch_duration.as_secs()).unwrap_or(u32::MAX);
     let plain = watcher::Config::default().timeout(seconds).page_size(PAGE);
     let client = &ctx.client;

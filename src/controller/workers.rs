@@ -1,7 +1,7 @@
 //! Who takes keys from the work queues and reconciles them.
 //!
-//! In: keys. Out: reconciled objects; how many, how long it took, and what failed, as metrics and log lines. Must not do: reconcile
-//! anything in a namespace that cannot be seen whole.
+//! In: keys. Out: reconciled objects; how many, how long it took, and what failed, as metrics and
+//! log lines. Must not do: reconcile anything in a namespace that cannot be seen whole.
 
 use std::sync::Arc;
 

@@ -346,8 +346,8 @@ impl Approvals {
         }
     }
 
-    /// What was observed has changed since: no call gets this approval from now on. `version` is what
-    /// `look` or `request` said.
+    /// What was observed has changed since: no call gets this approval from now on. `version` is
+    /// what `look` or `request` said.
     pub fn state_changed(&self, key: &ApprovalKey, version: &str, now: Timestamp) {
         match self {
             Approvals::Memory(memory) => memory.state_changed(key, version, now),

@@ -288,8 +288,8 @@ impl Bridge {
         self.chatter.last_words.lock().clone()
     }
 
-    /// Waits until the server does not come up, and returns why. Never for `PerSession`: each client
-    /// is answered why its own child does not start.
+    /// Waits until the server does not come up, and returns why. Never for `PerSession`: each
+    /// client is answered why its own child does not start.
     pub async fn gives_up(&self) -> String {
         match &self.mode {
             Mode::Shared(shared) => shared.gives_up().await,

@@ -117,9 +117,9 @@ pub enum Admission {
 
 /// Decides a call and does everything that the decision requires before the call may be sent.
 ///
-/// `envelope` is evaluated for each message to the upstream. The decision is made under the given snapshot; a call
-/// that was held is decided again under the snapshot and the credentials in force then. With
-/// `tells`, a call that needs approval is not held here, but given back.
+/// `envelope` is evaluated for each message to the upstream. The decision is made under the given
+/// snapshot; a call that was held is decided again under the snapshot and the credentials in force
+/// then. With `tells`, a call that needs approval is not held here, but given back.
 pub async fn tool_call(
     gateway: &Arc<Gateway>,
     snapshot: &Arc<Snapshot>,
@@ -233,9 +233,9 @@ impl<'a> PendingCall<'a> {
         let under_way = gateway.calls.start(call.session_key, &call.request.id);
         in_flight.watch(under_way.ambiguity());
         let params = call.request.params.as_ref();
-        // Made while the record is written. A call is never run as a task, as no row has `task`: the
-        // capability is not declared, and then the field must be ignored (2025-11-25, Tasks, "Task
-        // Support Is Optional").
+        // Made while the record is written. A call is never run as a task, as no row has `task`:
+        // the capability is not declared, and then the field must be ignored (2025-11-25, Tasks,
+        // "Task Support Is Optional").
         let permit = Permit::decided(
             granted,
             call.row,

@@ -62,9 +62,9 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The name that requests of this server's gateway carry, by which it knows one that comes back.
-    /// Replicas share it. A gateway with sealing keys of its own has no replicas, and its server's
-    /// UID may be another program's as well, so the name is its own too.
+    /// The name that requests of this server's gateway carry, by which it knows one that comes
+    /// back. Replicas share it. A gateway with sealing keys of its own has no replicas, and its
+    /// server's UID may be another program's as well, so the name is its own too.
     fn hop(&self, served: &Served) -> HeaderValue {
         match &self.sealing {
             Sealing::Own(_) => hops::name(&format!("{} {}", self.instance, served.uid)),
@@ -200,7 +200,7 @@ impl Gateway {
         })
     }
 
-    /// Why calls are refused that cannot be recorded; None while they can be, or go on without.
+    /// Why calls are refused that cannot be recorded; None while they can be, or may go unrecorded.
     pub fn unrecordable(&self) -> Option<String> {
         let refuses = self.snapshot()?.settings.must_record;
         let unwritten = self.observe.unwritten().filter(|_| refuses)?;
@@ -241,7 +241,7 @@ impl Gateway {
     }
 
     /// Stops taking requests, ends streams, and stops a stdio server's processes. Calls under way
-    /// go on until their own end; the HTTP server that carries them waits for them before this is
+    /// run to their own end; the HTTP server that carries them waits for them before this is
     /// called.
     pub async fn shutdown(&self) {
         self.lifetime.close();
@@ -253,7 +253,7 @@ impl Gateway {
         }
     }
 
-    /// Ends streams and refuses new ones, so that clients go elsewhere; calls go on.
+    /// Ends streams and refuses new ones, so that clients go elsewhere; calls continue.
     pub fn drain(&self) {
         self.lifetime.close();
     }

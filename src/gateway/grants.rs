@@ -1,9 +1,9 @@
-//! Who is calling: the `Authorization` header against the keys and issuers of this server, to a grant
-//! or a refusal.
+//! Who is calling: the `Authorization` header against the keys and issuers of this server, to a
+//! grant or a refusal.
 //!
-//! API keys are held and compared as SHA-256 digests, every one on each request, so that neither the
-//! time taken nor a memory dump reveals a key. A credential that is presented and fails is refused,
-//! never taken for anonymous.
+//! API keys are held and compared as SHA-256 digests, every one on each request, so that neither
+//! the time taken nor a memory dump reveals a key. A credential that is presented and fails is
+//! refused, never treated as anonymous.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -123,8 +123,9 @@ pub struct NoDigest;
 impl Grants {
     /// Builds the table. Each entry of `keys` is a grant's name and its key; white space around a
     /// key is not part of it (Secrets made from files end in a newline). A key of fewer than
-    /// [`SHORTEST_KEY`] characters admits no caller, and is among the [refused](Self::refused). Keys of several grants that
-    /// are equal admit no caller either, and are among the [equal](Self::equal): it would be unclear whose call it is.
+    /// [`SHORTEST_KEY`] characters admits no caller, and is among the [refused](Self::refused).
+    /// Keys of several grants that are equal admit no caller either, and are among the
+    /// [equal](Self::equal): it would be unclear whose call it is.
     pub fn new(keys: &BTreeMap<String, Vec<u8>>, anonymous: bool) -> Self {
         let (mut accepted, mut refused) = (Vec::with_capacity(keys.len()), Vec::new());
         for (name, key) in keys {
@@ -212,7 +213,7 @@ impl Grants {
     ///
     /// # Errors
     /// [`Unauthorized`] when there is no credential and anonymous callers are not admitted, or when
-    /// what is there is not one accepted Bearer credential (RFC 6750 section 2.1).
+    /// the header is not one accepted Bearer credential (RFC 6750 section 2.1).
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Grant, Unauthorized> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let Some(value) = values.next() else {

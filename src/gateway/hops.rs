@@ -13,7 +13,7 @@ use crate::policy::canonical::sha256;
 pub const HOPS: HeaderName = HeaderName::from_static(HOPS_NAME);
 /// The header's name as text.
 pub const HOPS_NAME: &str = "portcullis-hops";
-/// More gateways in a row are taken for a loop.
+/// More gateways in a row are treated as a loop.
 const MAX_HOPS: usize = 16;
 
 /// The name of the gateways of a server: the same for all its replicas.

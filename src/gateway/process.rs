@@ -131,8 +131,8 @@ impl Signals {
         })
     }
 
-    /// Waits for the next that asks to stop: SIGTERM, SIGINT, or SIGHUP where a terminal was closed.
-    /// To a process without a terminal, SIGHUP says that its audit file was moved.
+    /// Waits for the next that asks to stop: SIGTERM, SIGINT, or SIGHUP where a terminal was
+    /// closed. To a process without a terminal, SIGHUP says that its audit file was moved.
     pub async fn next(&mut self) {
         loop {
             tokio::select! {

@@ -105,7 +105,8 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// One that has just been forwarded, what its answer lists, and the progress that its client got.
+    /// One that has just been forwarded, what its answer lists, and the progress that its client
+    /// got.
     pub fn new(
         under_way: RequestIdGuard,
         lists: Option<ListKind>,
@@ -120,7 +121,7 @@ impl Asked {
         }
     }
 
-    /// One whose stream the client goes on with.
+    /// One whose stream the client resumes.
     pub fn resumed((upstream, client): Resumed) -> Self {
         Asked {
             upstream,

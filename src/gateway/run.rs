@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::contract;
 use crate::gateway::approvals::{Approvals, ClusterApprovals, Records};
 use crate::gateway::counters::Counters;
 use crate::gateway::force::plan::Stdio;
@@ -324,14 +325,14 @@ fn complain(notice: &BundleNotice) {
 /// bearer, so that they are reported as what they are when they are missing.
 fn sealing(args: &RunArgs) -> Sealing {
     Sealing::Secret {
-        name: format!("{}-gateway-sealing-{}", args.server, args.server_uid),
-        key: "keys".to_owned(),
+        name: contract::sealing_secret(&args.server, &args.server_uid),
+        key: contract::SEALING_KEY.to_owned(),
     }
 }
 
 fn bearer(args: &RunArgs) -> (String, String) {
-    let name = format!("{}-upstream-bearer-{}", args.server, args.server_uid);
-    (name, "bearer".to_owned())
+    let name = contract::bearer_secret(&args.server, &args.server_uid);
+    (name, contract::BEARER_KEY.to_owned())
 }
 
 fn own_keys(args: &RunArgs) -> Vec<MountedKey> {

@@ -1,7 +1,7 @@
 //! What to write in place of a wrong value.
 //!
-//! In: a value, and the schema that refuses it. Out: a sentence for the person who wrote the file. Must not do: decide
-//! whether a value is wrong, or show a pattern or the words of a library.
+//! In: a value, and the schema that refuses it. Out: a sentence for the person who wrote the file.
+//! Must not do: decide whether a value is wrong, or show a pattern or the words of a library.
 
 use super::tree::{Content, Node};
 use serde_json::Value;
@@ -9,7 +9,8 @@ use serde_json::Value;
 /// Characters of a value that a message repeats.
 const SHOWN: usize = 60;
 
-/// The patterns of the schemas, each by what it describes. A test compares this list with the schemas.
+/// The patterns of the schemas, each by what it describes. A test compares this list with the
+/// schemas.
 const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 const SUBDOMAIN: &str = "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$";
 const DURATION: &str = "^([0-9]{1,5}(d|h|ms|m|s)){1,5}$";
@@ -463,7 +464,8 @@ pub(super) fn missing(key: &str, schema: &Value) -> String {
     }
 }
 
-/// A document that satisfies its schema and still has no object; schema and type say the same, so this is a fault here.
+/// A document that satisfies its schema and still has no object; schema and type say the same, so
+/// this is a fault here.
 pub(super) fn undecoded() -> String {
     "this document passes every check and still cannot be read, which is a fault of this program; report it with the document".to_owned()
 }

@@ -1,14 +1,16 @@
 //! The schemas that documents are checked with.
 //!
-//! In: schemas that were written to files from the types, because making them from the types takes a hundred times as long
-//! as reading them. Out: one schema for each kind that is read, parsed when the first document of that kind comes. Must not do:
-//! differ from the types; `tests/offline/generated.rs` compares them, and `make generate` writes the files again.
+//! In: schemas that were written to files from the types, because making them from the types takes
+//! a hundred times as long as reading them. Out: one schema for each kind that is read, parsed when
+//! the first document of that kind comes. Must not do: differ from the types;
+//! `tests/offline/generated.rs` compares them, and `make generate` writes the files again.
 
 use serde_json::{Value, json};
 use std::sync::LazyLock;
 
-/// These are without the rules by which an API server refuses nulls: here the place of a null is known. They describe only
-/// required properties, because only what is missing is described in an error.
+/// These are without the rules by which an API server refuses nulls: here the place of a null is
+/// known. They describe only required properties, because only what is missing is described in an
+/// error.
 pub(super) static SERVER: LazyLock<Value> =
     LazyLock::new(|| embedded(include_str!("definitions/mcpservers.json")));
 pub(super) static POLICY: LazyLock<Value> =
@@ -19,7 +21,8 @@ fn embedded(schema: &str) -> Value {
     serde_json::from_str(schema).unwrap_or_default()
 }
 
-/// `ObjectMeta`, as far as people write it. Everything else is set by the API server, and passed over here.
+/// `ObjectMeta`, as far as people write it. Everything else is set by the API server, and passed
+/// over here.
 pub(super) static METADATA: LazyLock<Value> = LazyLock::new(|| {
     let words = json!({ "type": "object", "additionalProperties": { "type": "string" } });
     let text = json!({ "type": "string" });

@@ -1,7 +1,7 @@
 //! One document to one object.
 //!
-//! In: a tree. Out: a typed object, a document that is none of our business, or everything that is wrong with it. Must not
-//! do: accept what the API server would refuse.
+//! In: a tree. Out: a typed object, a document that is none of our business, or everything that is
+//! wrong with it. Must not do: accept what the API server would refuse.
 
 use super::{
     advice, definitions,
@@ -180,8 +180,9 @@ pub(super) fn read(document: &Node, is_json: bool) -> Result<Read, Vec<Fault>> {
     }
 }
 
-/// What a document is that is another program's data, such as a saved listing of tools; None if it may be a manifest. A
-/// manifest that lost its first lines still has its metadata or its spec, and is refused.
+/// What a document is that is another program's data, such as a saved listing of tools; None if it
+/// may be a manifest. A manifest that lost its first lines still has its metadata or its spec, and
+/// is refused.
 pub(super) fn foreign(document: &Node, is_json: bool) -> Option<&'static str> {
     let has = |key: &str| document.get(key).is_some();
     let ours = [
@@ -255,8 +256,8 @@ pub(super) fn targets(document: &Node) -> Option<McpPolicy> {
     Some(policy)
 }
 
-/// What a person probably meant who wrote an apiVersion or a kind that is nearly one that is read: which of the two is wrong,
-/// and what to write.
+/// What a person probably meant who wrote an apiVersion or a kind that is nearly one that is read:
+/// which of the two is wrong, and what to write.
 fn meant(version: &str, kind: &str) -> Option<(&'static str, String)> {
     let write = |key: &'static str, written: &str, right: &str| {
         Some((

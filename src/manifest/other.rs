@@ -1,7 +1,7 @@
 //! Documents of kinds that no API server has, such as test cases.
 //!
-//! In: a text, a kind and the schema of its documents. Out: each document as JSON with the place of every field, or every
-//! mistake. Must not do: know what the kind is for.
+//! In: a text, a kind and the schema of its documents. Out: each document as JSON with the place of
+//! every field, or every mistake. Must not do: know what the kind is for.
 
 use super::found::{Located, ManifestError};
 use super::{schema, survey, tree};

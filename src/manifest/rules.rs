@@ -1,13 +1,15 @@
 //! The CEL rules of a definition, over one object.
 //!
-//! In: a document with its JSON, which satisfies the schema. Out: the rules that it breaks, each with its place. Must not
-//! do: compile a rule twice for one document, or one that the document cannot reach: compiling is most of the work.
+//! In: a document with its JSON, which satisfies the schema. Out: the rules that it breaks, each
+//! with its place. Must not do: compile a rule twice for one document, or one that the document
+//! cannot reach: compiling is most of the work.
 
 use super::{schema::Fault, tree::Node};
 use kube::core::cel::{Validator, compile_schema};
 use serde_json::{Map, Value};
 
-/// The CEL rules of the definition, over the object with its defaults, as the API server evaluates them.
+/// The CEL rules of the definition, over the object with its defaults, as the API server evaluates
+/// them.
 pub(super) fn check(document: &Node, json: &Value, schema: &Value) -> Result<(), Vec<Fault>> {
     let compiled = compile_schema(&needed(schema, &[json]));
     let Err(errors) = Validator::new().validate_compiled(&compiled, json, None) else {
@@ -43,8 +45,9 @@ pub(super) fn check(document: &Node, json: &Value, schema: &Value) -> Result<(),
     Err(faults.collect())
 }
 
-/// The schema without the properties, elements and map values that none of the values has. A property with a default stays
-/// whole, because defaults are filled in before the rules are evaluated.
+/// The schema without the properties, elements and map values that none of the values has. A
+/// property with a default stays whole, because defaults are filled in before the rules are
+/// evaluated.
 fn needed(schema: &Value, values: &[&Value]) -> Value {
     let Some(schema) = schema.as_object() else {
         return schema.clone();

@@ -1,4 +1,5 @@
-//! One document against one structural schema, as the API server checks it under strict field validation.
+//! One document against one structural schema, as the API server checks it under strict field
+//! validation.
 //!
 //! In: a tree with places and an `openAPIV3Schema`. Out: every mistake with its place and path.
 //! Must not do: evaluate CEL rules. Unknown keys are errors everywhere: `kubectl apply` refuses
@@ -92,7 +93,8 @@ fn object(node: &Node, entries: &[Entry], path: &str, schema: &Value, faults: &m
             (None, Some(values)) if values.is_object() => {
                 check(&entry.value, &path, values, faults)
             }
-            // An object without any properties of its own takes everything, as core's FieldsV1 does.
+            // An object without any properties of its own takes everything, as core's FieldsV1
+            // does.
             (None, _) if properties.is_none() => {}
             (None, _) => faults.push(Fault {
                 at: entry.at,
@@ -175,7 +177,8 @@ fn list(node: &Node, items: &[Node], path: &str, schema: &Value, faults: &mut Ve
     }
     if let Some(min) = schema["minItems"].as_u64().filter(|min| count < *min) {
         let message = match (count, path.rsplit('.').next()) {
-            // Without the field the rule would be for everything, which is hardly what an empty list means.
+            // Without the field the rule would be for everything, which is hardly what an empty
+            // list means.
             (0, Some("names" | "uris")) => "the list is empty and selects nothing; write at least one entry, or [\"*\"] for all".to_owned(),
             (0, _) => "the list is empty; write at least one entry".to_owned(),
             _ => format!("has {count} entries and must have {min}; add some"),

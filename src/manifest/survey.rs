@@ -1,8 +1,8 @@
 //! Files one by one, so that a mistake in one of them takes nothing from the others.
 //!
-//! In: paths. Out: the objects of all that can be read, every mistake, and what cannot be read any more although it is still
-//! there: an object that was read from it before must not be taken for one that was removed. Must not do: guess what a
-//! broken document says.
+//! In: paths. Out: the objects of all that can be read, every mistake, and what cannot be read any
+//! more although it is still there: an object that was read from it before must not count as
+//! one that was removed. Must not do: guess what a broken document says.
 
 use super::found::{Ignored, Located, ManifestError, Manifests};
 use super::object::{self, Object, Read};
@@ -14,7 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Folders below one that is named are searched this deep for manifests that were put there by mistake.
+/// Folders below one that is named are searched this deep for manifests that were put there by
+/// mistake.
 const DEPTH: usize = 4;
 /// Files that are opened for that at most.
 const STRAYS: usize = 200;
@@ -111,7 +112,7 @@ pub(super) fn not_yaml(file: &str, broken: tree::Broken) -> ManifestError {
 }
 
 impl Survey {
-    /// Of two objects of one name neither is taken: nobody can tell which is meant.
+    /// Of two objects of one name neither is taken: either could be the one that is meant.
     pub(super) fn drop_duplicates(mut self) -> Survey {
         let mut found: BTreeMap<(&str, &str, &str), Vec<&Located<Object>>> = BTreeMap::new();
         for located in &self.manifests.objects {
@@ -162,7 +163,8 @@ impl Survey {
                 if name.is_some() || object::foreign(document, is_json).is_some() {
                     self.lost.push(Lost {
                         file: Some(file.to_owned()),
-                        // Without a name it may be any object of the file, changed beyond recognition.
+                        // Without a name it may be any object of the file, changed beyond
+                        // recognition.
                         why: format!(
                             "the document of that name in {file}:{} is now: {what}",
                             at.line
@@ -252,7 +254,8 @@ impl Survey {
     }
 }
 
-/// Reads files, and all `*.yaml`, `*.yml` and `*.json` in directories (not below them), sorted by name.
+/// Reads files, and all `*.yaml`, `*.yml` and `*.json` in directories (not below them), sorted by
+/// name.
 pub fn paths(paths: &[PathBuf]) -> Survey {
     let mut survey = Survey::default();
     let mut read = BTreeSet::new();
@@ -383,8 +386,8 @@ impl Stray {
             return None;
         }
         let found = documents_of(&self.path.display().to_string(), &contents);
-        // Prose that mentions the API group, such as a README, is not YAML; a broken manifest has a manifest's name.
-        // Test cases lie in folders of their own, and are for `portcullis test`.
+        // Prose that mentions the API group, such as a README, is not YAML; a broken manifest has a
+        // manifest's name. Test cases lie in folders of their own, and are for `portcullis test`.
         if found.manifests.objects.is_empty() && found.errors.is_empty() {
             return None;
         }
@@ -478,7 +481,8 @@ impl Files {
         }
     }
 
-    /// Manifests in a folder below the one that was named, which `kubectl apply -f` passes over too.
+    /// Manifests in a folder below the one that was named, which `kubectl apply -f` passes over
+    /// too.
     fn below(&mut self, root: &Path, folder: &Path, depth: usize) {
         // Not through links: they may lead anywhere, and back.
         if depth > DEPTH || fs::symlink_metadata(folder).is_ok_and(|metadata| metadata.is_symlink())

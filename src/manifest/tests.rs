@@ -18,7 +18,7 @@ spec:
       action: Allow
 ";
 
-/// What is told about a text, as `line:column path: message`.
+/// The findings about a text, as `line:column path: message`.
 fn told(text: &str) -> Vec<String> {
     match parse("f.yaml", text) {
         Ok(_) => Vec::new(),

@@ -60,7 +60,8 @@ pub(super) fn documents(text: &str) -> Result<Vec<Node>, Broken> {
     let documents: Vec<Spanned<Content>> =
         serde_saphyr::from_multiple_with_options(text, options())
             .map_err(|error| broken(text, &error))?;
-    // The parser drops a type that it does not know, and with it the beginning of a condition such as `!has(args.a)`.
+    // The parser drops a type that it does not know, and with it the beginning of a condition such
+    // as `!has(args.a)`.
     if let Some((at, message)) = yaml::tagged(text) {
         return Err(Broken { at, message });
     }

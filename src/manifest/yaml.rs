@@ -1,7 +1,8 @@
 //! Why a text is not valid YAML, in words.
 //!
-//! In: the text, the place that the parser names, and its message. Out: what is wrong there and what to write instead. The
-//! parser's own words are for programmers, so they are only recognized here. Must not do: print them.
+//! In: the text, the place that the parser names, and its message. Out: what is wrong there and
+//! what to write instead. The parser's own words are for programmers, so they are only recognized
+//! here. Must not do: print them.
 
 use super::position::Position;
 
@@ -119,7 +120,8 @@ pub(super) fn words(text: &str, at: Position, parser: &str) -> String {
         .to_owned()
 }
 
-/// A value that YAML would read with a type of its own, dropping what stands behind the `!`: the place and what to write.
+/// A value that YAML would read with a type of its own, dropping what stands behind the `!`: the
+/// place and what to write.
 pub(super) fn tagged(text: &str) -> Option<(Position, String)> {
     let mut block: Option<usize> = None;
     for (number, line) in text.lines().enumerate() {

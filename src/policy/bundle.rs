@@ -38,7 +38,8 @@ pub struct Bundle {
     /// SHA-256 of the bearer that may read the gateway's report, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report_token_sha256: Option<String>,
-    /// What the rules say, in one digest: [`Bundle::rules_revision`]. Empty in bundles of the first releases.
+    /// What the rules say, in one digest: [`Bundle::rules_revision`]. Empty in bundles of the first
+    /// releases.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rules: String,
     /// The operator's signature, in hexadecimal; none outside a cluster.
@@ -168,8 +169,9 @@ impl Bundle {
         Ok(self)
     }
 
-    /// The digest of what the server and its policies say, in hexadecimal: what people are shown as the revision. Unlike
-    /// [`Bundle::revision`], which vouches for the whole document, it is the same for the same files everywhere.
+    /// The digest of what the server and its policies say, in hexadecimal: what people are shown as
+    /// the revision. Unlike [`Bundle::revision`], which vouches for the whole document, it is the
+    /// same for the same files everywhere.
     pub fn rules_revision(&self) -> String {
         match self.rules.as_str() {
             "" => self.digest_of_rules(),

@@ -1,9 +1,10 @@
 //! Conditions and costs: CEL, compiled when a policy is accepted.
 //!
-//! In: an expression's text. Out: a [`Condition`] or [`Cost`] that can be run over a call, or a [`Fault`] with its place. The
-//! language is the Common Expression Language, made strict where leniency would let a call bypass a
-//! rule: `==`, `!=` and `in` between different kinds are errors, unknown names are refused before
-//! acceptance, work and memory are bounded. Must not do: decide what an error means for a rule.
+//! In: an expression's text. Out: a [`Condition`] or [`Cost`] that can be run over a call, or a
+//! [`Fault`] with its place. The language is the Common Expression Language, made strict where
+//! leniency would let a call bypass a rule: `==`, `!=` and `in` between different kinds are errors,
+//! unknown names are refused before acceptance, work and memory are bounded. Must not do: decide
+//! what an error means for a rule.
 
 mod comparisons;
 mod dialect;
@@ -100,7 +101,8 @@ impl Condition {
         })
     }
 
-    /// Whether it gives true or false whatever the arguments are: the value of an argument may be anything.
+    /// Whether it gives true or false whatever the arguments are: the value of an argument may be
+    /// anything.
     pub fn is_boolean(&self) -> bool {
         self.is_boolean
     }

@@ -1,7 +1,7 @@
 //! The only compiler of policies: run to accept them, and run again to enforce them.
 //!
-//! In: a bundle. Out: a [`Program`], or every finding at once, each with policy, rule, field and what to write instead. Must
-//! not do: half-apply. A bundle with one wrong policy gives no program.
+//! In: a bundle. Out: a [`Program`], or every finding at once, each with policy, rule, field and
+//! what to write instead. Must not do: half-apply. A bundle with one wrong policy gives no program.
 
 mod context;
 mod credentials;
@@ -101,7 +101,8 @@ pub fn compile(bundle: &Bundle) -> Result<Program, Vec<Diagnostic>> {
     })
 }
 
-/// Findings about one policy by itself, warnings included: what `validate` and the operator's acceptance say.
+/// Findings about one policy by itself, warnings included: what `validate` and the operator's
+/// acceptance say.
 pub fn diagnose_policy(
     namespace: &str,
     name: &str,
@@ -248,8 +249,8 @@ fn closed(bundle: &Bundle) -> Option<Closed> {
     })
 }
 
-/// The strictest stated default of some policies, by the first policy in order of attribution that states it; Hide where none
-/// states one.
+/// The strictest stated default of some policies, by the first policy in order of attribution that
+/// states it; Hide where none states one.
 fn default_of(bundle: &Bundle, counts: fn(Mode) -> bool) -> Default {
     let policies = bundle
         .policies

@@ -1,13 +1,15 @@
 //! What the rules of a server say, in one digest.
 //!
-//! In: what a bundle holds. Out: the same digest for the same server and policies, wherever they are enforced and however often they were
-//! changed and changed back: a line of a log leads to the files that decided it. Must not do: depend on UIDs, generations,
-//! keys, the order of policies, or on whether a default is written out, as an API server does.
+//! In: what a bundle holds. Out: the same digest for the same server and policies, wherever they
+//! are enforced and however often they were changed and changed back: a line of a log leads to the
+//! files that decided it. Must not do: depend on UIDs, generations, keys, the order of policies, or
+//! on whether a default is written out, as an API server does.
 
 use super::canonical;
 use serde_json::{Value, json};
 
-/// Fields whose default an API server writes into the object, and that default. A test compares this list with the schemas.
+/// Fields whose default an API server writes into the object, and that default. A test compares
+/// this list with the schemas.
 pub const DEFAULTS_OF_SERVER: [(&str, &str); 19] = [
     ("audit.arguments", "\"Keys\""),
     ("audit.onFailure", "\"Deny\""),
@@ -35,7 +37,8 @@ pub const DEFAULTS_OF_POLICY: [(&str, &str); 1] = [("mode", "\"Enforce\"")];
 /// The namespace, the name and the spec of an object.
 pub(super) type Named<'a> = (&'a str, &'a str, Value);
 
-/// The digest, in hexadecimal: of a server, the policies over it, and the names of those that were never accepted.
+/// The digest, in hexadecimal: of a server, the policies over it, and the names of those that were
+/// never accepted.
 pub(super) fn digest<'a>(
     server: Named<'_>,
     policies: impl Iterator<Item = Named<'a>>,

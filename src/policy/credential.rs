@@ -1,10 +1,10 @@
-//! Environment variables of one entry of `upstream.stdio.credentials`, as the operator hands them to
-//! a bridge and as both name them to each other.
+//! Environment variables of one entry of `upstream.stdio.credentials`, as the operator hands them
+//! to a bridge and as both name them to each other.
 //!
 //! In: variables of a spec, or the text that the operator wrote. Out: the text, an id that is the
 //! same on both sides as long as they mean the same variables, and the values once Secrets are at
-//! hand. The id says nothing of callers, and nothing of the entry's place: a bridge that is older or
-//! newer than the gateway's bundle never takes one credential for another. Must not do: read
+//! hand. The id says nothing of callers, and nothing of the entry's place: a bridge that is older
+//! or newer than the gateway's bundle never takes one credential for another. Must not do: read
 //! Secrets, or show a value of one.
 
 use std::ffi::OsString;

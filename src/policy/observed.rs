@@ -1,8 +1,8 @@
 //! What a tool that only reads says of the state that an approved call changes.
 //!
-//! In: a result of that tool, and how the rule wants it read. Out: what a person is shown of it, and
-//! a digest that two results share exactly if they show the same state. Pure. Must not do: call the
-//! tool; the gateway does.
+//! In: a result of that tool, and how the rule wants it read. Out: what a person is shown of it,
+//! and a digest that two results share exactly if they show the same state. Pure. Must not do: call
+//! the tool; the gateway does.
 
 use super::canonical::sha256;
 use super::preview::{MAX_PREVIEW, hide_all, misleading_escaped, written_in_order};

@@ -1,7 +1,7 @@
 //! What a person is shown of JSON that others wrote: nothing secret, and nothing that misleads.
 //!
-//! In: a value, and JSON pointers to what is hidden. Out: text in which every character is seen. Must not do:
-//! shorten; who shows it decides what does not fit.
+//! In: a value, and JSON pointers to what is hidden. Out: text in which every character is seen.
+//! Must not do: shorten; who shows it decides what does not fit.
 
 use super::matcher::fold_case;
 use crate::json;

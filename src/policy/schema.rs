@@ -53,7 +53,8 @@ pub(super) struct Exact<'e> {
 }
 
 impl<'e> Exact<'e> {
-    /// Whether a rule reads the argument, and it is not known that keys in it are text to the server.
+    /// Whether a rule reads the argument, and it is not known that keys in it are text to the
+    /// server.
     fn asks_keys(&self, name: &str) -> bool {
         self.reads.reads(name) && !self.known.contains(&name)
     }
@@ -91,7 +92,8 @@ struct Node {
     formats: format::Formats,
     /// The schema of an argument that no rule reads, which could not be compiled.
     opaque: bool,
-    /// Kinds that a value can have by this schema and all that it refers to, and null where that is a default. May be more.
+    /// Kinds that a value can have by this schema and all that it refers to, and null where that is
+    /// a default. May be more.
     admits: Kinds,
 }
 
@@ -326,7 +328,8 @@ impl<'p> Path<'p> {
 }
 
 impl Schema {
-    /// Resolves and weighs a schema, with what the patterns and nodes of the listing may still cost.
+    /// Resolves and weighs a schema, with what the patterns and nodes of the listing may still
+    /// cost.
     ///
     /// An argument that no rule reads may have a schema that cannot be compiled: then its value is
     /// not checked.
@@ -334,8 +337,8 @@ impl Schema {
         build::build(schema, reads, budget)
     }
 
-    /// Whether the arguments are as the schema says, as they stand; what the server will read beside them; and which of those
-    /// that rules read have another spelling, too.
+    /// Whether the arguments are as the schema says, as they stand; what the server will read
+    /// beside them; and which of those that rules read have another spelling, too.
     pub fn check<'a>(
         &'a self,
         value: &'a json::Value<'a>,
@@ -360,8 +363,9 @@ fn bounded(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
-/// One form of a name for finding those that a server may take for the same: case folded, and without what separates words,
-/// as `stage_name` and `stage-name` are the usual aliases of `stageName`.
+/// One form of a name for finding those that a server may take for the same: case folded, and
+/// without what separates words, as `stage_name` and `stage-name` are the usual aliases of
+/// `stageName`.
 fn loose(name: &str) -> String {
     fold_case(name)
         .chars()

@@ -290,7 +290,8 @@ impl<'a> Request<'a> {
             .params
             .as_ref()
             .ok_or(Fault::Member("params", "an object"))?;
-        // Null is what some clients write for none; it is not forwarded ([`super::emit::Edits::only`]).
+        // Null is what some clients write for none; it is not forwarded
+        // ([`super::emit::Edits::only`]).
         let object = |key: &'static str| match params.get(key) {
             None => Ok(None),
             Some(member) if member.kind == Kind::Null => Ok(None),

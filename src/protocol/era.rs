@@ -1,7 +1,8 @@
 //! Which of the two ways of speaking MCP a message uses.
 //!
-//! In: a message and the version that its headers name. Out: whether it belongs to a session or stands alone. It must not
-//! guess: a version that is in no table is handed on as it was named, to be refused.
+//! In: a message and the version that its headers name. Out: whether it belongs to a session or
+//! stands alone. It must not guess: a version that is in no table is handed on as it was named, to
+//! be refused.
 
 use std::borrow::Cow;
 
@@ -10,8 +11,8 @@ use crate::json;
 use super::envelope::Message;
 use super::version::Version;
 
-/// The key under which a stateless request carries its version in `params._meta` (2026-07-28, basic, "Per-request
-/// protocol fields").
+/// The key under which a stateless request carries its version in `params._meta` (2026-07-28,
+/// basic, "Per-request protocol fields").
 pub const VERSION_META_KEY: &str = "io.modelcontextprotocol/protocolVersion";
 
 /// Which of the two ways of speaking MCP a message uses.
@@ -19,16 +20,17 @@ pub const VERSION_META_KEY: &str = "io.modelcontextprotocol/protocolVersion";
 pub enum Era<'a> {
     /// Up to 2025-11-25: `initialize`, then a session.
     Session,
-    /// 2026-07-28 and whatever comes later; the version as the message names it, which may be none that we know.
+    /// 2026-07-28 and whatever comes later; the version as the message names it, which may be none
+    /// that we know.
     Stateless(Cow<'a, str>),
 }
 
 /// The era of a message that came with that `MCP-Protocol-Version` header.
 ///
-/// The body decides, as it does in the SDKs' servers: a request with a version in `params._meta` is stateless. Without
-/// one, a header that names no session version makes it stateless too, so that the sender gets the answer that lists
-/// what is supported (2026-07-28, Streamable HTTP, "Protocol Version Header"; until 2025-11-25 such a header is a 400
-/// as well).
+/// The body decides, as it does in the SDKs' servers: a request with a version in `params._meta` is
+/// stateless. Without one, a header that names no session version makes it stateless too, so that
+/// the sender gets the answer that lists what is supported (2026-07-28, Streamable HTTP, "Protocol
+/// Version Header"; until 2025-11-25 such a header is a 400 as well).
 pub fn era<'a>(header: Option<&'a str>, message: &'a Message<'_>) -> Era<'a> {
     if let Some(member) = message
         .params()

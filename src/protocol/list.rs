@@ -1,9 +1,10 @@
 //! Filtering lists of tools, prompts, resources and templates by their shape.
 //!
-//! In: a parsed message from the upstream, whatever request it answers, and a callback that says which names may be
-//! seen. Out: the message's bytes without the others, or `None` if it has no list or loses nothing. An upstream that
-//! answers `ping` with a list of tools, or hides one in the result of a task, gains nothing. It must fail closed: an
-//! entry whose name cannot be read is dropped, and a message whose list is no list is refused whole.
+//! In: a parsed message from the upstream, whatever request it answers, and a callback that says
+//! which names may be seen. Out: the message's bytes without the others, or `None` if it has no
+//! list or loses nothing. An upstream that answers `ping` with a list of tools, or hides one in the
+//! result of a task, gains nothing. It must fail closed: an entry whose name cannot be read is
+//! dropped, and a message whose list is not a list is refused whole.
 
 use std::borrow::Cow;
 
@@ -123,10 +124,12 @@ pub fn filter(
     filter_by(message, edits, Entries(keep))
 }
 
-/// The message without the entries that `visibility` refuses; `None` if nothing has to go, so that it can be emitted as it is.
+/// The message without the entries that `visibility` refuses; `None` if nothing has to go, so that
+/// it can be emitted as it is.
 ///
-/// `visibility` gets each entry, named by a tool's or prompt's name, a resource's URI, a template's URI template. Tools that one list names twice
-/// are dropped without asking: which of the two a caller means is not decidable.
+/// `visibility` gets each entry, named by a tool's or prompt's name, a resource's URI, a template's
+/// URI template. Tools that one list names twice are dropped without asking: which of the two a
+/// caller means is not decidable.
 pub fn filter_by(
     message: &Message<'_>,
     edits: &Edits<'_>,

@@ -1,8 +1,9 @@
-//! An answer of the upstream with what was made of it, for the next time that the upstream answers the same.
+//! An answer of the upstream with what was made of it, for the next time that the upstream answers
+//! the same.
 //!
-//! In: the bytes of an answer, the message that they are, and the bytes that the client got for it. Out: the bytes for
-//! another request whose answer differs in nothing but the id. Must not do: say whether what was made of the answer still
-//! holds; that is for the keeper to know.
+//! In: the bytes of an answer, the message that they are, and the bytes that the client got for it.
+//! Out: the bytes for another request whose answer differs in nothing but the id. Must not do: say
+//! whether what was made of the answer still holds; that is for the keeper to know.
 
 use super::envelope::{Id, Response};
 
@@ -20,8 +21,8 @@ pub struct Replay {
 const OPEN: &[u8] = b"{\"jsonrpc\":\"2.0\",\"id\":";
 
 impl Replay {
-    /// From the `body` that `response` was read from, and from what a client was `sent` for it under its own id. None if
-    /// the id is not written as the gateway writes it.
+    /// From the `body` that `response` was read from, and from what a client was `sent` for it
+    /// under its own id. None if the id is not written as the gateway writes it.
     pub fn of(body: &[u8], response: &Response<'_>, sent: &[u8], client: &Id<'_>) -> Option<Self> {
         let (id, raw) = (response.id.as_ref()?, response.id_raw?);
         if id.to_json() != raw {
@@ -40,7 +41,8 @@ impl Replay {
         })
     }
 
-    /// The bytes for the client, if `body` is the same answer to the request that the upstream knows as `upstream`.
+    /// The bytes for the client, if `body` is the same answer to the request that the upstream
+    /// knows as `upstream`.
     pub fn answer(&self, body: &[u8], upstream: &Id<'_>, client: &Id<'_>) -> Option<Vec<u8>> {
         let rest = body.strip_prefix(&*self.before)?;
         let rest = rest.strip_prefix(upstream.to_json().as_bytes())?;

@@ -1,7 +1,8 @@
 //! The protocol versions, and how the gateway answers the version that a client requests.
 //!
-//! In: version strings from headers and bodies. Out: which version to offer upstream, whether the upstream's choice is
-//! usable. It must not guess: a string that is not in the table is unsupported.
+//! In: version strings from headers and bodies. Out: which version to offer upstream, whether the
+//! upstream's choice is usable. It must not guess: a string that is not in the table is
+//! unsupported.
 
 use std::fmt;
 
@@ -64,16 +65,16 @@ impl fmt::Display for Version {
     }
 }
 
-/// What to ask the upstream for when a client's `initialize` asks for `requested`: the same if it is a session version,
-/// else our newest (2025-11-25, Lifecycle, "Version Negotiation").
+/// What to ask the upstream for when a client's `initialize` asks for `requested`: the same if it
+/// is a session version, else our newest (2025-11-25, Lifecycle, "Version Negotiation").
 pub fn offer(requested: &str) -> Version {
     Version::parse(requested)
         .filter(|version| !version.is_stateless())
         .unwrap_or(Version::LATEST_SESSION)
 }
 
-/// What servers of the first version with sessions answer. They are spoken with as with the next one, which adds nothing
-/// that they would have to know.
+/// What servers of the first version with sessions answer. They are spoken with as with the next
+/// one, which adds nothing that they would have to know.
 const OLDEST_ANSWERED: &str = "2024-11-05";
 
 /// The version that an upstream chose in its answer to `initialize`, which becomes the session's.

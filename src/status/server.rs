@@ -205,7 +205,8 @@ fn upstream_ready(inputs: &Inputs<'_>) -> Verdict {
     }
 }
 
-/// How many tools there are, and which of them are hidden from all callers for a reason of their own.
+/// How many tools there are, and which of them are hidden from all callers for a reason of their
+/// own.
 fn listed(tools: &[ReportedTool]) -> String {
     let mut text = format!("The server lists {} tools.", tools.len());
     let withheld = || {

@@ -1,6 +1,7 @@
 //! Registering metric families.
 //!
-//! In: a registry, names, help texts. Out: families that are registered, for those who count in them.
+//! In: a registry, names, help texts. Out: families that are registered, for those who count in
+//! them.
 
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};

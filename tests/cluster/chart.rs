@@ -1,6 +1,8 @@
-//! The Helm chart: what it renders, what the API server makes of it, and what its admission policies refuse.
+//! The Helm chart: what it renders, what the API server makes of it, and what its admission
+//! policies refuse.
 //!
-//! Each part that installs it has a control plane of its own: definitions and admission policies are the whole cluster's.
+//! Each part that installs it has a control plane of its own: definitions and admission policies
+//! are the whole cluster's.
 
 mod admission;
 mod bundle;

@@ -1,4 +1,5 @@
-//! The operator on a real API server: installed by its chart, with its least rights, and gateways that are the real program.
+//! The operator on a real API server: installed by its chart, with its least rights, and gateways
+//! that are the real program.
 
 mod accounting;
 mod approval_lines;

@@ -1,4 +1,5 @@
-//! Limits that several gateways share, on a real Redis or Valkey server: `PORTCULLIS_TEST_REDIS` names the program.
+//! Limits that several gateways share, on a real Redis or Valkey server: `PORTCULLIS_TEST_REDIS`
+//! names the program.
 
 pub mod server;
 mod shared;

@@ -1,6 +1,7 @@
 //! Each example, served as its README says, in front of the real server that it names.
 //!
-//! The MLflow behind it is a port where nobody listens, as most calls here never get that far, or a registry in a file.
+//! The MLflow behind it is a port where nobody listens, as most calls here never get that far, or a
+//! registry in a file.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -31,7 +32,8 @@ impl Drop for Served {
     }
 }
 
-/// Serves an example with the program that `variable` names first on PATH; None where that is not installed.
+/// Serves an example with the program that `variable` names first on PATH; None where that is not
+/// installed.
 fn serve(example: &str, name: &str, variable: &str) -> Option<Served> {
     serve_over(example, name, variable, "http://127.0.0.1:9")
 }
@@ -99,8 +101,8 @@ fn serve_over(example: &str, name: &str, variable: &str, mlflow: &str) -> Option
     })
 }
 
-/// A model registry in a file, with the model `churn`: its versions are 1 to 3, and its alias `champion` is
-/// on the first.
+/// A model registry in a file, with the model `churn`: its versions are 1 to 3, and its alias
+/// `champion` is on the first.
 struct Registry {
     folder: tempfile::TempDir,
     python: std::path::PathBuf,

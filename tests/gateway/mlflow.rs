@@ -1,5 +1,6 @@
 //! Agents act in a real MLflow as the users that their grants map to: its basic-auth app with two
-//! users, who may each read their own experiment, behind the real mlflow-mcp over stdio and over HTTP.
+//! users, who may each read their own experiment, behind the real mlflow-mcp over stdio and over
+//! HTTP.
 
 use std::ffi::OsString;
 use std::net::TcpListener;

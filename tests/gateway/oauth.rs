@@ -270,8 +270,8 @@ async fn tokens_of_a_real_provider_are_verified_through_a_rotation_of_its_key() 
     let (head, signature) = first.rsplit_once('.').unwrap();
     let forged = format!("{head}.{}", signature.chars().rev().collect::<String>());
     assert_eq!(status(&forged).await.0, 401);
-    // Its next key is fetched with the first token that it signed, and what the former key signed is
-    // no longer accepted.
+    // Its next key is fetched with the first token that it signed, and what the former key signed
+    // is no longer accepted.
     provider.rotate().await;
     let second = provider.token(&rig.url(), "mcp").await;
     assert_eq!(status(&second).await.0, 200);

@@ -1,5 +1,5 @@
-//! `portcullis-gateway run` as a pod runs it: the real program, files where a kubelet mounts them, and an API server that is
-//! silent, so that what is mounted has to do.
+//! `portcullis-gateway run` as a pod runs it: the real program, files where a kubelet mounts them,
+//! and an API server that is silent, so that what is mounted has to do.
 
 mod bundles;
 mod install;

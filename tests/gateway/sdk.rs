@@ -1,4 +1,5 @@
-//! The SDKs' own clients through the gateway, as an agent uses them, against the real MLflow servers.
+//! The SDKs' own clients through the gateway, as an agent uses them, against the real MLflow
+//! servers.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -47,7 +48,8 @@ async fn run(client: usize, url: &str, steps: &Value) -> Option<Value> {
     )
 }
 
-/// Reads are free, one kind of write is limited, the deletions are hidden, one is told to be denied.
+/// Reads are free, one kind of write is limited, the deletions are hidden, one is told to be
+/// denied.
 fn policy() -> Value {
     json!({"defaultAction": "Hide", "rules": [
         {"name": "read", "tools": {"risks": ["Read"]}, "action": "Allow"},
@@ -221,7 +223,8 @@ async fn check(rig: &Rig, server: &str, visible: usize, found: usize, tag: &str,
         assert_eq!(steps[0].as_array().unwrap().len(), visible, "{what}");
         assert_eq!(steps[1]["code"], -32602, "{what}: {}", steps[1]);
         assert!(result(&steps[2]).0, "{what}");
-        // Forwarded: MLflow is not there, which only the server can say. Or the limit, which all clients share.
+        // Forwarded: MLflow is not there, which only the server can say. Or the limit, which all
+        // clients share.
         assert!(
             !steps[3].to_string().contains("Denied by policy"),
             "{what}: {}",

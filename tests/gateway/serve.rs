@@ -1,4 +1,5 @@
-//! `portcullis serve` as a person runs it: the real program, a stdio server as its child, the commands beside it.
+//! `portcullis serve` as a person runs it: the real program, a stdio server as its child, the
+//! commands beside it.
 
 mod attacker;
 mod files;
@@ -68,7 +69,8 @@ impl Serve {
         Serve::launch(portcullis(), tempfile::tempdir().unwrap(), rules, &[])
     }
 
-    /// The same with another server, and with what the command is given more, beside the folder of the files.
+    /// The same with another server, and with what the command is given more, beside the folder of
+    /// the files.
     fn start_as(server: &str, rules: &str, more: impl FnOnce(&mut Command, &Path)) -> Serve {
         let folder = tempfile::tempdir().unwrap();
         let mut command = portcullis();

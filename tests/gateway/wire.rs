@@ -1,4 +1,5 @@
-//! The gateway over real sockets: what gets through to the server behind it, what does not, and what the client is told.
+//! The gateway over real sockets: what gets through to the server behind it, what does not, and
+//! what the client is told.
 
 mod answers;
 mod approvals;

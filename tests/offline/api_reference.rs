@@ -1,5 +1,5 @@
-//! The pages about the three kinds, from their definitions: every field with its type, default, bounds and rules, and an
-//! object in which all fields are set.
+//! The pages about the three kinds, from their definitions: every field with its type, default,
+//! bounds and rules, and an object in which all fields are set.
 
 use super::generated::file_holds;
 use super::objects;

@@ -1,4 +1,5 @@
-//! docs/bounds.md: every collection of the gateway that grows from outside has a row that says what bounds it.
+//! docs/bounds.md: every collection of the gateway that grows from outside has a row that says what
+//! bounds it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +16,8 @@ const COLLECTIONS: &[&str] = &[
     "Receiver<",
 ];
 
-/// Lists that are filled by what callers or servers do, beside those that are made whole from a spec or a message.
+/// Lists that are filled by what callers or servers do, beside those that are made whole from a
+/// spec or a message.
 const LISTS: &[(&str, &str)] = &[
     ("approvals/cluster.rs", "creating"),
     ("approvals/steps.rs", "sessions"),

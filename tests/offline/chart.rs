@@ -1,5 +1,5 @@
-//! The Helm chart, as far as it can be judged without Helm: what in it is generated, and what must agree with what.
-//! `tests/cluster/chart.rs` renders and installs it.
+//! The Helm chart, as far as it can be judged without Helm: what in it is generated, and what must
+//! agree with what. `tests/cluster/chart.rs` renders and installs it.
 
 mod reading;
 #[path = "../chart/secret_fields.rs"]
@@ -177,8 +177,8 @@ fn the_operator_never_reads_secrets_nor_escalates() {
     assert_eq!(secrets, [("secrets".to_owned(), "create".to_owned())]);
 }
 
-/// A field that is added to McpServer and names a Secret must be guarded by the admission policy too. `tests/cluster/chart`
-/// tries each of the list.
+/// A field that is added to McpServer and names a Secret must be guarded by the admission policy
+/// too. `tests/cluster/chart` tries each of the list.
 #[test]
 fn the_list_of_fields_that_name_secrets_is_complete() {
     let crd = yaml(&read("crds/mcpservers.yaml"));

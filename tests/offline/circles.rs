@@ -1,7 +1,9 @@
-//! No circles of files: which files name one another, read from the `use` lines and inline paths of the sources.
+//! No circles of files: which files name one another, read from the `use` lines and inline paths of
+//! the sources.
 //!
-//! A parent and its own private children may name one another: together they are one thing, which was cut into files. Every
-//! other circle means that its files can only be understood, moved and tested together.
+//! A parent and its own private children may name one another: together they are one thing, which
+//! was cut into files. Every other circle means that its files can only be understood, moved and
+//! tested together.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -150,7 +152,8 @@ impl Graph {
         Graph { modules }
     }
 
-    /// Where a full path leads: the module of the item that it names. None for modules as such, and for what is elsewhere.
+    /// Where a full path leads: the module of the item that it names. None for modules as such, and
+    /// for what is elsewhere.
     fn resolve(&self, path: &[String], depth: usize) -> Option<Vec<String>> {
         if depth > 16 {
             return None;
@@ -177,7 +180,8 @@ impl Graph {
         })
     }
 
-    /// The module that `user` sees at `path`: a private child is seen as its parent by those outside of the parent.
+    /// The module that `user` sees at `path`: a private child is seen as its parent by those
+    /// outside of the parent.
     fn seen(&self, user: &[String], path: &[String]) -> Vec<String> {
         for length in 1..=path.len() {
             let parent = &path[..length - 1];
@@ -366,7 +370,8 @@ impl Module {
         }
     }
 
-    /// The path from the root of the library; None if it starts with what we do not know, as a crate or a type.
+    /// The path from the root of the library; None if it starts with what we do not know, as a
+    /// crate or a type.
     fn full(&self, own: &[String], written: &[String]) -> Option<Vec<String>> {
         let first = written.first()?;
         let mut rest = &written[1..];

@@ -1,5 +1,5 @@
-//! The custom resource definitions, as far as they can be tested without an API server: structure and bounds here,
-//! the CEL rules beside.
+//! The custom resource definitions, as far as they can be tested without an API server: structure
+//! and bounds here, the CEL rules beside.
 
 mod cases;
 mod rules;
@@ -271,7 +271,8 @@ fn every_field_of_ours_is_described() {
     });
 }
 
-/// The API server estimates the cost of each rule from these bounds and refuses a definition whose cost is unbounded.
+/// The API server estimates the cost of each rule from these bounds and refuses a definition whose
+/// cost is unbounded.
 #[test]
 fn everything_that_a_rule_touches_is_bounded() {
     for_every_node(|path, node, above| {

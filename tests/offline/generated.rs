@@ -1,4 +1,5 @@
-//! Files that are generated from the code: each test fails when its file differs, and `UPDATE=1` rewrites the files.
+//! Files that are generated from the code: each test fails when its file differs, and `UPDATE=1`
+//! rewrites the files.
 
 use portcullis::cli::project::Project;
 use portcullis::policy::bundle::Bundle;
@@ -159,7 +160,8 @@ fn the_fuzz_seeds_for_bundles_are_those_of_the_examples() {
     assert_eq!(count, 5);
 }
 
-/// A type that every listed server gives an argument of that tool; one that may be null has the other type.
+/// A type that every listed server gives an argument of that tool; one that may be null has the
+/// other type.
 #[test]
 fn the_types_of_arguments_are_those_of_the_servers() {
     let mut types: std::collections::BTreeMap<(String, String), Option<String>> =

@@ -1,6 +1,8 @@
-//! Mistakes, and everything that the program says of them: one file of `tests/messages` each, which needs no Rust.
+//! Mistakes, and everything that the program says of them: one file of `tests/messages` each, which
+//! needs no Rust.
 //!
-//! See `tests/messages/README.md` for their form. `UPDATE=1` writes what the program says into the files.
+//! See `tests/messages/README.md` for their form. `UPDATE=1` writes what the program says into the
+//! files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -222,7 +224,8 @@ fn every_mistake_is_answered_as_its_case_says() {
     );
 }
 
-/// Words of libraries, of parsers and of patterns, which mean nothing to the person who made the mistake.
+/// Words of libraries, of parsers and of patterns, which mean nothing to the person who made the
+/// mistake.
 const FOREIGN: [&str; 34] = [
     "serde",
     "invalid type",

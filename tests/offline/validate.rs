@@ -176,7 +176,8 @@ fn every_server_of_the_page_on_callers_is_valid() {
     }
 }
 
-/// The revision that a line of the audit log names leads to the files, whatever happened to them in between.
+/// The revision that a line of the audit log names leads to the files, whatever happened to them in
+/// between.
 #[test]
 fn the_revision_of_files_is_that_of_their_content() {
     let folder = tempfile::tempdir().unwrap();

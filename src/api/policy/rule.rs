@@ -100,8 +100,8 @@ pub struct Limit {
     pub max: i64,
     /// Length of the window, 1s to 31d.
     pub window: DurationString,
-    /// What has a counter of its own: each grant (also if unset), each session, the whole server, or
-    /// each call that one grant repeats (the same tool with the same arguments).
+    /// What has a counter of its own: each grant (also if unset), each session, the whole server,
+    /// or each call that one grant repeats (the same tool with the same arguments).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Scope")]
     pub scope: Option<Scope>,
@@ -147,12 +147,13 @@ pub struct ApprovalRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurationString")]
     pub expires_after: Option<DurationString>,
-    /// How long the gateway holds the call before it answers that approval is pending, 15s if unset.
+    /// How long the gateway holds the call before it answers that approval is pending, 15s if
+    /// unset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurationString")]
     pub wait_up_to: Option<DurationString>,
-    /// How many people must approve, 1 to 3, 1 if unset; one of them denies for all. Of several rules that ask about one call, the highest
-    /// counts.
+    /// How many people must approve, 1 to 3, 1 if unset; one of them denies for all. Of several
+    /// rules that ask about one call, the highest counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64", range(min = 1, max = 3))]
     pub approvers: Option<i64>,
@@ -189,8 +190,9 @@ pub struct Observe {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "minLength": 1, "maxLength": 4096}))]
     pub args: BTreeMap<String, String>,
-    /// What a result with isError means. Deny, which counts where nothing is written, refuses the call. Show takes it for the state, for tools that
-    /// answer so for objects that do not exist yet.
+    /// What a result with isError means. Deny, which counts where nothing is written, refuses the
+    /// call. Show takes it for the state, for tools that answer so for objects that do not exist
+    /// yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "OnToolError")]
     pub on_tool_error: Option<OnToolError>,

@@ -29,12 +29,13 @@ pub struct ApprovalNotice {
 pub struct ApprovalWebhook {
     /// The source of its URL, which is often a credential itself.
     pub url_secret_ref: SecretKeyRef,
-    /// The form of the body: Generic, an object with the request; or Slack, a message for an incoming webhook of
-    /// Slack. Generic if absent.
+    /// The form of the body: Generic, an object with the request; or Slack, a message for an
+    /// incoming webhook of Slack. Generic if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "WebhookFormat")]
     pub format: Option<WebhookFormat>,
-    /// The source of the key that signs each POST with HMAC-SHA256, at least 16 bytes; unsigned if absent.
+    /// The source of the key that signs each POST with HMAC-SHA256, at least 16 bytes; unsigned if
+    /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "SecretKeyRef")]
     pub hmac_secret_ref: Option<SecretKeyRef>,

@@ -21,8 +21,9 @@ pub struct McpServerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub url: Option<String>,
-    /// Revision of the rules that the gateways should enforce: the digest of what the server and its policies say, as
-    /// `portcullis validate -o yaml` prints it for files, and as audit lines name it.
+    /// Revision of the rules that the gateways should enforce: the digest of what the server and
+    /// its policies say, as `portcullis validate -o yaml` prints it for files, and as audit lines
+    /// name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub revision: Option<String>,

@@ -245,8 +245,8 @@ pub struct StdioUpstream {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Sessions", extend("default" = "Shared"))]
     pub sessions: Option<Sessions>,
-    /// A session that is not used for this long ends, and with `sessions: PerSession` its process. A
-    /// shared session is opened again when its client comes back.
+    /// A session that is not used for this long ends, and with `sessions: PerSession` its process.
+    /// A shared session is opened again when its client comes back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurationString", extend("default" = "30m"))]
     #[x_kube(validation = Rule::new("self.matches('[1-9]')").message("sessionIdleTimeout must be longer than nothing, for example 30m"))]

@@ -1,7 +1,7 @@
 //! What a person sees before a call is approved, and the question whether it may be made.
 //!
-//! In: a request, and the others beside it. Out: the person's yes, or why there is none. Must not do: take anything for a yes
-//! that was not typed for this very call.
+//! In: a request, and the others beside it. Out: the person's yes, or why there is none. Must not
+//! do: take anything for a yes that was not typed for this very call.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
@@ -14,7 +14,8 @@ use crate::api::approval::{McpApproval, Phase};
 use crate::json;
 use crate::policy::canonical::sha256;
 
-/// Characters of one argument that are shown; of a longer one the beginning, its size and its digest.
+/// Characters of one argument that are shown; of a longer one the beginning, its size and its
+/// digest.
 const ARGUMENT: usize = 400;
 /// As many digits of a digest are needed with `--digest`.
 const DIGITS: usize = 16;
@@ -159,7 +160,7 @@ pub(super) struct Consent<'a> {
 /// Asks whether the call may be made.
 ///
 /// # Errors
-/// When the answer is no, or nobody can be asked and nothing was said in advance.
+/// When the answer is no, or there is no terminal to ask on and no `--yes`.
 pub(super) fn ask(
     approval: &McpApproval,
     all: &[McpApproval],
@@ -206,14 +207,14 @@ pub(super) fn ask(
     if consent.yes {
         eprint!("{text}");
         return Err(Failure::new(format!(
-            "--yes approves what you have looked at: say which call that is with --digest, for example --yes --digest {}",
+            "--yes approves the call that you have reviewed: name it with --digest, for example --yes --digest {}",
             beginning(digest)
         )));
     }
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         eprint!("{text}");
         return Err(Failure::new(format!(
-            "there is no terminal to ask on; run this in one, or, when you have looked at the call, write: {approve} --yes --digest {}",
+            "there is no terminal to ask on; run this in one, or, when you have reviewed the call, write: {approve} --yes --digest {}",
             beginning(digest)
         )));
     }

@@ -1,7 +1,7 @@
 //! Where approvals are: in `portcullis serve` on this machine, or in a cluster.
 //!
-//! In: a socket or a kubeconfig. Out: the approvals there, and a person's decision put into one. Must not do: take a decision
-//! that was not meant for the very request that was looked at.
+//! In: a socket or a kubeconfig. Out: the approvals there, and a person's decision put into one.
+//! Must not do: record a decision on any other request than the one that the person reviewed.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,13 +18,14 @@ use crate::api::approval::{Decision, McpApproval, Phase, Verdict};
 
 /// A decision that lost against another write of the object is tried again this often.
 const ATTEMPTS: usize = 5;
-/// `serve` has no watch, so its approvals are looked at this often.
+/// The interval at which approvals of `serve`, which has no watch, are read.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Where to look
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct PlaceArgs {
-    /// The socket of `portcullis serve` [default: $PORTCULLIS_SOCKET or $XDG_RUNTIME_DIR/portcullis/serve.sock]
+    /// The socket of `portcullis serve` [default: $PORTCULLIS_SOCKET or
+    /// $XDG_RUNTIME_DIR/portcullis/serve.sock]
     #[arg(long, global = true, value_name = "PATH", conflicts_with_all = ["context", "kubeconfig", "namespace", "all_namespaces"])]
     socket: Option<PathBuf>,
     /// Look in the cluster of this context of the kubeconfig; an empty name is the current context
@@ -140,7 +141,7 @@ impl Place {
         }
     }
 
-    /// Puts a person's decision into the request that they looked at.
+    /// Writes a person's decision into the request that they reviewed.
     pub(super) fn decide(
         &self,
         seen: &McpApproval,
@@ -214,7 +215,8 @@ fn with_phase(approval: &mut McpApproval) {
     approval.status.get_or_insert_default().phase = Some(phase);
 }
 
-/// Adds one entry, in the name by which the API server knows who asks, to exactly the state that was read.
+/// Adds one entry, in the name by which the API server knows who asks, to exactly the state that
+/// was read.
 fn decide(
     cluster: &Cluster,
     seen: &McpApproval,
@@ -237,7 +239,7 @@ fn decide(
             || current.spec.arguments_digest != seen.spec.arguments_digest
         {
             return Err(no(format!(
-                "`{name}` is another request than the one you looked at; look at it again"
+                "`{name}` is another request than the one you reviewed; review it again"
             )));
         }
         let phase = current.phase_at(now);
@@ -264,7 +266,7 @@ fn decide(
         });
         match cluster.merge::<McpApproval>(namespace, name, &change)? {
             Ok(decided) => return Ok(decided),
-            // Somebody else decided, or the operator wrote the phase.
+            // Another person decided, or the operator wrote the phase.
             Err(Conflict::Changed) => {}
             Err(Conflict::Refused(message)) => return Err(no(message)),
         }

@@ -1,7 +1,8 @@
-//! What `validate` says of objects that are valid and hardly meant so, and of keys that would be refused.
+//! What `validate` says of objects that are valid and hardly meant so, and of keys that would be
+//! refused.
 //!
-//! In: the files. Out: warnings on what is not written (a namespace, authentication, rules), errors on API keys that would
-//! admit no caller. Must not do: show a key.
+//! In: the files. Out: warnings on what is not written (a namespace, authentication, rules), errors
+//! on API keys that would admit no caller. Must not do: show a key.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -80,7 +81,8 @@ impl Project {
         findings
     }
 
-    /// API keys that would be refused, at the place of the key if it is in the files, else at the reference.
+    /// API keys that would be refused, at the place of the key if it is in the files, else at the
+    /// reference.
     pub fn unusable_keys(&self) -> Vec<Finding> {
         let mut findings: Vec<Finding> = Vec::new();
         for server in &self.servers {
@@ -199,8 +201,8 @@ impl Project {
         }
     }
 
-    /// What is wrong about a server and its policies, by the tools that it lists: comparisons that can only fail, and pins of
-    /// other definitions.
+    /// What is wrong about a server and its policies, by the tools that it lists: comparisons that
+    /// can only fail, and pins of other definitions.
     pub fn by_listing(
         &self,
         server: &Located<McpServer>,
@@ -257,7 +259,8 @@ impl Project {
         findings
     }
 
-    /// A server of that namespace whose name is nearly this one, or one of that name in another namespace.
+    /// A server of that namespace whose name is nearly this one, or one of that name in another
+    /// namespace.
     pub(super) fn near_server(&self, namespace: &str, name: &str) -> Option<String> {
         let servers: Vec<(Name, String)> = self
             .every_server()

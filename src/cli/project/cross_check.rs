@@ -43,7 +43,8 @@ impl Project {
         acceptance::settle(asked, &mut acceptance::Memory::default()).map_err(|unfit| unfit.message)
     }
 
-    /// The revision that each server of the files enforces under the policies that are accepted, as `serve` shows it.
+    /// The revision that each server of the files enforces under the policies that are accepted, as
+    /// `serve` shows it.
     ///
     /// # Errors
     /// When a bundle cannot be written as JSON.

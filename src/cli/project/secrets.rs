@@ -147,7 +147,8 @@ impl Project {
     }
 }
 
-/// Where a spec refers to a Secret (`NAME`) or to a key of one (`NAME/KEY`), as the path of its name or key.
+/// Where a spec refers to a Secret (`NAME`) or to a key of one (`NAME/KEY`), as the path of its
+/// name or key.
 pub fn place_of(spec: &serde_json::Value, missing: &str) -> Option<String> {
     fn find(value: &serde_json::Value, at: &str, name: &str, key: Option<&str>) -> Option<String> {
         match value {

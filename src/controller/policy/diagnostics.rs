@@ -1,7 +1,8 @@
-//! What the compiler finds in each policy, kept so that a policy is compiled once and not for each server.
+//! What the compiler finds in each policy, kept so that a policy is compiled once and not for each
+//! server.
 //!
-//! In: policies as they were read. Out: the policy as far as it can be read, and its errors. Must not do: compile for a watch,
-//! which only asks what a policy targets ([`readable`]).
+//! In: policies as they were read. Out: the policy as far as it can be read, and its errors. Must
+//! not do: compile for a watch, which only asks what a policy targets ([`readable`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -14,7 +15,8 @@ use crate::controller::runtime::blocking::in_place;
 use crate::policy::compile::diagnose_policy;
 use crate::policy::diagnostic::{Diagnostic, Level};
 
-/// Findings that are kept of one policy. Whoever writes a hundred mistakes into it reads of the first, and how many more there are.
+/// Findings that are kept of one policy. The author of a hundred mistakes reads of the
+/// first, and how many more there are.
 const KEPT: usize = 100;
 
 #[derive(Default)]
@@ -52,7 +54,8 @@ impl PolicyDiagnostics {
         self.findings(policy).errors
     }
 
-    /// What is valid in the policy and probably not what its author means, whatever its servers are.
+    /// What is valid in the policy and probably not what its author means, whatever its servers
+    /// are.
     pub fn warnings(&self, policy: &Loose<McpPolicy>) -> Arc<Vec<Diagnostic>> {
         self.findings(policy).warnings
     }

@@ -1,5 +1,5 @@
-//! Reconciling an McpPolicy: its acceptance, its targets, and the violations that it caused. Its rules reach gateways through
-//! the servers that it targets.
+//! Reconciling an McpPolicy: its acceptance, its targets, and the violations that it caused. Its
+//! rules reach gateways through the servers that it targets.
 
 pub mod diagnostics;
 pub mod memory;
@@ -51,7 +51,7 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Action, WriteError>
         ctx.diagnostics.errors(&object),
     );
     let Some(seen) = targets(ctx, &policy) else {
-        // A server that has not been looked at yet looks at its policies when it has been.
+        // A server that has not been reconciled yet enqueues its policies when it has been.
         return Ok(Action::AwaitChange);
     };
     let targets: Vec<Target<'_>> = seen
@@ -118,12 +118,12 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Action, WriteError>
     Ok(Action::AwaitChange)
 }
 
-/// The servers that a policy targets; None while one of them has not been looked at, which comes soon. Of one that could not
-/// be brought about the status is what it was, or nothing.
+/// The servers that a policy targets; None while one of them has not been reconciled, which comes
+/// soon. One that could not be reconciled keeps its status, or has none.
 fn targets(ctx: &Context, policy: &McpPolicy) -> Option<Vec<Seen>> {
     let servers = ctx.caches.servers.filter(|server| {
         let metadata = server.metadata();
-        // Nothing is done for now where not everything can be seen, and nothing is told of it.
+        // While not every server can be seen, nothing is done, and nothing is reported.
         ctx.targets(policy, metadata)
             && ctx
                 .caches

@@ -72,7 +72,7 @@ async fn a_policy_says_whether_it_is_accepted_and_then_is_left_alone() {
             Action::AwaitChange
         );
         assert_eq!(condition(&sent(&script), "Accepted")["status"], status);
-        // The same status once more is no write, although the caches still have the one before.
+        // The same status once more causes no write, although the caches still have the one before.
         assert_eq!(
             reconcile(&operator.ctx, &name()).await.unwrap(),
             Action::AwaitChange

@@ -1,7 +1,8 @@
 //! From reports to the ledger of a server.
 //!
-//! In: the stored ledger, reports, the pods that there are. Out: the ledger as it should be stored. Pure. Must not do: count
-//! a run that has ended a second time, or forget one that was not stored yet.
+//! In: the stored ledger, reports, the pods that there are. Out: the ledger as it should be stored.
+//! Pure. Must not do: count a run that has ended a second time, or forget one that was not stored
+//! yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,8 +26,8 @@ pub struct Seen<'a> {
     pub kept: Option<&'a Kept<'a>>,
 }
 
-/// The ledger with those reports in it. Runs of pods that are gone, and runs before the newest of a pod, have ended; one that
-/// is there again goes on.
+/// The ledger with those reports in it. Runs of pods that are gone, and runs before the newest of a
+/// pod, have ended; one that is there again continues.
 pub fn advance(stored: &Ledger, seen: Seen<'_>, now: Timestamp) -> Ledger {
     let Seen {
         reports,
@@ -112,23 +113,25 @@ mod tests {
     /// One step in the life of a server's gateways and of the operator.
     #[derive(Clone, Debug)]
     enum Event {
-        /// So many more violations at a pod.
+        /// A number of further violations at a pod.
         Violations(usize, u64),
         /// The pod's report is read.
         Read(usize),
         /// The ledger is written.
         Store,
-        /// The operator starts anew, with what is stored only.
+        /// The operator restarts, with what is stored only.
         Crash,
-        /// The pod's container starts anew; its last report is read first, as a graceful shutdown waits for that.
+        /// The pod's container restarts; its last report is read first, as a graceful shutdown
+        /// waits for that.
         Restart(usize),
         /// The pod goes, likewise.
         Gone(usize),
-        /// The caches do not show the pod, although it is there: its label is gone, or its Deployment, or they are behind.
+        /// The caches do not show the pod, although it is there: its label is gone, or its
+        /// Deployment, or they are behind.
         Hidden(usize),
         /// They do again.
         Shown(usize),
-        /// So much time passes.
+        /// Time passes.
         Hours(u8),
     }
 
@@ -162,8 +165,8 @@ mod tests {
         now: Timestamp,
     }
 
-    /// Pods are hidden for less than this: with one more step of time it is less than the day for which
-    /// runs that ended are kept apart.
+    /// Pods are hidden for less than this: with one more step of time it is less than the day for
+    /// which runs that ended are kept apart.
     const HIDDEN_AT_MOST: SignedDuration = SignedDuration::from_hours(16);
 
     impl World {

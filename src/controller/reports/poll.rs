@@ -1,7 +1,8 @@
 //! Reading the reports of gateways.
 //!
-//! In: gateways' pods, by their own addresses. Out: their reports, kept for the reconciliation of their server. Must not do:
-//! talk to a pod that is not ours, follow a redirect, or read without end.
+//! In: gateways' pods, by their own addresses. Out: their reports, kept for the reconciliation of
+//! their server. Must not do: talk to a pod that is not ours, follow a redirect, or read an
+//! unbounded answer.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,7 +37,8 @@ const QUIET_AFTER: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_millis(100);
 /// What is waited for that eagerly comes by then, or is asked for at the usual pace.
 const EAGER: Duration = Duration::from_secs(30);
-/// Pods whose last report had new violations: a gateway that is killed loses what the operator has not read.
+/// Pods whose last report had new violations: a gateway that is killed loses what the operator has
+/// not read.
 const VIOLATING: Duration = Duration::from_millis(800);
 const VIOLATING_FOR: Duration = Duration::from_secs(10);
 /// A pod that ends, after that: it may still be waiting for its last violations to be stored.
@@ -45,11 +47,13 @@ const ENDING: Duration = Duration::from_secs(1);
 const WITHIN: Duration = Duration::from_secs(5);
 /// Pods of one server that are asked at once.
 const AT_ONCE: usize = 8;
-/// Reports over [`SMALL`] bytes are read so many at a time: together they must not exhaust the operator. A gateway that sends
-/// slowly keeps only others with thousands of tools waiting, and those for no longer than [`WITHIN`].
+/// Reports over [`SMALL`] bytes are read this many at a time: together they must not exhaust the
+/// operator. A gateway that sends slowly keeps only others with thousands of tools waiting, and
+/// those for no longer than [`WITHIN`].
 static LARGE: Semaphore = Semaphore::const_new(8);
 const SMALL: usize = 64 << 10;
-/// Runs of one pod that are not stored yet. A gateway that names another with each report is not read on.
+/// Runs of one pod that are not stored yet. A gateway that names another with each report is not
+/// read on.
 const RUNS: usize = 4;
 
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +66,7 @@ enum ReadError {
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("it answers {0}")]
     Status(StatusCode),
-    #[error("it is no report: {0}")]
+    #[error("not a report: {0}")]
     Report(#[from] serde_json::Error),
     #[error("it is larger than {LARGEST} bytes")]
     Large,
@@ -144,7 +148,8 @@ fn pod_created_at(pod: &GatewayPod) -> Option<jiff::Timestamp> {
     created.map(|created| created.0)
 }
 
-/// How many violations of a pod's present run are in the stored ledger: a gateway that ends waits until all are.
+/// How many violations of a pod's present run are in the stored ledger: a gateway that ends waits
+/// until all are.
 fn stored(memory: &ServerMemory, pod: &str) -> u64 {
     let run = memory
         .newest
@@ -173,7 +178,7 @@ fn is_due(memory: &mut ServerMemory, pod: &GatewayPod, now: Instant) -> bool {
     hurried || poll.next <= now
 }
 
-/// Keeps a report. True if the server should be looked at because of it.
+/// Keeps a report. True if the server should be reconciled because of it.
 fn on_report(
     memory: &mut ServerMemory,
     pod: &GatewayPod,
@@ -308,7 +313,7 @@ impl News {
     }
 }
 
-/// Times alone are no news.
+/// Times alone are not news.
 fn same_counts(before: &[ReportedCount], now: &[ReportedCount]) -> bool {
     let said = |one: &ReportedCount| ReportedCount {
         last_time: jiff::Timestamp::UNIX_EPOCH,

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 #[derive(Clone, Debug)]
 pub struct Poll {
     pub next: Instant,
-    /// It is to be asked whenever it is next looked at.
+    /// It is to be asked at the next turn.
     pub hurried: bool,
     /// It was asked at least once, with whatever result.
     pub asked: bool,

@@ -1,10 +1,12 @@
 //! Work that takes the processor for long, on a thread that also runs watches.
 //!
-//! In: the work. Out: its result, once the runtime has given this thread's other tasks to another one.
+//! In: the work. Out: its result, once the runtime has given this thread's other tasks to another
+//! one.
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-/// Does the work here. Tasks that would wait behind it on this thread are run elsewhere, where the runtime has several threads.
+/// Does the work here. Tasks that would wait behind it on this thread are run elsewhere, where the
+/// runtime has several threads.
 pub fn in_place<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current() {
         Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => {

@@ -1,7 +1,7 @@
 //! The client of the API server, counted.
 //!
-//! In: KUBECONFIG, or the pod's service account. Out: a client that counts its requests by verb and resource, and that writes
-//! nothing but the Lease while this replica is not the leader.
+//! In: KUBECONFIG, or the pod's service account. Out: a client that counts its requests by verb and
+//! resource, and that writes nothing but the Lease while this replica is not the leader.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -22,12 +22,13 @@ use tower_service::Service;
 use crate::controller::metrics::{Metrics, RequestLabels};
 use crate::controller::runtime::leader_election::WriteFence;
 
-/// A connection that an answer is awaited on and that says nothing for longer than a watch lasts, and so much more, is taken
-/// for dead. The watches themselves notice before that (kube's watcher waits five seconds more than a watch lasts).
+/// A connection that an answer is awaited on and that says nothing for longer than a watch lasts,
+/// and this much more, is treated as dead. The watches themselves notice before that (kube's
+/// watcher waits five seconds more than a watch lasts).
 const SILENCE: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(10);
-/// The first and the longest wait before a request is sent again that was answered 429, 503 or 504, unless the answer says how
-/// long; after that it is the queue's, or the watch's, to try again.
+/// The first and the longest wait before a request is sent again that was answered 429, 503 or 504,
+/// unless the answer says how long; after that it is the queue's, or the watch's, to try again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 const RETRIES: u32 = 6;
 /// Seconds that an answer may ask for.
@@ -51,8 +52,8 @@ struct NotLeader;
 
 /// Two clients, fenced and counted alike.
 pub struct Clients {
-    /// Asks again for a while when the API server wants to be left alone. Each attempt is fenced: a write that waited must
-    /// not be sent by a replica that was deposed meanwhile.
+    /// Asks again for a while when the API server wants to be left alone. Each attempt is fenced: a
+    /// write that waited must not be sent by a replica that was deposed meanwhile.
     pub again: Client,
     /// Tells at once. The Lease cannot wait, and has its own rhythm.
     pub once: Client,
@@ -95,7 +96,8 @@ fn patient(sending: Client, namespace: String) -> Client {
     let send = tower::service_fn(move |request: Request<Body>| {
         let (client, lists) = (sending.clone(), Arc::clone(&lists));
         async move {
-            // Whoever may store large objects must not decide how much is held here: one answer to a list after the other.
+            // A user who may store large objects must not decide how much is held here: one answer
+            // to a list after the other.
             let is_list =
                 labels(request.method(), request.uri()).is_some_and(|of| of.verb == "list");
             let alone = if is_list {
@@ -118,8 +120,8 @@ fn patient(sending: Client, namespace: String) -> Client {
     Client::new(RetryLayer::new(policy).layer(send), namespace)
 }
 
-/// Bounds how long an answer has a request wait: an object that is looked at once more later is better served than one that a
-/// worker sits on.
+/// Bounds how long an answer has a request wait: an object that is reconciled again later is
+/// better served than one that a worker sits on.
 fn patience(headers: &mut HeaderMap) {
     let asked = headers
         .get(RETRY_AFTER)

@@ -1,7 +1,8 @@
 //! What is to be done about one child.
 //!
-//! In: the child as it should be, as it is, and what was last written. Out: one step. Pure. Must not do: fight: what another
-//! manager changes back is put right again only after a wait that grows, unless it lets pods do more.
+//! In: the child as it should be, as it is, and what was last written. Out: one step. Pure. Must
+//! not do: fight: what another manager changes back is reverted again only after a wait that
+//! grows, unless it lets pods do more.
 
 mod changes;
 
@@ -17,15 +18,16 @@ use crate::controller::runtime::kinds::Child;
 use crate::controller::runtime::objects::ObservedChild;
 use crate::controller::runtime::quantity::quantity;
 
-/// Annotation with the hash of what was applied: what is no longer wanted is known by it, also after a restart.
+/// Annotation with the hash of what was applied: what is no longer wanted is known by it, also
+/// after a restart.
 pub const HASH: &str = "portcullis.dev/applied";
-/// The same drift is not put right again before this time; it doubles each time.
+/// The same drift is not reverted again before this time; it doubles each time.
 const WAITS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
-/// What lets pods do more is put right each time, with no more than this between.
+/// What lets pods do more is reverted each time, with no more than this between.
 const WIDENED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(1));
-/// What is there again in the answer to our own write.
+/// What the answer to our own write already has again.
 const UNSETTLED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3_600));
-/// What was written is in the caches after this time, or somebody has removed it.
+/// What was written is in the caches after this time, or another writer has removed it.
 pub const WATCH_LAG: Duration = Duration::from_secs(2);
 
 /// What was last written of a child.
@@ -39,8 +41,8 @@ pub struct AppliedState {
     at: Instant,
     repairs: u32,
     repaired: Option<Instant>,
-    /// What the API server made of it holds fields that we did not write: an admission webhook adds them, or somebody was
-    /// faster.
+    /// What the API server made of it holds fields that we did not write: an admission webhook adds
+    /// them, or another writer was faster.
     unsettled: bool,
 }
 
@@ -48,14 +50,14 @@ pub struct AppliedState {
 pub enum ChildAction {
     Create,
     Apply {
-        /// Somebody changed what is ours.
+        /// Another writer changed what is ours.
         drift: bool,
     },
     /// As it should be.
     Nothing,
-    /// To be put right, but not so soon after the last time.
+    /// To be reverted, but not so soon after the last time.
     Wait(Duration),
-    /// Somebody else's.
+    /// Another owner's.
     Foreign,
 }
 
@@ -140,7 +142,7 @@ pub fn step(
     }
 }
 
-/// What somebody changed is put right at once, and after that only when the wait is over.
+/// What another writer changed is reverted at once, and after that only when the wait is over.
 fn repair(mark: &AppliedState, now: Instant) -> ChildAction {
     match wait(WAITS, mark.repairs, mark.repaired, now) {
         Some(left) => ChildAction::Wait(left),
@@ -148,8 +150,8 @@ fn repair(mark: &AppliedState, now: Instant) -> ChildAction {
     }
 }
 
-/// How long something that was put right so often, the last time then, is to be left as it is; None if it is not. The first
-/// wait and the longest are given.
+/// How long drift that was reverted `times` times, the last time `then`, is to be left alone; None
+/// if it is not. The first wait and the longest are given.
 pub fn wait(
     (first, longest): (Duration, Duration),
     repairs: u32,
@@ -215,7 +217,8 @@ fn labelled(live: &Value, wanted: &Value) -> bool {
     }
 }
 
-/// Whether `live` has everything that `wanted` has; more does not matter, as defaults and other managers add to it.
+/// Whether `live` has everything that `wanted` has; more does not matter, as defaults and other
+/// managers add to it.
 fn covers(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
         (Value::Object(live), Value::Object(wanted)) => wanted
@@ -239,7 +242,8 @@ fn has(live: Option<&Value>, key: &str, wanted: &Value) -> bool {
         Some(live) if selects => covers(live, wanted) && covers(wanted, live),
         Some(live) if matches!(key, "requests" | "limits") => quantities(live, wanted),
         Some(live) => covers(live, wanted),
-        // Empty values are left out on their way; a false that we write is always one that differs from none.
+        // Empty values are left out on their way; a false that we write is always one that differs
+        // from none.
         None => is_nothing(wanted),
     }
 }

@@ -38,51 +38,6 @@ impl Kind {
         Kind::PodDisruptionBudget,
         Kind::HorizontalPodAutoscaler,
     ];
-
-    /// Group, version, kind and plural.
-    const fn names(self) -> (&'static str, &'static str, &'static str, &'static str) {
-        match self {
-            Kind::ServiceAccount => ("", "v1", "ServiceAccount", "serviceaccounts"),
-            Kind::Role => ("rbac.authorization.k8s.io", "v1", "Role", "roles"),
-            Kind::RoleBinding => (
-                "rbac.authorization.k8s.io",
-                "v1",
-                "RoleBinding",
-                "rolebindings",
-            ),
-            Kind::ConfigMap => ("", "v1", "ConfigMap", "configmaps"),
-            Kind::Service => ("", "v1", "Service", "services"),
-            Kind::NetworkPolicy => (
-                "networking.k8s.io",
-                "v1",
-                "NetworkPolicy",
-                "networkpolicies",
-            ),
-            Kind::Deployment => ("apps", "v1", "Deployment", "deployments"),
-            Kind::PodDisruptionBudget => (
-                "policy",
-                "v1",
-                "PodDisruptionBudget",
-                "poddisruptionbudgets",
-            ),
-            Kind::HorizontalPodAutoscaler => (
-                "autoscaling",
-                "v2",
-                "HorizontalPodAutoscaler",
-                "horizontalpodautoscalers",
-            ),
-        }
-    }
-
-    pub const fn as_str(self) -> &'static str {
-        self.names().2
-    }
-
-    pub fn resource(self) -> ApiResource {
-        let (group, version, kind, plural) = self.names();
-        let gvk = kube::core::GroupVersionKind::gvk(group, version, kind);
-        ApiResource::from_gvk_with_plural(&gvk, plural)
-    }
 }
 
 /// An object of a kind that children may have.
@@ -92,6 +47,20 @@ pub trait ChildObject: Serialize + Metadata<Ty = ObjectMeta> {
 
 macro_rules! child_objects {
     ($($object:ident),+) => {
+        impl Kind {
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Kind::$object => <$object as k8s_openapi::Resource>::KIND,)+
+                }
+            }
+
+            pub fn resource(self) -> ApiResource {
+                match self {
+                    $(Kind::$object => ApiResource::erase::<$object>(&()),)+
+                }
+            }
+        }
+
         $(impl ChildObject for $object {
             const CHILD_KIND: Kind = Kind::$object;
         })+

@@ -1,8 +1,9 @@
 //! The Lease that the leader holds (coordination.k8s.io/v1).
 //!
-//! In: a Lease's name, who we are. Out: leadership, for as long as it is renewed. Must not do: compare clocks of different
-//! machines: whether a holder is gone is judged by how long its record has not changed here, as client-go does; and every
-//! write carries the resource version that was seen.
+//! In: a Lease's name, who we are. Out: leadership, for as long as it is renewed. Must not do:
+//! compare clocks of different machines: whether a holder is gone is judged by how long its record
+//! has not changed here, as client-go does; and every write carries the resource version that was
+//! seen.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,13 +19,14 @@ use kube::{Client, Error};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// A leader that could not renew for this part of the duration takes itself for deposed: well before others do.
+/// A leader that could not renew for this part of the duration takes itself for deposed: well
+/// before others do.
 const DEADLINE: (u32, u32) = (2, 3);
-/// It renews so often within the duration.
+/// The number of renewals within the duration.
 const RENEWALS: u32 = 3;
-/// After a renewal that failed it tries again so often within the duration.
+/// The number of retries within the duration after a renewal that failed.
 const RETRIES: u32 = 15;
-/// Between looks at a Lease that somebody else holds, beside the watch.
+/// Between looks at a Lease that another replica holds, beside the watch.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Until when this process may write; read before each write.
@@ -79,7 +81,7 @@ pub struct LeaderElector {
 enum Turn {
     Create,
     Take,
-    /// Somebody else's, for at least that long.
+    /// Another replica's, for at least that long.
     Wait(Duration),
 }
 
@@ -129,7 +131,7 @@ impl LeaderElector {
         watching.abort();
     }
 
-    /// Renews until that fails for too long, or somebody else has it.
+    /// Renews until that fails for too long, or another replica has it.
     pub async fn hold(&mut self) {
         let mut renewed = Instant::now();
         let mut wait = self.duration / RENEWALS;
@@ -211,7 +213,8 @@ impl LeaderElector {
                 self.fence.open_until(now + self.deadline());
                 Ok(None)
             }
-            // Another was faster; but who holds it may have met a request of its own that it took for lost, and looks again.
+            // Another was faster; but who holds it may have met a request of its own that it took
+            // for lost, and looks again.
             Err(Error::Api(status)) if status.code == 409 && !self.fence.is_open() => {
                 Ok(Some(LOOK))
             }

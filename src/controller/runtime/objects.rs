@@ -1,7 +1,7 @@
 //! Children as they are on the API server, kept small.
 //!
-//! In: any object of a child's kind. Out: its metadata and its text without what nobody compares. Must not do: drop anything
-//! that the operator writes.
+//! In: any object of a child's kind. Out: its metadata and its text without what is never compared.
+//! Must not do: drop anything that the operator writes.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -20,16 +20,16 @@ use super::pod_trouble;
 use crate::api;
 use crate::api::raw::{Object, members, read};
 use crate::controller::names::MANAGER;
-use crate::controller::names::{Ident, SERVER};
+use crate::controller::names::{Ident, SERVER_LABEL};
 
 /// A child.
 #[derive(Clone, Debug)]
 pub struct ObservedChild {
     metadata: ObjectMeta,
-    /// Everything but status and what the API server adds to metadata, as JSON; nothing of an object that is not ours, as
-    /// anybody may put our labels onto large ones.
+    /// Everything but status and what the API server adds to metadata, as JSON; nothing of an
+    /// object that is not ours, as anybody may put our labels onto large ones.
     body: Box<str>,
-    /// Whether somebody else decides on `spec.replicas` (an autoscaler, `kubectl scale`).
+    /// Whether another writer decides on `spec.replicas` (an autoscaler, `kubectl scale`).
     pub replicas_of_others: bool,
     /// Why a Deployment has no pods.
     pub trouble: Option<String>,
@@ -82,7 +82,8 @@ impl ObservedChild {
             .unwrap_or_default()
     }
 
-    /// What changes when somebody changes the object: its generation, or, where a kind has none, its resource version.
+    /// What changes with every change of the object: its generation, or, where a kind has none,
+    /// its resource version.
     pub fn stamp(&self) -> String {
         match self.metadata.generation {
             Some(generation) => format!("g{generation}"),
@@ -130,11 +131,11 @@ impl<'de> Deserialize<'de> for ObservedChild {
     }
 }
 
-/// Metadata with what is used of it here, and of the owners only the one that controls the object: labels may be as large as
-/// the whole object.
+/// Metadata with what is used of it here, and of the owners only the one that controls the object:
+/// labels may be as large as the whole object.
 fn small(metadata: ObjectMeta) -> ObjectMeta {
     let mut labels = metadata.labels.unwrap_or_default();
-    labels.retain(|label, _| label == SERVER);
+    labels.retain(|label, _| label == SERVER_LABEL);
     let mut owners = metadata.owner_references.unwrap_or_default();
     owners.retain(|owner| owner.controller == Some(true));
     ObjectMeta {
@@ -151,8 +152,9 @@ fn small(metadata: ObjectMeta) -> ObjectMeta {
     }
 }
 
-/// Whether an object says that it belongs to an McpServer, and has one of the names that its children have. What only claims
-/// so goes soon: the API server's garbage collector removes what no living object owns.
+/// Whether an object says that it belongs to an McpServer, and has one of the names that its
+/// children have. What only claims so goes soon: the API server's garbage collector removes what no
+/// living object owns.
 fn is_child(metadata: &ObjectMeta) -> bool {
     metadata.owner_references.iter().flatten().any(|owner| {
         let ident = Ident {
@@ -190,7 +192,7 @@ fn others_fields(entries: &[Value]) -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();
     let mut left = PATHS;
     for entry in entries.iter().filter(|entry| is_others(entry)) {
-        // What is written through a subresource is nobody's change of the content, the scale apart.
+        // What is written through a subresource is not a change of the content, the scale apart.
         if entry.get("subresource").and_then(Value::as_str) == Some("status") {
             continue;
         }
@@ -269,14 +271,14 @@ impl Resource for ObservedChild {
     }
 }
 
-/// A pod of a gateway or of a stdio server: what is needed to find it, to ask a gateway for its report, and to say why it does not
-/// run.
+/// A pod of a gateway or of a stdio server: what is needed to find it, to ask a gateway for its
+/// report, and to say why it does not run.
 #[derive(Clone, Debug, Default)]
 pub struct GatewayPod {
     metadata: ObjectMeta,
     pub ip: Option<IpAddr>,
     pub ready: bool,
-    /// It was told to stop.
+    /// It was asked to stop.
     pub terminating: bool,
     /// Why it does not run, or not for long.
     pub trouble: Option<String>,

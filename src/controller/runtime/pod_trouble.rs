@@ -1,14 +1,15 @@
 //! Why pods do not run, in words.
 //!
-//! In: the statuses of Deployments and pods. Out: one sentence, with what to change. Pure. Must not do: repeat without end what
-//! others wrote: messages are cut.
+//! In: the statuses of Deployments and pods. Out: one sentence, with what to change. Pure. Must not
+//! do: repeat text of others at any length: messages are cut.
 
 use serde_json::Value;
 
 /// Characters of a message of Kubernetes' that are shown.
 const SHOWN: usize = 400;
 
-/// Why a Deployment has no pods: a quota, a Pod Security level or an admission webhook refuses them.
+/// Why a Deployment has no pods: a quota, a Pod Security level or an admission webhook refuses
+/// them.
 pub fn of_deployment(status: &Value) -> Option<String> {
     let conditions = status.get("conditions")?.as_array()?;
     let failed = conditions.iter().find(|condition| {

@@ -1,7 +1,8 @@
 //! One watch: what it brings goes into its store.
 //!
-//! In: the API server's events. Out: each change of an object. Must not do: stop for an API server that is away, or for an answer
-//! that it may give at any time (API concepts, "Efficient detection of changes").
+//! In: the API server's events. Out: each change of an object. Must not do: stop for an API server
+//! that is away, or for an answer that it may give at any time (API concepts, "Efficient detection
+//! of changes").
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -120,8 +121,9 @@ fn is_forbidden(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 403)
 }
 
-/// Whether a watch cannot be begun from where the last one ended. kube lists anew when an event says so, but not when the
-/// answer does, which an API server may choose (API concepts, "410 Gone" responses).
+/// Whether a watch cannot resume where the last one ended. kube lists again when an event
+/// says so, but not when the answer does, which an API server may choose (API concepts, "410 Gone"
+/// responses).
 fn is_gone(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }

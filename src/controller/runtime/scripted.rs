@@ -1,7 +1,8 @@
 //! An API server for tests that answers what a script says, in its order.
 //!
-//! In: the requests that a step of the operator makes. Out: the answers of the script. A request that the script does not expect
-//! fails the test, and so does one that it expects and nobody makes.
+//! In: the requests that a step of the operator makes. Out: the answers of the script. A request
+//! that the script does not expect fails the test, and so does one that it expects and that never
+//! comes: makes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ struct Play {
     wrong: Mutex<Vec<String>>,
     /// Requests with one of these in their path are not answered, whenever they come.
     aside: Vec<String>,
-    /// What is asked after the end is no mistake: it is not answered.
+    /// Requests after the end do not fail the test: they are not answered.
     open: bool,
     /// The same, but every write is taken.
     takes_all: bool,
@@ -62,8 +63,8 @@ pub fn answer(method: Method, holds: &[&str], status: u16, body: Value) -> Excha
     }
 }
 
-/// Expects a write, and answers with the object that was sent, as the API server has it then: with a UID, a generation and a new
-/// version.
+/// Expects a write, and answers with the object that was sent, as the API server has it then: with
+/// a UID, a generation and a new version.
 pub fn echo(method: Method, holds: &[&str]) -> Exchange {
     Exchange {
         echo: true,
@@ -115,7 +116,8 @@ impl Script {
         }))
     }
 
-    /// A script after which more may be asked, without an answer: for what goes on for ever, such as a watch.
+    /// A script after which more may be asked, without an answer: for what never ends, such
+    /// as a watch.
     pub fn open(exchanges: Vec<Exchange>) -> Script {
         Script(Arc::new(Play {
             left: Mutex::new(exchanges.into()),

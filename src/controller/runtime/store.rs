@@ -1,7 +1,8 @@
 //! The objects that watches bring, by namespace and name.
 //!
-//! In: events of watches, one watch for each namespace or one for all. Out: the objects as they were last seen, and what
-//! changed. Must not do: hold an object that a complete listing no longer has.
+//! In: events of watches, one watch for each namespace or one for all. Out: the objects as they
+//! were last seen, and what changed. Must not do: hold an object that a complete listing no longer
+//! has.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ pub fn name_of<K: Resource>(object: &K) -> Name {
 }
 
 impl<K: Resource> Store<K> {
-    /// A cache that so many watches fill.
+    /// A cache that this many watches fill.
     pub fn new(watches: usize) -> Self {
         Store {
             objects: RwLock::default(),
@@ -85,7 +86,8 @@ impl<K: Resource> Store<K> {
             .collect()
     }
 
-    /// A watch may not list: nobody waits for it any more. False if it was listed, or given up, before.
+    /// A watch may not list: callers stop waiting for it. False if it was listed, or given up,
+    /// before.
     pub fn give_up(&self, first: &mut bool) -> bool {
         let first = std::mem::replace(first, false);
         if first {
@@ -102,7 +104,8 @@ impl<K: Resource> Store<K> {
         let _ = unlisted.wait_for(|left| *left == 0).await;
     }
 
-    /// Takes one event of the watch over `scope`, a namespace or all of them, and tells of each change.
+    /// Takes one event of the watch over `scope`, a namespace or all of them, and tells of each
+    /// change.
     pub fn take(
         &self,
         scope: Option<&str>,

@@ -1,7 +1,8 @@
 //! What is to be reconciled, each object at most once at a time.
 //!
-//! In: keys, now or later. Out: each key to one worker at a time, with growing waits after failures. A key that comes while it
-//! is being worked on is worked on again. Must not do: lose a key, or run one twice at once.
+//! In: keys, now or later. Out: each key to one worker at a time, with growing waits after
+//! failures. A key that comes while it is being worked on is worked on again. Must not do: lose a
+//! key, or run one twice at once.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, HashMap};
@@ -91,7 +92,7 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         self.changed.notify_one();
     }
 
-    /// The next key; it is not given out again until [`WorkQueue::done`] is told of it.
+    /// The next key; it is not given out again until [`WorkQueue::done`] was called with it.
     pub async fn next(&self) -> K {
         loop {
             // Before looking, so that a key that is added meanwhile is not missed.
@@ -148,7 +149,8 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
             }
         };
         let at = match (wanted, entry.again.take()) {
-            // What changed meanwhile may be what it failed for, but a failing API server must not be asked without pause.
+            // What changed meanwhile may be what it failed for, but a failing API server must not
+            // be asked without pause.
             (Some(wanted), Some(_)) if done == Action::Backoff => Some(wanted),
             (Some(wanted), Some(again)) => Some(wanted.min(again)),
             (wanted, again) => wanted.or(again),

@@ -1,7 +1,7 @@
 //! Writes to the API server.
 //!
-//! In: objects as they should be. Out: objects as they are. An object of somebody else's is never touched: the first write of
-//! a child is a create, later ones carry the UID of what was seen.
+//! In: objects as they should be. Out: objects as they are. An object of another owner is never
+//! touched: the first write of a child is a create, later ones carry the UID of what was seen.
 
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, DynamicResourceScope, NamespaceResourceScope};
@@ -20,10 +20,11 @@ use crate::controller::runtime::objects::ObservedChild;
 pub enum WriteError {
     /// The name is taken.
     #[error(
-        "{kind} {name} exists and belongs to somebody else; remove or rename it, or rename the McpServer"
+        "{kind} {name} exists and belongs to another owner; remove or rename it, or rename the McpServer"
     )]
     Foreign { kind: &'static str, name: String },
-    /// What the spec leads to is refused: writing it again will not help until somebody changes something.
+    /// What the spec leads to is refused: writing it again will not help until a user changes
+    /// something.
     #[error("the API server refuses the {kind} {name}: {message}")]
     Refused {
         kind: &'static str,
@@ -32,7 +33,7 @@ pub enum WriteError {
         /// A quota, an admission policy or missing rights may be what has to change, not the spec.
         forbidden: bool,
     },
-    /// Somebody wrote in between; look again.
+    /// Another writer came in between; read again.
     #[error("{kind} {name} was changed meanwhile")]
     Conflict { kind: &'static str, name: String },
     #[error("{kind} {name}: {source}")]
@@ -62,8 +63,9 @@ fn classify(kind: &'static str, name: &str, error: kube::Error) -> WriteError {
     }
 }
 
-/// Whether the answer is about what was written, and not about the moment: not valid (400 and 422), not allowed by rights, a quota
-/// or an admission webhook (403), too large (413). A namespace that is ending refuses what it would have taken.
+/// Whether the answer is about what was written, and not about the moment: not valid (400 and 422),
+/// not allowed by rights, a quota or an admission webhook (403), too large (413). A namespace that
+/// is ending refuses what it would have taken.
 fn refused(status: &kube::core::Status) -> bool {
     let ending = status.details.as_ref().is_some_and(|details| {
         details
@@ -136,7 +138,8 @@ impl Children<'_> {
             .map_err(|error| classify(kind.as_str(), name, error))
     }
 
-    /// Server-side apply of the whole intent (KEP-555), of an object with that UID only; `over` what somebody else has put there.
+    /// Server-side apply of the whole intent (KEP-555), of an object with that UID only; `over`
+    /// what another writer has put there.
     pub async fn apply(
         &self,
         child: &Child,
@@ -150,7 +153,8 @@ impl Children<'_> {
         let params = PatchParams::apply(MANAGER).force();
         let applied = api.patch(&child.name, &params, &Patch::Apply(&body)).await;
         match applied {
-            // Beside what somebody put in place of ours, ours may not fit (two ports of one name).
+            // Beside what another writer put in place of ours, ours may not fit (two ports of one
+            // name).
             Err(kube::Error::Api(status)) if status.code == 422 && over => {
                 self.merge(child, uid, &[]).await
             }
@@ -158,8 +162,8 @@ impl Children<'_> {
         }
     }
 
-    /// A merge patch of the whole intent, of an object with that UID only: it replaces whole lists (RFC 7386) and removes
-    /// what was added.
+    /// A merge patch of the whole intent, of an object with that UID only: it replaces whole lists
+    /// (RFC 7386) and removes what was added.
     pub async fn merge(
         &self,
         child: &Child,
@@ -178,8 +182,9 @@ impl Children<'_> {
             .map_err(|error| classify(child.kind.as_str(), &child.name, error))
     }
 
-    /// What a create wrote is managed as an update's, and an apply that leaves a field out would not remove it: the entry is
-    /// made an apply's first, once in a child's life, as client-go's csaupgrade does.
+    /// What a create wrote is managed as an update's, and an apply that leaves a field out would
+    /// not remove it: the entry is made an apply's first, once in a child's life, as client-go's
+    /// csaupgrade does.
     async fn adopt_created_fields(&self, child: &Child) -> Result<(), WriteError> {
         let fail = |error| classify(child.kind.as_str(), &child.name, error);
         let api: Api<kube::core::DynamicObject> =
@@ -222,7 +227,8 @@ impl Children<'_> {
         Ok(())
     }
 
-    /// Replaces a ConfigMap if it is still the version that was seen; None if there is none any more.
+    /// Replaces a ConfigMap if it is still the version that was seen; None if there is none any
+    /// more.
     pub async fn replace(
         &self,
         child: &Child,
@@ -241,8 +247,9 @@ impl Children<'_> {
         }
     }
 
-    /// Writes a ConfigMap over the version that was seen, or makes it. `watched` is whether the caches have it: of one that is
-    /// ours and that they do not have, what is there is returned, as no watch will bring it. Its labels may be gone.
+    /// Writes a ConfigMap over the version that was seen, or makes it. `watched` is whether the
+    /// caches have it: of one that is ours and that they do not have, the existing one is returned,
+    /// as no watch will bring it. Its labels may be gone.
     pub async fn write(
         &self,
         child: &Child,
@@ -327,8 +334,8 @@ async fn put<T: DeserializeOwned>(
         .await
 }
 
-/// Writes the status of one of our resources, if it is still the version that was seen. Spec and metadata stay as they are.
-/// Returns the new resource version.
+/// Writes the status of one of our resources, if it is still the version that was seen. Spec and
+/// metadata stay as they are. Returns the new resource version.
 pub async fn status<K>(
     client: &Client,
     object: &kube::core::ObjectMeta,
@@ -364,7 +371,8 @@ fn kind_of<K: Resource<DynamicType = ()>>() -> &'static str {
     }
 }
 
-/// Creates a Secret that nobody reads back; one that is there is left as it is, and the answer is false.
+/// Creates a Secret that is never read back; one that is there is left as it is, and the answer is
+/// false.
 pub async fn secret(client: &Client, body: &Value, namespace: &str) -> Result<bool, WriteError> {
     let name = body
         .pointer("/metadata/name")
@@ -443,7 +451,7 @@ mod tests {
             let script = Script::new(vec![taken(), there]);
             let created = writes(&script.client()).create(&child()).await;
             let Err(WriteError::Foreign { kind, name }) = created else {
-                panic!("it was taken for ours");
+                panic!("it was treated as ours");
             };
             assert_eq!((kind, &*name), ("ConfigMap", "mlflow-gateway"));
             // Nothing was written.
@@ -499,7 +507,7 @@ mod tests {
         assert!(matches!(written, Ok(Written::Now(_))));
         let (_, body) = &script.asked()[0];
         assert_eq!(body["metadata"]["resourceVersion"], "7");
-        // Somebody was faster: the watch brings what is there.
+        // Another writer was faster: the watch brings its object.
         let script = Script::new(vec![conflict()]);
         let written = writes(&script.client())
             .write(&child(), Some("7"), true)

@@ -3,7 +3,8 @@
 use kube::core::ObjectMeta;
 use tokio::time::Instant;
 
-/// A status that was written, with the resource version that this came to, and when. The caches may be behind it.
+/// A status that was written, with the resource version that this came to, and when. The caches may
+/// be behind it.
 pub struct Written<S> {
     last: Option<(String, S)>,
     version: String,
@@ -33,7 +34,8 @@ impl<S: Clone> Written<S> {
         }
     }
 
-    /// The caches have that version now: what is not newer need not be remembered. False if it is not the one that was written.
+    /// The caches have that version now: what is not newer need not be remembered. False if it is
+    /// not the one that was written.
     pub fn seen(&mut self, cached: &str) -> bool {
         self.last.take_if(|(version, _)| !is_newer(version, cached));
         self.version == cached

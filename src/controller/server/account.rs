@@ -1,8 +1,9 @@
 //! The ledger of a server: what gateways reported, stored before any status says so.
 //!
-//! In: reports, the stored ledger. Out: the stored ledger. Written at most every ten seconds, and only if it changed; at once
-//! when a gateway is about to end. Must not do: be stuck on what somebody else made of the object, or put less over what is
-//! stored there because it was not seen.
+//! In: reports, the stored ledger. Out: the stored ledger. Written at most every ten seconds, and
+//! only if it changed; at once when a gateway is about to end. Must not do: be stuck on what
+//! another writer made of the object, or put less over what is stored there because it was not
+//! seen.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -112,15 +113,15 @@ pub async fn account(
         memory.ledger_astray = false;
         forget_ended(&mut memory, &pods);
     }
-    // What the ledger held before was told of before.
+    // What the ledger held before was reported before.
     ctx.events
         .known(refs.object.metadata(), &stored.sum().recent);
     ctx.events.violations(refs.object.metadata(), &recent);
     Ok(None)
 }
 
-/// Looks for a ledger that the watch does not show: without our labels it is still what was stored. Returns when to look again,
-/// if it is too soon to tell.
+/// Looks for a ledger that the watch does not show: without our labels it is still what was stored.
+/// Returns when to look again, if it is too soon to tell.
 async fn look(
     ctx: &Context,
     refs: &Refs,
@@ -135,7 +136,8 @@ async fn look(
     if known.as_deref() == Some(NONE) {
         return Ok(None);
     }
-    // A server without violations has none, and is not asked about. One that was told of violations has one, or had.
+    // A server without violations has none, and is not asked about. One that has reported
+    // violations has one, or had.
     let previous = refs.object.status(|server| &server.status);
     let told = previous
         .and_then(|status| status.violations)
@@ -176,9 +178,9 @@ async fn look(
     Ok(None)
 }
 
-/// The stored ledger, of the newest version that is known. Of one that cannot be read, or that says something else than what was
-/// written here (only a leader writes, and one that is deposed ends), the version counts, to write over it, and what was
-/// remembered takes the place of its content.
+/// The stored ledger, of the newest version that is known. Of one that cannot be read, or that says
+/// something else than what was written here (only a leader writes, and one that is deposed ends),
+/// the version counts, to write over it, and what was remembered takes the place of its content.
 fn stored(
     ctx: &Context,
     refs: &Refs,
@@ -203,7 +205,7 @@ fn stored(
             Ok(ledger) if ours(&ledger) => Arc::new(ledger),
             found => {
                 memory.ledger_astray = true;
-                let changed = "somebody else has changed them".to_owned();
+                let changed = "another writer has changed them".to_owned();
                 let known = known(memory);
                 unreadable(ctx, refs, &found.err().unwrap_or(changed), known.is_some());
                 known.unwrap_or_default()
@@ -223,7 +225,7 @@ fn unreadable(ctx: &Context, refs: &Refs, error: &str, known: bool) {
     let instead = if known {
         "it is written again from what the operator remembers"
     } else {
-        "it is begun anew with what the gateways that run now have counted"
+        "it starts again with what the gateways that run now have counted"
     };
     let name = refs.ident.ledger();
     tracing::error!(

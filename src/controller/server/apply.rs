@@ -1,7 +1,7 @@
 //! The writes that carry a plan out: Secrets, children, the bundle.
 //!
-//! In: a plan with its children, and what is there. Out: what is there afterwards. Must not do: write what is as it should be, or
-//! touch what is not ours.
+//! In: a plan with its children, and the existing objects. Out: the objects afterwards. Must not
+//! do: write what is as it should be, or touch what is not ours.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,11 +25,13 @@ use crate::controller::runtime::writer::{Children, Created, WriteError};
 use crate::policy::bundle::Bundle;
 use crate::status::server::Refusal;
 
-/// What the API server refused is tried again after this long, should what it was refused for have gone (an admission policy).
+/// What the API server refused is tried again after this long, should what it was refused for have
+/// gone (an admission policy).
 const REFUSED_AGAIN: Duration = Duration::from_secs(300);
 /// The same for what a quota or missing rights forbid, which comes and goes.
 const FORBIDDEN_AGAIN: Duration = Duration::from_secs(30);
-/// The same for a name that another object has. That object is not watched, and may be removed at any time.
+/// The same for a name that another object has. That object is not watched, and may be removed at
+/// any time.
 const NAME_CONFLICT_AGAIN: Duration = Duration::from_secs(5);
 
 /// What became of a verdict on the API server.
@@ -49,8 +51,8 @@ struct Writes<'a> {
     memory: &'a Remembered,
 }
 
-/// Carries out what was decided: the plan with its children or, without a plan, the current policies on the server as it was
-/// accepted last.
+/// Carries out what was decided: the plan with its children or, without a plan, the current
+/// policies on the server as it was accepted last.
 pub async fn apply(
     ctx: &Context,
     refs: &Refs,
@@ -89,7 +91,8 @@ impl Applied {
     }
 }
 
-/// What of an error the user can mend, and when to look whether that was done by something that is not watched.
+/// What of an error the user can mend, and when to look whether that was done by something that is
+/// not watched.
 fn refused(error: &ApplyError) -> Option<Applied> {
     let write = error.write()?;
     let (reason, again) = match write {
@@ -119,7 +122,8 @@ impl Writes<'_> {
         children: Vec<Child>,
     ) -> Result<Option<Duration>, ApplyError> {
         let ident = &self.refs.ident;
-        // Nothing is half-made under a name that is somebody else's; what is in force already follows its policies all the same.
+        // Nothing is half-made under a name that is another owner's; what is in force already
+        // follows its policies all the same.
         let maps = [ident.gateway(), ident.ledger()].map(|name| (Kind::ConfigMap, name));
         let names = children
             .iter()
@@ -133,8 +137,8 @@ impl Writes<'_> {
             let kind = kind.as_str();
             return Err(ApplyError::Child(WriteError::Foreign { kind, name }));
         }
-        // What only policies say waits for nothing. Another server spec is in force only when the API server has taken all that
-        // goes with it.
+        // What only policies say waits for nothing. Another server spec is in force only when the
+        // API server has taken all that goes with it.
         let mut again = None;
         if held.is_none() {
             again = self.deliver(&plan.bundle).await?;
@@ -176,7 +180,8 @@ impl Writes<'_> {
         live.is_some_and(|live| live.controller() != Some(&self.refs.ident.uid))
     }
 
-    /// Writes Secrets and children, each after what it needs, and removes those that are no longer wanted.
+    /// Writes Secrets and children, each after what it needs, and removes those that are no longer
+    /// wanted.
     async fn make(
         &self,
         plan: &Plan,
@@ -221,7 +226,7 @@ impl Writes<'_> {
                     self.remember(&child, &live, false);
                     return Ok(None);
                 }
-                // The caches did not have it yet, or somebody has taken its labels off.
+                // The caches did not have it yet, or another writer has taken its labels off.
                 Created::Ours(live) => {
                     step_now = step(Some(&live));
                     if let ChildAction::Apply { drift } = step_now {
@@ -257,7 +262,8 @@ impl Writes<'_> {
             .apply(child, live.uid(), drift)
             .await
             .map_err(ApplyError::Child)?;
-        // An apply leaves what somebody has added beside ours: a field, a container, a volume, a port.
+        // An apply leaves what another writer has added beside ours: a field, a container, a
+        // volume, a port.
         let left = if drift {
             drift::changes(child, &written)
         } else {
@@ -290,7 +296,7 @@ impl Writes<'_> {
             kind = child.kind.as_str(),
             namespace = self.refs.ident.namespace,
             name = child.name,
-            "putting right what somebody changed"
+            "reverting what another writer changed"
         );
     }
 

@@ -1,7 +1,8 @@
 //! From a plan to the objects that carry it out.
 //!
-//! In: a valid server, its bundle's consequences, the operator's settings. Out: every child, whole. Pure. Must not do: look at
-//! what is there, but for the replicas that somebody else may decide on.
+//! In: a valid server, its bundle's consequences, the operator's settings. Out: every child, whole.
+//! Pure. Must not do: read the existing objects, but for the replicas that another writer may
+//! decide on.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::Value;
@@ -20,7 +21,8 @@ mod pod;
 mod upstream;
 pub mod wanted;
 
-/// Every child but the ConfigMaps of bundle and ledger, which are written otherwise, in the order of writing.
+/// Every child but the ConfigMaps of bundle and ledger, which are written otherwise, in the order
+/// of writing.
 ///
 /// # Errors
 /// [`BuildError`] if an object cannot be written as JSON.
@@ -59,8 +61,8 @@ pub fn build(wanted: &Wanted<'_>) -> Result<Vec<Child>, BuildError> {
     Ok(children)
 }
 
-/// The API server refuses `rollingUpdate` beside Recreate, and a merge patch removes only what it names as null, for which the
-/// type has no word.
+/// The API server refuses `rollingUpdate` beside Recreate, and a merge patch removes only what it
+/// names as null, for which the type has no word.
 fn child_of_deployment(deployment: &Deployment) -> Result<Child, BuildError> {
     let mut child = Child::of(deployment)?;
     let strategy = child.body.pointer_mut("/spec/strategy");
@@ -70,7 +72,8 @@ fn child_of_deployment(deployment: &Deployment) -> Result<Child, BuildError> {
     Ok(child)
 }
 
-/// Names and kinds that a server may have had children under; what is there and no longer wanted is removed.
+/// Names and kinds that a server may have had children under; an existing one that is no longer
+/// wanted is removed.
 pub fn possible(ident: &Ident) -> Vec<(Kind, String)> {
     vec![
         (Kind::PodDisruptionBudget, ident.gateway()),

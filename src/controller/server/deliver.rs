@@ -1,7 +1,8 @@
 //! The bundle on the API server.
 //!
-//! In: the bundle that should be in force, and the ConfigMap as it is. Out: the ConfigMap with that bundle, signed. Must not do: put
-//! an old bundle back, or believe one that somebody else has written.
+//! In: the bundle that should be in force, and the ConfigMap as it is. Out: the ConfigMap with that
+//! bundle, signed. Must not do: put an old bundle back, or believe one that another writer has
+//! written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,9 @@ use super::fetch::Refs;
 use super::memory::{Delivered, Remembered, ServerMemory};
 use super::sequence;
 use super::tampering::Foreign;
+use crate::api::contract::BUNDLE_KEY;
 use crate::controller::context::Context;
 use crate::controller::key::OperatorKey;
-use crate::controller::names::BUNDLE_KEY;
 use crate::controller::reports::poll;
 use crate::controller::runtime::drift::WATCH_LAG;
 use crate::controller::runtime::kinds::Kind;
@@ -28,8 +29,8 @@ use crate::controller::runtime::written::is_newer;
 use crate::policy::bundle::Bundle;
 use crate::policy::lint::lint;
 
-/// The newest bundle of the operator's that is known: of the newest version of the ConfigMap, or, while that holds something
-/// else, the one before.
+/// The newest bundle of the operator's that is known: of the newest version of the ConfigMap, or,
+/// while that holds something else, the one before.
 pub fn stored_bundle(refs: &Refs, key: &OperatorKey, memory: &Remembered) -> Option<Arc<Bundle>> {
     if let Some(live) = refs.own(Kind::ConfigMap, &refs.ident.gateway()) {
         let known = memory.lock().bundle_version.clone();
@@ -41,8 +42,9 @@ pub fn stored_bundle(refs: &Refs, key: &OperatorKey, memory: &Remembered) -> Opt
     memory.lock().bundle.clone()
 }
 
-/// Takes a version of the ConfigMap in. What the operator did not sign, and what it signed before what is known to be in force,
-/// somebody else has put there. Reads it without the lock: watches ask the memory too, and must not wait for a large bundle.
+/// Takes a version of the ConfigMap in. What the operator did not sign, and what it signed before
+/// what is known to be in force, another writer has put there. Reads it without the lock: watches
+/// ask the memory too, and must not wait for a large bundle.
 fn saw(memory: &Remembered, live: &ObservedChild, key: &OperatorKey) {
     let newest = {
         let memory = memory.lock();
@@ -84,8 +86,9 @@ fn read(live: &ObservedChild) -> Option<Bundle> {
     Bundle::parse(text.as_bytes()).ok()
 }
 
-/// Writes the bundle if it says something else than the stored one: whole, and only over what was seen, so that a leader that
-/// was paused cannot put an old one back. Returns when to look again, if it waits.
+/// Writes the bundle if it says something else than the stored one: whole, and only over what was
+/// seen, so that a leader that was paused cannot put an old one back. Returns when to look again,
+/// if it waits.
 pub async fn deliver(
     ctx: &Context,
     refs: &Refs,
@@ -112,7 +115,8 @@ pub async fn deliver(
         .as_ref()
         .filter(|known| !foreign && known.revision == wanted.revision)
     {
-        // A gateway that has something newer in force does not take this: what is there was put back by somebody.
+        // A gateway that has something newer in force does not take this: the stored one was put
+        // back by another writer.
         let behind = reported.is_some_and(|reported| reported > known.sequence);
         if there && !behind {
             return Ok(None);

@@ -1,7 +1,7 @@
 //! Why a step of a server's reconciliation failed, one enum for each step.
 //!
-//! In: writes that failed. Out: the step's error, with its cause. Must not do: say what is retried and when, which `reconcile`
-//! does.
+//! In: writes that failed. Out: the step's error, with its cause. Must not do: say what is retried
+//! and when, which `reconcile` does.
 
 use crate::controller::key::KeyError;
 use crate::controller::runtime::kinds::NotJson;

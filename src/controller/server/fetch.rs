@@ -1,6 +1,7 @@
 //! Everything that one McpServer depends on, read from the caches at one moment.
 //!
-//! In: its name. Out: the server, the policies that target it, its children, its pods. No I/O: the caches are the watches'.
+//! In: its name. Out: the server, the policies that target it, its children, its pods. No I/O: the
+//! caches are the watches'.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -59,7 +60,7 @@ pub struct Refs {
 }
 
 impl Refs {
-    /// A child that is this server's; not one of somebody else's that has its name.
+    /// A child that is this server's; not another owner's that has its name.
     pub fn own(&self, kind: Kind, name: &str) -> Option<&ObservedChild> {
         self.children
             .get(&(kind, name.to_owned()))
@@ -140,8 +141,9 @@ pub fn fetch(ctx: &Context, name: &Name) -> Option<Refs> {
     })
 }
 
-/// Policies that target a server, understood or not, and those that are not accepted now, in the order of their names.
-/// True if one of them selects by labels of the server's namespace that are not known.
+/// Policies that target a server, understood or not, and those that are not accepted now, in the
+/// order of their names. True if one of them selects by labels of the server's namespace that are
+/// not known.
 fn policies(ctx: &Context, server: &Loose<McpServer>) -> (Vec<Targeting>, bool) {
     let own = &ctx.args.namespace;
     let namespace = server.metadata().namespace.as_deref().unwrap_or_default();

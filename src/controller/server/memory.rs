@@ -18,7 +18,8 @@ use crate::policy::bundle::Bundle;
 use crate::policy::diagnostic::Diagnostic;
 use crate::status::accounting::Ledger;
 
-/// What is remembered of one server, shared between its reconciliation, the reads of its reports and the watches.
+/// What is remembered of one server, shared between its reconciliation, the reads of its reports
+/// and the watches.
 pub type Remembered = Arc<Mutex<ServerMemory>>;
 
 #[derive(Default)]
@@ -29,9 +30,9 @@ pub struct ServerMemory {
     pub bundle: Option<Arc<Bundle>>,
     /// What looks wrong about the policies in it.
     pub warnings: Arc<Vec<Diagnostic>>,
-    /// The resource version of the ConfigMap that was looked at last.
+    /// The resource version of the ConfigMap that was read last.
     pub bundle_version: Option<String>,
-    /// That version holds something else than `bundle`, which somebody else has written.
+    /// That version holds something else than `bundle`, which another writer has put there.
     pub foreign: bool,
     /// What others changed of what is ours.
     pub tampering: Tampering,
@@ -43,7 +44,8 @@ pub struct ServerMemory {
     pub ledger_written: Option<Instant>,
     /// What was sent to be stored last, whether or not an answer came.
     pub ledger_sent: Option<Arc<Ledger>>,
-    /// What is stored must be written again whatever it should say: it was damaged, or its labels are gone.
+    /// What is stored must be written again whatever it should say: it was damaged, or its labels
+    /// are gone.
     pub ledger_astray: bool,
     pub reports: Reports,
     /// The newest instance of each pod.

@@ -1,7 +1,8 @@
 //! Reconciling an McpServer: fetch → validate → build → apply → account → status.
 //!
-//! In: the name of a server. Out: its children, bundle, ledger and status, and when to look again. `fetch`, `validate` and `build`
-//! only read; the others write. Must not do: leave the ledger or the status as they are because the children cannot be written.
+//! In: the name of a server. Out: its children, bundle, ledger and status, and when to look again.
+//! `fetch`, `validate` and `build` only read; the others write. Must not do: leave the ledger or
+//! the status as they are because the children cannot be written.
 
 use std::time::Duration;
 
@@ -34,14 +35,15 @@ mod validate;
 
 /// Labels of a namespace that are not known; a watch or the next read brings them.
 const NAMESPACE_UNKNOWN_AGAIN: Duration = Duration::from_secs(2);
-/// A gateway that was not heard of yet: its report, or that there is none, makes the server be looked at anyhow.
+/// A gateway that was not heard of yet: its report, or that there is none, makes the server be
+/// reconciled anyway.
 const UNHEARD_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why no step was taken.
 enum NotReady {
     /// There is no such server.
     Gone,
-    /// Owner references do the rest; somebody's finalizer may make it wait.
+    /// Owner references do the rest; another owner's finalizer may make it wait.
     Leaving,
     /// A guardrail selects by labels of the namespace, which are not known.
     NamespaceUnknown,
@@ -60,7 +62,8 @@ struct StepOutcomes {
     tampering_ends: Option<Duration>,
 }
 
-/// Reconciles one server, as far as that can be done now. Errors are retried after a wait that grows.
+/// Reconciles one server, as far as that can be done now. Errors are retried after a wait that
+/// grows.
 pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Action, ServerError> {
     match steps(ctx, name).await {
         Err(NotReady::Gone | NotReady::Leaving) => Ok(Action::AwaitChange),
@@ -120,8 +123,9 @@ async fn steps(ctx: &Context, name: &Name) -> Result<StepOutcomes, NotReady> {
     }
     let key = ctx.key.get().ok_or(NotReady::NoKey)?;
     let stored = deliver::stored_bundle(&refs, key, &memory);
-    // Of a policy that is not valid now the form in the stored bundle goes on. A leader that is new must first hear from the
-    // gateways that this is not an old bundle that somebody has put back.
+    // Of a policy that is not valid now the form in the stored bundle stays in force. A leader that
+    // is new must first hear from the gateways that this is not an old bundle that another writer
+    // has put back.
     if refs.has_rejected_policy() && status::unheard(&refs, &memory) {
         ctx.queues.reports.add(name.clone());
         return Err(NotReady::Unheard);
@@ -148,7 +152,8 @@ async fn steps(ctx: &Context, name: &Name) -> Result<StepOutcomes, NotReady> {
     let accounted = account::account(ctx, &refs, &memory).await;
 
     let status = match &accounted {
-        // A status says what is stored, whether or not more could be; but not less than that because it could not be read.
+        // A status says what is stored, whether or not more could be; but not less than that
+        // because it could not be read.
         Err(_) if memory.lock().ledger.is_none() => Ok(StatusWrite::Current),
         _ => {
             let refusal = match (&verdict.plan, &applied) {
@@ -183,7 +188,8 @@ fn tell_of_tampering(ctx: &Context, refs: &Refs, memory: &Remembered) {
     }
 }
 
-/// The server has been looked at: policies may say what became of it. The first time they are told to.
+/// The server has been reconciled: policies may say what became of it. The first time they hear
+/// to.
 fn reconciled_once(ctx: &Context, refs: &Refs, memory: &Remembered) {
     if !std::mem::replace(&mut memory.lock().reconciled_once, true) {
         status::tell_policies(ctx, refs);

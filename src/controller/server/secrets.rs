@@ -1,6 +1,7 @@
 //! The keys that pods mount.
 //!
-//! In: a server's pods. Out: Secrets, made if they may be missing. Must not do: read one, which the operator has no right to.
+//! In: a server's pods. Out: Secrets, made if they may be missing. Must not do: read one, which the
+//! operator has no right to.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use super::build::metadata::metadata;
 use super::error::ApplyError;
 use super::fetch::Refs;
 use super::memory::Remembered;
+use crate::api::contract::{BEARER_KEY, SEALING_KEY};
 use crate::api::server::McpServer;
 use crate::controller::key;
 use crate::controller::names::{GATEWAY, UPSTREAM};
@@ -22,9 +24,9 @@ use crate::controller::runtime::writer;
 /// Between two attempts to make a Secret that a pod may be waiting for.
 const SECRET_AGAIN: Duration = Duration::from_secs(15);
 
-/// Makes the Secrets that pods wait for. They are made once and never read. While a pod that mounts one is not ready, the Secret
-/// may be missing (somebody has deleted it, and the kubelet waits for it), so the operator tries to create it again. Returns when
-/// to try the next time.
+/// Makes the Secrets that pods wait for. They are made once and never read. While a pod that mounts
+/// one is not ready, the Secret may be missing (a user has deleted it, and the kubelet waits for
+/// it), so the operator tries to create it again. Returns when to try the next time.
 pub async fn make(
     client: &kube::Client,
     refs: &Refs,
@@ -37,10 +39,10 @@ pub async fn make(
         lasting.peek().is_some() && lasting.all(|pod| pod.ready)
     };
     let gateway = runs(&refs.pods);
-    let mut wanted = vec![(ident.sealing_secret(), GATEWAY, "keys", gateway)];
+    let mut wanted = vec![(ident.sealing_secret(), GATEWAY, SEALING_KEY, gateway)];
     if server.spec.upstream.stdio.is_some() {
         let both = gateway && runs(&refs.upstream_pods);
-        wanted.push((ident.bearer_secret(), UPSTREAM, "bearer", both));
+        wanted.push((ident.bearer_secret(), UPSTREAM, BEARER_KEY, both));
     }
     let mut again = None;
     for (name, component, key, mounted) in wanted {

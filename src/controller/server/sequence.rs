@@ -1,24 +1,27 @@
 //! The number that a bundle gets, which must stand above all that gateways have.
 //!
-//! In: what is stored, what gateways report, the clock. Out: the next sequence. Pure. Must not do: rely on the clock where
-//! anything better is known: another leader's may be ahead.
+//! In: what is stored, what gateways report, the clock. Out: the next sequence. Pure. Must not do:
+//! rely on the clock where anything better is known: another leader's may be ahead.
 
 /// As far as a gateway lets a sequence be ahead of its clock.
 const AHEAD: u64 = 60_000;
-/// What a gateway reports is believed up to a day ahead: a gateway that lies must not use up all numbers.
+/// What a gateway reports is believed up to a day ahead: a gateway that lies must not use up all
+/// numbers.
 const PLAUSIBLE: u64 = 86_400_000;
 
-/// The sequence to write. `stored` is that of the newest bundle with the operator's signature, `reported` the highest that a
-/// gateway has in force, `now` the time in milliseconds.
+/// The sequence to write. `stored` is that of the newest bundle with the operator's signature,
+/// `reported` the highest that a gateway has in force, `now` the time in milliseconds.
 pub fn next(stored: Option<u64>, reported: Option<u64>, now: u64) -> u64 {
     let reported = reported.filter(|reported| *reported <= now.saturating_add(PLAUSIBLE));
-    // What a leader with a wrong clock wrote, and no gateway took, is no reason to go on from there.
+    // What a leader with a wrong clock wrote, and no gateway took, does not count as a sequence to
+    // continue from there.
     let stored = stored.filter(|stored| {
         *stored <= now.saturating_add(AHEAD) || reported.is_some_and(|reported| *stored <= reported)
     });
     match (stored.max(reported), reported) {
         (Some(known), Some(_)) => known.saturating_add(1),
-        // No gateway says what it has: it may be more than what is stored, if somebody has put an old bundle back.
+        // No gateway says what it has: it may be more than what is stored, if another writer has
+        // put an old bundle back.
         (Some(known), None) => known.saturating_add(1).max(now),
         (None, _) => now,
     }
@@ -39,11 +42,11 @@ mod tests {
     enum ChildAction {
         /// The operator's next content, written and offered.
         Write,
-        /// Somebody writes what nobody signed, or removes the object.
+        /// Another writer stores an unsigned bundle, or removes the object.
         Foreign,
-        /// Somebody puts one of the operator's earlier bundles back.
+        /// Another writer puts one of the operator's earlier bundles back.
         Replay(usize),
-        /// A leader takes over with a clock that is off by so much.
+        /// A leader takes over with a clock that is off by this much.
         Failover(i64),
         /// The gateway's clock steps.
         Clock(i64),
@@ -75,7 +78,7 @@ mod tests {
         fn whatever_others_write_the_operators_newest_bundle_comes_into_force_and_none_of_theirs(steps in steps()) {
             let mut time = 1_764_000_000_000_u64;
             let (mut operator_off, mut gateway_off) = (0_i64, 0_i64);
-            // Signed: sequence and content. What is stored may be nobody's.
+            // Signed: sequence and content. What is stored may be unsigned.
             let mut stored: Option<(u64, u32)> = None;
             let mut written: Vec<(u64, u32)> = Vec::new();
             let mut known: Option<u64> = None;
@@ -91,7 +94,8 @@ mod tests {
                     ChildAction::Restart => in_force = None,
                     ChildAction::Pass(by) => time += by,
                 }
-                // The gateway sees what is there; then the operator puts it right, at once, reading what gateways say.
+                // The gateway sees the stored object; then the operator corrects it, at once,
+                // reading what gateways say.
                 for _ in 0..3 {
                     if let Some((sequence, what)) = stored
                         && takes(in_force.map(|(sequence, _)| sequence), sequence, moved(time, gateway_off))
@@ -120,7 +124,7 @@ mod tests {
         assert_eq!(next(None, None, now), now);
         assert_eq!(next(Some(4), None, now), now);
         assert_eq!(next(Some(now + 5), Some(now + 5), now), now + 6);
-        // The stored one is an old one that somebody put back.
+        // The stored one is an old one that another writer put back.
         assert_eq!(next(Some(7), Some(now + 5), now), now + 6);
         // A slow clock, and one that was fast.
         assert_eq!(next(Some(now), Some(now), now - 3_600_000), now + 1);

@@ -1,4 +1,5 @@
-//! The status of a server, written if it changed. This file only writes; what a status says is `crate::status`.
+//! The status of a server, written if it changed. This file only writes; what a status says is
+//! `crate::status`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +12,11 @@ use super::error::StatusError;
 use super::fetch::Refs;
 use super::memory::Remembered;
 use crate::api::condition::{ConditionStatus, ConditionType};
+use crate::api::contract::SERVER_LABEL;
 use crate::api::server::{McpServer, McpServerSpec, McpServerStatus};
 use crate::controller::context::Context;
 use crate::controller::metrics::Kind as Reconciled;
-use crate::controller::names::{Ident, SERVER};
+use crate::controller::names::Ident;
 use crate::controller::runtime::kinds::Kind;
 use crate::controller::runtime::throttle::{WRITE_INTERVAL, throttled};
 use crate::controller::runtime::writer;
@@ -33,8 +35,9 @@ pub enum StatusWrite {
     Unheard,
 }
 
-/// Writes the status if it is known (`planned`: the server was accepted; `refusal`: why it is not, or cannot be carried out): a leader that is new must hear from the gateways before it says anything else of them than
-/// the leader before.
+/// Writes the status if it is known (`planned`: the server was accepted; `refusal`: why it is not,
+/// or cannot be carried out): a leader that is new must hear from the gateways before it says
+/// anything else of them than the leader before.
 pub async fn write(
     ctx: &Context,
     refs: &Refs,
@@ -202,7 +205,7 @@ fn compute(
         .and_then(|replicas| usize::try_from(replicas).ok())
         .unwrap_or_else(|| usize::try_from(server.spec.gateway().replicas()).unwrap_or(1));
     let look = format!(
-        "kubectl -n {} describe deployments,pods -l {SERVER}={}",
+        "kubectl -n {} describe deployments,pods -l {SERVER_LABEL}={}",
         ident.namespace, ident.name
     );
     let url = (planned || bundle.is_some()).then(|| url(ident, &server.spec));

@@ -1,7 +1,8 @@
 //! What others changed of what the operator owns, and told its user.
 //!
-//! In: each such change. Out: sentences for Events, not more than one a minute for the same field, and a condition for as long as
-//! it goes on. Must not do: grow without end, whatever somebody does.
+//! In: each such change. Out: sentences for Events, not more than one a minute for the same field,
+//! and a condition for as long as it lasts. Must not do: grow without bound, whatever another
+//! writer does.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,11 +19,12 @@ const TOLD_AGAIN: Duration = Duration::from_secs(60);
 /// Fields that are remembered of one server.
 const FIELDS: usize = 64;
 
-/// A field that somebody changed.
+/// A field that another writer changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Foreign {
     pub field: String,
-    /// Who, by the object's `managedFields`; none if it says only the operator, whose name anybody may write.
+    /// Who, by the object's `managedFields`; none if it says only the operator, whose name anybody
+    /// may write.
     pub manager: Option<String>,
 }
 
@@ -84,7 +86,7 @@ impl Tampering {
         notes
     }
 
-    /// What the condition says, while changes go on.
+    /// What the condition says, while changes continue.
     pub fn condition(&self, now: Instant) -> Option<String> {
         let going_on = || {
             let lately = |seen: &&Seen| now.saturating_duration_since(seen.last) < GOES_ON;
@@ -113,7 +115,7 @@ impl Tampering {
 fn who(manager: Option<&str>) -> String {
     match manager {
         Some(manager) => format!("The field manager {}", clean(manager)),
-        None => format!("Somebody who writes under the name of {MANAGER}"),
+        None => format!("A writer under the name of {MANAGER}"),
     }
 }
 

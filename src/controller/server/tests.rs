@@ -1,11 +1,12 @@
-//! The whole reconciliation of a server against a scripted API server: what is written in which order, and what becomes of each
-//! failure.
+//! The whole reconciliation of a server against a scripted API server: what is written in which
+//! order, and what becomes of each failure.
 
 use http::Method;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::names::{BUNDLE_KEY, LEDGER_KEY};
+use crate::api::contract::BUNDLE_KEY;
+use crate::controller::names::LEDGER_KEY;
 use crate::controller::runtime::scripted::{Exchange, Script, answer, echo, refusal};
 use crate::controller::runtime::writer::WriteError;
 use crate::controller::testing::{
@@ -163,7 +164,8 @@ async fn what_the_api_server_refuses_is_in_the_status_and_tried_again_when_it_ma
         let script = Script::new(exchanges);
         let operator = operator(&script);
         let again = reconciled(&operator).await.unwrap();
-        // What the API server forbids comes and goes; of Secrets nothing is known once children failed.
+        // What the API server forbids comes and goes; of Secrets nothing is known once children
+        // failed.
         let expected = if code == 403 { after(30) } else { after(wait) };
         assert_eq!(again, expected, "{code}");
         let status = status_of(&script);
@@ -240,7 +242,7 @@ async fn a_name_that_is_taken_is_adopted_if_it_is_ours_and_left_alone_if_it_is_n
         .find(|(what, _)| what.starts_with("PATCH"))
         .unwrap();
     assert_eq!(patch["metadata"]["uid"], "uid-of-m-gateway");
-    // Somebody else's.
+    // Another owner's.
     let mut exchanges = made_before("/services");
     exchanges.extend([taken(), got("another"), status_put()]);
     let script = Script::new(exchanges);
@@ -289,7 +291,7 @@ async fn a_bundle_that_somebody_else_wrote_is_written_over_what_was_seen_only() 
     assert!(matches!(error, ServerError::Apply(ApplyError::Deliver(_))));
     let (_, sent) = &script.asked()[0];
     assert_eq!(sent["metadata"]["resourceVersion"], "60");
-    // Although the write failed, the user is told who changed it.
+    // Although the write failed, the user learns who changed it.
     assert_eq!(operator.events_of("Tampered").await.len(), 1);
     assert_eq!(condition(&status_of(&script), "Tampered")["status"], "True");
 }
@@ -315,7 +317,7 @@ async fn a_bundle_whose_labels_are_gone_is_read_and_written_over() {
     exchanges.push(status_put());
     let script = Script::new(exchanges);
     let operator = operator(&script);
-    // Looked at again at once.
+    // Reconciled again at once.
     assert_eq!(reconciled(&operator).await.unwrap(), after(0));
     let memory = operator.ctx.memory.servers.of(&name(), "uid-of-m");
     assert!(memory.lock().foreign && memory.lock().bundle_version.as_deref() == Some("60"));
@@ -330,7 +332,7 @@ async fn what_somebody_changed_is_put_right_and_what_they_added_is_removed() {
         deployment["metadata"]["generation"] = json!(2);
         deployment["metadata"]["resourceVersion"] = json!("200");
     };
-    // Server-side apply leaves the field that somebody added: it is named in a merge patch.
+    // Server-side apply leaves the field that another writer added: it is named in a merge patch.
     let mut live = owned("Deployment", "m-gateway", "uid-of-m", &json!({"spec": {}}));
     exchanges.push(answer(
         Method::GET,
@@ -506,7 +508,8 @@ async fn a_rejected_policy_waits_until_the_gateways_of_a_new_leader_were_heard()
     assert_eq!(operator.ctx.queues.reports.depth(), 1);
 }
 
-// ---- The ledger -------------------------------------------------------------------------------------------------------
+// ---- The ledger
+// ----------------------------------------------------------------------------------------------
 
 fn ledger(violations: u64) -> Ledger {
     let mut ledger = Ledger::default();

@@ -1,7 +1,7 @@
 //! Whether a server can be carried out, and the bundle that follows.
 //!
-//! In: what was fetched, and the bundle that is stored. Out: a [`Verdict`]: a plan, or why there is none and what stays in force
-//! then. Pure. Must not do: half-accept anything.
+//! In: what was fetched, and the bundle that is stored. Out: a [`Verdict`]: a plan, or why there is
+//! none and what stays in force then. Pure. Must not do: half-accept anything.
 
 use super::fetch::{Refs, Targeting};
 use crate::api::condition::Reason;
@@ -14,8 +14,9 @@ use crate::status::server::Refusal;
 /// What was decided about a server.
 pub struct Verdict {
     pub plan: Result<Plan, Refusal>,
-    /// The current policies on the server as it was accepted last, if that was another: in force until the API server has taken all
-    /// that the plan leads to, or for as long as there is no plan.
+    /// The current policies on the server as it was accepted last, if that was another: in force
+    /// until the API server has taken all that the plan leads to, or for as long as there is no
+    /// plan.
     pub held: Option<Bundle>,
 }
 
@@ -58,7 +59,7 @@ fn plan(
     let server = refs.server.clone().map_err(|error| {
         refused(
             Reason::Invalid,
-            format!("This is no McpServer that this release understands: {error}"),
+            format!("Not an McpServer that this release understands: {error}"),
         )
     })?;
     let Settled { bundle, alone } = settled(refs, &server, stored, key, compiled)?;
@@ -69,8 +70,9 @@ fn plan(
     })
 }
 
-/// What should be in force while the server cannot be accepted: the server as it was accepted last, under the current policies:
-/// nobody escapes a policy by a server that is refused. None if no server was ever accepted.
+/// What should be in force while the server cannot be accepted: the server as it was accepted last,
+/// under the current policies: no caller escapes a policy because a server is refused. None if no
+/// server was ever accepted.
 fn held(
     refs: &Refs,
     stored: Option<&Bundle>,
@@ -86,8 +88,9 @@ fn held(
     Some(settled.bundle)
 }
 
-/// The server under its policies. Of one that is not accepted anywhere the form in the stored bundle stays; one that would
-/// enforce and was never accepted blocks everything, as what it would have said is unknown.
+/// The server under its policies. Of one that is not accepted anywhere the form in the stored
+/// bundle stays; one that would enforce and was never accepted blocks everything, as what it would
+/// have said is unknown.
 fn settled(
     refs: &Refs,
     server: &McpServer,
@@ -100,7 +103,8 @@ fn settled(
         if targeting.errors.is_empty() {
             candidates.push(Candidate::of(&targeting.policy, targeting.size, stored));
         } else if let Some(entry) = stored.and_then(|stored| last_accepted(stored, targeting)) {
-            // Even if what is wrong with it now targets something else: what was accepted did target this.
+            // Even if what is wrong with it now targets something else: what was accepted did
+            // target this.
             candidates.push(Candidate {
                 leaving: targeting.policy.metadata.deletion_timestamp.is_some(),
                 ..Candidate::again(entry)
@@ -121,8 +125,8 @@ fn settled(
         .map_err(|Unfit { reason, message }| Refusal { reason, message })
 }
 
-/// The issuers whose keys the gateway needs. While the API server does not say its own, those of the
-/// stored bundle stay.
+/// The issuers whose keys the gateway needs. While the API server does not say its own, those of
+/// the stored bundle stay.
 fn issuers(refs: &Refs, server: &McpServer, stored: Option<&Bundle>) -> Vec<BundleIssuer> {
     let authentication = server.spec.authentication.as_ref();
     if authentication.is_none_or(|authentication| authentication.service_accounts.is_none()) {
@@ -149,7 +153,7 @@ fn block(targeting: &Targeting) -> Blocked {
             metadata.name.as_deref().unwrap_or_default()
         ),
         uid: metadata.uid.clone().unwrap_or_default(),
-        // Agents are told this: not more than the first.
+        // Agents read this: not more than the first.
         message: first
             .map(|finding| finding.message.clone())
             .unwrap_or_default(),

@@ -77,7 +77,8 @@ async fn a_policy_enqueues_the_servers_that_it_targets_and_those_that_may_still_
         after_policy(&operator, Some(&first), Some(&second)).await,
         ["a", "b"]
     );
-    // The form that was wrong has left `a` with the one before, which is to go when the policy is right again, or goes.
+    // The form that was wrong has left `a` with the one before, which is to go when the policy is
+    // right again, or goes.
     holds(&operator, "a", &["p"]);
     let third = policy(3, "b", "true");
     assert_eq!(

@@ -1,7 +1,7 @@
 //! The McpApprovals of one server, kept in the cluster.
 //!
 //! In: requests of calls; what one shared watch brings. Out: where each stands; what a call needs
-//! written is written before it goes on. What is believed of an object is only what this gateway
+//! written is written before it continues. What is believed of an object is only what this gateway
 //! would have written itself, and a decision in it. Must not do: decide, delete, or touch the
 //! requests of other servers.
 
@@ -20,14 +20,15 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use self::kept::KeptApprovals;
+use self::writes::MAX_UNANSWERED;
 use super::standing::{AskRoom, finished, pending, room, standing};
 use super::steps::{AskingSessions, Records, record};
 use super::{ApprovalKey, ApprovalRequest, CallContext, NotRequested, Standing};
 use crate::api::approval::{McpApproval, Phase};
 use crate::api::loose::Loose;
+use crate::recent::RecentSet;
 
 /// Says which server's gateway asks; the watch is for these objects alone.
-const SERVER_LABEL: &str = "portcullis.dev/server";
 /// Clocks of gateways differ by no more. What expires later than a request that is made now could,
 /// and this beyond, was not made by a gateway of this server.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_mins(5);
@@ -54,7 +55,7 @@ struct ClusterState {
     /// The grants of requests that are being created at this moment.
     creating: Vec<String>,
     /// Decisions on calls whose request may have been created without an answer that says so.
-    unanswered: Vec<String>,
+    unanswered: RecentSet<String>,
 }
 
 /// A request that calls at this gateway ask for.
@@ -77,7 +78,7 @@ impl ClusterApprovals {
                 kept: KeptApprovals::new(instance),
                 asked: HashMap::new(),
                 creating: Vec::new(),
-                unanswered: Vec::new(),
+                unanswered: RecentSet::new(MAX_UNANSWERED),
             }),
             changed: watch::Sender::new(0),
             records,
@@ -171,7 +172,7 @@ impl ClusterApprovals {
         let (client, first, victim) = {
             let mut state = self.lock();
             let state = &mut *state;
-            // What is kept may be out of date while the API is away, and nobody could decide.
+            // What is kept may be out of date while the API is away, and no decision could arrive.
             let client = state.client.clone().ok_or(NotRequested::Unavailable)?;
             if let Some(standing) = self.kept_open(state, wanted, context, now) {
                 return Ok(standing);
@@ -228,14 +229,14 @@ impl ClusterApprovals {
 
     /// Whether this caller may ask for another approval; the request that must make room, if one
     /// must. A request that was withdrawn counts until it would have expired: nothing here deletes
-    /// objects, so a caller must not be able to make them without end.
+    /// objects, so a caller must not be able to make any number of them.
     fn make_room(
         &self,
         state: &ClusterState,
         wanted: &ApprovalRequest,
         now: Timestamp,
     ) -> Result<Option<(String, String)>, NotRequested> {
-        // A stranger's withdrawn request is nobody's burden but its own caller's.
+        // A withdrawn request of a stranger counts for its own caller only.
         let counts = |object: &McpApproval| {
             pending(object, now)
                 || (object.spec.grant == wanted.spec.grant
@@ -359,13 +360,10 @@ impl ClusterApprovals {
                 asked.remove(&name);
             }
         }
-        if !unanswered.is_empty()
-            && let Ok(object) = object.object()
-            && let Some(at) = unanswered
-                .iter()
-                .position(|id| object.spec.decision_id.as_ref() == Some(id))
+        if let Ok(object) = object.object()
+            && let Some(decision) = &object.spec.decision_id
+            && unanswered.remove(decision)
         {
-            unanswered.swap_remove(at);
             record(object, &self.records, "requested", None, now);
         }
         drop(state);

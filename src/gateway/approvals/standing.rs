@@ -1,7 +1,7 @@
 //! Where a request for approval stands: the one state machine of `serve` and the cluster.
 //!
-//! In: an McpApproval, the call that asks, the time. Out: what the call may do, and whether there is
-//! room for another request. Pure. Must not do: keep requests or change them.
+//! In: an McpApproval, the call that asks, the time. Out: what the call may do, and whether there
+//! is room for another request. Pure. Must not do: keep requests or change them.
 
 use std::collections::HashMap;
 
@@ -48,16 +48,16 @@ pub(super) fn standing(
     }
 }
 
-/// Until when a repeated call is told that its request has expired: for as long again as the
-/// request was open. After that it just asks anew.
+/// Until when the answer to a repeated call says that its request has expired: for as long again as
+/// the request was open. After that it just asks again.
 pub(super) fn told_until(object: &McpApproval) -> Timestamp {
     let (asked, expires) = (object.spec.requested_at.0, object.spec.expires_at.0);
     let again = expires.saturating_add(expires.duration_since(asked));
     again.unwrap_or(expires)
 }
 
-/// Whether two requests agree in all that a person reads of the call; only the times, what was observed and
-/// what was decided may differ. The digest is compared by [`super::ApprovalRequest`].
+/// Whether two requests agree in all that a person reads of the call; only the times, what was
+/// observed and what was decided may differ. The digest is compared by [`super::ApprovalRequest`].
 pub(super) fn same_call(one: &McpApprovalSpec, other: &McpApprovalSpec) -> bool {
     // Each field is named, so that a new one is not forgotten here.
     let McpApprovalSpec {

@@ -176,7 +176,7 @@ fn a_call_is_told_once_that_its_newest_request_has_expired_before_it_asks_again(
     let ask = |now: i64| memory.request(&wanted("key:a", "d1", now), by("s"), at(now));
     let find = |now: i64| memory.find(&wanted("key:a", "d1", now), by("s"), at(now));
     assert_eq!(ask(0), pending("mlflow-d1-0", 100));
-    // Another call, or another caller's, is told nothing.
+    // The answer to another call, or another caller's, does not say so.
     let others = [wanted("key:a", "d2", 150), wanted("key:b", "d1", 150)];
     for other in others {
         assert_eq!(memory.find(&other, by("s"), at(150)), Ok(None));
@@ -185,13 +185,14 @@ fn a_call_is_told_once_that_its_newest_request_has_expired_before_it_asks_again(
     assert_eq!(find(150), Ok(Some(expired)));
     assert_eq!(find(150), Ok(None));
     assert_eq!(ask(151), pending("mlflow-d1-1", 251));
-    // A held call that sees it happen has been told.
+    // A held call that sees it happen has had that answer.
     let call = wanted("key:a", "d1", 151);
     let second = key("mlflow-d1-1");
     let standing = memory.look(&call, &second, at(251));
     assert_eq!(standing, Some(Standing::Expired(second)));
     assert_eq!(ask(252), pending("mlflow-d1-2", 352));
-    // One that was used, denied or withdrawn since is what became of the call: nothing older counts.
+    // One that was used, denied or withdrawn since is what became of the call: nothing older
+    // counts.
     let Ok(_) = decide(&memory, "mlflow-d1-2", Verdict::Denied, "bob", None, 253) else {
         panic!("not denied")
     };

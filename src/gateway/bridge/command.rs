@@ -67,8 +67,9 @@ pub struct BridgeArgs {
     #[arg(long, value_name = "NAME")]
     pub pass_env: Vec<OsString>,
     /// The variables of a caller's credential, as a list such as
-    /// [{"name":"USER","value":"alice"},{"name":"PASSWORD","secret":"alice","key":"password"}]; with
-    /// any, a process has only what its gateway names (repeatable; needs --sessions per-session)
+    /// [{"name":"USER","value":"alice"},{"name":"PASSWORD","secret":"alice","key":"password"}];
+    /// with any, a process has only what its gateway names (repeatable; needs --sessions
+    /// per-session)
     #[arg(long = "credential", value_name = "JSON", requires = "credentials_dir")]
     pub credentials: Vec<CredentialVariables>,
     /// Where the Secrets of credentials are mounted, each key as DIR/SECRET/KEY

@@ -1,9 +1,9 @@
 //! The credentials of callers as a pod mounts them.
 //!
 //! In: the variables of each credential, and a folder of Secrets (`DIR/SECRET/KEY`) that is read
-//! twice a second. Out: a table for the bridge, another one when a value has changed. A kubelet swaps
-//! a whole Secret by one link, and a value is read through it anew each time. Must not do: show a
-//! value.
+//! twice a second. Out: a table for the bridge, another one when a value has changed. A kubelet
+//! swaps a whole Secret by one link, and a value is read through it each time. Must not do:
+//! show a value.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,7 +41,7 @@ impl CredentialFiles {
             let values = credential.resolve(|secret, key| value(&self.dir, secret, key));
             let values = values.map_err(|why| {
                 troubles.push(why);
-                // Callers are told this: no name of a Secret.
+                // Callers read this: no name of a Secret.
                 "this caller's credential is not there or cannot be used, as the log of the server's pod says".to_owned()
             });
             (credential.id(), values)

@@ -1,10 +1,10 @@
 //! Whose variables the process of a session gets.
 //!
-//! In: the credentials that the bridge has now, and the one that a request names. Out: the variables
-//! to start a process with, or why none is started. Where there are credentials, each request names
-//! one, and where there are none, no request does: a bridge that is older or newer than the gateway's
-//! bundle refuses a session rather than start it with what the server's other callers have. Must not
-//! do: match callers; the gateway names the credential.
+//! In: the credentials that the bridge has now, and the one that a request names. Out: the
+//! variables to start a process with, or why none is started. Where there are credentials, each
+//! request names one, and where there are none, no request does: a bridge that is older or newer
+//! than the gateway's bundle refuses a session rather than start it with what the server's other
+//! callers have. Must not do: match callers; the gateway names the credential.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -38,8 +38,8 @@ impl Credentials {
         Credentials(RwLock::new(table))
     }
 
-    /// What a new process of this caller gets beside what all have; `named` is empty where a request
-    /// names none, and `caller` where it is the gateway's own.
+    /// What a new process of this caller gets beside what all have; `named` is empty where a
+    /// request names none, and `caller` where it is the gateway's own.
     pub(super) fn of(&self, named: &str, caller: &str) -> Result<Variables, String> {
         let table = self.0.read();
         match (&*table, named) {
@@ -63,8 +63,8 @@ impl Credentials {
         }
     }
 
-    /// Takes other credentials. Returns whether a session goes on that names this one and is of this
-    /// caller: its process has what a new one would get.
+    /// Takes other credentials. Returns whether a session continues that names this one and is of
+    /// this caller: its process has what a new one would get.
     pub(super) fn replace(
         &self,
         table: Option<CredentialTable>,

@@ -330,7 +330,7 @@ impl PerSession {
         }
     }
 
-    /// Ends all GET streams; sessions go on.
+    /// Ends all GET streams; sessions continue.
     pub(super) fn end_streams(&self) {
         for own in self.sessions.lock().values() {
             own.session.close();

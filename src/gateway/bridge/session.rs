@@ -1,6 +1,6 @@
 //! What both modes know of a client's session: its id, when it was last used, and its GET streams.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +11,9 @@ use super::stream::{Event, Receiver, Sender, StreamLimits, channel};
 
 /// One more GET stream closes the oldest: its connection may be long dead.
 const MAX_STREAMS: usize = 4;
-/// More sessions that were ended are not remembered.
-const MAX_ENDED: usize = 4_096;
+/// The number of ended sessions that are remembered. An older one can be opened again, by its own
+/// caller only.
+pub(super) const MAX_ENDED: usize = 4_096;
 /// Messages kept while no GET stream is open; the oldest go first.
 const MAX_BACKLOG: usize = 64;
 const MAX_BACKLOG_BYTES: usize = 256 << 10;
@@ -81,31 +82,6 @@ pub(super) fn makes_room<'a>(
         Some((session, _)) => Ok(Some(session.id.clone())),
         None if over => Err(Full::Caller(share(most))),
         None => Err(Full::All(most)),
-    }
-}
-
-/// The sessions that were ended last. An older one can be opened again, by its own caller only.
-#[derive(Debug, Default)]
-pub(super) struct EndedSessions {
-    order: VecDeque<String>,
-    known: HashSet<String>,
-}
-
-impl EndedSessions {
-    pub(super) fn contains(&self, id: &str) -> bool {
-        self.known.contains(id)
-    }
-
-    pub(super) fn insert(&mut self, id: String) {
-        if !self.known.insert(id.clone()) {
-            return;
-        }
-        self.order.push_back(id);
-        if self.order.len() > MAX_ENDED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
     }
 }
 

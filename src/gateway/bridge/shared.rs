@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::calls::{Unanswered, at_once, full, now, unavailable};
-use super::session::{BridgeSession, EndedSessions, Full, makes_room};
+use super::session::{BridgeSession, Full, MAX_ENDED, makes_room};
 use super::stream::{self, Accepts, Body, Event, Receiver, bare};
 use super::wire::{self, Id, code};
 use super::{Context, SESSION, StartError, version};
@@ -30,6 +30,7 @@ use crate::json;
 use crate::protocol::emit::Edits;
 use crate::protocol::envelope::{Message, Notification, Request};
 use crate::protocol::version::Version;
+use crate::recent::RecentSet;
 use pending::{Origin, Pending, Refused};
 use subscribers::{NoRoom, Subscribers};
 
@@ -67,7 +68,7 @@ pub(super) struct SharedServer {
     context: Context,
     sessions: Mutex<HashMap<String, Arc<BridgeSession>>>,
     /// Those that their clients ended.
-    ended: Mutex<EndedSessions>,
+    ended: Mutex<RecentSet<String>>,
     state: watch::Sender<ServerState>,
     pending: Mutex<Pending>,
     /// The ids of calls: what the child prints of one caller must not answer another's call.
@@ -87,7 +88,7 @@ impl SharedServer {
         let shared = Arc::new(Self {
             context,
             sessions: Mutex::default(),
-            ended: Mutex::default(),
+            ended: Mutex::new(RecentSet::new(MAX_ENDED)),
             state,
             pending: Mutex::default(),
             numbers: Numbers::default(),
@@ -429,7 +430,7 @@ impl SharedServer {
         Some(session.listen(self.context.limits.stream()))
     }
 
-    /// Ends all GET streams; sessions go on.
+    /// Ends all GET streams; sessions continue.
     pub(super) fn end_streams(&self) {
         for session in self.sessions.lock().values() {
             session.close();
@@ -449,7 +450,7 @@ impl SharedServer {
         known
     }
 
-    /// Ends a session until it is used again. The child goes on with its calls, as they were not
+    /// Ends a session until it is used again. The child continues with its calls, as they were not
     /// cancelled, but they are answered now.
     fn close(self: &Arc<Self>, session: &str) -> bool {
         let Some(session) = self.sessions.lock().remove(session) else {

@@ -232,7 +232,7 @@ pub(super) fn sse(
     response
 }
 
-/// One event. Its type is always written, so that nothing a server says can be taken for it.
+/// One event. Its type is always written, so that nothing a server says can pass for it.
 fn frame(kind: &str, text: &Bytes) -> Bytes {
     let mut frame = Vec::with_capacity(text.len() + kind.len() + 17);
     frame.extend_from_slice(b"event: ");

@@ -1,4 +1,5 @@
-//! The clock of counters: it keeps running while the process does not, and a change of the wall clock does not move it.
+//! The clock of counters: it keeps running while the process does not, and a change of the wall
+//! clock does not move it.
 //!
 //! In: the system's clocks. Out: nanoseconds since the machine's start, which start it was, and the
 //! wall clock for what happens between two starts. Must not do: decide what a difference means.

@@ -1,11 +1,11 @@
 //! The journal of one server's counters: what was counted outlives the process that counted it.
 //!
 //! In: records of units that were taken or returned. Out: the same after a crash, and until when
-//! some may be missing. Records are written with write(2) before the call is forwarded, so that
-//! an end of the process loses nothing; they reach the disk a moment later, from another thread.
-//! A journal is a folder with a lock and numbered files; what is still counted is copied into a new
-//! file bit by bit, and the old one is removed. Must not do: wait for the disk on the path of a call,
-//! or hold anything of a call in clear.
+//! some may be missing. Records are written with write(2) before the call is forwarded, so that an
+//! end of the process loses nothing; they reach the disk a moment later, from another thread. A
+//! journal is a folder with a lock and numbered files; what is still counted is copied into a new
+//! file bit by bit, and the old one is removed. Must not do: wait for the disk on the path of a
+//! call, or hold anything of a call in clear.
 
 mod replay;
 
@@ -24,7 +24,8 @@ const PREFIX: &str = "journal.";
 const SMALL: u64 = if cfg!(test) { 4 << 10 } else { 1 << 20 };
 /// A buffer that has become larger is made smaller again.
 const LARGE_BUFFER: usize = 1 << 20;
-/// The wall clock is written down again when it has moved by more than this against the other clock.
+/// The wall clock is written down again when it has moved by more than this against the other
+/// clock.
 const DRIFT: u64 = 1_000_000_000;
 
 /// Why limits cannot be counted in a journal.

@@ -2,8 +2,8 @@
 //! it.
 //!
 //! In: the charges of a call. Out: a reservation of all of them, or why there is none. What a
-//! journal does not take is not counted, so its call is refused. Must not do: wait for a disk or for
-//! another process.
+//! journal does not take is not counted, so its call is refused. Must not do: wait for a disk or
+//! for another process.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use crate::policy::limit;
 
 /// A call that finds no journal may be repeated after this time.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
-/// So many bytes of what is counted are copied at once: calls wait that long at most.
+/// The number of bytes of counters that are copied at once: calls wait that long at most.
 const COPIED_AT_ONCE: usize = 64 << 10;
 
 /// Counts kept by key.
@@ -231,8 +231,8 @@ impl Local {
         kept.trouble.is_some() || kept.copying.is_some() || kept.unsynced.is_some()
     }
 
-    /// What is done off the path of calls: opens the journal if that failed before, brings it to the
-    /// disk, and copies what counts into a new file if the file is long.
+    /// What is done off the path of calls: opens the journal if that failed before, brings it to
+    /// the disk, and copies what counts into a new file if the file is long.
     pub fn keep(&self) {
         if self.folder.is_none() {
             return;
@@ -469,7 +469,8 @@ impl Kept {
                 units: returned,
             };
             record::write(journal.buffer(), &returned);
-            // Units that were not returned there count too long after a restart, and never too short.
+            // Units that were not returned there count too long after a restart, and never too
+            // short.
             let _ = journal.flush();
         }
     }

@@ -1,8 +1,8 @@
 //! What a journal consists of: frames with a checksum, and one record in each.
 //!
-//! In: what was counted, under numbers and hashes. Out: bytes, and the same read back; incomplete and
-//! changed records are recognized. Must not do: hold a name, an argument or anything
-//! else of a call in clear.
+//! In: what was counted, under numbers and hashes. Out: bytes, and the same read back; incomplete
+//! and changed records are recognized. Must not do: hold a name, an argument or anything else of a
+//! call in clear.
 
 use std::collections::VecDeque;
 

@@ -68,7 +68,7 @@ impl Counters {
     }
 }
 
-/// UIDs are chosen by whoever writes a bundle: they must not lead to another folder.
+/// UIDs are chosen by the writer of a bundle: they must not lead to another folder.
 fn folder_name(uid: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     if !uid.is_empty() && uid.len() <= 64 && uid.chars().all(plain) {

@@ -1,8 +1,8 @@
 //! The keys of one server's counters with what they have counted, and how many of them a caller may
 //! have.
 //!
-//! In: charges, a time, what a journal has kept. Out: windows, by place. Live keys are never dropped
-//! for new ones. Must not do: read a clock, or write a file.
+//! In: charges, a time, what a journal has kept. Out: windows, by place. Live keys are never
+//! dropped for new ones. Must not do: read a clock, or write a file.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -126,7 +126,7 @@ impl CounterTable {
             self.keys.insert(key, id);
             return self.at(id);
         }
-        // A key that all callers share is nobody's.
+        // A key that all callers share belongs to none of them.
         let owner = (!key.value.is_empty()).then(|| owner(grant));
         let call = key.counts_calls();
         if !self.has_room(owner, call, now) {

@@ -291,7 +291,8 @@ impl PendingCall<'_> {
         }
     }
 
-    /// Reads again what was observed: if it has changed, people approved a change of something else.
+    /// Reads again what was observed: if it has changed, people approved a change of something
+    /// else.
     async fn still_so(
         &mut self,
         approved: &ApprovedCall<'_>,

@@ -1,9 +1,9 @@
 //! Reads the current state, before a person is asked about a call and again before it is forwarded.
 //!
-//! In: what the rules observe for one call. Out: the state, or why it could not be read. The read is
-//! a call of the caller's own: in its session, by its credentials, and only if policy lets the caller
-//! make it without approval. It uses no limit, as the caller gets nothing of its result. Must not do:
-//! call a tool that does more than read, or wait longer than a few seconds.
+//! In: what the rules observe for one call. Out: the state, or why it could not be read. The read
+//! is a call of the caller's own: in its session, by its credentials, and only if policy lets the
+//! caller make it without approval. It uses no limit, as the caller gets nothing of its result.
+//! Must not do: call a tool that does more than read, or wait longer than a few seconds.
 
 use std::sync::Arc;
 use std::time::Duration;

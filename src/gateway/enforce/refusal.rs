@@ -53,7 +53,8 @@ pub enum Refusal {
         /// When it expires.
         until: Timestamp,
     },
-    /// The server that the call goes to, or the observed state, has changed since the request was made.
+    /// The server that the call goes to, or the observed state, has changed since the request was
+    /// made.
     ApprovalStale {
         /// The McpApproval.
         name: String,
@@ -80,7 +81,8 @@ pub enum Refusal {
         /// The McpApproval.
         name: String,
     },
-    /// It is not for this call any more, as the policy, the tool or the caller's rights have changed.
+    /// It is not for this call any more, as the policy, the tool or the caller's rights have
+    /// changed.
     ApprovalVoid {
         /// The McpApproval.
         name: String,

@@ -293,7 +293,7 @@ mod tests {
         let all: Vec<RequestOnSeat> = seats.iter().map(|(seat, _)| seat.begin()).collect();
         assert!(
             sit(&floor, "2001:db8::4").is_some(),
-            "a known caller is no stranger"
+            "a known caller is not a stranger"
         );
         drop(all);
     }

@@ -1,7 +1,7 @@
 //! From `spec.authentication` to the credentials that a server accepts.
 //!
-//! In: the spec, Secrets, the issuers of the bundle. Out: [`Grants`], the same as before while nothing
-//! has changed, so that tokens are not verified again. Must not do: decide about a request.
+//! In: the spec, Secrets, the issuers of the bundle. Out: [`Grants`], the same as before while
+//! nothing has changed, so that tokens are not verified again. Must not do: decide about a request.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -168,7 +168,7 @@ fn remote(url: &str, ca: Option<&[u8]>) -> Result<Arc<RemoteKeys>, String> {
     Ok(remote)
 }
 
-/// Without usable keys no token of the issuer is accepted, and everything else goes on.
+/// Without usable keys no token of the issuer is accepted, and everything else keeps working.
 fn usable(
     keys: Result<KeySet, String>,
     issuer: &str,

@@ -25,8 +25,8 @@ struct MadeOf {
 }
 
 impl SharedPlace {
-    /// Where the limits of the bundle's server are counted; None for this process. What is missing is
-    /// noted.
+    /// Where the limits of the bundle's server are counted; None for this process. What is missing
+    /// is noted.
     pub fn of(&mut self, bundle: &Bundle, lookup: &mut Lookup<'_>) -> Option<Arc<SharedCounters>> {
         let Some(redis) = bundle.server.spec.redis() else {
             self.made = None;

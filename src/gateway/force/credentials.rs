@@ -1,7 +1,8 @@
-//! The upstream as each caller reaches it: `upstream.http.credentials`, `upstream.stdio.credentials`.
+//! The upstream as each caller reaches it: `upstream.http.credentials`,
+//! `upstream.stdio.credentials`.
 //!
-//! In: a spec, Secrets, how the gateway itself reaches the upstream. Out: [`Upstreams`], which gives
-//! the upstream of a caller with that caller's credential, or says that it has none. With
+//! In: a spec, Secrets, how the gateway itself reaches the upstream. Out: [`Upstreams`], which
+//! gives the upstream of a caller with that caller's credential, or says that it has none. With
 //! credentials, nothing else gives a caller an upstream: a connection, a process and a session are
 //! one credential's. Must not do: fall back to another entry, or to what the gateway itself has.
 

@@ -61,7 +61,7 @@ impl Destination {
     }
 
     /// The same for callers with this credential. The digest holds all credentials of the spec and
-    /// their callers already: whoever changes one asks again.
+    /// their callers already: a user who changes one asks again.
     pub fn with(&self, credential: &str) -> Self {
         Destination {
             shown: printable(

@@ -15,7 +15,7 @@ pub enum Rejected {
     Older {
         /// What came.
         offered: u64,
-        /// What is there.
+        /// The value found.
         in_force: u64,
     },
     /// It is for another server.

@@ -1,9 +1,10 @@
 //! The newest lists that callers got under a snapshot, for when the upstream lists the same again.
 //!
-//! In: an answer of the upstream and what a caller got for it. Out: the same for the same caller, if the upstream's bytes
-//! are the same: clients list tools again and again, and reading and filtering a long list costs more than all the rest of
-//! a request. It lives as long as its snapshot, so what it holds was decided by the rules and tools that are in force. Must
-//! not do: keep what the time or the session decides, or give one caller what another one got.
+//! In: an answer of the upstream and what a caller got for it. Out: the same for the same caller,
+//! if the upstream's bytes are the same: clients list tools again and again, and reading and
+//! filtering a long list costs more than all the rest of a request. It lives as long as its
+//! snapshot, so what it holds was decided by the rules and tools that are in force. Must not do:
+//! keep what the time or the session decides, or give one caller what another one got.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -61,7 +61,7 @@ impl Snapshot {
             .unwrap_or(&self.destination)
     }
 
-    /// Whether a session that was opened under this grant goes on: its caller would still be
+    /// Whether a session that was opened under this grant continues: its caller would still be
     /// admitted, and reaches the upstream with the credential that the session was opened with.
     pub fn carries_on(&self, grant: &Grant) -> bool {
         self.grants.still_holds(grant)

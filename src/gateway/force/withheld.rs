@@ -1,7 +1,7 @@
-//! Tells the log which tools nobody gets, and why, once for each reason.
+//! Logs which tools no caller gets, and why, once for each reason.
 //!
-//! In: what a listing and the policies came to. Out: warnings. Must not do: repeat itself with every
-//! snapshot.
+//! In: what a listing and the policies came to. Out: warnings. Must not do: repeat itself with
+//! every snapshot.
 
 use std::collections::BTreeMap;
 

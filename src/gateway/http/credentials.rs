@@ -1,7 +1,7 @@
 //! Messages of callers without a credential at the upstream: answered here, whatever they are.
 //!
-//! In: a message, or the head of a request for a stream. Out: an answer that says what to do. A call
-//! is recorded as denied. Nothing is sent anywhere: there is no credential to send it with.
+//! In: a message, or the head of a request for a stream. Out: an answer that says what to do. A
+//! call is recorded as denied. Nothing is sent anywhere: there is no credential to send it with.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! What the head of a request says.
 //!
-//! In: the head. Out: single values of it, and whether it names a host of this gateway. Must not do:
-//! ask for a credential.
+//! In: the head. Out: single values of it, and whether it names a host of this gateway. Must not
+//! do: ask for a credential.
 
 use http::request::Parts;
 use http::{HeaderName, StatusCode};

@@ -2,8 +2,8 @@
 //! 2025-06-18 and later demand it ("Authorization").
 //!
 //! In: the head of a request. Out: the document, or its URL for a challenge. Only where
-//! `spec.authentication.jwt` names an issuer: API keys and service account tokens come by other ways.
-//! Must not do: demand a credential.
+//! `spec.authentication.jwt` names an issuer: API keys and service account tokens come by other
+//! ways. Must not do: demand a credential.
 
 use http::header::CACHE_CONTROL;
 use http::request::Parts;

@@ -235,8 +235,8 @@ impl Exchange<'_> {
         })
     }
 
-    /// Sends a permitted request and relays its answer, which names the decision. From here on every
-    /// failure is a JSON-RPC error under 200.
+    /// Sends a permitted request and relays its answer, which names the decision. From here on
+    /// every failure is a JSON-RPC error under 200.
     async fn forward(
         &self,
         session: Arc<Session>,

@@ -54,8 +54,8 @@ impl Gateway {
             .err()
     }
 
-    /// The last line that the process of a stdio server wrote to its standard error, for the person who started it. It is not
-    /// for clients: a server may write anything there.
+    /// The last line that the process of a stdio server wrote to its standard error, for the person
+    /// who started it. It is not for clients: a server may write anything there.
     pub fn last_words(&self) -> Option<String> {
         match &**self.snapshot()?.upstreams.own() {
             Upstream::Bridge(bridge, _) => bridge.last_words(),

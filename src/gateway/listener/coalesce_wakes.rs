@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 
-/// So often a future is polled in a row; then others have their turn.
+/// How often a future is polled in a row; then others have their turn.
 const POLLS_IN_A_ROW: usize = 8;
 
 const RESTING: u8 = 0;

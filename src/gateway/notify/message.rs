@@ -1,8 +1,8 @@
 //! What an announcement says.
 //!
 //! In: a request for approval. Out: the body of a POST. Arguments and the observed state are in it
-//! only where the spec says so, and then as redacted as people see them. Must not do: offer a way to
-//! decide; a chat never decides.
+//! only where the spec says so, and then as redacted as people see them. Must not do: offer a way
+//! to decide; a chat never decides.
 
 use serde_json::{Map, Value, json};
 

@@ -1,9 +1,9 @@
 //! Sends announcements.
 //!
-//! In: requests for approval that have not been announced, the server's webhooks. Out: a POST to each
-//! webhook for each request, repeated with pauses until it is accepted or the request no longer
-//! waits. A webhook that fails holds up no other one, and no call. Must not do: keep a queue; the
-//! requests that wait are the queue, and their number is bounded.
+//! In: requests for approval that have not been announced, the server's webhooks. Out: a POST to
+//! each webhook for each request, repeated with pauses until it is accepted or the request no
+//! longer waits. A webhook that fails holds up no other one, and no call. Must not do: keep a
+//! queue; the requests that wait are the queue, and their number is bounded.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};

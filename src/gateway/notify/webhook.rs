@@ -164,7 +164,8 @@ mod tests {
 
     #[test]
     fn a_signature_is_over_the_time_and_the_body() {
-        // RFC 4231 has no such input; `printf 1700000000.{} | openssl dgst -sha256 -hmac 0123456789abcdef`.
+        // RFC 4231 has no such input; `printf 1700000000.{} | openssl dgst -sha256 -hmac
+        // 0123456789abcdef`.
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"0123456789abcdef");
         let signed = sign(&key, "1700000000", b"{}");
         assert_eq!(signed, SIGNED);

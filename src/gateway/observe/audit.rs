@@ -74,8 +74,8 @@ pub struct Record<'a> {
     pub rule: Option<&'a str>,
     /// Why, in the words of the answer; of a refusal only.
     pub reason: Option<&'a str>,
-    /// Of a refusal because no rule matched: the rules that would let the call pass, were it not for
-    /// their condition.
+    /// Of a refusal because no rule matched: the rules that would let the call pass, were it not
+    /// for their condition.
     pub near: &'a [String],
     /// False for a shadow decision: recorded, not carried out.
     pub enforced: bool,

@@ -232,7 +232,8 @@ impl Relay {
         }
     }
 
-    /// Says that a message is not the answer, with both ids, which show what the server did to ours.
+    /// Says that a message is not the answer, with both ids, which show what the server did to
+    /// ours.
     fn not_this_answer(&self, message: &Message<'_>) -> String {
         let asked = self.asked.as_ref().map(|asked| asked.upstream.to_json());
         let asked = asked.unwrap_or_default();

@@ -1,9 +1,9 @@
 //! Progress of a call that waits for a person.
 //!
-//! In: the client's progress token, and what the call waits for. Out: notifications of the gateway's
-//! own. Their values grow by a thousandth each: `progress` must increase with each notification
-//! (2025-11-25, Progress), and those of the server come after these, most often as whole numbers.
-//! Must not do: let a notification pass that goes back.
+//! In: the client's progress token, and what the call waits for. Out: notifications of the
+//! gateway's own. Their values grow by a thousandth each: `progress` must increase with each
+//! notification (2025-11-25, Progress), and those of the server come after these, most often as
+//! whole numbers. Must not do: let a notification pass that goes back.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

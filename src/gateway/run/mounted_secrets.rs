@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(held.all("mlflow"), None);
         std::fs::create_dir(&volume).unwrap();
         mounted.refresh();
-        assert_eq!(held.all("mlflow"), None, "an empty volume is no Secret");
+        assert_eq!(held.all("mlflow"), None, "an empty volume is not a Secret");
         swap(&volume, "1", &[("a", "1"), ("b", "1")]);
         assert!(mounted.refresh() && !mounted.refresh());
         swap(&volume, "2", &[("a", "2"), ("c", "2")]);

@@ -26,7 +26,8 @@ pub struct OpenSessions {
 struct Open {
     id: String,
     envelope: Envelope,
-    /// What it was opened at, with the credential of then; gone once that is no longer in force.
+    /// What it was opened at, with the credential at that time; gone once that is no longer in
+    /// force.
     upstream: Weak<Upstream>,
     /// Held while a connection or a stream of the session is open.
     session: Weak<Session>,

@@ -1,7 +1,8 @@
 //! A bounded memory that callers share fairly.
 //!
 //! In: keys with values, and the caller that each belongs to. Out: the values, until they are
-//! removed or make room. Must not do: let one caller push out what belongs to another that has less.
+//! removed or make room. Must not do: let one caller push out what belongs to another that has
+//! less.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -1,7 +1,8 @@
-//! Sessions as the gateway knows them: nothing is kept but what the client's own token holds, sealed.
+//! Sessions as the gateway knows them: nothing is kept but what the client's own token holds,
+//! sealed.
 //!
-//! Any replica with the same sealing keys opens it; another grant cannot. Only ended sessions are remembered, until their
-//! tokens expire.
+//! Any replica with the same sealing keys opens it; another grant cannot. Only ended sessions are
+//! remembered, until their tokens expire.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +23,8 @@ use crate::protocol::version::Version;
 
 /// A session's token opens for this long; then the client initializes again.
 const SESSION_LIFE: Duration = Duration::from_secs(7 * 24 * 3_600);
-/// A connection's token is opened again after this long, so that it does not outlive its expiry by more.
+/// A connection's token is opened again after this long, so that it does not outlive its expiry by
+/// more.
 const OPEN_AGAIN: Duration = Duration::from_secs(30);
 /// An event can be resumed from for this long.
 const EVENT_LIFE: Duration = Duration::from_secs(24 * 3_600);
@@ -85,7 +87,8 @@ impl Session {
         }
     }
 
-    /// [`Session::open`] for a connection: the token that its last request named is not opened again for a while.
+    /// [`Session::open`] for a connection: the token that its last request named is not opened
+    /// again for a while.
     ///
     /// # Errors
     /// [`NoSession`].
@@ -197,8 +200,9 @@ impl Session {
         self.uuid
     }
 
-    /// The upstream's event id, for the client. Where its stream answers a request, that goes along (as its ids at the upstream
-    /// and at the client): only its answer may come on a stream that goes on from there.
+    /// The upstream's event id, for the client. Where its stream answers a request, that goes along
+    /// (as its ids at the upstream and at the client): only its answer may come on a stream that
+    /// continues from there.
     pub fn seal_event(
         &self,
         sessions: &ClientSessions,
@@ -220,7 +224,8 @@ impl Session {
             .ok()
     }
 
-    /// The upstream's event id that a `Last-Event-ID` stands for, and the request that its stream answers.
+    /// The upstream's event id that a `Last-Event-ID` stands for, and the request that its stream
+    /// answers.
     pub fn open_event(
         &self,
         sessions: &ClientSessions,
@@ -239,7 +244,8 @@ impl Session {
         Some((HeaderValue::from_str(id).ok()?, answers))
     }
 
-    /// The upstream's cursor, for the client. Servers write the names of what they list last into it.
+    /// The upstream's cursor, for the client. Servers write the names of what they list last into
+    /// it.
     pub fn seal_cursor(
         &self,
         sessions: &ClientSessions,
@@ -267,8 +273,8 @@ impl Session {
             .ok()
     }
 
-    /// The id of an upstream's request, for the client. The method goes along, so that an answer can be held to the
-    /// policy of then.
+    /// The id of an upstream's request, for the client. The method goes along, so that an answer
+    /// can be held to the policy at that time.
     pub fn seal_request(
         &self,
         sessions: &ClientSessions,
@@ -318,7 +324,8 @@ impl Session {
     }
 }
 
-/// The session that the last request of a connection named: most connections carry one session only.
+/// The session that the last request of a connection named: most connections carry one session
+/// only.
 #[derive(Default)]
 pub struct LastSession(Mutex<Option<Last>>);
 
@@ -344,10 +351,12 @@ fn expiry(life: Duration) -> u64 {
     seconds(Timestamp::now()) + life.as_secs()
 }
 
-/// Requests that upstreams have sent to clients: an upstream can cancel its own, and a client can answer each once.
+/// Requests that upstreams have sent to clients: an upstream can cancel its own, and a client can
+/// answer each once.
 #[derive(Default)]
 pub struct ServerRequests {
-    /// Their sealed ids, by session and the upstream's id as JSON, until they are answered or cancelled.
+    /// Their sealed ids, by session and the upstream's id as JSON, until they are answered or
+    /// cancelled.
     open: Remembered<String>,
     /// The ends of the sealed ids of those that were answered. They end in a tag of their own.
     answered: Remembered<()>,
@@ -357,7 +366,8 @@ impl ServerRequests {
     /// Remembers what the client knows the request as.
     pub fn remember(&self, grant: &str, session: &str, id: &Id<'_>, sealed: &str) {
         let raw = id.to_json();
-        // Ids are chosen by the upstream, and many are remembered; one that is so long cannot be cancelled by it.
+        // Ids are chosen by the upstream, and many are remembered; one of this length cannot be
+        // cancelled by it.
         if raw.len() > LONGEST_ID {
             return;
         }
@@ -365,12 +375,14 @@ impl ServerRequests {
             .insert(grant, format!("{session} {raw}"), sealed.to_owned());
     }
 
-    /// The upstream cancels its request of that very id: what the client knows it as, if it is open.
+    /// The upstream cancels its request of that very id: what the client knows it as, if it is
+    /// open.
     pub fn cancel(&self, session: &str, id: &Id<'_>) -> Option<String> {
         self.open.remove(&format!("{session} {}", id.to_json()))
     }
 
-    /// The client answers the request of that id, which it knows as `sealed`; false if it has done so before.
+    /// The client answers the request of that id, which it knows as `sealed`; false if it has done
+    /// so before.
     fn answer(&self, grant: &str, session: &str, id: &Id<'_>, sealed: &str) -> bool {
         self.cancel(session, id);
         let tag = sealed.len().saturating_sub(TAG_CHARS);

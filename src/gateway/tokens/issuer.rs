@@ -19,7 +19,8 @@ use crate::policy::Caller;
 use crate::policy::decision::CallerKind;
 use crate::protocol::text;
 
-/// The longest token that is read: the largest that common issuers make, with groups, is half of it.
+/// The longest token that is read: the largest that common issuers make, with groups, is half of
+/// it.
 const MAX_TOKEN_BYTES: usize = 16 << 10;
 /// Clocks of issuers may differ by this much.
 const LEEWAY: Duration = Duration::from_secs(60);

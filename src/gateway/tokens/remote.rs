@@ -2,8 +2,8 @@
 //! away.
 //!
 //! In: the URL, a CA. Out: the newest key set. A token with an unknown key makes the set be fetched
-//! once more, at most every [`REFETCH_PAUSE`] however many ask. Must not do: follow redirects, send a
-//! credential, or use a set for longer than [`KEPT_WITHOUT_ANSWER`].
+//! once more, at most every [`REFETCH_PAUSE`] however many ask. Must not do: follow redirects, send
+//! a credential, or use a set for longer than [`KEPT_WITHOUT_ANSWER`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,19 +109,21 @@ impl RemoteKeys {
     }
 
     /// Fetches once more on behalf of a token with an unknown key, unless that was done a moment
-    /// ago; whoever asks meanwhile waits for the same fetch.
+    /// ago; others who ask meanwhile wait for the same fetch.
     pub async fn refetch(&self) {
         let seen = self.state.read().fetches;
         let mut last = self.fetching.lock().await;
         if self.state.read().fetches != seen {
-            // Fetched while this one waited, such as the first time: the token is judged by those keys.
+            // Fetched while this one waited, such as the first time: the token is judged by those
+            // keys.
             return;
         }
         if last.is_some_and(|last| last.elapsed() < REFETCH_PAUSE) {
             return;
         }
         self.fetch().await;
-        // The very first fetch is due in any case, and leaves a rotation right after it to be noticed.
+        // The very first fetch is due in any case, and leaves a rotation right after it to be
+        // noticed.
         if seen > 0 {
             *last = Some(Instant::now());
         }

@@ -1,7 +1,7 @@
 //! Tokens that were verified: each is verified once, and remembered by its hash until it expires.
 //!
-//! In: the SHA-256 of a token with what it proves. Out: the same, while it holds. Must not do: keep a
-//! token.
+//! In: the SHA-256 of a token with what it proves. Out: the same, while it holds. Must not do: keep
+//! a token.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 
 use super::issuer::Proven;
 
-/// The most tokens that are remembered. Only valid ones are, so that nobody fills it without an
+/// The most tokens that are remembered. Only valid ones are, so that no caller fills it without an
 /// issuer's help.
 const MAX_TOKENS: usize = 4_096;
 

@@ -221,8 +221,8 @@ impl HttpUpstream {
         .map_err(|error| error.to_string())
     }
 
-    /// The same server with other headers, over connections of its own. What one server may keep idle
-    /// is divided among so many.
+    /// The same server with other headers, over connections of its own. What one server may keep
+    /// idle is divided among this many.
     ///
     /// # Errors
     /// [`ConfigError`] when a header cannot be sent.

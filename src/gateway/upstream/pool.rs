@@ -81,7 +81,7 @@ impl Pool {
     ) -> Result<Self, BoxError> {
         let authority = uri.authority().ok_or("no host")?;
         let target = match proxy {
-            // A proxy is told the whole URL (RFC 9112 section 3.2.2).
+            // A proxy gets the whole URL (RFC 9112 section 3.2.2).
             Some(_) => uri.clone(),
             None => {
                 let target = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -112,7 +112,8 @@ impl Pool {
         self.host = host;
     }
 
-    /// Other connections to the same place, of which so many pools together keep as many as this one.
+    /// Other connections to the same place, of which this many pools together keep as many as this
+    /// one.
     pub(super) fn another(&self, among: usize) -> Self {
         Pool {
             inner: Arc::new(PoolInner {

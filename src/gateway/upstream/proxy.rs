@@ -104,8 +104,8 @@ impl Proxy {
         })
     }
 
-    /// The proxy that HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in capitals or not, name for a
-    /// URL. Never for this machine itself, as in Go's clients, and none for a URL that cannot be
+    /// The proxy that HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in capitals or not, name for
+    /// a URL. Never for this machine itself, as in Go's clients, and none for a URL that cannot be
     /// read.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The schema of documents of cases.
 //!
-//! Out: a structural schema, with which mistakes are found with their places before a document is decoded. Must not do:
-//! differ from the types; a test decodes a document that has every field.
+//! Out: a structural schema, with which mistakes are found with their places before a document is
+//! decoded. Must not do: differ from the types; a test decodes a document that has every field.
 
 use serde_json::{Value, json};
 

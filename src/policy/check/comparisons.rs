@@ -1,7 +1,8 @@
 //! Arguments that an expression compares with constants.
 //!
-//! In: a compiled expression. Out: each such argument with the kind of the constant, so that a comparison which can only fail
-//! is found before a call. Must not do: judge; the type of an argument is the server's to say.
+//! In: a compiled expression. Out: each such argument with the kind of the constant, so that a
+//! comparison which can only fail is found before a call. Must not do: judge; the type of an
+//! argument is the server's to say.
 
 use super::ir::{Const, Expr, Kind, Operator, Variable};
 
@@ -16,7 +17,8 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Whether an argument whose schema has this type can be compared with the constant; of unknown types it can.
+    /// Whether an argument whose schema has this type can be compared with the constant; of unknown
+    /// types it can.
     pub fn fits(&self, schema_type: &str) -> bool {
         match schema_type {
             "string" => self.constant == Kind::String,

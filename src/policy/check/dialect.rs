@@ -12,7 +12,8 @@ use regex_syntax::ast::{self, Ast, ClassPerlKind, ClassSetItem, Flag, Span};
 /// Whose pattern it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dialect {
-    /// Written for a policy or a server's spec: RE2, but for what this page's table in the docs says.
+    /// Written for a policy or a server's spec: RE2, but for what this page's table in the docs
+    /// says.
     Policy,
     /// In a tool's `inputSchema`: ECMA-262, as far as RE2 has it.
     Schema,
@@ -85,8 +86,8 @@ pub(super) fn translate(text: &str, dialect: Dialect) -> Result<(String, u64), S
     Ok((out, found.count.work()))
 }
 
-/// How much work the classes of a pattern are: by property they are tables of hundreds of ranges, and to fold the case of one,
-/// each of its characters is examined.
+/// How much work the classes of a pattern are: by property they are tables of hundreds of ranges,
+/// and to fold the case of one, each of its characters is examined.
 #[derive(Default)]
 struct Count {
     /// The pattern ignores case somewhere.
@@ -245,8 +246,8 @@ enum Source {
     Ecma,
 }
 
-/// A pattern of Go's `regexp` as this product writes it: what would be a set or another kind of word boundary here is written
-/// as the literal characters that it is there.
+/// A pattern of Go's `regexp` as this product writes it: what would be a set or another kind of
+/// word boundary here is written as the literal characters that it is there.
 pub fn from_go(text: &str) -> Result<String, String> {
     literal_sets(text, Source::Go)
 }
@@ -297,7 +298,8 @@ impl<'t> Walk<'t> {
         }
     }
 
-    /// Whether a number of times follows the brace that was read; any other brace is a character there.
+    /// Whether a number of times follows the brace that was read; any other brace is a character
+    /// there.
     fn is_repetition(&self) -> bool {
         let Some((inside, _)) = self.rest.split_once('}') else {
             return false;
@@ -310,7 +312,8 @@ impl<'t> Walk<'t> {
     /// Outside of brackets.
     fn escape(&mut self) {
         match self.next() {
-            // To Go and JavaScript these are the characters, to the engine the start and the end of a word.
+            // To Go and JavaScript these are the characters, to the engine the start and the end of
+            // a word.
             Some(c @ ('<' | '>')) => self.out.push(c),
             Some('Q') if self.source == Source::Go => {
                 let (literal, rest) = match self.rest.split_once("\\E") {

@@ -1,7 +1,8 @@
 //! Runs a compiled expression over one call.
 //!
-//! In: an [`Expr`] and an [`Env`]. Out: a value, or why there is none. Work is bounded by fuel, recursion by the depth that
-//! the compiler admitted. Nothing is looked up by name, and nothing here panics.
+//! In: an [`Expr`] and an [`Env`]. Out: a value, or why there is none. Work is bounded by fuel,
+//! recursion by the depth that the compiler admitted. Nothing is looked up by name, and nothing
+//! here panics.
 
 use super::eval_errors::{overflow, wrong};
 use super::fuel::{EvalError, Fuel};
@@ -182,9 +183,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// `||` (decided by true) and `&&` (decided by false), as CEL defines them: one deciding term decides, wherever it
-    /// stands; without one, an error anywhere is an error. That is sound: whatever the failed term would have said, the
-    /// result would be the same. Work that ran out is no such term, as then nothing is known about the rest.
+    /// `||` (decided by true) and `&&` (decided by false), as CEL defines them: one deciding term
+    /// decides, wherever it stands; without one, an error anywhere is an error. That is sound:
+    /// whatever the failed term would have said, the result would be the same. Work that ran out
+    /// does not decide, as then nothing is known about the rest.
     fn junction(&mut self, terms: &'a [Expr], decides: bool) -> Result<Val<'a>, EvalError> {
         let mut error = None;
         for term in terms {
@@ -275,7 +277,8 @@ impl<'a> Run<'a> {
                     Operator::Multiply => a * b,
                     _ => a / b,
                 };
-                // A result that is no number would make every comparison false; that must not decide anything.
+                // A result that is not a number would make every comparison false; that must not
+                // decide anything.
                 if result.is_finite() {
                     Ok(Val::Double(result))
                 } else {

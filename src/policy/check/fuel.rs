@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 
-/// Steps that the rules of one call may take: some milliseconds at most, where usual calls take some hundred steps.
+/// Steps that the rules of one call may take: some milliseconds at most, where usual calls take
+/// some hundred steps.
 const FUEL: usize = 1_000_000;
 
 /// Why an expression has no value.
@@ -35,8 +36,8 @@ impl EvalError {
     }
 }
 
-/// Work that is left for a call, over all rules, conditions, patterns and the tool's schema. It is counted in steps, not in
-/// time, so that the same call always ends the same way.
+/// Work that is left for a call, over all rules, conditions, patterns and the tool's schema. It is
+/// counted in steps, not in time, so that the same call always ends the same way.
 #[derive(Debug)]
 pub struct Fuel(Cell<usize>);
 

@@ -1,7 +1,8 @@
 //! The closed set of operations in a compiled expression.
 //!
-//! Made only by [`lower`](super::lower), run only by [`eval`](super::eval). Nothing here is named by text that is looked up
-//! when a call is decided: variables and functions are enums, patterns are compiled.
+//! Made only by [`lower`](super::lower), run only by [`eval`](super::eval). Nothing here is named
+//! by text that is looked up when a call is decided: variables and functions are enums, patterns
+//! are compiled.
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -151,7 +152,8 @@ impl Kind {
         matches!(self, Kind::Int | Kind::Uint | Kind::Double)
     }
 
-    /// Whether `==` between the two is defined: numbers are one kind, and null compares with anything.
+    /// Whether `==` between the two is defined: numbers are one kind, and null compares with
+    /// anything.
     pub fn comparable(self, other: Kind) -> bool {
         self == other
             || self == Kind::Null

@@ -1,9 +1,9 @@
 //! Text of a CEL expression to tokens.
 //!
-//! In: at most [`MAX_SOURCE`](super::MAX_SOURCE) bytes. Out: tokens with the byte offset at which each starts. The lexical
-//! grammar is that of the CEL language definition; features that policies never need (bytes,
-//! escaped identifiers) are refused by name rather than read differently from other
-//! implementations.
+//! In: at most [`MAX_SOURCE`](super::MAX_SOURCE) bytes. Out: tokens with the byte offset at which
+//! each starts. The lexical grammar is that of the CEL language definition; features that policies
+//! never need (bytes, escaped identifiers) are refused by name rather than read differently from
+//! other implementations.
 
 use super::Fault;
 

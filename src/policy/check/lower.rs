@@ -159,7 +159,8 @@ impl<'p> Lowering<'p> {
         Ok((Expr::Variable(variable), Some(kind)))
     }
 
-    /// `tool.name` and the like; these are resolved now, so that a misspelt one is found before it decides anything.
+    /// `tool.name` and the like; these are resolved now, so that a misspelt one is found before it
+    /// decides anything.
     fn field_of_context(operand: &Node, field: &str) -> Option<Result<(Variable, Kind), Fault>> {
         let tree::Kind::Ident(base) = &operand.kind else {
             return None;
@@ -321,7 +322,8 @@ impl<'p> Lowering<'p> {
                         ),
                     ));
                 }
-                // A constant list whose elements can never equal the operand is a mistake, not a condition.
+                // A constant list whose elements can never equal the operand is a mistake, not a
+                // condition.
                 if let (Some(a), Expr::Const(Const::Json(serde_json::Value::Array(items)))) =
                     (a, &right)
                     && let Some(item) = items

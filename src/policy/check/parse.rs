@@ -1,8 +1,9 @@
 //! Tokens of a CEL expression to a syntax tree.
 //!
-//! In: source text. Out: a tree no deeper than [`MAX_DEPTH`], each node with its offset, or the first fault. Precedence and
-//! associativity are those of the CEL grammar. The parser counts its own recursion and the depth of each tree that it
-//! builds, so its stack is bounded whatever the text: a chain `1+1+…` is a deep tree too, and is refused.
+//! In: source text. Out: a tree no deeper than [`MAX_DEPTH`], each node with its offset, or the
+//! first fault. Precedence and associativity are those of the CEL grammar. The parser counts its
+//! own recursion and the depth of each tree that it builds, so its stack is bounded whatever the
+//! text: a chain `1+1+…` is a deep tree too, and is refused.
 
 use super::lex::{Token, tokens};
 use super::tree::{Kind, Node, Operator, node, too_deep};

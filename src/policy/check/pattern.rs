@@ -30,7 +30,8 @@ pub struct Bounds {
     pub text: usize,
     /// Bytes that all of them take, compiled.
     pub bytes: usize,
-    /// Character classes such as `\w` and `\p{L}`, in all of them. Where `(?i)` is used, large ones count more.
+    /// Character classes such as `\w` and `\p{L}`, in all of them. Where `(?i)` is used, large ones
+    /// count more.
     pub classes: u64,
     /// Whose they are, for messages.
     pub whose: &'static str,
@@ -72,10 +73,11 @@ const EXPLORED: usize = 16 * 1_024;
 
 /// A compiled pattern, run as an automaton whose states are made when they are first needed.
 ///
-/// Most patterns are *tame*: all the states that they have fit into the memory of a search, so that a search is some
-/// instructions a byte, whatever the text. The others, such as `[ab]*a[ab]{1000}c`, could need a new state at each byte,
-/// thousands of instructions: those searches begin with an empty memory, so that what they cost depends on nothing but
-/// pattern and text, and end when they have filled it some times.
+/// Most patterns are *tame*: all the states that they have fit into the memory of a search, so that
+/// a search is some instructions a byte, whatever the text. The others, such as
+/// `[ab]*a[ab]{1000}c`, could need a new state at each byte, thousands of instructions: those
+/// searches begin with an empty memory, so that what they cost depends on nothing but pattern and
+/// text, and end when they have filled it some times.
 #[derive(Clone, Debug)]
 pub struct Pattern(Arc<Automaton>);
 
@@ -132,7 +134,8 @@ fn is_tame(dfa: &DFA) -> bool {
     let mut seen = HashSet::new();
     let mut open = Vec::new();
     let mut left = EXPLORED;
-    // Where a search can begin: at the start of the text, or, as it may be asked from a place inside, after some byte.
+    // Where a search can begin: at the start of the text, or, as it may be asked from a place
+    // inside, after some byte.
     for behind in [None, Some(b'a'), Some(b'-'), Some(b'\n'), Some(b'\r')] {
         let config = start::Config::new().look_behind(behind);
         match dfa.start_state(&mut cache, &config) {
@@ -314,7 +317,8 @@ fn build(text: &str) -> Result<Pattern, String> {
                 .nfa_size_limit(Some(PATTERN_SIZE))
                 .which_captures(WhichCaptures::None),
         )
-        // A word boundary of ASCII may lie inside a character, as far as the parser knows; a match never does.
+        // A word boundary of ASCII may lie inside a character, as far as the parser knows; a match
+        // never does.
         .syntax(syntax::Config::new().nest_limit(NESTED).utf8(false))
         .build(text)
         .map_err(|error| match (error.size_limit(), error.source()) {

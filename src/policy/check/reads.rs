@@ -1,6 +1,7 @@
 //! Which arguments an expression reads.
 //!
-//! In: a compiled expression. Out: the names of the arguments that its value can depend on, or that it may be any.
+//! In: a compiled expression. Out: the names of the arguments that its value can depend on, or that
+//! it may be any.
 
 use super::ir::{Const, Expr, Operator, Variable};
 

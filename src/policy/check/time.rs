@@ -12,7 +12,8 @@ pub(super) fn timestamp(text: &str) -> Result<Timestamp, String> {
     })
 }
 
-/// Numbers with the units h, m, s, ms, us or ns, for example `1h30m` or `1.5s`, with an optional sign.
+/// Numbers with the units h, m, s, ms, us or ns, for example `1h30m` or `1.5s`, with an optional
+/// sign.
 pub(super) fn duration(text: &str) -> Result<SignedDuration, String> {
     parse_duration(text)
         .ok_or_else(|| "this is not a duration; write for example \"1h30m\" or \"1.5s\"".to_owned())
@@ -67,8 +68,8 @@ fn parse_duration(text: &str) -> Option<SignedDuration> {
     SignedDuration::from_secs(seconds).checked_add(SignedDuration::from_nanos(nanos))
 }
 
-/// A time zone: a fixed offset, or one of the IANA database by its name. The database is part of the program, so that
-/// every gateway decides alike, whatever its image holds.
+/// A time zone: a fixed offset, or one of the IANA database by its name. The database is part of
+/// the program, so that every gateway decides alike, whatever its image holds.
 pub(super) fn zone(name: &str) -> Result<TimeZone, String> {
     if let Some(seconds) = parse_offset(name) {
         let offset = Offset::from_seconds(seconds).map_err(|error| error.to_string())?;

@@ -1,7 +1,8 @@
 //! Values while an expression runs, borrowed from the call wherever they can be.
 //!
-//! In: the call's JSON, a caller's claims, constants. Out: values with the strict comparisons of this engine: `==` between
-//! different kinds is an error, numbers are one kind and compared exactly, null compares with anything.
+//! In: the call's JSON, a caller's claims, constants. Out: values with the strict comparisons of
+//! this engine: `==` between different kinds is an error, numbers are one kind and compared
+//! exactly, null compares with anything.
 
 use super::fuel::{EvalError, Fuel};
 use super::ir::{Const, Kind};
@@ -38,7 +39,8 @@ pub(super) enum Map<'a> {
     Own(Vec<(&'a str, Val<'a>)>),
 }
 
-/// The arguments of a call as the server will read them: what came, and what its schema makes of it.
+/// The arguments of a call as the server will read them: what came, and what its schema makes of
+/// it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Args<'a> {
     root: Option<&'a json::Value<'a>>,
@@ -153,8 +155,8 @@ impl<'a> Val<'a> {
         }
     }
 
-    /// A value of the call. An integer that fits neither sort of integer is an error where it is read: as a double it
-    /// would compare equal to its neighbours.
+    /// A value of the call. An integer that fits neither sort of integer is an error where it is
+    /// read: as a double it would compare equal to its neighbours.
     pub fn wire(value: &'a json::Value<'a>, fills: &'a [Fill<'a>]) -> Result<Val<'a>, EvalError> {
         Ok(match value {
             json::Value::Null => Val::Null,
@@ -329,7 +331,8 @@ fn all_equal<'a>(
     error.map_or(Ok(true), Err)
 }
 
-/// Reads a number token: int, then uint, then, if it is written as one, double. Only a double has a negative zero.
+/// Reads a number token: int, then uint, then, if it is written as one, double. Only a double has a
+/// negative zero.
 fn number<'a>(token: &str) -> Result<Val<'a>, EvalError> {
     if token == "-0" {
         return Ok(Val::Double(-0.0));

@@ -82,8 +82,8 @@ fn check_stdio(at: &str, stdio: &StdioUpstream, findings: &mut Vec<Diagnostic>) 
             Err((j, why)) => error(format!("{at}[{i}].env[{j}]"), why),
         }
     }
-    // What comes from a Secret in `env` is the gateway's own, for its listing. A process of a caller
-    // must not have it.
+    // What comes from a Secret in `env` is the gateway's own, for its listing. A process of a
+    // caller must not have it.
     for (i, variable) in stdio.env.iter().enumerate() {
         let source = variable.value_from.as_ref();
         if source.is_none_or(|source| source.secret_key_ref.is_none()) {

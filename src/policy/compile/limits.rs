@@ -94,8 +94,8 @@ pub(super) fn approval(rule: &Written, scribe: &mut Scribe<'_>) -> Approval {
     }
 }
 
-/// Whether the tool only reads depends on the server; [`deployability`](crate::policy::deployability)
-/// says.
+/// Whether the tool only reads depends on the server;
+/// [`deployability`](crate::policy::deployability) says.
 fn observing(observe: &Observe, scribe: &mut Scribe<'_>) -> Observing {
     let tool = &observe.tool;
     if tool.is_empty() || tool.contains('*') || tool.chars().any(char::is_control) {

@@ -129,7 +129,8 @@ pub(super) fn compile(
     compiled
 }
 
-/// The size of a policy that is too large. One that cannot be written as JSON is too large for anything.
+/// The size of a policy that is too large. One that cannot be written as JSON is too large for
+/// anything.
 fn too_large(spec: &McpPolicySpec) -> Option<usize> {
     let size = serde_json::to_vec(spec).map_or(usize::MAX, |text| text.len());
     (size > MAX_SPEC).then_some(size)
@@ -290,7 +291,8 @@ fn tool_rule(
         .chain(costs)
         .chain(observed)
         .fold(Reads::default(), Reads::and);
-    // A condition that did not compile has been reported; the rule must not stand without it even so.
+    // A condition that did not compile has been reported; the rule must not stand without it even
+    // so.
     if rule.when.is_some() && when.is_none() {
         return None;
     }

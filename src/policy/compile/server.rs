@@ -100,7 +100,8 @@ pub(super) fn not_a_pointer(text: &str) -> Option<String> {
     })
 }
 
-/// RFC 6901, without the empty pointer: that would redact everything, which `audit.arguments: None` says better.
+/// RFC 6901, without the empty pointer: that would redact everything, which `audit.arguments: None`
+/// says better.
 fn is_pointer(text: &str) -> bool {
     text.len() > 1
         && text.starts_with('/')

@@ -86,8 +86,8 @@ fn uncounted(rule: &Rule, limit: &Limit, why: String) -> Decision {
     )
 }
 
-/// What equal calls share and no others: a digest of caller, tool and canonical arguments. Nothing of
-/// them can be read from it, and it is short whatever they are.
+/// What equal calls share and no others: a digest of caller, tool and canonical arguments. Nothing
+/// of them can be read from it, and it is short whatever they are.
 fn identity(call: &Call<'_>, env: &Env<'_>) -> Result<String, String> {
     let value = arguments::read(call.arguments, env.fuel).map_err(|unread| unread.to_string())?;
     let arguments = json::canonical(&value);

@@ -209,8 +209,8 @@ impl Importer {
         }
     }
 
-    /// An entry with several conditions, which hold together: `deny_if` denies what meets all of them, `require` what does not
-    /// meet one. Without a condition, all of them always hold.
+    /// An entry with several conditions, which hold together: `deny_if` denies what meets all of
+    /// them, `require` what does not meet one. Without a condition, all of them always hold.
     fn joined(
         &mut self,
         tool: &str,

@@ -1,8 +1,9 @@
 //! A schema as JSON to the nodes that run.
 //!
-//! In: the upstream's schema, and what the listing may still cost. Out: nodes whose references are edges, or why not. What
-//! cannot be decided is refused here: references that leave the schema, form a cycle or are missing; bases that change inside;
-//! keywords whose outcome depends on the way by which they are reached. Work is linear in the schema's size.
+//! In: the upstream's schema, and what the listing may still cost. Out: nodes whose references are
+//! edges, or why not. What cannot be decided is refused here: references that leave the schema,
+//! form a cycle or are missing; bases that change inside; keywords whose outcome depends on the way
+//! by which they are reached. Work is linear in the schema's size.
 
 use super::format::Formats;
 use super::keywords::{array, count, kinds, numbers, schemas, strings, text};
@@ -204,7 +205,8 @@ impl<'s> Builder<'s, '_> {
                 })
                 .transpose()
         };
-        // What a branch leaves over is looked at once its object is read; nothing is read under these.
+        // What a branch leaves over is checked once its object is read; nothing is read under
+        // these.
         if let Some(key) = ["not", "if"].iter().find(|key| {
             members.get(**key).is_some_and(|schema| {
                 mentions(schema, &["unevaluatedProperties", "unevaluatedItems"])
@@ -268,7 +270,8 @@ impl<'s> Builder<'s, '_> {
         if let Some(list) = members.get("prefixItems") {
             rules.prefix = self.list(list, "prefixItems", children, level)?;
         } else if let Some(list @ Value::Array(_)) = members.get("items") {
-            // Before 2020-12 this is how prefixItems was written, with additionalItems for the rest.
+            // Before 2020-12 this is how prefixItems was written, with additionalItems for the
+            // rest.
             rules.prefix = self.list(list, "items", children, level)?;
             rest = "additionalItems";
         }
@@ -395,7 +398,8 @@ impl<'s> Builder<'s, '_> {
             .collect()
     }
 
-    /// The node that a reference leads to: a JSON pointer in a fragment, percent-encoded as URIs are (RFC 6901 section 6).
+    /// The node that a reference leads to: a JSON pointer in a fragment, percent-encoded as URIs
+    /// are (RFC 6901 section 6).
     fn reference(&mut self, target: &str, level: usize) -> Result<Id, String> {
         let missing = || {
             format!(
@@ -491,8 +495,8 @@ impl Children {
     }
 }
 
-/// Whether references below would be resolved from elsewhere. `id` does so in draft 4 only, where nobody can tell which reader
-/// the schema is for; it matters only where there is a reference.
+/// Whether references below would be resolved from elsewhere. `id` does so in draft 4 only, where
+/// which reader the schema is for is unknown; it matters only where there is a reference.
 fn changes_base(members: &Map<String, Value>) -> bool {
     members.get("$id").is_some_and(Value::is_string)
         || (members.get("id").is_some_and(Value::is_string)

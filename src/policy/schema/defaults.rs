@@ -1,8 +1,8 @@
 //! What a schema says a property is where it is absent.
 //!
-//! In: a schema. Out: the same, with the default of every property that has one, whole: with the defaults of what is absent
-//! within it. A default that depends on which branch of the schema counts is marked as undecided. Must not do: look at
-//! arguments.
+//! In: a schema. Out: the same, with the default of every property that has one, whole: with the
+//! defaults of what is absent within it. A default that depends on which branch of the schema
+//! counts is marked as undecided. Must not do: look at arguments.
 
 use super::{Id, Node, Schema};
 use serde_json::Value;
@@ -124,8 +124,8 @@ fn may_state(stated: &[bool], id: Id) -> bool {
     stated.get(id).copied().unwrap_or(true)
 }
 
-/// A default with the defaults of what is absent in it, as validators fill them in; none where it depends on which branch of
-/// a schema counts. `stated` says in which schemas there is a default.
+/// A default with the defaults of what is absent in it, as validators fill them in; none where it
+/// depends on which branch of a schema counts. `stated` says in which schemas there is a default.
 fn complete(schema: &Schema, ids: &[Id], value: &Value, stated: &[bool]) -> Option<Value> {
     if !value.is_object() && !value.is_array() {
         return Some(value.clone());

@@ -1,9 +1,10 @@
 //! One spelling for each value of a string that has a `format`.
 //!
-//! In: a format, and text. Out: whether the text is the one canonical spelling of its value, and what to write. Servers parse
-//! such text (pydantic makes it a UUID, a date, an address), so that several texts are one value to them and different ones to a
-//! rule. Formats that no usual decoder converts are left alone; formats that are not known here have no canonical spelling.
-//! Must not do: repair.
+//! In: a format, and text. Out: whether the text is the one canonical spelling of its value, and
+//! what to write. Servers parse such text (pydantic makes it a UUID, a date, an address), so that
+//! several texts are one value to them and different ones to a rule. Formats that no usual decoder
+//! converts are left alone; formats that are not known here have no canonical spelling. Must not
+//! do: repair.
 
 use super::number::canonical_number;
 use crate::policy::uri::uri_fault;
@@ -42,7 +43,7 @@ pub(super) enum Format {
     Binary,
     Integer,
     Decimal,
-    /// Some decoder may read it, and nobody here knows how.
+    /// Some decoder may read it, in a way that is unknown here.
     Unknown,
 }
 
@@ -317,7 +318,8 @@ impl Format {
         (!good).then(|| what.to_owned())
     }
 
-    /// Whether some decoder of the format may take the text: where it may also be something else, no is no harm.
+    /// Whether some decoder of the format may take the text: where it may also be something else,
+    /// no does no harm.
     fn may_take(self, text: &str) -> bool {
         let has = |wanted: fn(char) -> bool| text.chars().any(wanted);
         match self {

@@ -5,7 +5,8 @@
 use crate::policy::check::int_double;
 use std::cmp::Ordering;
 
-/// Whether no other text is this number to any decoder: at most 15 digits, which a double tells apart, in their shortest form.
+/// Whether no other text is this number to any decoder: at most 15 digits, which a double tells
+/// apart, in their shortest form.
 pub(super) fn canonical_number(text: &str) -> bool {
     let number = text.strip_prefix('-').unwrap_or(text);
     let (whole, fraction) = match number.split_once('.') {
@@ -28,8 +29,8 @@ pub(super) enum Num {
 }
 
 impl Num {
-    /// A number that 64 bits or a double hold; none for a longer integer, as bounds would be held against another number than
-    /// the server gets.
+    /// A number that 64 bits or a double hold; none for a longer integer, as bounds would be held
+    /// against another number than the server gets.
     pub fn of_token(token: &str) -> Option<Num> {
         if let Ok(value) = token.parse::<i64>() {
             return Some(Num::Whole(value.into()));

@@ -1,8 +1,9 @@
 //! What the server will read of arguments that its schema admits.
 //!
-//! In: a schema, and arguments that are as it says. Out: the defaults of what is absent, at every level, and what is null and
-//! counts as absent; or the argument that the server could read otherwise than a rule: a name that is not listed where names
-//! are, text that is decoded once more, a default that depends on how the schema is read. Where several branches take a value,
+//! In: a schema, and arguments that are as it says. Out: the defaults of what is absent, at every
+//! level, and what is null and counts as absent; or the argument that the server could read
+//! otherwise than a rule: a name that is not listed where names are, text that is decoded once
+//! more, a default that depends on how the schema is read. Where several branches take a value,
 //! every reading must admit it and all must agree; what cannot be decided is refused.
 
 use super::defaults::Default;
@@ -43,7 +44,8 @@ struct Survey<'a, 'f> {
 type World = Vec<Id>;
 
 impl<'a> Survey<'a, '_> {
-    /// Looks at a value for which all these schemas hold. `declared` says whether its place has a name in a schema.
+    /// Looks at a value for which all these schemas hold. `declared` says whether its place has a
+    /// name in a schema.
     fn at(
         &self,
         ids: &[Id],
@@ -316,7 +318,8 @@ impl<'a> Survey<'a, '_> {
         Ok(())
     }
 
-    /// What no other keyword looked at must be as `unevaluatedProperties` or `unevaluatedItems` says.
+    /// What no other keyword covered must be as `unevaluatedProperties` or `unevaluatedItems`
+    /// says.
     fn left_over(
         &self,
         id: Id,

@@ -36,7 +36,8 @@ fn check(schema: &Value, arguments: &str) -> Result<(), String> {
         .map_err(|Misfit(text)| text)
 }
 
-/// Each schema is the property `x`; the first list of arguments passes, the second is refused with this in the message.
+/// Each schema is the property `x`; the first list of arguments passes, the second is refused with
+/// this in the message.
 fn cases(part: &str, list: &[(Value, &[&str], &[&str])]) {
     for (property, good, bad) in list {
         let schema = json!({"type": "object", "properties": {"x": property}, "$defs": {
@@ -211,7 +212,7 @@ fn text_that_a_server_turns_into_a_number_or_a_boolean_is_refused_where_it_may_b
             &[r#""true""#, r#""No""#, r#""1""#],
         )],
     );
-    // Nobody converts what may be anything.
+    // No server converts what may be anything.
     cases("", &[(json!({}), &[r#""7""#, r#""true""#], &[])]);
 }
 
@@ -424,7 +425,8 @@ fn defaults_are_taken_over_at_every_level_or_the_call_is_refused() {
             "{property}"
         );
     }
-    // A default that leaves something out, which only some branch of the schema fills in, or which is below an open key.
+    // A default that leaves something out, which only some branch of the schema fills in, or which
+    // is below an open key.
     for property in [
         json!({"anyOf": [stage, {"type": "null"}], "default": {}}),
         json!({"oneOf": [{"$ref": "#/$defs/s"}, {"type": "string"}], "default": {}}),

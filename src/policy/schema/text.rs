@@ -5,8 +5,9 @@
 //! and a no never is: Python's `json.loads` (FastMCP calls it on strings), pydantic's lax mode,
 //! JavaScript's `Number` (zod's `coerce`), Go's `strconv`, Rust's `FromStr`.
 
-/// Whether `json.loads`, or a laxer reader, takes the text for null, an array or an object. Numbers may be `NaN`, `Infinity` or
-/// `-Infinity`, strings may hold lone surrogates and control characters, keys may repeat, and there is no bound on depth.
+/// Whether `json.loads`, or a laxer reader, takes the text for null, an array or an object. Numbers
+/// may be `NaN`, `Infinity` or `-Infinity`, strings may hold lone surrogates and control
+/// characters, keys may repeat, and there is no bound on depth.
 pub(super) fn is_structure(text: &str) -> bool {
     let text = trim(text);
     match text.as_bytes().first() {
@@ -30,12 +31,14 @@ struct Walk<'t> {
 }
 
 impl Walk<'_> {
-    /// Whether one array or object is all there is. Without recursion, as depth is the sender's choice.
+    /// Whether one array or object is all there is. Without recursion, as depth is the sender's
+    /// choice.
     fn whole(&mut self) -> bool {
         // For each open bracket, whether it is an object's.
         let mut open: Vec<bool> = Vec::new();
         loop {
-            // A value, or the end of what is open: readers that take a trailing comma are not worth telling apart.
+            // A value, or the end of what is open: readers that take a trailing comma are not worth
+            // telling apart.
             self.space();
             let is_object = open.last() == Some(&true);
             let ended = match self.peek() {

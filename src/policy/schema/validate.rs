@@ -1,7 +1,8 @@
 //! Whether a value is as a schema says, as JSON Schema defines it.
 //!
-//! In: a node and a value. Out: yes, or the first place that is not so, or that the work ran out. Every step takes from the
-//! call's budget, so that no schema of a hostile server holds up a gateway. Must not do: coerce.
+//! In: a node and a value. Out: yes, or the first place that is not so, or that the work ran out.
+//! Every step takes from the call's budget, so that no schema of a hostile server holds up a
+//! gateway. Must not do: coerce.
 
 use super::number::Num;
 use super::{
@@ -321,7 +322,8 @@ impl Run<'_> {
                 )
             });
         }
-        // Where only one branch is for this kind of value, what is wrong is what is wrong with that one.
+        // Where only one branch is for this kind of value, what is wrong is what is wrong with that
+        // one.
         let kind = Kinds::of(value);
         let mut fitting = ids.iter().filter(|id| {
             self.schema
@@ -447,7 +449,7 @@ fn missing(
     }
 }
 
-/// What is said of a key that the schema does not list.
+/// The finding about a key that the schema does not list.
 pub(super) fn unknown(rules: &ObjectRules, key: &str, path: &Path<'_>) -> String {
     match rules.folded.get(&loose(key)) {
         Some(name) => misspelt(key, name, path),

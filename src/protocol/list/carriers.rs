@@ -1,8 +1,9 @@
-//! Resources that other answers than lists name: contents, content blocks, messages of prompts, completions.
+//! Resources that other answers than lists name: contents, content blocks, messages of prompts,
+//! completions.
 //!
-//! In: a member of a result, as it stands in the text, and what [`super::filter`] was given. Out: the member without what
-//! names a resource that may not be seen, or None if nothing does. Must not do: let through what a client could read as the
-//! name of a resource, and this cannot.
+//! In: a member of a result, as it stands in the text, and what [`super::filter`] was given. Out:
+//! the member without what names a resource that may not be seen, or None if nothing does. Must not
+//! do: let through what a client could read as the name of a resource, and this cannot.
 
 use std::borrow::Cow;
 
@@ -24,21 +25,24 @@ pub(super) enum Carrier {
     Message,
 }
 
-/// The members of results that hold such elements: of `resources/read`, `tools/call` and `prompts/get`.
+/// The members of results that hold such elements: of `resources/read`, `tools/call` and
+/// `prompts/get`.
 pub(super) const CARRIERS: [(&str, Carrier); 3] = [
     ("contents", Carrier::Contents),
     ("content", Carrier::Block),
     ("messages", Carrier::Message),
 ];
 
-/// The array without the elements that name a resource which `visibility` refuses; `None` if none does.
+/// The array without the elements that name a resource which `visibility` refuses; `None` if none
+/// does.
 pub(super) fn filter_carriers(
     carrier: Carrier,
     found: Kind,
     raw: &str,
     visibility: &mut impl Visibility,
 ) -> Result<Option<String>, Malformed> {
-    // Nearly all answers are text: without these letters, and without escapes in which they could hide, nothing is named.
+    // Nearly all answers are text: without these letters, and without escapes in which they could
+    // hide, nothing is named.
     if !matches!(found, Kind::Array | Kind::Object) || !may_name_resources(raw) {
         return Ok(None);
     }
@@ -152,7 +156,8 @@ fn blocks_pass(kind: Kind, raw: &str, nesting: usize, visibility: &mut impl Visi
 /// The member of the result of `completion/complete`.
 pub(super) const COMPLETION: &str = "completion";
 
-/// The completion without values that are names of hidden things, or URIs of hidden resources; `None` if there are none.
+/// The completion without values that are names of hidden things, or URIs of hidden resources;
+/// `None` if there are none.
 pub(super) fn filter_completion(
     found: Kind,
     raw: &str,

@@ -1,7 +1,8 @@
 //! The entries of a list, and which of them stay.
 //!
-//! In: the member of a result that is a list, as it stands in the text. Out: its entries with their names, or the list
-//! without those that may not be seen. Must not do: keep an entry whose name cannot be read, or a tool that is listed twice.
+//! In: the member of a result that is a list, as it stands in the text. Out: its entries with their
+//! names, or the list without those that may not be seen. Must not do: keep an entry whose name
+//! cannot be read, or a tool that is listed twice.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -46,8 +47,8 @@ pub(super) fn filter_array(
     Ok(Some(out))
 }
 
-/// The entries of a list in the result of a response, those whose name cannot be read left out. None if the result has
-/// no such list.
+/// The entries of a list in the result of a response, those whose name cannot be read left out.
+/// None if the result has no such list.
 pub fn entries<'a>(
     result: &Object<'a>,
     kind: ListKind,
@@ -78,7 +79,8 @@ pub fn named_twice<'e>(entries: &'e [Entry<'_>]) -> HashSet<&'e str> {
 
 /// For each entry whether another one has its name; empty if no entry has that.
 fn repeated(entries: &[Entry<'_>]) -> Vec<bool> {
-    // Sorted by a number first, which equal names share, so that few names are compared byte for byte.
+    // Sorted by a number first, which equal names share, so that few names are compared byte for
+    // byte.
     let mut order: Vec<(u64, &str, usize)> = entries
         .iter()
         .enumerate()
@@ -131,8 +133,8 @@ fn entries_of(kind: ListKind, found: Kind, raw: &str) -> Result<(Vec<Entry<'_>>,
     Ok((entries, unreadable))
 }
 
-/// Reads the next entry; none if its name is not a string, or its keys could be read differently. `unknown` is room for
-/// some of those.
+/// Reads the next entry; none if its name is not a string, or its keys could be read differently.
+/// `unknown` is room for some of those.
 fn entry<'a>(
     kind: ListKind,
     reader: &mut Reader<'a>,

@@ -133,7 +133,7 @@ proptest! {
 #[derive(Clone, Debug)]
 enum Life {
     /// A number of calls denied at a gateway, by the current policy, or without a rule while there
-    /// is no policy.
+    /// is not a policy.
     Denied(usize, u64),
     /// Deleted, or made again under another UID.
     Turn,

@@ -1,6 +1,7 @@
 //! The three ValidatingAdmissionPolicies, asked by everybody who might want to get around them.
 //!
-//! All users here may write every resource of Portcullis, so that what refuses is the policy and not a missing role.
+//! All users here may write every resource of Portcullis, so that what refuses is the policy and
+//! not a missing role.
 
 mod approvals;
 mod servers;
@@ -70,7 +71,8 @@ pub async fn guarded(what: &str) -> Option<&'static Cluster> {
             Some(cluster)
         })
         .as_ref()?;
-    // Definitions and policies take a moment to get into force. Each policy is asked what it must refuse.
+    // Definitions and policies take a moment to get into force. Each policy is asked what it must
+    // refuse.
     let gateway = account(cluster, "default", "probe-gateway");
     eventually("an approval can be made", || async {
         match create(&gateway, "default", &approval("probe", "probe", "key:a")).await {
@@ -125,8 +127,8 @@ fn server(name: &str, spec: &Value) -> Value {
     json!({ "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "metadata": { "name": name }, "spec": spec })
 }
 
-/// A time as resources have it. The operator that runs beside the tests removes approvals some days after they expire, so
-/// theirs are counted from now.
+/// A time as resources have it. The operator that runs beside the tests removes approvals some days
+/// after they expire, so theirs are counted from now.
 fn time_after(delay: Duration) -> String {
     let time = Timestamp::now() + delay;
     time.round(Unit::Second).unwrap().to_string()
@@ -252,8 +254,8 @@ async fn decide(
     )
 }
 
-/// The API server judges the types of an expression beside the definitions; a misspelt field would fail closed, but for
-/// everybody.
+/// The API server judges the types of an expression beside the definitions; a misspelt field would
+/// fail closed, but for everybody.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_expressions_agree_with_the_definitions() {
     let Some(cluster) = guarded("the types in admission policies").await else {
@@ -273,8 +275,8 @@ async fn the_expressions_agree_with_the_definitions() {
             continue;
         };
         seen += 1;
-        // A copy, bound to nothing: the original may have been judged before the definitions were there. A second one has
-        // a mistake, to show that somebody looks.
+        // A copy, bound to nothing: the original may have been judged before the definitions were
+        // there. A second one has a mistake, to show that somebody looks.
         for (copy, mistake) in [
             (format!("copy-{name}"), false),
             (format!("mistake-{name}"), true),

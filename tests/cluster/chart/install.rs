@@ -42,7 +42,8 @@ fn get(cluster: &Cluster, what: &str, name: &str, namespace: &str) -> Value {
     serde_json::from_str(&printed).unwrap()
 }
 
-/// Both operators' pods: the API server took them, although the namespace enforces the restricted Pod Security Standard.
+/// Both operators' pods: the API server took them, although the namespace enforces the restricted
+/// Pod Security Standard.
 async fn operators(cluster: &Cluster) {
     let pods: Api<Pod> = Api::namespaced(cluster.admin_client(), SYSTEM);
     let selector = ListParams::default().labels("app.kubernetes.io/component=operator");

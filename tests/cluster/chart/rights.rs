@@ -33,8 +33,8 @@ fn may(cluster: &Cluster, user: &str, verb: &str, resource: &str, namespace: &st
     printed.out.trim() == "yes"
 }
 
-/// A service account has these rights and lacks those: namespace, verb, resource, and whether it may. The authorizer
-/// learns of roles a moment after they are stored.
+/// A service account has these rights and lacks those: namespace, verb, resource, and whether it
+/// may. The authorizer learns of roles a moment after they are stored.
 async fn has(cluster: &Cluster, user: &str, expected: &[(&str, &str, &str, bool)]) {
     eventually(&format!("the rights of {user}"), || async {
         let wrong: Vec<_> = expected
@@ -257,8 +257,8 @@ async fn people_get_what_their_role_in_the_namespace_implies() {
         cluster.grant(place, Subject::User(&user), role).await;
     }
     let read = BTreeMap::from(resources.map(|name| (name, vec!["get"])));
-    // Aggregation is the controller manager's, so it takes a moment. Who edits a server runs images and uses Secrets, so
-    // `edit` only reads.
+    // Aggregation is the controller manager's, so it takes a moment. Who edits a server runs images
+    // and uses Secrets, so `edit` only reads.
     for role in ["view", "edit"] {
         eventually(&format!("{role} has what the chart adds"), || async {
             let found = rights(&format!("has-{role}"));

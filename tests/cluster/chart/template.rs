@@ -276,7 +276,8 @@ fn the_definitions_are_those_of_the_repository() {
     }
 }
 
-/// Escalation prevention: the API server lets the operator put into a gateway's Role only what it holds itself.
+/// Escalation prevention: the API server lets the operator put into a gateway's Role only what it
+/// holds itself.
 #[test]
 fn the_operator_holds_each_rule_of_a_gateway() {
     let Some(helm) = Helm::get("the rules that the chart renders") else {

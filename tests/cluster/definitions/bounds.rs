@@ -8,7 +8,8 @@ use super::objects::{all, is_core};
 use super::{schema, verdict};
 use crate::support::Cluster;
 
-/// A document that breaks one bound: `Kind.spec.path: keyword`, and where the API server must see it.
+/// A document that breaks one bound: `Kind.spec.path: keyword`, and where the API server must see
+/// it.
 struct Broken {
     bound: String,
     field: String,

@@ -16,7 +16,8 @@ use kube::{Api, Client};
 use portcullis::api::{GROUP, VERSION};
 use serde_json::Value;
 
-/// The schemas of the repository's definitions come from the types; `crds/` is generated from the same.
+/// The schemas of the repository's definitions come from the types; `crds/` is generated from the
+/// same.
 fn schema(kind: &str) -> Value {
     let definition = portcullis::api::crds()
         .into_iter()

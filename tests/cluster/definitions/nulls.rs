@@ -1,5 +1,5 @@
-//! A null, an empty map, an empty list or an empty text in the place of each optional field: `validate` and the cluster say the
-//! same of it.
+//! A null, an empty map, an empty list or an empty text in the place of each optional field:
+//! `validate` and the cluster say the same of it.
 
 use kube::api::PostParams;
 use portcullis::api::API_VERSION;
@@ -132,8 +132,8 @@ async fn what_validate_refuses_for_being_empty_the_cluster_refuses_too() {
                 };
                 tried += 1;
                 if empty.is_null() {
-                    // One of some words cannot be null, which the API server says itself, and some fields have rules of
-                    // their own that say what to write.
+                    // One of some words cannot be null, which the API server says itself, and some
+                    // fields have rules of their own that say what to write.
                     let said = cluster.clone().unwrap_or_default();
                     assert_ne!(said, "", "{kind} {field}");
                     in_words +=

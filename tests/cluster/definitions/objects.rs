@@ -1,4 +1,5 @@
-//! Objects with every field of their specs set, so that every place of a schema can be reached from one of them.
+//! Objects with every field of their specs set, so that every place of a schema can be reached from
+//! one of them.
 
 use portcullis::api::API_VERSION;
 use serde_json::{Value, json};

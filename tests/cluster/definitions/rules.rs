@@ -29,7 +29,8 @@ async fn each_rule_refuses_a_bad_object_with_its_sentence_and_accepts_a_good_one
     assert_eq!(wrong, Vec::<String>::new());
 }
 
-/// An approval as it is in a case, brought about in the steps in which gateways and people bring it about.
+/// An approval as it is in a case, brought about in the steps in which gateways and people bring it
+/// about.
 async fn bring_about(approvals: &Api<DynamicObject>, name: &str, wanted: &Value) {
     let mut request = wanted.clone();
     request["metadata"]["name"] = json!(name);
@@ -54,7 +55,8 @@ async fn bring_about(approvals: &Api<DynamicObject>, name: &str, wanted: &Value)
     }
 }
 
-/// Puts the whole object, by the main resource where its spec is another one and by its status where it is not.
+/// Puts the whole object, by the main resource where its spec is another one and by its status
+/// where it is not.
 async fn put(approvals: &Api<DynamicObject>, name: &str, wanted: &Value) -> Result<(), String> {
     let now = approvals.get(name).await.unwrap();
     let spec = now.data["spec"] != wanted["spec"];

@@ -1,4 +1,5 @@
-//! Fields that nobody declared: kept where a misspelt one could loosen a rule, dropped everywhere else.
+//! Fields that nobody declared: kept where a misspelt one could loosen a rule, dropped everywhere
+//! else.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +12,8 @@ use crate::support::Cluster;
 
 const MISSPELT: &str = "misspelt";
 
-/// Adds an undeclared field to every object of a document that the schema declares, and tells where.
+/// Adds an undeclared field to every object of a document that the schema declares, and tells
+/// where.
 fn misspell(schema: &Value, value: &mut Value, path: &str, at: &mut BTreeSet<String>) {
     if is_core(&format!("{path}.")) {
         return;

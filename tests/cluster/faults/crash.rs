@@ -6,9 +6,9 @@ use super::proxy::{End, Fault, Watching};
 use super::stage::{Stage, shared};
 use super::story::play;
 
-/// Each write of each reconciliation is the last thing that some operator does. One that comes again is so at its first, second,
-/// fourth, eighth time …: calls go on, so that ledger and status are written after every start, and no operator would ever
-/// come to anything else.
+/// Each write of each reconciliation is the last thing that some operator does. One that comes
+/// again is so at its first, second, fourth, eighth time …: calls go on, so that ledger and status
+/// are written after every start, and no operator would ever come to anything else.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_that_is_killed_after_each_write_ends_where_an_undisturbed_one_does() {
     let Some(cluster) = shared("kill -9 after each write").await else {

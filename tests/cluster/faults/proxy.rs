@@ -1,7 +1,8 @@
 //! A proxy between the operator and the API server that does what a test says to each request.
 //!
-//! In: requests of the operator. Out: the API server's answers, or what becomes of them on a bad day. Must not do: change
-//! what a request or an answer says; real networks and servers do not do that either.
+//! In: requests of the operator. Out: the API server's answers, or what becomes of them on a bad
+//! day. Must not do: change what a request or an answer says; real networks and servers do not do
+//! that either.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -44,8 +45,8 @@ pub struct Asked {
     pub name: String,
     /// How many requests there were when it came, of any kind.
     pub number: usize,
-    /// How often exactly this was asked, so that a plan can be one for each request. By `number` one could fall into step
-    /// with others and fail for ever.
+    /// How often exactly this was asked, so that a plan can be one for each request. By `number`
+    /// one could fall into step with others and fail for ever.
     pub time: u32,
 }
 
@@ -241,7 +242,8 @@ impl Proxy {
         self.shared.hold.send_modify(|hold| hold.held.clear());
     }
 
-    /// The present watches of these resources bring nothing any more and do not end; new ones are as usual.
+    /// The present watches of these resources bring nothing any more and do not end; new ones are
+    /// as usual.
     pub fn silence(&self, resources: &[&'static str]) {
         let now = self.shared.asked.load(Ordering::SeqCst);
         self.shared

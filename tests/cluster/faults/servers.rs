@@ -10,8 +10,9 @@ use super::watches::WATCHED;
 use crate::support::control_plane::{Options, Program};
 use crate::support::{Cluster, eventually};
 
-/// One API server of several is behind: what it lists is current (a list without a resource version is read from etcd), what
-/// its watches tell comes late, and a watch from a version that it has not seen yet it refuses.
+/// One API server of several is behind: what it lists is current (a list without a resource version
+/// is read from etcd), what its watches tell comes late, and a watch from a version that it has not
+/// seen yet it refuses.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_whose_api_server_is_behind_catches_up() {
     let Some(cluster) = shared("a stale API server").await else {
@@ -112,7 +113,8 @@ async fn an_api_server_that_restarts_ten_times_is_waited_for() {
                 stage.renewals(1).await;
             }
         };
-        // What comes of the edit may take longer than all restarts, on a machine where each takes long.
+        // What comes of the edit may take longer than all restarts, on a machine where each takes
+        // long.
         tokio::join!(restarts, story.edit_begun());
         story.edited().await;
         story.scale().await;
@@ -131,7 +133,8 @@ async fn an_api_server_that_refuses_most_requests_is_not_given_up() {
         return;
     };
     let stage = Stage::open(cluster).await;
-    // Leader election has a priority level of its own (API priority and fairness): most of it gets through.
+    // Leader election has a priority level of its own (API priority and fairness): most of it gets
+    // through.
     stage.proxy.plan(|asked| match asked.time % 6 {
         1 | 4 if asked.resource == "leases" => Fault::Refuse(503),
         _ if asked.resource == "leases" => Fault::None,

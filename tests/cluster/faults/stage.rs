@@ -1,4 +1,5 @@
-//! Where a story is played: namespaces of its own, an operator with the chart's rights, the proxy before it.
+//! Where a story is played: namespaces of its own, an operator with the chart's rights, the proxy
+//! before it.
 
 use std::path::PathBuf;
 
@@ -17,8 +18,8 @@ use crate::support::{Cluster, Namespace, eventually};
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/portcullis");
 /// What the chart calls the operator's account and Lease.
 const ACCOUNT: &str = "portcullis-operator";
-/// Renewals of the Lease by which nothing else is written: they come each second, and nothing that the operator puts off for
-/// thrift waits longer than ten.
+/// Renewals of the Lease by which nothing else is written: they come each second, and nothing that
+/// the operator puts off for thrift waits longer than ten.
 const QUIET: usize = 12;
 
 pub struct Stage<'c> {
@@ -155,7 +156,8 @@ impl<'c> Stage<'c> {
         .await
     }
 
-    /// What the operator asked the API server to change in the story's namespace; the Lease is elsewhere.
+    /// What the operator asked the API server to change in the story's namespace; the Lease is
+    /// elsewhere.
     pub fn writes(&self) -> Vec<Write> {
         let user = format!("system:serviceaccount:{}:{ACCOUNT}", self.system.name);
         self.cluster
@@ -197,7 +199,8 @@ impl<'c> Stage<'c> {
         }
     }
 
-    /// Fails if the operator writes anything from now on, for a while in which it shows to be alive.
+    /// Fails if the operator writes anything from now on, for a while in which it shows to be
+    /// alive.
     pub async fn writes_nothing_more(&self) {
         // What belongs to the last status, its Event, may still be on its way.
         self.renewals(2).await;

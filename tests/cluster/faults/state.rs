@@ -1,7 +1,8 @@
 //! The state that a story ends in, written so that two runs can be compared.
 //!
-//! In: the objects of a namespace. Out: JSON without what differs from run to run (names of namespaces, UIDs, times, the
-//! bundle's sequence), and the violations that they count. Must not do: leave out anything that the operator decides.
+//! In: the objects of a namespace. Out: JSON without what differs from run to run (names of
+//! namespaces, UIDs, times, the bundle's sequence), and the violations that they count. Must not
+//! do: leave out anything that the operator decides.
 
 use portcullis::status::accounting::Ledger;
 use serde_json::{Map, Value, json};

@@ -1,5 +1,5 @@
-//! The story that every case plays: a server and a policy come, the policy is edited, the server grows, an edit is refused.
-//! Calls go on all the while.
+//! The story that every case plays: a server and a policy come, the policy is edited, the server
+//! grows, an edit is refused. Calls go on all the while.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -53,7 +53,8 @@ impl<'s, 'c> Story<'s, 'c> {
         stage.apply(&server(SERVER, &stage.fake)).await;
         stage.apply(&round(1)).await;
         ready(stage, "1/1").await;
-        // The policy was there before the gateway was ready, but not necessarily before its first bundle.
+        // The policy was there before the gateway was ready, but not necessarily before its first
+        // bundle.
         policy_is(stage, ConditionType::Programmed, "True", "Programmed").await;
         let gateway = gateways(stage, 1).await[0];
         Story {
@@ -111,7 +112,8 @@ impl<'s, 'c> Story<'s, 'c> {
                 Ok((_, counts)) => format!("counted: {counts:?}, answered: {counted:?}"),
                 Err(error) => error,
             };
-            // Gateways are asked for their counts every ten seconds; to read it all costs more than to wait.
+            // Gateways are asked for their counts every ten seconds; to read it all costs more than
+            // to wait.
             self.stage.renewals(1).await;
             Err(instead)
         })

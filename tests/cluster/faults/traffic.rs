@@ -1,4 +1,5 @@
-//! An agent that calls all the time and checks each answer against the policies that may be in force.
+//! An agent that calls all the time and checks each answer against the policies that may be in
+//! force.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -19,7 +20,8 @@ pub struct Answered {
     pub hidden: u64,
 }
 
-/// The rounds of the policy that may be in force: from the last that is known to be, to the last that was accepted.
+/// The rounds of the policy that may be in force: from the last that is known to be, to the last
+/// that was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rounds {
     from: u32,
@@ -36,7 +38,8 @@ pub struct Traffic {
 impl Traffic {
     /// Opens a session at a gateway and calls there until it is stopped; round 1 is in force.
     ///
-    /// It knows gateways by their addresses, as a node's Services go on when the API server is away.
+    /// It knows gateways by their addresses, as a node's Services go on when the API server is
+    /// away.
     pub async fn start(gateway: SocketAddr) -> Self {
         let agent = Client::new(gateway, "/mcp").session().await;
         let gateways = Arc::new(Mutex::new(vec![gateway]));

@@ -99,8 +99,8 @@ async fn watches_that_say_nothing_any_more_are_begun_again() {
     story.finish().await;
 }
 
-/// Nobody watches for a while. Objects come and go in it, one is made anew under its name, another is edited; then the old
-/// resource versions are gone, so that only a new list tells.
+/// Nobody watches for a while. Objects come and go in it, one is made anew under its name, another
+/// is edited; then the old resource versions are gone, so that only a new list tells.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_came_and_went_unseen_leaves_no_trace() {
     let Some(cluster) = shared("changes unseen").await else {

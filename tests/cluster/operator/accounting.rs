@@ -100,7 +100,8 @@ async fn a_policy_that_is_deleted_and_made_again_neither_doubles_nor_inherits_vi
     room.apply(&denying);
     room.holds("mlflow", &["p", "reads"]).await;
     denied(2).await;
-    // What the gateway has counted is looked at anew with these, so nothing else can come to the sum unseen.
+    // What the gateway has counted is looked at anew with these, so nothing else can come to the
+    // sum unseen.
     let server = room.violations("mlflow", 5).await;
     assert_eq!(server.status.unwrap().violations.unwrap().recent.len(), 5);
     let second = crate::support::eventually("only its own", || async {

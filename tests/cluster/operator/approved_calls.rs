@@ -1,4 +1,5 @@
-//! Calls that a person approves, on the real API: made, decided, used once, whatever dies meanwhile.
+//! Calls that a person approves, on the real API: made, decided, used once, whatever dies
+//! meanwhile.
 
 use std::io::BufRead as _;
 use std::net::SocketAddr;
@@ -314,7 +315,8 @@ async fn an_approved_object_that_is_not_this_very_call_is_not_believed() {
         let next = next_of(&name);
         all.delete(&next, &DeleteParams::default()).await.unwrap();
     }
-    // A decision that was copied onto another call's request is for that call: the name is free for this one again.
+    // A decision that was copied onto another call's request is for that call: the name is free for
+    // this one again.
     all.delete(&name, &DeleteParams::default()).await.unwrap();
     let held = eventually("the request is made again", || async {
         let (_, text) = promote(&agent, "v7").await.unwrap();

@@ -1,5 +1,5 @@
-//! Callers with tokens of this cluster's service accounts, minted by the real API server and verified
-//! by gateways that ask nobody.
+//! Callers with tokens of this cluster's service accounts, minted by the real API server and
+//! verified by gateways that ask nobody.
 
 use std::net::SocketAddr;
 

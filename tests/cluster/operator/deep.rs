@@ -1,4 +1,5 @@
-//! Objects that are nested deeper than the operator reads: the API server stores them, where unknown fields are preserved.
+//! Objects that are nested deeper than the operator reads: the API server stores them, where
+//! unknown fields are preserved.
 
 use std::path::Path;
 
@@ -26,7 +27,8 @@ fn create(room: &Room, document: &Value, levels: usize) {
     room.cluster.kubectl_with(arguments, &text).ok();
 }
 
-/// The condition Accepted of an object that typed clients cannot read: its status, reason and message.
+/// The condition Accepted of an object that typed clients cannot read: its status, reason and
+/// message.
 async fn refused(room: &Room, resource: &str) -> String {
     let path = "jsonpath={range .status.conditions[?(@.type==\"Accepted\")]}{.status} {.reason}: {.message}{end}";
     eventually(&format!("{resource} is refused"), || async {
@@ -94,7 +96,8 @@ async fn one_deeply_nested_object_stops_nobody_else() {
     let agent = room.agent("well").await;
     assert_eq!(call(&agent, "get_run").await, Ok(()));
 
-    // A replica that lists everything anew becomes ready: the one that does not lead, as other tests go on.
+    // A replica that lists everything anew becomes ready: the one that does not lead, as other
+    // tests go on.
     let pods: Api<Pod> = Api::namespaced(room.client.clone(), SYSTEM);
     let leads = holder(&room).await;
     let operators = || async {

@@ -75,8 +75,8 @@ async fn another_replica_takes_over_and_nothing_is_written_again() {
         .iter()
         .filter(|write| write.resource != "events.k8s.io/events")
         .collect();
-    // The bundle, and that it is on its way and in force; on a slow machine the policy says before that that it was read. A child
-    // that was written again, or a status, would be one more.
+    // The bundle, and that it is on its way and in force; on a slow machine the policy says before
+    // that that it was read. A child that was written again, or a status, would be one more.
     let times = |resource: &str, name: &str| {
         let this = |write: &&&Write| write.resource == resource && write.name == name;
         new.iter().filter(this).count()

@@ -1,5 +1,5 @@
-//! Whatever becomes of the object that violations are stored in, and of the pods that count them: nothing is stuck, and nothing
-//! is counted twice.
+//! Whatever becomes of the object that violations are stored in, and of the pods that count them:
+//! nothing is stuck, and nothing is counted twice.
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::events::v1::Event;

@@ -1,5 +1,5 @@
-//! Calls that a person approves with their current state, on the real API: shown, bound, and stale once the
-//! state has changed, whichever replica asks.
+//! Calls that a person approves with their current state, on the real API: shown, bound, and stale
+//! once the state has changed, whichever replica asks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

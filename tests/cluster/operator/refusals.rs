@@ -1,5 +1,5 @@
-//! What the API server, or somebody with rights in the namespace, puts in the operator's way: it is told, nothing else is held up
-//! by it, and it is put right.
+//! What the API server, or somebody with rights in the namespace, puts in the operator's way: it is
+//! told, nothing else is held up by it, and it is put right.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
@@ -321,7 +321,8 @@ async fn a_secret_that_a_quota_forbids_leaves_the_server_as_it_was_under_the_pol
         .await;
 }
 
-/// Whoever may write ConfigMaps writes bundles of their own, well-formed and with their revision, again and again.
+/// Whoever may write ConfigMaps writes bundles of their own, well-formed and with their revision,
+/// again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bundle_of_somebody_elses_is_never_in_force_told_and_written_over_each_time() {
     let Some((room, fake)) = opened("a forged bundle").await else {

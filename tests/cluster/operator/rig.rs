@@ -207,8 +207,8 @@ impl Room {
         McpClient::new(address, "/mcp").session().await
     }
 
-    /// A client of a server's one gateway pod in a session, once it answers: it may have been killed
-    /// a moment ago.
+    /// A client of a server's one gateway pod in a session, once it answers: it may have been
+    /// killed a moment ago.
     pub async fn living_agent(&self, server: &str) -> McpClient {
         let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
         let address = eventually("the gateway answers", || async {

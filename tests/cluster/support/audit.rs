@@ -5,9 +5,10 @@ use serde_json::Value;
 use super::Cluster;
 
 impl Cluster {
-    /// The writes that somebody other than the control plane made since the start, refused ones too: user, verb, what it
-    /// was (`group/resource/subresource`), namespace, name and the code of the answer. A refused creation has no
-    /// name: that is in its body only. Needs a control plane of our own.
+    /// The writes that somebody other than the control plane made since the start, refused ones
+    /// too: user, verb, what it was (`group/resource/subresource`), namespace, name and the code of
+    /// the answer. A refused creation has no name: that is in its body only. Needs a control plane
+    /// of our own.
     pub fn writes(&self) -> Vec<Write> {
         let text = std::fs::read_to_string(self.folder().join("audit.log")).unwrap_or_default();
         // The last line may be in the writing.

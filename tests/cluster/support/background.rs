@@ -5,9 +5,11 @@ use std::sync::mpsc;
 
 use tokio::runtime::Handle;
 
-/// A thread with a runtime for what goes on beside the tests: each of those has a runtime that ends with it.
+/// A thread with a runtime for what goes on beside the tests: each of those has a runtime that ends
+/// with it.
 ///
-/// Processes are started from this one thread, as the kernel ends them with the thread that started them.
+/// Processes are started from this one thread, as the kernel ends them with the thread that started
+/// them.
 pub struct Background {
     pub handle: Handle,
     stop: Option<tokio::sync::oneshot::Sender<()>>,

@@ -1,7 +1,7 @@
 //! The cluster that the tests of one binary share, or one of a test's own.
 //!
-//! In: the environment. Out: clients and kubeconfigs of whoever a test wants to be. Must not do: use a cluster that was
-//! not given by name; `KUBECONFIG` and the home folder are not looked at.
+//! In: the environment. Out: clients and kubeconfigs of whoever a test wants to be. Must not do:
+//! use a cluster that was not given by name; `KUBECONFIG` and the home folder are not looked at.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -39,7 +39,8 @@ pub enum Subject<'a> {
 /// An API server and what goes with it.
 pub struct Cluster {
     kubeconfig: PathBuf,
-    /// Kubeconfigs of other identities, and the log of what ran; the control plane's own folder if there is one.
+    /// Kubeconfigs of other identities, and the log of what ran; the control plane's own folder if
+    /// there is one.
     folder: PathBuf,
     programs: PathBuf,
     background: Background,
@@ -50,8 +51,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster that all tests of this binary share, with the definitions of `crds/` in it. None, and a line that says
-    /// that `what` is skipped, where there is none.
+    /// The cluster that all tests of this binary share, with the definitions of `crds/` in it.
+    /// None, and a line that says that `what` is skipped, where there is none.
     pub fn get(what: &str) -> Option<&'static Cluster> {
         static SHARED: OnceLock<Result<Cluster, String>> = OnceLock::new();
         let given = std::env::var_os(GIVEN).filter(|file| !file.is_empty());
@@ -74,7 +75,8 @@ impl Cluster {
         }
     }
 
-    /// A cluster of the test's own, without the definitions; it ends with the value. Never one that was given.
+    /// A cluster of the test's own, without the definitions; it ends with the value. Never one that
+    /// was given.
     pub fn start(what: &str, options: &Options) -> Option<Cluster> {
         let programs = installed(PROGRAMS, what)?;
         Some(
@@ -146,13 +148,14 @@ impl Cluster {
         });
     }
 
-    /// The processes of the control plane. None in a cluster that was given: those are not ours to stop.
+    /// The processes of the control plane. None in a cluster that was given: those are not ours to
+    /// stop.
     pub fn control_plane(&self) -> Option<&ControlPlane> {
         self.control_plane.as_ref()
     }
 
-    /// The node on which pods of Portcullis run as processes; None, and a line that says that `what` is skipped, in a
-    /// cluster that was given.
+    /// The node on which pods of Portcullis run as processes; None, and a line that says that
+    /// `what` is skipped, in a cluster that was given.
     pub fn kubelet(&self, what: &str) -> Option<&Kubelet> {
         if self.kubelet.is_none() {
             // Past the harness's capture, as tests/run.sh counts such lines.
@@ -173,7 +176,8 @@ impl Cluster {
         &self.kubeconfig
     }
 
-    /// What a client is made of. A client belongs to the runtime that made it, so each test makes its own.
+    /// What a client is made of. A client belongs to the runtime that made it, so each test makes
+    /// its own.
     pub fn config(&self) -> Config {
         load(self.kubeconfig.clone(), None)
     }
@@ -188,7 +192,8 @@ impl Cluster {
         Client::try_from(load(self.kubeconfig.clone(), Some((user, groups)))).unwrap()
     }
 
-    /// A client that the API server takes for a service account. Its token would add only claims about the pod.
+    /// A client that the API server takes for a service account. Its token would add only claims
+    /// about the pod.
     pub fn impersonate_account(&self, namespace: &str, account: &str) -> Client {
         let groups = [
             "system:serviceaccounts".to_owned(),
@@ -201,8 +206,9 @@ impl Cluster {
         )
     }
 
-    /// Gives a user or a group a ClusterRole in one namespace, once the API server's authorizer knows: it learns of a
-    /// binding by a watch, a moment after the binding is stored, and until then it refuses.
+    /// Gives a user or a group a ClusterRole in one namespace, once the API server's authorizer
+    /// knows: it learns of a binding by a watch, a moment after the binding is stored, and until
+    /// then it refuses.
     pub async fn grant(&self, namespace: &str, subject: Subject<'_>, role: &str) {
         let client = self.admin_client();
         let (kind, name, user, groups) = match subject {
@@ -392,7 +398,8 @@ fn load(kubeconfig: PathBuf, who: Option<(&str, &[&str])>) -> Config {
     config
 }
 
-/// Leaves the mark by which the control plane's folder stays, and says where it is, when a test fails.
+/// Leaves the mark by which the control plane's folder stays, and says where it is, when a test
+/// fails.
 fn keep_logs_of_failures(folder: &Path) {
     static FOLDERS: std::sync::Mutex<Vec<PathBuf>> = std::sync::Mutex::new(Vec::new());
     static HOOK: Once = Once::new();

@@ -1,7 +1,8 @@
 //! The processes of the control plane, started and stopped by tests/setup/controlplane.sh.
 //!
-//! In: which programs, and what tests do to them. Out: a folder with kubeconfigs and logs. Must not do: outlive the test
-//! binary; the script ends all of it when its input closes, which the kernel does for a process that died of anything.
+//! In: which programs, and what tests do to them. Out: a folder with kubeconfigs and logs. Must not
+//! do: outlive the test binary; the script ends all of it when its input closes, which the kernel
+//! does for a process that died of anything.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};

@@ -1,8 +1,10 @@
-//! A real API server with all that decides there, a node that runs the pods of Portcullis as processes, and namespaces.
+//! A real API server with all that decides there, a node that runs the pods of Portcullis as
+//! processes, and namespaces.
 //!
-//! Set PORTCULLIS_TEST_CONTROLPLANE to a folder with the programs (tests/setup/install.sh controlplane prints the one it
-//! built; `make test-cluster` sets it) or PORTCULLIS_TEST_KUBECONFIG to the kubeconfig of a cluster that may be used; without
-//! both, tests that need an API server fail, or say that they are skipped if PORTCULLIS_SKIP has `cluster`.
+//! Set PORTCULLIS_TEST_CONTROLPLANE to a folder with the programs (tests/setup/install.sh
+//! controlplane prints the one it built; `make test-cluster` sets it) or PORTCULLIS_TEST_KUBECONFIG
+//! to the kubeconfig of a cluster that may be used; without both, tests that need an API server
+//! fail, or say that they are skipped if PORTCULLIS_SKIP has `cluster`.
 
 #![allow(dead_code)] // Each test file uses its own part.
 
@@ -24,7 +26,8 @@ use std::time::{Duration, Instant};
 pub use cluster::Cluster;
 pub use namespace::Namespace;
 
-/// Nothing here takes so long unless it is broken, even on a machine that builds something at the same time.
+/// Nothing here takes so long unless it is broken, even on a machine that builds something at the
+/// same time.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Waits for what must come.

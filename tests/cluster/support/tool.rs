@@ -26,7 +26,8 @@ impl Printed {
         self.err
     }
 
-    /// The table that it printed, cell by cell. Columns are parted by two spaces and more, as kubectl does.
+    /// The table that it printed, cell by cell. Columns are parted by two spaces and more, as
+    /// kubectl does.
     pub fn table(self) -> Vec<Vec<String>> {
         let cells = |line: &str| {
             let cells = line
@@ -39,7 +40,8 @@ impl Printed {
     }
 }
 
-/// Runs a program against the cluster of a kubeconfig, with nothing else of the machine's configuration.
+/// Runs a program against the cluster of a kubeconfig, with nothing else of the machine's
+/// configuration.
 pub fn run<S: AsRef<OsStr>>(
     program: &Path,
     kubeconfig: &Path,

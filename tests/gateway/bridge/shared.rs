@@ -59,7 +59,8 @@ async fn the_answer_to_a_newer_client_is_the_version_of_an_older_child() {
     }
 }
 
-/// A server that prints what it is given lets one caller write lines that look like answers to another's call.
+/// A server that prints what it is given lets one caller write lines that look like answers to
+/// another's call.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_that_one_caller_has_the_server_print_answers_no_other_callers_call() {
     let rig = Rig::shared().await;

@@ -274,8 +274,9 @@ impl Pod {
             .await;
     }
 
-    /// Waits until what is mounted now has been read. Secrets and the bundle are read together, so two changes of a Secret
-    /// that are told one after the other have what was mounted before between them.
+    /// Waits until what is mounted now has been read. Secrets and the bundle are read together, so
+    /// two changes of a Secret that are told one after the other have what was mounted before
+    /// between them.
     pub async fn looks(&self, volumes: &Volumes) {
         let told = |pod: &Pod| {
             let read = |line: &&Value| line["message"] == "reloaded the mounted Secrets";

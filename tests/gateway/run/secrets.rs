@@ -1,4 +1,5 @@
-//! Secrets: what is missing is waited for and told, what changes takes effect without a restart, and no value is ever shown.
+//! Secrets: what is missing is waited for and told, what changes takes effect without a restart,
+//! and no value is ever shown.
 
 use serde_json::{Value, json};
 

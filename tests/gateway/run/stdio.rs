@@ -1,4 +1,5 @@
-//! A stdio server in a pod of its own: the bridge there, the gateway here, and the bearer that both mount.
+//! A stdio server in a pod of its own: the bridge there, the gateway here, and the bearer that both
+//! mount.
 
 use std::net::TcpListener;
 use std::process::{Child, Stdio};
@@ -120,8 +121,8 @@ fn credential(of: &str) -> String {
     format!(r#"--credential=[{{"name":"USER","value":"{of}"}},{secret}]"#)
 }
 
-/// Gateway and bridge are in two pods, each with its own idea of the credentials for a while: nobody
-/// gets another one's, or what all have.
+/// Gateway and bridge are in two pods, each with its own idea of the credentials for a while:
+/// nobody gets another one's, or what all have.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pod_of_the_server_gives_each_caller_its_own_variables() {
     let volumes = Volumes::new();

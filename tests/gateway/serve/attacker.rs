@@ -1,5 +1,5 @@
-//! A stdio server that has turned against `serve`: it asks the socket to approve its own calls, and reads what it can of the
-//! process that started it.
+//! A stdio server that has turned against `serve`: it asks the socket to approve its own calls, and
+//! reads what it can of the process that started it.
 
 use super::*;
 
@@ -62,7 +62,8 @@ impl Serve {
         message
     }
 
-    /// What the server found when it attacked: from its own child, from one that left the session, or from a daemon.
+    /// What the server found when it attacked: from its own child, from one that left the session,
+    /// or from a daemon.
     fn attack(
         &self,
         session: &str,

@@ -1,4 +1,5 @@
-//! `portcullis tools`: the tools of a server, saved with their pins, and what the catalogue knows of the real ones.
+//! `portcullis tools`: the tools of a server, saved with their pins, and what the catalogue knows
+//! of the real ones.
 
 use super::*;
 use crate::support::installed;

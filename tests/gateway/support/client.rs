@@ -43,7 +43,8 @@ impl Reply {
         }
     }
 
-    /// The text of a tool's result, with whether it is an error, and without the id of the decision.
+    /// The text of a tool's result, with whether it is an error, and without the id of the
+    /// decision.
     pub fn tool(&self) -> (bool, String) {
         assert_eq!(self.status, 200, "{}", self.text());
         let answer = self.messages().pop().unwrap();
@@ -290,8 +291,8 @@ impl Client {
         client
     }
 
-    /// The bytes of a request. Headers of the client come instead of the usual ones of the same name; one with an empty
-    /// value is left out.
+    /// The bytes of a request. Headers of the client come instead of the usual ones of the same
+    /// name; one with an empty value is left out.
     pub fn bytes(&self, method: &str, body: Option<&[u8]>) -> Vec<u8> {
         let mut headers: Vec<(String, String)> = vec![("Host".into(), self.addr.to_string())];
         match method {

@@ -1,4 +1,5 @@
-//! A gateway on a free port of loopback, MCP servers behind it, and a client that controls every byte.
+//! A gateway on a free port of loopback, MCP servers behind it, and a client that controls every
+//! byte.
 
 #![allow(dead_code)] // Each test file uses its own part.
 
@@ -30,7 +31,8 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// The variables by which tests/clock.sh sets another time: what is started with an environment of its own needs them too.
+/// The variables by which tests/clock.sh sets another time: what is started with an environment of
+/// its own needs them too.
 pub fn clock() -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
     [
         "LD_PRELOAD",
@@ -42,8 +44,9 @@ pub fn clock() -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
     .filter_map(|variable| Some((variable, std::env::var_os(variable)?)))
 }
 
-/// The value of a variable that names an installed program. A test that needs one fails where it is not set, so that none
-/// passes without having run, unless the variable PORTCULLIS_SKIP says that its part is to be left out.
+/// The value of a variable that names an installed program. A test that needs one fails where it is
+/// not set, so that none passes without having run, unless the variable PORTCULLIS_SKIP says that
+/// its part is to be left out.
 pub fn installed(variable: &str, what: &str) -> Option<std::ffi::OsString> {
     let value = std::env::var_os(variable).filter(|value| !value.is_empty());
     if value.is_none() {

@@ -189,7 +189,8 @@ impl Fake {
         all.into_iter().filter(|got| got.what() == what).collect()
     }
 
-    /// The id under which the newest request of that method came: it is the gateway's, not the client's.
+    /// The id under which the newest request of that method came: it is the gateway's, not the
+    /// client's.
     pub fn id_of(&self, what: &str) -> Value {
         self.got(what).pop().unwrap().json()["id"].clone()
     }

@@ -347,7 +347,8 @@ async fn methods_that_nobody_thought_about_are_refused() {
         let reply = client.request(method, json!({"taskId": "x"})).await;
         assert_eq!((reply.status, reply.error().0), (200, -32601), "{method:?}");
     }
-    // A second handshake inside of a session is a new session, and unknown notifications are dropped.
+    // A second handshake inside of a session is a new session, and unknown notifications are
+    // dropped.
     for method in [
         "notifications/tools/list_changed",
         "notifications/message",

@@ -43,7 +43,8 @@ fn answer(status: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// A server that speaks TLS with a certificate for these names and days; its port and the certificate.
+/// A server that speaks TLS with a certificate for these names and days; its port and the
+/// certificate.
 async fn over_tls(name: &str, expired: bool) -> (u16, String) {
     let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
     if expired {

@@ -1,4 +1,5 @@
-//! What the server gets: the message written anew, and no header of the client's that is not on the list.
+//! What the server gets: the message written anew, and no header of the client's that is not on the
+//! list.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -221,7 +222,8 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// JSON text of a value with random spaces and escapes, so that it is not what a writer would write.
+/// JSON text of a value with random spaces and escapes, so that it is not what a writer would
+/// write.
 fn loosely(value: &Value, noise: &mut impl Iterator<Item = u8>, out: &mut String) {
     let space = |out: &mut String, byte: Option<u8>| {
         out.push_str(["", "", " ", "\n\t", "\r\n"][usize::from(byte.unwrap_or(0)) % 5]);

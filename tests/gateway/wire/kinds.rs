@@ -1,5 +1,5 @@
-//! What a rule reads is what the server reads: real servers of the Python SDK say what an argument became after their own
-//! reading, for every kind of parameter and many values that look harmless.
+//! What a rule reads is what the server reads: real servers of the Python SDK say what an argument
+//! became after their own reading, for every kind of parameter and many values that look harmless.
 
 use serde_json::{Value, json};
 

@@ -248,8 +248,9 @@ async fn a_cost_is_counted_in_full_or_not_at_all() {
     assert_eq!(fake.calls(), 3);
 }
 
-/// A server that has carried a call out when it is cancelled, and then says that it was invalid. The call is made under the
-/// number 7, and `cancel` is what the client then sends with `requestId`.
+/// A server that has carried a call out when it is cancelled, and then says that it was invalid.
+/// The call is made under the number 7, and `cancel` is what the client then sends with
+/// `requestId`.
 async fn cancelled_with(request_id: &str, same_session: bool) -> (Fake, bool) {
     let fake = Fake::start(&["echo"]).await;
     // A server that keeps no sessions: it knows requests by their ids alone.

@@ -1,5 +1,5 @@
-//! The same list asked for again and again: what a caller got before is used again only while it is what the caller
-//! would get anew.
+//! The same list asked for again and again: what a caller got before is used again only while it is
+//! what the caller would get anew.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
-//! What is approved is a state: what a rule observes is shown, bound, and read again before the call.
+//! What is approved is a state: what a rule observes is shown, bound, and read again before the
+//! call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
-//! Each way in which two parsers could read the same bytes differently is refused, and the server never hears of it.
+//! Each way in which two parsers could read the same bytes differently is refused, and the server
+//! never hears of it.
 
 use serde_json::json;
 

@@ -1,4 +1,5 @@
-//! Clients that ask for progress hear that their call waits for a person; to others nothing changes.
+//! Clients that ask for progress hear that their call waits for a person; to others nothing
+//! changes.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The audit log: nothing goes upstream before its line is written, and nothing at all where it cannot be.
+//! The audit log: nothing goes upstream before its line is written, and nothing at all where it
+//! cannot be.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -255,7 +256,8 @@ async fn an_approval_is_not_used_up_by_a_call_that_cannot_be_recorded() {
     assert_eq!(fake.calls(), 1);
 }
 
-/// The real program, killed at a random moment among 1,000 calls: whatever reached the server is in the log.
+/// The real program, killed at a random moment among 1,000 calls: whatever reached the server is in
+/// the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn after_a_kill_every_call_that_reached_the_server_has_its_line() {
     let fake = Fake::start(&["echo"]).await;

@@ -239,7 +239,8 @@ async fn a_stream_is_resumed_from_its_last_event_by_its_own_session_only() {
         "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"level\":\"info\",\"data\":1}}"
     );
 
-    // The answer to this request alone passes, under the client's id; and on from an event of this stream, too.
+    // The answer to this request alone passes, under the client's id; and on from an event of this
+    // stream, too.
     let asked = fake.id_of("tools/call");
     let others = client.call("echo", json!({}));
     others.await;

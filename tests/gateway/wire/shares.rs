@@ -1,5 +1,5 @@
-//! One caller that takes what it can get, and another one that goes on being served. The real program, under a limit on open
-//! files that is soon reached.
+//! One caller that takes what it can get, and another one that goes on being served. The real
+//! program, under a limit on open files that is soon reached.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! A stdio server under the gateway: the same answers, and units that follow what became of the process.
+//! A stdio server under the gateway: the same answers, and units that follow what became of the
+//! process.
 
 use serde_json::{Value, json};
 
@@ -21,7 +22,8 @@ async fn rig(sessions: &str, features: &str, policy: Value) -> Rig {
     Rig::with(spec, keys, &[policy]).await
 }
 
-/// Clients that never end a session, as most do not: they can open others without end, and end nobody else's.
+/// Clients that never end a session, as most do not: they can open others without end, and end
+/// nobody else's.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_that_nobody_uses_make_room_and_one_caller_does_not_end_anothers() {
     for (sessions, most) in [("Shared", 256), ("PerSession", 16)] {

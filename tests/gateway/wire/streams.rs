@@ -1,4 +1,5 @@
-//! What comes from the server: filtered lists wherever they stand, its own requests, progress and cancellation.
+//! What comes from the server: filtered lists wherever they stand, its own requests, progress and
+//! cancellation.
 
 use serde_json::{Value, json};
 
@@ -565,7 +566,8 @@ async fn progress_passes_both_ways_and_a_cancel_reaches_the_server() {
         json!({"progressToken": "t", "progress": 2})
     );
     assert_eq!(reply.header("x-accel-buffering"), Some("no"));
-    // A cancel of a call that has been answered reaches nobody (those of calls under way: see the limits).
+    // A cancel of a call that has been answered reaches nobody (those of calls under way: see the
+    // limits).
     let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7, "reason": "enough"}});
     assert_eq!(client.post(&cancel).await.status, 202);
     assert!(fake.got("notifications/cancelled").is_empty());

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-/// The values of values.yaml that have a comment beginning with `# --`, in order, with its text on one line.
+/// The values of values.yaml that have a comment beginning with `# --`, in order, with its text on
+/// one line.
 pub fn documented(text: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut parents: Vec<(usize, String)> = Vec::new();
@@ -102,7 +103,8 @@ pub fn walk(value: &Value, path: &str, see: &mut impl FnMut(&str, &Map<String, V
     }
 }
 
-/// The fields below a schema that have to do with Secrets by their name; what is inside of them is theirs.
+/// The fields below a schema that have to do with Secrets by their name; what is inside of them is
+/// theirs.
 pub fn secret_fields(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
     if let Some(items) = schema.get("items") {
         secret_fields(items, &format!("{path}[]"), found);

@@ -1,12 +1,13 @@
-//! Every CEL rule of the definitions as data: an object that it refuses, in its own sentence, and one that it accepts.
+//! Every CEL rule of the definitions as data: an object that it refuses, in its own sentence, and
+//! one that it accepts.
 //!
 //! The offline tests put them to an evaluator, the cluster's tests to a real API server.
 
 use portcullis::api;
 use serde_json::{Value, json};
 
-/// One rule: a part of its sentence, a document that it refuses (and, for transitions, what it was before), and one like it
-/// that is accepted.
+/// One rule: a part of its sentence, a document that it refuses (and, for transitions, what it was
+/// before), and one like it that is accepted.
 pub struct Case {
     pub sentence: &'static str,
     pub kind: &'static str,

@@ -4,7 +4,8 @@ use super::cases::cases;
 use super::*;
 use kube::core::cel::Validator;
 
-/// A rule with `optionalOldSelf` needs an API server: the evaluator used here has no optional values.
+/// A rule with `optionalOldSelf` needs an API server: the evaluator used here has no optional
+/// values.
 const NEEDS_AN_API_SERVER: &str = "a new request carries no decisions; people add them afterwards";
 
 /// Without the rules against nulls, which need `dyn`: that function is missing here too.

@@ -45,7 +45,7 @@ What the operator may do in each namespace that it watches. docs/rbac.md says th
 - apiGroups: [""]
   resources: [serviceaccounts]
   verbs: [get, list, watch, create, patch]
-# Nobody may put a rule into a Role that he does not hold himself. The operator holds exactly those of gateways' Roles (the
+# RBAC lets no one grant a right that they do not have. The operator holds exactly those of gateways' Roles (the
 # last three), and neither `escalate` nor `bind`.
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]

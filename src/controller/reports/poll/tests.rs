@@ -56,7 +56,7 @@ fn a_pod_that_never_runs_the_bundle_is_soon_asked_no_more_than_others() {
     // Another delivery is followed closely again.
     memory.polls.get_mut("u").unwrap().poll_now();
     assert_eq!(waits(&mut memory, &pod("u", false), 1), [SOON]);
-    // One that ends goes on being asked, not as often.
+    // One that ends is still asked, less often.
     let ending = waits(&mut memory, &pod("v", true), 310);
     assert_eq!(ending[309], ENDING);
 }
@@ -90,7 +90,8 @@ fn violation() -> ReportedCount {
 fn while_violations_come_reports_are_read_every_second() {
     let mut memory = ServerMemory::default();
     let (pod, start) = (pod("u", false), Instant::now());
-    // What the wait is after a report with that many violations, read that many seconds after the start.
+    // What the wait is after a report with that many violations, read that many seconds after the
+    // start.
     let mut wait = |violations: u64, seconds: u64| {
         let mut report = report("i", "r");
         report.calls = seconds;
@@ -212,7 +213,7 @@ async fn a_gateway_is_asked_with_its_bearer_and_its_report_makes_the_server_be_l
     );
     let bearer = format!("Bearer {}\r\n", key().bearer("uid-of-m"));
     assert!(asked[0].contains(&bearer), "{asked:?}");
-    // The same once more, when it is hurried, is no news.
+    // The same once more, when it is hurried, is not news.
     poll_now(&operator.ctx, &name());
     assert_eq!(queued(&operator.ctx.queues.reports).await, ["m"]);
     look(&operator.ctx, &name()).await;
@@ -259,10 +260,10 @@ async fn only_the_gateways_of_a_server_that_is_known_are_asked() {
     let operator = operator(&script, "127.0.0.1:1".parse().unwrap());
     let gone = ("ml".to_owned(), "gone".to_owned());
     assert_eq!(look(&operator.ctx, &gone).await, None);
-    // Nobody listens there.
+    // There is no listener at this address.
     let next = look(&operator.ctx, &name()).await.unwrap();
     assert!(next <= SOON * 2, "{next:?}");
-    // A worker goes on with what is due.
+    // A worker continues with what is due.
     operator.ctx.queues.reports.add(gone.clone());
     let work = work(Arc::clone(&operator.ctx));
     let done = async {
@@ -274,7 +275,7 @@ async fn only_the_gateways_of_a_server_that_is_known_are_asked() {
         () = work => {}
         () = done => {}
     }
-    // Of how many violations of a run are stored the gateway is told.
+    // The gateway learns how many violations of a run are stored.
     let memory = operator.ctx.memory.servers.of(&name(), "uid-of-m");
     let mut memory = memory.lock();
     assert_eq!(stored(&memory, "pod"), 0);

@@ -1,7 +1,9 @@
-//! What somebody else changed of a child: which fields, who, and whether that widens what a pod may do.
+//! What another writer changed of a child: which fields, who, and whether that widens what a pod
+//! may do.
 //!
-//! In: a child as it should be and as it is, who manages which field. Out: the fields that differ, and those that were added.
-//! Pure. Must not do: take a default of the API server's for a change: those nobody else manages, and they are harmless.
+//! In: a child as it should be and as it is, who manages which field. Out: the fields that differ,
+//! and those that were added. Pure. Must not do: take a default of the API server's for a change:
+//! no other writer manages those, and they are harmless.
 
 use serde_json::{Value, json};
 
@@ -9,7 +11,8 @@ use crate::controller::runtime::drift::{is_nothing, quantities};
 use crate::controller::runtime::kinds::{Child, Kind};
 use crate::controller::runtime::objects::ObservedChild;
 
-/// Fields of pods, containers and Services that widen what runs, whoever manages them. No default of the API server's adds one.
+/// Fields of pods, containers and Services that widen what runs, whichever manager has them. No
+/// default of the API server's adds one.
 const WIDENING: [&str; 29] = [
     "hostNetwork",
     "hostPID",
@@ -41,7 +44,8 @@ const WIDENING: [&str; 29] = [
     "claims",
     "externalIPs",
 ];
-/// Fields whose change does no harm: others may want to decide on them. Where they fight over them, there are pauses.
+/// Fields whose change does no harm: others may want to decide on them. Where they fight over them,
+/// there are pauses.
 const HARMLESS: [&str; 4] = [
     "spec.replicas",
     "spec.minReadySeconds",
@@ -63,7 +67,7 @@ pub struct Change {
     path: Vec<Part>,
     /// It should not be there.
     pub added: bool,
-    /// It may let a pod, or somebody else, do more.
+    /// It may let a pod, or a user, do more.
     pub widens: bool,
 }
 
@@ -93,7 +97,7 @@ fn shown(path: &[Part]) -> String {
     shown
 }
 
-/// What differs of a child's content. Labels and annotations are not looked at here.
+/// What differs of a child's content. Labels and annotations are not compared here.
 pub fn changes(child: &Child, live: &ObservedChild) -> Vec<Change> {
     let mut walk = Walk {
         kind: child.kind,
@@ -112,7 +116,7 @@ pub fn changes(child: &Child, live: &ObservedChild) -> Vec<Change> {
             walk.compare(object.get(key), wanted, key);
         });
     }
-    // Controllers put names of Secrets onto service accounts; they are no rights.
+    // Controllers put names of Secrets onto service accounts; they grant nothing.
     let of_others = |key: &str| {
         child.kind == Kind::ServiceAccount && matches!(key, "secrets" | "imagePullSecrets")
     };
@@ -203,7 +207,7 @@ impl Walk<'_> {
             }
             return;
         }
-        // Named items that were added are told by name; any other difference is the list's.
+        // Named items that were added are listed by name; any other difference is the list's.
         let added: Vec<String> = match (live_names, wanted_names) {
             (Some(live), Some(wanted)) => live
                 .into_iter()
@@ -261,7 +265,8 @@ impl Walk<'_> {
     }
 }
 
-/// The whole intent as a merge patch (RFC 7386): lists are replaced whole, and what was added to objects is removed.
+/// The whole intent as a merge patch (RFC 7386): lists are replaced whole, and what was added to
+/// objects is removed.
 pub fn patch(body: &Value, changes: &[Change]) -> Value {
     let mut patch = body.clone();
     for change in changes.iter().filter(|change| change.added) {
@@ -307,7 +312,7 @@ mod tests {
         }
     }
 
-    /// The child as the API server has it, with its defaults, and then changed by somebody.
+    /// The child as the API server has it, with its defaults, and then changed by another writer.
     fn live(manager: &str, fields: Value, change: impl FnOnce(&mut Value)) -> ObservedChild {
         let mut body = child().body;
         body["metadata"]["ownerReferences"] = json!([{"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "name": "m", "uid": "u", "controller": true}]);

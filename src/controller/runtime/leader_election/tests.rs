@@ -154,7 +154,7 @@ async fn a_leader_renews_through_failures_and_stops_when_another_replica_has_the
         echo(Method::POST, &[PATH]),
         got("b", EARLY),
         put(),
-        // Its own request that was taken for lost.
+        // Its own request that it gave up as lost.
         got("b", EARLY),
         conflict(Method::PUT),
         failing,

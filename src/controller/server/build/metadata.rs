@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 
+use crate::api::contract::SERVER_LABEL;
 use crate::controller::names::{self, Ident};
 
 /// Labels by which pods are selected; they never change.
 pub fn selecting(ident: &Ident, component: &str) -> BTreeMap<String, String> {
     [
-        (names::SERVER, ident.name.clone()),
+        (SERVER_LABEL, ident.name.clone()),
         (names::COMPONENT, component.to_owned()),
     ]
     .into_iter()
@@ -35,7 +36,7 @@ pub fn labels(ident: &Ident, component: &str) -> BTreeMap<String, String> {
         ("app.kubernetes.io/instance", ident.name.as_str()),
         (names::COMPONENT, component),
         names::MANAGED_BY,
-        (names::SERVER, ident.name.as_str()),
+        (SERVER_LABEL, ident.name.as_str()),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value.to_owned()))

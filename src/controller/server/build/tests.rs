@@ -589,8 +589,9 @@ fn samples() -> BTreeMap<&'static str, Vec<Child>> {
     ])
 }
 
-/// What the API server is sent, byte by byte: a field that appears, goes, or becomes empty is applied to every child of every server
-/// when the operator is upgraded, and another pod template rolls all pods.
+/// What the API server is sent, byte by byte: a field that appears, goes, or becomes empty is
+/// applied to every child of every server when the operator is upgraded, and another pod template
+/// rolls all pods.
 #[test]
 fn the_children_are_sent_as_the_release_before_sent_them() {
     let path = concat!(

@@ -31,6 +31,6 @@ pub struct Wanted<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replicas {
     pub now: i64,
-    /// Somebody else decides on them.
+    /// Another writer decides on them.
     pub others: bool,
 }

@@ -1,7 +1,7 @@
 //! Announcements of requests in a cluster.
 //!
-//! In: what is kept. Out: what this gateway is to announce; who does it, and that it is done, in the
-//! object. Must not do: send anything.
+//! In: what is kept. Out: what this gateway is to announce; who does it, and that it is done, in
+//! the object. Must not do: send anything.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::api::loose::Loose;
 
 /// The gateway whose call asked, and one that took over, have this long before another one may.
 const TURN: SignedDuration = SignedDuration::from_secs(60);
-/// An announcement takes a while; one is begun only if so much of the turn is left.
+/// An announcement takes a while; one is begun only if this much of the turn is left.
 const LEFT: SignedDuration = SignedDuration::from_secs(15);
 
 /// Whose turn it is to announce.

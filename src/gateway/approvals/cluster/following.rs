@@ -13,8 +13,9 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::{ClusterApprovals, SERVER_LABEL};
+use super::ClusterApprovals;
 use crate::api::approval::McpApproval;
+use crate::api::contract::SERVER_LABEL;
 use crate::api::loose::Loose;
 use crate::gateway::cluster_api::{connect, describe, random};
 
@@ -94,7 +95,7 @@ struct Following<'a> {
 }
 
 impl Following<'_> {
-    /// Returns why it cannot go on.
+    /// Returns why it cannot continue.
     async fn follow(&mut self, complained: &mut Option<String>) -> String {
         loop {
             let mut version = match self.list().await {
@@ -163,8 +164,9 @@ impl Following<'_> {
         loop {
             let event = match timeout_at(until, events.try_next()).await.map_err(silent)? {
                 Ok(Some(event)) => event,
-                // Cut off, for example by a load balancer: the next watch goes on from here. One that
-                // ends as soon as it is open is a failure, or it would be opened over and over.
+                // Cut off, for example by a load balancer: the next watch continues from here. One
+                // that ends as soon as it is open is a failure, or it would be opened over and
+                // over.
                 Ok(None) | Err(kube::Error::ReadEvents(_)) => {
                     if opened.elapsed() >= Duration::from_secs(1) {
                         return Ok(());

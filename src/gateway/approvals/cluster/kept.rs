@@ -185,8 +185,8 @@ impl KeptApprovals {
         all.filter_map(next).min()
     }
 
-    /// The newest request of these base names that a call may still be told of, if it has expired
-    /// and no answer has named it yet.
+    /// The newest request of these base names that the answer to a call may still name, if it has
+    /// expired and no answer has named it yet.
     pub(super) fn untold_expiry(
         &self,
         bases: &[String],
@@ -292,7 +292,7 @@ fn shown<'a>((name, kept): (&'a str, &'a KeptApproval)) -> Option<(&'a str, &'a 
 }
 
 /// A call that is held is answered what became of its request, so objects stay until they expire,
-/// and those that nobody decided for a while longer.
+/// and undecided ones for a while longer.
 fn settle(kept: &mut KeptApproval, now: Timestamp) {
     let KeptState::Shown(object) = &kept.state else {
         return;

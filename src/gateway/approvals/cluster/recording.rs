@@ -28,7 +28,7 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// Between two checks for lines that are due.
 const SWEEP_WAITS: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
-/// Somebody else may write the object at the same time.
+/// Another writer may change the object at the same time.
 const ATTEMPTS: usize = 5;
 
 /// The lines of decisions that a write of the status claims.
@@ -78,7 +78,7 @@ enum ClaimResult {
     Done,
     /// Another write came first.
     Conflict,
-    /// Nobody knows whether it was written.
+    /// Whether it was written is unknown.
     Unanswered(Claim, String),
 }
 

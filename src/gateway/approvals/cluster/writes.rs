@@ -1,7 +1,7 @@
 //! What a gateway writes: a request, that it was used, that it is not asked for any more.
 //!
 //! In: one request. Out: whether the API server took it. Each write of a status carries the version
-//! of the object that it is based on. Must not do: write over a state that was not looked at.
+//! of the object that it is based on. Must not do: write over a state that was not read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,21 +17,22 @@ use super::super::{
     ApprovalKey, ApprovalRequest, CallContext, NotConsumed, NotRequested, Standing,
 };
 use super::recording::{ClaimedLines, PAUSE, REQUEST_TIMEOUT};
-use super::{ClusterApprovals, SERVER_LABEL, uid, version};
+use super::{ClusterApprovals, uid, version};
 use crate::api::Time;
 use crate::api::approval::{McpApproval, McpApprovalSpec, Phase};
+use crate::api::contract::SERVER_LABEL;
 use crate::api::loose::Loose;
 use crate::gateway::cluster_api::describe;
 
 /// A call waits this long for its approval to be used up, over several attempts.
 const CONSUME_TIMEOUT: Duration = Duration::from_secs(8);
-/// That nobody asks any more is tried this long to be written.
+/// How long the gateway tries to write that no call waits any more.
 pub(super) const END_TIMEOUT: Duration = Duration::from_secs(60);
-/// Names that are tried for one request; each taken one is remembered, so that the next call goes
-/// on from there.
+/// Names that are tried for one request; each taken one is remembered, so that the next call
+/// continues from there.
 const NAMES: u64 = 32;
-/// So many decisions are remembered whose request may have been created.
-const MAX_UNANSWERED: usize = 64;
+/// The number of decisions that are remembered whose request may have been created.
+pub(super) const MAX_UNANSWERED: usize = 64;
 
 impl ClusterApprovals {
     pub(super) fn typed(&self, client: Client) -> Api<McpApproval> {
@@ -111,11 +112,8 @@ impl ClusterApprovals {
     /// The request may have been created all the same: the watch shows that, and then its line is
     /// written.
     fn unanswered(&self, context: CallContext<'_>) {
-        let unanswered = &mut self.lock().unanswered;
-        if unanswered.len() == MAX_UNANSWERED {
-            unanswered.remove(0);
-        }
-        unanswered.push(context.decision.to_string());
+        let decision = context.decision.to_string();
+        self.lock().unanswered.insert(decision);
     }
 
     fn new_object(
@@ -303,7 +301,7 @@ impl ClusterApprovals {
         }
     }
 
-    /// Nobody asks for a request any more, or it is for nothing: no call at this gateway gets it
+    /// No call waits for a request any more, or it is for nothing: no call at this gateway gets it
     /// from now on, and the object says so as soon as it can be written.
     pub(super) fn end_later(
         self: &Arc<Self>,
@@ -382,8 +380,8 @@ impl ClusterApprovals {
     }
 }
 
-/// Another call used it while this one was on its way: a repetition that ran beside the call that was
-/// approved is no reason to ask again. The next look at it finds it used.
+/// Another call used it while this one was on its way: a repetition that ran beside the call that
+/// was approved does not need another request. The next look at it finds it used.
 fn used_meanwhile(
     object: &McpApproval,
     wanted: &ApprovalRequest,

@@ -20,8 +20,8 @@ use crate::protocol::version::Version;
 /// How long the exit status of a child that fell silent is waited for, for the sake of a better
 /// message.
 const EXIT_WAIT: Duration = Duration::from_millis(200);
-/// The same for a child that has not answered `initialize`: no call waits, and the exit status is all
-/// that there is to say.
+/// The same for a child that has not answered `initialize`: no call waits, and the exit status is
+/// all that there is to say.
 const FIRST_EXIT_WAIT: Duration = Duration::from_secs(2);
 
 /// Runs until the bridge stops.

@@ -1,7 +1,8 @@
 //! From the files of a journal to what counts now.
 //!
-//! In: the bytes of the files, oldest first, and the clocks. Out: every key with what it has counted,
-//! the journal's time, and until when something may be missing. Must not do: guess what is damaged.
+//! In: the bytes of the files, oldest first, and the clocks. Out: every key with what it has
+//! counted, the journal's time, and until when something may be missing. Must not do: guess what is
+//! damaged.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -43,12 +44,13 @@ pub struct Restored {
 
 impl Replayed {
     /// Reads a file; returns the byte from which on it says nothing, if that is not how a process
-    /// leaves it that is killed. `last` is whether it is the newest file, `boot` the machine's start.
+    /// leaves it that is killed. `last` is whether it is the newest file, `boot` the machine's
+    /// start.
     pub fn file(&mut self, bytes: &[u8], last: bool, boot: [u8; 16]) -> Option<usize> {
         let mut at = HEADER.len();
         if !bytes.starts_with(HEADER) {
-            // A process that is killed leaves a part of the header at most; a machine that failed, anything
-            // instead of a file that was begun a moment before.
+            // A process that is killed leaves a part of the header at most; a machine that failed,
+            // anything instead of a file that was begun a moment before.
             let failed = self.clocks.is_some_and(|(_, reading)| reading.boot != boot);
             if last && (HEADER.starts_with(bytes) || failed && !follows(bytes, 0)) {
                 return None;
@@ -66,9 +68,9 @@ impl Replayed {
                     }
                     true
                 }
-                // Of a killed process nothing but the last record is incomplete, and its call was not
-                // forwarded. A machine that failed may leave anything instead of what it had not
-                // written to the disk yet.
+                // Of a killed process nothing but the last record is incomplete, and its call was
+                // not forwarded. A machine that failed may leave anything instead of what it had
+                // not written to the disk yet.
                 Found::Torn => !last || follows(bytes, at),
                 Found::Damaged => {
                     let same = self.clocks.is_some_and(|(_, reading)| reading.boot == boot);
@@ -151,8 +153,9 @@ impl Replayed {
     }
 
     /// The journal's time. It is never before that of a record. While the machine has not been
-    /// started again its own clock says how long the process was away, whatever the wall clock says;
-    /// after that there is only the wall clock, and one that went back says that no time has passed.
+    /// started again its own clock says how long the process was away, whatever the wall clock
+    /// says; after that there is only the wall clock, and one that went back says that no time has
+    /// passed.
     fn now(&self, reading: Reading) -> u64 {
         let Some((at, known)) = self.clocks else {
             return self.latest;

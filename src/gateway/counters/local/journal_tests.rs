@@ -153,7 +153,7 @@ fn the_wall_clock_matters_only_between_two_starts_of_the_machine() {
     started(&mut machine, 2, 0);
     let left = machine.take(&limit).unwrap_err().retry_after();
     assert_eq!(left, Some(Duration::from_secs(3_600)));
-    // It is set right while the gateway runs, and that is not taken for time that has passed.
+    // It is corrected while the gateway runs, and that does not count as time that has passed.
     machine.reading.lock().wall = 1_700_000_100 * SECOND;
     machine.local().keep();
     started(&mut machine, 3, 1_700_001_100 * SECOND);

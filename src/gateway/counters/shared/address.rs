@@ -1,7 +1,7 @@
 //! The place of a Redis or Valkey server: its URL, and how to speak TLS to it.
 //!
-//! In: the URL and the CA, as Secrets hold them. Out: a stream to it. Must not do: show a URL, which
-//! holds a password.
+//! In: the URL and the CA, as Secrets hold them. Out: a stream to it. Must not do: show a URL,
+//! which holds a password.
 
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ impl Address {
             false => None,
             true => {
                 let name = ServerName::try_from(host.clone())
-                    .map_err(|_| "the URL's host is no name for TLS".to_owned())?;
+                    .map_err(|_| "the URL's host is not a valid name for TLS".to_owned())?;
                 Some((TlsConnector::from(Arc::new(config(ca)?)), name))
             }
         };

@@ -1,8 +1,8 @@
 //! The connection to a Redis or Valkey server: made, watched and made again.
 //!
-//! In: an address. Out: a connection that many calls use at once, or why there is none. A call never
-//! waits longer than [`ANSWER_TIMEOUT`] for an answer, and not at all while the server is known to be
-//! away. Must not do: send anything twice.
+//! In: an address. Out: a connection that many calls use at once, or why there is none. A call
+//! never waits longer than [`ANSWER_TIMEOUT`] for an answer, and not at all while the server is
+//! known to be away. Must not do: send anything twice.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

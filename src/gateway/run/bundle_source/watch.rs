@@ -16,10 +16,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::follow::{BundleNotice, Follower, ObservedConfigMap, WatchEvent, WatchStep};
+use crate::api::contract::BUNDLE_KEY;
 use crate::gateway::cluster_api::{self, random};
 
-/// The key of the ConfigMap that holds the bundle.
-const BUNDLE_KEY: &str = "bundle.json";
 /// A request has this long to be answered.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A watch that has not ended this long after its timeout hangs.

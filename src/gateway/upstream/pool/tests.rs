@@ -147,9 +147,9 @@ async fn what_is_certain_about_a_failed_request_is_told() {
     let error = call(&pool(&uri, IDLE)).await.unwrap_err();
     assert!(matches!(error, UpstreamError::Broken(_)), "{error:?}");
 
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let uri = format!("http://{}/mcp", nobody.local_addr().unwrap());
-    drop(nobody);
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}/mcp", unused.local_addr().unwrap());
+    drop(unused);
     let error = call(&pool(&uri.parse().unwrap(), IDLE)).await.unwrap_err();
     assert!(error.not_sent(), "{error:?}");
 }
@@ -180,7 +180,7 @@ async fn a_stream_comes_piece_by_piece_and_its_connection_is_used_again() {
             go_on.notify_one();
         }
         assert_eq!(pieces, ["first", "second"]);
-        // The last of those was for nobody.
+        // No request waited for the last of those.
         tokio::time::timeout(Duration::from_millis(1), go_on.notified())
             .await
             .unwrap();

@@ -1,7 +1,7 @@
 //! How much of what a server writes is put into the log.
 //!
 //! In: that there is a line to log. Out: whether it is logged, and how many were not since the last
-//! one that was. A server that writes without end must not fill the disk, nor hide what else the
+//! one that was. A server that never stops writing must not fill the disk, nor hide what else the
 //! log says. Must not do: log.
 
 use std::time::Duration;

@@ -102,7 +102,7 @@ pub(super) async fn end_those_of_the_ended() {
 /// Reaps orphans that have ended and asks about each of the others: None leaves it, `Some` says
 /// that it must end, and what to send it for that. Returns how many of those are left.
 fn sweep(mut must_end: impl FnMut(Pid, &Leaders) -> Option<Option<Signal>>) -> usize {
-    // Held for the whole sweep: a child that is being started is not taken for an orphan, and as
+    // Held for the whole sweep: a child that is being started is not mistaken for an orphan, and as
     // orphans are reaped only here, an id that is sent a signal still names the same process.
     let leaders = leaders();
     let inherited = INHERITED.get();

@@ -91,7 +91,8 @@ impl Lowering<'_> {
             }
             lowered.push(expr);
         }
-        // Times that are written out are read now: a wrong one is refused, a right one costs nothing later.
+        // Times that are written out are read now: a wrong one is refused, a right one costs
+        // nothing later.
         if let [Expr::Const(Const::Str(text))] = lowered.as_slice() {
             let node_at = args.first().map_or(at, |node| node.at);
             if function == Function::Timestamp {

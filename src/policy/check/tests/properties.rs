@@ -48,8 +48,9 @@ fn common() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Whenever this engine gives an answer, the `cel` crate gives the same one: strictness may turn answers into errors,
-    /// never into other answers. (Where that crate calls unlike kinds unequal, this one has an error.)
+    /// Whenever this engine gives an answer, the `cel` crate gives the same one: strictness may
+    /// turn answers into errors, never into other answers. (Where that crate calls unlike kinds
+    /// unequal, this one has an error.)
     #[test]
     fn answers_are_those_of_another_implementation(source in common()) {
         let ours = holds(&source, r#"{"n":3,"s":"a","l":[1,3],"b":true}"#);

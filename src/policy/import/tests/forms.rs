@@ -1,4 +1,5 @@
-//! The forms in which the source product documents its policies: fragments, and conditions below `conditions`.
+//! The forms in which the source product documents its policies: fragments, and conditions below
+//! `conditions`.
 
 use super::*;
 

@@ -1,6 +1,7 @@
 //! Whether a text is the one spelling of its value, for each kind of value.
 //!
-//! In: a text. Out: whether every decoder that is known keeps it as it is. Must not do: know which schemas ask for it.
+//! In: a text. Out: whether every decoder that is known keeps it as it is. Must not do: know which
+//! schemas ask for it.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

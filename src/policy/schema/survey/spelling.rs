@@ -1,7 +1,8 @@
 //! Text and keys that a server may decode once more, so that several spellings are one value to it.
 //!
-//! In: a text or a key, the schemas that hold for it, and which arguments rules read. Out: nothing, or the argument that the
-//! server could read otherwise than a rule. Must not do: look below a text.
+//! In: a text or a key, the schemas that hold for it, and which arguments rules read. Out: nothing,
+//! or the argument that the server could read otherwise than a rule. Must not do: look below a
+//! text.
 
 use super::super::format::Formats;
 use super::super::number::canonical_number;
@@ -10,7 +11,8 @@ use super::{Survey, World};
 use serde_json::Value;
 
 impl<'a> Survey<'a, '_> {
-    /// A key of a map, which the server may convert: maps by numbers and maps by text have one schema.
+    /// A key of a map, which the server may convert: maps by numbers and maps by text have one
+    /// schema.
     pub(super) fn key(
         &self,
         world: &World,
@@ -115,8 +117,8 @@ impl<'a> Survey<'a, '_> {
         if kinds == Kinds::STRING {
             return Ok(());
         }
-        // Below the arguments themselves, no server decodes a value that has neither a name nor a type in the
-        // schema.
+        // Below the arguments themselves, no server decodes a value that has neither a name nor a
+        // type in the schema.
         let is_argument = path.above.is_some_and(Path::is_root);
         if kinds == Kinds::ALL && !declared && !is_argument {
             return Ok(());

@@ -99,7 +99,8 @@ async fn only_the_gateway_says_that_the_call_was_made() {
     let other = account(cluster, place, "other-gateway");
     let other_name = format!("system:serviceaccount:{place}:other-gateway");
 
-    // Not what the operator would write, who is at work here: writing what is there is nobody's offence.
+    // Not what the operator would write, who is at work here: writing what is there is nobody's
+    // offence.
     let phase = json!({ "phase": "Denied" });
     let consumed =
         json!({ "phase": "Consumed", "consumedAt": time_after(Duration::from_secs(5 * 60)) });
@@ -147,7 +148,8 @@ async fn only_the_gateway_says_that_the_call_was_made() {
         status(&operator, &json!({ "phase": "Expired" })).await,
         Ok(())
     );
-    // And writing nothing is nobody's offence. What is there may be put right by the operator at any moment.
+    // And writing nothing is nobody's offence. What is there may be put right by the operator at
+    // any moment.
     eventually("the status is written as it is", || async {
         let found = objects(&alice, place, "McpApproval").get("a").await;
         let same = json!({ "phase": found.unwrap().data["status"]["phase"] });

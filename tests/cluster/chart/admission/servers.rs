@@ -17,14 +17,14 @@ fn http() -> Value {
 fn needs_pods(user: &str, namespace: &str) -> Result<(), String> {
     Err(format!(
         "portcullis-mcpservers: upstream.stdio runs an image in this namespace, so writing it needs the right to create \
-         pods, which {user} does not have in {namespace}; ask for that right, or let somebody write it who has it"
+         pods, which {user} does not have in {namespace}; ask for that right, or let a user who has it write this"
     ))
 }
 
 fn needs_secrets(user: &str, namespace: &str) -> Result<(), String> {
     Err(format!(
         "portcullis-mcpservers: this McpServer uses a Secret (or a volume that may), so writing it needs the right to get \
-         Secrets, which {user} does not have in {namespace}; ask for that right, or let somebody write it who has it"
+         Secrets, which {user} does not have in {namespace}; ask for that right, or let a user who has it write this"
     ))
 }
 
@@ -72,7 +72,8 @@ async fn who_may_not_create_pods_cannot_have_a_server_run() {
     );
 }
 
-/// Labels would put the gateway among another Service's pods, a Service of type LoadBalancer opens the cluster.
+/// Labels would put the gateway among another Service's pods, a Service of type LoadBalancer opens
+/// the cluster.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_create_neither_pods_nor_services_cannot_shape_a_gateways() {
     let Some(cluster) = guarded("the policy on gateways' pods").await else {
@@ -101,7 +102,7 @@ async fn who_may_create_neither_pods_nor_services_cannot_shape_a_gateways() {
         let spec = with(json!({ (field): shape }));
         let refused = format!(
             "portcullis-mcpservers: gateway.{field} shapes {what}, which dev does not have in {place}; ask for that right, \
-             or let somebody write it who has it"
+             or let a user who has it write this"
         );
         assert_eq!(
             create(&dev, place, &server(field, &spec)).await,
@@ -134,8 +135,8 @@ async fn who_may_not_create_pods_cannot_mount_a_claim_into_a_gateway() {
     let claimed = json!({ "persistentVolumeClaim": { "claimName": "payments" } });
     let refused = format!(
         "portcullis-mcpservers: counters.local.persistentVolumeClaim mounts a claim of this namespace into a pod, so writing it \
-         needs the right to create pods, which dev does not have in {place}; ask for that right, or let somebody write it who \
-         has it"
+         needs the right to create pods, which dev does not have in {place}; ask for that right, or let a user who has it write \
+         this"
     );
     let server_with = |local: &Value| server("claimed", &with(local.clone()));
     assert_eq!(
@@ -336,7 +337,8 @@ async fn the_largest_server_stays_within_the_budget_of_an_expression() {
     );
 }
 
-/// Whoever may write McpServers need not have the right to make pods, so the platform says how much they may take.
+/// Whoever may write McpServers need not have the right to make pods, so the platform says how much
+/// they may take.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_asks_for_no_more_than_the_platform_allows() {
     let Some(cluster) = guarded("the bounds of gateways").await else {

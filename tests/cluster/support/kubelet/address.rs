@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 
-/// 127.x.y.1 to 127.x.y.254, where x.y is the port of the API server: that is one process's on this machine, so the
-/// addresses are too.
+/// 127.x.y.1 to 127.x.y.254, where x.y is the port of the API server: that is one process's on this
+/// machine, so the addresses are too.
 pub struct Addresses {
     network: [u8; 2],
     used: Mutex<([bool; 255], u8)>,

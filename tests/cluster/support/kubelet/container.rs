@@ -1,4 +1,5 @@
-//! A container as a command line: program, arguments, variables, with what its own root and network would give it.
+//! A container as a command line: program, arguments, variables, with what its own root and network
+//! would give it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -126,7 +127,8 @@ fn entry_point(pod: &Pod) -> Result<String, String> {
     Ok(program_of(name)?.unwrap_or_default())
 }
 
-/// Images of MCP servers are not there: their commands are looked up among the installed programs of the tests.
+/// Images of MCP servers are not there: their commands are looked up among the installed programs
+/// of the tests.
 fn path_of_images() -> String {
     let own = std::env::var_os("PATH").unwrap_or_default();
     let installed = [
@@ -172,8 +174,8 @@ impl Root {
         self.folder.join(inside.trim_start_matches('/'))
     }
 
-    /// Where a path of the container is on this machine. Paths of mounts and of Portcullis's own folders are below the root;
-    /// what is neither, or only on this machine, is a test's own file.
+    /// Where a path of the container is on this machine. Paths of mounts and of Portcullis's own
+    /// folders are below the root; what is neither, or only on this machine, is a test's own file.
     fn localize(&self, path: &str) -> Option<PathBuf> {
         let below = |path: &str, folder: &str| {
             path.strip_prefix(folder)
@@ -195,7 +197,8 @@ impl Root {
 }
 
 impl Kubelet {
-    /// Rewrites what means something else outside the container: its paths, every address of its own, and Services.
+    /// Rewrites what means something else outside the container: its paths, every address of its
+    /// own, and Services.
     async fn localize(&self, root: &Root, address: &str, text: &str) -> String {
         static SERVICE: LazyLock<Regex> = LazyLock::new(|| {
             Regex::new(r"\b([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\.cluster\.local)?:([0-9]+)").unwrap()
@@ -366,7 +369,8 @@ pub fn field(pod: &Pod, address: Option<&str>, path: &str) -> Result<String, Str
     known.ok_or_else(|| format!("the stand-in does not know the field {path}"))
 }
 
-/// What the in-cluster configuration is to a program that has the usual folder: the same server, authority and token.
+/// What the in-cluster configuration is to a program that has the usual folder: the same server,
+/// authority and token.
 fn kubeconfig(kubelet: &Kubelet, pod: &Pod, root: &Root) -> Result<PathBuf, String> {
     let account = root.path(ACCOUNT);
     let document = serde_json::json!({

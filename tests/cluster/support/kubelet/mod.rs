@@ -1,14 +1,17 @@
-//! A stand-in for the kubelet and kube-proxy of one node: pods of Portcullis run as processes on loopback addresses.
+//! A stand-in for the kubelet and kube-proxy of one node: pods of Portcullis run as processes on
+//! loopback addresses.
 //!
-//! In: what the scheduler bound to the node and a real kubelet could read with the node's own identity (node authorizer and
-//! NodeRestriction are on). Out: the container's real program with the mounts, variables, token and address that its pod
-//! would have; status as a kubelet writes it; for Services, an address that forwards to ready pods.
-//! Must not do: anything that a pod cannot rely on. What it does not do, and a real node does: images, users, capabilities,
-//! resources, read-only roots, liveness probes, lifecycle hooks, NetworkPolicy. A container's paths, `[::]` and Service
-//! names are rewritten in its arguments and variables (see container.rs), as it has neither a root nor a network of its own.
+//! In: what the scheduler bound to the node and a real kubelet could read with the node's own
+//! identity (node authorizer and NodeRestriction are on). Out: the container's real program with
+//! the mounts, variables, token and address that its pod would have; status as a kubelet writes it;
+//! for Services, an address that forwards to ready pods. Must not do: anything that a pod cannot
+//! rely on. What it does not do, and a real node does: images, users, capabilities, resources,
+//! read-only roots, liveness probes, lifecycle hooks, NetworkPolicy. A container's paths, `[::]`
+//! and Service names are rewritten in its arguments and variables (see container.rs), as it has
+//! neither a root nor a network of its own.
 //!
-//! Only pods with the label app.kubernetes.io/component of gateway, upstream or operator run; others stay Pending. The
-//! label says which program is the image's entry point.
+//! Only pods with the label app.kubernetes.io/component of gateway, upstream or operator run;
+//! others stay Pending. The label says which program is the image's entry point.
 
 mod address;
 mod container;
@@ -84,7 +87,8 @@ impl Kubelet {
         kubelet
     }
 
-    /// The address under which a Service's port would be reached: connections go to its ready pods in turn.
+    /// The address under which a Service's port would be reached: connections go to its ready pods
+    /// in turn.
     pub async fn service(&self, namespace: &str, name: &str, port: u16) -> SocketAddr {
         self.services.address(self, namespace, name, port).await
     }
@@ -181,7 +185,8 @@ fn gone(known: &mut BTreeMap<String, watch::Sender<Option<Pod>>>, uid: &str) {
     }
 }
 
-/// Tries again soon, for ever: API servers of tests are restarted on purpose, and nobody else is troubled by it.
+/// Tries again soon, for ever: API servers of tests are restarted on purpose, and nobody else is
+/// troubled by it.
 #[derive(Clone, Copy)]
 struct Quickly;
 

@@ -81,8 +81,9 @@ async fn report(client: &Client) -> Result<(), kube::Error> {
         .map(|_| ())
 }
 
-/// Renews the lease for as long as the node lives. Without it, or while the node controller cannot see it, the controller
-/// takes the node and its pods for unready; it is the node that says then that they are not.
+/// Renews the lease for as long as the node lives. Without it, or while the node controller cannot
+/// see it, the controller takes the node and its pods for unready; it is the node that says then
+/// that they are not.
 pub async fn keep_alive(client: Client) {
     let mut beat = tokio::time::interval(Duration::from_secs(5));
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,4 +1,5 @@
-//! A container's process, in a group of its own that ends with it, and with the test binary whatever happens.
+//! A container's process, in a group of its own that ends with it, and with the test binary
+//! whatever happens.
 
 use std::fs::OpenOptions;
 use std::process::{ExitStatus, Stdio};
@@ -22,7 +23,8 @@ impl Process {
             .append(true)
             .open(&plan.log)
             .map_err(told)?;
-        // The kernel ends it with the thread that starts it; that is the cluster's own, which lives as long as the cluster.
+        // The kernel ends it with the thread that starts it; that is the cluster's own, which lives
+        // as long as the cluster.
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "--no-new-privs", "--"])

@@ -1,4 +1,5 @@
-//! Services: an address on loopback that forwards each connection to a ready pod, looked up when it comes.
+//! Services: an address on loopback that forwards each connection to a ready pod, looked up when it
+//! comes.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -1,4 +1,5 @@
-//! The status of a pod, written whenever it changes or somebody else has changed it, and not otherwise.
+//! The status of a pod, written whenever it changes or somebody else has changed it, and not
+//! otherwise.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -164,7 +165,8 @@ async fn write(
     }
 }
 
-/// Waits until somebody else says otherwise: the node controller makes pods unready when it has not heard of their node.
+/// Waits until somebody else says otherwise: the node controller makes pods unready when it has not
+/// heard of their node.
 async fn denied(object: &mut watch::Receiver<Option<Pod>>, ready: bool) {
     let told = if ready { "True" } else { "False" };
     while object.changed().await.is_ok() {

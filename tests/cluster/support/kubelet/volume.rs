@@ -1,7 +1,8 @@
-//! Volumes: ConfigMaps, Secrets, tokens and empty folders, as files that change when the objects do.
+//! Volumes: ConfigMaps, Secrets, tokens and empty folders, as files that change when the objects
+//! do.
 //!
-//! Files are replaced as kubelet replaces them: a new folder, then one rename of the link `..data`, so that who reads
-//! sees the old set or the new one.
+//! Files are replaced as kubelet replaces them: a new folder, then one rename of the link `..data`,
+//! so that who reads sees the old set or the new one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -10,8 +10,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::secrets;
+use crate::api::contract::{ADMIN_PORT, BEARER_KEY, BUNDLE_KEY, SEALING_KEY};
 use crate::api::server::{Counters, Gateway};
-use crate::controller::names::{ADMIN_PORT, BRIDGE_PORT, BUNDLE_KEY, GATEWAY};
+use crate::controller::names::{BRIDGE_PORT, GATEWAY};
 use crate::controller::server::build::metadata::{metadata, selector};
 use crate::controller::server::build::pod::{
     amounts, claim_volume, container_security, empty_volume, mount, pod_metadata, pod_security,
@@ -19,7 +20,7 @@ use crate::controller::server::build::pod::{
 };
 use crate::controller::server::build::wanted::Wanted;
 
-/// Nobody in particular, and not root.
+/// An arbitrary user other than root.
 const USER: i64 = 65_532;
 /// The journal of counters is below this.
 const COUNTERS: &str = "/var/lib/portcullis/counters";
@@ -95,7 +96,7 @@ fn strategy(alone: bool) -> DeploymentStrategy {
     }
 }
 
-/// What is written into `spec.replicas`; None leaves it to whoever else decides on it.
+/// What is written into `spec.replicas`; None leaves it to another writer, such as an autoscaler.
 fn replicas(wanted: &Wanted<'_>, gateway: &Gateway) -> Option<i32> {
     if wanted.alone {
         return Some(gateway.replicas().min(1));
@@ -103,7 +104,7 @@ fn replicas(wanted: &Wanted<'_>, gateway: &Gateway) -> Option<i32> {
     match (&gateway.autoscaling, gateway.replicas, wanted.replicas) {
         (None, Some(stated), _) => Some(stated),
         (_, _, Some(live)) if live.others => None,
-        // Left out before somebody else has taken it over, the field would fall back to 1.
+        // Left out before another writer has taken it over, the field would fall back to 1.
         // An autoscaler does nothing for what is scaled to zero.
         (Some(autoscaling), _, Some(live)) => {
             let least = autoscaling.min_replicas();
@@ -152,7 +153,7 @@ fn args(wanted: &Wanted<'_>, gateway: &Gateway) -> Vec<String> {
         format!("--server-uid={}", ident.uid),
         format!("--bundle-file={ETC}/bundle/{BUNDLE_KEY}"),
         format!("--secrets-dir={ETC}/secrets"),
-        format!("--sealing-keys-file={ETC}/sealing/keys"),
+        format!("--sealing-keys-file={ETC}/sealing/{SEALING_KEY}"),
         format!("--listen=[::]:{}", gateway.port()),
         format!("--admin-listen=[::]:{ADMIN_PORT}"),
         "--log-format=json".to_owned(),
@@ -172,12 +173,15 @@ fn args(wanted: &Wanted<'_>, gateway: &Gateway) -> Vec<String> {
             ident.upstream(),
             ident.namespace
         ));
-        args.push(format!("--upstream-bearer-file={ETC}/upstream/bearer"));
+        args.push(format!(
+            "--upstream-bearer-file={ETC}/upstream/{BEARER_KEY}"
+        ));
     }
     args
 }
 
-/// Every Secret is optional: the gateway says what is missing, where a pod that cannot start says little.
+/// Every Secret is optional: the gateway says what is missing, where a pod that cannot start says
+/// little.
 fn volumes(wanted: &Wanted<'_>) -> Vec<Volume> {
     let ident = wanted.ident;
     let secret = |volume: &str, name: &str| secret_volume(volume, name, Some(true));

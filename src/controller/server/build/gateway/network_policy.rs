@@ -6,8 +6,9 @@ use k8s_openapi::api::networking::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::api::contract::ADMIN_PORT;
 use crate::api::server::{Gateway, McpServerSpec};
-use crate::controller::names::{ADMIN_PORT, BRIDGE_PORT, GATEWAY, Ident, UPSTREAM};
+use crate::controller::names::{BRIDGE_PORT, GATEWAY, Ident, UPSTREAM};
 use crate::controller::server::build::metadata::{metadata, selector};
 use crate::controller::server::build::wanted::Settings;
 

@@ -1,4 +1,5 @@
-//! All that a gateway may do. The operator holds each of these rights itself, as RBAC lets nobody give what they do not have.
+//! All that a gateway may do. The operator holds each of these rights itself, as RBAC lets no one
+//! give what they do not have.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
 

@@ -145,7 +145,7 @@ fn bridge_args(wanted: &Wanted<'_>, stdio: &StdioUpstream) -> Vec<String> {
         Sessions::Shared => "shared",
         Sessions::PerSession => "per-session",
     };
-    // What the gateway lets pass grows a little when it is written anew.
+    // What the gateway lets pass grows a little when it is written again.
     let bytes = wanted
         .spec
         .upstream
@@ -196,8 +196,8 @@ fn credential_secrets(stdio: &StdioUpstream) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The user's variables, and a home. Of two variables of one name the last counts in a pod, and a server-side apply refuses the
-/// pair.
+/// The user's variables, and a home. Of two variables of one name the last counts in a pod, and a
+/// server-side apply refuses the pair.
 fn environment(given: &[EnvVar]) -> Vec<EnvVar> {
     let is_last =
         |at: usize, name: &str| !given.iter().skip(at + 1).any(|later| later.name == name);

@@ -1,4 +1,4 @@
-//! Nobody but its gateway may connect to a stdio server.
+//! Only its gateway may connect to a stdio server.
 
 use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,

@@ -116,7 +116,7 @@ fn an_expiry_is_told_once_of_the_newest_request_and_for_as_long_again() {
     assert_eq!(told(&kept, 100).as_deref(), Some("c-0"));
     assert_eq!(told(&kept, 199).as_deref(), Some("c-0"));
     assert_eq!(told(&kept, 200), None);
-    // The operator's write of the phase makes no difference to what was told.
+    // The operator's write of the phase makes no difference to the answer.
     kept.tell_expiry("c-0");
     kept.take(
         &object("c-0", 2, json!({}), json!({"phase": "Expired"})),
