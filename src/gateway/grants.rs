@@ -18,6 +18,7 @@ use crate::gateway::observe::authentication_failure::AuthenticationFailure;
 use crate::gateway::tokens::{Issuer, NotProven, Proven, RemoteKeys, VerifiedTokens};
 use crate::policy::Caller;
 use crate::policy::canonical::sha256;
+use crate::protocol::header::Field;
 
 /// The credentials that this server accepts, as read at one moment.
 #[derive(Default)]
@@ -230,15 +231,25 @@ impl Grants {
     /// [`Unauthorized`] when there is no credential and anonymous callers are not admitted, or when
     /// the header is not one accepted Bearer credential (RFC 6750 section 2.1).
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Grant, Unauthorized> {
-        let mut values = headers.get_all(AUTHORIZATION).iter();
-        let Some(value) = values.next() else {
-            let caller = self.anonymous.clone().ok_or(Unauthorized::Missing)?;
-            return Ok(Grant::new(caller, Credential::None));
+        self.authorize(Field::of(headers, AUTHORIZATION))
+    }
+
+    /// The grant that an `Authorization` header proves; errors as of [`Grants::authenticate`].
+    ///
+    /// # Errors
+    /// [`Unauthorized`], as there.
+    pub fn authorize(&self, authorization: Field<'_>) -> Result<Grant, Unauthorized> {
+        let value = match authorization {
+            Field::Absent => {
+                let caller = self.anonymous.clone().ok_or(Unauthorized::Missing)?;
+                return Ok(Grant::new(caller, Credential::None));
+            }
+            Field::Once(value) => value,
+            Field::Repeated => {
+                return Err(Unauthorized::Refused(AuthenticationFailure::Malformed));
+            }
         };
         let malformed = || Unauthorized::Refused(AuthenticationFailure::Malformed);
-        if values.next().is_some() {
-            return Err(malformed());
-        }
         let split = value.as_bytes().split_at_checked(7);
         let (scheme, token) = split.ok_or_else(malformed)?;
         if !scheme.eq_ignore_ascii_case(b"bearer ") {

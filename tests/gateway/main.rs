@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bridge;
+mod conformance;
 mod counters;
 mod examples;
 mod mlflow;

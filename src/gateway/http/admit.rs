@@ -23,10 +23,15 @@ use crate::gateway::hops;
 use crate::gateway::observe::authentication_failure::AuthenticationFailure;
 use crate::gateway::tokens::RemoteKeys;
 use crate::gateway::upstream::Upstream;
+use crate::protocol::header::Fields;
 use crate::protocol::{answer, header};
 
 /// Checks that apply to every request: a bundle in force, an allowed Host and Origin, a credential.
-pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, NotAdmitted> {
+pub(super) fn admit(
+    gateway: &Gateway,
+    head: &Parts,
+    fields: &Fields<'_>,
+) -> Result<Admitted, NotAdmitted> {
     let Some(snapshot) = gateway.snapshot() else {
         let body = answer::error(
             None,
@@ -37,10 +42,10 @@ pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, NotAdmi
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, body).into());
     };
     let settings = &snapshot.settings;
-    check_host(head, settings)
+    check_host(head, fields, settings)
         .map_err(|answer| NotAdmitted::because(AuthenticationFailure::Host, answer))?;
-    if head.headers.contains_key(http::header::ORIGIN) {
-        let origin = one(head, http::header::ORIGIN);
+    if !fields.origin.is_absent() {
+        let origin = one(fields.origin);
         if !origin.is_some_and(|origin| header::origin_allowed(origin, &settings.allowed_origins)) {
             let why = "the Origin is not allowed; add it to spec.gateway.allowedOrigins";
             let body = answer::invalid_request(None, why);
@@ -48,7 +53,7 @@ pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, NotAdmi
             return Err(NotAdmitted::because(AuthenticationFailure::Origin, answer));
         }
     }
-    let hops::Way::Straight(hops) = hops::way(&head.headers, &gateway.hop) else {
+    let hops::Way::Straight(hops) = hops::way(fields, &gateway.hop) else {
         let why = format!(
             "this request comes from this very gateway: the URL of McpServer {} leads back to it; correct spec.upstream.http.url",
             gateway.observe.server()
@@ -56,7 +61,7 @@ pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, NotAdmi
         let body = answer::invalid_request(None, &why);
         return Err(refuse(StatusCode::LOOP_DETECTED, body).into());
     };
-    match snapshot.grants.authenticate(&head.headers) {
+    match snapshot.grants.authorize(fields.authorization) {
         Ok(mut grant) => {
             let reached = snapshot.upstreams.of(&grant.caller.grant);
             let upstream = reached.map(|reached| {
@@ -79,14 +84,15 @@ pub(super) async fn admit_with_newest_keys(
     gateway: &Arc<Gateway>,
     seat: &Seat,
     head: &Parts,
+    fields: &Fields<'_>,
 ) -> Result<Admitted, Box<Answer>> {
-    let admitted = match admit(gateway, head) {
+    let admitted = match admit(gateway, head, fields) {
         Err(NotAdmitted {
             newer_keys: Some(keys),
             ..
         }) => {
             keys.refetch().await;
-            admit(gateway, head)
+            admit(gateway, head, fields)
         }
         admitted => admitted,
     };

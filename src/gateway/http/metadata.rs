@@ -21,6 +21,7 @@ use crate::gateway::fairness::floor::Seat;
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::observe::authentication_failure::AuthenticationFailure;
 use crate::protocol::answer;
+use crate::protocol::header::Fields;
 
 /// The well-known path; the path of the resource follows (RFC 9728 section 3.1).
 pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
@@ -52,7 +53,7 @@ fn resource(snapshot: &Snapshot, head: &Parts, path: &str) -> Option<String> {
         });
     }
     let scheme = if snapshot.secure { "https" } else { "http" };
-    let host = host(head).filter(|host| is_plain(host))?;
+    let host = host(head, &Fields::of(&head.headers)).filter(|host| is_plain(host))?;
     Some(format!("{scheme}://{host}{path}"))
 }
 
@@ -64,11 +65,12 @@ fn is_plain(host: &str) -> bool {
 
 /// Answers a request for the document of the endpoint at `path`.
 pub fn protected_resource(gateway: &Arc<Gateway>, seat: &Seat, head: &Parts, path: &str) -> Answer {
-    if let Some(answer) = cors::preflight(gateway, head) {
+    let fields = Fields::of(&head.headers);
+    if let Some(answer) = cors::preflight(gateway, head, &fields) {
         return answer;
     }
     let mut answer = document(gateway, seat, head, path);
-    cors::share(gateway, head, &mut answer);
+    cors::share(gateway, &fields, &mut answer);
     answer
 }
 
@@ -78,7 +80,7 @@ fn document(gateway: &Arc<Gateway>, seat: &Seat, head: &Parts, path: &str) -> An
     let Some(snapshot) = gateway.snapshot() else {
         return not_found("the gateway has no policy in force yet");
     };
-    if let Err(refusal) = check_host(head, &snapshot.settings) {
+    if let Err(refusal) = check_host(head, &Fields::of(&head.headers), &snapshot.settings) {
         gateway.failed_login(AuthenticationFailure::Host, Some(seat.address()));
         return *refusal;
     }
