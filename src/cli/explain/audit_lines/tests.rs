@@ -20,7 +20,7 @@ fn found_in(text: &str, id: &str) -> Result<DecisionLines, Failure> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
     std::fs::write(&path, text).unwrap();
-    find(id, &[path])
+    find(id, std::slice::from_ref(&path))
 }
 
 fn numbers(text: &str) -> Vec<u64> {
@@ -156,7 +156,15 @@ fn lines_that_are_no_text_or_too_long_are_passed_over() {
     bytes.resize(bytes.len() + MAX_LINE_BYTES + 7, b'x');
     bytes.extend_from_slice(format!("\n{}\n", decision(ID, "no")).as_bytes());
     std::fs::write(&path, bytes).unwrap();
-    assert_eq!(find(ID, &[path.clone()]).unwrap().lines[0].number, 3);
+    assert_eq!(
+        find(ID, std::slice::from_ref(&path)).unwrap().lines[0].number,
+        3
+    );
     std::fs::write(&path, [0x1f, 0x8b, 8, 0]).unwrap();
-    assert!(find(ID, &[path]).unwrap_err().message.contains("zcat"));
+    assert!(
+        find(ID, std::slice::from_ref(&path))
+            .unwrap_err()
+            .message
+            .contains("zcat")
+    );
 }
