@@ -22,7 +22,11 @@ impl Gateway {
             let oldest = waiting.iter().min().copied();
             self.observe.approvals(waiting.len(), oldest, now);
         }
-        self.observe.limits(self.calls.limit_ratios());
+        let shared = self.snapshot().and_then(|now| now.counters.clone());
+        self.observe.limits(match shared {
+            Some(shared) => shared.ratios(),
+            None => self.calls.limit_ratios(),
+        });
         self.observe.show_audit();
     }
 

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::bundle_source::Readers;
 use crate::gateway::Gateway;
 use crate::gateway::observe::authentication_failure::AuthenticationFailure;
-use crate::status::report::LARGEST;
+use crate::status::report::MAX_REPORT_BYTES;
 use crate::telemetry::admin::{Admin, text};
 
 /// The admin side of one gateway.
@@ -70,7 +70,10 @@ impl GatewayAdmin {
         let mut report = self.gateway.report();
         let mut body = serde_json::to_vec(&report);
         // With thousands of long tool names, the figures matter more.
-        if body.as_ref().is_ok_and(|body| body.len() > LARGEST) {
+        if body
+            .as_ref()
+            .is_ok_and(|body| body.len() > MAX_REPORT_BYTES)
+        {
             report.shorten();
             body = serde_json::to_vec(&report);
         }
