@@ -1,7 +1,7 @@
 # The two commands of the README are `make demo` and `make test`; the rest is for working on
 # Portcullis. Times are for two cores with everything built before.
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-cluster e2e test test-unit test-gateway test-cluster test-clock race coverage lint lint-docs generate bundle images bench bench-operator clean
+.PHONY: help build demo demo-cluster e2e test test-unit test-gateway test-cluster test-clock race coverage lint lint-docs docs generate bundle images bench bench-operator clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -44,6 +44,9 @@ lint: ## Formatting, clippy and licences only (1 min)
 
 lint-docs: ## Spelling of names, comments and pages only (seconds; needs Python)
 	@bash tests/run.sh lint-docs
+
+docs: ## Build the documentation as a site with search into target/docs, and check its links (seconds; the first time some minutes)
+	@bash tests/docs/site.sh
 
 generate: ## Rewrite the generated files: crds/, pages under docs/, the chart's definitions and tables, fuzz seeds
 	UPDATE=1 cargo test --locked --test offline generated

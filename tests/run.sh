@@ -7,7 +7,7 @@
 # reason. The end is a table of where the time went and a line that counts.
 #
 # Takes: T, a part of the names of the tests to run (unit, offline, gateway, cluster, clock); PORTCULLIS_SKIP, a list with
-#   commas of what to skip: cluster, mlflow, python, node, conformance, redis, e2e; SHOW, to see what tests of the cluster part print; NEWEST, to test the newest
+#   commas of what to skip: cluster, mlflow, python, node, conformance, redis, actionlint, e2e; SHOW, to see what tests of the cluster part print; NEWEST, to test the newest
 #   releases of the MLflow servers too.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -87,6 +87,7 @@ finish() {
 installs() {
   local names=()
   if wanted lint-docs && can_check_spelling; then names+=(typos); fi
+  if wanted lint-docs && can_check_workflows; then names+=(actionlint); fi
   if wanted gateway || wanted cluster || wanted clock; then
     if ! left_out node && command -v npm >/dev/null; then names+=(node-sdk); fi
     if ! left_out conformance && command -v go >/dev/null; then names+=(reference-server); fi
@@ -100,6 +101,8 @@ installs() {
 }
 
 has_cluster() { ! left_out cluster && command -v go >/dev/null && [[ $(uname) == Linux ]]; }
+
+can_check_workflows() { ! left_out actionlint && command -v go >/dev/null; }
 
 can_check_spelling() { ! left_out python && command -v python3 >/dev/null; }
 
@@ -246,8 +249,20 @@ lint() {
   fi
 }
 
-# The spelling of names, comments and pages; `tests/offline/words.rs` checks their phrases.
+# The spelling of names, comments and pages, whose phrases `tests/offline/words.rs` checks; and the workflows.
 lint-docs() {
+  spelling
+  workflows
+}
+
+workflows() {
+  if left_out actionlint; then skip "the workflows of .github: PORTCULLIS_SKIP says so"; return; fi
+  if ! can_check_workflows; then skip "the workflows of .github: Go is missing"; return; fi
+  installed actionlint || return 0
+  check "actionlint" "$(tail -n 1 "$work/actionlint.folder")/actionlint"
+}
+
+spelling() {
   if left_out python; then skip "the spelling of comments and pages: PORTCULLIS_SKIP says so"; return; fi
   if ! can_check_spelling; then skip "the spelling of comments and pages: python3 is missing"; return; fi
   installed typos || return 0

@@ -168,9 +168,12 @@ fn described(place: &Place, approval: &McpApproval, all: &[McpApproval]) -> Stri
     text
 }
 
+/// What stands before names in `-o name`, as kubectl prints them.
+const KIND: &str = "mcpapproval.portcullis.dev/";
+
 fn name_line(approval: &McpApproval) -> String {
     let name = approval.metadata.name.as_deref().unwrap_or_default();
-    format!("mcpapproval.portcullis.dev/{}\n", visible(name))
+    format!("{KIND}{}\n", visible(name))
 }
 
 /// One line of `watch`.
@@ -237,6 +240,8 @@ fn find(all: &[McpApproval], name: &str) -> Result<McpApproval, Failure> {
 }
 
 fn named(approval: &McpApproval, name: &str) -> bool {
+    // As `-o name` prints it; no namespace has a dot.
+    let name = name.strip_prefix(KIND).unwrap_or(name);
     let (namespace, name) = match name.split_once('/') {
         Some((namespace, name)) => (Some(namespace), name),
         None => (None, name),

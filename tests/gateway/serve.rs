@@ -3,6 +3,7 @@
 
 mod attacker;
 mod clients;
+mod explained;
 mod files;
 mod limits;
 mod secrets;

@@ -143,8 +143,16 @@ fn one_line(text: &Value) -> String {
     words.join(" ")
 }
 
+/// Outside of code, what stands in angle brackets would be read as HTML.
 fn cell(text: &str) -> String {
-    text.replace('|', "\\|")
+    let parts = text.split('`').enumerate();
+    let parts: Vec<String> = parts
+        .map(|(number, part)| match number % 2 {
+            0 => part.replace('<', "&lt;"),
+            _ => part.to_owned(),
+        })
+        .collect();
+    parts.join("`").replace('|', "\\|")
 }
 
 fn compact(value: &Value) -> String {

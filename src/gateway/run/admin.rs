@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::bundle_source::Readers;
 use crate::gateway::Gateway;
+use crate::gateway::observe::authentication_failure::AuthenticationFailure;
 use crate::status::report::LARGEST;
 use crate::telemetry::admin::{Admin, text};
 
@@ -54,6 +55,8 @@ impl GatewayAdmin {
 
     fn report(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if self.readers.now().authenticate(request.headers()).is_err() {
+            self.gateway
+                .failed_login(AuthenticationFailure::ReportBearer, None);
             let why =
                 "a bearer token is needed: the one whose SHA-256 is in this gateway's bundle\n";
             let mut response = text(StatusCode::UNAUTHORIZED, why);
@@ -97,6 +100,10 @@ impl Admin for GatewayAdmin {
             return Err("shutting down".to_owned());
         }
         self.gateway.unready().map_or(Ok(()), Err)
+    }
+
+    fn unwell(&self) -> Vec<String> {
+        self.gateway.unwell()
     }
 
     fn before_scrape(&self) {
