@@ -8,6 +8,7 @@ mod bridge;
 mod conformance;
 mod counters;
 mod examples;
+mod field;
 mod mlflow;
 mod oauth;
 mod run;
