@@ -6,6 +6,7 @@
 
 mod bridge;
 mod counters;
+mod docs;
 mod examples;
 mod mlflow;
 mod oauth;
