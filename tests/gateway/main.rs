@@ -7,6 +7,7 @@
 mod bridge;
 mod conformance;
 mod counters;
+mod docs;
 mod examples;
 mod field;
 mod mlflow;
