@@ -148,7 +148,7 @@ for program in "${programs[@]}"; do
 done
 
 if [[ ${PUSH:-} == 1 ]]; then
-  [[ -n ${REGISTRY:-} ]] || die "PUSH=1 needs to know where to: REGISTRY=registry.example/path"
+  [[ -n ${REGISTRY:-} ]] || die "PUSH=1 needs to know where to: REGISTRY=HOST/PATH"
   for name in "${names[@]}"; do
     say "== pushing $name"
     "$engine" push "$name" >&2

@@ -59,7 +59,7 @@ fn whole_server() -> Value {
                     "tls": { "caSecretRef": { "name": "mlflow-ca", "key": "ca.crt" } }
                 },
                 "stdio": {
-                    "image": "registry.example/mlflow-mcp:0.4.1", "command": ["mlflow-mcp"], "args": ["-v"],
+                    "image": "localhost/mlflow-mcp:0.4.1", "command": ["mlflow-mcp"], "args": ["-v"],
                     "env": [{ "name": "MLFLOW_TRACKING_URI", "value": "http://mlflow.ml.svc:5000" }],
                     "envFrom": [{ "configMapRef": { "name": "settings" } }],
                     "sessions": "Shared", "runAsUser": 65532, "serviceAccountName": "mlflow",

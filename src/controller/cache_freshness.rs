@@ -237,8 +237,8 @@ mod tests {
         assert!(!current(&was_removed, &listed));
     }
 
-    use crate::controller::runtime::scripted::{Exchange, Script, answer, refusal};
     use crate::controller::testing::{TestOperator, http, mcp_server, queued};
+    use crate::scripted_api::{Exchange, Script, answer, refusal};
     use http::Method;
     use serde_json::{Value, json};
 

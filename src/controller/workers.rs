@@ -110,8 +110,8 @@ async fn worker(ctx: Arc<Context>, kind: Kind) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::runtime::scripted::{Exchange, Script, answer, echo, refusal};
     use crate::controller::testing::{TestOperator, http, mcp_policy, mcp_server};
+    use crate::scripted_api::{Exchange, Script, answer, echo, refusal};
     use http::Method;
     use serde_json::{Value, json};
     use std::time::Duration;

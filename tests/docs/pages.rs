@@ -34,7 +34,9 @@ pub struct Block {
     pub language: String,
     /// What the HTML comment on the line before it says, if there is one.
     pub marker: Option<String>,
+    /// Without the blanks before each line of a block in a list.
     pub text: String,
+    pub indent: String,
     /// Where its text is in the page.
     pub at: std::ops::Range<usize>,
 }
@@ -96,6 +98,7 @@ impl Page {
                         language: words[fence.len()..].trim().to_owned(),
                         marker,
                         text: String::new(),
+                        indent: line[..line.len() - line.trim_start().len()].to_owned(),
                         at: at..at,
                     };
                     open = Some((block, fence));
@@ -103,7 +106,10 @@ impl Page {
                 None => {}
                 Some((block, fence)) if words == *fence => {
                     block.at.end = start;
-                    block.text = self.text[block.at.clone()].to_owned();
+                    block.text = self.text[block.at.clone()]
+                        .split_inclusive('\n')
+                        .map(|line| line.strip_prefix(block.indent.as_str()).unwrap_or(line))
+                        .collect();
                     blocks.push(block.clone());
                     open = None;
                 }

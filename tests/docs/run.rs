@@ -45,7 +45,9 @@ pub fn use_of(block: &Block) -> Use {
     match (word, rest.as_str()) {
         ("run", "") => Use::Run,
         ("run", "fails") => Use::Fails,
-        ("run", text) if text.starts_with("until ") => Use::Until(text["until ".len()..].to_owned()),
+        ("run", text) if text.starts_with("until ") => {
+            Use::Until(text["until ".len()..].to_owned())
+        }
         ("start", _) => Use::Start(rest),
         ("file", path) if !path.is_empty() => Use::File(rest),
         ("output", "") => Use::Output,
@@ -55,7 +57,12 @@ pub fn use_of(block: &Block) -> Use {
 }
 
 pub fn runs(page: &Page) -> bool {
-    let is_run = |block: &Block| matches!(use_of(block), Use::Run | Use::Fails | Use::Until(_) | Use::Start(_));
+    let is_run = |block: &Block| {
+        matches!(
+            use_of(block),
+            Use::Run | Use::Fails | Use::Until(_) | Use::Start(_)
+        )
+    };
     page.blocks().iter().any(is_run)
 }
 
@@ -64,15 +71,27 @@ pub fn job(script: Option<&str>, page_paths: &[&str], programs: &[PathBuf]) {
     let sandbox = Sandbox::new();
     let pages: Vec<Page> = page_paths.iter().map(|path| pages::page(path)).collect();
     for page in &pages {
-        let file = sandbox.folder.path().join("steps").join(format!("{}.sh", page.path.replace('/', "-")));
+        let file = sandbox
+            .folder
+            .path()
+            .join("steps")
+            .join(format!("{}.sh", page.path.replace('/', "-")));
         fs::write(file, sandbox.steps(page)).unwrap();
     }
     let main = match script {
         Some(script) => fs::read_to_string(pages::root().join(script)).unwrap(),
-        None => pages.iter().fold(String::new(), |all, page| all + &format!("steps {}\n", page.path)),
+        None => pages.iter().fold(String::new(), |all, page| {
+            all + &format!("steps {}\n", page.path)
+        }),
     };
-    let missing: Vec<&&str> = page_paths.iter().filter(|path| !main.contains(&format!("steps {path}\n"))).collect();
-    assert!(missing.is_empty(), "{script:?} does not take the steps of {missing:?}");
+    let missing: Vec<&&str> = page_paths
+        .iter()
+        .filter(|path| !main.contains(&format!("steps {path}\n")))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "{script:?} does not take the steps of {missing:?}"
+    );
     sandbox.bash(&main, programs);
     for page in &pages {
         sandbox.compare(page);
@@ -89,9 +108,11 @@ struct Sandbox {
 /// A port of four digits, as those of the pages, so that tables are as wide.
 fn free_port() -> String {
     let first = std::process::id() % 4000 + 5500;
-    let port = (first..9999)
-        .chain(2000..first)
-        .find(|port| *port != 8080 && *port != 9090 && TcpListener::bind(("127.0.0.1", u16::try_from(*port).unwrap())).is_ok());
+    let port = (first..9999).chain(2000..first).find(|port| {
+        *port != 8080
+            && *port != 9090
+            && TcpListener::bind(("127.0.0.1", u16::try_from(*port).unwrap())).is_ok()
+    });
     port.unwrap().to_string()
 }
 
@@ -106,13 +127,21 @@ impl Sandbox {
         for entry in fs::read_dir(pages::root()).unwrap() {
             let entry = entry.unwrap();
             let name = entry.file_name();
-            let hidden = name.to_string_lossy().starts_with('.') || name.to_string_lossy().starts_with("target");
+            let hidden = name.to_string_lossy().starts_with('.')
+                || name.to_string_lossy().starts_with("target");
             if !hidden && name != "examples" {
                 symlink(entry.path(), root.join("portcullis").join(name)).unwrap();
             }
         }
-        copy(&pages::root().join("examples"), &root.join("portcullis/examples"));
-        symlink(env!("CARGO_BIN_EXE_portcullis"), root.join("bin/portcullis")).unwrap();
+        copy(
+            &pages::root().join("examples"),
+            &root.join("portcullis/examples"),
+        );
+        symlink(
+            env!("CARGO_BIN_EXE_portcullis"),
+            root.join("bin/portcullis"),
+        )
+        .unwrap();
         let mut held = Vec::new();
         let mut ports = Vec::new();
         for shown in PORTS {
@@ -131,7 +160,10 @@ impl Sandbox {
     fn with_ports(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for (shown, port) in &self.ports {
-            text = Regex::new(&format!(r"\b{shown}\b")).unwrap().replace_all(&text, port).into_owned();
+            text = Regex::new(&format!(r"\b{shown}\b"))
+                .unwrap()
+                .replace_all(&text, port)
+                .into_owned();
         }
         text
     }
@@ -141,22 +173,34 @@ impl Sandbox {
         let mut text = text.replace(&format!("{}/portcullis/", self.folder.path().display()), "");
         text = text.replace(self.folder.path().to_str().unwrap(), "/home/alice");
         for (shown, port) in &self.ports {
-            text = Regex::new(&format!(r"\b{port}\b")).unwrap().replace_all(&text, shown).into_owned();
+            text = Regex::new(&format!(r"\b{port}\b"))
+                .unwrap()
+                .replace_all(&text, shown)
+                .into_owned();
         }
         let person = Regex::new(&format!(r"\b{}\b", regex::escape(&self.person))).unwrap();
         let text = person.replace_all(&text, PERSON);
-        text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+        text.lines()
+            .map(|line| format!("{}\n", line.trim_end()))
+            .collect()
     }
 
     fn output(&self, page: &Page, line: usize, kind: &str) -> PathBuf {
-        self.folder.path().join("out").join(format!("{}:{line}.{kind}", page.path.replace('/', "-")))
+        self.folder
+            .path()
+            .join("out")
+            .join(format!("{}:{line}.{kind}", page.path.replace('/', "-")))
     }
 
     /// A script of the blocks that run.
     fn steps(&self, page: &Page) -> String {
         let mut script = String::new();
         for block in page.blocks() {
-            let text = self.with_ports(&block.text);
+            // Pages leave the gateway its own port.
+            let listen = format!("portcullis serve --listen 127.0.0.1:{} ", self.ports[1].1);
+            let text = self
+                .with_ports(&block.text)
+                .replace("portcullis serve ", &listen);
             let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
             let kind = match use_of(&block) {
                 Use::Start(_) => "started",
@@ -206,20 +250,43 @@ impl Sandbox {
         let first = std::iter::once(root.join("bin")).chain(programs.iter().cloned());
         let path = std::env::join_paths(first.chain(std::env::split_paths(&system))).unwrap();
         let mut command = Command::new("timeout");
-        command.args(["--kill-after=20", "500", "bash"]).arg(&file).current_dir(root.join("portcullis"));
-        command.env_clear().env("PATH", path).env("LANG", "C.UTF-8").env("TMPDIR", root);
-        command.env("HOME", root.join("home")).env("XDG_RUNTIME_DIR", root.join("run"));
+        command
+            .args(["--kill-after=20", "500", "bash"])
+            .arg(&file)
+            .current_dir(root.join("portcullis"));
+        command
+            .env_clear()
+            .env("PATH", path)
+            .env("LANG", "C.UTF-8")
+            .env("TMPDIR", root);
+        command
+            .env("HOME", root.join("home"))
+            .env("XDG_RUNTIME_DIR", root.join("run"));
         command.env("XDG_STATE_HOME", root.join("state"));
-        command.env("STEPS", root.join("steps")).env("OUT", root.join("out"));
-        command.env("MLFLOW_PORT", &self.ports[0].1).env("GATEWAY_PORT", &self.ports[1].1);
-        for clock in ["LD_PRELOAD", "FAKETIME", "FAKETIME_DONT_FAKE_MONOTONIC", "PORTCULLIS_CLOCK_OFFSET"] {
+        command
+            .env("STEPS", root.join("steps"))
+            .env("OUT", root.join("out"));
+        command
+            .env("MLFLOW_PORT", &self.ports[0].1)
+            .env("GATEWAY_PORT", &self.ports[1].1);
+        for clock in [
+            "LD_PRELOAD",
+            "FAKETIME",
+            "FAKETIME_DONT_FAKE_MONOTONIC",
+            "PORTCULLIS_CLOCK_OFFSET",
+        ] {
             if let Some(value) = std::env::var_os(clock) {
                 command.env(clock, value);
             }
         }
         let output = command.stdin(Stdio::null()).output().unwrap();
         let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(output.status.success(), "{}{}", said(&output.stdout), said(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}{}",
+            said(&output.stdout),
+            said(&output.stderr)
+        );
     }
 
     /// Compares what a page shows with what was printed, or rewrites the page.
@@ -238,14 +305,21 @@ impl Sandbox {
                     continue;
                 }
                 Use::Finished => (self.output(page, block.line, "ran"), false),
-                Use::Output => ran.take().unwrap_or_else(|| panic!("{}:{}: output of nothing", page.path, block.line)),
+                Use::Output => ran
+                    .take()
+                    .unwrap_or_else(|| panic!("{}:{}: output of nothing", page.path, block.line)),
                 Use::File(_) | Use::Other => continue,
             };
             let printed = self.shown(&fs::read_to_string(file).unwrap());
             // The log of a program that runs on is not what a reader is to compare with.
             let printed: String = printed
                 .lines()
-                .filter(|line| !started || !Regex::new(r"^\d{4}-\d\d-\d\d[T ]|^note: ").unwrap().is_match(line))
+                .filter(|line| {
+                    !started
+                        || !Regex::new(r"^\d{4}-\d\d-\d\d[T ]|^note: ")
+                            .unwrap()
+                            .is_match(line)
+                })
                 .map(|line| format!("{line}\n"))
                 .collect();
             if !alike(&block.text, &printed) {
@@ -253,7 +327,12 @@ impl Sandbox {
                     "{}:{} shows\n{}but this was printed\n{printed}",
                     page.path, block.line, block.text
                 ));
-                changes.insert(block.at.start, (block.at.clone(), printed.trim_matches('\n').to_owned() + "\n"));
+                let lines = printed.trim_matches('\n').lines();
+                let lines = lines.map(|line| format!("{}{line}\n", block.indent));
+                changes.insert(
+                    block.at.start,
+                    (block.at.clone(), lines.collect::<String>()),
+                );
             }
         }
         if std::env::var_os("UPDATE").is_some() && !changes.is_empty() {
@@ -264,7 +343,11 @@ impl Sandbox {
             fs::write(pages::root().join(&page.path), text).unwrap();
             return;
         }
-        assert!(wrong.is_empty(), "{}\n`UPDATE=1` rewrites the page", wrong.join("\n"));
+        assert!(
+            wrong.is_empty(),
+            "{}\n`UPDATE=1` rewrites the page",
+            wrong.join("\n")
+        );
     }
 }
 
@@ -292,8 +375,12 @@ pub fn alike(shown: &str, printed: &str) -> bool {
 fn matches(shown: &[&str], printed: &[&str]) -> bool {
     match shown.split_first() {
         None => printed.is_empty(),
-        Some((&"…", rest)) => (0..=printed.len()).any(|skipped| matches(rest, &printed[skipped..])),
-        Some((line, rest)) => printed.split_first().is_some_and(|(first, others)| first == line && matches(rest, others)),
+        Some((&"…", rest)) => {
+            (0..=printed.len()).any(|skipped| matches(rest, &printed[skipped..]))
+        }
+        Some((line, rest)) => printed
+            .split_first()
+            .is_some_and(|(first, others)| first == line && matches(rest, others)),
     }
 }
 
@@ -302,7 +389,10 @@ fn plain(text: &str) -> String {
     let mut text = text.trim_matches('\n').to_owned();
     for (pattern, with) in [
         (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME"),
-        (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "UUID"),
+        (
+            r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b",
+            "UUID",
+        ),
         (r"\b([a-z-]+)-[0-9a-f]{20}-\d+", "$1-HASH"),
         (r"\b[0-9a-f]{12}-\d+\b", "DECISION"),
         (r"\b(sha256:)?[0-9a-f]{16,64}\b…?", "DIGEST"),
@@ -314,7 +404,10 @@ fn plain(text: &str) -> String {
         (r"[ \t]+", " "),
         (r"(?m) +$", ""),
     ] {
-        text = Regex::new(pattern).unwrap().replace_all(&text, with).into_owned();
+        text = Regex::new(pattern)
+            .unwrap()
+            .replace_all(&text, with)
+            .into_owned();
     }
     text
 }
@@ -323,9 +416,15 @@ fn plain(text: &str) -> String {
 fn output_is_compared_without_what_differs_each_time() {
     for (shown, printed) in [
         ("NAME   AGE\nmlflow  1m\n", "NAME    AGE\nmlflow  87s\n"),
-        ("quote decision 4cbdc2f09d42-31.", "quote decision 997f341b26f9-2."),
+        (
+            "quote decision 4cbdc2f09d42-31.",
+            "quote decision 997f341b26f9-2.",
+        ),
         ("first\n…\nlast\n", "first\nsecond\nlast\n"),
-        ("approve mlflow-5b0c41d7a9e2f3806d1c-0", "approve mlflow-4011a71da772c8a2493c-1"),
+        (
+            "approve mlflow-5b0c41d7a9e2f3806d1c-0",
+            "approve mlflow-4011a71da772c8a2493c-1",
+        ),
     ] {
         assert!(alike(shown, printed), "{shown} / {printed}");
     }

@@ -45,7 +45,7 @@ def pod(account: str) -> dict[str, Any]:
             "terminationGracePeriodSeconds": 0,
             "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{
-                "name": "python", "image": "registry.example/mlflow-mcp:0.4.1", "imagePullPolicy": "Never", "command": ["sleep", "infinity"],
+                "name": "python", "image": "localhost/mlflow-mcp:0.4.1", "imagePullPolicy": "Never", "command": ["sleep", "infinity"],
                 "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
                 "volumeMounts": [{"name": "code", "mountPath": "/code", "readOnly": True}, {"name": "tmp", "mountPath": "/tmp"},
                                  {"name": "token", "mountPath": MOUNT, "readOnly": True}],

@@ -12,7 +12,7 @@ from typing import Any
 
 from base import SERVERS, Base
 
-IMAGE = "registry.example/mlflow-mcp:0.4.1"
+IMAGE = "localhost/mlflow-mcp:0.4.1"
 NAMESPACE = "broken"
 STARVED = "no-pods"
 # Python that takes memory until the kernel ends it.

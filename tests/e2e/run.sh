@@ -135,12 +135,12 @@ on_docker() {
     command -v "$tool" >/dev/null || die "$tool is missing; install it, or take PROVIDER=node"
   done
   names=("portcullis-operator:$version" "portcullis-gateway:$version" "portcullis-operator:$next" "portcullis-gateway:$next"
-    registry.example/mlflow-mcp:0.4.1 registry.example/mlflow:3.17.2)
+    localhost/mlflow-mcp:0.4.1 localhost/mlflow:3.17.2)
   if [[ -n ${BINARIES:-} ]]; then export BINARIES; fi
   ENGINE=docker bash deploy/images.sh >&2
   for name in operator gateway; do docker tag "portcullis-$name:$version" "portcullis-$name:$next"; done
-  docker build --file examples/images/mlflow-mcp/Dockerfile --tag registry.example/mlflow-mcp:0.4.1 . >&2
-  docker build --file examples/images/mlflow/Dockerfile --tag registry.example/mlflow:3.17.2 . >&2
+  docker build --file examples/images/mlflow-mcp/Dockerfile --tag localhost/mlflow-mcp:0.4.1 . >&2
+  docker build --file examples/images/mlflow/Dockerfile --tag localhost/mlflow:3.17.2 . >&2
 
   local kubeconfig
   kubeconfig=$(mktemp "/tmp/$cluster_name.XXXXXX")

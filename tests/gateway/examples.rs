@@ -40,15 +40,21 @@ fn serve(example: &str, name: &str, variable: &str) -> Option<Served> {
 
 /// The same over that MLflow.
 fn serve_over(example: &str, name: &str, variable: &str, mlflow: &str) -> Option<Served> {
-    let program = installed(
-        variable,
-        &format!("examples/{example} with its real server"),
-    )?;
-    let bin = Path::new(&program).parent().unwrap().to_owned();
-    let path = std::env::join_paths(
-        std::iter::once(bin).chain(std::env::split_paths(&std::env::var_os("PATH")?)),
-    )
-    .unwrap();
+    serve_all(&[example], name, &[variable], mlflow)
+}
+
+/// Serves several examples at once; the programs of earlier variables are found first.
+fn serve_all(examples: &[&str], name: &str, variables: &[&str], mlflow: &str) -> Option<Served> {
+    let mut bins = Vec::new();
+    for variable in variables {
+        let program = installed(
+            variable,
+            &format!("examples {examples:?} with their real servers"),
+        )?;
+        bins.push(Path::new(&program).parent().unwrap().to_owned());
+    }
+    let path = std::env::var_os("PATH")?;
+    let path = std::env::join_paths(bins.into_iter().chain(std::env::split_paths(&path))).unwrap();
     let address: SocketAddr = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -61,13 +67,11 @@ fn serve_over(example: &str, name: &str, variable: &str, mlflow: &str) -> Option
             &address.to_string(),
             "--env",
             &format!("MLFLOW_TRACKING_URI={mlflow}"),
-            "-f",
         ])
-        .arg(
-            Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("examples")
-                .join(example),
-        )
+        .args(examples.iter().flat_map(|example| {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+            ["-f".into(), folder.join(example)]
+        }))
         .arg("--socket")
         .arg(folder.path().join("serve.sock"))
         .arg("--state")
@@ -90,7 +94,7 @@ fn serve_over(example: &str, name: &str, variable: &str, mlflow: &str) -> Option
         said.push('\n');
         line.contains("Point an MCP client at a URL")
     });
-    assert!(started, "examples/{example} did not start:\n{said}");
+    assert!(started, "examples {examples:?} did not start:\n{said}");
     // Read on, or the program blocks when the pipe is full.
     std::thread::spawn(move || lines.for_each(drop));
     let client = Client::new(address, &format!("/{name}/mcp"));
@@ -371,4 +375,39 @@ async fn audit_first_shows_everything() {
     };
     let session = served.client.session().await;
     assert_eq!(session.tools().await.len(), 40);
+}
+
+/// None takes a policy of another away.
+#[tokio::test]
+async fn all_examples_are_served_together() {
+    let examples = [
+        "read-only",
+        "quickstart",
+        "promotion-approval",
+        "official-mlflow",
+        "audit-first",
+    ];
+    let programs = [
+        "PORTCULLIS_TEST_MLFLOW_OFFICIAL",
+        "PORTCULLIS_TEST_MLFLOW_MCP",
+    ];
+    let Some(served) = serve_all(&examples, "mlflow", &programs, "http://127.0.0.1:9") else {
+        return;
+    };
+    for (name, expected) in [
+        ("mlflow", 35),
+        ("mlflow-official", 21),
+        ("mlflow-readonly", 26),
+        ("mlflow-watched", 40),
+        ("mlflow-registry", 40),
+    ] {
+        let client = Client::new(served.client.addr, &format!("/{name}/mcp"));
+        let client = client.with("Authorization", "Bearer a-key-of-this-test-only");
+        let client = match name {
+            "mlflow-registry" => client,
+            _ => Client::new(served.client.addr, &format!("/{name}/mcp")),
+        };
+        let tools = client.session().await.tools().await;
+        assert_eq!(tools.len(), expected, "{name}: {tools:?}");
+    }
 }

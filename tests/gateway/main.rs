@@ -7,7 +7,9 @@
 mod bridge;
 mod conformance;
 mod counters;
+mod docs;
 mod examples;
+mod field;
 mod mlflow;
 mod oauth;
 mod run;

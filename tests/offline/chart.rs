@@ -1,17 +1,14 @@
 //! The Helm chart, as far as it can be judged without Helm: what in it is generated, and what must
 //! agree with what. `tests/cluster/chart.rs` renders and installs it.
 
+mod metrics;
 mod reading;
 #[path = "../chart/secret_fields.rs"]
 mod secret_fields;
 
 use super::generated::file_holds;
+use metrics::{families, gateway_metrics, operator_metrics};
 use portcullis::api;
-use portcullis::gateway::observe::Outcome;
-use portcullis::gateway::observe::metrics::{
-    BundleLabels, DecisionLabels, LimitLabels, Metrics, ServerLabels,
-};
-use prometheus_client::registry::Registry;
 use reading::{
     at, documented, leaves, rules_of, schema_leaves, secret_fields as find_secret_fields, walk,
 };
@@ -23,7 +20,7 @@ use std::path::PathBuf;
 
 const CHART: &str = "charts/portcullis";
 
-fn read(path: &str) -> String {
+pub fn read(path: &str) -> String {
     let full = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path);
     fs::read_to_string(&full).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
@@ -192,86 +189,9 @@ fn the_list_of_fields_that_name_secrets_is_complete() {
     assert_eq!(found, tried);
 }
 
-/// The operator's families, each with a member: it shows only then.
-fn operator_metrics() -> Registry {
-    use portcullis::controller::metrics::{Kind, KindLabels, Metrics, RequestLabels};
-    let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
-    let kind = KindLabels {
-        kind: Kind::McpServer,
-    };
-    metrics.reconciles.get_or_create(&kind).inc();
-    metrics.errors.get_or_create(&kind).inc();
-    metrics.duration.get_or_create(&kind).observe(0.0);
-    metrics.depth.get_or_create(&kind).set(0);
-    let request = RequestLabels {
-        verb: "get",
-        resource: "leases".to_owned(),
-    };
-    metrics.requests.get_or_create(&request).inc();
-    registry
-}
-
-/// The names of the families, as samples have them.
-fn families(registry: &Registry) -> BTreeSet<String> {
-    let mut page = String::new();
-    prometheus_client::encoding::text::encode(&mut page, registry).unwrap();
-    page.lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
-        .map(|(name, kind)| match kind {
-            "counter" => format!("{name}_total"),
-            _ => name.to_owned(),
-        })
-        .collect()
-}
-
 #[test]
 fn the_alerts_and_the_dashboard_ask_for_metrics_that_exist() {
-    let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
-    // A family shows only once it has a member.
-    let server = ServerLabels {
-        server: String::new(),
-    };
-    let (policy, rule, counter, revision) = Default::default();
-    metrics.request_duration.get_or_create(&server).observe(0.0);
-    metrics
-        .upstream_duration
-        .get_or_create(&server)
-        .observe(0.0);
-    metrics.evaluation.get_or_create(&server).observe(0.0);
-    metrics.bundle_errors.get_or_create(&server).inc();
-    metrics.active_streams.get_or_create(&server).inc();
-    metrics.approvals_pending.get_or_create(&server).inc();
-    metrics.approvals_oldest.get_or_create(&server).set(1.0);
-    metrics
-        .approval_decisions
-        .get_or_create(&server)
-        .observe(1.0);
-    metrics
-        .decisions
-        .get_or_create(&DecisionLabels {
-            server: String::new(),
-            outcome: Outcome::Denied,
-            policy,
-            rule,
-        })
-        .inc();
-    metrics
-        .limit_used
-        .get_or_create(&LimitLabels {
-            server: String::new(),
-            policy: String::new(),
-            counter,
-        })
-        .set(1.0);
-    metrics
-        .bundle_info
-        .get_or_create(&BundleLabels {
-            server: String::new(),
-            revision,
-        })
-        .set(1);
+    let registry = gateway_metrics();
     let operator = families(&operator_metrics());
     assert!(operator.len() > 8, "{operator:?}");
     let known: BTreeSet<String> = families(&registry).union(&operator).cloned().collect();

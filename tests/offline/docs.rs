@@ -4,8 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+mod absent;
+mod blocks;
 #[path = "../docs/pages.rs"]
 mod pages;
+#[path = "../docs/run.rs"]
+mod run;
+mod versions;
 
 /// Where paths in ARCHITECTURE.md begin.
 const ROOTS: [&str; 4] = ["", "src", "src/gateway", "src/controller"];

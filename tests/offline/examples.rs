@@ -93,3 +93,20 @@ fn explain_gives_the_decision_that_the_test_cases_expect() {
         assert_eq!(explained["observes"].as_str(), observes, "{tool}");
     }
 }
+
+/// Two objects of one name would take each other's place in a cluster, and are refused by `serve`.
+#[test]
+fn the_examples_are_valid_together() {
+    let folders: Vec<String> = examples()
+        .iter()
+        .map(|path| path.to_str().unwrap().to_owned())
+        .collect();
+    let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["validate", "--strict"])
+        .args(&folders)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{output:?}");
+    assert!(text.contains("5           6            0"), "{text}");
+}

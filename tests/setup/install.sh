@@ -59,7 +59,7 @@ newest() {
   if [[ $1 == newest-mlflow-official ]]; then package=mlflow extra='[mcp]'; fi
   version=$(python3 -m pip index versions "$package" 2>/dev/null | sed -n "s/^$package (\(.*\))\$/\1/p")
   [[ -n $version ]] || return 1
-  printf '%s%s==%s' "$package" "$extra" "$version"
+  printf '%s%s<=%s' "$package" "$extra" "$version"
 }
 
 make_newest() {

@@ -35,7 +35,7 @@ name_of() {
     pause | coredns) printf 'localhost/%s:1' "$1" ;;
     # As examples/quickstart/server.yaml says.
     mlflow-mcp) sed -n 's/^ *image: *//p' examples/quickstart/server.yaml ;;
-    mlflow) printf 'registry.example/mlflow:%s' "$(sed -n 's/.*image.version="\([^"]*\)".*/\1/p' examples/images/mlflow/Dockerfile)" ;;
+    mlflow) printf 'localhost/mlflow:%s' "$(sed -n 's/.*image.version="\([^"]*\)".*/\1/p' examples/images/mlflow/Dockerfile)" ;;
   esac
 }
 

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::api::condition::condition;
-use crate::controller::runtime::scripted::Script;
 use crate::controller::testing::TestOperator;
+use crate::scripted_api::Script;
 
 fn of() -> ObjectMeta {
     ObjectMeta {

@@ -193,15 +193,17 @@ async fn the_bundle_is_installed_by_kubectl_alone() {
     let Some(cluster) = Cluster::start("applying the bundle", &Options::default()) else {
         return;
     };
-    // As docs/install.md has it, but for the shell's own kubectl.
+    // As docs/install-yaml.md has it, but for the shell's own kubectl.
     let page =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/install.md")).unwrap();
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/install-yaml.md"))
+            .unwrap();
     let command = page
         .lines()
         .find_map(|line| line.strip_suffix(" | kubectl apply --server-side -f -"))
         .unwrap();
     let rendered = std::process::Command::new("bash")
         .args(["-c", command])
+        .env("REGISTRY", "registry.example/platform")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();

@@ -106,3 +106,46 @@ async fn every_example_applies() {
         .flat_map(|name| [format!("{name}/policy.yaml"), format!("{name}/server.yaml")]);
     assert_eq!(applied, expected.collect::<Vec<_>>());
 }
+
+/// Whatever the order, every object of every example is there afterwards as its file says.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_examples_can_be_applied_together_in_any_order() {
+    let Some(cluster) = Cluster::get("applying all examples") else {
+        return;
+    };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .flat_map(|folder| {
+            ["server.yaml", "policy.yaml"].map(|file| folder.as_ref().unwrap().path().join(file))
+        })
+        .filter(|file| file.exists())
+        .collect();
+    files.sort();
+    assert_eq!(files.len(), 10);
+    let mut seen = None;
+    for turn in [0, 3, 7] {
+        let namespace = cluster.namespace("together").await;
+        files.rotate_left(turn);
+        if turn == 7 {
+            files.reverse();
+        }
+        for file in &files {
+            let text = std::fs::read_to_string(file).unwrap();
+            let text = text.replace("namespace: ml\n", &format!("namespace: {namespace}\n"));
+            let said = cluster.kubectl_with(["apply", "-f", "-"], &text).ok();
+            assert!(
+                said.lines().all(|line| line.ends_with(" created")),
+                "{}: {said}",
+                file.display()
+            );
+        }
+        let kinds = "mcpservers.portcullis.dev,mcppolicies.portcullis.dev";
+        let specs = "jsonpath={range .items[*]}{.kind}/{.metadata.name} {.spec}{\"\\n\"}{end}";
+        let there = cluster
+            .kubectl(["get", kinds, "-n", &namespace, "-o", specs])
+            .ok();
+        assert_eq!(there.lines().count(), 11, "{there}");
+        assert_eq!(*seen.get_or_insert_with(|| there.clone()), there);
+    }
+}

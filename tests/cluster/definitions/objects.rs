@@ -70,7 +70,7 @@ pub fn all() -> Vec<Value> {
             json!({
                 "upstream": {
                     "stdio": {
-                        "image": "registry.example/mlflow-mcp:0.4.1", "command": ["mlflow-mcp"], "args": ["-v"],
+                        "image": "localhost/mlflow-mcp:0.4.1", "command": ["mlflow-mcp"], "args": ["-v"],
                         "env": [{"name": "A", "value": "b"}], "envFrom": [{"configMapRef": {"name": "c"}}],
                         "sessions": "PerSession", "sessionIdleTimeout": "30m",
                         "credentials": [{"callers": ["key:a"], "env": [{"name": "A", "valueFrom": {"secretKeyRef": secret}}]}],

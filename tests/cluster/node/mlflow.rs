@@ -28,7 +28,7 @@ async fn the_bridge_with_the_real_mlflow_mcp_is_reached_through_its_service() {
         "template": {"metadata": {"labels": labels}, "spec": {
             "automountServiceAccountToken": false,
             "containers": [{
-                "name": "server", "image": "registry.example/mlflow-mcp:0.4.1",
+                "name": "server", "image": "localhost/mlflow-mcp:0.4.1",
                 "command": ["/portcullis-gateway", "bridge", "--listen=0.0.0.0:8000",
                     "--bearer-file=/etc/portcullis-bearer/bearer", "--pass-env=*", "--", "mlflow-mcp"],
                 "env": [{"name": "MLFLOW_TRACKING_URI", "value": "http://127.0.0.1:9"}],

@@ -187,7 +187,7 @@ fn ok(report: &Report) -> String {
 
 /// An operator with one server, whose gateway's pod is at that address.
 fn operator(
-    script: &crate::controller::runtime::scripted::Script,
+    script: &crate::scripted_api::Script,
     address: SocketAddr,
 ) -> crate::controller::testing::TestOperator {
     use crate::controller::testing::{TestOperator, http, mcp_server, name};
@@ -208,7 +208,7 @@ fn operator(
 #[tokio::test]
 async fn a_gateway_is_asked_with_its_bearer_and_its_report_makes_the_server_be_looked_at() {
     use crate::controller::testing::{key, name, queued};
-    let script = crate::controller::runtime::scripted::Script::new(Vec::new());
+    let script = crate::scripted_api::Script::new(Vec::new());
     let mut first = report("i", "r");
     first.violations = vec![violation()];
     let (address, asked) = gateway(vec![ok(&first), ok(&first)]).await;
@@ -247,7 +247,7 @@ async fn what_a_gateway_says_that_cannot_be_is_not_believed_and_it_is_asked_agai
         String::new(),
     ];
     for answer in answers {
-        let script = crate::controller::runtime::scripted::Script::new(Vec::new());
+        let script = crate::scripted_api::Script::new(Vec::new());
         let (address, _) = gateway(vec![answer.clone()]).await;
         let operator = operator(&script, address);
         let next = look(&operator.ctx, &name()).await.unwrap();
@@ -266,7 +266,7 @@ async fn what_a_gateway_says_that_cannot_be_is_not_believed_and_it_is_asked_agai
 #[tokio::test]
 async fn only_the_gateways_of_a_server_that_is_known_are_asked() {
     use crate::controller::testing::name;
-    let script = crate::controller::runtime::scripted::Script::new(Vec::new());
+    let script = crate::scripted_api::Script::new(Vec::new());
     let operator = operator(&script, "127.0.0.1:1".parse().unwrap());
     let gone = ("ml".to_owned(), "gone".to_owned());
     assert_eq!(look(&operator.ctx, &gone).await, None);

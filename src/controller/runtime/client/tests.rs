@@ -1,5 +1,5 @@
 use super::*;
-use crate::controller::runtime::scripted::{Script, answer, echo, refusal};
+use crate::scripted_api::{Script, answer, echo, refusal};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
@@ -76,11 +76,11 @@ fn maps(client: &Client) -> Api<ConfigMap> {
 
 const PATH: &str = "/api/v1/namespaces/ml/configmaps";
 
-fn busy(code: u16) -> crate::controller::runtime::scripted::Exchange {
+fn busy(code: u16) -> crate::scripted_api::Exchange {
     answer(Method::GET, &[PATH], code, refusal(code, "Busy"))
 }
 
-fn got() -> crate::controller::runtime::scripted::Exchange {
+fn got() -> crate::scripted_api::Exchange {
     answer(
         Method::GET,
         &[PATH],
