@@ -58,7 +58,7 @@ fn a_refusal_is_explained_by_the_id_that_the_agent_quotes() {
         "  reason: ".to_owned(),
         "would let it pass if their condition held: rules/good\n".to_owned(),
         "arguments: text (only their names are in the log)\n".to_owned(),
-        format!("session: "),
+        "session: ".to_owned(),
         "note: name the files of the server and its policies with -f".to_owned(),
     ] {
         assert!(said.contains(&words), "{words}\n{said}");
