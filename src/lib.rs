@@ -22,6 +22,9 @@ pub mod policy;
 pub mod protocol;
 /// A set of the newest values, for what must not grow. Pure.
 pub mod recent;
+/// An API server for tests that answers what a script says.
+#[cfg(test)]
+mod scripted_api;
 /// Objects, bundle and reports to status. Pure.
 pub mod status;
 /// Logging, metrics registry and the admin endpoints.

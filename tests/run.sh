@@ -7,7 +7,7 @@
 # reason. The end is a table of where the time went and a line that counts.
 #
 # Takes: T, a part of the names of the tests to run (unit, offline, gateway, cluster, clock); PORTCULLIS_SKIP, a list with
-#   commas of what to skip: cluster, mlflow, python, node, redis, e2e; SHOW, to see what tests of the cluster part print; NEWEST, to test the newest
+#   commas of what to skip: cluster, mlflow, python, node, conformance, redis, actionlint, e2e; SHOW, to see what tests of the cluster part print; NEWEST, to test the newest
 #   releases of the MLflow servers too.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -87,9 +87,11 @@ finish() {
 installs() {
   local names=()
   if wanted lint-docs && can_check_spelling; then names+=(typos); fi
+  if wanted lint-docs && can_check_workflows; then names+=(actionlint); fi
   if wanted gateway || wanted cluster || wanted clock; then
     if ! left_out node && command -v npm >/dev/null; then names+=(node-sdk); fi
-    if ! left_out python; then names+=(mcp-1 mcp-2); fi
+    if ! left_out conformance && command -v go >/dev/null; then names+=(reference-server); fi
+    if ! left_out python; then names+=(mcp-1 mcp-2 fastmcp); fi
     if ! left_out mlflow; then names+=(mlflow-mcp mlflow-official); fi
     if ! left_out redis && [[ -z ${PORTCULLIS_TEST_REDIS:-} ]]; then names+=(redis); fi
   fi
@@ -99,6 +101,8 @@ installs() {
 }
 
 has_cluster() { ! left_out cluster && command -v go >/dev/null && [[ $(uname) == Linux ]]; }
+
+can_check_workflows() { ! left_out actionlint && command -v go >/dev/null; }
 
 can_check_spelling() { ! left_out python && command -v python3 >/dev/null; }
 
@@ -189,15 +193,21 @@ use_programs() {
   if [[ -n $programs_ready ]]; then return; fi
   programs_ready=1
   say "Programs that the tests run against"
-  if left_out python; then skip "the tests with the Python SDKs: PORTCULLIS_SKIP says so"; else
+  if left_out python; then skip "the tests with the Python SDKs and fastmcp: PORTCULLIS_SKIP says so"; else
     use PORTCULLIS_TEST_PYTHON_1 mcp-1 bin/python python
     use PORTCULLIS_TEST_PYTHON_2 mcp-2 bin/python python
+    use PORTCULLIS_TEST_FASTMCP fastmcp bin/python python
   fi
-  if left_out node; then skip "the tests with the TypeScript SDKs: PORTCULLIS_SKIP says so"
+  if left_out node; then skip "the tests with the TypeScript SDKs, mcp-remote and the Inspector: PORTCULLIS_SKIP says so"
   elif ! command -v npm >/dev/null; then
-    skip "the tests with the TypeScript SDKs: npm is missing"
+    skip "the tests with the TypeScript SDKs, mcp-remote and the Inspector: npm is missing"
     left_out_from_now node
   else use PORTCULLIS_TEST_NODE_MODULES node-sdk node_modules node; fi
+  if left_out conformance; then skip "the public conformance suite: PORTCULLIS_SKIP says so"
+  elif ! command -v go >/dev/null; then
+    skip "the public conformance suite: Go is missing, to build its reference server"
+    left_out_from_now conformance
+  else use PORTCULLIS_TEST_REFERENCE_SERVER reference-server everything-server conformance; fi
   if left_out mlflow; then skip "the tests with MLflow's real servers: PORTCULLIS_SKIP says so"; else
     use PORTCULLIS_TEST_MLFLOW_MCP mlflow-mcp bin/mlflow-mcp mlflow
     use PORTCULLIS_TEST_MLFLOW_OFFICIAL mlflow-official bin/mlflow mlflow
@@ -239,8 +249,20 @@ lint() {
   fi
 }
 
-# The spelling of names, comments and pages; `tests/offline/words.rs` checks their phrases.
+# The spelling of names, comments and pages, whose phrases `tests/offline/words.rs` checks; and the workflows.
 lint-docs() {
+  spelling
+  workflows
+}
+
+workflows() {
+  if left_out actionlint; then skip "the workflows of .github: PORTCULLIS_SKIP says so"; return; fi
+  if ! can_check_workflows; then skip "the workflows of .github: Go is missing"; return; fi
+  installed actionlint || return 0
+  check "actionlint" "$(tail -n 1 "$work/actionlint.folder")/actionlint"
+}
+
+spelling() {
   if left_out python; then skip "the spelling of comments and pages: PORTCULLIS_SKIP says so"; return; fi
   if ! can_check_spelling; then skip "the spelling of comments and pages: python3 is missing"; return; fi
   installed typos || return 0

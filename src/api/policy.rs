@@ -64,6 +64,12 @@ use std::{collections::BTreeMap, fmt};
         description = "Calls that the policy refused"
     ),
     printcolumn(
+        name = "Audited",
+        type_ = "integer",
+        json_path = ".status.violations.audited",
+        description = "Calls that were forwarded although the policy would refuse them"
+    ),
+    printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp"

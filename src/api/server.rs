@@ -37,10 +37,12 @@ use std::collections::BTreeMap;
     validation = Rule::new("size(self.metadata.name) <= 52 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must be at most 52 characters of a-z, 0-9 and -, starting with a letter and not ending with -, so that the names of the gateway's objects fit"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the gateway serves calls"),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.enforcement", description = "Enforce, or Audit: every call is forwarded"),
     printcolumn(name = "URL", type_ = "string", json_path = ".status.url", description = "The URL to give to agents"),
     printcolumn(name = "Visible", type_ = "string", json_path = ".status.tools.summary", description = "Tools that some caller can list, of all tools"),
     printcolumn(name = "Policies", type_ = "integer", json_path = ".status.policyCount", description = "Policies in force"),
     printcolumn(name = "Violations", type_ = "integer", json_path = ".status.violations.total", description = "Calls that were refused"),
+    printcolumn(name = "Audited", type_ = "integer", json_path = ".status.violations.audited", description = "Calls that were forwarded although Audit rules would refuse them"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision", description = "Revision of the rules that the gateways should enforce", priority = 1),
     printcolumn(name = "Replicas", type_ = "string", json_path = ".status.replicas.summary", description = "Replicas that enforce the revision, of all replicas", priority = 1)

@@ -64,6 +64,14 @@ pub fn print_data<T: Serialize>(value: &T, output: Output) -> Result<(), Failure
 /// # Errors
 /// When it cannot be written.
 pub fn print_manifest<T: Serialize>(value: &T, output: Output) -> Result<(), Failure> {
+    print(&manifest(value, output)?)
+}
+
+/// A part of a manifest as YAML or JSON, with its keys in the order in which people write them.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn manifest<T: Serialize>(value: &T, output: Output) -> Result<String, Failure> {
     let failed = |error: serde_json::Error| Failure::new(error.to_string());
     let value = serde_json::to_value(value).map_err(failed)?;
     let text = match output {
@@ -73,7 +81,7 @@ pub fn print_manifest<T: Serialize>(value: &T, output: Output) -> Result<(), Fai
         }
         _ => yaml(value, |value| serde_saphyr::to_string(&AsWritten(value)))?,
     };
-    print(&text)
+    Ok(text)
 }
 
 /// A value whose objects have the keys of manifests first, as people write them; others follow by

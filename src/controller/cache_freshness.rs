@@ -26,21 +26,21 @@ use crate::controller::runtime::written::is_newer;
 use crate::controller::watches::{self, policy_scopes, scopes};
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Between two looks at a namespace that is left alone.
-const ASIDE: Duration = Duration::from_secs(10);
+const EXCLUDED_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Objects in one answer, which is held as a whole: metadata may have more than 1 MiB too, for who
 /// manages which field.
-const PAGE: u32 = 100;
+const LIST_PAGE_OBJECTS: u32 = 100;
 /// Watches that are further behind are not waited for: another replica, or this one after a
 /// restart, is faster.
-const WITHIN: Duration = Duration::from_secs(10);
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The caches did not catch up.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the watches are behind the API server by more than {} s; this replica exits and lists everything after its restart",
-    WITHIN.as_secs()
+    CATCH_UP_TIMEOUT.as_secs()
 )]
 pub struct Behind;
 
@@ -58,7 +58,9 @@ pub async fn wait(ctx: &Arc<Context>) -> Result<(), Behind> {
             kind::<McpPolicy, _>(ctx, |ctx| &ctx.caches.policies, scope, "").await;
         }
     };
-    tokio::time::timeout(WITHIN, all).await.map_err(|_| Behind)
+    tokio::time::timeout(CATCH_UP_TIMEOUT, all)
+        .await
+        .map_err(|_| Behind)
 }
 
 async fn kind<K, C>(
@@ -92,7 +94,7 @@ async fn kind<K, C>(
             waited = ?started.elapsed(),
             "waiting for the watch to catch up"
         );
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
 
@@ -108,7 +110,7 @@ async fn later<K, C>(
     C: Resource,
 {
     loop {
-        tokio::time::sleep(ASIDE).await;
+        tokio::time::sleep(EXCLUDED_CHECK_INTERVAL).await;
         if look::<K, C>(&ctx, cache, Some(&namespace), &labels)
             .await
             .is_ok()
@@ -165,7 +167,9 @@ where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
     let request = kube::core::Request::new(K::url_path(&(), namespace));
-    let mut params = ListParams::default().limit(PAGE).labels(labels);
+    let mut params = ListParams::default()
+        .limit(LIST_PAGE_OBJECTS)
+        .labels(labels);
     let mut all = Vec::new();
     loop {
         let page = request
@@ -233,8 +237,8 @@ mod tests {
         assert!(!current(&was_removed, &listed));
     }
 
-    use crate::controller::runtime::scripted::{Exchange, Script, answer, refusal};
     use crate::controller::testing::{TestOperator, http, mcp_server, queued};
+    use crate::scripted_api::{Exchange, Script, answer, refusal};
     use http::Method;
     use serde_json::{Value, json};
 
@@ -329,7 +333,7 @@ mod tests {
         wait(&operator.ctx).await.unwrap();
         assert!(!operator.ctx.caches.sees("ml"));
         while !operator.ctx.caches.sees("ml") {
-            tokio::time::sleep(ASIDE).await;
+            tokio::time::sleep(EXCLUDED_CHECK_INTERVAL).await;
         }
         assert_eq!(queued(&operator.ctx.queues.servers).await, ["m"]);
     }

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use crate::controller::args::seconds;
 
 /// For one answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-const AGAIN: Duration = Duration::from_millis(500);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Ask a URL until it answers 200
 #[derive(Debug, clap::Args)]
@@ -41,7 +41,7 @@ pub enum CheckError {
     Http(Uri, #[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("{0} answers {1}")]
     Status(Uri, StatusCode),
-    #[error("{0} did not answer within {seconds} s", seconds = PATIENCE.as_secs())]
+    #[error("{0} did not answer within {seconds} s", seconds = ANSWER_TIMEOUT.as_secs())]
     Late(Uri),
 }
 
@@ -52,13 +52,13 @@ pub async fn check(args: CheckArgs, mut tell: impl FnMut(&str)) -> Result<(), Ch
     let until = Instant::now() + within;
     let mut told = String::new();
     loop {
-        let asked = tokio::time::timeout(PATIENCE, ask(&url)).await;
+        let asked = tokio::time::timeout(ANSWER_TIMEOUT, ask(&url)).await;
         let error = match asked.unwrap_or_else(|_| Err(CheckError::Late(url.clone()))) {
             Ok(()) => return Ok(()),
             Err(error @ CheckError::Url(_)) => return Err(error),
             Err(error) => error,
         };
-        if Instant::now() + AGAIN > until {
+        if Instant::now() + RETRY_INTERVAL > until {
             return Err(error);
         }
         let why = error.to_string();
@@ -66,7 +66,7 @@ pub async fn check(args: CheckArgs, mut tell: impl FnMut(&str)) -> Result<(), Ch
             tell(&why);
             told = why;
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }
 

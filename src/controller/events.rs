@@ -25,14 +25,14 @@ use crate::recent::RecentSet;
 use crate::status::report::ReportedViolation;
 
 /// A note must not be longer (events.k8s.io/v1).
-const NOTE: usize = 1_000;
+const MAX_NOTE_CHARS: usize = 1_000;
 /// The number of violations that are remembered as known.
-const KNOWN: usize = 10_000;
+const MAX_KNOWN_VIOLATIONS: usize = 10_000;
 /// The number of Events that wait to be written; later ones are only logged.
-const WAITING: usize = 20_000;
+const MAX_WAITING_EVENTS: usize = 20_000;
 /// While more objects than that wait to be reconciled, there is a pause before each Event.
-const LONG: usize = 16;
-const PAUSE: Duration = Duration::from_secs(1);
+const BUSY_QUEUE_OBJECTS: usize = 16;
+const BUSY_QUEUE_PAUSE: Duration = Duration::from_secs(1);
 
 pub struct Events {
     waiting: mpsc::Sender<(Event, ObjectReference)>,
@@ -47,11 +47,11 @@ impl Events {
             controller: "portcullis.dev/operator".into(),
             instance: Some(pod.into()),
         };
-        let (waiting, mut next) = mpsc::channel(WAITING);
+        let (waiting, mut next) = mpsc::channel(MAX_WAITING_EVENTS);
         tokio::spawn(async move {
             while let Some((event, reference)) = next.recv().await {
-                if queues.servers.depth() + queues.policies.depth() > LONG {
-                    tokio::time::sleep(PAUSE).await;
+                if queues.servers.depth() + queues.policies.depth() > BUSY_QUEUE_OBJECTS {
+                    tokio::time::sleep(BUSY_QUEUE_PAUSE).await;
                 }
                 // A recorder takes events of one reason about one object for the same and keeps the
                 // first one's note; ours differ in just that, and are published once.
@@ -63,7 +63,7 @@ impl Events {
         });
         Events {
             waiting,
-            reported: Mutex::new(RecentSet::new(KNOWN)),
+            reported: Mutex::new(RecentSet::new(MAX_KNOWN_VIOLATIONS)),
         }
     }
 
@@ -226,7 +226,7 @@ impl Events {
         let event = Event {
             type_,
             reason: reason.to_owned(),
-            note: Some(note.chars().take(NOTE).collect()),
+            note: Some(note.chars().take(MAX_NOTE_CHARS).collect()),
             action: action.to_owned(),
             secondary: None,
         };

@@ -18,7 +18,7 @@ use crate::policy::canonical::sha256;
 use crate::policy::signature::{self, PublicKey, SignatureError, Signer};
 
 /// Shorter keys are refused.
-const LEAST: usize = 16;
+const MIN_KEY_BYTES: usize = 16;
 
 /// Of which key the seed of the signing key is made, so that it is never the same as a bearer.
 const SIGNING: &[u8] = b"portcullis bundle signing 1";
@@ -42,7 +42,7 @@ pub enum KeyError {
         source: std::io::Error,
     },
     #[error(
-        "the operator's key {0} has less than {LEAST} bytes; make one with: openssl rand -base64 32"
+        "the operator's key {0} has less than {MIN_KEY_BYTES} bytes; make one with: openssl rand -base64 32"
     )]
     Short(String),
     #[error("the operator's key {0} has the same key in two lines; remove one of them")]
@@ -68,7 +68,7 @@ impl OperatorKey {
                 .collect(),
             Err(_) => vec![bytes.trim_ascii()],
         };
-        if lines.is_empty() || lines.iter().any(|line| line.len() < LEAST) {
+        if lines.is_empty() || lines.iter().any(|line| line.len() < MIN_KEY_BYTES) {
             return Err(KeyError::Short(shown.to_owned()));
         }
         let mut signers = Vec::with_capacity(lines.len());

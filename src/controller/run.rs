@@ -35,7 +35,7 @@ use crate::telemetry::{admin, process};
 
 /// The longest wait for the release of the Lease: a moment's work, but for an API server that has
 /// much to do; all the time that it takes is less than another replica would wait without it.
-const GRACE: Duration = Duration::from_secs(10);
+const LEASE_RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 const UNLISTED: &str = "not everything has been listed yet; are the CRDs installed, and may the service account list them?";
 
 /// What there is to wait for before this replica is any use, or None.
@@ -99,7 +99,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     };
     // A replica that waits for the Lease need not wait until it has ended.
     if fence.is_open()
-        && tokio::time::timeout(GRACE, contender.release())
+        && tokio::time::timeout(LEASE_RELEASE_TIMEOUT, contender.release())
             .await
             .is_err()
     {

@@ -20,10 +20,10 @@ use crate::controller::names::Name;
 use crate::controller::policy::diagnostics::PolicyDiagnostics;
 use crate::controller::queues::Queues;
 use crate::controller::runtime::kinds::Kind;
-use crate::controller::runtime::scripted::Script;
 use crate::controller::runtime::store::Store;
 use crate::controller::runtime::workqueue::{Action, WorkQueue};
 use crate::controller::server::build::wanted::Settings;
+use crate::scripted_api::Script;
 
 /// An operator whose watches have listed nothing yet, and that leads.
 pub struct TestOperator {

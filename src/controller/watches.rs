@@ -27,7 +27,7 @@ const NAMESPACE_READ_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Objects in one answer to a list: each may be more than 1 MiB, and an answer is held as a whole,
 /// twice for a moment.
-const PAGE: u32 = 20;
+const LIST_PAGE_OBJECTS: u32 = 20;
 
 /// A watch of the operator: where its objects go, and what their changes trigger.
 struct Watch<K, S> {
@@ -140,7 +140,9 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     // The API server ends a watch after this time, and it is started again. One that is silent for
     // a few seconds more is given up and started again too, so that one that hangs is noticed.
     let seconds = u32::try_from(ctx.args.watch_duration.as_secs()).unwrap_or(u32::MAX);
-    let plain = watcher::Config::default().timeout(seconds).page_size(PAGE);
+    let plain = watcher::Config::default()
+        .timeout(seconds)
+        .page_size(LIST_PAGE_OBJECTS);
     let client = &ctx.client;
     let ours = format!("{}={}", MANAGED_BY.0, MANAGED_BY.1);
     for scope in scopes(&ctx.args.watch_namespace) {

@@ -17,19 +17,19 @@ use crate::controller::runtime::workqueue::Action;
 use crate::controller::runtime::writer::WriteError;
 
 /// Objects of one kind that are worked on at once.
-const WORKERS: usize = 8;
+const WORKERS_PER_KIND: usize = 8;
 /// Servers whose gateways are asked at once: each waits for a pod most of the time.
-const READERS: usize = 32;
+const REPORT_READERS: usize = 32;
 
 /// Starts every worker. None of them ends.
 pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    for _ in 0..WORKERS {
+    for _ in 0..WORKERS_PER_KIND {
         tasks.spawn(worker(Arc::clone(ctx), Kind::McpServer));
         tasks.spawn(worker(Arc::clone(ctx), Kind::McpPolicy));
     }
     tasks.spawn(worker(Arc::clone(ctx), Kind::McpApproval));
-    for _ in 0..READERS {
+    for _ in 0..REPORT_READERS {
         tasks.spawn(poll::work(Arc::clone(ctx)));
     }
     tasks
@@ -110,8 +110,8 @@ async fn worker(ctx: Arc<Context>, kind: Kind) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::runtime::scripted::{Exchange, Script, answer, echo, refusal};
     use crate::controller::testing::{TestOperator, http, mcp_policy, mcp_server};
+    use crate::scripted_api::{Exchange, Script, answer, echo, refusal};
     use http::Method;
     use serde_json::{Value, json};
     use std::time::Duration;
@@ -168,7 +168,7 @@ mod tests {
         operator.server(&mcp_server("m", 1, &http()));
         let ctx = &operator.ctx;
         let mut tasks = start(ctx);
-        assert_eq!(tasks.len(), 2 * WORKERS + 1 + READERS);
+        assert_eq!(tasks.len(), 2 * WORKERS_PER_KIND + 1 + REPORT_READERS);
         ctx.queues.servers.add(crate::controller::testing::name());
         ctx.queues
             .approvals

@@ -275,11 +275,11 @@ impl Bridge {
     }
 
     /// Waits until the shared child has answered `initialize`; the error says why it has not.
-    /// `PerSession` is ready at once.
+    /// `PerSession` is ready at once, unless the newest child did not start.
     pub async fn ready(&self) -> Result<(), String> {
         match &self.mode {
             Mode::Shared(shared) => shared.ready().await,
-            Mode::PerSession(_) => Ok(()),
+            Mode::PerSession(mode) => mode.ready(),
         }
     }
 

@@ -14,9 +14,11 @@ use jiff::Timestamp;
 use ring::digest::SHA256_OUTPUT_LEN;
 
 use crate::gateway::fairness::budget::Share;
+use crate::gateway::observe::authentication_failure::AuthenticationFailure;
 use crate::gateway::tokens::{Issuer, NotProven, Proven, RemoteKeys, VerifiedTokens};
 use crate::policy::Caller;
 use crate::policy::canonical::sha256;
+use crate::protocol::header::Field;
 
 /// The credentials that this server accepts, as read at one moment.
 #[derive(Default)]
@@ -33,6 +35,8 @@ pub struct Grants {
 
 /// Shorter keys are refused: they can be guessed.
 pub const SHORTEST_KEY: usize = 16;
+
+const UNKNOWN: Unauthorized = Unauthorized::Refused(AuthenticationFailure::UnknownCredential);
 
 #[derive(Debug)]
 struct ApiKey {
@@ -97,8 +101,8 @@ enum Credential {
     Token(Arc<Proven>),
 }
 
-/// No credential, or none that is accepted. Deliberately without a reason: it would help only a
-/// guesser.
+/// No credential, or none that is accepted. The words are the same for every reason, which would
+/// help only a guesser; the reason is for the audit log.
 #[derive(Debug, thiserror::Error)]
 pub enum Unauthorized {
     /// None was sent.
@@ -106,13 +110,25 @@ pub enum Unauthorized {
     Missing,
     /// The one that was sent is not accepted.
     #[error("no accepted credential")]
-    Refused,
+    Refused(AuthenticationFailure),
     /// It is a token whose issuer may have newer keys than those that are known.
     #[error("no accepted credential")]
     UnknownKey(Arc<RemoteKeys>),
     /// It is a valid token that lacks one of these scopes.
     #[error("the token lacks a scope that this server requires: {}", .0.join(" "))]
     Scopes(Vec<String>),
+}
+
+impl Unauthorized {
+    /// Why, for the audit log and metrics.
+    pub fn reason(&self) -> AuthenticationFailure {
+        match self {
+            Unauthorized::Missing => AuthenticationFailure::Missing,
+            Unauthorized::Refused(failure) => *failure,
+            Unauthorized::UnknownKey(_) => AuthenticationFailure::UnknownSigningKey,
+            Unauthorized::Scopes(_) => AuthenticationFailure::MissingScope,
+        }
+    }
 }
 
 /// The text is not the digest of a key.
@@ -215,24 +231,38 @@ impl Grants {
     /// [`Unauthorized`] when there is no credential and anonymous callers are not admitted, or when
     /// the header is not one accepted Bearer credential (RFC 6750 section 2.1).
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Grant, Unauthorized> {
-        let mut values = headers.get_all(AUTHORIZATION).iter();
-        let Some(value) = values.next() else {
-            let caller = self.anonymous.clone().ok_or(Unauthorized::Missing)?;
-            return Ok(Grant::new(caller, Credential::None));
+        self.authorize(Field::of(headers, AUTHORIZATION))
+    }
+
+    /// The grant that an `Authorization` header proves; errors as of [`Grants::authenticate`].
+    ///
+    /// # Errors
+    /// [`Unauthorized`], as there.
+    pub fn authorize(&self, authorization: Field<'_>) -> Result<Grant, Unauthorized> {
+        let value = match authorization {
+            Field::Absent => {
+                let caller = self.anonymous.clone().ok_or(Unauthorized::Missing)?;
+                return Ok(Grant::new(caller, Credential::None));
+            }
+            Field::Once(value) => value,
+            Field::Repeated => {
+                return Err(Unauthorized::Refused(AuthenticationFailure::Malformed));
+            }
         };
-        if values.next().is_some() {
-            return Err(Unauthorized::Refused);
-        }
+        let malformed = || Unauthorized::Refused(AuthenticationFailure::Malformed);
         let split = value.as_bytes().split_at_checked(7);
-        let (scheme, token) = split.ok_or(Unauthorized::Refused)?;
+        let (scheme, token) = split.ok_or_else(malformed)?;
         if !scheme.eq_ignore_ascii_case(b"bearer ") {
-            return Err(Unauthorized::Refused);
+            return Err(malformed());
         }
         let token = token.trim_ascii();
+        if token.is_empty() {
+            return Err(malformed());
+        }
         let hash = sha256(token);
         match self.key(&hash) {
             Some(caller) => Ok(Grant::new(Arc::clone(caller), Credential::Key(hash))),
-            None if self.issuers.is_empty() => Err(Unauthorized::Refused),
+            None if self.issuers.is_empty() => Err(UNKNOWN),
             None => self.token(token, hash),
         }
     }
@@ -242,8 +272,8 @@ impl Grants {
         if let Some(proven) = self.tokens.get(&hash, now) {
             return Ok(Grant::of_token(proven));
         }
-        let token = std::str::from_utf8(token).map_err(|_| Unauthorized::Refused)?;
-        let mut refused = Unauthorized::Refused;
+        let token = std::str::from_utf8(token).map_err(|_| UNKNOWN)?;
+        let mut refused = UNKNOWN;
         // Two providers may trust one issuer, for different audiences.
         for issuer in &self.issuers {
             match issuer.verify(token, now) {
@@ -258,7 +288,17 @@ impl Grants {
                     }
                 }
                 Err(NotProven::Scope) => refused = Unauthorized::Scopes(issuer.scopes.clone()),
-                Err(NotProven::Foreign | NotProven::Invalid) => {}
+                Err(NotProven::Foreign) => {}
+                // What another provider makes of it, which may have newer keys or demand a scope,
+                // decides the answer.
+                Err(invalid @ (NotProven::Invalid | NotProven::Expired)) => {
+                    if let Unauthorized::Refused(reason) = &mut refused {
+                        *reason = match invalid {
+                            NotProven::Expired => AuthenticationFailure::ExpiredToken,
+                            _ => AuthenticationFailure::InvalidToken,
+                        };
+                    }
+                }
             }
         }
         Err(refused)

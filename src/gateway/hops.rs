@@ -5,14 +5,13 @@
 //! a name is in it. Must not do: tell a server behind the gateway anything but that a gateway is
 //! there.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use crate::policy::canonical::sha256;
+use crate::protocol::header::{Fields, HOPS_NAME};
 
 /// The names of the gateways, the nearest last.
 pub const HOPS: HeaderName = HeaderName::from_static(HOPS_NAME);
-/// The header's name as text.
-pub const HOPS_NAME: &str = "portcullis-hops";
 /// More gateways in a row are treated as a loop.
 const MAX_HOPS: usize = 16;
 
@@ -42,10 +41,13 @@ pub enum Way {
 }
 
 /// Reads the header of a request to the gateway of that name.
-pub fn way(headers: &HeaderMap, own: &HeaderValue) -> Way {
+pub fn way(fields: &Fields<'_>, own: &HeaderValue) -> Way {
     let mut all: Option<HeaderValue> = None;
     let mut count = 0;
-    for value in headers.get_all(HOPS) {
+    if fields.hops.is_absent() {
+        return Way::Straight(None);
+    }
+    for value in fields.all().get_all(HOPS) {
         for name in value.as_bytes().split(|byte| *byte == b',') {
             count += 1;
             let name = name.trim_ascii();
@@ -62,24 +64,28 @@ pub fn way(headers: &HeaderMap, own: &HeaderValue) -> Way {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderMap;
 
     #[test]
     fn a_request_is_known_when_it_comes_back() {
         let (one, two, three) = (name("1"), name("2"), name("3"));
         assert!(one != two && one == name("1"));
         let mut headers = HeaderMap::new();
-        assert_eq!(way(&headers, &one), Way::Straight(None));
+        assert_eq!(way(&Fields::of(&headers), &one), Way::Straight(None));
         let header = with(with(None, Some(&one)), Some(&two)).unwrap();
         headers.insert(HOPS, header.clone());
-        assert_eq!(way(&headers, &one), Way::Loop);
-        assert_eq!(way(&headers, &two), Way::Loop);
-        assert_eq!(way(&headers, &three), Way::Straight(Some(header.clone())));
+        assert_eq!(way(&Fields::of(&headers), &one), Way::Loop);
+        assert_eq!(way(&Fields::of(&headers), &two), Way::Loop);
+        assert_eq!(
+            way(&Fields::of(&headers), &three),
+            Way::Straight(Some(header.clone()))
+        );
         // In two headers as in one.
         headers.append(HOPS, three.clone());
-        assert_eq!(way(&headers, &three), Way::Loop);
+        assert_eq!(way(&Fields::of(&headers), &three), Way::Loop);
         let all = with(Some(header), Some(&three));
-        assert_eq!(way(&headers, &name("4")), Way::Straight(all));
+        assert_eq!(way(&Fields::of(&headers), &name("4")), Way::Straight(all));
         headers.insert(HOPS, HeaderValue::try_from("a,".repeat(MAX_HOPS)).unwrap());
-        assert_eq!(way(&headers, &one), Way::Loop);
+        assert_eq!(way(&Fields::of(&headers), &one), Way::Loop);
     }
 }

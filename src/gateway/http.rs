@@ -26,7 +26,7 @@ use crate::gateway::upstream::Upstream;
 use crate::protocol::answer;
 use crate::protocol::envelope::{self, Id, Message, Refusal};
 use crate::protocol::era::{self, Era};
-use crate::protocol::header::{self, AcceptedTypes};
+use crate::protocol::header::{self, AcceptedTypes, Fields};
 use crate::protocol::version::Version;
 
 mod accept;
@@ -70,10 +70,11 @@ where
 {
     let started = Instant::now();
     let (head, body) = request.into_parts();
-    if let Some(answer) = cors::preflight(gateway, &head) {
+    let fields = Fields::of(&head.headers);
+    if let Some(answer) = cors::preflight(gateway, &head, &fields) {
         return answer;
     }
-    let admitted = admit_with_newest_keys(gateway, &head).await;
+    let admitted = admit_with_newest_keys(gateway, seat, &head, &fields).await;
     let admitted = admitted.and_then(|mut admitted| {
         let taken = share(gateway, seat, &head, &mut admitted.grant)?;
         Ok((admitted, taken))
@@ -87,13 +88,17 @@ where
                 upstream: admitted.upstream,
                 grant: admitted.grant,
                 head: &head,
+                fields,
                 last_session,
-                trace_id: trace::id(&head.headers),
+                trace_id: trace::id(fields.traceparent),
                 hops: admitted.hops,
                 takes_events: true,
                 told: None,
             };
-            let answer = exchange.run(body).await.unwrap_or_else(|refusal| *refusal);
+            let answer = exchange
+                .run(seat, body)
+                .await
+                .unwrap_or_else(|refusal| *refusal);
             if http_body::Body::size_hint(answer.body()).exact().is_some() {
                 answer
             } else {
@@ -101,7 +106,7 @@ where
             }
         }
     };
-    cors::share(gateway, &head, &mut answer);
+    cors::share(gateway, &fields, &mut answer);
     gateway
         .observe
         .request_duration
@@ -116,6 +121,7 @@ struct Exchange<'a> {
     upstream: Result<Arc<Upstream>, NoCredential>,
     grant: Grant,
     head: &'a Parts,
+    fields: Fields<'a>,
     last_session: &'a LastSession,
     /// The W3C trace id, if the caller sent one.
     trace_id: Option<String>,
@@ -128,7 +134,7 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    async fn run<B>(&mut self, mut body: B) -> Result<Answer, Box<Answer>>
+    async fn run<B>(&mut self, seat: &Seat, mut body: B) -> Result<Answer, Box<Answer>>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
@@ -167,7 +173,8 @@ impl Exchange<'_> {
                     .snapshot()
                     .is_some_and(|now| Arc::ptr_eq(&now, &self.snapshot));
                 if !unchanged {
-                    let admitted = admit(self.gateway, self.head)?;
+                    let admitted = admit(self.gateway, self.head, &self.fields)
+                        .map_err(|refused| refused.recorded(self.gateway, seat))?;
                     (self.snapshot, self.grant) = (admitted.snapshot, admitted.grant);
                     self.upstream = admitted.upstream;
                     self.grant.share = share;
@@ -192,8 +199,8 @@ impl Exchange<'_> {
     }
 
     fn check_post_headers(&self) -> Result<AcceptedTypes, Box<Answer>> {
-        header::check_post_content(&self.head.headers)
-            .and_then(|()| header::accepted_types(&self.head.headers))
+        header::check_post_content(&self.fields)
+            .and_then(|()| header::accepted_types(&self.fields))
             .map_err(header_refusal)
     }
 
@@ -214,7 +221,7 @@ impl Exchange<'_> {
                 Err(missing) => self.without_credential(missing, &message),
             };
         }
-        let named = match header::protocol_version(&self.head.headers) {
+        let named = match header::protocol_version(&self.fields) {
             Ok(named) => named,
             Err(fault) => {
                 return Err(refuse(
@@ -256,7 +263,7 @@ impl Exchange<'_> {
     /// knows its own, and upstream goes only that.
     fn session(&self, id: Option<&Id<'_>>) -> Result<Arc<Session>, Box<Answer>> {
         let unknown = || refuse(StatusCode::NOT_FOUND, answer::session_unknown(id));
-        let token = header::session_id(&self.head.headers)
+        let token = header::session_id(&self.fields)
             .map_err(|_| unknown())?
             .ok_or_else(|| {
                 let why = "the Mcp-Session-Id header is missing; send initialize first";

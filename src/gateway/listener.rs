@@ -100,7 +100,7 @@ impl Routes {
         request: Request<Incoming>,
     ) -> Response<Body> {
         let Some(gateway) = self.at(request.uri().path()) else {
-            return self.elsewhere(request);
+            return self.elsewhere(seat, request);
         };
         let under_way = seat.begin();
         let answer = crate::gateway::http::handle(&gateway, seat, last, request).await;
@@ -111,13 +111,13 @@ impl Routes {
     }
 
     /// Answers a request that is for none of the MCP endpoints.
-    fn elsewhere(&self, request: Request<Incoming>) -> Response<Body> {
+    fn elsewhere(&self, seat: &Seat, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path();
         if let Some(path) = path.strip_prefix(WELL_KNOWN)
             && let Some((path, gateway)) = self.of_document(path)
         {
             let (head, _) = request.into_parts();
-            return protected_resource(&gateway, &head, &path);
+            return protected_resource(&gateway, seat, &head, &path);
         }
         if path == HEALTH_PATH && matches!(*request.method(), Method::GET | Method::HEAD) {
             let serves = self

@@ -39,19 +39,7 @@ pub fn write_string(out: &mut String, text: &str) {
 
 /// Appends a number, without the machinery of formatting.
 pub fn write_number(out: &mut String, number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    let mut left = number;
-    loop {
-        at -= 1;
-        // Always a digit.
-        digits[at] = b'0' + u8::try_from(left % 10).unwrap_or(0);
-        left /= 10;
-        if left == 0 {
-            break;
-        }
-    }
-    out.push_str(std::str::from_utf8(&digits[at..]).unwrap_or_default());
+    out.push_str(itoa::Buffer::new().format(number));
 }
 
 /// The text as a JSON string.

@@ -6,9 +6,9 @@
 mod context;
 mod credentials;
 mod finding;
+mod findings;
 mod limits;
 mod policy;
-mod scribe;
 mod server;
 
 use super::bundle::{Bundle, BundlePolicy};

@@ -6,7 +6,9 @@
 use super::observed::Reading;
 use crate::api::policy::Scope;
 use serde::Serialize;
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::borrow::{Borrow, Cow};
+use std::hash::{Hash, Hasher};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// Rule name under which default actions are attributed.
 pub const DEFAULT_RULE: &str = "(default)";
@@ -239,7 +241,7 @@ pub struct Counter {
 
 /// What a count is kept under: server UID, policy, counter, scope and its value. Policy edits do
 /// not change it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CounterKey {
     /// UID of the server.
     pub server: Arc<str>,
@@ -272,6 +274,81 @@ pub struct Charge {
     pub by: Arc<RuleId>,
     /// What its author says of it.
     pub reason: Option<Arc<str>>,
+}
+
+/// What tells one count from another. Maps from [`CounterKey`]s are searched by it, so that finding
+/// the count of a [`Charge`] copies no text.
+pub trait CounterName {
+    /// The fields of the key.
+    fn parts(&self) -> CounterParts<'_>;
+}
+
+/// The fields of a [`CounterKey`].
+#[derive(PartialEq, Eq)]
+pub struct CounterParts<'a> {
+    value: &'a str,
+    counter: &'a str,
+    policy: &'a str,
+    namespace: &'a str,
+    server: &'a str,
+    scope: Scope,
+    shadow: bool,
+}
+
+impl CounterName for CounterKey {
+    fn parts(&self) -> CounterParts<'_> {
+        CounterParts {
+            value: &self.value,
+            counter: &self.counter,
+            policy: &self.policy,
+            namespace: &self.namespace,
+            server: &self.server,
+            scope: self.scope,
+            shadow: self.shadow,
+        }
+    }
+}
+
+impl CounterName for Charge {
+    fn parts(&self) -> CounterParts<'_> {
+        CounterParts {
+            value: &self.value,
+            counter: &self.counter.name,
+            policy: &self.counter.policy,
+            namespace: &self.counter.namespace,
+            server: &self.counter.server,
+            scope: self.scope,
+            shadow: self.counter.shadow,
+        }
+    }
+}
+
+impl PartialEq for dyn CounterName + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for dyn CounterName + '_ {}
+
+impl Hash for dyn CounterName + '_ {
+    /// Over the fields that tell most counts of one server apart.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let parts = self.parts();
+        (parts.value, parts.counter, parts.policy).hash(state);
+    }
+}
+
+impl Hash for CounterKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self as &dyn CounterName).hash(state);
+    }
+}
+
+impl<'a> Borrow<dyn CounterName + 'a> for CounterKey {
+    fn borrow(&self) -> &(dyn CounterName + 'a) {
+        self
+    }
 }
 
 impl CounterKey {

@@ -5,7 +5,7 @@
 //! the one that the gateway would make.
 
 use super::arguments;
-use super::check::{Args, Env, Fuel};
+use super::check::{Args, Env, Fuel, Reads};
 use super::decision::{Call, Decision, Outcome};
 use super::evaluate::{Verdict, env, verdict};
 use super::inventory::Bound;
@@ -47,6 +47,9 @@ pub struct Step {
     pub result: StepResult,
     /// The same in words.
     pub detail: String,
+    /// What the condition, the costs and the observation of the rule read.
+    #[serde(skip)]
+    pub reads: Reads,
 }
 
 /// What came of a rule.
@@ -136,6 +139,7 @@ impl Bound {
                 audit: rule.audit,
                 result,
                 detail,
+                reads: rule.reads.clone(),
             });
         }
         trace

@@ -197,6 +197,17 @@ impl Program {
         &self.name
     }
 
+    /// Why every call is denied, whatever the rules, if that is so.
+    pub fn closed(&self) -> Option<&str> {
+        self.closed.as_ref().map(|closed| &*closed.reason)
+    }
+
+    /// Whether a rule that is enforced allows a prompt or a resource.
+    pub fn allows_others(&self) -> bool {
+        let mut rules = self.prompts.iter().chain(&self.resources);
+        rules.any(|rule| !rule.audit && rule.action == Action::Allow)
+    }
+
     /// Whether everything is forwarded and only recorded.
     pub fn is_audit(&self) -> bool {
         self.audit

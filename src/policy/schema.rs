@@ -130,9 +130,8 @@ struct ObjectRules {
     lists: bool,
     /// Whether `additionalProperties` or `patternProperties` is written.
     open: bool,
-    properties: HashMap<String, Id>,
-    /// Properties in the order of their names.
-    order: Vec<(String, Id)>,
+    /// Sorted by name: [`ObjectRules::property`] finds one in fewer instructions than a hash costs.
+    properties: Vec<(String, Id)>,
     /// What those are where they are absent that have a default.
     defaults: Vec<(String, defaults::Default)>,
     /// Loosely folded name to name.
@@ -148,6 +147,16 @@ struct ObjectRules {
     needs: Vec<(String, Vec<String>)>,
     /// What must hold where a key is there.
     implies: Vec<(String, Id)>,
+}
+
+impl ObjectRules {
+    fn property(&self, name: &str) -> Option<Id> {
+        let found = self
+            .properties
+            .binary_search_by(|(other, _)| other.as_str().cmp(name));
+        let (_, id) = self.properties.get(found.ok()?)?;
+        Some(*id)
+    }
 }
 
 #[derive(Debug)]

@@ -6,9 +6,7 @@
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ::http::header::{
-    ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, GetAll, HeaderMap, HeaderName, HeaderValue,
-};
+use ::http::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -25,6 +23,8 @@ pub const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 pub const NAME: HeaderName = HeaderName::from_static("mcp-name");
 /// `Last-Event-ID`.
 pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// The gateways that a request has passed through, the nearest last. Our own.
+pub const HOPS_NAME: &str = "portcullis-hops";
 /// What mirrors a tool's arguments starts so (2026-07-28).
 pub const PARAM_PREFIX: &str = "mcp-param-";
 
@@ -57,18 +57,135 @@ pub enum HeaderFault {
 }
 
 /// The value of a header that may stand once at most, as text.
-pub fn single<'h>(
-    headers: &'h HeaderMap,
-    name: &'static str,
-) -> Result<Option<&'h str>, HeaderFault> {
-    only(headers.get_all(name), name)
+fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str>, HeaderFault> {
+    match Field::of(headers, HeaderName::from_static(name)) {
+        Field::Absent => Ok(None),
+        Field::Once(value) => {
+            let text = value.to_str().map_err(|_| HeaderFault::Unusable(name))?;
+            Ok(Some(text))
+        }
+        Field::Repeated => Err(HeaderFault::Unusable(name)),
+    }
+}
+
+/// A header of a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Field<'h> {
+    /// It does not occur.
+    #[default]
+    Absent,
+    /// It occurs on one line.
+    Once(&'h HeaderValue),
+    /// It occurs on several lines.
+    Repeated,
+}
+
+impl<'h> Field<'h> {
+    /// The header of that name.
+    pub fn of(headers: &'h HeaderMap, name: HeaderName) -> Self {
+        let mut field = Field::Absent;
+        for value in headers.get_all(name) {
+            field.add(value);
+        }
+        field
+    }
+
+    /// The value of a header that occurs on one line.
+    pub fn once(self) -> Option<&'h HeaderValue> {
+        match self {
+            Field::Once(value) => Some(value),
+            Field::Absent | Field::Repeated => None,
+        }
+    }
+
+    /// Whether the header does not occur.
+    pub fn is_absent(self) -> bool {
+        matches!(self, Field::Absent)
+    }
+
+    fn add(&mut self, value: &'h HeaderValue) {
+        *self = match self {
+            Field::Absent => Field::Once(value),
+            Field::Once(_) | Field::Repeated => Field::Repeated,
+        };
+    }
+}
+
+/// The headers that the gateway reads of every request, found in one pass: each look-up in a map
+/// costs a hash, and most of these are not there.
+#[derive(Clone, Copy, Debug)]
+pub struct Fields<'h> {
+    all: &'h HeaderMap,
+    pub accept: Field<'h>,
+    pub authorization: Field<'h>,
+    pub content_encoding: Field<'h>,
+    pub content_type: Field<'h>,
+    pub hops: Field<'h>,
+    pub host: Field<'h>,
+    pub origin: Field<'h>,
+    pub protocol_version: Field<'h>,
+    pub session_id: Field<'h>,
+    pub traceparent: Field<'h>,
+}
+
+impl<'h> Fields<'h> {
+    /// The headers of a request.
+    pub fn of(headers: &'h HeaderMap) -> Self {
+        let mut fields = Fields {
+            all: headers,
+            accept: Field::Absent,
+            authorization: Field::Absent,
+            content_encoding: Field::Absent,
+            content_type: Field::Absent,
+            hops: Field::Absent,
+            host: Field::Absent,
+            origin: Field::Absent,
+            protocol_version: Field::Absent,
+            session_id: Field::Absent,
+            traceparent: Field::Absent,
+        };
+        for (name, value) in headers {
+            let field = match name.as_str() {
+                "accept" => &mut fields.accept,
+                "authorization" => &mut fields.authorization,
+                "content-encoding" => &mut fields.content_encoding,
+                "content-type" => &mut fields.content_type,
+                HOPS_NAME => &mut fields.hops,
+                "host" => &mut fields.host,
+                "origin" => &mut fields.origin,
+                "mcp-protocol-version" => &mut fields.protocol_version,
+                "mcp-session-id" => &mut fields.session_id,
+                "traceparent" => &mut fields.traceparent,
+                _ => continue,
+            };
+            field.add(value);
+        }
+        fields
+    }
+
+    /// All headers.
+    pub fn all(&self) -> &'h HeaderMap {
+        self.all
+    }
 }
 
 /// `MCP-Protocol-Version`. Some clients add it twice, on lines of their own or in one list: equal
 /// copies are one (RFC 9110, section 5.3).
-pub fn protocol_version(headers: &HeaderMap) -> Result<Option<&str>, HeaderFault> {
+pub fn protocol_version<'h>(fields: &Fields<'h>) -> Result<Option<&'h str>, HeaderFault> {
+    match fields.protocol_version {
+        Field::Absent => return Ok(None),
+        Field::Once(value) => {
+            // What nearly every client sends.
+            let names = Version::SESSION.map(Version::as_str);
+            let known = names.into_iter().find(|name| value == *name);
+            if known.is_some() {
+                return Ok(known);
+            }
+        }
+        Field::Repeated => {}
+    }
     let mut found = None;
-    for value in headers.get_all(PROTOCOL_VERSION) {
+    for value in fields.all.get_all(PROTOCOL_VERSION) {
         let text = value
             .to_str()
             .map_err(|_| HeaderFault::Unusable("mcp-protocol-version"))?;
@@ -82,33 +199,18 @@ pub fn protocol_version(headers: &HeaderMap) -> Result<Option<&str>, HeaderFault
     Ok(found)
 }
 
-fn only<'h>(
-    values: GetAll<'h, HeaderValue>,
-    name: &'static str,
-) -> Result<Option<&'h str>, HeaderFault> {
-    let mut values = values.iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
-    match (values.next(), value.to_str()) {
-        (None, Ok(text)) => Ok(Some(text)),
-        _ => Err(HeaderFault::Unusable(name)),
-    }
-}
-
 /// `Mcp-Session-Id`, visible ASCII only (2025-11-25, Streamable HTTP, "Session Management").
-pub fn session_id(headers: &HeaderMap) -> Result<Option<&str>, HeaderFault> {
-    let mut values = headers.get_all(SESSION_ID).iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
+pub fn session_id<'h>(fields: &Fields<'h>) -> Result<Option<&'h str>, HeaderFault> {
+    let unusable = HeaderFault::Unusable("mcp-session-id");
+    let id = match fields.session_id {
+        Field::Absent => return Ok(None),
+        Field::Once(value) => value.as_bytes(),
+        Field::Repeated => return Err(unusable),
     };
-    let id = value.as_bytes();
-    if values.next().is_some() || id.is_empty() || id.len() > MAX_SESSION_ID || !is_visible(id) {
-        return Err(HeaderFault::Unusable("mcp-session-id"));
+    if id.is_empty() || id.len() > MAX_SESSION_ID || !is_visible(id) {
+        return Err(unusable);
     }
-    std::str::from_utf8(id)
-        .map(Some)
-        .map_err(|_| HeaderFault::Unusable("mcp-session-id"))
+    std::str::from_utf8(id).map(Some).map_err(|_| unusable)
 }
 
 /// The types of answer that a client takes.
@@ -125,12 +227,14 @@ pub enum AcceptedTypes {
 /// The types of answer that a POST lists. Every version demands both of the client, but plain HTTP
 /// clients list one, or send no `Accept`, which stands for everything (RFC 9110, section 12.5.1).
 /// `*/*` counts for both; a type with `q=0` is not listed.
-pub fn accepted_types(headers: &HeaderMap) -> Result<AcceptedTypes, HeaderFault> {
-    if lists_both(headers) || !headers.contains_key(ACCEPT) {
-        return Ok(AcceptedTypes::Both);
+pub fn accepted_types(fields: &Fields<'_>) -> Result<AcceptedTypes, HeaderFault> {
+    match fields.accept {
+        Field::Absent => return Ok(AcceptedTypes::Both),
+        Field::Once(value) if lists_both(value) => return Ok(AcceptedTypes::Both),
+        Field::Once(_) | Field::Repeated => {}
     }
-    let json = accepts(headers, "application", "json");
-    match (json, accepts(headers, "text", "event-stream")) {
+    let json = accepts(fields.all, "application", "json");
+    match (json, accepts(fields.all, "text", "event-stream")) {
         (true, true) => Ok(AcceptedTypes::Both),
         (true, false) => Ok(AcceptedTypes::Json),
         (false, true) => Ok(AcceptedTypes::Events),
@@ -138,14 +242,12 @@ pub fn accepted_types(headers: &HeaderMap) -> Result<AcceptedTypes, HeaderFault>
     }
 }
 
-/// Whether the first `Accept` is what nearly every client sends.
-fn lists_both(headers: &HeaderMap) -> bool {
-    headers.get(ACCEPT).is_some_and(|value| {
-        matches!(
-            value.as_bytes(),
-            b"application/json, text/event-stream" | b"text/event-stream, application/json"
-        )
-    })
+/// Whether an `Accept` is what nearly every client sends.
+fn lists_both(value: &HeaderValue) -> bool {
+    matches!(
+        value.as_bytes(),
+        b"application/json, text/event-stream" | b"text/event-stream, application/json"
+    )
 }
 
 /// Whether a GET lists `text/event-stream`.
@@ -191,13 +293,12 @@ fn is_zero_quality(parameter: &str) -> bool {
 }
 
 /// The body must be `application/json`, in UTF-8 and not encoded.
-pub fn check_post_content(headers: &HeaderMap) -> Result<(), HeaderFault> {
-    if headers.contains_key(CONTENT_ENCODING) {
+pub fn check_post_content(fields: &Fields<'_>) -> Result<(), HeaderFault> {
+    if !fields.content_encoding.is_absent() {
         return Err(HeaderFault::ContentEncoding);
     }
-    let mut values = headers.get_all(CONTENT_TYPE).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None)
+    match fields.content_type {
+        Field::Once(value)
             if value.as_bytes() == b"application/json" || value.to_str().is_ok_and(is_json) =>
         {
             Ok(())
@@ -298,19 +399,50 @@ pub fn origin_allowed(origin: &str, allowed: &[String]) -> bool {
             .any(|other| other == origin)
 }
 
-/// Whether a request for that `Host` (or `:authority`) is answered, against DNS rebinding. Names of
-/// this machine are; else it must be one of `allowed`: `name` (any port) or `name:port`.
-pub fn host_allowed(host: &str, allowed: &[String]) -> bool {
-    let Some((name, port)) = authority(host) else {
-        return false;
-    };
-    name.is_loopback()
-        || allowed
-            .iter()
-            .filter_map(|text| authority(text))
-            .any(|(other, other_port)| {
-                other == name && (other_port.is_none() || other_port == port)
-            })
+/// The hosts that a request may name in `Host` (or `:authority`), against DNS rebinding: names of
+/// this machine, and those that are listed, as `name` (any port) or `name:port`.
+#[derive(Clone, Debug, Default)]
+pub struct AllowedHosts(Vec<ListedHost>);
+
+#[derive(Clone, Debug)]
+struct ListedHost {
+    /// As it is written: a request that names it so needs no parsing.
+    text: String,
+    host: Host,
+    port: Option<u16>,
+}
+
+impl AllowedHosts {
+    /// Adds what is listed. What is not a host allows none.
+    pub fn extend(&mut self, listed: impl IntoIterator<Item = String>) {
+        for text in listed {
+            if let Some((host, port)) = authority(&text) {
+                self.0.push(ListedHost { text, host, port });
+            }
+        }
+    }
+
+    /// Whether a request for that host is answered.
+    pub fn contains(&self, host: &str) -> bool {
+        let name = match host.rsplit_once(':') {
+            Some((name, digits)) if port(digits).is_some() => name,
+            _ => host,
+        };
+        let as_listed = |listed: &ListedHost| {
+            listed.text == host || (listed.port.is_none() && listed.text == name)
+        };
+        if matches!(name, "127.0.0.1" | "localhost") || self.0.iter().any(as_listed) {
+            return true;
+        }
+        let Some((name, port)) = authority(host) else {
+            return false;
+        };
+        name.is_loopback()
+            || self
+                .0
+                .iter()
+                .any(|listed| listed.host == name && (listed.port.is_none() || listed.port == port))
+    }
 }
 
 #[derive(PartialEq, Eq)]
@@ -338,7 +470,7 @@ impl Origin {
     }
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Host {
     V4(Ipv4Addr),
     V6(Ipv6Addr),

@@ -10,10 +10,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 mod bounds;
-pub use bounds::LARGEST;
+pub use bounds::MAX_REPORT_BYTES;
 use bounds::{
-    COUNTS, ERROR, ISSUERS, MISSING, NAME, RECENT, SHOWN, TOOLS, WEBHOOKS, list, maybe_text, text,
-    texts,
+    MAX_CALLER_BYTES, MAX_COUNTS, MAX_ERROR_BYTES, MAX_ISSUERS, MAX_MISSING_KEYS, MAX_NAME_BYTES,
+    MAX_RECENT, MAX_TOOLS, MAX_WEBHOOKS, list, maybe_text, text, texts,
 };
 
 /// Policy and rule under which the violations of policies that no longer apply are counted
@@ -27,13 +27,13 @@ pub const OTHER: &str = "(other)";
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Names this run: a restarted gateway counts from zero under a new name.
-    #[serde(deserialize_with = "text::<_, NAME>")]
+    #[serde(deserialize_with = "text::<_, MAX_NAME_BYTES>")]
     pub instance: String,
     /// Revision of the bundle in force; none before the first.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "maybe_text::<_, NAME>"
+        deserialize_with = "maybe_text::<_, MAX_NAME_BYTES>"
     )]
     pub revision: Option<String>,
     /// Sequence of the bundle in force: the operator writes above it.
@@ -43,43 +43,46 @@ pub struct Report {
     #[serde(default)]
     pub calls: u64,
     /// Violations since start, by policy, rule and outcome.
-    #[serde(default, deserialize_with = "list::<_, _, COUNTS>")]
+    #[serde(default, deserialize_with = "list::<_, _, MAX_COUNTS>")]
     pub violations: Vec<ReportedCount>,
     /// The newest 20 violations.
-    #[serde(default, deserialize_with = "list::<_, _, RECENT>")]
+    #[serde(default, deserialize_with = "list::<_, _, MAX_RECENT>")]
     pub recent: Vec<ReportedViolation>,
     /// The upstream's tools as last listed.
-    #[serde(default, deserialize_with = "list::<_, _, TOOLS>")]
+    #[serde(default, deserialize_with = "list::<_, _, MAX_TOOLS>")]
     pub tools: Vec<ReportedTool>,
     /// Missing keys of referenced Secrets, as `name/key`.
-    #[serde(default, deserialize_with = "texts::<_, SHOWN, MISSING>")]
+    #[serde(
+        default,
+        deserialize_with = "texts::<_, MAX_CALLER_BYTES, MAX_MISSING_KEYS>"
+    )]
     pub missing_secret_keys: Vec<String>,
     /// API keys that are too short to be accepted, by the names of their grants.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "texts::<_, SHOWN, MISSING>"
+        deserialize_with = "texts::<_, MAX_CALLER_BYTES, MAX_MISSING_KEYS>"
     )]
     pub refused_keys: Vec<String>,
     /// API keys that are refused because another grant has the same, by the names of their grants.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "texts::<_, SHOWN, MISSING>"
+        deserialize_with = "texts::<_, MAX_CALLER_BYTES, MAX_MISSING_KEYS>"
     )]
     pub equal_keys: Vec<String>,
     /// Why tokens of issuers are refused: keys that cannot be used or fetched.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "texts::<_, ERROR, ISSUERS>"
+        deserialize_with = "texts::<_, MAX_ERROR_BYTES, MAX_ISSUERS>"
     )]
     pub issuer_faults: Vec<String>,
     /// Why the newest bundle is not in force, if it is not.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "maybe_text::<_, ERROR>"
+        deserialize_with = "maybe_text::<_, MAX_ERROR_BYTES>"
     )]
     pub bundle_error: Option<String>,
     /// The last listing of the upstream's tools.
@@ -89,21 +92,21 @@ pub struct Report {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "maybe_text::<_, ERROR>"
+        deserialize_with = "maybe_text::<_, MAX_ERROR_BYTES>"
     )]
     pub audit_error: Option<String>,
     /// Why calls with limits cannot be counted and are refused, if that is so.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "maybe_text::<_, ERROR>"
+        deserialize_with = "maybe_text::<_, MAX_ERROR_BYTES>"
     )]
     pub counters_error: Option<String>,
     /// Why requests for approval cannot be announced.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "texts::<_, ERROR, WEBHOOKS>"
+        deserialize_with = "texts::<_, MAX_ERROR_BYTES, MAX_WEBHOOKS>"
     )]
     pub webhook_faults: Vec<String>,
 }
@@ -113,17 +116,17 @@ pub struct Report {
 #[serde(rename_all = "camelCase")]
 pub struct ReportedCount {
     /// Namespace of the policy; empty where no policy decided.
-    #[serde(deserialize_with = "text::<_, NAME>")]
+    #[serde(deserialize_with = "text::<_, MAX_NAME_BYTES>")]
     pub namespace: String,
     /// Name of the policy.
-    #[serde(deserialize_with = "text::<_, NAME>")]
+    #[serde(deserialize_with = "text::<_, MAX_NAME_BYTES>")]
     pub policy: String,
     /// UID of the policy, so that a later policy of the same name counts from zero; empty if
     /// unknown.
-    #[serde(default, deserialize_with = "text::<_, NAME>")]
+    #[serde(default, deserialize_with = "text::<_, MAX_NAME_BYTES>")]
     pub policy_uid: String,
     /// Name of the rule, or `(default)` and the like.
-    #[serde(deserialize_with = "text::<_, NAME>")]
+    #[serde(deserialize_with = "text::<_, MAX_NAME_BYTES>")]
     pub rule: String,
     /// The outcome of the calls.
     pub outcome: ViolationOutcome,
@@ -140,26 +143,26 @@ pub struct ReportedViolation {
     /// When the call was decided.
     pub time: Timestamp,
     /// The tool, prompt or resource.
-    #[serde(deserialize_with = "text::<_, SHOWN>")]
+    #[serde(deserialize_with = "text::<_, MAX_CALLER_BYTES>")]
     pub tool: String,
     /// The identity that called.
-    #[serde(deserialize_with = "text::<_, SHOWN>")]
+    #[serde(deserialize_with = "text::<_, MAX_CALLER_BYTES>")]
     pub grant: String,
     /// Namespace of the policy; empty where no policy decided.
-    #[serde(deserialize_with = "text::<_, NAME>")]
+    #[serde(deserialize_with = "text::<_, MAX_NAME_BYTES>")]
     pub namespace: String,
     /// Name of the policy.
-    #[serde(deserialize_with = "text::<_, NAME>")]
+    #[serde(deserialize_with = "text::<_, MAX_NAME_BYTES>")]
     pub policy: String,
     /// Its UID, as in [`ReportedCount`].
     #[serde(
         default,
         skip_serializing_if = "String::is_empty",
-        deserialize_with = "text::<_, NAME>"
+        deserialize_with = "text::<_, MAX_NAME_BYTES>"
     )]
     pub policy_uid: String,
     /// Name of the rule.
-    #[serde(deserialize_with = "text::<_, NAME>")]
+    #[serde(deserialize_with = "text::<_, MAX_NAME_BYTES>")]
     pub rule: String,
     /// The outcome of the call.
     pub outcome: ViolationOutcome,
@@ -170,10 +173,10 @@ pub struct ReportedViolation {
 #[serde(rename_all = "camelCase")]
 pub struct ReportedTool {
     /// Its name.
-    #[serde(deserialize_with = "text::<_, SHOWN>")]
+    #[serde(deserialize_with = "text::<_, MAX_CALLER_BYTES>")]
     pub name: String,
     /// Digest of its definition, usable as a pin.
-    #[serde(deserialize_with = "text::<_, NAME>")]
+    #[serde(deserialize_with = "text::<_, MAX_NAME_BYTES>")]
     pub digest: String,
     /// Whether some caller can list it.
     pub visible: bool,
@@ -185,7 +188,7 @@ pub struct ReportedTool {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "maybe_text::<_, SHOWN>"
+        deserialize_with = "maybe_text::<_, MAX_CALLER_BYTES>"
     )]
     pub withheld: Option<String>,
 }
@@ -200,7 +203,7 @@ pub struct ReportedListing {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "maybe_text::<_, ERROR>"
+        deserialize_with = "maybe_text::<_, MAX_ERROR_BYTES>"
     )]
     pub error: Option<String>,
 }

@@ -478,7 +478,39 @@ fn ready(
             return because(verdict);
         }
     }
-    Verdict::new(true, Reason::Ready, "The gateway serves calls.")
+    if let Some(unusable) = nothing_visible(inputs) {
+        return unusable;
+    }
+    Verdict::new(
+        true,
+        Reason::Ready,
+        match inputs.server.spec.enforcement() {
+            Enforcement::Enforce => "The gateway serves calls.",
+            Enforcement::Audit => {
+                "The gateway forwards every call: enforcement is Audit, so refusals are only recorded."
+            }
+        },
+    )
+}
+
+/// Why no caller can use anything that the server lists, although rules allow something.
+fn nothing_visible(inputs: &Inputs<'_>) -> Option<Verdict> {
+    let audits = inputs.server.spec.enforcement() == Enforcement::Audit;
+    if audits || inputs.bundle.is_some_and(opening::allows_others) {
+        return None;
+    }
+    let counts = tools(inputs.replicas)?;
+    (counts.discovered > 0 && counts.visible == 0).then(|| {
+        Verdict::new(
+            false,
+            Reason::NothingAllowed,
+            format!(
+                "No caller can list any of the {} tools of the server: no rule allows one of them to a caller. Compare the \
+                names, risks and callers of the rules with `portcullis tools`.",
+                counts.discovered
+            ),
+        )
+    })
 }
 
 fn replicas(inputs: &Inputs<'_>) -> ReplicaCounts {

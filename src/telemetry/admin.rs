@@ -29,6 +29,11 @@ pub trait Admin: Send + Sync + 'static {
     /// The reason, one sentence, without secrets.
     fn ready(&self) -> Result<(), String>;
 
+    /// What is not well although traffic should come here: one line each, without secrets.
+    fn unwell(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Brings metrics up to date that are read, not counted; called before each scrape.
     fn before_scrape(&self) {}
 
@@ -120,7 +125,12 @@ fn answer(
     match request.uri().path() {
         "/livez" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match admin.ready() {
-            Ok(()) => text(StatusCode::OK, "ok\n"),
+            // The status is for probes, the body for people.
+            Ok(()) => {
+                let unwell = admin.unwell().into_iter();
+                let lines: String = unwell.map(|line| format!("not well: {line}\n")).collect();
+                text(StatusCode::OK, format!("ok\n{lines}"))
+            }
             Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         },
         "/metrics" => {

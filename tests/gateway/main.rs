@@ -5,9 +5,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bridge;
+mod conformance;
 mod counters;
 mod docs;
 mod examples;
+mod field;
 mod mlflow;
 mod oauth;
 mod run;

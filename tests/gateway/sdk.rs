@@ -2,51 +2,13 @@
 //! servers.
 
 use std::ffi::OsString;
-use std::path::Path;
-use std::process::Stdio;
 
 use serde_json::{Value, json};
 
+use crate::support::clients::Program;
+use crate::support::installed;
 use crate::support::rig::{Held, Rig};
 use crate::support::upstream::Fake;
-use crate::support::{installed, soon};
-
-/// The four clients: how to start each, and the variable that says where it is.
-const CLIENTS: [(&str, &str); 4] = [
-    ("Python SDK 1.x", "PORTCULLIS_TEST_PYTHON_1"),
-    ("Python SDK 2.x", "PORTCULLIS_TEST_PYTHON_2"),
-    ("TypeScript SDK 1.x", "PORTCULLIS_TEST_NODE_MODULES"),
-    ("TypeScript SDK 2.x", "PORTCULLIS_TEST_NODE_MODULES"),
-];
-
-/// Runs a client; None if it is not installed and need not be.
-async fn run(client: usize, url: &str, steps: &Value) -> Option<Value> {
-    let (what, variable) = CLIENTS[client];
-    let place = installed(variable, what)?;
-    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway/clients");
-    let mut command = if client < 2 {
-        let mut command = tokio::process::Command::new(place);
-        command.arg(clients.join("python.py"));
-        command
-    } else {
-        let mut command = tokio::process::Command::new("node");
-        command.arg(clients.join("node.mjs")).arg(place);
-        command.arg(if client == 2 { "sdk" } else { "client" });
-        command
-    };
-    command.arg(url).arg(steps.to_string());
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = soon(what, command.output()).await.unwrap();
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(output.status.success(), "{what}: {err}");
-    Some(
-        serde_json::from_str(out.trim())
-            .unwrap_or_else(|error| panic!("{what}: {error}: {out} {err}")),
-    )
-}
 
 /// Reads are free, one kind of write is limited, the deletions are hidden, one is told to be
 /// denied.
@@ -75,83 +37,19 @@ fn result(step: &Value) -> (bool, &str) {
     }
 }
 
-/// The session lives through every kind of refusal.
-async fn lives_through_refusals(client: usize) {
-    let (what, variable) = CLIENTS[client];
-    if installed(variable, what).is_none() {
-        return;
-    }
-
-    let fake = Fake::start(&["echo", "other", "secret_tool", "held"]).await;
-    let policy = json!({"defaultAction": "Hide", "rules": [
-        {"name": "echo", "tools": {"names": ["echo"]}, "action": "Allow", "limits": [{"counter": "c", "max": 1, "window": "1h"}]},
-        {"name": "other", "tools": {"names": ["other"]}, "action": "Deny", "reason": "Not for agents."},
-        {"name": "held", "tools": {"names": ["held"]}, "action": "RequireApproval", "approval": {"waitUpTo": "0s"}},
-    ]});
-    let rig = Rig::new(&fake, &[policy]).await;
-    let steps = json!([
-        ["list"],
-        ["call", "echo", {"text": "hello"}],
-        ["call", "other", {}],
-        ["call", "secret_tool", {}],
-        ["call", "echo", {"text": "again"}],
-        ["call", "no_such_tool", {}],
-        ["call", "held", {}],
-        ["list"],
-    ]);
-    let got = run(client, &rig.url(), &steps).await.unwrap();
-    // 2.x asks as 2026-07-28 and falls back.
-    assert_eq!(got["version"], "2025-11-25", "{what}");
-    let steps = got["steps"].as_array().unwrap();
-    assert_eq!(steps[0], json!(["echo", "held", "other"]), "{what}");
-    assert_eq!(result(&steps[1]), (false, r#"{"text":"hello"}"#), "{what}");
-    assert_eq!(
-        result(&steps[2]),
-        (
-            true,
-            "Denied by policy p0, rule other: Not for agents. Do not retry."
-        ),
-        "{what}"
-    );
-    assert_eq!(steps[3]["code"], -32602, "{what}: {}", steps[3]);
-    assert!(
-        steps[3]["message"]
-            .as_str()
-            .unwrap()
-            .contains("Unknown tool: secret_tool"),
-        "{what}"
-    );
-    let (error, text) = result(&steps[4]);
-    assert!(
-        error && text.starts_with("Limit of 1 per 1h reached"),
-        "{what}: {text}"
-    );
-    assert_eq!(steps[5]["code"], -32602, "{what}");
-    let (error, text) = result(&steps[6]);
-    assert!(
-        error && text.starts_with("Approval pending"),
-        "{what}: {text}"
-    );
-    assert_eq!(steps[7], steps[0], "{what}: the session goes on");
-    assert_eq!(fake.calls(), 1, "{what}");
-    let discovered = fake.all().iter().any(|got| got.what() == "server/discover");
-    assert!(!discovered, "{what}");
-}
-
 /// A call is held for longer than the client would wait in silence.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sdks_clients_hear_that_their_call_waits_for_a_person() {
     let policy = json!({"rules": [{"name": "held", "tools": {"names": ["held"]},
         "action": "RequireApproval", "approval": {"waitUpTo": "5s"}}]});
-    let watched = async |client: usize| {
-        let (what, variable) = CLIENTS[client];
-        if installed(variable, what).is_none() {
-            return;
-        }
+    let watched = async |client: Program| {
+        let what = client.name();
         let fake = Fake::start(&["held"]).await;
         let rig = Rig::new(&fake, std::slice::from_ref(&policy)).await;
         let steps = json!([["watch", "held", {}], ["list"]]);
-        let got = run(client, &rig.url(), &steps).await.unwrap();
+        let Some(got) = client.run(&rig.url(), &steps).await else {
+            return;
+        };
         let step = &got["steps"][0];
         let (error, text) = result(step);
         assert!(
@@ -171,27 +69,8 @@ async fn the_sdks_clients_hear_that_their_call_waits_for_a_person() {
         );
         assert_eq!(got["steps"][1], json!(["held"]), "{what}");
     };
-    tokio::join!(watched(0), watched(1), watched(2), watched(3));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_python_1_client_lives_through_every_kind_of_refusal() {
-    lives_through_refusals(0).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_python_2_client_falls_back_and_lives_through_every_kind_of_refusal() {
-    lives_through_refusals(1).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_typescript_1_client_lives_through_every_kind_of_refusal() {
-    lives_through_refusals(2).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_typescript_2_client_falls_back_and_lives_through_every_kind_of_refusal() {
-    lives_through_refusals(3).await;
+    let [one, two, three, four] = Program::SDKS.map(watched);
+    tokio::join!(one, two, three, four);
 }
 
 /// A stdio server behind the gateway.
@@ -213,10 +92,10 @@ async fn check(rig: &Rig, server: &str, visible: usize, found: usize, tag: &str,
         "{server}: {:?}",
         rig.gateway.inventory.latest()
     );
-    for (client, (name, _)) in CLIENTS.into_iter().enumerate() {
-        let what = format!("{name} with {server}");
+    for client in Program::SDKS {
+        let what = format!("{} with {server}", client.name());
         let steps = json!([["list"], ["call", "delete_experiment", {"experiment_id": "1"}], ["call", tag, {}], ["call", read, {}], ["list"]]);
-        let Some(got) = run(client, &rig.url(), &steps).await else {
+        let Some(got) = client.run(&rig.url(), &steps).await else {
             continue;
         };
         let steps = got["steps"].as_array().unwrap();

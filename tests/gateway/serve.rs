@@ -2,6 +2,8 @@
 //! commands beside it.
 
 mod attacker;
+mod clients;
+mod explained;
 mod files;
 mod limits;
 mod secrets;
@@ -102,15 +104,22 @@ impl Serve {
         std::fs::create_dir(folder.path().join("files")).unwrap();
         std::fs::write(folder.path().join("files/server.yaml"), server).unwrap();
         std::fs::write(folder.path().join("files/policy.yaml"), policy_yaml(rules)).unwrap();
-        let address = format!("127.0.0.1:{}", free_port());
+        let mut given = arguments.iter().map(AsRef::as_ref);
+        let address = match given.find(|one| *one == "--listen") {
+            Some(_) => given.next().unwrap().to_str().unwrap().to_owned(),
+            None => format!("127.0.0.1:{}", free_port()),
+        };
         command
             .args(["serve", "-f"])
             .arg(folder.path().join("files"));
         if !arguments.iter().any(|one| one.as_ref() == "--state") {
             command.arg("--state").arg(folder.path().join("state"));
         }
+        if !arguments.iter().any(|one| one.as_ref() == "--listen") {
+            command.args(["--listen", &address]);
+        }
         let mut child = command
-            .args(["--listen", &address, "--socket"])
+            .arg("--socket")
             .arg(folder.path().join("run/serve.sock"))
             .args(arguments)
             .arg("--audit-file")

@@ -10,6 +10,7 @@ mod kinds;
 mod leniency;
 mod limits;
 mod lists;
+mod logins;
 mod notices;
 mod observation;
 mod parsing;

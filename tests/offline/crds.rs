@@ -363,10 +363,12 @@ fn columns_names_and_scopes_are_those_of_the_design() {
                 own(&["pcs"]),
                 own(&[
                     "Ready",
+                    "Mode",
                     "URL",
                     "Visible",
                     "Policies",
                     "Violations",
+                    "Audited",
                     "Age",
                     "Revision (wide)",
                     "Replicas (wide)"
@@ -381,6 +383,7 @@ fn columns_names_and_scopes_are_those_of_the_design() {
                     "Programmed",
                     "Targets",
                     "Violations",
+                    "Audited",
                     "Age"
                 ])
             ),

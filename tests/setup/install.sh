@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Installs the pinned third-party programs that the demo and the tests run against, once, outside the checkout.
 #
-#   tests/setup/install.sh NAME...     NAME: mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | node-sdk
-#                                            | controlplane | cluster-node | typos | redis | mdbook | lychee
+#   tests/setup/install.sh NAME...     NAME: mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | fastmcp | node-sdk
+#                                            | controlplane | cluster-node | typos | redis | reference-server
+#                                            | actionlint | mdbook | lychee
 #                                            | newest-mlflow-mcp | newest-mlflow-official
 #
 # controlplane: kube-apiserver, kube-controller-manager, kube-scheduler, etcd, kubectl and helm; cluster-node: kubelet,
 # kube-proxy and coredns. Both are built from the Go module tests/controlplane (about ten minutes on two cores).
+#
+# reference-server: the Go SDK's MCP server for the public conformance suite, built from tests/setup/reference-server.
 #
 # Prints, one a line, the folder of each on standard output; progress goes to standard error. The cache is
 # ${PORTCULLIS_CACHE:-~/.cache/portcullis}/NAME-<hash of its lock file>: another lock file is another folder, and one
@@ -19,11 +22,11 @@ module=$(cd "$here/../controlplane" && pwd)
 
 need_go() {
   command -v go >/dev/null \
-    || die "Go is missing; install Go 1.25 or newer (https://go.dev/dl), or have the cluster tests skipped"
+    || die "Go is missing; install Go 1.25 or newer (https://go.dev/dl), or have the tests skipped that need it (PORTCULLIS_SKIP=cluster,conformance)"
   local version
   version=$(GOTOOLCHAIN=local go env GOVERSION)
   printf 'go1.25\n%s\n' "$version" | sort -C -V \
-    || die "$version is too old to build Kubernetes; put Go 1.25 or newer first on PATH"
+    || die "$version is too old; put Go 1.25 or newer first on PATH"
 }
 
 need_python() {
@@ -38,10 +41,12 @@ need_python() {
 key_of() {
   case $1 in
     node-sdk) cat "$here/node/package-lock.json" ;;
+    actionlint) cat "$here/actionlint/go.mod" "$here/actionlint/go.sum"; go env GOOS GOARCH ;;
     controlplane | cluster-node)
       cat "$module/go.mod" "$module/go.sum" "$module/clock/offset.go"
       printf '%s %s' "$(ldflags)" "$(go env GOOS GOARCH)"
       ;;
+    reference-server) cat "$here/reference-server/"go.{mod,sum}; go env GOOS GOARCH ;;
     mdbook) cat "$here/requirements/mdbook.txt" ;;
     newest-*) printf '%s' "$(newest "$1")"; python3 -c 'import sys; print(sys.version, sys.executable)' ;;
     *) cat "$here/requirements/$1.txt"; python3 -c 'import sys; print(sys.version, sys.executable)' ;;
@@ -54,7 +59,7 @@ newest() {
   if [[ $1 == newest-mlflow-official ]]; then package=mlflow extra='[mcp]'; fi
   version=$(python3 -m pip index versions "$package" 2>/dev/null | sed -n "s/^$package (\(.*\))\$/\1/p")
   [[ -n $version ]] || return 1
-  printf '%s%s==%s' "$package" "$extra" "$version"
+  printf '%s%s<=%s' "$package" "$extra" "$version"
 }
 
 make_newest() {
@@ -99,7 +104,7 @@ make_node() {
   rm -rf "$folder"
   mkdir -p "$folder"
   cp "$here/node/package.json" "$here/node/package-lock.json" "$folder/"
-  with_progress "installing the TypeScript SDKs (pinned, from npm)" "$folder.log" \
+  with_progress "installing the TypeScript SDKs, other clients and the conformance suite (pinned, from npm)" "$folder.log" \
     npm --prefix "$folder" ci --no-audit --no-fund --ignore-scripts
 }
 
@@ -137,6 +142,13 @@ with_clock() {
   printf '%s\n' "-overlay=$folder/overlay.json"
 }
 
+make_actionlint() {
+  local folder=$1
+  rm -rf "$folder"
+  with_progress "building actionlint from source" "$folder.log" \
+    env CGO_ENABLED=0 GOFLAGS= go -C "$here/actionlint" build -trimpath -buildvcs=false -o "$folder/" github.com/rhysd/actionlint/cmd/actionlint
+}
+
 make_go() {
   local name=$1 folder=$2 packages clock
   case $name in
@@ -161,16 +173,25 @@ make_go() {
   if [[ -e $folder/server ]]; then mv "$folder/server" "$folder/etcd"; fi
 }
 
-(( $# > 0 )) || { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+make_reference_server() {
+  local folder=$1
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  with_progress "building the MCP reference server (pinned, through the Go module proxy)" "$folder.log" \
+    env CGO_ENABLED=0 GOFLAGS= go -C "$here/reference-server" build -mod=readonly -trimpath -buildvcs=false -o "$folder/" \
+    github.com/modelcontextprotocol/go-sdk/conformance/everything-server
+}
+
+(( $# > 0 )) || { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 for name in "$@"; do
   case $name in
-    mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | typos | redis | lychee) need_python ;;
+    mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | fastmcp | typos | redis | lychee) need_python ;;
     newest-mlflow-mcp | newest-mlflow-official)
       need_python
       newest "$name" >/dev/null || die "the package registry cannot be reached, so the newest release is not known"
       ;;
     node-sdk | mdbook) ;;
-    controlplane | cluster-node) need_go ;;
+    controlplane | cluster-node | actionlint | reference-server) need_go ;;
     *) die "unknown name '$name'" ;;
   esac
   folder=$cache/$name-$(key_of "$name")
@@ -182,6 +203,8 @@ for name in "$@"; do
         mdbook) make_mdbook "$folder" ;;
         newest-*) make_newest "$name" "$folder" ;;
         redis) make_redis "$folder" ;;
+        actionlint) make_actionlint "$folder" ;;
+        reference-server) make_reference_server "$folder" ;;
         controlplane | cluster-node) make_go "$name" "$folder" ;;
         *) make_python "$name" "$folder" ;;
       esac

@@ -45,32 +45,26 @@ impl Project {
 
     /// The revision that each server of the files enforces under the policies that are accepted, as
     /// `serve` shows it.
+    pub fn revisions(&self) -> Vec<(String, String)> {
+        let of = |server: &super::Located<McpServer>| {
+            // A server with mistakes is not served.
+            let bundle = self.enforced(&server.object, Place::Process).ok()?;
+            Some((shown(&server.object.metadata), bundle.rules_revision()))
+        };
+        self.servers.iter().filter_map(of).collect()
+    }
+
+    /// What a server enforces in such a place, under the policies that are accepted.
     ///
     /// # Errors
-    /// When a bundle cannot be written as JSON.
-    pub fn revisions(&self) -> Result<Vec<(String, String)>, Failure> {
+    /// The mistakes in the server itself.
+    pub fn enforced(&self, server: &McpServer, place: Place) -> Result<Bundle, String> {
         let files = self.policies.iter().map(|policy| &policy.object);
-        let accepted: Vec<&McpPolicy> = files
+        let accepted = files
             .chain(&self.around.policies)
-            .filter(|policy| !is_wrong(&of_policy(policy)))
-            .collect();
-        let mut revisions = Vec::new();
-        for server in &self.servers {
-            // A server with mistakes is not served.
-            if let Ok(settled) = self.settle(
-                &server.object,
-                accepted.iter().copied(),
-                Vec::new(),
-                None,
-                Place::Process,
-            ) {
-                revisions.push((
-                    shown(&server.object.metadata),
-                    settled.bundle.rules_revision(),
-                ));
-            }
-        }
-        Ok(revisions)
+            .filter(|policy| !is_wrong(&of_policy(policy)));
+        let settled = self.settle(server, accepted, Vec::new(), None, place)?;
+        Ok(settled.bundle)
     }
 
     /// The mistakes of the servers that the files change, each under all policies that would apply

@@ -1,5 +1,7 @@
 //! The answers of `serve` on its socket and its admin port.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -9,7 +11,9 @@ use jiff::Timestamp;
 use super::super::socket::{self, DecisionRequest, problem};
 use super::Serving;
 use crate::api::approval::Verdict;
+use crate::gateway::Gateway;
 use crate::gateway::approvals::{DecideError, NewDecision};
+use crate::gateway::observe::authentication_failure::AuthenticationFailure;
 use crate::telemetry::admin::Admin;
 
 impl socket::Handler for Serving {
@@ -98,6 +102,15 @@ impl Admin for Serving {
         }
     }
 
+    fn unwell(&self) -> Vec<String> {
+        let of = |gateway: &Arc<Gateway>| -> Vec<String> {
+            let server = gateway.observe.server();
+            let lines = gateway.unwell().into_iter();
+            lines.map(|line| format!("{server}: {line}")).collect()
+        };
+        self.gateways().iter().flat_map(of).collect()
+    }
+
     fn before_scrape(&self) {
         for gateway in self.gateways() {
             gateway.show_gauges();
@@ -109,6 +122,9 @@ impl Admin for Serving {
             return None;
         }
         if self.report_readers.authenticate(request.headers()).is_err() {
+            for gateway in self.gateways() {
+                gateway.failed_login(AuthenticationFailure::ReportBearer, None);
+            }
             let why = "/report needs the bearer token of --report-token-file\n";
             let mut response = crate::telemetry::admin::text(StatusCode::UNAUTHORIZED, why);
             let challenge = http::HeaderValue::from_static("Bearer realm=\"portcullis\"");

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::super::output::{age, columns};
 use super::{Served, State, variables};
 use crate::api::Switch;
-use crate::api::server::Sessions;
+use crate::api::server::{Enforcement, Sessions};
 use crate::gateway::bridge;
 use crate::gateway::force::withheld::withheld;
 use crate::gateway::observe::Outcome;
@@ -48,6 +48,14 @@ pub fn start(state: &State, address: SocketAddr) -> String {
                 one process for all sessions.\n",
                 served.gateway.observe.server(),
                 bridge::Sessions::PerSession.most()
+            ));
+        }
+    }
+    for served in state.served.values() {
+        if served.server.spec.enforcement() == Enforcement::Audit {
+            text.push_str(&format!(
+                "note: McpServer {}: enforcement is Audit: every call is forwarded, and refusals are only recorded\n",
+                served.gateway.observe.server()
             ));
         }
     }

@@ -5,8 +5,8 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::runtime::scripted::{Exchange, Script, answer, echo, refusal};
 use crate::controller::testing::{TestOperator, bring};
+use crate::scripted_api::{Exchange, Script, answer, echo, refusal};
 
 fn name() -> Name {
     ("ml".to_owned(), "ask".to_owned())

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::api::condition::condition;
-use crate::controller::runtime::scripted::Script;
 use crate::controller::testing::TestOperator;
+use crate::scripted_api::Script;
 
 fn of() -> ObjectMeta {
     ObjectMeta {
@@ -124,17 +124,17 @@ async fn a_violation_is_told_once_for_each_rule_and_caller() {
         "{note}"
     );
     // What is remembered is bounded: the first are new again some time.
-    for caller in 0..KNOWN {
+    for caller in 0..MAX_KNOWN_VIOLATIONS {
         events.known(&of(), [&violation(&caller.to_string())]);
     }
-    assert_eq!(events.reported.lock().len(), KNOWN);
+    assert_eq!(events.reported.lock().len(), MAX_KNOWN_VIOLATIONS);
 }
 
 #[tokio::test(start_paused = true)]
 async fn while_much_is_to_be_reconciled_events_wait_and_none_is_longer_than_the_api_takes() {
     let script = Script::new(Vec::new());
     let operator = TestOperator::new(&script);
-    for object in 0..=LONG {
+    for object in 0..=BUSY_QUEUE_OBJECTS {
         operator
             .ctx
             .queues
@@ -147,12 +147,12 @@ async fn while_much_is_to_be_reconciled_events_wait_and_none_is_longer_than_the_
         .ledger_unreadable(&of(), &"x".repeat(5_000));
     operator.ctx.events.tampering(&of(), "another writer");
     assert_eq!(told(&operator).await, []);
-    tokio::time::sleep(PAUSE).await;
+    tokio::time::sleep(BUSY_QUEUE_PAUSE).await;
     assert_eq!(told(&operator).await, [some("Warning", "LedgerUnreadable")]);
-    tokio::time::sleep(PAUSE).await;
+    tokio::time::sleep(BUSY_QUEUE_PAUSE).await;
     assert_eq!(told(&operator).await.len(), 2);
     let (_, event) = operator.events.asked().remove(0);
-    assert_eq!(event["note"].as_str().unwrap().len(), NOTE);
+    assert_eq!(event["note"].as_str().unwrap().len(), MAX_NOTE_CHARS);
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,7 +160,7 @@ async fn more_events_than_can_wait_are_left_out() {
     let script = Script::new(Vec::new());
     let operator = TestOperator::new(&script);
     // Nothing is written meanwhile, as nothing is awaited.
-    for _ in 0..WAITING + 5 {
+    for _ in 0..MAX_WAITING_EVENTS + 5 {
         operator.ctx.events.ledger_unreadable(&of(), "x");
     }
     assert_eq!(operator.ctx.events.waiting.capacity(), 0);

@@ -17,7 +17,7 @@ use crate::policy::diagnostic::{Diagnostic, Level};
 
 /// Findings that are kept of one policy. The author of a hundred mistakes reads of the
 /// first, and how many more there are.
-const KEPT: usize = 100;
+const MAX_FINDINGS: usize = 100;
 
 #[derive(Default)]
 pub struct PolicyDiagnostics {
@@ -140,7 +140,7 @@ impl PolicyDiagnostics {
         if findings.is_empty() {
             return Arc::clone(&self.none);
         }
-        findings.truncate(KEPT);
+        findings.truncate(MAX_FINDINGS);
         findings.shrink_to_fit();
         Arc::new(findings)
     }

@@ -14,7 +14,7 @@ use crate::api::server::McpServerStatus;
 use crate::controller::context::Context;
 use crate::controller::metrics::Kind as Reconciled;
 use crate::controller::names::Name;
-use crate::controller::runtime::throttle::{WRITE_INTERVAL, throttled};
+use crate::controller::runtime::throttle::{STATUS_WRITE_INTERVAL, throttled};
 use crate::controller::runtime::workqueue::Action;
 use crate::controller::runtime::writer::{self, WriteError};
 use crate::policy::bundle::Bundle;
@@ -99,7 +99,9 @@ pub async fn reconcile(ctx: &Context, name: &Name) -> Result<Action, WriteError>
             violations: before.violations.clone(),
             ..now.clone()
         } == before;
-        if only_figures && let Some(left) = throttled(written, WRITE_INTERVAL, Instant::now()) {
+        if only_figures
+            && let Some(left) = throttled(written, STATUS_WRITE_INTERVAL, Instant::now())
+        {
             return Ok(Action::RequeueAfter(left));
         }
         let version = writer::status::<McpPolicy>(&ctx.client, &metadata, &now).await?;

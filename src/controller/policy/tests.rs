@@ -6,8 +6,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::runtime::scripted::{Exchange, Script, answer, echo, refusal};
 use crate::controller::testing::{TestOperator, condition, http, mcp_policy, mcp_server};
+use crate::scripted_api::{Exchange, Script, answer, echo, refusal};
 use crate::status::accounting::Account;
 use crate::status::report::{Report, ReportedCount};
 

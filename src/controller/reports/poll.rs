@@ -26,35 +26,35 @@ use crate::controller::runtime::objects::GatewayPod;
 use crate::controller::runtime::workqueue::Action;
 use crate::controller::server::memory::ServerMemory;
 use crate::status::accounting::Account;
-use crate::status::report::{LARGEST, Report, ReportedCount};
+use crate::status::report::{MAX_REPORT_BYTES, Report, ReportedCount};
 
 /// Pods that carry calls.
-const BUSY: Duration = Duration::from_secs(10);
+const BUSY_POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// Pods that have not for [`QUIET_AFTER`].
-const QUIET: Duration = Duration::from_secs(60);
+const QUIET_POLL_INTERVAL: Duration = Duration::from_secs(60);
 const QUIET_AFTER: Duration = Duration::from_secs(60);
 /// While a bundle is on its way, or a pod has not answered.
-const SOON: Duration = Duration::from_millis(100);
+const EAGER_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// What is waited for that eagerly comes by then, or is asked for at the usual pace.
-const EAGER: Duration = Duration::from_secs(30);
+const EAGER_POLL_PERIOD: Duration = Duration::from_secs(30);
 /// Pods whose last report had new violations: a gateway that is killed loses what the operator has
 /// not read.
-const VIOLATING: Duration = Duration::from_millis(800);
-const VIOLATING_FOR: Duration = Duration::from_secs(10);
+const VIOLATING_POLL_INTERVAL: Duration = Duration::from_millis(800);
+const VIOLATING_POLL_PERIOD: Duration = Duration::from_secs(10);
 /// A pod that ends, after that: it may still be waiting for its last violations to be stored.
-const ENDING: Duration = Duration::from_secs(1);
+const ENDING_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// A whole exchange.
-const WITHIN: Duration = Duration::from_secs(5);
+const REPORT_READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pods of one server that are asked at once.
-const AT_ONCE: usize = 8;
-/// Reports over [`SMALL`] bytes are read this many at a time: together they must not exhaust the
-/// operator. A gateway that sends slowly keeps only others with thousands of tools waiting, and
-/// those for no longer than [`WITHIN`].
-static LARGE: Semaphore = Semaphore::const_new(8);
-const SMALL: usize = 64 << 10;
+const MAX_READS_AT_ONCE: usize = 8;
+/// Reports over [`SMALL_REPORT_BYTES`] are read this many at a time: together they must not exhaust
+/// the operator. A gateway that sends slowly keeps only others with thousands of tools waiting, and
+/// those for no longer than [`REPORT_READ_TIMEOUT`].
+static LARGE_REPORTS: Semaphore = Semaphore::const_new(8);
+const SMALL_REPORT_BYTES: usize = 64 << 10;
 /// Runs of one pod that are not stored yet. A gateway that names another with each report is not
 /// read on.
-const RUNS: usize = 4;
+const MAX_UNSTORED_RUNS: usize = 4;
 
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
@@ -68,11 +68,11 @@ enum ReadError {
     Status(StatusCode),
     #[error("not a report: {0}")]
     Report(#[from] serde_json::Error),
-    #[error("it is larger than {LARGEST} bytes")]
+    #[error("it is larger than {MAX_REPORT_BYTES} bytes")]
     Large,
     #[error("it counts more calls than a gateway can decide")]
     Implausible,
-    #[error("it did not answer within {} s", WITHIN.as_secs())]
+    #[error("it did not answer within {} s", REPORT_READ_TIMEOUT.as_secs())]
     Late,
 }
 
@@ -118,7 +118,8 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
         let address = SocketAddr::new(ip, ctx.args.report_port);
         let (bearer, memory) = (&bearer, &memory);
         Some(async move {
-            let read = tokio::time::timeout(WITHIN, read(address, bearer, stored)).await;
+            let read =
+                tokio::time::timeout(REPORT_READ_TIMEOUT, read(address, bearer, stored)).await;
             let read = read.unwrap_or(Err(ReadError::Late)).and_then(|mut report| {
                 match report.is_plausible(pod_created_at(pod), jiff::Timestamp::now()) {
                     true => Ok(report),
@@ -129,7 +130,7 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
         })
     });
     let reads: Vec<_> = reads.collect();
-    let reads = futures_util::stream::iter(reads).buffer_unordered(AT_ONCE);
+    let reads = futures_util::stream::iter(reads).buffer_unordered(MAX_READS_AT_ONCE);
     if reads.collect::<Vec<bool>>().await.contains(&true) {
         ctx.queues.servers.add(name.clone());
     }
@@ -197,8 +198,8 @@ fn on_report(
         Ok(report) => report,
         Err(error) => {
             poll.failures = poll.failures.saturating_add(1);
-            let wait = SOON.saturating_mul(1 << poll.failures.min(10));
-            poll.next = now + wait.min(BUSY);
+            let wait = EAGER_POLL_INTERVAL.saturating_mul(1 << poll.failures.min(10));
+            poll.next = now + wait.min(BUSY_POLL_INTERVAL);
             if poll.failures == 1 {
                 tracing::debug!(pod = kube::Resource::meta(pod).name, %error, "a gateway's report could not be read");
             }
@@ -217,7 +218,8 @@ fn on_report(
     let awaited = behind || pod.terminating || report.listing.is_none();
     let eager_since = awaited.then(|| poll.eager_since.unwrap_or(now));
     poll.eager_since = eager_since;
-    let eager = eager_since.is_some_and(|since| now.saturating_duration_since(since) < EAGER);
+    let eager =
+        eager_since.is_some_and(|since| now.saturating_duration_since(since) < EAGER_POLL_PERIOD);
     let key = (pod.uid().to_owned(), report.instance.clone());
     let news = News::of(memory.reports.get(&key), &report);
     if news.violations {
@@ -225,19 +227,19 @@ fn on_report(
     }
     let violating = poll
         .violated_at
-        .is_some_and(|at| now.saturating_duration_since(at) < VIOLATING_FOR);
+        .is_some_and(|at| now.saturating_duration_since(at) < VIOLATING_POLL_PERIOD);
     let wait = if eager && (behind || pod.terminating) {
-        SOON
+        EAGER_POLL_INTERVAL
     } else if eager {
-        SOON * 5
+        EAGER_POLL_INTERVAL * 5
     } else if violating {
-        VIOLATING
+        VIOLATING_POLL_INTERVAL
     } else if pod.terminating {
-        ENDING
+        ENDING_POLL_INTERVAL
     } else if now.saturating_duration_since(poll.quiet_since) > QUIET_AFTER {
-        QUIET
+        QUIET_POLL_INTERVAL
     } else {
-        BUSY
+        BUSY_POLL_INTERVAL
     };
     poll.next = now + wait;
     if !memory.reports.contains_key(&key) {
@@ -247,8 +249,8 @@ fn on_report(
             .filter(|((of, _), _)| of == pod.uid())
             .map(|(_, report)| report)
             .collect();
-        if earlier.len() >= RUNS {
-            poll.next = now + BUSY;
+        if earlier.len() >= MAX_UNSTORED_RUNS {
+            poll.next = now + BUSY_POLL_INTERVAL;
             return true;
         }
         // Of a run that is over the violations count, until they are stored.
@@ -353,12 +355,12 @@ async fn answer(
         let Ok(data) = frame?.into_data() else {
             continue;
         };
-        if bytes.len() + data.len() > LARGEST {
+        if bytes.len() + data.len() > MAX_REPORT_BYTES {
             return Err(ReadError::Large);
         }
-        if bytes.len() + data.len() > SMALL && large.is_none() {
+        if bytes.len() + data.len() > SMALL_REPORT_BYTES && large.is_none() {
             // Never closed.
-            large = LARGE.acquire().await.ok();
+            large = LARGE_REPORTS.acquire().await.ok();
         }
         bytes.extend_from_slice(&data);
     }

@@ -25,14 +25,14 @@ use crate::controller::runtime::leader_election::WriteFence;
 /// A connection that an answer is awaited on and that says nothing for longer than a watch lasts,
 /// and this much more, is treated as dead. The watches themselves notice before that (kube's
 /// watcher waits five seconds more than a watch lasts).
-const SILENCE: Duration = Duration::from_secs(15);
-const CONNECT: Duration = Duration::from_secs(10);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first and the longest wait before a request is sent again that was answered 429, 503 or 504,
 /// unless the answer says how long; after that it is the queue's, or the watch's, to try again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
-const RETRIES: u32 = 6;
+const RETRY_DELAYS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+const MAX_RETRIES: u32 = 6;
 /// Seconds that an answer may ask for.
-const LONGEST_RETRY_AFTER: u64 = 30;
+const MAX_RETRY_AFTER_SECONDS: u64 = 30;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -77,8 +77,8 @@ fn of_config(
     // kube's own would be within the fence.
     config.default_retry = false;
     let namespace = config.default_namespace.clone();
-    config.connect_timeout = Some(CONNECT);
-    config.read_timeout = Some(watch + SILENCE);
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(watch + SILENCE_TIMEOUT);
     let (metrics, fence) = (metrics.clone(), fence.clone());
     let fenced = tower::layer::layer_fn(move |inner| Fenced {
         inner,
@@ -116,7 +116,8 @@ fn patient(sending: Client, namespace: String) -> Client {
             }))
         }
     });
-    let policy = RetryPolicy::new(RETRY.0, RETRY.1, RETRIES, true).unwrap_or_default();
+    let policy =
+        RetryPolicy::new(RETRY_DELAYS.0, RETRY_DELAYS.1, MAX_RETRIES, true).unwrap_or_default();
     Client::new(RetryLayer::new(policy).layer(send), namespace)
 }
 
@@ -126,8 +127,8 @@ fn patience(headers: &mut HeaderMap) {
     let asked = headers
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if asked.is_some_and(|seconds| seconds > LONGEST_RETRY_AFTER) {
-        headers.insert(RETRY_AFTER, LONGEST_RETRY_AFTER.into());
+    if asked.is_some_and(|seconds| seconds > MAX_RETRY_AFTER_SECONDS) {
+        headers.insert(RETRY_AFTER, MAX_RETRY_AFTER_SECONDS.into());
     }
 }
 

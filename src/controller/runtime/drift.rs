@@ -150,7 +150,7 @@ fn repair(mark: &AppliedState, now: Instant) -> ChildAction {
     }
 }
 
-/// How long drift that was reverted `times` times, the last time `then`, is to be left alone; None
+/// How long drift that was reverted `repairs` times, most recently at `last`, is left alone; None
 /// if it is not. The first wait and the longest are given.
 pub fn wait(
     (first, longest): (Duration, Duration),

@@ -21,13 +21,13 @@ use tokio::time::Instant;
 
 /// A leader that could not renew for this part of the duration takes itself for deposed: well
 /// before others do.
-const DEADLINE: (u32, u32) = (2, 3);
+const RENEWAL_DEADLINE_FRACTION: (u32, u32) = (2, 3);
 /// The number of renewals within the duration.
-const RENEWALS: u32 = 3;
+const RENEWALS_PER_DURATION: u32 = 3;
 /// The number of retries within the duration after a renewal that failed.
-const RETRIES: u32 = 15;
+const RETRIES_PER_DURATION: u32 = 15;
 /// Between looks at a Lease that another replica holds, beside the watch.
-const LOOK: Duration = Duration::from_secs(2);
+const HELD_LEASE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Until when this process may write; read before each write.
 #[derive(Clone)]
@@ -119,13 +119,13 @@ impl LeaderElector {
                 Ok(Some(wait)) => wait,
                 Err(error) => {
                     tracing::warn!(%error, lease = self.name, "the Lease could not be read or written; trying again");
-                    LOOK
+                    HELD_LEASE_CHECK_INTERVAL
                 }
             };
             // Released, it is seen by the watch; the wait is for a holder that has died.
             tokio::select! {
                 () = self.changed.notified() => {}
-                () = tokio::time::sleep(wait.min(LOOK)) => {}
+                () = tokio::time::sleep(wait.min(HELD_LEASE_CHECK_INTERVAL)) => {}
             }
         }
         watching.abort();
@@ -134,14 +134,15 @@ impl LeaderElector {
     /// Renews until that fails for too long, or another replica has it.
     pub async fn hold(&mut self) {
         let mut renewed = Instant::now();
-        let mut wait = self.duration / RENEWALS;
+        let mut wait = self.duration / RENEWALS_PER_DURATION;
         loop {
             tokio::time::sleep(wait).await;
-            wait = self.duration / RETRIES;
-            match tokio::time::timeout(self.duration / RENEWALS, self.attempt()).await {
+            wait = self.duration / RETRIES_PER_DURATION;
+            match tokio::time::timeout(self.duration / RENEWALS_PER_DURATION, self.attempt()).await
+            {
                 Ok(Ok(None)) => {
                     renewed = Instant::now();
-                    wait = self.duration / RENEWALS;
+                    wait = self.duration / RENEWALS_PER_DURATION;
                 }
                 Ok(Ok(Some(_))) => break,
                 Ok(Err(error)) => tracing::warn!(%error, "the Lease could not be renewed"),
@@ -181,7 +182,7 @@ impl LeaderElector {
     }
 
     fn deadline(&self) -> Duration {
-        self.duration * DEADLINE.0 / DEADLINE.1
+        self.duration * RENEWAL_DEADLINE_FRACTION.0 / RENEWAL_DEADLINE_FRACTION.1
     }
 
     /// Takes or renews the Lease if it may be; None if it is ours now, else how long to wait.
@@ -216,7 +217,7 @@ impl LeaderElector {
             // Another was faster; but who holds it may have met a request of its own that it took
             // for lost, and looks again.
             Err(Error::Api(status)) if status.code == 409 && !self.fence.is_open() => {
-                Ok(Some(LOOK))
+                Ok(Some(HELD_LEASE_CHECK_INTERVAL))
             }
             Err(error) => Err(error),
         }

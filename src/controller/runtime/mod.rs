@@ -13,8 +13,6 @@ pub mod objects;
 pub mod pod_trouble;
 pub mod quantity;
 pub mod reflector;
-#[cfg(test)]
-pub mod scripted;
 pub mod store;
 pub mod throttle;
 pub mod workqueue;

@@ -38,7 +38,7 @@ pub struct ObservedChild {
 }
 
 /// Paths that are kept of one object's other managers.
-const PATHS: usize = 64;
+const MAX_FOREIGN_PATHS: usize = 64;
 
 impl ObservedChild {
     /// Who else manages a field, or something in it, or all that it is in.
@@ -190,7 +190,7 @@ fn replicas_of_others(entry: &Value) -> bool {
 /// The paths of content, status and metadata apart, that others manage, as KEP-555 writes them.
 fn others_fields(entries: &[Value]) -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();
-    let mut left = PATHS;
+    let mut left = MAX_FOREIGN_PATHS;
     for entry in entries.iter().filter(|entry| is_others(entry)) {
         // What is written through a subresource is not a change of the content, the scale apart.
         if entry.get("subresource").and_then(Value::as_str) == Some("status") {

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 /// Characters of a message of Kubernetes' that are shown.
-const SHOWN: usize = 400;
+const MAX_MESSAGE_CHARS: usize = 400;
 
 /// Why a Deployment has no pods: a quota, a Pod Security level or an admission webhook refuses
 /// them.
@@ -100,7 +100,7 @@ fn cut(message: &str) -> String {
     let line: String = message
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
-        .take(SHOWN)
+        .take(MAX_MESSAGE_CHARS)
         .collect();
     line.trim().trim_end_matches('.').to_owned()
 }

@@ -131,7 +131,7 @@ fn is_gone(error: &watcher::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::runtime::scripted::{Script, answer, refusal, watch};
+    use crate::scripted_api::{Script, answer, refusal, watch};
     use http::Method;
     use k8s_openapi::api::core::v1::ConfigMap;
     use parking_lot::Mutex;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// One status, or one ledger, is not written more often because figures changed.
-pub const WRITE_INTERVAL: Duration = Duration::from_secs(10);
+pub const STATUS_WRITE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// When something that is done at most once in an interval may be done again; None for now.
 pub fn throttled(last: Option<Instant>, interval: Duration, now: Instant) -> Option<Duration> {
@@ -27,13 +27,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_done_just_now_waits_for_the_rest_of_the_interval() {
         let last = Some(Instant::now());
-        let wait = || throttled(last, WRITE_INTERVAL, Instant::now());
-        assert_eq!(wait(), Some(WRITE_INTERVAL));
-        tokio::time::advance(WRITE_INTERVAL - Duration::from_secs(1)).await;
+        let wait = || throttled(last, STATUS_WRITE_INTERVAL, Instant::now());
+        assert_eq!(wait(), Some(STATUS_WRITE_INTERVAL));
+        tokio::time::advance(STATUS_WRITE_INTERVAL - Duration::from_secs(1)).await;
         assert_eq!(wait(), Some(Duration::from_secs(1)));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(wait(), None);
-        assert_eq!(throttled(None, WRITE_INTERVAL, Instant::now()), None);
+        assert_eq!(throttled(None, STATUS_WRITE_INTERVAL, Instant::now()), None);
     }
 
     #[test]

@@ -13,9 +13,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// The first wait after a failure; each further one doubles it.
-const FIRST: Duration = Duration::from_millis(200);
+const FIRST_RETRY_DELAY: Duration = Duration::from_millis(200);
 /// The longest.
-const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST_RETRY_DELAY: Duration = Duration::from_secs(300);
 
 /// Keys that are due, or will be.
 pub struct WorkQueue<K> {
@@ -188,12 +188,14 @@ impl<K: Clone + Eq + Hash> State<K> {
 
 /// Between half and all of a wait that doubles with each failure.
 fn backoff(failures: u32, fraction: f64) -> Duration {
-    let doubled = FIRST.saturating_mul(
+    let doubled = FIRST_RETRY_DELAY.saturating_mul(
         1_u32
             .checked_shl(failures.saturating_sub(1))
             .unwrap_or(u32::MAX),
     );
-    doubled.min(LONGEST).mul_f64(0.5 + fraction / 2.0)
+    doubled
+        .min(LONGEST_RETRY_DELAY)
+        .mul_f64(0.5 + fraction / 2.0)
 }
 
 /// Some number from 0 to 1, so that what failed together is not tried together again.
@@ -246,9 +248,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn waits_after_failures_grow_to_a_bound_and_success_ends_them() {
-        assert!(backoff(1, 0.0) >= FIRST / 2 && backoff(1, 1.0) <= FIRST);
+        assert!(backoff(1, 0.0) >= FIRST_RETRY_DELAY / 2 && backoff(1, 1.0) <= FIRST_RETRY_DELAY);
         assert!(backoff(4, 0.0) > backoff(1, 1.0));
-        assert_eq!(backoff(60, 1.0), LONGEST);
+        assert_eq!(backoff(60, 1.0), LONGEST_RETRY_DELAY);
         let queue = WorkQueue::default();
         queue.add("a");
         for _ in 0..8 {

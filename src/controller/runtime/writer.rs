@@ -395,7 +395,7 @@ pub async fn secret(client: &Client, body: &Value, namespace: &str) -> Result<bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::runtime::scripted::{Exchange, Script, answer, refusal};
+    use crate::scripted_api::{Exchange, Script, answer, refusal};
     use http::Method;
 
     const PATH: &str = "/api/v1/namespaces/ml/configmaps";

@@ -22,7 +22,7 @@ use crate::controller::reports::merge;
 use crate::controller::runtime::drift::WATCH_LAG;
 use crate::controller::runtime::kinds::Kind;
 use crate::controller::runtime::objects::ObservedChild;
-use crate::controller::runtime::throttle::{WRITE_INTERVAL, throttled};
+use crate::controller::runtime::throttle::{STATUS_WRITE_INTERVAL, throttled};
 use crate::controller::runtime::writer::{Children, WriteError, Written};
 use crate::controller::runtime::written::is_newer;
 use crate::status::accounting::{Kept, Ledger};
@@ -63,7 +63,8 @@ pub async fn account(
         }
         let urgent = refs.pods.iter().any(|pod| pod.terminating);
         if !urgent
-            && let Some(left) = throttled(memory.ledger_written, WRITE_INTERVAL, Instant::now())
+            && let Some(left) =
+                throttled(memory.ledger_written, STATUS_WRITE_INTERVAL, Instant::now())
         {
             return Ok(Some(left));
         }

@@ -188,8 +188,8 @@ fn tell_of_tampering(ctx: &Context, refs: &Refs, memory: &Remembered) {
     }
 }
 
-/// The server has been reconciled: policies may say what became of it. The first time they hear
-/// to.
+/// The server has been reconciled: policies may say what became of it. The first time they
+/// are enqueued.
 fn reconciled_once(ctx: &Context, refs: &Refs, memory: &Remembered) {
     if !std::mem::replace(&mut memory.lock().reconciled_once, true) {
         status::tell_policies(ctx, refs);

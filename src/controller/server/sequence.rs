@@ -4,19 +4,21 @@
 //! rely on the clock where anything better is known: another leader's may be ahead.
 
 /// As far as a gateway lets a sequence be ahead of its clock.
-const AHEAD: u64 = 60_000;
+const MAX_AHEAD_MILLIS: u64 = 60_000;
 /// What a gateway reports is believed up to a day ahead: a gateway that lies must not use up all
 /// numbers.
-const PLAUSIBLE: u64 = 86_400_000;
+const MAX_PLAUSIBLE_AHEAD_MILLIS: u64 = 86_400_000;
 
 /// The sequence to write. `stored` is that of the newest bundle with the operator's signature,
 /// `reported` the highest that a gateway has in force, `now` the time in milliseconds.
 pub fn next(stored: Option<u64>, reported: Option<u64>, now: u64) -> u64 {
-    let reported = reported.filter(|reported| *reported <= now.saturating_add(PLAUSIBLE));
+    let reported =
+        reported.filter(|reported| *reported <= now.saturating_add(MAX_PLAUSIBLE_AHEAD_MILLIS));
     // What a leader with a wrong clock wrote, and no gateway took, does not count as a sequence to
     // continue from there.
     let stored = stored.filter(|stored| {
-        *stored <= now.saturating_add(AHEAD) || reported.is_some_and(|reported| *stored <= reported)
+        *stored <= now.saturating_add(MAX_AHEAD_MILLIS)
+            || reported.is_some_and(|reported| *stored <= reported)
     });
     match (stored.max(reported), reported) {
         (Some(known), Some(_)) => known.saturating_add(1),
@@ -34,7 +36,7 @@ mod tests {
 
     /// What a gateway does with a sequence.
     fn takes(in_force: Option<u64>, offered: u64, clock: u64) -> bool {
-        let latest = clock.max(in_force.unwrap_or_default()) + AHEAD;
+        let latest = clock.max(in_force.unwrap_or_default()) + MAX_AHEAD_MILLIS;
         offered <= latest && in_force.is_none_or(|in_force| offered >= in_force)
     }
 

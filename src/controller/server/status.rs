@@ -18,7 +18,7 @@ use crate::controller::context::Context;
 use crate::controller::metrics::Kind as Reconciled;
 use crate::controller::names::Ident;
 use crate::controller::runtime::kinds::Kind;
-use crate::controller::runtime::throttle::{WRITE_INTERVAL, throttled};
+use crate::controller::runtime::throttle::{STATUS_WRITE_INTERVAL, throttled};
 use crate::controller::runtime::writer;
 use crate::policy::acceptance::Place;
 use crate::policy::bundle::Bundle;
@@ -57,7 +57,7 @@ pub async fn write(
         // A gateway cannot have a status written each time that it is asked.
         let written = memory.lock().written.at;
         if only_figures(&before, &now)
-            && let Some(left) = throttled(written, WRITE_INTERVAL, Instant::now())
+            && let Some(left) = throttled(written, STATUS_WRITE_INTERVAL, Instant::now())
         {
             return Ok(StatusWrite::Later(left));
         }

@@ -13,11 +13,11 @@ use crate::controller::names::MANAGER;
 use crate::controller::runtime::kinds::Kind;
 
 /// A condition stays this long after the last change.
-const GOES_ON: Duration = Duration::from_secs(300);
+const TAMPERED_PERIOD: Duration = Duration::from_secs(300);
 /// Between two Events about the same field.
-const TOLD_AGAIN: Duration = Duration::from_secs(60);
+const EVENT_INTERVAL: Duration = Duration::from_secs(60);
 /// Fields that are remembered of one server.
-const FIELDS: usize = 64;
+const MAX_FIELDS: usize = 64;
 
 /// A field that another writer changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,9 +45,9 @@ impl Tampering {
     /// Takes note of a change.
     pub fn note(&mut self, kind: Kind, name: &str, foreign: &Foreign, now: Instant) {
         self.0
-            .retain(|_, seen| now.saturating_duration_since(seen.last) < GOES_ON);
+            .retain(|_, seen| now.saturating_duration_since(seen.last) < TAMPERED_PERIOD);
         let key = (kind, name.to_owned(), foreign.field.clone());
-        if !self.0.contains_key(&key) && self.0.len() >= FIELDS {
+        if !self.0.contains_key(&key) && self.0.len() >= MAX_FIELDS {
             return;
         }
         let seen = self.0.entry(key).or_insert(Seen {
@@ -72,7 +72,7 @@ impl Tampering {
         for ((kind, name, field), seen) in &mut self.0 {
             let again = seen
                 .told
-                .is_none_or(|told| now.saturating_duration_since(told) >= TOLD_AGAIN);
+                .is_none_or(|told| now.saturating_duration_since(told) >= EVENT_INTERVAL);
             if seen.fresh && again {
                 seen.fresh = false;
                 seen.told = Some(now);
@@ -89,7 +89,7 @@ impl Tampering {
     /// What the condition says, while changes continue.
     pub fn condition(&self, now: Instant) -> Option<String> {
         let going_on = || {
-            let lately = |seen: &&Seen| now.saturating_duration_since(seen.last) < GOES_ON;
+            let lately = |seen: &&Seen| now.saturating_duration_since(seen.last) < TAMPERED_PERIOD;
             self.0.iter().filter(move |(_, seen)| lately(seen))
         };
         let ((kind, name, field), seen) = going_on().max_by_key(|(_, seen)| seen.last)?;
@@ -107,7 +107,7 @@ impl Tampering {
     /// When the condition ends, if nothing more is changed.
     pub fn quiet_in(&self, now: Instant) -> Option<Duration> {
         let last = self.0.values().map(|seen| seen.last).max()?;
-        let left = (last + GOES_ON).checked_duration_since(now)?;
+        let left = (last + TAMPERED_PERIOD).checked_duration_since(now)?;
         (!left.is_zero()).then_some(left)
     }
 }
@@ -162,7 +162,7 @@ mod tests {
             assert_eq!(change(&mut tampering, "mallory"), [""; 0]);
         }
         assert_eq!(change(&mut tampering, "another").len(), 1);
-        tokio::time::advance(TOLD_AGAIN).await;
+        tokio::time::advance(EVENT_INTERVAL).await;
         assert_eq!(change(&mut tampering, "another").len(), 1);
         let said = tampering.condition(Instant::now()).unwrap();
         assert!(said.contains("\"another\""), "{said}");
@@ -179,7 +179,7 @@ mod tests {
             let foreign = foreign(&format!("f{field}"), Some("a\u{202e}b\n\"c"));
             tampering.note(Kind::Role, "r", &foreign, Instant::now());
         }
-        assert_eq!(tampering.0.len(), FIELDS);
+        assert_eq!(tampering.0.len(), MAX_FIELDS);
         let told = tampering.untold(Instant::now());
         assert!(told[0].contains(r#""ab\"c""#), "{}", told[0]);
     }

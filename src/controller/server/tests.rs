@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::contract::BUNDLE_KEY;
 use crate::controller::names::LEDGER_KEY;
-use crate::controller::runtime::scripted::{Exchange, Script, answer, echo, refusal};
 use crate::controller::runtime::writer::WriteError;
 use crate::controller::testing::{
     TestOperator, condition, http, key, mcp_policy, mcp_server, name,
 };
 use crate::policy::bundle::Bundle;
+use crate::scripted_api::{Exchange, Script, answer, echo, refusal};
 use crate::status::accounting::Ledger;
 use crate::status::report::{Report, ReportedCount, ReportedViolation};
 

@@ -4,9 +4,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::runtime::scripted::Script;
 use crate::controller::testing::{TestOperator, bring, http, mcp_policy, mcp_server, queued};
 use crate::policy::bundle::{Bundle, BundlePolicy};
+use crate::scripted_api::Script;
 
 fn operator() -> (Script, TestOperator) {
     let script = Script::new(Vec::new());

@@ -5,8 +5,8 @@ use serde_json::json;
 use std::time::Duration;
 
 use super::*;
-use crate::controller::runtime::scripted::{Script, answer, refusal};
 use crate::controller::testing::{TestOperator, http, mcp_server, queued};
+use crate::scripted_api::{Script, answer, refusal};
 
 fn all(namespaces: &[&str]) -> Vec<String> {
     namespaces.iter().map(|&name| name.to_owned()).collect()

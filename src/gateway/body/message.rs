@@ -39,6 +39,10 @@ pub fn content_type<B>(response: &Response<B>) -> Option<ContentType> {
     let (first, None) = (values.next()?, values.next()) else {
         return None;
     };
+    // What nearly every server sends.
+    if first == "application/json" {
+        return Some(ContentType::Json);
+    }
     let kind = first.to_str().ok()?.split(';').next()?.trim();
     if kind.eq_ignore_ascii_case("application/json") {
         Some(ContentType::Json)

@@ -9,11 +9,12 @@ mod relay;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -30,6 +31,10 @@ use crate::protocol::envelope::{self, Message, Object, Outcome, Request};
 /// Requests of a child that its client has not answered; more are refused.
 const MAX_QUESTIONS: usize = 256;
 
+/// How long the exit status of a child that has not answered `initialize` is waited for: no call
+/// waits, and the exit status is all that there is to say.
+const FIRST_EXIT_WAIT: Duration = Duration::from_secs(2);
+
 /// The mode itself.
 #[derive(Debug)]
 pub(super) struct PerSession {
@@ -39,6 +44,8 @@ pub(super) struct PerSession {
     /// One for each child until no process of it is left, which is later than the end of its
     /// session.
     slots: Arc<Semaphore>,
+    /// Why the newest child did not start, until another one does.
+    down: Mutex<Option<String>>,
 }
 
 /// A session and its child.
@@ -51,6 +58,10 @@ struct SessionChild {
     table: Mutex<Table>,
     /// Ends the child, and with it the session.
     end: CancellationToken,
+    /// It has answered something, and `initialize` comes first.
+    started: AtomicBool,
+    /// Why it ended before that.
+    why: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -80,9 +91,15 @@ impl PerSession {
             )),
             context: context.clone(),
             sessions: Mutex::default(),
+            down: Mutex::default(),
         });
         context.tasks.spawn(expire(Arc::clone(&mode)));
         mode
+    }
+
+    /// Why the newest child did not start, if that is so.
+    pub(super) fn ready(&self) -> Result<(), String> {
+        self.down.lock().clone().map_or(Ok(()), Err)
     }
 
     fn session(&self, id: &str) -> Option<Arc<SessionChild>> {
@@ -104,20 +121,18 @@ impl PerSession {
             Ok(opened) => opened,
             Err(response) => return response,
         };
-        let receiver = match self.call(&own, request, accepts).await {
-            Ok(receiver) => receiver,
-            Err(answer) => return now(answer, accepts, limits.keep_alive),
+        let answer = match self.call(&own, request, accepts).await {
+            Ok(receiver) => timeout(limits.start_timeout, first_answer(&own, receiver)).await,
+            // It takes no line: its input ends with its output, whichever is noticed first.
+            Err(_) => Ok(None),
         };
-        let answer = match timeout(limits.start_timeout, first_answer(&own, receiver)).await {
+        let answer = match answer {
             Ok(Some(answer)) => answer,
-            Ok(None) => {
-                let lost = Unanswered::lost("The server ended before it was initialized.", None);
-                return unavailable(id, &lost);
-            }
+            Ok(None) => return self.not_started(id, own.why_not_started().await),
             Err(_) => {
                 let seconds = limits.start_timeout.as_secs();
-                let why = format!("The server has not answered `initialize` within {seconds} s.");
-                return unavailable(id, &Unanswered::lost(why, None));
+                let why = format!("it has not answered `initialize` within {seconds} s");
+                return self.not_started(id, why);
             }
         };
         let accepted = match &answer {
@@ -135,9 +150,17 @@ impl PerSession {
         // Where the child refuses, the guard ends it.
         if accepted && let Ok(value) = HeaderValue::from_str(&own.session.id) {
             starting.disarm();
+            *self.down.lock() = None;
             response.headers_mut().insert(SESSION, value);
         }
         response
+    }
+
+    /// The answer to an `initialize` whose child did not start.
+    fn not_started(&self, id: &Id, why: String) -> Response<Body> {
+        let text = not_started(&why);
+        *self.down.lock() = Some(why);
+        unavailable(id, &Unanswered::lost(text, None))
     }
 
     /// Starts a child for a new session. The guard ends both unless `initialize` succeeds.
@@ -188,6 +211,8 @@ impl PerSession {
             input: child.input.clone(),
             table: Mutex::default(),
             end: end.clone(),
+            started: AtomicBool::new(false),
+            why: watch::Sender::new(None),
         });
         sessions.insert(own.session.id.clone(), Arc::clone(&own));
         drop(sessions);
@@ -351,7 +376,23 @@ impl PerSession {
     }
 }
 
+/// The answer to a client whose child did not start.
+fn not_started(why: &str) -> String {
+    format!("The server did not start: {why}.")
+}
+
 impl SessionChild {
+    /// Why it does not answer `initialize`, once that is known.
+    async fn why_not_started(&self) -> String {
+        let mut why = self.why.subscribe();
+        // Its end is noticed first, and its exit status within this time.
+        let known = timeout(FIRST_EXIT_WAIT * 2, why.wait_for(Option::is_some)).await;
+        match known {
+            Ok(Ok(why)) => why.clone().unwrap_or_default(),
+            _ => "it does not read its input".to_owned(),
+        }
+    }
+
     fn register(&self, call: Call, most: usize) -> Result<(), Event> {
         let mut table = self.table.lock();
         if table.ended {

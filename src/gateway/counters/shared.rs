@@ -5,6 +5,7 @@
 //! McpServer are on one node of a cluster. Must not do: repeat a request whose answer was lost, or
 //! hold up a call for longer than a time-out.
 
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use tokio::time::timeout;
 
 use self::address::Address;
 use self::link::{ANSWER_TIMEOUT, RedisLink, in_words};
+use self::use_seen::UseSeen;
 use super::bounds::{MAX_GRANT_CALLS, MAX_GRANT_KEYS};
 use super::exhausted::{Cause, Exhausted};
 use super::table::{hash, owner};
@@ -22,6 +24,7 @@ use crate::policy::limit::Refused;
 
 mod address;
 mod link;
+mod use_seen;
 
 /// A call that could not be counted may be repeated after this time.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
@@ -38,6 +41,7 @@ pub struct SharedCounters {
     pass_uncounted: bool,
     /// Why the last call was not counted although there is a connection.
     complaint: Mutex<Option<String>>,
+    seen: Mutex<UseSeen>,
 }
 
 /// Units that were taken there.
@@ -67,6 +71,7 @@ impl SharedCounters {
             prefix: format!("portcullis:{{{uid}}}:"),
             pass_uncounted,
             complaint: Mutex::default(),
+            seen: Mutex::default(),
         }
     }
 
@@ -176,6 +181,24 @@ impl SharedCounters {
         Err(why)
     }
 
+    /// The use of the fullest key of each counter, by policy (`namespace/name`) and counter name:
+    /// of the keys that this gateway counted within their windows.
+    pub fn ratios(&self) -> HashMap<(String, String), f64> {
+        self.seen.lock().ratios(Instant::now())
+    }
+
+    /// Notes the units in use, which an answer has behind `others`.
+    fn note(&self, charges: &[Charge], answer: &[String], others: usize) {
+        let now = Instant::now();
+        let used = answer.iter().skip(others);
+        let mut seen = self.seen.lock();
+        for (charge, used) in charges.iter().zip(used) {
+            if let Ok(used) = used.parse() {
+                seen.note(&charge.counter, self.key(charge), used, now);
+            }
+        }
+    }
+
     fn read(&self, charges: &[Charge], answer: &[String]) -> Result<SharedTaken, Exhausted> {
         let number = |at: usize| answer.get(at).and_then(|text| text.parse::<i64>().ok());
         let unreadable =
@@ -187,6 +210,7 @@ impl SharedCounters {
         match (number(0), charges.first()) {
             (Some(0), _) => {}
             (Some(1), Some(first)) => {
+                self.note(charges, answer, 3);
                 let refused = match number(2) {
                     Some(-1) => Refused::Always,
                     left => {
@@ -203,6 +227,7 @@ impl SharedCounters {
             (_, Some(first)) => return Err(unreadable(first)),
             (_, None) => {}
         }
+        self.note(charges, answer, 1 + charges.len());
         let (mut taken, mut shadow) = (Vec::with_capacity(charges.len()), None);
         for (charge, at) in charges.iter().zip(&answer[1..]) {
             if at != "0" {

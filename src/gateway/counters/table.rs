@@ -13,7 +13,7 @@ use super::bounds::{MAX_GRANT_CALLS, MAX_GRANT_KEYS, MAX_KEYS, SWEEP_INTERVAL};
 use super::journal::Journal;
 use super::record::{self, KeyId, KeyState};
 use crate::policy::canonical::sha256;
-use crate::policy::decision::{Charge, CounterKey};
+use crate::policy::decision::{Charge, CounterKey, CounterName};
 use crate::policy::limit::Window;
 
 /// No two keys of this process have the same one.
@@ -117,10 +117,10 @@ impl CounterTable {
 
     /// The place of a charge's key, made if there is room; None if there is none.
     pub fn place(&mut self, grant: &str, charge: &Charge, now: Duration) -> Option<Place> {
-        let key = charge.key();
-        if let Some(id) = self.keys.get(&key) {
+        if let Some(id) = self.keys.get(charge as &dyn CounterName) {
             return self.at(*id);
         }
+        let key = charge.key();
         let hash = hash(&key);
         if let Some(id) = self.kept.remove(&hash) {
             self.keys.insert(key, id);

@@ -14,6 +14,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::task::AbortHandle;
 
+use crate::gateway::fairness::address::AddressGroup;
 use crate::gateway::fairness::budget::{Budgets, Share};
 use crate::gateway::grants::Grant;
 use crate::policy::Caller;
@@ -34,7 +35,8 @@ struct Seats {
 
 #[derive(Debug)]
 struct Seated {
-    address: AddressGroup,
+    address: IpAddr,
+    group: AddressGroup,
     under_way: AtomicUsize,
     /// Nanoseconds after the floor's epoch.
     idle_since: AtomicU64,
@@ -48,20 +50,6 @@ struct Known {
     server: String,
     caller: Arc<Caller>,
     share: Arc<Share>,
-}
-
-/// Addresses that one stranger is likely to have all of: a single IPv4 address, or an IPv6 network
-/// of 64 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct AddressGroup(u64, bool);
-
-impl AddressGroup {
-    fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => AddressGroup(v4.to_bits().into(), true),
-            IpAddr::V6(v6) => AddressGroup((v6.to_bits() >> 64) as u64, false),
-        }
-    }
 }
 
 /// The caller has as many connections as it may have, with requests under way on all.
@@ -85,10 +73,10 @@ impl Floor {
 
     /// A seat for a new connection; None if none can be made free.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
-        let (bounds, address) = (&self.budgets.bounds, AddressGroup::of(address));
+        let (bounds, group) = (&self.budgets.bounds, AddressGroup::of(address));
         let mut seats = self.lock();
         if seats.taken.len() >= bounds.address_connections {
-            let stranger = |seated: &Seated| seated.address == address && !seated.is_known();
+            let stranger = |seated: &Seated| seated.group == group && !seated.is_known();
             if seats.count(stranger) >= bounds.address_connections && !seats.free(stranger) {
                 return None;
             }
@@ -98,6 +86,7 @@ impl Floor {
         }
         let seated = Arc::new(Seated {
             address,
+            group,
             under_way: AtomicUsize::new(0),
             idle_since: AtomicU64::new(self.now()),
             task: OnceLock::new(),
@@ -169,6 +158,11 @@ impl Seat {
     /// others.
     pub fn ends(&self) -> Ends {
         Ends(Arc::clone(&self.seated))
+    }
+
+    /// Where the connection comes from. A proxy has the address of its own.
+    pub fn address(&self) -> IpAddr {
+        self.seated.address.to_canonical()
     }
 
     /// A request is under way until the guard is dropped.

@@ -223,7 +223,7 @@ impl Builder {
         let mut settings = Settings::of(spec)?;
         settings
             .allowed_hosts
-            .extend_from_slice(&self.environment.hosts);
+            .extend(self.environment.hosts.iter().cloned());
         let mut lookup = Lookup::new(&*self.environment.secrets);
         let plan = Plan::resolve(&spec.upstream, &self.environment.stdio, &mut lookup)
             .map_err(Rejected::Setting)?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::rejected::Rejected;
 use crate::api::Switch;
 use crate::api::server::{AuditArguments, AuditFailure, Instructions, McpServerSpec};
+use crate::protocol::header::AllowedHosts;
 use crate::protocol::method::Feature;
 
 /// The spec's settings, parsed once.
@@ -19,7 +20,7 @@ pub struct Settings {
     /// Further values of `Origin` that are accepted.
     pub allowed_origins: Vec<String>,
     /// Further values of `Host` that are accepted.
-    pub allowed_hosts: Vec<String>,
+    pub allowed_hosts: AllowedHosts,
     /// How agents reach the gateway, if not by the name that they write into `Host`.
     pub public_url: Option<String>,
     /// The path of `public_url`, without a slash at its end, if it has one.
@@ -55,10 +56,9 @@ impl Settings {
             .map_err(|error| setting("spec.upstream.maxRequestBytes", &error))?;
         let features = spec.client_features();
         let gateway = spec.gateway();
-        let mut allowed_hosts = gateway.allowed_hosts;
-        if let Some(host) = gateway.public_url.as_deref().and_then(host_of) {
-            allowed_hosts.push(host);
-        }
+        let mut allowed_hosts = AllowedHosts::default();
+        allowed_hosts.extend(gateway.allowed_hosts);
+        allowed_hosts.extend(gateway.public_url.as_deref().and_then(host_of));
         Ok(Settings {
             timeout,
             max_request_bytes: usize::try_from(bytes).unwrap_or(usize::MAX),

@@ -20,12 +20,18 @@ use crate::gateway::force::credentials::NoCredential;
 use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::{Grant, Unauthorized};
 use crate::gateway::hops;
+use crate::gateway::observe::authentication_failure::AuthenticationFailure;
 use crate::gateway::tokens::RemoteKeys;
 use crate::gateway::upstream::Upstream;
+use crate::protocol::header::Fields;
 use crate::protocol::{answer, header};
 
 /// Checks that apply to every request: a bundle in force, an allowed Host and Origin, a credential.
-pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, NotAdmitted> {
+pub(super) fn admit(
+    gateway: &Gateway,
+    head: &Parts,
+    fields: &Fields<'_>,
+) -> Result<Admitted, NotAdmitted> {
     let Some(snapshot) = gateway.snapshot() else {
         let body = answer::error(
             None,
@@ -36,16 +42,18 @@ pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, NotAdmi
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, body).into());
     };
     let settings = &snapshot.settings;
-    check_host(head, settings)?;
-    if head.headers.contains_key(http::header::ORIGIN) {
-        let origin = one(head, http::header::ORIGIN);
+    check_host(head, fields, settings)
+        .map_err(|answer| NotAdmitted::because(AuthenticationFailure::Host, answer))?;
+    if !fields.origin.is_absent() {
+        let origin = one(fields.origin);
         if !origin.is_some_and(|origin| header::origin_allowed(origin, &settings.allowed_origins)) {
             let why = "the Origin is not allowed; add it to spec.gateway.allowedOrigins";
             let body = answer::invalid_request(None, why);
-            return Err(refuse(StatusCode::FORBIDDEN, body).into());
+            let answer = refuse(StatusCode::FORBIDDEN, body);
+            return Err(NotAdmitted::because(AuthenticationFailure::Origin, answer));
         }
     }
-    let hops::Way::Straight(hops) = hops::way(&head.headers, &gateway.hop) else {
+    let hops::Way::Straight(hops) = hops::way(fields, &gateway.hop) else {
         let why = format!(
             "this request comes from this very gateway: the URL of McpServer {} leads back to it; correct spec.upstream.http.url",
             gateway.observe.server()
@@ -53,7 +61,7 @@ pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, NotAdmi
         let body = answer::invalid_request(None, &why);
         return Err(refuse(StatusCode::LOOP_DETECTED, body).into());
     };
-    match snapshot.grants.authenticate(&head.headers) {
+    match snapshot.grants.authorize(fields.authorization) {
         Ok(mut grant) => {
             let reached = snapshot.upstreams.of(&grant.caller.grant);
             let upstream = reached.map(|reached| {
@@ -73,25 +81,30 @@ pub(super) fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, NotAdmi
 
 /// [`admit`]; where a token is signed with a key that is not known, once more with the newest keys.
 pub(super) async fn admit_with_newest_keys(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
+    seat: &Seat,
     head: &Parts,
+    fields: &Fields<'_>,
 ) -> Result<Admitted, Box<Answer>> {
-    match admit(gateway, head) {
+    let admitted = match admit(gateway, head, fields) {
         Err(NotAdmitted {
             newer_keys: Some(keys),
             ..
         }) => {
             keys.refetch().await;
-            admit(gateway, head).map_err(|refused| refused.answer)
+            admit(gateway, head, fields)
         }
-        admitted => admitted.map_err(|refused| refused.answer),
-    }
+        admitted => admitted,
+    };
+    admitted.map_err(|refused| refused.recorded(gateway, seat))
 }
 
 /// A refusal, which newer keys of an issuer may overcome.
 pub(super) struct NotAdmitted {
     answer: Box<Answer>,
     newer_keys: Option<Arc<RemoteKeys>>,
+    /// Why, if it counts as a failed login.
+    failure: Option<AuthenticationFailure>,
 }
 
 impl From<Box<Answer>> for NotAdmitted {
@@ -99,24 +112,34 @@ impl From<Box<Answer>> for NotAdmitted {
         NotAdmitted {
             answer,
             newer_keys: None,
+            failure: None,
         }
     }
 }
 
-impl From<NotAdmitted> for Box<Answer> {
-    fn from(refused: NotAdmitted) -> Self {
-        refused.answer
-    }
-}
-
 impl NotAdmitted {
+    fn because(failure: AuthenticationFailure, answer: Box<Answer>) -> Self {
+        NotAdmitted {
+            failure: Some(failure),
+            ..answer.into()
+        }
+    }
+
+    /// The answer, once the failure has been counted.
+    pub(super) fn recorded(self, gateway: &Arc<Gateway>, seat: &Seat) -> Box<Answer> {
+        if let Some(failure) = self.failure {
+            gateway.failed_login(failure, Some(seat.address()));
+        }
+        self.answer
+    }
+
     /// 401 or 403 with a challenge (RFC 6750 section 3, RFC 9728 section 5.1).
     fn unauthorized(snapshot: &Snapshot, head: &Parts, unauthorized: Unauthorized) -> Self {
         let mut challenge = "Bearer realm=\"portcullis\"".to_owned();
         let mut status = StatusCode::UNAUTHORIZED;
         match &unauthorized {
             Unauthorized::Missing => {}
-            Unauthorized::Refused | Unauthorized::UnknownKey(_) => {
+            Unauthorized::Refused(_) | Unauthorized::UnknownKey(_) => {
                 challenge.push_str(", error=\"invalid_token\"");
             }
             Unauthorized::Scopes(scopes) => {
@@ -144,6 +167,7 @@ impl NotAdmitted {
             .insert(WWW_AUTHENTICATE, challenge.unwrap_or(plain));
         NotAdmitted {
             answer: Box::new(response),
+            failure: Some(unauthorized.reason()),
             newer_keys: match unauthorized {
                 Unauthorized::UnknownKey(keys) => Some(keys),
                 _ => None,

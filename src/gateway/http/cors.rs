@@ -8,7 +8,7 @@
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, VARY,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
@@ -18,7 +18,7 @@ use super::responses::Answer;
 use crate::gateway::Gateway;
 use crate::gateway::body::empty;
 use crate::gateway::force::settings::Settings;
-use crate::protocol::header::{self, PARAM_PREFIX};
+use crate::protocol::header::{self, Fields, PARAM_PREFIX};
 
 /// The headers that MCP clients send, by version of the protocol.
 const REQUEST_HEADERS: &str = "accept, authorization, content-type, last-event-id, mcp-method, mcp-name, mcp-protocol-version, mcp-session-id, traceparent, tracestate";
@@ -31,21 +31,20 @@ const MAX_AGE: &str = "600";
 const MAX_NAMED_BYTES: usize = 4 << 10;
 
 /// The origin that a request comes from, if its pages may call.
-fn allowed<'h>(head: &'h Parts, settings: &Settings) -> Option<&'h str> {
-    one(head, ORIGIN).filter(|origin| header::origin_allowed(origin, &settings.allowed_origins))
+fn allowed<'h>(fields: &Fields<'h>, settings: &Settings) -> Option<&'h str> {
+    one(fields.origin).filter(|origin| header::origin_allowed(origin, &settings.allowed_origins))
 }
 
 /// The answer to a preflight request of an allowed origin. No credential is asked for: a browser
 /// sends none with it.
-pub(super) fn preflight(gateway: &Gateway, head: &Parts) -> Option<Answer> {
+pub(super) fn preflight(gateway: &Gateway, head: &Parts, fields: &Fields<'_>) -> Option<Answer> {
     if head.method != Method::OPTIONS || !head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
         return None;
     }
     let snapshot = gateway.snapshot()?;
-    allowed(head, &snapshot.settings)?;
-    if let Err(refusal) = check_host(head, &snapshot.settings) {
-        return Some(*refusal);
-    }
+    allowed(fields, &snapshot.settings)?;
+    // One for another host is refused where other requests are, and counted there.
+    check_host(head, fields, &snapshot.settings).ok()?;
     let mut answer = Response::new(empty());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let headers = answer.headers_mut();
@@ -57,7 +56,7 @@ pub(super) fn preflight(gateway: &Gateway, head: &Parts) -> Option<Answer> {
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE));
     let vary = "Access-Control-Request-Method, Access-Control-Request-Headers";
     headers.append(VARY, HeaderValue::from_static(vary));
-    share(gateway, head, &mut answer);
+    share(gateway, fields, &mut answer);
     Some(answer)
 }
 
@@ -81,14 +80,14 @@ fn request_headers(asked: &HeaderMap) -> HeaderValue {
 }
 
 /// Lets a page of an allowed origin read the answer.
-pub(super) fn share(gateway: &Gateway, head: &Parts, answer: &mut Answer) {
-    if !head.headers.contains_key(ORIGIN) {
+pub(super) fn share(gateway: &Gateway, fields: &Fields<'_>, answer: &mut Answer) {
+    if fields.origin.is_absent() {
         return;
     }
     let Some(snapshot) = gateway.snapshot() else {
         return;
     };
-    let origin = allowed(head, &snapshot.settings).and_then(|text| text.parse().ok());
+    let origin = allowed(fields, &snapshot.settings).and_then(|text| text.parse().ok());
     let Some(origin) = origin else {
         return;
     };

@@ -31,6 +31,7 @@ use crate::gateway::sessions::{LastSession, Session};
 use crate::policy::Decision;
 use crate::protocol::envelope::{self, Message, Request as Rpc};
 use crate::protocol::forward;
+use crate::protocol::header::Fields;
 use crate::protocol::method;
 use crate::protocol::sse::{Event, Item, encode};
 
@@ -111,6 +112,7 @@ impl Exchange<'_> {
                 upstream,
                 grant,
                 head: &head,
+                fields: Fields::of(&head.headers),
                 last_session: &LastSession::default(),
                 trace_id,
                 hops,

@@ -5,6 +5,8 @@
 //! `spec.authentication.jwt` names an issuer: API keys and service account tokens come by other
 //! ways. Must not do: demand a credential.
 
+use std::sync::Arc;
+
 use http::header::CACHE_CONTROL;
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Uri};
@@ -15,8 +17,11 @@ use super::head::{check_host, host};
 use super::responses::{Answer, method_not_allowed};
 use crate::gateway::Gateway;
 use crate::gateway::body::message::json_response;
+use crate::gateway::fairness::floor::Seat;
 use crate::gateway::force::snapshot::Snapshot;
+use crate::gateway::observe::authentication_failure::AuthenticationFailure;
 use crate::protocol::answer;
+use crate::protocol::header::Fields;
 
 /// The well-known path; the path of the resource follows (RFC 9728 section 3.1).
 pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
@@ -48,7 +53,7 @@ fn resource(snapshot: &Snapshot, head: &Parts, path: &str) -> Option<String> {
         });
     }
     let scheme = if snapshot.secure { "https" } else { "http" };
-    let host = host(head).filter(|host| is_plain(host))?;
+    let host = host(head, &Fields::of(&head.headers)).filter(|host| is_plain(host))?;
     Some(format!("{scheme}://{host}{path}"))
 }
 
@@ -59,22 +64,24 @@ fn is_plain(host: &str) -> bool {
 }
 
 /// Answers a request for the document of the endpoint at `path`.
-pub fn protected_resource(gateway: &Gateway, head: &Parts, path: &str) -> Answer {
-    if let Some(answer) = cors::preflight(gateway, head) {
+pub fn protected_resource(gateway: &Arc<Gateway>, seat: &Seat, head: &Parts, path: &str) -> Answer {
+    let fields = Fields::of(&head.headers);
+    if let Some(answer) = cors::preflight(gateway, head, &fields) {
         return answer;
     }
-    let mut answer = document(gateway, head, path);
-    cors::share(gateway, head, &mut answer);
+    let mut answer = document(gateway, seat, head, path);
+    cors::share(gateway, &fields, &mut answer);
     answer
 }
 
-fn document(gateway: &Gateway, head: &Parts, path: &str) -> Answer {
+fn document(gateway: &Arc<Gateway>, seat: &Seat, head: &Parts, path: &str) -> Answer {
     let not_found =
         |why: &str| json_response(StatusCode::NOT_FOUND, answer::invalid_request(None, why));
     let Some(snapshot) = gateway.snapshot() else {
         return not_found("the gateway has no policy in force yet");
     };
-    if let Err(refusal) = check_host(head, &snapshot.settings) {
+    if let Err(refusal) = check_host(head, &Fields::of(&head.headers), &snapshot.settings) {
+        gateway.failed_login(AuthenticationFailure::Host, Some(seat.address()));
         return *refusal;
     }
     if head.method != Method::GET && head.method != Method::HEAD {

@@ -1,7 +1,7 @@
 //! GET and DELETE: the stream of a session, and its end.
 
 use http::header::ALLOW;
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 
 use super::head::one;
 use super::responses::{Answer, header_refusal, refuse, shown};
@@ -10,6 +10,7 @@ use crate::gateway::body::empty;
 use crate::gateway::body::message::{ContentType, RETRY_AFTER, content_type, json_response};
 use crate::gateway::permit::Permit;
 use crate::gateway::relay::Asked;
+use crate::protocol::header::{Field, LAST_EVENT_ID};
 use crate::protocol::version::Version;
 use crate::protocol::{answer, header};
 
@@ -21,8 +22,8 @@ impl Exchange<'_> {
         let session = self.session(None)?;
         let mut envelope = self.envelope(&session);
         let mut resumed = None;
-        if self.head.headers.contains_key("last-event-id") {
-            let token = one(self.head, HeaderName::from_static("last-event-id"));
+        if self.head.headers.contains_key(LAST_EVENT_ID) {
+            let token = one(Field::of(&self.head.headers, LAST_EVENT_ID));
             let opened = token
                 .and_then(|token| session.open_event(&self.gateway.sessions, &self.grant, token));
             let (event, answers) = opened.ok_or_else(|| {
@@ -113,7 +114,7 @@ impl Exchange<'_> {
     }
 
     fn check_version(&self) -> Result<(), Box<Answer>> {
-        let named = header::protocol_version(&self.head.headers).map_err(|fault| {
+        let named = header::protocol_version(&self.fields).map_err(|fault| {
             refuse(
                 StatusCode::BAD_REQUEST,
                 answer::invalid_request(None, &fault.to_string()),

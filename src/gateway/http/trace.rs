@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::protocol::forward;
+use crate::protocol::header::Field;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -20,11 +21,8 @@ pub fn context(headers: &HeaderMap, id: Option<&str>) -> Vec<(HeaderName, Header
 }
 
 /// The trace id of a valid `traceparent` that occurs once.
-pub fn id(headers: &HeaderMap) -> Option<String> {
-    let mut values = headers.get_all(&TRACEPARENT).iter();
-    let (value, None) = (values.next()?.to_str().ok()?, values.next()) else {
-        return None;
-    };
+pub fn id(traceparent: Field<'_>) -> Option<String> {
+    let value = traceparent.once()?.to_str().ok()?;
     forward::trace_id(value).map(str::to_owned)
 }
 
@@ -33,9 +31,7 @@ mod tests {
     use super::*;
 
     fn trace(value: &str) -> Option<String> {
-        let mut headers = HeaderMap::new();
-        headers.insert(TRACEPARENT, value.parse().unwrap());
-        id(&headers)
+        id(Field::Once(&value.parse().unwrap()))
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The audit log: one JSON line for each decision, for the end of each call, and for each step of
-//! an approval, on standard output or in a file.
+//! The audit log: one JSON line for each decision, for the end of each call, for each step of an
+//! approval, and for failed logins, on standard output or in a file.
 //!
 //! In: records. Out: whole lines, in the order in which they were made, and the answer to whether a
 //! record has left this process. Callers only append to a buffer; a thread of its own writes (see
@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 use std::io::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -26,6 +27,7 @@ mod line;
 mod sink;
 mod writer;
 
+use super::authentication_failure::AuthenticationFailure;
 use crate::json;
 
 pub use self::arguments::recorded;
@@ -238,6 +240,35 @@ pub struct ApprovalStep<'a> {
     pub approvers: &'a [&'a str],
 }
 
+/// A request that was refused before its caller was known, or how many of them have no line.
+#[derive(Debug)]
+pub struct FailedLogin<'a> {
+    /// When.
+    pub time: Timestamp,
+    /// Names the line.
+    pub decision_id: DecisionId<'a>,
+    /// `namespace/name` of the McpServer.
+    pub server: &'a str,
+    /// Where the connection came from.
+    pub address: Option<IpAddr>,
+    /// Which of the two.
+    pub detail: FailedLoginDetail,
+}
+
+/// What a line about failed logins says.
+#[derive(Debug)]
+pub enum FailedLoginDetail {
+    /// One request.
+    Refused(AuthenticationFailure),
+    /// Several that have no line of their own.
+    Suppressed {
+        /// How many.
+        count: u64,
+        /// In which time.
+        seconds: u64,
+    },
+}
+
 /// The arguments of a recorded call.
 #[derive(Debug)]
 pub enum Arguments<'a> {
@@ -308,6 +339,11 @@ impl AuditLog {
     /// for a later line.
     pub fn step(&self, step: &ApprovalStep<'_>) {
         self.append(|text| Line::of_step(step, text), false);
+    }
+
+    /// Records a failed login. No caller waits for it.
+    pub fn failed_login(&self, failed: &FailedLogin<'_>) {
+        self.append(|text| Line::of_failed_login(failed, text), false);
     }
 
     /// Waits until a record has been handed to the system.

@@ -9,6 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::sync::atomic::AtomicU64;
 
+use super::authentication_failure::AuthenticationFailure;
 use super::outcome::Outcome;
 use crate::telemetry::families::{Families, Histograms, doubling, label_value};
 
@@ -53,7 +54,17 @@ pub struct LimitLabels {
     pub counter: String,
 }
 
+/// Labels of `portcullis_authentication_failures_total`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct AuthenticationFailureLabels {
+    /// `namespace/name` of the McpServer.
+    pub server: String,
+    /// Why.
+    pub reason: AuthenticationFailure,
+}
+
 label_value!(Outcome);
+label_value!(AuthenticationFailure);
 
 /// A histogram for each server.
 pub type ServerHistograms = Histograms<ServerLabels>;
@@ -63,6 +74,8 @@ pub type ServerHistograms = Histograms<ServerLabels>;
 pub struct Metrics {
     /// Decisions by outcome, policy and rule.
     pub decisions: Family<DecisionLabels, Counter>,
+    /// Requests that were answered 401 or 403 before a caller was known.
+    pub authentication_failures: Family<AuthenticationFailureLabels, Counter>,
     /// From the request's head to the answer's.
     pub request_duration: ServerHistograms,
     /// The engine alone.
@@ -102,6 +115,11 @@ impl Metrics {
             decisions: families.add(
                 "decisions",
                 "Decisions by outcome, policy and rule",
+                Family::default(),
+            ),
+            authentication_failures: families.add(
+                "authentication_failures",
+                "Requests that were answered 401 or 403, by reason",
                 Family::default(),
             ),
             request_duration: families.seconds(

@@ -4,6 +4,7 @@
 //! unapproved, or, when it was forwarded although the shadow decision refuses it, to audited.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,8 +14,14 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::audit::{AuditLog, DecisionId, Ended, Position, Record, Unwritten};
-use super::metrics::{BundleLabels, DecisionLabels, LimitLabels, Metrics, ServerLabels};
+use super::audit::{
+    AuditLog, DecisionId, Ended, FailedLogin, FailedLoginDetail, Position, Record, Unwritten,
+};
+use super::authentication_failure::AuthenticationFailure;
+use super::failed_logins::{FAILED_LOGIN_WINDOW, FailedLogins};
+use super::metrics::{
+    AuthenticationFailureLabels, BundleLabels, DecisionLabels, LimitLabels, Metrics, ServerLabels,
+};
 use super::outcome::Outcome;
 use crate::policy::decision::{NO_POLICY, RuleId};
 use crate::status::report::{FORMER, OTHER};
@@ -69,6 +76,7 @@ pub struct Recorder {
     /// The rule for violations that are not counted separately.
     other: Arc<RuleId>,
     state: Mutex<RecorderState>,
+    failed_logins: Mutex<FailedLogins>,
 }
 
 #[derive(Default)]
@@ -92,6 +100,11 @@ impl Recorder {
         let upstream_duration = metrics.upstream_duration.get_or_create(&labels).clone();
         // An alert on its increase would miss the first one if it were not there before.
         drop(metrics.bundle_errors.get_or_create(&labels));
+        for reason in AuthenticationFailure::ALL {
+            let server = server.clone();
+            let labels = AuthenticationFailureLabels { server, reason };
+            drop(metrics.authentication_failures.get_or_create(&labels));
+        }
         let streams = metrics.active_streams.get_or_create(&labels).clone();
         Recorder {
             request_duration,
@@ -106,6 +119,7 @@ impl Recorder {
             instance,
             other: together(NO_POLICY, OTHER),
             state: Mutex::default(),
+            failed_logins: Mutex::default(),
         }
     }
 
@@ -177,6 +191,45 @@ impl Recorder {
             server: &self.server,
             status,
             latency_ms,
+        });
+    }
+
+    /// Counts a failed login, and records it unless there were too many of late. Returns whether it
+    /// is the first of a window, which [`Self::end_failed_logins`] has to end.
+    pub fn failed_login(&self, failure: AuthenticationFailure, address: Option<IpAddr>) -> bool {
+        let labels = AuthenticationFailureLabels {
+            server: self.server.clone(),
+            reason: failure,
+        };
+        let failures = &self.metrics.authentication_failures;
+        failures.get_or_create(&labels).inc();
+        let noted = self.failed_logins.lock().note(address);
+        if noted.written {
+            self.write_failed_login(address, FailedLoginDetail::Refused(failure));
+        }
+        noted.opens_window
+    }
+
+    /// Ends a window of failed logins: records how many of them have no line. `last` says that no
+    /// other follows.
+    pub fn end_failed_logins(&self, last: bool) {
+        let suppressed = self.failed_logins.lock().end_window(last);
+        for one in suppressed {
+            let detail = FailedLoginDetail::Suppressed {
+                count: one.count,
+                seconds: FAILED_LOGIN_WINDOW.as_secs(),
+            };
+            self.write_failed_login(one.address, detail);
+        }
+    }
+
+    fn write_failed_login(&self, address: Option<IpAddr>, detail: FailedLoginDetail) {
+        self.audit.failed_login(&FailedLogin {
+            time: Timestamp::now(),
+            decision_id: self.decision_id(),
+            server: &self.server,
+            address,
+            detail,
         });
     }
 

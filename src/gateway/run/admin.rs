@@ -15,7 +15,8 @@ use tokio::sync::watch;
 
 use super::bundle_source::Readers;
 use crate::gateway::Gateway;
-use crate::status::report::LARGEST;
+use crate::gateway::observe::authentication_failure::AuthenticationFailure;
+use crate::status::report::MAX_REPORT_BYTES;
 use crate::telemetry::admin::{Admin, text};
 
 /// The admin side of one gateway.
@@ -54,6 +55,8 @@ impl GatewayAdmin {
 
     fn report(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if self.readers.now().authenticate(request.headers()).is_err() {
+            self.gateway
+                .failed_login(AuthenticationFailure::ReportBearer, None);
             let why =
                 "a bearer token is needed: the one whose SHA-256 is in this gateway's bundle\n";
             let mut response = text(StatusCode::UNAUTHORIZED, why);
@@ -67,7 +70,10 @@ impl GatewayAdmin {
         let mut report = self.gateway.report();
         let mut body = serde_json::to_vec(&report);
         // With thousands of long tool names, the figures matter more.
-        if body.as_ref().is_ok_and(|body| body.len() > LARGEST) {
+        if body
+            .as_ref()
+            .is_ok_and(|body| body.len() > MAX_REPORT_BYTES)
+        {
             report.shorten();
             body = serde_json::to_vec(&report);
         }
@@ -97,6 +103,10 @@ impl Admin for GatewayAdmin {
             return Err("shutting down".to_owned());
         }
         self.gateway.unready().map_or(Ok(()), Err)
+    }
+
+    fn unwell(&self) -> Vec<String> {
+        self.gateway.unwell()
     }
 
     fn before_scrape(&self) {

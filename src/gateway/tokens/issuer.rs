@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jsonwebtoken::dangerous::insecure_decode_claims;
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -101,6 +102,9 @@ pub enum NotProven {
     /// It is one, and is not valid.
     #[error("not valid")]
     Invalid,
+    /// It is one with a valid signature, and its time is over.
+    #[error("expired")]
+    Expired,
     /// It names a key that is not known, or no keys are known: newer keys may verify it.
     #[error("signed with an unknown key")]
     UnknownKey,
@@ -168,14 +172,23 @@ impl Issuer {
         }
         crypto::install();
         let validation = self.validation(header.alg);
+        let mut why = NotProven::Invalid;
         let (claims, key): (Map<String, Value>, _) = candidates
-            .find_map(|(key, fingerprint)| {
-                Some((decode(token, key, &validation).ok()?.claims, fingerprint))
+            .find_map(|(key, fingerprint)| match decode(token, key, &validation) {
+                Ok(decoded) => Some((decoded.claims, fingerprint)),
+                Err(error) => {
+                    // Claims are read only once the signature has been verified.
+                    if matches!(error.kind(), ErrorKind::ExpiredSignature) {
+                        why = NotProven::Expired;
+                    }
+                    None
+                }
             })
-            .ok_or(NotProven::Invalid)?;
-        let expires = expiry(&claims)
-            .filter(|expires| now <= *expires)
-            .ok_or(NotProven::Invalid)?;
+            .ok_or(why)?;
+        let expires = expiry(&claims).ok_or(NotProven::Invalid)?;
+        if now > expires {
+            return Err(NotProven::Expired);
+        }
         if !self.has_scopes(&claims) {
             return Err(NotProven::Scope);
         }

@@ -118,7 +118,7 @@ const RESERVED: [&str; 16] = [
     "mcp-protocol-version",
     "mcp-session-id",
     crate::gateway::bridge::CALLER,
-    crate::gateway::hops::HOPS_NAME,
+    crate::protocol::header::HOPS_NAME,
     "te",
     "transfer-encoding",
     "upgrade",

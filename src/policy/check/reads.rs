@@ -1,4 +1,4 @@
-//! Which arguments an expression reads.
+//! Which arguments an expression reads, and whether it reads what only the caller's token says.
 //!
 //! In: a compiled expression. Out: the names of the arguments that its value can depend on, or that
 //! it may be any.
@@ -11,6 +11,8 @@ pub struct Reads {
     /// The arguments as a whole, so any of them.
     any: bool,
     names: Vec<Box<str>>,
+    /// The groups or claims of the caller.
+    token: bool,
 }
 
 impl Reads {
@@ -30,9 +32,15 @@ impl Reads {
         self.any || self.names.iter().any(|read| **read == *name)
     }
 
+    /// Whether it can depend on the groups or claims of the caller.
+    pub fn reads_token(&self) -> bool {
+        self.token
+    }
+
     /// What either reads.
     pub fn and(mut self, other: &Reads) -> Self {
         self.any |= other.any;
+        self.token |= other.token;
         other.names.iter().for_each(|name| self.name(name));
         self
     }
@@ -47,6 +55,7 @@ impl Reads {
         let is_args = |expr: &Expr| matches!(expr, Expr::Variable(Variable::Args | Variable::Sent));
         match expr {
             Expr::Variable(Variable::Args | Variable::Sent) => self.any = true,
+            Expr::Variable(Variable::CallerGroups | Variable::CallerClaims) => self.token = true,
             Expr::Const(_) | Expr::Variable(_) | Expr::Local => {}
             Expr::Select(operand, name) | Expr::Has(operand, name) if is_args(operand) => {
                 self.name(name);
@@ -120,6 +129,13 @@ mod tests {
             assert_eq!(not.filter(|name| reads.reads(name)), None, "{source}");
         }
         let none = Condition::compile("caller.grant == 'key:a'").unwrap();
-        assert!(!none.reads().some());
+        assert!(!none.reads().some() && !none.reads().reads_token());
+        for source in [
+            "'ops' in caller.groups",
+            "args.a == 'x' || has(caller.claims.email) && caller.claims.email.endsWith('@a.example')",
+        ] {
+            let condition = Condition::compile(source).unwrap();
+            assert!(condition.reads().reads_token(), "{source}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Limits and approval settings of a rule.
 
 use super::context::{Context, MAX_NAME};
-use super::scribe::Scribe;
+use super::findings::FindingSink;
 use super::server::not_a_pointer;
 use crate::api::policy::{Action, Observe, OnToolError, Rule as Written, Scope};
 use crate::policy::check::{Argument, Cost, Patterns};
@@ -33,9 +33,9 @@ pub(super) struct Approval {
     pub observe: Option<Arc<Observing>>,
 }
 
-pub(super) fn approval(rule: &Written, scribe: &mut Scribe<'_>) -> Approval {
+pub(super) fn approval(rule: &Written, sink: &mut FindingSink<'_>) -> Approval {
     if rule.approval.is_some() && rule.action != Action::RequireApproval {
-        scribe.error(
+        sink.error(
             "approval",
             "only a rule with action: RequireApproval has approval settings; remove them",
         );
@@ -48,11 +48,11 @@ pub(super) fn approval(rule: &Written, scribe: &mut Scribe<'_>) -> Approval {
         match text.parse() {
             Ok(duration) if range.contains(&duration) => duration,
             Ok(_) => {
-                scribe.error(field, format!("{text} is out of range; write {hint}"));
+                sink.error(field, format!("{text} is out of range; write {hint}"));
                 Duration::ZERO
             }
             Err(error) => {
-                scribe.error(field, error.to_string());
+                sink.error(field, error.to_string());
                 Duration::ZERO
             }
         }
@@ -71,12 +71,12 @@ pub(super) fn approval(rule: &Written, scribe: &mut Scribe<'_>) -> Approval {
     );
     for (i, pointer) in settings.redact.iter().enumerate() {
         if let Some(message) = not_a_pointer(pointer) {
-            scribe.error(&format!("approval.redact[{i}]"), message);
+            sink.error(&format!("approval.redact[{i}]"), message);
         }
     }
     let approvers = settings.approvers();
     if !(1..=MOST_APPROVERS).contains(&approvers) {
-        scribe.error(
+        sink.error(
             "approval.approvers",
             format!("{approvers} is out of range; write 1 to {MOST_APPROVERS}"),
         );
@@ -84,7 +84,7 @@ pub(super) fn approval(rule: &Written, scribe: &mut Scribe<'_>) -> Approval {
     let observe = settings
         .observe
         .as_ref()
-        .map(|observe| observing(observe, scribe));
+        .map(|observe| observing(observe, sink));
     Approval {
         expires_after: expires,
         wait_up_to: wait,
@@ -96,16 +96,16 @@ pub(super) fn approval(rule: &Written, scribe: &mut Scribe<'_>) -> Approval {
 
 /// Whether the tool only reads depends on the server;
 /// [`deployability`](crate::policy::deployability) says.
-fn observing(observe: &Observe, scribe: &mut Scribe<'_>) -> Observing {
+fn observing(observe: &Observe, sink: &mut FindingSink<'_>) -> Observing {
     let tool = &observe.tool;
     if tool.is_empty() || tool.contains('*') || tool.chars().any(char::is_control) {
-        scribe.error(
+        sink.error(
             "approval.observe.tool",
             format!("{tool:?} is not the name of a tool; write one name, without *"),
         );
     }
     if observe.args.len() > MAX_OBSERVE_ARGS {
-        scribe.error(
+        sink.error(
             "approval.observe.args",
             format!(
                 "there are {} arguments and there may be {MAX_OBSERVE_ARGS}",
@@ -117,13 +117,13 @@ fn observing(observe: &Observe, scribe: &mut Scribe<'_>) -> Observing {
     for (name, source) in &observe.args {
         match Argument::compile(source) {
             Ok(argument) => args.push((name.clone(), argument)),
-            Err(fault) => scribe.fault(&format!("approval.observe.args.{name}"), source, fault),
+            Err(fault) => sink.fault(&format!("approval.observe.args.{name}"), source, fault),
         }
     }
     for (field, pointers) in [("ignore", &observe.ignore), ("redact", &observe.redact)] {
         for (i, pointer) in pointers.iter().enumerate() {
             if let Some(message) = not_a_pointer(pointer) {
-                scribe.error(&format!("approval.observe.{field}[{i}]"), message);
+                sink.error(&format!("approval.observe.{field}[{i}]"), message);
             }
         }
     }
@@ -142,16 +142,16 @@ pub(super) fn limits(
     rule: &Written,
     context: &Context<'_>,
     (counters, patterns): (&mut BTreeMap<String, Arc<Counter>>, &mut Patterns),
-    scribe: &mut Scribe<'_>,
+    sink: &mut FindingSink<'_>,
 ) -> Vec<Limit> {
     if !rule.limits.is_empty() && !matches!(rule.action, Action::Allow | Action::RequireApproval) {
-        scribe.error(
+        sink.error(
             "limits",
             format!("a rule with action: {} lets nothing through that could be counted; remove the limits", rule.action),
         );
     }
     if rule.limits.len() > MAX_LIMITS {
-        scribe.error(
+        sink.error(
             "limits",
             format!(
                 "there are {} limits and there may be {MAX_LIMITS}",
@@ -167,19 +167,19 @@ pub(super) fn limits(
             || limit.counter.len() > MAX_NAME
             || limit.counter.chars().any(char::is_control)
         {
-            scribe.error(
+            sink.error(
                 &at("counter"),
                 format!("a counter's name has 1 to {MAX_NAME} characters"),
             );
         }
         if !seen.insert(&limit.counter) {
-            scribe.error(
+            sink.error(
                 &at("counter"),
                 format!("this rule names the counter {:?} twice", limit.counter),
             );
         }
         if !(1..=MAX_UNITS).contains(&limit.max) {
-            scribe.error(
+            sink.error(
                 &at("max"),
                 format!("{} is out of range; write 1 to {MAX_UNITS}", limit.max),
             );
@@ -187,21 +187,21 @@ pub(super) fn limits(
         let window = match limit.window.parse() {
             Ok(window) if (SECOND..=LONGEST).contains(&window) => window,
             Ok(_) => {
-                scribe.error(
+                sink.error(
                     &at("window"),
                     format!("{} is out of range; write 1s to 31d", limit.window),
                 );
                 continue;
             }
             Err(error) => {
-                scribe.error(&at("window"), error.to_string());
+                sink.error(&at("window"), error.to_string());
                 continue;
             }
         };
         let counter = Counter {
             server: Arc::clone(context.server),
-            namespace: scribe.owner.namespace.to_owned(),
-            policy: scribe.owner.name.to_owned(),
+            namespace: sink.owner.namespace.to_owned(),
+            policy: sink.owner.name.to_owned(),
             name: limit.counter.clone(),
             max: u64::try_from(limit.max).unwrap_or_default(),
             window,
@@ -219,7 +219,7 @@ pub(super) fn limits(
                 if (other.max, other.window, other.scope)
                     != (counter.max, counter.window, counter.scope)
                 {
-                    scribe.error(
+                    sink.error(
                         &at("counter"),
                         format!(
                             "the counter {:?} is {} per {} and {:?} in one rule, {} per {} and {:?} here; rules that share a \
@@ -240,7 +240,7 @@ pub(super) fn limits(
             None => None,
             Some((_, Ok(cost))) => Some(cost),
             Some((source, Err(fault))) => {
-                scribe.fault(&at("cost"), source, fault);
+                sink.fault(&at("cost"), source, fault);
                 continue;
             }
         };
@@ -256,7 +256,7 @@ pub(super) fn limits(
             .iter()
             .all(|limit| limit.scope() == Scope::Session)
     {
-        scribe.warn(
+        sink.warn(
             "limits",
             "a client can open another session and start from zero; add a limit with scope: Grant",
         );

@@ -2,8 +2,8 @@
 
 use super::Owner;
 use super::context::{Context, MAX_NAME};
+use super::findings::FindingSink;
 use super::limits::{approval, limits};
-use super::scribe::Scribe;
 use crate::api::policy::{
     Action, McpPolicySpec, Mode, PromptRule, ResourceRule, Rule as Written, ToolSelector,
 };
@@ -56,7 +56,7 @@ pub(super) fn compile(
     spec: &McpPolicySpec,
     findings: &mut Vec<Diagnostic>,
 ) -> Compiled {
-    let mut top = Scribe::of_policy(owner, &mut *findings);
+    let mut top = FindingSink::of_policy(owner, &mut *findings);
     if let Some(size) = too_large(spec) {
         top.error(
             "",
@@ -92,8 +92,8 @@ pub(super) fn compile(
     let mut compiled = Compiled::default();
     for (i, rule) in spec.rules.iter().enumerate() {
         let base = format!("spec.rules[{i}]");
-        let mut scribe = Scribe::of_rule(owner, &rule.name, base, &mut *findings);
-        name(&rule.name, &mut names, &mut scribe);
+        let mut sink = FindingSink::of_rule(owner, &rule.name, base, &mut *findings);
+        name(&rule.name, &mut names, &mut sink);
         let context = Context {
             server,
             shadow: audit || server_audits,
@@ -102,24 +102,24 @@ pub(super) fn compile(
         let shared = (&mut counters, &mut patterns);
         compiled
             .rules
-            .extend(tool_rule(rule, &context, shared, &mut scribe));
+            .extend(tool_rule(rule, &context, shared, &mut sink));
     }
     compiled.spent = patterns.spent();
     names.clear();
     for (i, rule) in spec.prompts.iter().enumerate() {
         let base = format!("spec.prompts[{i}]");
-        let mut scribe = Scribe::of_rule(owner, &rule.name, base, &mut *findings);
-        name(&rule.name, &mut names, &mut scribe);
-        compiled.prompts.push(prompt_rule(rule, audit, &mut scribe));
+        let mut sink = FindingSink::of_rule(owner, &rule.name, base, &mut *findings);
+        name(&rule.name, &mut names, &mut sink);
+        compiled.prompts.push(prompt_rule(rule, audit, &mut sink));
     }
     names.clear();
     for (i, rule) in spec.resources.iter().enumerate() {
         let base = format!("spec.resources[{i}]");
-        let mut scribe = Scribe::of_rule(owner, &rule.name, base, &mut *findings);
-        name(&rule.name, &mut names, &mut scribe);
+        let mut sink = FindingSink::of_rule(owner, &rule.name, base, &mut *findings);
+        name(&rule.name, &mut names, &mut sink);
         compiled
             .resources
-            .push(resource_rule(rule, audit, &mut scribe));
+            .push(resource_rule(rule, audit, &mut sink));
     }
     if owner.restricts_only.is_some() {
         let restricts = |rule: &NameRule| rule.action != Action::Allow;
@@ -148,20 +148,20 @@ fn rule_of<'s>(spec: &'s McpPolicySpec, path: &str) -> Option<&'s str> {
     }
 }
 
-fn targets(spec: &McpPolicySpec, scribe: &mut Scribe<'_>) {
+fn targets(spec: &McpPolicySpec, sink: &mut FindingSink<'_>) {
     match (spec.target_refs.as_slice(), &spec.target_selector) {
-        ([], None) => scribe.error(
+        ([], None) => sink.error(
             "targetRefs",
             "the policy has no target; write targetRefs or targetSelector",
         ),
-        ([_, ..], Some(_)) => scribe.error(
+        ([_, ..], Some(_)) => sink.error(
             "targetSelector",
             "write targetRefs or targetSelector, not both",
         ),
         _ => {}
     }
     if spec.namespace_selector.is_some() && spec.target_selector.is_none() {
-        scribe.error(
+        sink.error(
             "namespaceSelector",
             "this goes with targetSelector; write targetSelector: {matchLabels: {}} for all servers of those namespaces",
         );
@@ -169,41 +169,41 @@ fn targets(spec: &McpPolicySpec, scribe: &mut Scribe<'_>) {
     for (i, target) in spec.target_refs.iter().enumerate() {
         let at = |field: &str| format!("targetRefs[{i}].{field}");
         if target.group != crate::api::GROUP {
-            scribe.error(&at("group"), format!("write {}", crate::api::GROUP));
+            sink.error(&at("group"), format!("write {}", crate::api::GROUP));
         }
         if target.kind != "McpServer" {
-            scribe.error(
+            sink.error(
                 &at("kind"),
                 "write McpServer; policies have no other targets",
             );
         }
         if target.name.is_empty() {
-            scribe.error(&at("name"), "write the name of an McpServer");
+            sink.error(&at("name"), "write the name of an McpServer");
         }
     }
 }
 
 /// Names end up in messages, metrics and statuses, and those in parentheses are taken.
-fn name<'r>(name: &'r str, names: &mut BTreeSet<&'r str>, scribe: &mut Scribe<'_>) {
+fn name<'r>(name: &'r str, names: &mut BTreeSet<&'r str>, sink: &mut FindingSink<'_>) {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(allowed) {
-        scribe.error(
+        sink.error(
             "name",
             format!("a name has 1 to {MAX_NAME} letters, digits, `-`, `_` or `.`"),
         );
     }
     if !names.insert(name) {
-        scribe.error(
+        sink.error(
             "name",
             format!("the name {name:?} is used twice in this list; rename one of the rules"),
         );
     }
 }
 
-fn reason(text: Option<&String>, scribe: &mut Scribe<'_>) -> Option<Arc<str>> {
+fn reason(text: Option<&String>, sink: &mut FindingSink<'_>) -> Option<Arc<str>> {
     let text = text?;
     if text.len() > MAX_REASON || text.chars().any(|c| c.is_control() && c != '\n') {
-        scribe.error(
+        sink.error(
             "reason",
             format!("a reason is text of at most {MAX_REASON} bytes without control characters"),
         );
@@ -216,20 +216,20 @@ fn tool_rule(
     rule: &Written,
     context: &Context<'_>,
     (counters, patterns): (&mut BTreeMap<String, Arc<Counter>>, &mut Patterns),
-    scribe: &mut Scribe<'_>,
+    sink: &mut FindingSink<'_>,
 ) -> Option<Rule> {
     let names = Globs {
-        any_of: scribe.globs("tools.names", &rule.tools.names, |text| {
+        any_of: sink.globs("tools.names", &rule.tools.names, |text| {
             Glob::try_from(text)
         }),
-        except: scribe.globs("tools.exceptNames", &rule.tools.except_names, |text| {
+        except: sink.globs("tools.exceptNames", &rule.tools.except_names, |text| {
             Glob::try_from(text)
         }),
     };
-    scribe.foreign("tools.names", &rule.tools.names, foreign);
-    scribe.foreign("tools.exceptNames", &rule.tools.except_names, foreign);
+    sink.foreign("tools.names", &rule.tools.names, foreign);
+    sink.foreign("tools.exceptNames", &rule.tools.except_names, foreign);
     if names.is_never() {
-        scribe.warn(
+        sink.warn(
             "tools.exceptNames",
             "every name is excepted, so this rule can never match",
         );
@@ -240,7 +240,7 @@ fn tool_rule(
         min_severity: rule.tools.min_severity,
     };
     if rule.tools == ToolSelector::default() {
-        scribe.error(
+        sink.error(
             "tools",
             "this says nothing about tools; to select every tool write names: [\"*\"]",
         );
@@ -248,36 +248,36 @@ fn tool_rule(
         && selector.risks.is_empty()
         && selector.min_severity.is_none()
     {
-        scribe.warn(
+        sink.warn(
             "tools",
             "this selects every tool; write names: [\"*\"] if that is meant",
         );
     }
-    let callers = scribe.callers(&rule.callers, &rule.except_callers);
+    let callers = sink.callers(&rule.callers, &rule.except_callers);
     let when =
         rule.when
             .as_deref()
             .and_then(|source| match Condition::compile_with(source, patterns) {
                 Ok(condition) => Some(condition),
                 Err(fault) => {
-                    scribe.fault("when", source, fault);
+                    sink.fault("when", source, fault);
                     None
                 }
             });
     if when.as_ref().is_some_and(|when| !when.is_boolean()) {
-        scribe.warn(
+        sink.warn(
             "when",
             "this may give neither true nor false, as it is the value of an argument; compare it, for example args.name == true",
         );
     }
     if rule.action == Action::Hide && when.as_ref().is_some_and(Condition::reads_args) {
-        scribe.error(
+        sink.error(
             "when",
             "a Hide rule cannot look at args, as a list of tools has none; use Deny, or conditions over caller and tool",
         );
     }
-    let approval = approval(rule, scribe);
-    let limits = limits(rule, context, (counters, patterns), scribe);
+    let approval = approval(rule, sink);
+    let limits = limits(rule, context, (counters, patterns), sink);
     let costs = limits
         .iter()
         .filter_map(|limit| limit.cost.as_ref())
@@ -297,7 +297,7 @@ fn tool_rule(
         return None;
     }
     Some(Rule {
-        id: scribe.owner.rule(&rule.name),
+        id: sink.owner.rule(&rule.name),
         audit: context.audit,
         selector,
         callers,
@@ -309,31 +309,31 @@ fn tool_rule(
         approvers: approval.approvers,
         redact: approval.redact,
         observe: approval.observe,
-        reason: reason(rule.reason.as_ref(), scribe),
+        reason: reason(rule.reason.as_ref(), sink),
         reads,
-        restricts_only: scribe.owner.restricts_only.clone(),
+        restricts_only: sink.owner.restricts_only.clone(),
     })
 }
 
-fn only_plain(action: Action, scribe: &mut Scribe<'_>) {
+fn only_plain(action: Action, sink: &mut FindingSink<'_>) {
     if action == Action::RequireApproval {
-        scribe.error("action", "approval is for tools; write Hide, Deny or Allow");
+        sink.error("action", "approval is for tools; write Hide, Deny or Allow");
     }
 }
 
-fn prompt_rule(rule: &PromptRule, audit: bool, scribe: &mut Scribe<'_>) -> NameRule {
-    only_plain(rule.action, scribe);
+fn prompt_rule(rule: &PromptRule, audit: bool, sink: &mut FindingSink<'_>) -> NameRule {
+    only_plain(rule.action, sink);
     if rule.names.is_empty() {
-        scribe.error(
+        sink.error(
             "names",
             "write the names that the rule is for, or [\"*\"] for all",
         );
     }
-    scribe.foreign("names", &rule.names, foreign);
-    scribe.foreign("exceptNames", &rule.except_names, foreign);
+    sink.foreign("names", &rule.names, foreign);
+    sink.foreign("exceptNames", &rule.except_names, foreign);
     let names = Globs {
-        any_of: scribe.globs("names", &rule.names, |text| Glob::try_from(text)),
-        except: scribe.globs("exceptNames", &rule.except_names, |text| {
+        any_of: sink.globs("names", &rule.names, |text| Glob::try_from(text)),
+        except: sink.globs("exceptNames", &rule.except_names, |text| {
             Glob::try_from(text)
         }),
     };
@@ -344,23 +344,23 @@ fn prompt_rule(rule: &PromptRule, audit: bool, scribe: &mut Scribe<'_>) -> NameR
         names,
         (&rule.callers, &rule.except_callers),
         rule.reason.as_ref(),
-        scribe,
+        sink,
     )
 }
 
-fn resource_rule(rule: &ResourceRule, audit: bool, scribe: &mut Scribe<'_>) -> NameRule {
-    only_plain(rule.action, scribe);
+fn resource_rule(rule: &ResourceRule, audit: bool, sink: &mut FindingSink<'_>) -> NameRule {
+    only_plain(rule.action, sink);
     if rule.uris.is_empty() {
-        scribe.error(
+        sink.error(
             "uris",
             "write the URIs that the rule is for, or [\"*\"] for all",
         );
     }
-    scribe.foreign("uris", &rule.uris, foreign_uri);
-    scribe.foreign("exceptUris", &rule.except_uris, foreign_uri);
+    sink.foreign("uris", &rule.uris, foreign_uri);
+    sink.foreign("exceptUris", &rule.except_uris, foreign_uri);
     let names = Globs {
-        any_of: scribe.globs("uris", &rule.uris, uri_glob),
-        except: scribe.globs("exceptUris", &rule.except_uris, uri_glob),
+        any_of: sink.globs("uris", &rule.uris, uri_glob),
+        except: sink.globs("exceptUris", &rule.except_uris, uri_glob),
     };
     name_rule(
         &rule.name,
@@ -369,7 +369,7 @@ fn resource_rule(rule: &ResourceRule, audit: bool, scribe: &mut Scribe<'_>) -> N
         names,
         (&rule.callers, &rule.except_callers),
         rule.reason.as_ref(),
-        scribe,
+        sink,
     )
 }
 
@@ -391,18 +391,18 @@ fn name_rule(
     names: Globs,
     (callers, except_callers): (&[String], &[String]),
     text: Option<&String>,
-    scribe: &mut Scribe<'_>,
+    sink: &mut FindingSink<'_>,
 ) -> NameRule {
     if names.is_never() {
-        scribe.warn("", "everything is excepted, so this rule can never match");
+        sink.warn("", "everything is excepted, so this rule can never match");
     }
-    let callers = scribe.callers(callers, except_callers);
+    let callers = sink.callers(callers, except_callers);
     NameRule {
-        id: scribe.owner.rule(name),
+        id: sink.owner.rule(name),
         audit,
         names,
         callers,
         action,
-        reason: reason(text, scribe),
+        reason: reason(text, sink),
     }
 }

@@ -317,12 +317,11 @@ impl<'s> Builder<'s, '_> {
                 0 => self.argument(children, schema, name)?,
                 _ => self.child(children, schema, name, level)?,
             };
-            rules.properties.insert(name.clone(), id);
-            rules.order.push((name.clone(), id));
+            rules.properties.push((name.clone(), id));
         }
-        rules.order.sort_unstable();
+        rules.properties.sort_unstable();
         let mut cases: HashMap<String, &String> = HashMap::new();
-        for (name, _) in &rules.order {
+        for (name, _) in &rules.properties {
             if let Some(other) = cases.insert(fold_case(name).into_owned(), name) {
                 return Err(format!(
                     "its properties {:?} and {:?} differ only in case",

@@ -38,7 +38,7 @@ pub(super) fn complete_defaults(schema: &mut Schema) {
             .node(id)
             .and_then(|node| node.object.as_ref())
             .map(|rules| {
-                let defaults = rules.order.iter();
+                let defaults = rules.properties.iter();
                 defaults
                     .filter_map(|(name, id)| Some((name.clone(), of(id)?)))
                     .collect()
@@ -89,7 +89,7 @@ pub(super) fn complete_defaults(schema: &mut Schema) {
 /// The schemas that a schema says something with about a value, or about a part of it.
 fn parts(node: &Node) -> impl Iterator<Item = Id> {
     let object = node.object.iter().flat_map(|rules| {
-        let named = rules.order.iter().map(|(_, id)| *id);
+        let named = rules.properties.iter().map(|(_, id)| *id);
         let matched = rules.patterns.iter().map(|(_, id)| *id);
         let implied = rules.implies.iter().map(|(_, id)| *id);
         let others = rules.additional.into_iter().chain(rules.unevaluated);
@@ -146,7 +146,7 @@ fn complete(schema: &Schema, ids: &[Id], value: &Value, stated: &[bool]) -> Opti
         let (Value::Object(members), Some(rules)) = (&mut value, &node.object) else {
             continue;
         };
-        for (name, id) in &rules.order {
+        for (name, id) in &rules.properties {
             let default = rules.defaults.iter().find(|(other, _)| other == name);
             match (members.get(name), default) {
                 (None, Some((_, Default::Undecided))) => return None,
@@ -165,9 +165,7 @@ fn complete(schema: &Schema, ids: &[Id], value: &Value, stated: &[bool]) -> Opti
         }
         let others = rules.additional.iter().chain(&rules.unevaluated);
         let patterns = rules.patterns.iter().map(|(_, id)| id);
-        let unnamed = members
-            .keys()
-            .any(|key| !rules.properties.contains_key(key));
+        let unnamed = members.keys().any(|key| rules.property(key).is_none());
         if unnamed && others.chain(patterns).any(|id| may_state(stated, *id)) {
             return None;
         }

@@ -182,23 +182,16 @@ impl<'a> Survey<'a, '_> {
         let members = value.as_object().unwrap_or_default();
         let rules = self.rules(world);
         let closed = rules.iter().any(|rules| rules.lists) && !rules.iter().any(|rules| rules.open);
+        let mut ids: Vec<Id> = Vec::new();
         for (key, item) in members {
             self.fuel.burn(1 + rules.len())?;
-            let listed = rules
-                .iter()
-                .any(|rules| rules.properties.contains_key(&**key));
-            if !listed && rules.iter().any(|rules| rules.lists) {
-                let folded = loose(key);
-                if let Some(name) = rules.iter().find_map(|rules| rules.folded.get(&folded)) {
-                    return Err(Fail::Misfit(Misfit(misspelt(key, name, path))));
-                }
-            }
-            let mut ids: Vec<Id> = Vec::new();
+            ids.clear();
+            let mut listed = false;
             for rules in &rules {
                 let mut known = false;
-                if let Some(id) = rules.properties.get(&**key) {
-                    known = true;
-                    ids.push(*id);
+                if let Some(id) = rules.property(key) {
+                    (known, listed) = (true, true);
+                    ids.push(id);
                 }
                 for (pattern, id) in &rules.patterns {
                     if pattern.search(key, self.fuel)? {
@@ -208,6 +201,12 @@ impl<'a> Survey<'a, '_> {
                 }
                 if !known {
                     ids.extend(rules.additional);
+                }
+            }
+            if !listed && rules.iter().any(|rules| rules.lists) {
+                let folded = loose(key);
+                if let Some(name) = rules.iter().find_map(|rules| rules.folded.get(&folded)) {
+                    return Err(Fail::Misfit(Misfit(misspelt(key, name, path))));
                 }
             }
             if !listed && ids.is_empty() {

@@ -259,9 +259,9 @@ impl Run<'_> {
         }
         for (key, item) in members {
             let mut known = false;
-            if let Some(id) = rules.properties.get(&**key) {
+            if let Some(id) = rules.property(key) {
                 known = true;
-                self.validate(*id, item, &path.key(key))?;
+                self.validate(id, item, &path.key(key))?;
             }
             for (pattern, id) in &rules.patterns {
                 if pattern.search(key, self.fuel)? {
@@ -441,7 +441,7 @@ fn missing(
 ) -> String {
     let variant = members
         .iter()
-        .find(|(key, _)| !rules.properties.contains_key(&**key) && loose(key) == loose(name));
+        .find(|(key, _)| rules.property(key).is_none() && loose(key) == loose(name));
     match variant {
         Some((key, _)) => misspelt(key, name, path),
         None if path.is_root() => format!("the argument `{}` is missing", bounded(name)),

@@ -1,7 +1,25 @@
 use proptest::prelude::*;
 
 use super::super::envelope::{self, Message};
+use ::http::header::CONTENT_TYPE;
+
 use super::*;
+
+fn accepted_types(headers: &HeaderMap) -> Result<AcceptedTypes, HeaderFault> {
+    super::accepted_types(&Fields::of(headers))
+}
+
+fn check_post_content(headers: &HeaderMap) -> Result<(), HeaderFault> {
+    super::check_post_content(&Fields::of(headers))
+}
+
+fn session_id(headers: &HeaderMap) -> Result<Option<&str>, HeaderFault> {
+    super::session_id(&Fields::of(headers))
+}
+
+fn protocol_version(headers: &HeaderMap) -> Result<Option<&str>, HeaderFault> {
+    super::protocol_version(&Fields::of(headers))
+}
 
 fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
     let mut map = HeaderMap::new();
@@ -266,7 +284,13 @@ fn origins_of_this_machine_and_listed_ones_are_answered() {
 
 #[test]
 fn hosts_of_this_machine_and_listed_ones_are_answered() {
-    let allowed = list(&["gateway.ml.svc", "mcp.example:8443", "[2001:db8::1]"]);
+    let mut allowed = AllowedHosts::default();
+    allowed.extend(list(&[
+        "gateway.ml.svc",
+        "mcp.example:8443",
+        "[2001:db8::1]",
+        "a b",
+    ]));
     for host in [
         "localhost",
         "LOCALHOST:8080",
@@ -278,7 +302,7 @@ fn hosts_of_this_machine_and_listed_ones_are_answered() {
         "mcp.example:8443",
         "[2001:db8::1]:443",
     ] {
-        assert!(host_allowed(host, &allowed), "{host}");
+        assert!(allowed.contains(host), "{host}");
     }
     for host in [
         "",
@@ -295,9 +319,13 @@ fn hosts_of_this_machine_and_listed_ones_are_answered() {
         "127.0.0.1.nip.example",
         "2130706433",
         "localhost:80:80",
+        "mcp.example:8443:80",
+        "gateway.ml.svc:80:80",
+        "localhost:",
+        "127.0.0.1:65536",
         "a b",
     ] {
-        assert!(!host_allowed(host, &allowed), "{host}");
+        assert!(!allowed.contains(host), "{host}");
     }
 }
 

@@ -11,31 +11,31 @@ use std::{fmt, marker::PhantomData};
 
 /// Bytes of a whole report: 10,000 tools, the most that a gateway accepts from a server, of 300
 /// bytes each, and room for the counts of 1,024 rules with long names.
-pub const LARGEST: usize = 4 << 20;
+pub const MAX_REPORT_BYTES: usize = 4 << 20;
 
 /// Bytes of names from the API server, of UIDs, revisions and digests.
-pub const NAME: usize = 512;
+pub const MAX_NAME_BYTES: usize = 512;
 /// Bytes of the names of callers and tools.
-pub const SHOWN: usize = 1_024;
+pub const MAX_CALLER_BYTES: usize = 1_024;
 /// Bytes of an error message.
-pub const ERROR: usize = 4_096;
+pub const MAX_ERROR_BYTES: usize = 4_096;
 
 /// Tools; a gateway accepts no more from a server.
-pub const TOOLS: usize = 10_000;
+pub const MAX_TOOLS: usize = 10_000;
 /// Rules with violations, by outcome; a gateway counts half as many separately.
-pub const COUNTS: usize = 2_048;
+pub const MAX_COUNTS: usize = 2_048;
 /// Recent violations.
-pub const RECENT: usize = 64;
+pub const MAX_RECENT: usize = 64;
 /// Missing keys of Secrets.
-pub const MISSING: usize = 1_024;
+pub const MAX_MISSING_KEYS: usize = 1_024;
 /// Issuers of tokens whose keys are not there.
-pub const ISSUERS: usize = 32;
+pub const MAX_ISSUERS: usize = 32;
 
 /// Webhooks that announce requests for approval.
-pub const WEBHOOKS: usize = 16;
+pub const MAX_WEBHOOKS: usize = 16;
 
 /// An upper bound for the calls that a gateway can decide in a second.
-const FASTEST: u64 = 100_000;
+const MAX_CALLS_PER_SECOND: u64 = 100_000;
 
 /// A text of at most `BYTES` bytes.
 pub fn text<'de, D: Deserializer<'de>, const BYTES: usize>(
@@ -145,21 +145,21 @@ impl Report {
     #[must_use]
     pub fn fit(mut self) -> Self {
         for one in &mut self.recent {
-            cut(&mut one.tool, SHOWN);
-            cut(&mut one.grant, SHOWN);
+            cut(&mut one.tool, MAX_CALLER_BYTES);
+            cut(&mut one.grant, MAX_CALLER_BYTES);
         }
-        self.tools.truncate(TOOLS);
+        self.tools.truncate(MAX_TOOLS);
         for tool in &mut self.tools {
-            cut(&mut tool.name, SHOWN);
+            cut(&mut tool.name, MAX_CALLER_BYTES);
             if let Some(why) = &mut tool.withheld {
-                cut(why, SHOWN);
+                cut(why, MAX_CALLER_BYTES);
             }
         }
-        self.missing_secret_keys.truncate(MISSING);
+        self.missing_secret_keys.truncate(MAX_MISSING_KEYS);
         let listing = self.listing.as_mut();
         let errors = listing.and_then(|listing| listing.error.as_mut());
         for error in errors.into_iter().chain(&mut self.bundle_error) {
-            cut(error, ERROR);
+            cut(error, MAX_ERROR_BYTES);
         }
         self
     }
@@ -191,7 +191,7 @@ impl Report {
         let age = since.map_or(SignedDuration::MAX, |since| now.duration_since(since));
         // Clocks differ.
         let seconds = age.as_secs().max(0).saturating_add(600).unsigned_abs();
-        let most = seconds.saturating_mul(FASTEST).min(1 << 48);
+        let most = seconds.saturating_mul(MAX_CALLS_PER_SECOND).min(1 << 48);
         let counted = self.violations.iter();
         counted.fold(0_u64, |sum, one| sum.saturating_add(one.count)) <= most
     }

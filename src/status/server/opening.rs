@@ -107,6 +107,21 @@ pub(super) fn closed(server: &McpServer, bundle: Option<&Bundle>) -> Option<Verd
     Some(Verdict::new(false, Reason::NothingAllowed, message))
 }
 
+/// Whether a policy in force allows a prompt or a resource.
+pub(super) fn allows_others(bundle: &Bundle) -> bool {
+    let mut in_force = bundle
+        .policies
+        .iter()
+        .filter(|policy| policy.spec.mode() == Mode::Enforce && policy.not_accepted.is_none());
+    in_force.any(|policy| {
+        let McpPolicySpec {
+            prompts, resources, ..
+        } = &policy.spec;
+        prompts.iter().any(|rule| rule.action == Action::Allow)
+            || resources.iter().any(|rule| rule.action == Action::Allow)
+    })
+}
+
 /// Why no call of any caller is allowed, if that is so. Conditions are not evaluated: a rule with a
 /// condition may allow something.
 fn nothing_allowed(bundle: &Bundle) -> Option<String> {
@@ -127,19 +142,12 @@ fn nothing_allowed(bundle: &Bundle) -> Option<String> {
             stated.filter(|stated| *stated != DefaultAction::Allow || policy.not_accepted.is_none())
         })
         .max();
-    let allows_others = accepted().any(|policy| {
-        let McpPolicySpec {
-            prompts, resources, ..
-        } = &policy.spec;
-        prompts.iter().any(|rule| rule.action == Action::Allow)
-            || resources.iter().any(|rule| rule.action == Action::Allow)
-    });
     let blanket = enforced().find_map(|policy| {
         let rule = policy.spec.rules.iter().find(|rule| refuses_all(rule))?;
         Some((policy, rule))
     });
     let opens_tools = allows_tools || default == Some(DefaultAction::Allow);
-    if allows_others || (opens_tools && blanket.is_none()) {
+    if allows_others(bundle) || (opens_tools && blanket.is_none()) {
         return None;
     }
     if let (true, Some((policy, rule))) = (opens_tools, blanket) {

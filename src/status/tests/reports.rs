@@ -53,7 +53,7 @@ fn what_a_gateway_says_is_never_too_much() {
     let text = serde_json::to_string(&fitting).unwrap();
     assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), fitting);
     fitting.shorten();
-    assert!(serde_json::to_string(&fitting).unwrap().len() < LARGEST);
+    assert!(serde_json::to_string(&fitting).unwrap().len() < MAX_REPORT_BYTES);
     assert_eq!(fitting.tools.len(), 10_000);
 }
 

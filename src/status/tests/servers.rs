@@ -475,6 +475,30 @@ fn a_server_at_which_nothing_is_allowed_is_not_ready_and_says_what_to_write() {
 }
 
 #[test]
+fn a_server_whose_tools_no_caller_can_list_is_not_ready() {
+    let mut hidden = report();
+    hidden.tools = vec![tool("a", false), tool("b", false)];
+    let ready = |spec: Value, report: &Report| {
+        let status = status_of(&server_with(spec), Some(report), |_| {});
+        let mut all = status.conditions.into_iter();
+        let ready = all.find(|condition| condition.type_ == "Ready").unwrap();
+        (format!("{} {}", ready.status, ready.reason), ready.message)
+    };
+    let (condition, message) = ready(json!({}), &hidden);
+    assert_eq!(condition, "False NothingAllowed");
+    assert!(message.contains("any of the 2 tools"), "{message}");
+    let (condition, message) = ready(json!({ "enforcement": "Audit" }), &hidden);
+    assert_eq!(condition, "True Ready");
+    assert!(
+        message.contains("forwards every call: enforcement is Audit"),
+        "{message}"
+    );
+    // Of a server without tools nothing can be listed.
+    hidden.tools.clear();
+    assert_eq!(ready(json!({}), &hidden).0, "True Ready");
+}
+
+#[test]
 fn a_transition_time_moves_only_with_the_status() {
     let server = server_with(json!({}));
     let first = status_of(&server, Some(&report()), |_| {});

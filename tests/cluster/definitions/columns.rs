@@ -87,14 +87,25 @@ async fn kubectl_get_shows_the_columns_of_the_design() {
     assert_eq!(
         get("pcs", "--output="),
         [
-            ["NAME", "READY", "URL", "VISIBLE", "POLICIES", "VIOLATIONS"],
+            [
+                "NAME",
+                "READY",
+                "MODE",
+                "URL",
+                "VISIBLE",
+                "POLICIES",
+                "VIOLATIONS",
+                "AUDITED"
+            ],
             [
                 "mlflow",
                 "True",
+                "Enforce",
                 "http://mlflow-gateway.ml.svc:8080/mcp",
                 "31/40",
                 "1",
-                "17"
+                "17",
+                "2"
             ],
         ]
     );
@@ -104,20 +115,24 @@ async fn kubectl_get_shows_the_columns_of_the_design() {
             [
                 "NAME",
                 "READY",
+                "MODE",
                 "URL",
                 "VISIBLE",
                 "POLICIES",
                 "VIOLATIONS",
+                "AUDITED",
                 "REVISION",
                 "REPLICAS"
             ],
             [
                 "mlflow",
                 "True",
+                "Enforce",
                 "http://mlflow-gateway.ml.svc:8080/mcp",
                 "31/40",
                 "1",
                 "17",
+                "2",
                 "5f2c",
                 "1/2"
             ],
@@ -132,9 +147,18 @@ async fn kubectl_get_shows_the_columns_of_the_design() {
                 "ACCEPTED",
                 "PROGRAMMED",
                 "TARGETS",
-                "VIOLATIONS"
+                "VIOLATIONS",
+                "AUDITED"
             ],
-            ["mlflow-default", "Enforce", "True", "False", "2/3", "17"],
+            [
+                "mlflow-default",
+                "Enforce",
+                "True",
+                "False",
+                "2/3",
+                "17",
+                "2"
+            ],
         ]
     );
     assert_eq!(

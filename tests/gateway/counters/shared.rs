@@ -226,6 +226,38 @@ async fn shadow_limits_are_counted_in_the_same_round_trip_and_refuse_nothing() {
 }
 
 #[tokio::test]
+async fn the_use_of_the_fullest_key_of_each_counter_is_shown() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    let counters = gateway(&redis.url());
+    let shown = |name: &str| {
+        let name = ("ml/p".to_owned(), name.to_owned());
+        counters.ratios().get(&name).copied()
+    };
+    let (a, b) = (charge("c", "a", 4, HOUR, 1), charge("c", "b", 4, HOUR, 3));
+    assert_eq!(shown("c"), None);
+    let taken = take(&counters, &a).await.unwrap();
+    assert_eq!(shown("c"), Some(0.25));
+    let _ = take(&counters, &b).await.unwrap();
+    assert_eq!(shown("c"), Some(0.75));
+    // What another gateway counted for the same key is seen with the next call, also a refused one.
+    let other = gateway(&redis.url());
+    let _ = take(&other, &charge("c", "b", 4, HOUR, 1)).await.unwrap();
+    assert_eq!(shown("c"), Some(0.75));
+    take(&counters, &b).await.unwrap_err();
+    assert_eq!(shown("c"), Some(1.0));
+    // Two limits of one call, one of them in the shadow, which is not shown.
+    let both = [
+        charge("d", "a", 2, HOUR, 1),
+        shadow(charge("s", "a", 2, HOUR, 1)),
+    ];
+    let _ = counters.reserve("key:ci", &both).await.unwrap();
+    assert_eq!((shown("d"), shown("s")), (Some(0.5), None));
+    counters.give_back(taken);
+}
+
+#[tokio::test]
 async fn one_caller_cannot_fill_the_server_and_what_counts_nothing_goes_by_itself() {
     let Some(redis) = Redis::start(&[]) else {
         return;

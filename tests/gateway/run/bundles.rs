@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::pod::{Pod, UID, Volumes, bundle};
 use crate::support::rig::{allow_all, open_to_all};
-use crate::support::upstream::Fake;
+use crate::support::upstream::{Answer, Fake};
 
 fn hide(tool: &str) -> Value {
     json!({"rules": [
@@ -186,6 +186,28 @@ async fn the_report_is_for_the_bearer_that_the_bundle_names_and_probes_and_metri
             .text()
             .contains("portcullis_decisions_total{")
     );
+}
+
+#[tokio::test]
+async fn a_ready_gateway_says_what_is_not_well() {
+    let fake = Fake::start(&["echo"]).await;
+    let (_volumes, pod) = Pod::ready(&fake, &[allow_all()], &[]).await;
+    let well = pod.get("/readyz").await;
+    assert_eq!((well.status, well.text()), (200, "ok\n"));
+    let client = pod.client.session().await;
+    for what in ["tools/call", "tools/list", "initialize"] {
+        fake.on(what, |got| Answer::rpc_error(got, -32603, "no disk"));
+    }
+    // A client that asks for a list has the gateway list the tools again.
+    client.call("nothing", json!({})).await;
+    pod.until("the upstream is gone", async |pod| {
+        let reply = pod.get("/readyz").await;
+        // Probes keep sending callers here, who read the reason in the answer.
+        assert_eq!(reply.status, 200);
+        let begins = "ok\nnot well: the upstream's tools cannot be listed: ";
+        reply.text().starts_with(begins)
+    })
+    .await;
 }
 
 #[tokio::test]

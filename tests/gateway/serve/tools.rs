@@ -198,10 +198,10 @@ fn a_stdio_server_that_dies_at_its_start_is_told_with_its_status_and_its_last_li
                 failure.contains("its last line was: No module named mlflow"),
                 "{sessions}: {failure}"
             );
-            // How the process of one session ended is for its client.
-            if sessions == "Shared" {
-                assert!(failure.contains("exited with status 3"), "{failure}");
-            }
+            assert!(
+                failure.contains("it exited with status 3 before it answered `initialize`"),
+                "{sessions}: {failure}"
+            );
         }
     }
 }

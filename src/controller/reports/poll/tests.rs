@@ -50,15 +50,25 @@ fn a_pod_that_never_runs_the_bundle_is_soon_asked_no_more_than_others() {
         ..ServerMemory::default()
     };
     let waits_of = waits(&mut memory, &pod("u", false), 310);
-    let soon = waits_of.iter().filter(|wait| **wait == SOON).count();
+    let soon = waits_of
+        .iter()
+        .filter(|wait| **wait == EAGER_POLL_INTERVAL)
+        .count();
     assert_eq!(soon, 300);
-    assert!(waits_of[300..].iter().all(|wait| *wait >= BUSY));
+    assert!(
+        waits_of[300..]
+            .iter()
+            .all(|wait| *wait >= BUSY_POLL_INTERVAL)
+    );
     // Another delivery is followed closely again.
     memory.polls.get_mut("u").unwrap().poll_now();
-    assert_eq!(waits(&mut memory, &pod("u", false), 1), [SOON]);
+    assert_eq!(
+        waits(&mut memory, &pod("u", false), 1),
+        [EAGER_POLL_INTERVAL]
+    );
     // One that ends is still asked, less often.
     let ending = waits(&mut memory, &pod("v", true), 310);
-    assert_eq!(ending[309], ENDING);
+    assert_eq!(ending[309], ENDING_POLL_INTERVAL);
 }
 
 #[test]
@@ -70,7 +80,7 @@ fn a_gateway_that_names_itself_anew_each_time_is_not_read_without_end() {
         let looked = on_report(&mut memory, &pod, Ok(report(&format!("i{run}"), "r")), now);
         assert!(looked, "the ledger is to be written");
     }
-    assert_eq!(memory.reports.len(), RUNS);
+    assert_eq!(memory.reports.len(), MAX_UNSTORED_RUNS);
     assert_eq!(memory.newest["u"], "i3");
 }
 
@@ -106,14 +116,14 @@ fn while_violations_come_reports_are_read_every_second() {
         on_report(&mut memory, &pod, Ok(report), now);
         memory.polls["u"].next.saturating_duration_since(now)
     };
-    assert_eq!(wait(0, 0), BUSY);
+    assert_eq!(wait(0, 0), BUSY_POLL_INTERVAL);
     assert!(wait(1, 10) <= Duration::from_secs(1));
     assert!(wait(1, 15) <= Duration::from_secs(1));
-    assert_eq!(wait(1, 20), BUSY);
+    assert_eq!(wait(1, 20), BUSY_POLL_INTERVAL);
     assert!(wait(2, 30) <= Duration::from_secs(1));
     assert!(wait(3, 39) <= Duration::from_secs(1));
     assert!(wait(3, 48) <= Duration::from_secs(1));
-    assert_eq!(wait(3, 49), BUSY);
+    assert_eq!(wait(3, 49), BUSY_POLL_INTERVAL);
 }
 
 /// What answers with that body at an address.
@@ -177,7 +187,7 @@ fn ok(report: &Report) -> String {
 
 /// An operator with one server, whose gateway's pod is at that address.
 fn operator(
-    script: &crate::controller::runtime::scripted::Script,
+    script: &crate::scripted_api::Script,
     address: SocketAddr,
 ) -> crate::controller::testing::TestOperator {
     use crate::controller::testing::{TestOperator, http, mcp_server, name};
@@ -198,13 +208,13 @@ fn operator(
 #[tokio::test]
 async fn a_gateway_is_asked_with_its_bearer_and_its_report_makes_the_server_be_looked_at() {
     use crate::controller::testing::{key, name, queued};
-    let script = crate::controller::runtime::scripted::Script::new(Vec::new());
+    let script = crate::scripted_api::Script::new(Vec::new());
     let mut first = report("i", "r");
     first.violations = vec![violation()];
     let (address, asked) = gateway(vec![ok(&first), ok(&first)]).await;
     let operator = operator(&script, address);
     let next = look(&operator.ctx, &name()).await.unwrap();
-    assert!(next <= VIOLATING, "{next:?}");
+    assert!(next <= VIOLATING_POLL_INTERVAL, "{next:?}");
     assert_eq!(queued(&operator.ctx.queues.servers).await, ["m"]);
     let asked = asked.lock().clone();
     assert!(
@@ -237,11 +247,11 @@ async fn what_a_gateway_says_that_cannot_be_is_not_believed_and_it_is_asked_agai
         String::new(),
     ];
     for answer in answers {
-        let script = crate::controller::runtime::scripted::Script::new(Vec::new());
+        let script = crate::scripted_api::Script::new(Vec::new());
         let (address, _) = gateway(vec![answer.clone()]).await;
         let operator = operator(&script, address);
         let next = look(&operator.ctx, &name()).await.unwrap();
-        assert!(next <= SOON * 2, "{answer}: {next:?}");
+        assert!(next <= EAGER_POLL_INTERVAL * 2, "{answer}: {next:?}");
         // It was asked: a new leader need not wait for it any more.
         assert_eq!(
             queued(&operator.ctx.queues.servers).await,
@@ -256,13 +266,13 @@ async fn what_a_gateway_says_that_cannot_be_is_not_believed_and_it_is_asked_agai
 #[tokio::test]
 async fn only_the_gateways_of_a_server_that_is_known_are_asked() {
     use crate::controller::testing::name;
-    let script = crate::controller::runtime::scripted::Script::new(Vec::new());
+    let script = crate::scripted_api::Script::new(Vec::new());
     let operator = operator(&script, "127.0.0.1:1".parse().unwrap());
     let gone = ("ml".to_owned(), "gone".to_owned());
     assert_eq!(look(&operator.ctx, &gone).await, None);
     // There is no listener at this address.
     let next = look(&operator.ctx, &name()).await.unwrap();
-    assert!(next <= SOON * 2, "{next:?}");
+    assert!(next <= EAGER_POLL_INTERVAL * 2, "{next:?}");
     // A worker continues with what is due.
     operator.ctx.queues.reports.add(gone.clone());
     let work = work(Arc::clone(&operator.ctx));

@@ -1,5 +1,5 @@
 use super::*;
-use crate::controller::runtime::scripted::{Script, answer, echo, refusal};
+use crate::scripted_api::{Script, answer, echo, refusal};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
@@ -76,11 +76,11 @@ fn maps(client: &Client) -> Api<ConfigMap> {
 
 const PATH: &str = "/api/v1/namespaces/ml/configmaps";
 
-fn busy(code: u16) -> crate::controller::runtime::scripted::Exchange {
+fn busy(code: u16) -> crate::scripted_api::Exchange {
     answer(Method::GET, &[PATH], code, refusal(code, "Busy"))
 }
 
-fn got() -> crate::controller::runtime::scripted::Exchange {
+fn got() -> crate::scripted_api::Exchange {
     answer(
         Method::GET,
         &[PATH],
@@ -92,7 +92,7 @@ fn got() -> crate::controller::runtime::scripted::Exchange {
 #[tokio::test(start_paused = true)]
 async fn an_api_server_that_says_when_is_asked_again_then_and_not_before() {
     let fence = WriteFence::default();
-    for (asked, waited) in [(1, 1), (7, 7), (3_600, LONGEST_RETRY_AFTER)] {
+    for (asked, waited) in [(1, 1), (7, 7), (3_600, MAX_RETRY_AFTER_SECONDS)] {
         let script = Script::new(vec![busy(429).retry_after(asked), got()]);
         let (clients, _) = clients(&script, &fence);
         let started = Instant::now();
@@ -100,7 +100,7 @@ async fn an_api_server_that_says_when_is_asked_again_then_and_not_before() {
         let waited = Duration::from_secs(waited);
         let elapsed = started.elapsed();
         assert!(
-            elapsed >= waited && elapsed < waited + RETRY.1,
+            elapsed >= waited && elapsed < waited + RETRY_DELAYS.1,
             "{asked}: {elapsed:?}"
         );
     }
@@ -113,7 +113,7 @@ async fn an_api_server_that_is_busy_is_asked_again_for_a_while_and_other_failure
     let script = Script::new(vec![busy(429), busy(503), busy(504), got()]);
     let (patient, _) = clients(&script, &fence);
     maps(&patient.again).get("a").await.unwrap();
-    let script = Script::new((0..=RETRIES).map(|_| busy(503)).collect());
+    let script = Script::new((0..=MAX_RETRIES).map(|_| busy(503)).collect());
     let (patient, _) = clients(&script, &fence);
     let error = maps(&patient.again).get("a").await.unwrap_err();
     assert!(matches!(error, kube::Error::Api(status) if status.code == 503));

@@ -1,5 +1,5 @@
 use super::*;
-use crate::controller::runtime::scripted::{Exchange, Script, answer, echo, refusal};
+use crate::scripted_api::{Exchange, Script, answer, echo, refusal};
 use http::Method;
 use serde_json::json;
 

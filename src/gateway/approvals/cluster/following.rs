@@ -228,3 +228,6 @@ fn interrupted(error: &kube::Error) -> Interrupted {
         _ => Interrupted::Failed(describe(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

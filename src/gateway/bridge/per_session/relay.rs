@@ -1,12 +1,13 @@
 //! What the child of one session says, and its end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::{MAX_QUESTIONS, PerSession, SessionChild};
+use super::{FIRST_EXIT_WAIT, MAX_QUESTIONS, PerSession, SessionChild, not_started};
 use crate::gateway::bridge::calls::{Unanswered, unreadable};
 use crate::gateway::bridge::stream::Event;
 use crate::gateway::bridge::wire::{self, code};
@@ -38,16 +39,27 @@ pub(super) async fn relay(
     child.handle.stop();
     // From here on the session is unknown (404), so that its client initializes again.
     mode.remove(&own.session.id);
+    let started = own.started.load(Ordering::Acquire);
     let why = if mode.context.stop.is_cancelled() {
         "the bridge is shutting down".to_owned()
     } else if own.end.is_cancelled() {
         "the session was ended".to_owned()
     } else {
-        match timeout(EXIT_WAIT, child.handle.ended()).await {
-            Ok(Some(exit)) => format!("it {}", exit.how),
-            _ => "it closed its output".to_owned(),
+        let (wait, when) = match started {
+            true => (EXIT_WAIT, ""),
+            false => (FIRST_EXIT_WAIT, " before it answered `initialize`"),
+        };
+        match timeout(wait, child.handle.ended()).await {
+            Ok(Some(exit)) => format!("it {}{when}", exit.how),
+            _ => format!("it closed its output{when}"),
         }
     };
+    if !started {
+        if !own.end.is_cancelled() {
+            *mode.down.lock() = Some(why.clone());
+        }
+        own.why.send_replace(Some(why.clone()));
+    }
     let calls = {
         let mut table = own.table.lock();
         table.ended = true;
@@ -58,9 +70,12 @@ pub(super) async fn relay(
         tracing::warn!(server = %mode.context.child.name, unanswered = calls.len(), "the server of a session is gone ({why})");
     }
     for call in calls {
-        let text = format!(
-            "The server ended before it answered ({why}). It is not known whether the call took effect."
-        );
+        let text = match started {
+            true => format!(
+                "The server ended before it answered ({why}). It is not known whether the call took effect."
+            ),
+            false => not_started(&why),
+        };
         let lost = Unanswered::lost(text, Some(Duration::from_secs(1)));
         call.reply.push(lost.event(&call.id));
     }
@@ -80,6 +95,7 @@ fn take(mode: &PerSession, own: &SessionChild, piece: &Piece) {
                 // One that is not there was cancelled, or its client has gone.
                 if let Some(call) = id.and_then(|id| own.answered(&id)) {
                     own.session.touch();
+                    own.started.store(true, Ordering::Release);
                     let text = response.emit(&Edits::new().id(call.id.clone()));
                     call.reply.push(Event::Answer(text.into()));
                 }

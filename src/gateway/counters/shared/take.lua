@@ -3,9 +3,9 @@
 -- KEYS: for each counter its key and the two lists of its owner's keys (all of them, and those of equal calls).
 -- ARGV: 1 to take, 0 to look; how many keys an owner may have, and how many of them of equal calls; then for each counter its
 --   max, its window in microseconds, the cost, 1 if it is enforced, 1 if it has an owner, 1 if it counts equal calls.
--- Returns a code, and then for each counter the time at which its units were taken, 0 if none were: a counter that is not
---   enforced refuses nothing. Codes: 0 taken; 1 counter n refuses for so many microseconds, or for ever (-1); 2 counter n has
---   no room.
+-- Returns a code. 0, taken: then for each counter the time at which its units were taken, 0 if none were (a counter that is
+--   not enforced refuses nothing), and then for each counter the units in use. 1, counter n refuses: then n, for how many
+--   microseconds, or for ever (-1), and then for each counter the units in use. 2, counter n has no room: then n.
 --
 -- A counter is a hash: h and t, the numbers of the first entry and of the next one; u, the units in use; m, the latest time
 -- that was seen; and the entries, each 'start,latest,units'. Time is this server's. If its clock goes back, it stands still.
@@ -129,8 +129,12 @@ for at = 1, #KEYS / 3 do
     end
   end
 end
-if worst_at > 0 then return { '1', number(worst_at), number(worst) } end
 local result = { '0' }
+if worst_at > 0 then
+  result = { '1', number(worst_at), number(worst) }
+  for _, counter in ipairs(counters) do result[#result + 1] = number(counter.u) end
+  return result
+end
 for at, counter in ipairs(counters) do
   if TAKE and counter.room and counter.wait == 0 then
     result[at + 1] = take(counter)
@@ -138,4 +142,5 @@ for at, counter in ipairs(counters) do
     result[at + 1] = '0'
   end
 end
+for _, counter in ipairs(counters) do result[#result + 1] = number(counter.u) end
 return result

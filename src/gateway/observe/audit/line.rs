@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 
 use super::{
-    ApprovalStep, Arguments, DecisionId, Ended, MAX_ARGUMENT_NAMES, MAX_NAME_BYTES, Record,
+    ApprovalStep, Arguments, DecisionId, Ended, FailedLogin, FailedLoginDetail, MAX_ARGUMENT_NAMES,
+    MAX_NAME_BYTES, Record,
 };
 use crate::json;
 use crate::protocol::text;
@@ -175,6 +176,39 @@ impl Line {
                 line.string(approver);
             }
             line.text.push(']');
+        }
+        line.close()
+    }
+
+    /// Writes into `text`, which is empty. Nothing of it comes from the client but its address.
+    pub(super) fn of_failed_login(failed: &FailedLogin<'_>, text: String) -> String {
+        let mut line = Line {
+            text,
+            strange: false,
+        };
+        let FailedLogin {
+            time,
+            decision_id,
+            server,
+            address,
+            detail,
+        } = failed;
+        line.open(*time, *decision_id, "authentication", server);
+        match detail {
+            FailedLoginDetail::Refused(failure) => {
+                line.text.push_str(",\"status\":");
+                json::write_number(&mut line.text, failure.status().into());
+                line.fixed("reason", failure.as_str());
+            }
+            FailedLoginDetail::Suppressed { count, seconds } => {
+                line.text.push_str(",\"suppressed\":");
+                json::write_number(&mut line.text, *count);
+                line.text.push_str(",\"windowSeconds\":");
+                json::write_number(&mut line.text, *seconds);
+            }
+        }
+        if let Some(address) = address {
+            line.member("address", &address.to_string());
         }
         line.close()
     }

@@ -328,6 +328,22 @@ fn every_line_is_as_the_published_schema_says() {
         },
         String::new(),
     ));
+    let failed = AuthenticationFailure::ALL.map(FailedLoginDetail::Refused);
+    let suppressed = FailedLoginDetail::Suppressed {
+        count: 7,
+        seconds: 60,
+    };
+    for detail in failed.into_iter().chain([suppressed]) {
+        let login = FailedLogin {
+            time: Timestamp::UNIX_EPOCH,
+            decision_id: id(1),
+            server: "ml/mlflow",
+            address: (!matches!(detail, FailedLoginDetail::Suppressed { .. }))
+                .then_some(IpAddr::from([10, 0, 0, 7])),
+            detail,
+        };
+        text.push_str(&Line::of_failed_login(&login, String::new()));
+    }
     for line in text.lines() {
         let line = serde_json::from_str(line).unwrap();
         let mistakes: Vec<_> = schema.iter_errors(&line).map(|e| e.to_string()).collect();

@@ -7,14 +7,14 @@ use crate::policy::lint::foreign;
 use crate::policy::matcher::{Glob, Globs, grant_glob};
 
 /// Collects the findings about one rule.
-pub(super) struct Scribe<'a> {
+pub(super) struct FindingSink<'a> {
     pub owner: &'a Owner<'a>,
     rule: Option<String>,
     base: String,
     findings: &'a mut Vec<Diagnostic>,
 }
 
-impl<'a> Scribe<'a> {
+impl<'a> FindingSink<'a> {
     /// For what is wrong with the policy as a whole.
     pub fn of_policy(owner: &'a Owner<'a>, findings: &'a mut Vec<Diagnostic>) -> Self {
         Self {

@@ -1,13 +1,15 @@
 //! An API server for tests that answers what a script says, in its order.
 //!
-//! In: the requests that a step of the operator makes. Out: the answers of the script. A request
-//! that the script does not expect fails the test, and so does one that it expects and that never
-//! comes: makes.
+//! In: the requests that a step of the operator, or a gateway, makes. Out: the answers of the script. A request
+//! that the script does not expect fails the test, and so does an expected one that never comes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::{once, pending};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, StreamBody};
@@ -26,6 +28,10 @@ pub struct Exchange {
     retry_after: Option<u32>,
     /// The connection breaks in the middle of the body.
     cut: bool,
+    /// The body never ends.
+    open: bool,
+    /// The body ends this long after what is in it.
+    ends_after: Duration,
     /// The answer is the object that was sent, with what the API server adds.
     echo: bool,
 }
@@ -59,6 +65,8 @@ pub fn answer(method: Method, holds: &[&str], status: u16, body: Value) -> Excha
         body: body.to_string(),
         retry_after: None,
         cut: false,
+        open: false,
+        ends_after: Duration::ZERO,
         echo: false,
     }
 }
@@ -98,6 +106,26 @@ impl Exchange {
     /// With the header Retry-After, in seconds.
     pub fn retry_after(mut self, seconds: u32) -> Exchange {
         self.retry_after = Some(seconds);
+        self
+    }
+
+    /// With a body that ends a while after what is in it.
+    pub fn ends_after(mut self, time: Duration) -> Exchange {
+        self.ends_after = time;
+        self
+    }
+
+    /// With a list that has more pages, which that token asks for.
+    pub fn continued(mut self, token: &str) -> Exchange {
+        let mut body: Value = serde_json::from_str(&self.body).unwrap();
+        body["metadata"]["continue"] = json!(token);
+        self.body = body.to_string();
+        self
+    }
+
+    /// With a body that never ends.
+    pub fn open(mut self) -> Exchange {
+        self.open = true;
         self
     }
 
@@ -272,8 +300,17 @@ impl Play {
             frames.push(Err(std::io::Error::other("the connection broke").into()));
         }
         frames.insert(0, Ok(http_body::Frame::data(bytes)));
-        let body = StreamBody::new(futures_util::stream::iter(frames));
-        Ok(response.body(AnswerBody::new(body))?)
+        let frames = futures_util::stream::iter(frames);
+        let body = if next.open {
+            AnswerBody::new(StreamBody::new(frames.chain(pending())))
+        } else if next.ends_after > Duration::ZERO {
+            let end = once(tokio::time::sleep(next.ends_after));
+            let end = end.map(|()| Ok(http_body::Frame::data(Bytes::new())));
+            AnswerBody::new(StreamBody::new(frames.chain(end)))
+        } else {
+            AnswerBody::new(StreamBody::new(frames))
+        };
+        Ok(response.body(body)?)
     }
 
     fn wrong(&self, what: String) -> tower::BoxError {
