@@ -6,18 +6,20 @@
 set -euo pipefail
 # Each program that a page starts leads a group of its own, so that its children end with it.
 set -m
+# A block that fails ends the shell while its output still goes to its log.
+exec 3>&2
 
 at='its first step' log=/dev/null started=() last=
 
-die() { printf '%s: %s\n' "$at" "$*" >&2; exit 1; }
+die() { printf '%s: %s\n' "$at" "$*" >&3; exit 1; }
 
 finish() {
   local status=$? pid
   trap - EXIT
   if (( status != 0 )); then
-    printf 'FAILED at %s, which printed:\n%s\n' "$at" "$(cat "$log")" >&2
+    printf 'FAILED at %s, which printed:\n%s\n' "$at" "$(cat "$log")" >&3
     for file in "$OUT"/*.started; do
-      if [[ -e $file ]]; then printf '%s\n%s\n' "--- ${file##*/}:" "$(tail -n 20 "$file")" >&2; fi
+      if [[ -e $file ]]; then printf '%s\n%s\n' "--- ${file##*/}:" "$(tail -n 20 "$file")" >&3; fi
     done
   fi
   for pid in "${started[@]}"; do kill -TERM -- "-$pid" 2>/dev/null || true; done
