@@ -1,7 +1,8 @@
 //! An API server for tests that answers what a script says, in its order.
 //!
-//! In: the requests that a step of the operator, or a gateway, makes. Out: the answers of the script. A request
-//! that the script does not expect fails the test, and so does an expected one that never comes.
+//! In: the requests that a step of the operator, or a gateway, makes. Out: the answers of the
+//! script. A request that the script does not expect fails the test, and so does an expected one
+//! that never comes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -82,7 +83,12 @@ pub fn echo(method: Method, holds: &[&str]) -> Exchange {
 
 /// Expects a watch, and sends those events and its end.
 pub fn watch(holds: &[&str], events: &[Value]) -> Exchange {
-    let lines: String = events.iter().map(|event| format!("{event}\n")).collect();
+    // The type comes first, as the API server writes it.
+    let line = |event: &Value| {
+        let (kind, object) = (&event["type"], &event["object"]);
+        format!("{{\"type\":{kind},\"object\":{object}}}\n")
+    };
+    let lines: String = events.iter().map(line).collect();
     Exchange {
         body: lines,
         ..answer(

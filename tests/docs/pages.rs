@@ -30,8 +30,6 @@ pub struct Page {
 pub struct Block {
     /// The line of its opening fence, from 1.
     pub line: usize,
-    /// The word after the fence.
-    pub language: String,
     /// What the HTML comment on the line before it says, if there is one.
     pub marker: Option<String>,
     /// Without the blanks before each line of a block in a list.
@@ -95,7 +93,6 @@ impl Page {
                         .map(|marker| marker.trim().to_owned());
                     let block = Block {
                         line: number + 1,
-                        language: words[fence.len()..].trim().to_owned(),
                         marker,
                         text: String::new(),
                         indent: line[..line.len() - line.trim_start().len()].to_owned(),

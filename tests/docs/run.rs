@@ -1,11 +1,13 @@
 //! Runs what pages say, block by block, and compares what was printed with what the page shows.
 //!
-//! In: pages whose fenced blocks have a marker, an HTML comment on the line before. Out: a failure that names page and line.
-//! Must not do: touch the repository, other than to rewrite shown output where UPDATE is set.
+//! In: pages whose fenced blocks have a marker, an HTML comment on the line before. Out: a failure
+//! that names page and line. Must not do: touch the repository, other than to rewrite shown output
+//! where UPDATE is set.
 //!
-//! Markers: `run`, `run: fails`, `run: until TEXT` (repeated until it prints that), `start: TEXT` (left running, ready when
-//! it prints that), `start`, `file: PATH` (written there), `output` (of the block before), `finished` (the output of what
-//! was started last, once it has ended). All blocks of a page run in one shell.
+//! Markers: `run`, `run: fails`, `run: until TEXT` (repeated until it prints that), `start: TEXT`
+//! (left running, ready when it prints that), `start`, `file: PATH` (written there), `output` (of
+//! the block before), `finished` (the output of what was started last, once it has ended). All
+//! blocks of a page run in one shell.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -66,7 +68,8 @@ pub fn runs(page: &Page) -> bool {
     page.blocks().iter().any(is_run)
 }
 
-/// Runs pages one after another in one shell, or the script that says `steps PAGE` for each of them.
+/// Runs pages one after another in one shell, or the script that says `steps PAGE` for each of
+/// them.
 pub fn job(script: Option<&str>, page_paths: &[&str], programs: &[PathBuf]) {
     let sandbox = Sandbox::new();
     let pages: Vec<Page> = page_paths.iter().map(|path| pages::page(path)).collect();
@@ -294,6 +297,7 @@ impl Sandbox {
         let mut wrong = Vec::new();
         let mut changes = BTreeMap::new();
         let mut ran: Option<(PathBuf, bool)> = None;
+        let logged = Regex::new(r"^\d{4}-\d\d-\d\d[T ]|^note: ").unwrap();
         for block in page.blocks() {
             let (file, started) = match use_of(&block) {
                 Use::Run | Use::Fails | Use::Until(_) => {
@@ -314,12 +318,7 @@ impl Sandbox {
             // The log of a program that runs on is not what a reader is to compare with.
             let printed: String = printed
                 .lines()
-                .filter(|line| {
-                    !started
-                        || !Regex::new(r"^\d{4}-\d\d-\d\d[T ]|^note: ")
-                            .unwrap()
-                            .is_match(line)
-                })
+                .filter(|line| !started || !logged.is_match(line))
                 .map(|line| format!("{line}\n"))
                 .collect();
             if !alike(&block.text, &printed) {

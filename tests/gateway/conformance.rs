@@ -1,5 +1,6 @@
-//! The public conformance suite against the Go SDK's reference server: directly, and through a gateway that allows
-//! everything. What passes directly passes through the gateway. The table of docs/conformance.md is made from the run.
+//! The public conformance suite against the Go SDK's reference server: directly, and through a
+//! gateway that allows everything. What passes directly passes through the gateway. The table of
+//! docs/conformance.md is made from the run.
 
 mod page;
 mod relay;
@@ -59,7 +60,8 @@ enum Route {
 
 const ROUTES: [Route; 4] = [Route::Direct, Route::Http, Route::PerSession, Route::Shared];
 
-/// How the checks of a scenario ended, by their names: a check that runs several times is there as often.
+/// How the checks of a scenario ended, by their names: a check that runs several times is there as
+/// often.
 type Checks = BTreeMap<String, Vec<Outcome>>;
 type Scenarios = BTreeMap<String, Checks>;
 
@@ -298,7 +300,8 @@ async fn the_public_conformance_suite_loses_no_scored_check_through_the_gateway(
     page::is_as_the_run(&installed, &runs);
 }
 
-/// The checks that were well directly and were not as often, or failed more often, through the gateway.
+/// The checks that were well directly and were not as often, or failed more often, through the
+/// gateway.
 fn lost(direct: &Checks, through: &Checks) -> Vec<String> {
     let of = |checks: &Checks, id: &str, outcomes: &[Outcome]| {
         let found = checks.get(id).into_iter().flatten();

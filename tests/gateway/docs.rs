@@ -1,5 +1,6 @@
-//! The pages that need a server, done as a reader does them, with the real MLflow and mlflow-mcp; and the jobs of
-//! `tests/docs/`, each of which takes the steps of a page and then asks MLflow itself.
+//! The pages that need a server, done as a reader does them, with the real MLflow and mlflow-mcp;
+//! and the jobs of `tests/docs/`, each of which takes the steps of a page and then asks MLflow
+//! itself.
 
 #[path = "../docs/pages.rs"]
 #[allow(
@@ -19,7 +20,8 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::support::installed;
 
-/// Two MLflows that start at once on a small machine keep their readers waiting for longer than a server may take.
+/// Two MLflows that start at once on a small machine keep their readers waiting for longer than a
+/// server may take.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn programs(what: &str) -> Option<Vec<PathBuf>> {

@@ -1,5 +1,6 @@
-//! The corpus of `tests/field/`: what real clients and servers send, and what must come of it. Its README says how a file
-//! is written; here each is run on a gateway with a scripted server behind it.
+//! The corpus of `tests/field/`: what real clients and servers send, and what must come of it. Its
+//! README says how a file is written; here each is run on a gateway with a scripted server behind
+//! it.
 
 mod case;
 
@@ -207,8 +208,8 @@ fn server_got(fake: &Fake, block: &Block) -> Result<(), String> {
     }
 }
 
-/// Whether all that is expected is there: members may be more, "…x…" is a text that contains x, "(absent)" a member that
-/// must not be there.
+/// Whether all that is expected is there: members may be more, "…x…" is a text that contains x,
+/// "(absent)" a member that must not be there.
 fn fits(expected: &Value, found: &Value) -> Result<(), String> {
     let differs = || Err(format!("{expected} is expected and {found} found"));
     match (expected, found) {

@@ -146,6 +146,7 @@ fn the_operators_runtime_names_nothing_of_portcullis() {
             let allowed = match (parts.next(), parts.next()) {
                 (Some("controller"), Some(part)) => OF_RUNTIME.contains(&part),
                 (Some("api"), part) => matches!(part, None | Some("raw" | "GROUP")),
+                (Some("scripted_api"), _) => true,
                 _ => false,
             };
             if !allowed {

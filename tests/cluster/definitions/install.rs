@@ -143,7 +143,7 @@ async fn all_examples_can_be_applied_together_in_any_order() {
         let kinds = "mcpservers.portcullis.dev,mcppolicies.portcullis.dev";
         let specs = "jsonpath={range .items[*]}{.kind}/{.metadata.name} {.spec}{\"\\n\"}{end}";
         let there = cluster
-            .kubectl(["get", kinds, "-n", &namespace, "-o", specs])
+            .kubectl(["get", kinds, "-n", &namespace.to_string(), "-o", specs])
             .ok();
         assert_eq!(there.lines().count(), 11, "{there}");
         assert_eq!(*seen.get_or_insert_with(|| there.clone()), there);

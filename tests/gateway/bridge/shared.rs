@@ -18,7 +18,8 @@ async fn initialize_is_answered_from_what_the_child_told_the_bridge() {
         reply.json().await,
         json!({"jsonrpc": "2.0", "id": "init", "result": {
             "protocolVersion": "2025-06-18",
-            // Neither tasks nor logging, which the child declares: both would be seen across sessions.
+            // Neither tasks nor logging, which the child declares: both would be seen across
+            // sessions.
             "capabilities": {
                 "tools": {"listChanged": true},
                 "resources": {"subscribe": true, "listChanged": true}

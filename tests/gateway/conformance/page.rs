@@ -9,7 +9,7 @@ use super::{Installed, Outcome, ROUTES, Route, SPOKEN, Scenarios, count, excused
 type Runs = BTreeMap<(&'static str, Route), Scenarios>;
 
 const PAGE: &str = "docs/conformance.md";
-const HEAD: &str = include_str!("page.md");
+const HEAD: &str = include_str!("page.txt");
 
 /// Fails where the page does not say what was found; `UPDATE=1` writes it.
 pub fn is_as_the_run(installed: &Installed, runs: &Runs) {

@@ -1,7 +1,7 @@
 //! The client's side of the conformance suite, rewritten to another version of the protocol.
 //!
-//! In: connections of the suite. Out: the same bytes to the server and back, with the version's name exchanged: all
-//! such names are of one length, so that no length of a message changes.
+//! In: connections of the suite. Out: the same bytes to the server and back, with the version's
+//! name exchanged: all such names are of one length, so that no length of a message changes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -77,8 +77,8 @@ async fn connection(
     tokio::join!(there, back);
 }
 
-/// Passes on what comes. What an end of a read may have cut in two is kept until the rest is there: a message does not
-/// end within a name, so that nothing waits for it.
+/// Passes on what comes. What an end of a read may have cut in two is kept until the rest is there:
+/// a message does not end within a name, so that nothing waits for it.
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut change: impl FnMut(&mut [u8])) {
     let mut bytes = Vec::new();
     while matches!(from.read_buf(&mut bytes).await, Ok(1..)) {

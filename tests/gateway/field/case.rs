@@ -1,4 +1,5 @@
-//! A file of the corpus, read: blocks of a line that begins with a keyword, and indented lines below it.
+//! A file of the corpus, read: blocks of a line that begins with a keyword, and indented lines
+//! below it.
 
 use serde_json::Value;
 

@@ -1,5 +1,5 @@
-//! What people's clients show of every answer, in one session each that goes on through all of them: lists, calls, every
-//! refusal, an edit of the policy and a restart of the gateway.
+//! What people's clients show of every answer, in one session each that goes on through all of
+//! them: lists, calls, every refusal, an edit of the policy and a restart of the gateway.
 
 use super::*;
 use crate::support::clients::Program;

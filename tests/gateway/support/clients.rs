@@ -1,4 +1,5 @@
-//! The clients that people's agents use, as programs: how each is started, told its steps, and read.
+//! The clients that people's agents use, as programs: how each is started, told its steps, and
+//! read.
 
 use std::path::Path;
 use std::process::Stdio;

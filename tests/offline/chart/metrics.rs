@@ -102,6 +102,7 @@ fn table(registry: &Registry) -> String {
     prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
     let mut help: BTreeMap<&str, &str> = BTreeMap::new();
     let mut page = String::from("| metric | type | labels | |\n|---|---|---|---|\n");
+    let label = Regex::new(r#"(\w+)=""#).unwrap();
     for line in text.lines() {
         if let Some((name, words)) = line
             .strip_prefix("# HELP ")
@@ -119,8 +120,7 @@ fn table(registry: &Registry) -> String {
             line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name}_"))
         };
         let sample = text.lines().find(sampled).unwrap_or_default();
-        let labels = Regex::new(r#"(\w+)=""#).unwrap();
-        let labels: Vec<String> = labels
+        let labels: Vec<String> = label
             .captures_iter(sample)
             .map(|found| format!("`{}`", &found[1]))
             .filter(|label| label != "`le`")

@@ -1,4 +1,5 @@
-//! What does not exist yet is said on the page where one meets it, once, and goes when the thing comes.
+//! What does not exist yet is said on the page where one meets it, once, and goes when the thing
+//! comes.
 
 use super::pages;
 

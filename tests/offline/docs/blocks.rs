@@ -1,4 +1,5 @@
-//! Fenced blocks: each says by its marker how it is checked, and YAML is read by the product's own loader.
+//! Fenced blocks: each says by its marker how it is checked, and YAML is read by the product's own
+//! loader.
 
 use std::process::Command;
 

@@ -229,7 +229,7 @@ async fn unanswered(child: &mut Child, otherwise: &str) -> String {
 
 /// The child's result as the bridge offers it, and the lists that it has. Lists can change whenever
 /// the child is restarted, whatever it says itself, and tasks would be seen across sessions. Log
-/// messages name no session, so no client gets them, and none is told that it would.
+/// messages name no session, so no client gets them, and the answer does not say that it would.
 fn as_served(result: &Object<'_>) -> Result<(String, Vec<&'static str>), envelope::Fault> {
     let offered = result.object("capabilities", keys::CAPABILITIES)?;
     let offered = offered.unwrap_or_default();

@@ -36,7 +36,8 @@ fn event(kind: &str, object: Value) -> Value {
     json!({"type": kind, "object": object})
 }
 
-/// Follows a script to its end. Returns why following ended, if it did, and the names that are kept.
+/// Follows a script to its end. Returns why following ended, if it did, the names that are kept,
+/// and whether calls can get approvals.
 async fn following(exchanges: Vec<Exchange>) -> (Option<String>, Vec<String>, bool) {
     let script = Script::open(exchanges);
     let approvals = ClusterApprovals::new("ml", "m", "run", Records::default());
