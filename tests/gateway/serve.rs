@@ -572,11 +572,21 @@ fn status_is_what_kubectl_would_show_and_ctrl_c_sums_up() {
     let row: Vec<&str> = wide.lines().nth(1).unwrap().split_whitespace().collect();
     let url = format!("http://{}/scripted/mcp", serve.address);
     assert_eq!(
-        row[..7],
-        ["ml", "scripted", "False", url.as_str(), "1/1", "1", "3"],
+        row[..9],
+        [
+            "ml",
+            "scripted",
+            "False",
+            "Enforce",
+            url.as_str(),
+            "1/1",
+            "1",
+            "3",
+            "0"
+        ],
         "it refuses every call"
     );
-    assert_eq!(row[9], "1/1");
+    assert_eq!(row[11], "1/1");
     let policy: Vec<&str> = wide.lines().last().unwrap().split_whitespace().collect();
     assert_eq!(
         policy[..7],

@@ -72,6 +72,25 @@ fn first_words(body: &[u8]) -> Option<String> {
     (!words.is_empty()).then_some(words)
 }
 
+/// Whether the message of an error says that a session is not known.
+fn names_lost_session(message: &str) -> bool {
+    let message = message.to_lowercase();
+    let lost = [
+        "not found",
+        "no valid",
+        "invalid",
+        "unknown",
+        "expired",
+        "missing",
+        "terminated",
+        "does not exist",
+        "not exist",
+        "closed",
+    ];
+    message.contains("not initialized")
+        || message.contains("session") && lost.iter().any(|word| message.contains(word))
+}
+
 impl Relay {
     /// Whether a server says in words that it does not know the session, as some do in the place of
     /// a 404. Only the client can start a new one.
@@ -89,22 +108,15 @@ impl Relay {
             error.code,
             code::SESSION_NOT_FOUND | code::SERVER_ERROR | code::INVALID_REQUEST
         );
-        let message = error.message.to_lowercase();
-        let lost = [
-            "not found",
-            "no valid",
-            "invalid",
-            "unknown",
-            "expired",
-            "missing",
-            "terminated",
-            "does not exist",
-            "not exist",
-            "closed",
-        ];
-        protocols
-            && (message.contains("not initialized")
-                || message.contains("session") && lost.iter().any(|word| message.contains(word)))
+        protocols && names_lost_session(&error.message)
+    }
+
+    /// Whether a server that refuses with an HTTP error says in words, or in JSON of another kind,
+    /// that it does not know the session.
+    fn session_is_refused(&self, status: StatusCode, body: &[u8]) -> bool {
+        matches!(status, StatusCode::BAD_REQUEST | StatusCode::GONE)
+            && self.session.is_upstreams()
+            && first_words(body).is_some_and(|words| names_lost_session(&words))
     }
 
     /// Whether a body is a message that answers the request.
@@ -174,8 +186,7 @@ impl Relay {
                 if !status.is_success() && !self.holds_answer(&body) && !self.session_is_gone(&body)
                 {
                     finish(in_flight, End::Broken);
-                    let body = self.refused(status, &headers, &body);
-                    return json_response(StatusCode::OK, body);
+                    return self.refused(status, &headers, &body);
                 }
                 let (bytes, end) = self.single(&body).await;
                 if bridged.is_none() && end != End::Result && self.session_is_gone(&body) {
@@ -227,7 +238,7 @@ impl Relay {
                 // Boxed, so that the futures of calls stay small.
                 let body = response.into_body();
                 let read = Box::pin(read_start(body, FIRST_BYTES, within)).await;
-                json_response(StatusCode::OK, self.refused(status, &headers, &read))
+                self.refused(status, &headers, &read)
             }
         }
     }
@@ -248,7 +259,11 @@ impl Relay {
     }
 
     /// What a server, or something in front of it, refused with an HTTP error.
-    fn refused(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
+    fn refused(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Response<Body> {
+        if self.session_is_refused(status, body) {
+            let body = answer::session_unknown(self.client_id());
+            return json_response(StatusCode::NOT_FOUND, body);
+        }
         // What cannot be compared with the values any more, as they have changed, is left out.
         let upstream = self.upstream.upgrade();
         let shows = |words: &String| upstream.is_some_and(|upstream| !upstream.holds_secret(words));
@@ -261,7 +276,8 @@ impl Relay {
         let wait = (status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error())
             .then(|| retry_after(headers).unwrap_or(RETRY_AFTER));
         let reason = format!("it answered HTTP {status}{told}");
-        answer::upstream_refused(self.client_id(), &reason, wait)
+        let body = answer::upstream_refused(self.client_id(), &reason, wait);
+        json_response(StatusCode::OK, body)
     }
 
     /// The one message of a JSON body.

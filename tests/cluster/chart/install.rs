@@ -156,7 +156,7 @@ async fn it_installs_upgrades_its_definitions_and_keeps_them_when_it_goes() {
     .ok();
     assert_eq!(
         columns(&cluster),
-        6,
+        7,
         "Helm upgrades definitions that are templates"
     );
     assert_eq!(policies(&cluster), before);

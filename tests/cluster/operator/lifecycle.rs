@@ -87,10 +87,11 @@ async fn an_applied_server_and_policy_become_a_gateway_that_decides_and_a_status
         .ok();
     let row: Vec<&str> = printed.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(
-        row[..5],
+        row[..6],
         [
             "mlflow",
             "True",
+            "Enforce",
             &format!("http://mlflow-gateway.{}.svc:8080/mcp", room.name()),
             "2/3",
             "1"

@@ -34,6 +34,12 @@ async fn a_server_that_forgot_the_session_has_the_client_start_anew_however_it_s
         (400, error(-32000, "Bad Request: Server not initialized")),
         (200, error(-32600, "Session terminated")),
         (200, error(-32001, "Unknown session")),
+        (400, r#"{"error": "Invalid session ID"}"#.to_owned()),
+        (400, "No valid session ID provided".to_owned()),
+        (
+            410,
+            r#"{"detail": {"error": "session expired"}}"#.to_owned(),
+        ),
     ] {
         let says = status(what, json, &answer);
         fake.on("tools/call", move |_| says());
