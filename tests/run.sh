@@ -7,7 +7,7 @@
 # reason. The end is a table of where the time went and a line that counts.
 #
 # Takes: T, a part of the names of the tests to run (unit, offline, gateway, cluster, clock); PORTCULLIS_SKIP, a list with
-#   commas of what to skip: cluster, mlflow, python, node, conformance, redis, actionlint, e2e; SHOW, to see what tests of the cluster part print; NEWEST, to test the newest
+#   commas of what to skip: cluster, mlflow, python, node, conformance, redis, jq, actionlint, e2e; SHOW, to see what tests of the cluster part print; NEWEST, to test the newest
 #   releases of the MLflow servers too.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -213,6 +213,11 @@ use_programs() {
     use PORTCULLIS_TEST_MLFLOW_OFFICIAL mlflow-official bin/mlflow mlflow
     newest PORTCULLIS_TEST_NEWEST_MLFLOW_MCP newest-mlflow-mcp bin/mlflow-mcp
     newest PORTCULLIS_TEST_NEWEST_MLFLOW_OFFICIAL newest-mlflow-official bin/mlflow
+  fi
+  if left_out jq; then skip "the jobs of the pages: PORTCULLIS_SKIP says so"
+  elif ! command -v jq >/dev/null; then
+    skip "the jobs of the pages: jq is missing"
+    left_out_from_now jq
   fi
   if left_out redis; then skip "the tests with a Redis or Valkey server: PORTCULLIS_SKIP says so"
   elif [[ -n ${PORTCULLIS_TEST_REDIS:-} ]]; then printf '  redis: %s\n' "$PORTCULLIS_TEST_REDIS"

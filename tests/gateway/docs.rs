@@ -18,7 +18,7 @@ mod run;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::support::installed;
+use crate::support::{installed, missing};
 
 /// Two MLflows that start at once on a small machine keep their readers waiting for longer than a
 /// server may take.
@@ -26,6 +26,12 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn programs(what: &str) -> Option<Vec<PathBuf>> {
     let program = installed("PORTCULLIS_TEST_MLFLOW_MCP", what)?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&path).any(|folder| folder.join("jq").is_file()) {
+        let why = "jq is missing; install it (on Debian or Ubuntu: apt-get install jq)";
+        missing(what, "jq", why);
+        return None;
+    }
     Some(vec![Path::new(&program).parent().unwrap().to_owned()])
 }
 

@@ -2,11 +2,35 @@
 //! not support.
 
 use super::finding::finding;
-use crate::api::server::{Catalog, Counters, McpServerSpec};
+use crate::api::Switch;
+use crate::api::server::{Catalog, Counters, McpServerSpec, Sessions};
 use crate::policy::check::Patterns;
 use crate::policy::diagnostic::{Diagnostic, Level};
 use crate::policy::form::Form;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// One process for all sessions has no client to ask.
+fn check_client_features(spec: &McpServerSpec, findings: &mut Vec<Diagnostic>) {
+    let stdio = spec.upstream.stdio.as_ref();
+    if stdio.is_none_or(|stdio| stdio.sessions() == Sessions::PerSession) {
+        return;
+    }
+    let features = spec.client_features();
+    for (name, switch) in [
+        ("sampling", features.sampling()),
+        ("elicitation", features.elicitation()),
+        ("roots", features.roots()),
+    ] {
+        if switch == Switch::Allow {
+            findings.push(finding(
+                Level::Error,
+                format!("spec.clientFeatures.{name}"),
+                "with sessions: Shared one process serves all sessions, so it cannot ask one client; write \
+                spec.upstream.stdio.sessions: PerSession, or Deny here",
+            ));
+        }
+    }
+}
 
 /// The forms of arguments that the spec states, by tool; what cannot be compiled is a finding.
 pub(super) fn check(
@@ -33,6 +57,7 @@ pub(super) fn check(
         ));
     }
     super::credentials::check(spec, findings);
+    check_client_features(spec, findings);
     let mut names = BTreeSet::new();
     for (i, tool) in spec.tools.iter().enumerate() {
         let at = |field: &str| format!("spec.tools[{i}].{field}");
