@@ -286,13 +286,13 @@ pub trait CounterName {
 /// The fields of a [`CounterKey`].
 #[derive(PartialEq, Eq)]
 pub struct CounterParts<'a> {
-    value: &'a str,
-    counter: &'a str,
-    policy: &'a str,
-    namespace: &'a str,
-    server: &'a str,
-    scope: Scope,
-    shadow: bool,
+    pub value: &'a str,
+    pub counter: &'a str,
+    pub policy: &'a str,
+    pub namespace: &'a str,
+    pub server: &'a str,
+    pub scope: Scope,
+    pub shadow: bool,
 }
 
 impl CounterName for CounterKey {

@@ -100,8 +100,9 @@ impl SharedCounters {
         if charges.is_empty() {
             return Ok(SharedTaken::default());
         }
-        match self.ask(grant, charges, takes).await {
-            Ok(answer) => self.read(charges, &answer),
+        let keys: Vec<String> = charges.iter().map(|charge| self.key(charge)).collect();
+        match self.ask(grant, charges, &keys, takes).await {
+            Ok(answer) => self.read(charges, keys, &answer),
             Err(why) => {
                 tracing::debug!("limits were not counted: {why}");
                 let enforced = charges.iter().find(|charge| charge.enforced());
@@ -120,6 +121,7 @@ impl SharedCounters {
         &self,
         grant: &str,
         charges: &[Charge],
+        keys: &[String],
         takes: bool,
     ) -> Result<Vec<String>, String> {
         let mut connection = self
@@ -135,8 +137,8 @@ impl SharedCounters {
         let mut script = TAKE.prepare_invoke();
         script.arg(u8::from(takes));
         script.arg(MAX_GRANT_KEYS).arg(MAX_GRANT_CALLS);
-        for charge in charges {
-            script.key(self.key(charge)).key(&all).key(&calls);
+        for (charge, key) in charges.iter().zip(keys) {
+            script.key(key).key(&all).key(&calls);
             script
                 .arg(charge.counter.max)
                 .arg(micros(charge))
@@ -188,18 +190,23 @@ impl SharedCounters {
     }
 
     /// Notes the units in use, which an answer has behind `others`.
-    fn note(&self, charges: &[Charge], answer: &[String], others: usize) {
+    fn note(&self, charges: &[Charge], keys: &[String], answer: &[String], others: usize) {
         let now = Instant::now();
         let used = answer.iter().skip(others);
         let mut seen = self.seen.lock();
-        for (charge, used) in charges.iter().zip(used) {
+        for ((charge, key), used) in charges.iter().zip(keys).zip(used) {
             if let Ok(used) = used.parse() {
-                seen.note(&charge.counter, self.key(charge), used, now);
+                seen.note(&charge.counter, key, used, now);
             }
         }
     }
 
-    fn read(&self, charges: &[Charge], answer: &[String]) -> Result<SharedTaken, Exhausted> {
+    fn read(
+        &self,
+        charges: &[Charge],
+        keys: Vec<String>,
+        answer: &[String],
+    ) -> Result<SharedTaken, Exhausted> {
         let number = |at: usize| answer.get(at).and_then(|text| text.parse::<i64>().ok());
         let unreadable =
             |charge: &Charge| Exhausted::of(charge, Cause::Unavailable(UNAVAILABLE_RETRY));
@@ -210,7 +217,7 @@ impl SharedCounters {
         match (number(0), charges.first()) {
             (Some(0), _) => {}
             (Some(1), Some(first)) => {
-                self.note(charges, answer, 3);
+                self.note(charges, &keys, answer, 3);
                 let refused = match number(2) {
                     Some(-1) => Refused::Always,
                     left => {
@@ -227,11 +234,11 @@ impl SharedCounters {
             (_, Some(first)) => return Err(unreadable(first)),
             (_, None) => {}
         }
-        self.note(charges, answer, 1 + charges.len());
+        self.note(charges, &keys, answer, 1 + charges.len());
         let (mut taken, mut shadow) = (Vec::with_capacity(charges.len()), None);
-        for (charge, at) in charges.iter().zip(&answer[1..]) {
+        for ((charge, key), at) in charges.iter().zip(keys).zip(&answer[1..]) {
             if at != "0" {
-                taken.push((self.key(charge), micros(charge), at.clone(), charge.cost));
+                taken.push((key, micros(charge), at.clone(), charge.cost));
             } else if !charge.enforced() {
                 let by = Some(Arc::clone(&charge.by));
                 shadow = by.into_iter().chain(shadow).min();
@@ -269,7 +276,7 @@ impl SharedCounters {
     }
 
     fn key(&self, charge: &Charge) -> String {
-        format!("{}{}", self.prefix, hex::encode(hash(&charge.key())))
+        format!("{}{}", self.prefix, hex::encode(hash(charge)))
     }
 }
 

@@ -13,7 +13,7 @@ use super::bounds::{MAX_GRANT_CALLS, MAX_GRANT_KEYS, MAX_KEYS, SWEEP_INTERVAL};
 use super::journal::Journal;
 use super::record::{self, KeyId, KeyState};
 use crate::policy::canonical::sha256;
-use crate::policy::decision::{Charge, CounterKey, CounterName};
+use crate::policy::decision::{Charge, CounterKey, CounterName, CounterParts};
 use crate::policy::limit::Window;
 
 /// No two keys of this process have the same one.
@@ -265,8 +265,8 @@ pub fn owner(grant: &str) -> Owner {
 }
 
 /// What stands for a key in a journal: it says nothing of sessions, grants or arguments.
-pub fn hash(key: &CounterKey) -> [u8; 32] {
-    let CounterKey {
+pub fn hash(key: &dyn CounterName) -> [u8; 32] {
+    let CounterParts {
         server,
         namespace,
         policy,
@@ -274,14 +274,14 @@ pub fn hash(key: &CounterKey) -> [u8; 32] {
         scope,
         value,
         shadow,
-    } = key;
+    } = key.parts();
     let mut bytes = Vec::with_capacity(256);
     let scope = format!("{scope:?}");
-    let texts = [&**server, namespace, policy, counter, &scope, value];
+    let texts = [server, namespace, policy, counter, &scope, value];
     for text in texts {
         bytes.extend_from_slice(&(text.len() as u64).to_be_bytes());
         bytes.extend_from_slice(text.as_bytes());
     }
-    bytes.push(u8::from(*shadow));
+    bytes.push(u8::from(shadow));
     sha256(&bytes)
 }

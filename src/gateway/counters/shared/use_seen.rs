@@ -34,22 +34,22 @@ impl FullestKey {
 
 impl UseSeen {
     /// A key of a counter has this many units in use.
-    pub(super) fn note(&mut self, counter: &Arc<Counter>, key: String, used: u64, now: Instant) {
+    pub(super) fn note(&mut self, counter: &Arc<Counter>, key: &str, used: u64, now: Instant) {
         if counter.shadow || counter.max == 0 {
             return;
         }
         let ratio = (used as f64 / counter.max as f64).min(1.0);
-        let new = FullestKey {
-            key,
+        let new = || FullestKey {
+            key: key.to_owned(),
             ratio,
             seen: now,
         };
         if let Some(fullest) = self.fullest.get_mut(counter) {
             // The same key may have become emptier.
             let replaces =
-                ratio >= fullest.ratio || fullest.key == new.key || !fullest.counts(counter, now);
+                ratio >= fullest.ratio || fullest.key == key || !fullest.counts(counter, now);
             if replaces {
-                *fullest = new;
+                *fullest = new();
             }
             return;
         }
@@ -57,7 +57,7 @@ impl UseSeen {
         self.fullest
             .retain(|other, fullest| !is_same(other, counter) && fullest.counts(other, now));
         if self.fullest.len() < MAX_COUNTERS {
-            self.fullest.insert(Arc::clone(counter), new);
+            self.fullest.insert(Arc::clone(counter), new());
         }
     }
 
@@ -117,17 +117,17 @@ mod tests {
             ("a", 9, 4, 1.0),
         ] {
             let now = start + Duration::from_secs(after);
-            seen.note(&tags, key.to_owned(), used, now);
+            seen.note(&tags, key, used, now);
             assert_eq!(shown(&seen, "tags", now), Some(ratio), "{key} {used}");
         }
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(shown(&seen, "tags", at(63)), Some(1.0));
         assert_eq!(shown(&seen, "tags", at(64)), None);
         // Another key then counts although it is emptier.
-        seen.note(&tags, "c".to_owned(), 1, at(64));
+        seen.note(&tags, "c", 1, at(64));
         assert_eq!(shown(&seen, "tags", at(64)), Some(0.25));
         // A policy that was edited has one figure.
-        seen.note(&counter("tags", 10), "c".to_owned(), 5, at(65));
+        seen.note(&counter("tags", 10), "c", 5, at(65));
         assert_eq!(seen.fullest.len(), 1);
         assert_eq!(shown(&seen, "tags", at(65)), Some(0.5));
     }
@@ -137,10 +137,10 @@ mod tests {
         let (mut seen, now) = (UseSeen::default(), Instant::now());
         let mut shadow = (*counter("shadow", 1)).clone();
         shadow.shadow = true;
-        seen.note(&Arc::new(shadow), "k".to_owned(), 1, now);
+        seen.note(&Arc::new(shadow), "k", 1, now);
         assert_eq!(seen.ratios(now).len(), 0);
         for number in 0..2 * MAX_COUNTERS {
-            seen.note(&counter(&number.to_string(), 1), "k".to_owned(), 1, now);
+            seen.note(&counter(&number.to_string(), 1), "k", 1, now);
         }
         assert_eq!(seen.ratios(now).len(), MAX_COUNTERS);
     }
