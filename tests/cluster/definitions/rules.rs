@@ -29,8 +29,7 @@ async fn each_rule_refuses_a_bad_object_with_its_sentence_and_accepts_a_good_one
     assert_eq!(wrong, Vec::<String>::new());
 }
 
-/// An approval as it is in a case, brought about in the steps in which gateways and people bring it
-/// about.
+/// An approval as it is in a case, made in the steps in which gateways and people make it.
 async fn bring_about(approvals: &Api<DynamicObject>, name: &str, wanted: &Value) {
     let mut request = wanted.clone();
     request["metadata"]["name"] = json!(name);

@@ -36,19 +36,27 @@ fn event(kind: &str, object: Value) -> Value {
     json!({"type": kind, "object": object})
 }
 
-/// Follows a script to its end. Returns why following ended, if it did, the names that are kept,
-/// and whether calls can get approvals.
-async fn following(exchanges: Vec<Exchange>) -> (Option<String>, Vec<String>, bool) {
-    let script = Script::open(exchanges);
-    let approvals = ClusterApprovals::new("ml", "m", "run", Records::default());
+fn approvals() -> ClusterApprovals {
+    ClusterApprovals::new("ml", "m", "run", Records::default())
+}
+
+fn follower<'a>(approvals: &'a ClusterApprovals, script: &Script) -> Following<'a> {
     let client = script.client();
-    let mut following = Following {
-        approvals: &approvals,
+    Following {
+        approvals,
         api: approvals.loose(client.clone()),
         client,
         renewed_after: RENEWED_AFTER,
         listed: false,
-    };
+    }
+}
+
+/// Follows a script to its end. Returns why following ended, if it did, the names that are kept,
+/// and whether calls can get approvals.
+async fn following(exchanges: Vec<Exchange>) -> (Option<String>, Vec<String>, bool) {
+    let script = Script::open(exchanges);
+    let approvals = approvals();
+    let mut following = follower(&approvals, &script);
     let done = async {
         // The clock of these tests only moves when nothing else is left to do.
         while !script.is_done() {
@@ -129,16 +137,9 @@ async fn a_page_that_is_too_old_starts_the_list_again() {
 async fn a_watch_that_stays_silent_after_its_end_is_given_up() {
     let started = Instant::now();
     let script = vec![list(5, &["a"]), watch_from(5, &[]).open()];
-    let approvals = ClusterApprovals::new("ml", "m", "run", Records::default());
+    let approvals = approvals();
     let script = Script::open(script);
-    let client = script.client();
-    let mut following = Following {
-        approvals: &approvals,
-        api: approvals.loose(client.clone()),
-        client,
-        renewed_after: RENEWED_AFTER,
-        listed: false,
-    };
+    let mut following = follower(&approvals, &script);
     let why = following.follow(&mut None).await;
     assert_eq!(why, "it says nothing on an open watch");
     assert_eq!(started.elapsed(), RENEWED_AFTER + OVERTIME);
