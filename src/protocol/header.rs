@@ -4,7 +4,6 @@
 //! any header of the client that is not on the list: the client's credentials and cookies end here.
 
 use std::borrow::Cow;
-use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ::http::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue};
 use base64::Engine as _;
@@ -12,6 +11,12 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::envelope::Request;
 use super::version::Version;
+
+mod fields;
+mod hosts;
+
+pub use self::fields::{Field, Fields};
+pub use self::hosts::{AllowedHosts, origin_allowed};
 
 /// `Mcp-Session-Id`.
 pub const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -68,107 +73,6 @@ fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h s
     }
 }
 
-/// A header of a request.
-#[derive(Clone, Copy, Debug, Default)]
-pub enum Field<'h> {
-    /// It does not occur.
-    #[default]
-    Absent,
-    /// It occurs on one line.
-    Once(&'h HeaderValue),
-    /// It occurs on several lines.
-    Repeated,
-}
-
-impl<'h> Field<'h> {
-    /// The header of that name.
-    pub fn of(headers: &'h HeaderMap, name: HeaderName) -> Self {
-        let mut field = Field::Absent;
-        for value in headers.get_all(name) {
-            field.add(value);
-        }
-        field
-    }
-
-    /// The value of a header that occurs on one line.
-    pub fn once(self) -> Option<&'h HeaderValue> {
-        match self {
-            Field::Once(value) => Some(value),
-            Field::Absent | Field::Repeated => None,
-        }
-    }
-
-    /// Whether the header does not occur.
-    pub fn is_absent(self) -> bool {
-        matches!(self, Field::Absent)
-    }
-
-    fn add(&mut self, value: &'h HeaderValue) {
-        *self = match self {
-            Field::Absent => Field::Once(value),
-            Field::Once(_) | Field::Repeated => Field::Repeated,
-        };
-    }
-}
-
-/// The headers that the gateway reads of every request, found in one pass: each look-up in a map
-/// costs a hash, and most of these are not there.
-#[derive(Clone, Copy, Debug)]
-pub struct Fields<'h> {
-    all: &'h HeaderMap,
-    pub accept: Field<'h>,
-    pub authorization: Field<'h>,
-    pub content_encoding: Field<'h>,
-    pub content_type: Field<'h>,
-    pub hops: Field<'h>,
-    pub host: Field<'h>,
-    pub origin: Field<'h>,
-    pub protocol_version: Field<'h>,
-    pub session_id: Field<'h>,
-    pub traceparent: Field<'h>,
-}
-
-impl<'h> Fields<'h> {
-    /// The headers of a request.
-    pub fn of(headers: &'h HeaderMap) -> Self {
-        let mut fields = Fields {
-            all: headers,
-            accept: Field::Absent,
-            authorization: Field::Absent,
-            content_encoding: Field::Absent,
-            content_type: Field::Absent,
-            hops: Field::Absent,
-            host: Field::Absent,
-            origin: Field::Absent,
-            protocol_version: Field::Absent,
-            session_id: Field::Absent,
-            traceparent: Field::Absent,
-        };
-        for (name, value) in headers {
-            let field = match name.as_str() {
-                "accept" => &mut fields.accept,
-                "authorization" => &mut fields.authorization,
-                "content-encoding" => &mut fields.content_encoding,
-                "content-type" => &mut fields.content_type,
-                HOPS_NAME => &mut fields.hops,
-                "host" => &mut fields.host,
-                "origin" => &mut fields.origin,
-                "mcp-protocol-version" => &mut fields.protocol_version,
-                "mcp-session-id" => &mut fields.session_id,
-                "traceparent" => &mut fields.traceparent,
-                _ => continue,
-            };
-            field.add(value);
-        }
-        fields
-    }
-
-    /// All headers.
-    pub fn all(&self) -> &'h HeaderMap {
-        self.all
-    }
-}
-
 /// `MCP-Protocol-Version`. Some clients add it twice, on lines of their own or in one list: equal
 /// copies are one (RFC 9110, section 5.3).
 pub fn protocol_version<'h>(fields: &Fields<'h>) -> Result<Option<&'h str>, HeaderFault> {
@@ -185,7 +89,7 @@ pub fn protocol_version<'h>(fields: &Fields<'h>) -> Result<Option<&'h str>, Head
         Field::Repeated => {}
     }
     let mut found = None;
-    for value in fields.all.get_all(PROTOCOL_VERSION) {
+    for value in fields.all().get_all(PROTOCOL_VERSION) {
         let text = value
             .to_str()
             .map_err(|_| HeaderFault::Unusable("mcp-protocol-version"))?;
@@ -233,8 +137,8 @@ pub fn accepted_types(fields: &Fields<'_>) -> Result<AcceptedTypes, HeaderFault>
         Field::Once(value) if lists_both(value) => return Ok(AcceptedTypes::Both),
         Field::Once(_) | Field::Repeated => {}
     }
-    let json = accepts(fields.all, "application", "json");
-    match (json, accepts(fields.all, "text", "event-stream")) {
+    let json = accepts(fields.all(), "application", "json");
+    match (json, accepts(fields.all(), "text", "event-stream")) {
         (true, true) => Ok(AcceptedTypes::Both),
         (true, false) => Ok(AcceptedTypes::Json),
         (false, true) => Ok(AcceptedTypes::Events),
@@ -383,146 +287,6 @@ pub fn www_authenticate(resource_metadata: Option<&str>, error: Option<&str>) ->
         value.push('"');
     }
     value
-}
-
-/// Whether requests from pages of that origin are answered (every version: servers MUST validate
-/// `Origin`). Pages of this machine are; else the origin must be one of `allowed`, which are
-/// written like origins. `null` never is.
-pub fn origin_allowed(origin: &str, allowed: &[String]) -> bool {
-    let Some(origin) = Origin::parse(origin) else {
-        return false;
-    };
-    origin.host.is_loopback()
-        || allowed
-            .iter()
-            .filter_map(|text| Origin::parse(text))
-            .any(|other| other == origin)
-}
-
-/// The hosts that a request may name in `Host` (or `:authority`), against DNS rebinding: names of
-/// this machine, and those that are listed, as `name` (any port) or `name:port`.
-#[derive(Clone, Debug, Default)]
-pub struct AllowedHosts(Vec<ListedHost>);
-
-#[derive(Clone, Debug)]
-struct ListedHost {
-    /// As it is written: a request that names it so needs no parsing.
-    text: String,
-    host: Host,
-    port: Option<u16>,
-}
-
-impl AllowedHosts {
-    /// Adds what is listed. What is not a host allows none.
-    pub fn extend(&mut self, listed: impl IntoIterator<Item = String>) {
-        for text in listed {
-            if let Some((host, port)) = authority(&text) {
-                self.0.push(ListedHost { text, host, port });
-            }
-        }
-    }
-
-    /// Whether a request for that host is answered.
-    pub fn contains(&self, host: &str) -> bool {
-        let name = match host.rsplit_once(':') {
-            Some((name, digits)) if port(digits).is_some() => name,
-            _ => host,
-        };
-        let as_listed = |listed: &ListedHost| {
-            listed.text == host || (listed.port.is_none() && listed.text == name)
-        };
-        if matches!(name, "127.0.0.1" | "localhost") || self.0.iter().any(as_listed) {
-            return true;
-        }
-        let Some((name, port)) = authority(host) else {
-            return false;
-        };
-        name.is_loopback()
-            || self
-                .0
-                .iter()
-                .any(|listed| listed.host == name && (listed.port.is_none() || listed.port == port))
-    }
-}
-
-#[derive(PartialEq, Eq)]
-struct Origin {
-    scheme: String,
-    host: Host,
-    port: u16,
-}
-
-impl Origin {
-    fn parse(text: &str) -> Option<Origin> {
-        let (scheme, rest) = text.split_once("://")?;
-        let scheme = scheme.to_ascii_lowercase();
-        let default = match scheme.as_str() {
-            "http" => 80,
-            "https" => 443,
-            _ => return None,
-        };
-        let (host, port) = authority(rest)?;
-        Some(Origin {
-            scheme,
-            host,
-            port: port.unwrap_or(default),
-        })
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Host {
-    V4(Ipv4Addr),
-    V6(Ipv6Addr),
-    Name(String),
-}
-
-impl Host {
-    fn is_loopback(&self) -> bool {
-        match self {
-            Host::V4(address) => address.is_loopback(),
-            Host::V6(address) => address.to_canonical().is_loopback(),
-            // RFC 6761, section 6.3: these names are this machine.
-            Host::Name(name) => name == "localhost" || name.ends_with(".localhost"),
-        }
-    }
-}
-
-/// `host` or `host:port`, an IPv6 address in brackets (RFC 3986, section 3.2, without user
-/// information).
-fn authority(text: &str) -> Option<(Host, Option<u16>)> {
-    if let Some(rest) = text.strip_prefix('[') {
-        let (address, rest) = rest.split_once(']')?;
-        let port = if rest.is_empty() {
-            None
-        } else {
-            Some(port(rest.strip_prefix(':')?)?)
-        };
-        return Some((Host::V6(address.parse().ok()?), port));
-    }
-    let (name, port) = match text.split_once(':') {
-        Some((name, digits)) => (name, Some(port(digits)?)),
-        None => (text, None),
-    };
-    if let Ok(address) = name.parse() {
-        return Some((Host::V4(address), port));
-    }
-    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-    let label = |label: &str| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    // A last label of digits would be an address in one of the old spellings ("127.1", "0x7f.1").
-    let last = name.rsplit('.').next().unwrap_or_default();
-    let numeric = last.starts_with(|first: char| first.is_ascii_digit());
-    (name.split('.').all(label) && !numeric).then_some((Host::Name(name), port))
-}
-
-fn port(digits: &str) -> Option<u16> {
-    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
-        .then(|| digits.parse().ok())?
 }
 
 /// The text of `Mcp-Name` or `Mcp-Param-*`, its Base64 sentinel decoded (2026-07-28, Streamable

@@ -75,7 +75,12 @@ pub(super) fn admit(
                 hops,
             })
         }
-        Err(unauthorized) => Err(NotAdmitted::unauthorized(&snapshot, head, unauthorized)),
+        Err(unauthorized) => Err(NotAdmitted::unauthorized(
+            &snapshot,
+            head,
+            fields,
+            unauthorized,
+        )),
     }
 }
 
@@ -134,7 +139,12 @@ impl NotAdmitted {
     }
 
     /// 401 or 403 with a challenge (RFC 6750 section 3, RFC 9728 section 5.1).
-    fn unauthorized(snapshot: &Snapshot, head: &Parts, unauthorized: Unauthorized) -> Self {
+    fn unauthorized(
+        snapshot: &Snapshot,
+        head: &Parts,
+        fields: &Fields<'_>,
+        unauthorized: Unauthorized,
+    ) -> Self {
         let mut challenge = "Bearer realm=\"portcullis\"".to_owned();
         let mut status = StatusCode::UNAUTHORIZED;
         match &unauthorized {
@@ -149,7 +159,7 @@ impl NotAdmitted {
                 challenge.push('"');
             }
         }
-        if let Some(url) = metadata::url(snapshot, head) {
+        if let Some(url) = metadata::url(snapshot, head, fields) {
             challenge.push_str(", resource_metadata=\"");
             challenge.push_str(&url);
             challenge.push('"');

@@ -30,11 +30,11 @@ pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 pub const CREDENTIAL_HINT: &str = "have your client send the header `Authorization: Bearer KEY` with the API key or token that the operator of this gateway gave you";
 
 /// The URL of the document, for a challenge to the request. None where there is no document.
-pub(super) fn url(snapshot: &Snapshot, head: &Parts) -> Option<String> {
+pub(super) fn url(snapshot: &Snapshot, head: &Parts, fields: &Fields<'_>) -> Option<String> {
     if snapshot.grants.authorization_servers().is_empty() {
         return None;
     }
-    let resource = resource(snapshot, head, head.uri.path())?;
+    let resource = resource(snapshot, head, fields, head.uri.path())?;
     let uri: Uri = resource.parse().ok()?;
     let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
     let path = uri.path().trim_end_matches('/');
@@ -42,7 +42,7 @@ pub(super) fn url(snapshot: &Snapshot, head: &Parts) -> Option<String> {
 }
 
 /// The URL of the MCP endpoint as the client knows it.
-fn resource(snapshot: &Snapshot, head: &Parts, path: &str) -> Option<String> {
+fn resource(snapshot: &Snapshot, head: &Parts, fields: &Fields<'_>, path: &str) -> Option<String> {
     if let Some(public) = &snapshot.settings.public_url {
         let public = public.trim_end_matches('/');
         let uri: Uri = public.parse().ok()?;
@@ -53,7 +53,7 @@ fn resource(snapshot: &Snapshot, head: &Parts, path: &str) -> Option<String> {
         });
     }
     let scheme = if snapshot.secure { "https" } else { "http" };
-    let host = host(head, &Fields::of(&head.headers)).filter(|host| is_plain(host))?;
+    let host = host(head, fields).filter(|host| is_plain(host))?;
     Some(format!("{scheme}://{host}{path}"))
 }
 
@@ -69,18 +69,24 @@ pub fn protected_resource(gateway: &Arc<Gateway>, seat: &Seat, head: &Parts, pat
     if let Some(answer) = cors::preflight(gateway, head, &fields) {
         return answer;
     }
-    let mut answer = document(gateway, seat, head, path);
+    let mut answer = document(gateway, seat, head, &fields, path);
     cors::share(gateway, &fields, &mut answer);
     answer
 }
 
-fn document(gateway: &Arc<Gateway>, seat: &Seat, head: &Parts, path: &str) -> Answer {
+fn document(
+    gateway: &Arc<Gateway>,
+    seat: &Seat,
+    head: &Parts,
+    fields: &Fields<'_>,
+    path: &str,
+) -> Answer {
     let not_found =
         |why: &str| json_response(StatusCode::NOT_FOUND, answer::invalid_request(None, why));
     let Some(snapshot) = gateway.snapshot() else {
         return not_found("the gateway has no policy in force yet");
     };
-    if let Err(refusal) = check_host(head, &Fields::of(&head.headers), &snapshot.settings) {
+    if let Err(refusal) = check_host(head, fields, &snapshot.settings) {
         gateway.failed_login(AuthenticationFailure::Host, Some(seat.address()));
         return *refusal;
     }
@@ -88,7 +94,8 @@ fn document(gateway: &Arc<Gateway>, seat: &Seat, head: &Parts, path: &str) -> An
         return *method_not_allowed("GET, HEAD", "only GET is answered here");
     }
     let servers = snapshot.grants.authorization_servers();
-    let (Some(resource), false) = (resource(&snapshot, head, path), servers.is_empty()) else {
+    let (Some(resource), false) = (resource(&snapshot, head, fields, path), servers.is_empty())
+    else {
         let why = format!("this MCP server has no authorization server: {CREDENTIAL_HINT}");
         return not_found(&why);
     };
