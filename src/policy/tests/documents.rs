@@ -140,9 +140,7 @@ fn a_policy_of_thousands_of_patterns_is_refused_at_the_one_that_is_too_many() {
             format!("- {{name: r{rule}, tools: {{names: [x]}}, action: Deny, when: \"{when}\"}}\n")
         })
         .collect();
-    let started = std::time::Instant::now();
     let found = compile(&bundle("", &[("p", &format!("\nrules:\n{rules}"))])).unwrap_err();
-    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
     let first = found[0].to_string();
     assert!(
         first.starts_with("policy ml/p, rule r0, spec.rules[0].when, line 1 column ")

@@ -123,14 +123,13 @@ async fn grandchildren_and_children_that_ignore_sigterm_die_too() {
             "the child leads its own group"
         );
         assert!(group_lives(pid));
-        let start = Instant::now();
-        rig.bridge.shutdown().await;
+        let ended = tokio::time::timeout(PATIENCE, rig.bridge.shutdown()).await;
+        assert!(ended.is_ok(), "it does not end");
         assert!(!group_lives(pid), "{sessions:?}");
         assert!(
             !std::path::Path::new(&format!("/proc/{grandchild}/cmdline")).exists()
                 || zombie(grandchild)
         );
-        assert!(start.elapsed() < PATIENCE);
     }
 }
 
@@ -143,13 +142,11 @@ async fn grandchildren_of_a_crashed_child_are_gone_before_the_next_one_starts() 
     let rig = Rig::shared().await;
     let session = rig.open().await;
     rig.text(&session, "grandchild", json!({})).await;
-    let start = Instant::now();
+    // At once, whatever holds the pipe: a call that times out is answered in other words.
     let answer = rig.call(&session, 1, "crash", json!({})).await;
     assert_eq!(answer["error"]["code"], -32603);
-    assert!(
-        start.elapsed() < Duration::from_secs(10),
-        "failed at once, whatever holds the pipe"
-    );
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.contains("ended"), "{message}");
     rig.back(&session).await;
     assert!(!group_lives(rig.pids()[0]));
     rig.bridge.shutdown().await;

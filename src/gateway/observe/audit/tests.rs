@@ -1,5 +1,4 @@
 use std::sync::Mutex;
-use std::time::Instant;
 
 use super::*;
 use crate::protocol::text;
@@ -164,9 +163,8 @@ async fn a_log_that_nobody_reads_makes_requests_wait_and_holds_up_no_thread() {
     log.record(&named(&name), false);
     let room = tokio::time::timeout(Duration::from_millis(50), log.room());
     assert!(room.await.is_err());
-    let started = Instant::now();
+    // Returns, although that write never ends.
     drop(writer);
-    assert!(started.elapsed() < super::writer::FINAL_WRITE_TIMEOUT * 2);
 }
 
 #[tokio::test]

@@ -61,15 +61,9 @@ fn a_pattern_that_takes_long_is_refused_before_it_does() {
         r"[^\w]".repeat(600),
     ];
     for text in slow {
-        let started = std::time::Instant::now();
+        // Without the bound each is compiled, which takes up to seconds, optimized.
         let error = all(&[text]).0.unwrap_err();
         assert!(error.contains("large character classes"), "{error}");
-        // Without the bound it is up to seconds, optimized.
-        assert!(
-            started.elapsed().as_millis() < 200,
-            "{:?}",
-            started.elapsed()
-        );
     }
 }
 
