@@ -265,7 +265,8 @@ pub struct InventoryCounts {
 pub struct Bound {
     pub(super) program: Arc<Program>,
     tools: Vec<Tool>,
-    index: HashMap<String, usize>,
+    /// Every call looks its tool up here.
+    index: HashMap<String, usize, foldhash::fast::RandomState>,
     counts: InventoryCounts,
 }
 
@@ -279,13 +280,11 @@ impl Bound {
     /// Binds compiled policies to a listing.
     pub fn new(program: &Arc<Program>, listing: &[Definition]) -> Self {
         let mut tools: Vec<Tool> = Vec::with_capacity(listing.len());
-        let mut index: HashMap<String, usize> = HashMap::with_capacity(listing.len());
+        let mut index = HashMap::with_capacity_and_hasher(listing.len(), <_>::default());
         let mut budget = Budget::default();
         for definition in listing {
-            match index
-                .get(&definition.name)
-                .and_then(|at| tools.get_mut(*at))
-            {
+            let listed = index.get(&definition.name);
+            match listed.and_then(|at: &usize| tools.get_mut(*at)) {
                 Some(first) => first.withheld = Some(Withheld::Duplicate),
                 None => {
                     index.insert(definition.name.clone(), tools.len());

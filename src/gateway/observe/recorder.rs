@@ -83,7 +83,7 @@ pub struct Recorder {
 struct RecorderState {
     counts: Counts,
     /// The counters of rules, by their addresses.
-    counters: HashMap<(usize, Outcome), (Arc<RuleId>, Counter)>,
+    counters: HashMap<(usize, Outcome), (Arc<RuleId>, Counter), foldhash::fast::RandomState>,
     recent: VecDeque<Recent>,
     revision: String,
     limits: Vec<LimitLabels>,

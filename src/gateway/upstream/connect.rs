@@ -52,13 +52,11 @@ pub fn connect(
                 host: host.as_deref(),
                 proxy: proxy.as_ref(),
             };
-            let mut upstream =
-                HttpUpstream::new(&endpoint).map_err(|error| format!("spec.{error}"))?;
-            if *bridge {
-                upstream = upstream.as_bridge();
-            } else {
-                upstream.hop = Some(hop.clone());
-            }
+            let upstream = HttpUpstream::new(&endpoint).map_err(|error| format!("spec.{error}"))?;
+            let upstream = match *bridge {
+                true => upstream.as_bridge(),
+                false => upstream.asked_by(hop.clone()),
+            };
             Ok(Upstream::Http(Box::new(upstream)))
         }
         Plan::Stdio {

@@ -20,6 +20,7 @@ use rustls_pki_types::pem::PemObject as _;
 use super::error::UpstreamError;
 use super::pool::Pool;
 use super::proxy::{MIN_SECRET_BYTES, Proxy, ProxyFailed};
+use super::request_headers::RequestHeaders;
 use super::unserved::of_bridge;
 use crate::gateway::body::Body;
 
@@ -32,8 +33,9 @@ pub struct HttpUpstream {
     /// calls it did not deliver.
     pub bridge: bool,
     /// Names the gateway that asks, so that it knows its own requests when they come back.
-    pub hop: Option<HeaderValue>,
-    headers: HeaderMap,
+    hop: Option<HeaderValue>,
+    configured: HeaderMap,
+    headers: RequestHeaders,
     transport: ClientTransport,
 }
 
@@ -135,7 +137,7 @@ impl HttpUpstream {
         if proxy.is_some_and(|proxy| proxy.holds_secret(text)) {
             return true;
         }
-        self.headers.values().any(|value| {
+        self.configured.values().any(|value| {
             let value = String::from_utf8_lossy(value.as_bytes());
             let mut parts = value.split_whitespace();
             parts.any(|part| part.len() >= MIN_SECRET_BYTES && text.contains(part))
@@ -173,7 +175,7 @@ impl HttpUpstream {
                 "it holds credentials; put them into upstream.http.headers from a Secret",
             ));
         }
-        let map = header_map(headers)?;
+        let configured = header_map(headers)?;
         let host = host.map(|text| {
             let known = text.parse::<http::uri::Authority>().is_ok() && !text.contains('@');
             let value = HeaderValue::from_str(text).ok().filter(|_| known);
@@ -200,7 +202,8 @@ impl HttpUpstream {
         Ok(HttpUpstream {
             bridge: false,
             hop: None,
-            headers: map,
+            headers: RequestHeaders::new(&configured, None, false),
+            configured,
             transport,
         })
     }
@@ -241,26 +244,41 @@ impl HttpUpstream {
         Ok(HttpUpstream {
             bridge: self.bridge,
             hop: self.hop.clone(),
-            headers: header_map(headers)?,
+            headers: RequestHeaders::new(&HeaderMap::new(), None, false),
+            configured: header_map(headers)?,
             transport,
-        })
+        }
+        .prepared())
     }
 
     /// The same as the bridge of our own stdio server.
     pub fn as_bridge(mut self) -> Self {
         self.bridge = true;
+        self.prepared()
+    }
+
+    /// The same, asked by the gateway of that name.
+    pub fn asked_by(mut self, hop: HeaderValue) -> Self {
+        self.hop = Some(hop);
+        self.prepared()
+    }
+
+    fn prepared(mut self) -> Self {
+        self.headers = RequestHeaders::new(&self.configured, self.hop.clone(), self.bridge);
         self
     }
 
-    /// Sends one request to the URL. A request is sent again by the pool only when a kept
-    /// connection turned out closed before its first byte was written.
+    /// The headers of its requests.
+    pub(super) fn headers(&self) -> &RequestHeaders {
+        &self.headers
+    }
+
+    /// Sends one request to the URL, with the headers that it has. A request is sent again by the
+    /// pool only when a kept connection turned out closed before its first byte was written.
     pub(in crate::gateway) async fn send(
         &self,
-        mut request: Request<Bytes>,
+        request: Request<Bytes>,
     ) -> Result<Response<Body>, UpstreamError> {
-        for (name, value) in &self.headers {
-            request.headers_mut().append(name.clone(), value.clone());
-        }
         let mut request = request.map(Full::new);
         let response = match &self.transport {
             ClientTransport::Plain(pool) => pool.send(request).await,

@@ -5,17 +5,16 @@
 //! headers are made here, from an allow-list.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::header::CONTENT_ENCODING;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 
+use self::request_headers::RequestHeaders;
 use crate::gateway::body::Body;
-use crate::gateway::bridge::{Bridge, CALLER, CREDENTIAL};
-use crate::gateway::hops;
-use crate::gateway::permit::{Envelope, Permit};
+use crate::gateway::bridge::{Bridge, CREDENTIAL};
+use crate::gateway::permit::Permit;
 
 pub mod cause;
 pub mod connect;
@@ -23,6 +22,7 @@ mod error;
 pub mod http_client;
 mod pool;
 pub mod proxy;
+mod request_headers;
 pub mod stdio;
 pub mod unserved;
 
@@ -30,14 +30,11 @@ pub use error::UpstreamError;
 pub use http_client::HttpUpstream;
 pub use unserved::{Bridged, Unserved};
 
-const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
-const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-const CALLER_ID: HeaderName = HeaderName::from_static(CALLER);
 const CREDENTIAL_ID: HeaderName = HeaderName::from_static(CREDENTIAL);
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Capacity for the headers of a request; growing the map later costs more.
-const HEADER_COUNT: usize = 12;
+/// Headers of requests to a bridge in this process.
+static BRIDGE: LazyLock<RequestHeaders> =
+    LazyLock::new(|| RequestHeaders::new(&HeaderMap::new(), None, true));
 
 /// The server behind the gateway.
 pub enum Upstream {
@@ -89,23 +86,20 @@ impl Upstream {
         permit: Permit,
         within: Duration,
     ) -> Result<Response<Body>, UpstreamError> {
-        let (method, mut envelope, body) = permit.into_parts();
-        match self {
-            Upstream::Http(upstream) => {
-                if !upstream.bridge {
-                    envelope.caller = None;
+        let (method, envelope, body) = permit.into_parts();
+        let headers = match self {
+            Upstream::Http(upstream) => upstream.headers().of(&method, envelope),
+            Upstream::Bridge(_, credential) => {
+                let mut headers = BRIDGE.of(&method, envelope);
+                if let Some(credential) = credential {
+                    headers.insert(CREDENTIAL_ID, credential.clone());
                 }
-                envelope.hops = hops::with(envelope.hops, upstream.hop.as_ref());
+                headers
             }
-            Upstream::Bridge(..) => envelope.hops = None,
-        }
+        };
         let mut request = Request::new(body);
         *request.method_mut() = method;
-        head(&mut request, envelope);
-        if let Upstream::Bridge(_, Some(credential)) = self {
-            let credential = credential.clone();
-            request.headers_mut().insert(CREDENTIAL_ID, credential);
-        }
+        *request.headers_mut() = headers;
         // Pinned here and boxed there, as every move of a future copies it.
         let sent = pin!(async {
             match self {
@@ -136,45 +130,5 @@ impl Upstream {
             ));
         }
         Ok(response)
-    }
-}
-
-fn head(request: &mut Request<Bytes>, envelope: Envelope) {
-    let post = request.method() == Method::POST;
-    let accept = match *request.method() {
-        Method::POST => Some("application/json, text/event-stream"),
-        Method::GET => Some("text/event-stream"),
-        _ => None,
-    };
-    let headers = request.headers_mut();
-    headers.reserve(HEADER_COUNT);
-    if post {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    }
-    if let Some(accept) = accept {
-        headers.insert(ACCEPT, HeaderValue::from_static(accept));
-    }
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    let Envelope {
-        session,
-        version,
-        last_event_id,
-        caller,
-        hops,
-        trace,
-    } = envelope;
-    for (name, value) in [
-        (SESSION_ID, session),
-        (PROTOCOL_VERSION, version),
-        (LAST_EVENT_ID, last_event_id),
-        (CALLER_ID, caller),
-        (hops::HOPS, hops),
-    ] {
-        if let Some(value) = value {
-            headers.insert(name, value);
-        }
-    }
-    for (name, value) in trace {
-        headers.insert(name, value);
     }
 }
