@@ -5,12 +5,14 @@
 //! credentials; gateway.md's table of answers. A refusal by policy is never an HTTP error: any 4xx
 //! or 5xx on a call ends the whole session of common clients.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode};
+use tracing::Instrument as _;
 
 use crate::gateway::Gateway;
 use crate::gateway::body::{BoxError, ReadError, discard, holding, read_for};
@@ -27,6 +29,7 @@ use crate::protocol::answer;
 use crate::protocol::envelope::{self, Id, Message, Refusal};
 use crate::protocol::era::{self, Era};
 use crate::protocol::header::{self, AcceptedTypes, Fields};
+use crate::protocol::text::printable;
 use crate::protocol::version::Version;
 
 mod accept;
@@ -55,6 +58,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// For what is not a tool call and has no time-out of its own in the spec: notifications, DELETE,
 /// the head of a stream.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Characters of a method that a log line shows.
+const MAX_LOGGED_METHOD: usize = 64;
 
 /// Answers one request to the MCP endpoint of a gateway. Never fails: every error is an answer.
 /// `seat` and `last_session` are those of the connection.
@@ -239,7 +244,21 @@ impl Exchange<'_> {
         }
         let session = self.session(message.id())?;
         match &message {
-            Message::Request(request) => self.request(session, request, body).await,
+            Message::Request(request) => {
+                // At debug only, as a span that is recorded would cost every call.
+                let span = tracing::debug_span!(
+                    "request",
+                    server = self.gateway.observe.server(),
+                    session = session.id,
+                    method = printable(&request.method, MAX_LOGGED_METHOD)
+                );
+                // Pinned, as every move of a future copies it.
+                let answer = pin!(self.request(session, request, body));
+                match span.is_disabled() {
+                    true => answer.await,
+                    false => answer.instrument(span).await,
+                }
+            }
             Message::Notification(notification) => {
                 Box::pin(self.notification(&session, notification)).await
             }

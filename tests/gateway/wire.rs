@@ -11,6 +11,7 @@ mod leniency;
 mod limits;
 mod lists;
 mod logins;
+mod logs;
 mod notices;
 mod observation;
 mod parsing;
