@@ -17,7 +17,7 @@ pub use form::Form;
 
 use crate::api::{
     DurationString, Risk, Severity,
-    policy::{Action, Limit, Rule, Scope, ToolSelector},
+    policy::{Action, Limit, Rule, RuleCallers, Scope, ToolSelector},
 };
 use serde::Serialize;
 use std::{collections::BTreeSet, fmt};
@@ -118,8 +118,7 @@ impl Recommended {
                 ..ToolSelector::default()
             },
             action: self.action(),
-            callers: Vec::new(),
-            except_callers: Vec::new(),
+            by: RuleCallers::default(),
             when: None,
             limits: self.counter().map(limit).into_iter().collect(),
             approval: (self == Recommended::Approve)

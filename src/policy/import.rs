@@ -20,7 +20,9 @@ mod tool;
 pub use note::{Note, Place};
 
 use super::diagnostic::Position;
-use crate::api::policy::{Action, DefaultAction, McpPolicySpec, Rule, Scope, ToolSelector};
+use crate::api::policy::{
+    Action, DefaultAction, McpPolicySpec, Rule, RuleCallers, Scope, ToolSelector,
+};
 use names::{distinct, label, shown};
 use note::Notes;
 use read::{Entry, Node};
@@ -257,8 +259,7 @@ impl Importer {
                 ..ToolSelector::default()
             },
             action,
-            callers: Vec::new(),
-            except_callers: Vec::new(),
+            by: RuleCallers::default(),
             when: None,
             limits: Vec::new(),
             approval: None,

@@ -1,6 +1,6 @@
 //! Rules for what has only a name: prompts and resources.
 
-use super::Action;
+use super::{Action, RuleCallers};
 use crate::api::Unknown;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -26,14 +26,9 @@ pub struct PromptRule {
     /// What happens to requests that match: Hide, Deny or Allow.
     #[x_kube(validation = Rule::new("self != 'RequireApproval'").message("prompts cannot wait for an approval: write Hide, Deny or Allow"))]
     pub action: Action,
-    /// Globs over grant names; every caller if absent.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
-    pub callers: Vec<String>,
-    /// Globs over grant names that the rule does not apply to.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
-    pub except_callers: Vec<String>,
+    /// The callers that it applies to.
+    #[serde(flatten)]
+    pub by: RuleCallers,
     /// The reason that the agent gets, if the action shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 512))]
@@ -66,14 +61,9 @@ pub struct ResourceRule {
     /// What happens to requests that match: Hide, Deny or Allow.
     #[x_kube(validation = Rule::new("self != 'RequireApproval'").message("resources cannot wait for an approval: write Hide, Deny or Allow"))]
     pub action: Action,
-    /// Globs over grant names; every caller if absent.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
-    pub callers: Vec<String>,
-    /// Globs over grant names that the rule does not apply to.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
-    pub except_callers: Vec<String>,
+    /// The callers that it applies to.
+    #[serde(flatten)]
+    pub by: RuleCallers,
     /// The reason that the agent gets, if the action shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 512))]

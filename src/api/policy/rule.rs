@@ -24,14 +24,9 @@ pub struct Rule {
     pub tools: ToolSelector,
     /// What happens to calls that match.
     pub action: Action,
-    /// Globs over grant names, such as `serviceaccount:ml/*`; every caller if absent.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
-    pub callers: Vec<String>,
-    /// Globs over grant names that the rule does not apply to.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
-    pub except_callers: Vec<String>,
+    /// The callers that it applies to.
+    #[serde(flatten)]
+    pub by: RuleCallers,
     /// A CEL condition over args, tool, caller, session and now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 4096))]
@@ -53,6 +48,20 @@ pub struct Rule {
     #[serde(flatten)]
     #[schemars(skip)]
     pub unknown: Unknown,
+}
+
+/// The callers that a rule of any kind applies to.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleCallers {
+    /// Globs over grant names, such as `serviceaccount:ml/*`; every caller if absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
+    pub callers: Vec<String>,
+    /// Globs over grant names that the rule does not apply to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 512)))]
+    pub except_callers: Vec<String>,
 }
 
 /// Tools by name and class; all given fields must match. `names: ["*"]` selects every tool.

@@ -1,6 +1,7 @@
 //! Findings about one rule, each with the rule's name and the path of the field.
 
 use super::Owner;
+use crate::api::policy::RuleCallers;
 use crate::policy::check::Fault;
 use crate::policy::diagnostic::{Diagnostic, Level};
 use crate::policy::lint::foreign;
@@ -101,7 +102,11 @@ impl<'a> FindingSink<'a> {
         }
     }
 
-    pub fn callers(&mut self, callers: &[String], except: &[String]) -> Globs {
+    pub fn callers(&mut self, by: &RuleCallers) -> Globs {
+        let RuleCallers {
+            callers,
+            except_callers: except,
+        } = by;
         let globs = Globs {
             any_of: self.globs("callers", callers, grant_glob),
             except: self.globs("exceptCallers", except, grant_glob),

@@ -5,7 +5,8 @@ use super::context::{Context, MAX_NAME};
 use super::findings::FindingSink;
 use super::limits::{approval, limits};
 use crate::api::policy::{
-    Action, McpPolicySpec, Mode, PromptRule, ResourceRule, Rule as Written, ToolSelector,
+    Action, McpPolicySpec, Mode, PromptRule, ResourceRule, Rule as Written, RuleCallers,
+    ToolSelector,
 };
 use crate::policy::check::{Condition, Cost, Patterns, Reads, Spent};
 use crate::policy::decision::Counter;
@@ -253,7 +254,7 @@ fn tool_rule(
             "this selects every tool; write names: [\"*\"] if that is meant",
         );
     }
-    let callers = sink.callers(&rule.callers, &rule.except_callers);
+    let callers = sink.callers(&rule.by);
     let when =
         rule.when
             .as_deref()
@@ -342,7 +343,7 @@ fn prompt_rule(rule: &PromptRule, audit: bool, sink: &mut FindingSink<'_>) -> Na
         audit,
         rule.action,
         names,
-        (&rule.callers, &rule.except_callers),
+        &rule.by,
         rule.reason.as_ref(),
         sink,
     )
@@ -367,7 +368,7 @@ fn resource_rule(rule: &ResourceRule, audit: bool, sink: &mut FindingSink<'_>) -
         audit,
         rule.action,
         names,
-        (&rule.callers, &rule.except_callers),
+        &rule.by,
         rule.reason.as_ref(),
         sink,
     )
@@ -389,14 +390,14 @@ fn name_rule(
     audit: bool,
     action: Action,
     names: Globs,
-    (callers, except_callers): (&[String], &[String]),
+    by: &RuleCallers,
     text: Option<&String>,
     sink: &mut FindingSink<'_>,
 ) -> NameRule {
     if names.is_never() {
         sink.warn("", "everything is excepted, so this rule can never match");
     }
-    let callers = sink.callers(callers, except_callers);
+    let callers = sink.callers(by);
     NameRule {
         id: sink.owner.rule(name),
         audit,

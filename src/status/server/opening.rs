@@ -186,8 +186,8 @@ fn refuses_all(rule: &Rule) -> bool {
     let selector = &rule.tools;
     matches!(rule.action, Action::Hide | Action::Deny)
         && rule.when.is_none()
-        && rule.callers.iter().all(|caller| caller == "*")
-        && rule.except_callers.is_empty()
+        && rule.by.callers.iter().all(|caller| caller == "*")
+        && rule.by.except_callers.is_empty()
         && selector.except_names.is_empty()
         && selector.risks.is_empty()
         && selector.min_severity.is_none()
