@@ -79,12 +79,14 @@ pub fn definitions() -> [CustomResourceDefinition; 3] {
 }
 
 /// Properties whose type is one of Kubernetes' own.
-const CORE: [&str; 9] = [
+const CORE: [&str; 11] = [
     "affinity",
     "conditions",
     "env",
     "envFrom",
+    "from",
     "imagePullSecrets",
+    "ports",
     "resources",
     "tolerations",
     "volumeMounts",

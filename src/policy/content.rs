@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// Fields whose default an API server writes into the object, and that default. A test compares
 /// this list with the schemas.
-pub const DEFAULTS_OF_SERVER: [(&str, &str); 19] = [
+pub const DEFAULTS_OF_SERVER: [(&str, &str); 20] = [
     ("audit.arguments", "\"Keys\""),
     ("audit.onFailure", "\"Deny\""),
     ("authentication.anonymous", "\"Deny\""),
@@ -23,6 +23,7 @@ pub const DEFAULTS_OF_SERVER: [(&str, &str); 19] = [
     ("gateway.autoscaling.maxReplicas", "8"),
     ("gateway.autoscaling.minReplicas", "2"),
     ("gateway.autoscaling.targetCPUUtilizationPercentage", "70"),
+    ("gateway.networkPolicy.enabled", "true"),
     ("gateway.port", "8080"),
     ("gateway.service.type", "\"ClusterIP\""),
     ("upstream.maxRequestBytes", "\"4Mi\""),

@@ -15,6 +15,8 @@ from base import SERVERS, Base
 IMAGE = "localhost/mlflow-mcp:0.4.1"
 NAMESPACE = "broken"
 STARVED = "no-pods"
+RESTRICTED = "restricted"
+LIMITED = "limited"
 # Python that takes memory until the kernel ends it.
 GREEDY = "x = []\nwhile True: x.append(bytearray(1 << 20))"
 
@@ -42,6 +44,9 @@ CASES: dict[str, tuple[dict[str, Any], str, str, list[str]]] = {
         NAMESPACE, "UpstreamReady", ["absent"],
     ),
     "quota": (stdio("mlflow-mcp"), STARVED, "Ready", ["exceeded quota"]),
+    "security": (
+        stdio("mlflow-mcp", volumes=[{"name": "host", "hostPath": {"path": "/"}}]), RESTRICTED, "Ready", ["violates PodSecurity", "hostPath"],
+    ),
     "path": (http("http://mlflow.ml.svc:5000/no/such/path"), NAMESPACE, "UpstreamReady", ["404"]),
     "port": (http("http://mlflow.ml.svc:5999/mcp"), NAMESPACE, "UpstreamReady", ["nothing listens there"]),
     "name": (http("http://no-such-service.ml.svc:5000/mcp"), NAMESPACE, "UpstreamReady", ["has no address"]),
@@ -49,12 +54,18 @@ CASES: dict[str, tuple[dict[str, Any], str, str, list[str]]] = {
 }  # fmt: skip
 
 
+# Runs under a quota that refuses pods without limits.
+WITHIN = "within"
+
+
 class Causes(Base):
     def causes(self) -> None:
         self.account.chapter("Servers that cannot work say why")
-        for namespace in (NAMESPACE, STARVED):
+        for namespace in (NAMESPACE, STARVED, RESTRICTED, LIMITED):
             self.kubectl("create", "namespace", namespace)
+        self.kubectl("label", "namespace", RESTRICTED, "pod-security.kubernetes.io/enforce=restricted")
         self.kubectl("-n", STARVED, "create", "quota", "none", "--hard=pods=0")
+        self.kubectl("-n", LIMITED, "create", "quota", "limited", "--hard=limits.cpu=8,limits.memory=8Gi")
         began = time.monotonic()
         manifests = [
             {
@@ -62,7 +73,10 @@ class Causes(Base):
                 "metadata": {"name": name, "namespace": namespace},
                 "spec": {"upstream": upstream, "authentication": {"anonymous": "Allow"}},
             }
-            for name, (upstream, namespace, _, _) in CASES.items()
+            for name, (upstream, namespace) in {
+                **{name: case[:2] for name, case in CASES.items()},
+                WITHIN: (stdio("mlflow-mcp", env=[{"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow.ml.svc:5000"}]), LIMITED),
+            }.items()
         ]  # fmt: skip
         # Without a policy the first thing to say would be that nothing is allowed.
         manifests += [
@@ -74,7 +88,7 @@ class Causes(Base):
                     "rules": [{"name": "all", "tools": {"names": ["*"]}, "action": "Allow"}],
                 },
             }
-            for namespace in (NAMESPACE, STARVED)
+            for namespace in (NAMESPACE, STARVED, RESTRICTED, LIMITED)
         ]  # fmt: skip
         self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests}))
         waiting = dict(CASES)
@@ -92,6 +106,8 @@ class Causes(Base):
             time.sleep(0.2)
         for name in waiting:
             self.check(False, f"{name} says why it does not work", said[name])
+        ready = self.kubectl("-n", LIMITED, "wait", "--for=condition=Ready", f"{SERVERS}/{WITHIN}", "--timeout=120s")
+        self.check("condition met" in ready, "a quota on limits admits the pods of a server that states no resources", ready)
         answer = self.agent("call", tool="get_run_metric", arguments={"run_id": self.seed["best_run_id"], "metric_name": "loss"})
         self.check(answer["ok"], "meanwhile the server that works is served", answer)
-        self.kubectl("delete", "namespace", NAMESPACE, STARVED, "--wait=false")
+        self.kubectl("delete", "namespace", NAMESPACE, STARVED, RESTRICTED, LIMITED, "--wait=false")

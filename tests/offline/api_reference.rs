@@ -12,7 +12,9 @@ const CORE: &[(&str, &str)] = &[
     ("affinity", "pod.spec.affinity"),
     ("env", "pod.spec.containers.env"),
     ("envFrom", "pod.spec.containers.envFrom"),
+    ("from", "networkpolicy.spec.ingress.from"),
     ("imagePullSecrets", "pod.spec.imagePullSecrets"),
+    ("ports", "networkpolicy.spec.ingress.ports"),
     ("resources", "pod.spec.containers.resources"),
     ("tolerations", "pod.spec.tolerations"),
     (

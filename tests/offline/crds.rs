@@ -45,6 +45,8 @@ fn a_null_is_kept_and_refused_wherever_a_person_may_leave_a_field_out() {
             ".env[]",
             ".envFrom",
             ".imagePullSecrets",
+            ".networkPolicy.from[]",
+            ".networkPolicy.ports[]",
             ".tolerations",
             ".volume",
             ".resources",
@@ -233,12 +235,14 @@ fn unknown_keys_are_kept_exactly_where_a_misspelt_one_could_loosen_a_rule() {
 
 #[test]
 fn every_field_of_ours_is_described() {
-    const CORE: [&str; 9] = [
+    const CORE: [&str; 11] = [
         "affinity",
         "conditions",
         "env",
         "envFrom",
+        "from",
         "imagePullSecrets",
+        "ports",
         "requests",
         "tolerations",
         "volumeMounts",
@@ -426,6 +430,7 @@ fn optional_scalars_show_their_defaults() {
             "McpServer.spec.gateway.autoscaling.maxReplicas = 8",
             "McpServer.spec.gateway.autoscaling.minReplicas = 2",
             "McpServer.spec.gateway.autoscaling.targetCPUUtilizationPercentage = 70",
+            "McpServer.spec.gateway.networkPolicy.enabled = true",
             "McpServer.spec.gateway.port = 8080",
             "McpServer.spec.gateway.service.type = \"ClusterIP\"",
             "McpServer.spec.upstream.maxRequestBytes = \"4Mi\"",

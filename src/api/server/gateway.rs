@@ -4,6 +4,7 @@ use crate::api::{SecretKeyRef, SecretRef, Switch};
 use k8s_openapi::api::core::v1::{
     Affinity, LocalObjectReference, ResourceRequirements, Toleration,
 };
+use k8s_openapi::api::networking::v1::{NetworkPolicyPeer, NetworkPolicyPort};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -161,7 +162,12 @@ pub struct Gateway {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "GatewayService")]
     pub service: Option<GatewayService>,
-    /// Resources of the gateway's container.
+    /// The NetworkPolicies of the gateway and of its stdio server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "GatewayNetworkPolicy")]
+    pub network_policy: Option<GatewayNetworkPolicy>,
+    /// Resources of the gateway's container; if absent, it requests 50m CPU and 32Mi memory and is
+    /// limited to 2 CPUs and 512Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ResourceRequirements")]
     pub resources: Option<ResourceRequirements>,
@@ -211,12 +217,59 @@ pub struct GatewayService {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
+    /// The protocol of its port, for meshes and load balancers; `http`, or `https` with tls, if
+    /// absent. A LoadBalancer has none if absent, as some clouds then probe the path `/`. Write ""
+    /// for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(max = 317))]
+    #[x_kube(validation = Rule::new("self.matches('^(([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$')").message("appProtocol must be a name such as http, https or kubernetes.io/h2c"))]
+    pub app_protocol: Option<String>,
 }
 
 impl GatewayService {
     /// The type, ClusterIP if unset.
     pub fn type_(&self) -> ServiceType {
         self.type_.unwrap_or(ServiceType::ClusterIP)
+    }
+
+    /// The protocol of its port, `default` if unset; None for none.
+    pub fn app_protocol<'a>(&'a self, default: &'a str) -> Option<&'a str> {
+        match (self.app_protocol.as_deref(), self.type_()) {
+            (Some(""), _) | (None, ServiceType::LoadBalancer) => None,
+            (Some(stated), _) => Some(stated),
+            (None, ServiceType::ClusterIP | ServiceType::NodePort) => Some(default),
+        }
+    }
+}
+
+/// Who may connect to the pods of a McpServer, where the cluster enforces NetworkPolicies.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.enabled) && !self.enabled) || !has(self.from) && !has(self.ports)").message("enabled: false makes no NetworkPolicy: remove from and ports"))]
+pub struct GatewayNetworkPolicy {
+    /// Whether the operator makes NetworkPolicies; true if absent. Without them every pod can
+    /// connect to the gateway's admin port and to a stdio server's port, which ask for a bearer for
+    /// all but metrics and probes. What the chart's `gateway.egress` says holds all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool", extend("default" = true))]
+    pub enabled: Option<bool>,
+    /// Peers that may connect to the port that agents call, and to `ports`; everyone if absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = Rule::new("self.all(p, has(p.ipBlock) || has(p.podSelector) || has(p.namespaceSelector))").message("each entry of from has a podSelector, a namespaceSelector or an ipBlock"))]
+    pub from: Vec<NetworkPolicyPeer>,
+    /// Further ports of the gateway's pods, and of the stdio server's pod for the gateway, that can
+    /// be reached: 15008 in an ambient mesh, for example.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(validation = Rule::new("self.all(p, has(p.port) && p.port != null)").message("each entry of ports has a port, such as { port: 15008 }"))]
+    pub ports: Vec<NetworkPolicyPort>,
+}
+
+impl GatewayNetworkPolicy {
+    /// Whether the operator makes NetworkPolicies, true if unset.
+    pub fn enabled(&self) -> bool {
+        self.enabled.unwrap_or(true)
     }
 }
 

@@ -277,7 +277,8 @@ pub struct StdioUpstream {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub volume_mounts: Vec<VolumeMount>,
-    /// Resources of the server's container.
+    /// Resources of the server's container; if absent, it requests 50m CPU and 128Mi memory and is
+    /// limited to 2 CPUs and, with `Shared` sessions, 2Gi, else 4Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ResourceRequirements")]
     pub resources: Option<ResourceRequirements>,

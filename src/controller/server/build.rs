@@ -17,6 +17,7 @@ use crate::controller::server::error::BuildError;
 pub mod config_map;
 mod gateway;
 pub mod metadata;
+mod network;
 mod pod;
 mod upstream;
 pub mod wanted;
@@ -42,9 +43,9 @@ pub fn build(wanted: &Wanted<'_>) -> Result<Vec<Child>, BuildError> {
         Child::of(&role)?,
         Child::of(&role_binding)?,
         Child::of(&service)?,
-        Child::of(&network_policy)?,
         child_of_deployment(&deployment)?,
     ];
+    children.extend(network_policy.as_ref().map(Child::of).transpose()?);
     children.extend(disruption_budget.as_ref().map(Child::of).transpose()?);
     children.extend(autoscaler.as_ref().map(Child::of).transpose()?);
     if let Some(stdio) = &wanted.spec.upstream.stdio {
@@ -54,7 +55,7 @@ pub fn build(wanted: &Wanted<'_>) -> Result<Vec<Child>, BuildError> {
             deployment,
         } = upstream::objects(wanted, stdio);
         children.push(Child::of(&service)?);
-        children.push(Child::of(&network_policy)?);
+        children.extend(network_policy.as_ref().map(Child::of).transpose()?);
         children.push(child_of_deployment(&deployment)?);
     }
     children.sort_by_key(|child| child.kind);
@@ -78,6 +79,7 @@ pub fn possible(ident: &Ident) -> Vec<(Kind, String)> {
     vec![
         (Kind::PodDisruptionBudget, ident.gateway()),
         (Kind::HorizontalPodAutoscaler, ident.gateway()),
+        (Kind::NetworkPolicy, ident.gateway()),
         (Kind::Deployment, ident.upstream()),
         (Kind::Service, ident.upstream()),
         (Kind::NetworkPolicy, ident.upstream()),

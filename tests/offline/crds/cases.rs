@@ -320,6 +320,30 @@ pub fn cases() -> Vec<Case> {
             gateway(json!({ "allowedHosts": ["a:1", "[::1]:80"] })),
         ),
         now(
+            "appProtocol must be a name",
+            "McpServer",
+            gateway(json!({ "service": { "appProtocol": "http/2 clear" } })),
+            gateway(json!({ "service": { "appProtocol": "kubernetes.io/h2c" } })),
+        ),
+        now(
+            "remove from and ports",
+            "McpServer",
+            gateway(json!({ "networkPolicy": { "enabled": false, "ports": [{ "port": 15008 }] } })),
+            gateway(json!({ "networkPolicy": { "enabled": true, "ports": [{ "port": 15008 }] } })),
+        ),
+        now(
+            "each entry of from",
+            "McpServer",
+            gateway(json!({ "networkPolicy": { "from": [{}] } })),
+            gateway(json!({ "networkPolicy": { "from": [{ "podSelector": {} }] } })),
+        ),
+        now(
+            "each entry of ports",
+            "McpServer",
+            gateway(json!({ "networkPolicy": { "ports": [{ "protocol": "TCP" }] } })),
+            gateway(json!({ "networkPolicy": { "ports": [{ "port": "hbone" }] } })),
+        ),
+        now(
             "replicas or autoscaling",
             "McpServer",
             gateway(json!({ "replicas": 2, "autoscaling": {} })),

@@ -27,7 +27,7 @@ pub(super) struct GatewayObjects {
     pub(super) role: Role,
     pub(super) role_binding: RoleBinding,
     pub(super) service: Service,
-    pub(super) network_policy: NetworkPolicy,
+    pub(super) network_policy: Option<NetworkPolicy>,
     pub(super) deployment: Deployment,
     pub(super) disruption_budget: Option<PodDisruptionBudget>,
     pub(super) autoscaler: Option<HorizontalPodAutoscaler>,

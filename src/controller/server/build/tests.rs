@@ -36,27 +36,31 @@ fn settings() -> Settings {
     }
 }
 
+/// The NetworkPolicy of a component, if it has one.
+fn network(spec: Value, egress: Egress, component: &str) -> Option<Value> {
+    let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
+    let settings = Settings {
+        gateway_egress: egress,
+        ..settings()
+    };
+    let children = build(&Wanted {
+        ident: &ident(),
+        spec: &spec,
+        settings: &settings,
+        alone: false,
+        bundle_keys: &[],
+        replicas: None,
+    })
+    .unwrap();
+    let name = format!("mlflow-{component}");
+    let mut all = children.into_iter();
+    let found = all.find(|one| one.kind == Kind::NetworkPolicy && one.name == name);
+    found.map(|found| found.body["spec"].clone())
+}
+
 #[test]
 fn gateways_connect_where_the_platform_lets_them_and_to_their_own_bridge() {
-    let network = |spec: Value, egress: Egress| {
-        let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
-        let settings = Settings {
-            gateway_egress: egress,
-            ..settings()
-        };
-        let children = build(&Wanted {
-            ident: &ident(),
-            spec: &spec,
-            settings: &settings,
-            alone: false,
-            bundle_keys: &[],
-            replicas: None,
-        })
-        .unwrap();
-        let mut all = children.into_iter();
-        let found = all.find(|one| one.kind == Kind::NetworkPolicy && one.name == "mlflow-gateway");
-        found.unwrap().body["spec"].clone()
-    };
+    let network = |spec: Value, egress: Egress| network(spec, egress, "gateway").unwrap();
     let open = network(http(), Egress(None));
     assert_eq!(
         (&open["policyTypes"], &open["egress"]),
@@ -72,6 +76,121 @@ fn gateways_connect_where_the_platform_lets_them_and_to_their_own_bridge() {
     assert_eq!(stdio["egress"][1]["ports"][0]["port"], json!(8000));
     let none = network(http(), Egress(Some(Vec::new())));
     assert_eq!(none["egress"], json!([]));
+}
+
+#[test]
+fn a_server_adds_peers_and_ports_of_a_mesh_to_its_network_policies() {
+    let mut spec = stdio();
+    let from = json!([{ "namespaceSelector": { "matchLabels": { "agents": "yes" } } }]);
+    // A port that is null would open every port.
+    let ports = json!([{ "port": 15008 }, { "port": null, "protocol": "TCP" }]);
+    spec["gateway"] = json!({ "networkPolicy": { "from": from, "ports": ports } });
+    let port = |port: u16| json!({ "port": port, "protocol": "TCP" });
+    let gateway = network(spec.clone(), Egress(None), "gateway").unwrap();
+    assert_eq!(
+        gateway["ingress"][0],
+        json!({ "from": from, "ports": [port(8080), { "port": 15008 }] })
+    );
+    // Only the platform says who can reach the admin port.
+    assert_eq!(gateway["ingress"][1]["ports"], json!([port(9090)]));
+    assert_ne!(gateway["ingress"][1]["from"], from);
+    let upstream = network(spec, Egress(None), "upstream").unwrap();
+    assert_eq!(
+        upstream["ingress"][0]["ports"],
+        json!([port(8000), { "port": 15008 }])
+    );
+    // Not from everyone whom the gateway serves.
+    assert_eq!(
+        upstream["ingress"][0]["from"][0]["podSelector"]["matchLabels"],
+        json!(selector(&ident(), GATEWAY).match_labels)
+    );
+}
+
+#[test]
+fn a_server_without_network_policies_still_connects_only_where_the_platform_lets_it() {
+    let mut spec = stdio();
+    spec["gateway"] = json!({ "networkPolicy": { "enabled": false } });
+    for component in ["gateway", "upstream"] {
+        assert_eq!(
+            network(spec.clone(), Egress(None), component),
+            None,
+            "{component}"
+        );
+    }
+    let removed = possible(&ident());
+    for name in ["mlflow-gateway", "mlflow-upstream"] {
+        assert!(
+            removed.contains(&(Kind::NetworkPolicy, name.to_owned())),
+            "{name}"
+        );
+    }
+    let egress = network(spec, Egress(Some(Vec::new())), "gateway").unwrap();
+    assert_eq!(egress["policyTypes"], json!(["Egress"]));
+    assert_eq!(egress["egress"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn services_name_the_protocol_of_their_port_unless_a_cloud_would_probe_it() {
+    let protocol = |gateway: Value| {
+        let mut spec = stdio();
+        spec["gateway"] = gateway;
+        let children = built(spec, false, None);
+        let service = &children[&(Kind::Service, "mlflow-gateway".to_owned())];
+        service["spec"]["ports"][0]["appProtocol"].clone()
+    };
+    let tls = json!({ "secretRef": { "name": "tls" } });
+    let stated = "kubernetes.io/ws";
+    assert_eq!(protocol(json!({})), "http");
+    assert_eq!(protocol(json!({ "tls": tls })), "https");
+    assert_eq!(
+        protocol(json!({ "service": { "type": "NodePort" } })),
+        "http"
+    );
+    for none in [
+        json!({ "type": "LoadBalancer" }),
+        json!({ "appProtocol": "" }),
+    ] {
+        assert_eq!(protocol(json!({ "service": none })), Value::Null);
+    }
+    let service = json!({ "type": "LoadBalancer", "appProtocol": stated });
+    assert_eq!(protocol(json!({ "service": service })), stated);
+    let upstream = &built(stdio(), false, None)[&(Kind::Service, "mlflow-upstream".to_owned())];
+    assert_eq!(upstream["spec"]["ports"][0]["appProtocol"], "http");
+}
+
+/// A quota on limits refuses every pod that has a container without.
+#[test]
+fn every_container_has_limits_unless_the_user_states_its_resources() {
+    let mut shared = stdio();
+    shared["upstream"]["stdio"]["sessions"] = json!("Shared");
+    for (spec, memory) in [(shared, "2Gi"), (stdio(), "4Gi")] {
+        let children = built(spec, false, None);
+        for (component, memory) in [("gateway", "512Mi"), ("upstream", memory)] {
+            let pod = &deployment(&children, component)["spec"]["template"]["spec"];
+            let server = &pod["containers"][0]["resources"];
+            assert_eq!(
+                server["limits"],
+                json!({ "cpu": "2", "memory": memory }),
+                "{component}"
+            );
+            let all = ["containers", "initContainers"].map(|list| pod[list].as_array());
+            for container in all.into_iter().flatten().flatten() {
+                for amount in ["cpu", "memory"] {
+                    let limits = &container["resources"]["limits"];
+                    assert!(limits[amount].is_string(), "{component}: {container}");
+                }
+            }
+        }
+    }
+    let mut stated = stdio();
+    stated["gateway"] = json!({ "resources": {} });
+    stated["upstream"]["stdio"]["resources"] = json!({ "requests": { "cpu": "1" } });
+    let children = built(stated, false, None);
+    for component in ["gateway", "upstream"] {
+        let pod = &deployment(&children, component)["spec"]["template"]["spec"];
+        let server = &pod["containers"][0]["resources"];
+        assert_eq!(server["limits"], Value::Null, "{component}");
+    }
 }
 
 fn built(spec: Value, alone: bool, replicas: Option<Replicas>) -> BTreeMap<(Kind, String), Value> {
@@ -136,7 +255,9 @@ fn every_field_of_every_child_is_one_that_its_kind_has() {
     let mut spec = stdio();
     spec["gateway"] = json!({
         "autoscaling": {}, "tls": { "secretRef": { "name": "tls" } },
-        "service": { "type": "LoadBalancer", "annotations": { "a": "b" } },
+        "service": { "type": "LoadBalancer", "annotations": { "a": "b" }, "appProtocol": "tcp" },
+        "networkPolicy": { "from": [{ "ipBlock": { "cidr": "10.0.0.0/8" } }],
+                           "ports": [{ "port": 15000, "endPort": 15100, "protocol": "UDP" }] },
         "imagePullSecrets": [{ "name": "pull" }],
         "pod": { "labels": { "team": "ml" }, "annotations": { "x": "y" }, "nodeSelector": { "disk": "ssd" },
                  "tolerations": [{ "key": "k", "operator": "Exists" }], "priorityClassName": "high",

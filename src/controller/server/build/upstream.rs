@@ -14,14 +14,15 @@ mod service;
 /// The objects of a stdio server.
 pub(super) struct UpstreamObjects {
     pub(super) service: Service,
-    pub(super) network_policy: NetworkPolicy,
+    pub(super) network_policy: Option<NetworkPolicy>,
     pub(super) deployment: Deployment,
 }
 
 pub(super) fn objects(wanted: &Wanted<'_>, stdio: &StdioUpstream) -> UpstreamObjects {
+    let options = wanted.spec.gateway().network_policy;
     UpstreamObjects {
         service: service::service(wanted.ident),
-        network_policy: network_policy::network_policy(wanted.ident),
+        network_policy: network_policy::network_policy(wanted.ident, options.unwrap_or_default()),
         deployment: deployment::deployment(wanted, stdio),
     }
 }

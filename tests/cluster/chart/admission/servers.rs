@@ -75,7 +75,7 @@ async fn who_may_not_create_pods_cannot_have_a_server_run() {
 /// Labels would put the gateway among another Service's pods, a Service of type LoadBalancer opens
 /// the cluster.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_create_neither_pods_nor_services_cannot_shape_a_gateways() {
+async fn who_may_not_create_what_a_gateway_has_cannot_shape_it() {
     let Some(cluster) = guarded("the policy on gateways' pods").await else {
         return;
     };
@@ -98,21 +98,26 @@ async fn who_may_create_neither_pods_nor_services_cannot_shape_a_gateways() {
             json!({ "type": "LoadBalancer" }),
             "a Service in this namespace, so writing it needs the right to create Services",
         ),
+        (
+            "networkPolicy",
+            json!({ "enabled": false }),
+            "NetworkPolicies in this namespace, so writing it needs the right to create NetworkPolicies",
+        ),
     ] {
-        let spec = with(json!({ (field): shape }));
+        let (name, spec) = (field.to_lowercase(), with(json!({ (field): shape })));
         let refused = format!(
             "portcullis-mcpservers: gateway.{field} shapes {what}, which dev does not have in {place}; ask for that right, \
              or let a user who has it write this"
         );
         assert_eq!(
-            create(&dev, place, &server(field, &spec)).await,
+            create(&dev, place, &server(&name, &spec)).await,
             Err(refused.clone())
         );
         let plain = with(json!({ "replicas": 2 }));
-        assert_eq!(create(&dev, place, &server(field, &plain)).await, Ok(()));
+        assert_eq!(create(&dev, place, &server(&name, &plain)).await, Ok(()));
         let change = json!({ "spec": { "gateway": { (field): shape } } });
         assert_eq!(
-            patch(&dev, place, "McpServer", field, change).await,
+            patch(&dev, place, "McpServer", &name, change).await,
             Err(refused)
         );
     }

@@ -38,6 +38,7 @@ pub fn deployment(wanted: &Wanted<'_>, gateway: &Gateway) -> Deployment {
         allowed_hosts: _,
         tls: _,
         service: _,
+        network_policy: _,
         resources: _,
         image_pull_secrets,
         pod: options,
@@ -124,7 +125,8 @@ fn container(wanted: &Wanted<'_>, gateway: &Gateway) -> Container {
         .clone()
         .unwrap_or_else(|| ResourceRequirements {
             requests: Some(amounts("50m", "32Mi")),
-            ..ResourceRequirements::default()
+            limits: Some(amounts("2", "512Mi")),
+            claims: None,
         });
     Container {
         name: GATEWAY.to_owned(),

@@ -2,64 +2,87 @@
 
 use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
-    NetworkPolicyPort, NetworkPolicySpec,
+    NetworkPolicySpec,
 };
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::api::contract::ADMIN_PORT;
-use crate::api::server::{Gateway, McpServerSpec};
+use crate::api::server::{Gateway, GatewayNetworkPolicy, McpServerSpec};
 use crate::controller::names::{BRIDGE_PORT, GATEWAY, Ident, UPSTREAM};
 use crate::controller::server::build::metadata::{metadata, selector};
+use crate::controller::server::build::network::{tcp, with_further};
 use crate::controller::server::build::wanted::Settings;
 
+/// None where the McpServer wants none and the platform does not restrict egress.
 pub fn network_policy(
     ident: &Ident,
     spec: &McpServerSpec,
     settings: &Settings,
     gateway: &Gateway,
-) -> NetworkPolicy {
-    let mut ingress = vec![NetworkPolicyIngressRule {
-        from: None,
-        ports: Some(tcp(gateway.port())),
-    }];
-    // An empty list of peers would admit everybody.
-    if !settings.admin_from.0.is_empty() {
-        ingress.push(NetworkPolicyIngressRule {
-            from: Some(settings.admin_from.0.clone()),
-            ports: Some(tcp(ADMIN_PORT.into())),
-        });
+) -> Option<NetworkPolicy> {
+    let options = gateway.network_policy.clone().unwrap_or_default();
+    let ingress = options
+        .enabled()
+        .then(|| ingress(settings, gateway, options));
+    let egress = egress(ident, spec, settings);
+    let types: Vec<String> = [("Ingress", ingress.is_some()), ("Egress", egress.is_some())]
+        .into_iter()
+        .filter(|(_, is_restricted)| *is_restricted)
+        .map(|(one, _)| one.to_owned())
+        .collect();
+    // A policy without types would restrict ingress.
+    if types.is_empty() {
+        return None;
     }
-    let egress = settings.gateway_egress.0.clone().map(|mut rules| {
-        if spec.upstream.stdio.is_some() {
-            rules.push(NetworkPolicyEgressRule {
-                to: Some(vec![NetworkPolicyPeer {
-                    pod_selector: Some(selector(ident, UPSTREAM)),
-                    ..NetworkPolicyPeer::default()
-                }]),
-                ports: Some(tcp(BRIDGE_PORT.into())),
-            });
-        }
-        rules
-    });
-    let types: &[&str] = match egress {
-        Some(_) => &["Ingress", "Egress"],
-        None => &["Ingress"],
-    };
-    NetworkPolicy {
+    Some(NetworkPolicy {
         metadata: metadata(ident, &ident.gateway(), GATEWAY),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(selector(ident, GATEWAY)),
-            policy_types: Some(types.iter().map(|&one| one.to_owned()).collect()),
-            ingress: Some(ingress),
+            policy_types: Some(types),
+            ingress,
             egress,
         }),
-    }
+    })
 }
 
-fn tcp(port: i32) -> Vec<NetworkPolicyPort> {
-    vec![NetworkPolicyPort {
-        port: Some(IntOrString::Int(port)),
-        protocol: Some("TCP".to_owned()),
-        end_port: None,
-    }]
+fn ingress(
+    settings: &Settings,
+    gateway: &Gateway,
+    options: GatewayNetworkPolicy,
+) -> Vec<NetworkPolicyIngressRule> {
+    let GatewayNetworkPolicy {
+        enabled: _,
+        from,
+        ports,
+    } = options;
+    // An empty list of peers would admit everybody.
+    let mut rules = vec![NetworkPolicyIngressRule {
+        from: (!from.is_empty()).then_some(from),
+        ports: Some(with_further(gateway.port(), ports)),
+    }];
+    if !settings.admin_from.0.is_empty() {
+        rules.push(NetworkPolicyIngressRule {
+            from: Some(settings.admin_from.0.clone()),
+            ports: Some(vec![tcp(ADMIN_PORT.into())]),
+        });
+    }
+    rules
+}
+
+/// What the platform allows, and the way to the gateway's own stdio server.
+fn egress(
+    ident: &Ident,
+    spec: &McpServerSpec,
+    settings: &Settings,
+) -> Option<Vec<NetworkPolicyEgressRule>> {
+    let mut rules = settings.gateway_egress.0.clone()?;
+    if spec.upstream.stdio.is_some() {
+        rules.push(NetworkPolicyEgressRule {
+            to: Some(vec![NetworkPolicyPeer {
+                pod_selector: Some(selector(ident, UPSTREAM)),
+                ..NetworkPolicyPeer::default()
+            }]),
+            ports: Some(vec![tcp(BRIDGE_PORT.into())]),
+        });
+    }
+    Some(rules)
 }

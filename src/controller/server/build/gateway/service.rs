@@ -16,9 +16,16 @@ pub fn service(ident: &Ident, gateway: &Gateway) -> Service {
         ServiceType::LoadBalancer => "LoadBalancer",
         ServiceType::NodePort => "NodePort",
     };
+    let protocol = if gateway.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let app_protocol = service.app_protocol(protocol).map(str::to_owned);
     let GatewayService {
         type_: _,
         annotations,
+        app_protocol: _,
     } = service;
     Service {
         metadata: ObjectMeta {
@@ -29,14 +36,8 @@ pub fn service(ident: &Ident, gateway: &Gateway) -> Service {
             type_: Some(kind.to_owned()),
             selector: Some(selecting(ident, GATEWAY)),
             ports: Some(vec![ServicePort {
-                name: Some(
-                    if gateway.tls.is_some() {
-                        "https"
-                    } else {
-                        "http"
-                    }
-                    .to_owned(),
-                ),
+                name: Some(protocol.to_owned()),
+                app_protocol,
                 port: gateway.port(),
                 target_port: Some(IntOrString::String("http".to_owned())),
                 protocol: Some("TCP".to_owned()),

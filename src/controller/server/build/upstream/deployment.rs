@@ -133,8 +133,26 @@ fn container(wanted: &Wanted<'_>, stdio: &StdioUpstream) -> Container {
         readiness_probe: Some(probe("/readyz", "bridge", 2)),
         security_context: Some(container_security()),
         volume_mounts: Some(mounts(stdio)),
-        resources: resources.clone(),
+        resources: Some(
+            resources
+                .clone()
+                .unwrap_or_else(|| default_resources(stdio)),
+        ),
         ..Container::default()
+    }
+}
+
+/// With limits, as a quota on them refuses pods without.
+fn default_resources(stdio: &StdioUpstream) -> ResourceRequirements {
+    let most_memory = match stdio.sessions() {
+        Sessions::Shared => "2Gi",
+        // One process for each session.
+        Sessions::PerSession => "4Gi",
+    };
+    ResourceRequirements {
+        requests: Some(amounts("50m", "128Mi")),
+        limits: Some(amounts("2", most_memory)),
+        claims: None,
     }
 }
 

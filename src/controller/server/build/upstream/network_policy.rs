@@ -1,16 +1,20 @@
 //! Only its gateway may connect to a stdio server.
 
 use k8s_openapi::api::networking::v1::{
-    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
-    NetworkPolicySpec,
+    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicySpec,
 };
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::api::server::GatewayNetworkPolicy;
 use crate::controller::names::{BRIDGE_PORT, GATEWAY, Ident, UPSTREAM};
 use crate::controller::server::build::metadata::{metadata, selector};
+use crate::controller::server::build::network::with_further;
 
-pub fn network_policy(ident: &Ident) -> NetworkPolicy {
-    NetworkPolicy {
+/// None where the McpServer wants none.
+pub fn network_policy(ident: &Ident, options: GatewayNetworkPolicy) -> Option<NetworkPolicy> {
+    if !options.enabled() {
+        return None;
+    }
+    Some(NetworkPolicy {
         metadata: metadata(ident, &ident.upstream(), UPSTREAM),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(selector(ident, UPSTREAM)),
@@ -20,13 +24,9 @@ pub fn network_policy(ident: &Ident) -> NetworkPolicy {
                     pod_selector: Some(selector(ident, GATEWAY)),
                     ..NetworkPolicyPeer::default()
                 }]),
-                ports: Some(vec![NetworkPolicyPort {
-                    port: Some(IntOrString::Int(BRIDGE_PORT.into())),
-                    protocol: Some("TCP".to_owned()),
-                    end_port: None,
-                }]),
+                ports: Some(with_further(BRIDGE_PORT.into(), options.ports)),
             }]),
             egress: None,
         }),
-    }
+    })
 }

@@ -14,6 +14,7 @@ pub fn service(ident: &Ident) -> Service {
             selector: Some(selecting(ident, UPSTREAM)),
             ports: Some(vec![ServicePort {
                 name: Some("bridge".to_owned()),
+                app_protocol: Some("http".to_owned()),
                 port: BRIDGE_PORT.into(),
                 target_port: Some(IntOrString::String("bridge".to_owned())),
                 protocol: Some("TCP".to_owned()),
