@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds for release and prints the table of measurements (some five minutes). BENCH_SECONDS is the length of a round,
 # BENCH_ROUNDS how many of each kind are taken, BENCH_MEMORY_SECONDS how long memory is watched under load, BENCH_ONLY
-# picks parts: call,latency,list,denied,evaluate,worst,limits,instructions,start,memory. Instructions need valgrind; limits are also measured in a Redis server
+# picks parts: call,latency,list,denied,evaluate,worst,own,limits,instructions,start,memory. Instructions need valgrind; limits are also measured in a Redis server
 # if there is a redis-server or PORTCULLIS_TEST_REDIS names one.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream::{once, pending};
+use futures::StreamExt as _;
+use futures::stream::{once, pending};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, StreamBody};
@@ -306,7 +306,7 @@ impl Play {
             frames.push(Err(std::io::Error::other("the connection broke").into()));
         }
         frames.insert(0, Ok(http_body::Frame::data(bytes)));
-        let frames = futures_util::stream::iter(frames);
+        let frames = futures::stream::iter(frames);
         let body = if next.open {
             AnswerBody::new(StreamBody::new(frames.chain(pending())))
         } else if next.ends_after > Duration::ZERO {

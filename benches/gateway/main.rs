@@ -19,6 +19,7 @@ mod instructions;
 mod limits;
 mod load;
 mod memory;
+mod own;
 mod process;
 mod proxy;
 mod start;
@@ -220,6 +221,11 @@ async fn measure() -> Done<()> {
             "<= 10 ms",
             10.0 / taken,
         );
+    }
+    if wanted("own") {
+        own::json(&mut table)?;
+        own::conditions(&mut table)?;
+        own::pool(server.addr, &mut table).await?;
     }
     if wanted("limits") {
         limits::measure(&mut table).await?;

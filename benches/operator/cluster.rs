@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node};
@@ -159,7 +159,7 @@ impl Bench {
                 let policy = format!("p-{}-{}", at % servers, at % POLICIES_EDITED);
                 async move { self.edit(&policy, &format!("round {round}")).await }
             });
-            futures_util::future::try_join_all(edited).await?;
+            futures::future::try_join_all(edited).await?;
             edits += AT_ONCE;
             let name = "s-passing";
             let mut passing = server(servers, upstream);

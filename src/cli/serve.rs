@@ -426,7 +426,7 @@ impl Serving {
     async fn shutdown(&self) {
         let gateways = self.gateways();
         let all = gateways.iter().map(|gateway| gateway.shutdown());
-        futures_util::future::join_all(all).await;
+        futures::future::join_all(all).await;
     }
 }
 

@@ -263,10 +263,7 @@ async fn the_public_conformance_suite_loses_no_scored_check_through_the_gateway(
             }
         })
     });
-    let runs: BTreeMap<_, _> = futures_util::future::join_all(runs)
-        .await
-        .into_iter()
-        .collect();
+    let runs: BTreeMap<_, _> = futures::future::join_all(runs).await.into_iter().collect();
 
     let mut mistakes = Vec::new();
     let scored = installed.scored();

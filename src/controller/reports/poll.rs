@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures::StreamExt as _;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
@@ -130,7 +130,7 @@ async fn look(ctx: &Context, name: &Name) -> Option<Duration> {
         })
     });
     let reads: Vec<_> = reads.collect();
-    let reads = futures_util::stream::iter(reads).buffer_unordered(MAX_READS_AT_ONCE);
+    let reads = futures::stream::iter(reads).buffer_unordered(MAX_READS_AT_ONCE);
     if reads.collect::<Vec<bool>>().await.contains(&true) {
         ctx.queues.servers.add(name.clone());
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::{Either, Ready, ready};
+use futures::future::{Either, Ready, ready};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::BodyExt as _;

@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures::StreamExt as _;
 use kube::Resource;
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -84,7 +84,7 @@ pub async fn follow_as<K>(
 
 /// Takes what a watch brings, until it has to start again with a list.
 async fn feed<K: Resource>(
-    stream: impl futures_util::Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
+    stream: impl futures::Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
     scope: Option<&str>,
     sink: &impl Sink<K>,
     first: &mut bool,

@@ -179,7 +179,7 @@ pub(super) fn sse(
         opened: false,
         over: false,
     };
-    let frames = futures_util::stream::unfold(state, |mut state| async move {
+    let frames = futures::stream::unfold(state, |mut state| async move {
         if state.over {
             return None;
         }

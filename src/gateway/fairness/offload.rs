@@ -87,8 +87,8 @@ mod tests {
         let share = Arc::new(Budgets::default()).share("s", "greedy");
         let first = share.turn().await.unwrap();
         let mut second = Box::pin(share.turn());
-        assert!(futures_util::poll!(&mut second).is_pending());
+        assert!(futures::poll!(&mut second).is_pending());
         drop(first);
-        assert!(futures_util::poll!(&mut second).is_ready());
+        assert!(futures::poll!(&mut second).is_ready());
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use futures_util::task::AtomicWaker;
+use futures::task::AtomicWaker;
 
 /// How often a future is polled in a row; then others have their turn.
 const POLLS_IN_A_ROW: usize = 8;

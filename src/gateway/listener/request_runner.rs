@@ -129,7 +129,7 @@ mod tests {
         async fn respond(&self, request: isize) -> Response<Body> {
             tokio::task::yield_now().await;
             Response::new(match usize::try_from(request) {
-                Ok(0) => StreamBody::new(futures_util::stream::pending()).boxed_unsync(),
+                Ok(0) => StreamBody::new(futures::stream::pending()).boxed_unsync(),
                 Ok(size) => full(Bytes::from(vec![b'x'; size])),
                 Err(_) => std::future::pending().await,
             })
@@ -164,7 +164,7 @@ mod tests {
     async fn requests_that_overlap_or_are_given_up_do_not_meet() {
         let runner = RequestRunner::new(Sizes);
         let mut stuck = Box::pin(runner.run(-1));
-        assert!(futures_util::poll!(stuck.as_mut()).is_pending());
+        assert!(futures::poll!(stuck.as_mut()).is_pending());
         let (one, two) = (runner.run(1), runner.run(2));
         assert_eq!(size(two).await, Some(2));
         assert_eq!(size(one).await, Some(1));

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures::future::join_all;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep_until};
 

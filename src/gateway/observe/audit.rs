@@ -123,8 +123,9 @@ impl<'a> DecisionId<'a> {
 
     /// The value of a header that holds it.
     pub fn to_header(&self) -> Option<HeaderValue> {
-        // A number has twenty digits at most.
-        let mut text = String::with_capacity(self.instance.len() + 21);
+        // Bytes take a text over as it is if it fills its room.
+        let digits = self.number.checked_ilog10().unwrap_or(0) as usize + 1;
+        let mut text = String::with_capacity(self.instance.len() + 1 + digits);
         self.write(&mut text);
         HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
     }

@@ -20,7 +20,7 @@ pub mod cause;
 pub mod connect;
 mod error;
 pub mod http_client;
-mod pool;
+pub mod pool;
 pub mod proxy;
 mod request_headers;
 pub mod stdio;

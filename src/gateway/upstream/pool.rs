@@ -30,7 +30,7 @@ use crate::gateway::body::{Body, BoxError, empty};
 use crate::gateway::fairness::budget::Bounds;
 
 /// The connections to one upstream.
-pub(super) struct Pool {
+pub struct Pool {
     inner: Arc<PoolInner>,
     connector: HttpConnector,
     /// Where to connect to.
@@ -73,7 +73,10 @@ enum Sent {
 impl Pool {
     /// Connections to the authority of `uri`, or to the proxy for it; those unused for `idle` are
     /// closed.
-    pub(super) fn new(
+    ///
+    /// # Errors
+    /// Why the URL cannot be called.
+    pub fn new(
         connector: HttpConnector,
         uri: &Uri,
         proxy: Option<&Proxy>,
@@ -130,7 +133,10 @@ impl Pool {
     }
 
     /// Sends a request; its URI and Host are made here.
-    pub(super) async fn send(
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Body>, UpstreamError> {

@@ -24,7 +24,7 @@ pub fn watch(
     parts.headers.remove(http::header::TRANSFER_ENCODING);
     let (out, events) = mpsc::channel(1);
     tokio::spawn(pump(shared, asked, body, out, how));
-    let events = futures_util::stream::unfold(events, |mut events| async move {
+    let events = futures::stream::unfold(events, |mut events| async move {
         Some((events.recv().await?, events))
     });
     Response::from_parts(parts, BodyExt::boxed(StreamBody::new(events)))

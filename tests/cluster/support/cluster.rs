@@ -383,7 +383,7 @@ fn load(kubeconfig: PathBuf, who: Option<(&str, &[&str])>) -> Config {
     // It has no exec plugin of ours to run, so nothing here waits.
     let options = KubeConfigOptions::default();
     let config =
-        futures_util::FutureExt::now_or_never(Config::from_custom_kubeconfig(document, &options));
+        futures::FutureExt::now_or_never(Config::from_custom_kubeconfig(document, &options));
     let mut config = config
         .expect("reading a kubeconfig waited for something")
         .unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
+use futures::FutureExt as _;
 use portcullis::api::policy::Scope;
 use portcullis::gateway::counters::{Cause, Exhausted, SharedCounters, SharedReservation};
 use portcullis::policy::decision::{Charge, Counter, RuleId};

@@ -8,7 +8,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures_util::{Stream, TryStreamExt as _};
+use futures::{Stream, TryStreamExt as _};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::api::{WatchEvent as ApiEvent, WatchParams};
