@@ -3,6 +3,7 @@
 #
 #   tests/clock.sh WHEN         WHEN: "+1 year", or a time such as 2026-02-28T23:59 (UTC). Prints VARIABLE=VALUE, which makes
 #                               `cargo test` run each test program at that time; the clock then goes on at its usual pace
+#   tests/clock.sh --library    prints the path of libfaketime, with which tests step the clock of one program while it runs
 #   tests/clock.sh --check      says why this machine cannot do that, on standard output; nothing if it can
 #
 # Dynamic programs (the tests, Portcullis, Python, Node.js, openssl) get the time from libfaketime, of Debian's package
@@ -35,7 +36,13 @@ case ${1:-} in
     install
     if [[ -z $(library) ]]; then echo "libfaketime is missing (on Debian or Ubuntu: apt-get install libfaketime)"; fi
     ;;
-  '') sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  --library)
+    install
+    file=$(library)
+    [[ -n $file ]] || { echo "error: libfaketime is missing; on Debian or Ubuntu: apt-get install libfaketime" >&2; exit 1; }
+    printf '%s\n' "$file"
+    ;;
+  '') sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   *)
     install
     file=$(library)

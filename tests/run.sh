@@ -7,8 +7,8 @@
 # reason. The end is a table of where the time went and a line that counts.
 #
 # Takes: T, a part of the names of the tests to run (unit, offline, gateway, cluster, clock); PORTCULLIS_SKIP, a list with
-#   commas of what to skip: cluster, mlflow, python, node, conformance, redis, jq, actionlint, e2e; SHOW, to see what tests of the cluster part print; NEWEST, to test the newest
-#   releases of the MLflow servers too.
+#   commas of what to skip: cluster, mlflow, python, node, conformance, redis, jq, actionlint, clock, e2e; SHOW, to see what tests of the cluster part print; NEWEST, to test the
+#   newest releases of the MLflow servers too.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-1} CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
@@ -224,6 +224,18 @@ use_programs() {
   else use PORTCULLIS_TEST_REDIS redis bin/valkey-server redis; fi
 }
 
+# What steps the clock of one gateway while it runs.
+use_clock() {
+  local library
+  if [[ -n ${PORTCULLIS_TEST_FAKETIME:-} ]]; then return; fi
+  if left_out clock; then skip "steps of a gateway's clock: PORTCULLIS_SKIP says so"
+  elif library=$(bash tests/clock.sh --library 2>"$work/clock.log"); then export PORTCULLIS_TEST_FAKETIME=$library
+  else
+    skip "steps of a gateway's clock: $(tail -n 1 "$work/clock.log")"
+    left_out_from_now clock
+  fi
+}
+
 # False, with the reason, where there is no control plane to test on.
 use_cluster() {
   if left_out cluster; then skip "the tests on a real API server: PORTCULLIS_SKIP says so"; return 1; fi
@@ -232,6 +244,7 @@ use_cluster() {
     return 1
   fi
   use PORTCULLIS_TEST_CONTROLPLANE controlplane . cluster
+  use_clock
   [[ -n ${PORTCULLIS_TEST_CONTROLPLANE:-} ]]
 }
 

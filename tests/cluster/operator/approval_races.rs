@@ -1,8 +1,11 @@
 //! Never two executions of one approval, and none of a call that no person approved: races over
-//! three gateway processes, with kill -9 of any and an API server that stops answering in between.
+//! three gateway processes, with kill -9 of any, an API server that stops answering, and steps of a
+//! gateway's clock in between.
 //! `PORTCULLIS_RACES` sets how many races there are, `PORTCULLIS_SEED` repeats those of a run.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,11 +21,15 @@ use super::rig::{Room, pod_ready, policy, server};
 use crate::support::control_plane::Program;
 use crate::support::eventually;
 use crate::support::wire::client::Client;
+use crate::support::wire::installed;
 use crate::support::wire::upstream::{Answer, Fake};
 
 const SERVER: &str = "mlflow";
 const CALLERS: usize = 6;
 const GATEWAYS: usize = 3;
+/// Seconds that a stepped clock is off. With the long ones, what one gateway asks for has expired
+/// already for another.
+const STEPS: [i64; 6] = [0, 0, 30, -30, 150, -150];
 
 /// Small numbers that follow from a seed.
 struct Dice(u64);
@@ -46,9 +53,8 @@ fn key(caller: usize) -> String {
     format!("key-of-caller-{caller}-0123456789abcdef")
 }
 
-/// A server with three gateways, six callers, and a tool that needs approval.
-async fn open(what: &'static str, approval: Value) -> Option<(Room, Fake, Executions)> {
-    let room = Room::alone(what).await?;
+/// A room with a server with three gateways, six callers, and a tool that needs approval.
+async fn open(room: &Room, approval: Value) -> (Fake, Executions) {
     let fake = Fake::start(&["promote"]).await;
     let executions = Executions::default();
     let seen = executions.clone();
@@ -80,7 +86,7 @@ async fn open(what: &'static str, approval: Value) -> Option<(Room, Fake, Execut
     ));
     room.ready(SERVER).await;
     room.holds(SERVER, &["p"]).await;
-    Some((room, fake, executions))
+    (fake, executions)
 }
 
 /// When each call was executed, by its text.
@@ -94,8 +100,8 @@ impl Executions {
     }
 }
 
-/// A client of each caller at each gateway, all of one session.
-async fn callers(room: &Room) -> Vec<Vec<Client>> {
+/// The gateways' pods and their addresses, once all are ready.
+async fn gateways(room: &Room) -> Vec<(String, SocketAddr)> {
     let pods = eventually("every gateway is ready", || async {
         let pods = room.gateway_pods(SERVER).await;
         match pods.len() == GATEWAYS && pods.iter().all(pod_ready) {
@@ -104,23 +110,27 @@ async fn callers(room: &Room) -> Vec<Vec<Client>> {
         }
     })
     .await;
-    let addresses: Vec<std::net::SocketAddr> = pods
-        .iter()
-        .map(|pod| {
-            let ip = pod.status.as_ref().unwrap().pod_ip.as_ref().unwrap();
-            std::net::SocketAddr::new(ip.parse().unwrap(), 8080)
-        })
-        .collect();
+    let mut all = Vec::new();
+    for pod in pods {
+        let ip = pod.status.as_ref().unwrap().pod_ip.as_ref().unwrap();
+        let address = SocketAddr::new(ip.parse().unwrap(), 8080);
+        all.push((pod.name_any(), address));
+    }
+    all
+}
+
+/// A client of each caller at each gateway, all of one session.
+async fn callers(gateways: &[(String, SocketAddr)]) -> Vec<Vec<Client>> {
     let mut all = Vec::new();
     for caller in 0..CALLERS {
-        let client = Client::new(addresses[0], "/mcp");
+        let client = Client::new(gateways[0].1, "/mcp");
         let client = client.with("Authorization", &format!("Bearer {}", key(caller)));
         let session = client.session().await;
-        let at = |address: &std::net::SocketAddr| Client {
-            addr: *address,
+        let at = |gateway: &(String, SocketAddr)| Client {
+            addr: gateway.1,
             ..session.clone()
         };
-        all.push(addresses.iter().map(at).collect());
+        all.push(gateways.iter().map(at).collect());
     }
     all
 }
@@ -193,17 +203,49 @@ async fn race(clients: Vec<Client>, text: String, rolls: Vec<u64>) {
     }
 }
 
+/// Fails unless a step of its clock reaches a gateway that runs: its answers say what time it is.
+async fn clocks_follow(room: &Room, gateways: &[(String, SocketAddr)]) {
+    let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+    for (pod, address) in gateways {
+        // Ahead: the date of answers is kept for a second, and does not go back.
+        room.kubelet().step_clock(room.name(), pod, 3_600);
+        eventually("a gateway's clock is stepped", || async {
+            let reply = Client::new(*address, "/mcp").post(&ping).await;
+            let date = reply.header("date").ok_or("no date")?;
+            let date = jiff::fmt::rfc2822::parse(date).unwrap().timestamp();
+            let ahead = date.as_second() - Timestamp::now().as_second();
+            (ahead > 1_800).then_some(()).ok_or("another time")
+        })
+        .await;
+        room.kubelet().step_clock(room.name(), pod, 0);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_approval_is_executed_twice_and_nothing_without_one_whatever_dies_meanwhile() {
     let (races, seed) = (number("PORTCULLIS_RACES", 40), number("PORTCULLIS_SEED", 7));
     println!("{races} races of seed {seed}");
-    let approval = json!({"expiresAfter": "2m", "waitUpTo": "2s"});
-    let Some((room, _fake, executions)) = open("races for approvals", approval).await else {
+    let Some(room) = Room::alone("races for approvals").await else {
         return;
     };
-    let clients = callers(&room).await;
+    let library = installed(
+        "PORTCULLIS_TEST_FAKETIME",
+        "a gateway whose clock is stepped",
+    );
+    let stepped = library.is_some();
+    if let Some(library) = library {
+        room.kubelet().give_gateways_clocks(PathBuf::from(library));
+    }
+    let approval = json!({"expiresAfter": "2m", "waitUpTo": "2s"});
+    let (_fake, executions) = open(&room, approval).await;
+    let gateways = gateways(&room).await;
+    if stepped {
+        clocks_follow(&room, &gateways).await;
+    }
+    let clients = callers(&gateways).await;
     let mut dice = Dice(seed.wrapping_mul(2).wrapping_add(1));
     let control_plane = room.cluster.control_plane().unwrap();
+    let (mut kills, mut outages, mut steps) = (0, 0, 0);
     let racing = async {
         let mut begun = 0;
         while begun < races {
@@ -217,13 +259,29 @@ async fn no_approval_is_executed_twice_and_nothing_without_one_whatever_dies_mea
                 begun += 1;
             }
             tokio::time::sleep(Duration::from_millis(dice.roll(1_500))).await;
+            let (victim, step) = (
+                dice.roll(GATEWAYS as u64),
+                dice.roll(2 * STEPS.len() as u64),
+            );
+            let victim = &gateways[usize::try_from(victim).unwrap()].0;
+            if let Some(seconds) = STEPS.get(usize::try_from(step).unwrap())
+                && stepped
+            {
+                steps += 1;
+                room.kubelet().step_clock(room.name(), victim, *seconds);
+            }
             match dice.roll(3) {
                 0 => {
-                    let pods = room.gateway_pods(SERVER).await;
-                    let victim = usize::try_from(dice.roll(pods.len() as u64)).unwrap();
-                    room.kubelet().crash(room.name(), &pods[victim].name_any());
+                    let victim = usize::try_from(dice.roll(GATEWAYS as u64)).unwrap();
+                    if room
+                        .kubelet()
+                        .crash_what_runs(room.name(), &gateways[victim].0)
+                    {
+                        kills += 1;
+                    }
                 }
                 1 => {
+                    outages += 1;
                     control_plane.pause(Program::ApiServer);
                     tokio::time::sleep(Duration::from_millis(200 + dice.roll(2_000))).await;
                     control_plane.resume(Program::ApiServer);
@@ -265,7 +323,7 @@ async fn no_approval_is_executed_twice_and_nothing_without_one_whatever_dies_mea
         total += times.len();
     }
     println!(
-        "{} requests, {} used, {total} executions",
+        "{kills} kills, {outages} outages, {steps} steps of a clock: {} requests, {} used, {total} executions",
         all.len(),
         used.values().sum::<usize>()
     );
@@ -278,10 +336,11 @@ async fn no_approval_is_executed_twice_and_nothing_without_one_whatever_dies_mea
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_held_calls_are_forwarded_once_each_after_their_decisions() {
     let approval = json!({"expiresAfter": "10m", "waitUpTo": "110s"});
-    let Some((room, _fake, executions)) = open("a hundred held calls", approval).await else {
+    let Some(room) = Room::alone("a hundred held calls").await else {
         return;
     };
-    let clients = callers(&room).await;
+    let (_fake, executions) = open(&room, approval).await;
+    let clients = callers(&gateways(&room).await).await;
     let calls: Vec<_> = (0..100)
         .map(|n| call(&clients[n % 5][n % GATEWAYS], &n.to_string()))
         .collect();

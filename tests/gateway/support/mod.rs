@@ -68,6 +68,7 @@ pub fn installed(variable: &str, what: &str) -> Option<std::ffi::OsString> {
 fn part_of(variable: &str) -> &'static str {
     match variable {
         "PORTCULLIS_TEST_CONTROLPLANE" => "cluster",
+        "PORTCULLIS_TEST_FAKETIME" => "clock",
         "PORTCULLIS_TEST_NODE_MODULES" => "node",
         "PORTCULLIS_TEST_PYTHON_1" | "PORTCULLIS_TEST_PYTHON_2" | "PORTCULLIS_TEST_FASTMCP" => {
             "python"

@@ -20,6 +20,8 @@ pub struct Plan {
     pub program: String,
     pub arguments: Vec<String>,
     pub variables: BTreeMap<String, String>,
+    /// The variables of the clock that it reads.
+    pub clock: BTreeMap<String, String>,
     /// Stands for the container's root; the process starts in it.
     pub root: PathBuf,
     pub log: PathBuf,
@@ -89,6 +91,7 @@ pub async fn plan(
         program,
         arguments: command,
         variables,
+        clock: clock(kubelet, pod)?,
         log: kubelet.log_file(
             &pod.namespace().unwrap_or_default(),
             &pod.name_any(),
@@ -96,6 +99,19 @@ pub async fn plan(
         ),
         root: root.folder,
     })
+}
+
+/// The clock of the pod's own, if gateways have one, or else that of the tests.
+fn clock(kubelet: &Kubelet, pod: &Pod) -> Result<BTreeMap<String, String>, String> {
+    let component = pod.labels().get(COMPONENT);
+    match kubelet.clocks.get() {
+        Some(clocks) if component.is_some_and(|component| component == "gateway") => {
+            clocks.variables(&pod.namespace().unwrap_or_default(), &pod.name_any())
+        }
+        _ => Ok(crate::support::wire::clock()
+            .filter_map(|(name, value)| Some((name.to_owned(), value.into_string().ok()?)))
+            .collect()),
+    }
 }
 
 /// The programs of this repository that images of ours consist of.

@@ -14,6 +14,7 @@
 //! others stay Pending. The label says which program is the image's entry point.
 
 mod address;
+mod clock;
 mod container;
 mod node;
 mod pod;
@@ -26,7 +27,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -38,6 +39,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use address::Addresses;
+use clock::Clocks;
 
 const NODE: &str = "node-1";
 const COMPONENT: &str = "app.kubernetes.io/component";
@@ -52,6 +54,7 @@ pub struct Kubelet {
     addresses: Addresses,
     running: Mutex<BTreeMap<String, Running>>,
     services: service::Services,
+    clocks: OnceLock<Clocks>,
 }
 
 /// A pod as others see it: by UID.
@@ -80,6 +83,7 @@ impl Kubelet {
             addresses: Addresses::of(port),
             running: Mutex::default(),
             services: service::Services::default(),
+            clocks: OnceLock::new(),
         });
         node::register(&kubelet.client).await;
         tokio::spawn(node::keep_alive(kubelet.client.clone()));
@@ -95,18 +99,39 @@ impl Kubelet {
 
     /// Kills what runs in a pod, as if it had crashed; it is started again.
     pub fn crash(&self, namespace: &str, name: &str) {
+        assert!(
+            self.crash_what_runs(namespace, name),
+            "pod {namespace}/{name} has no process"
+        );
+    }
+
+    /// The same; false if nothing runs there at the moment, as after another crash.
+    pub fn crash_what_runs(&self, namespace: &str, name: &str) -> bool {
         let running = self.running.lock().unwrap();
         let pod = running
             .values()
             .find(|pod| pod.namespace == namespace && pod.name == name);
         let pod = pod.unwrap_or_else(|| panic!("no pod {namespace}/{name} runs"));
-        assert!(
-            !pod.groups.is_empty(),
-            "pod {namespace}/{name} has no process"
-        );
         for group in &pod.groups {
             rustix::process::kill_process_group(*group, rustix::process::Signal::KILL).unwrap();
         }
+        !pod.groups.is_empty()
+    }
+
+    /// From now on, each gateway that starts has a wall clock of its pod's own, made with
+    /// libfaketime, which [`Kubelet::step_clock`] sets.
+    pub fn give_gateways_clocks(&self, library: PathBuf) {
+        let clocks = Clocks::new(library, &self.folder);
+        assert!(
+            self.clocks.set(clocks).is_ok(),
+            "gateways have clocks already"
+        );
+    }
+
+    /// Sets a pod's clock to so many seconds ahead of the tests' own or, with a minus, behind it.
+    pub fn step_clock(&self, namespace: &str, name: &str, seconds: i64) {
+        let clocks = self.clocks.get().expect("gateways have clocks");
+        clocks.set(namespace, name, seconds).unwrap();
     }
 
     /// What a container of a pod wrote to its standard output and error.

@@ -31,7 +31,7 @@ impl Process {
             .arg(&plan.program)
             .args(&plan.arguments)
             .env_clear()
-            .envs(crate::support::wire::clock())
+            .envs(&plan.clock)
             .envs(&plan.variables)
             .current_dir(&plan.root)
             .stdin(Stdio::null())
