@@ -215,6 +215,11 @@ impl Serve {
         session: Option<&str>,
         body: &Value,
     ) -> (u16, Option<String>, Value) {
+        answer_of(self.send(header, session, body))
+    }
+
+    /// The same without waiting for the answer.
+    fn send(&self, header: &str, session: Option<&str>, body: &Value) -> TcpStream {
         let body = body.to_string();
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -226,22 +231,7 @@ impl Serve {
             body.len()
         )
         .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let id = head.lines().find_map(|line| {
-            let (name, value) = line.split_once(": ")?;
-            name.eq_ignore_ascii_case("mcp-session-id")
-                .then(|| value.to_owned())
-        });
-        // A streamed answer is chunked: the message is the one line of it that is JSON.
-        let message = body.lines().find_map(|line| {
-            serde_json::from_str::<Value>(line.strip_prefix("data: ").unwrap_or(line))
-                .ok()
-                .filter(Value::is_object)
-        });
-        (status, id, message.unwrap_or(Value::Null))
+        stream
     }
 
     fn session(&self) -> String {
@@ -259,8 +249,7 @@ impl Serve {
     }
 
     fn echo(&self, session: &str, text: &str) -> Value {
-        let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "echo", "arguments": {"text": text}}});
-        let (status, _, message) = self.post(Some(session), &call);
+        let (status, _, message) = self.post(Some(session), &echo_call(text));
         assert_eq!(status, 200, "{message}");
         message["result"].clone()
     }
@@ -300,6 +289,30 @@ impl Drop for Serve {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn echo_call(text: &str) -> Value {
+    json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "echo", "arguments": {"text": text}}})
+}
+
+/// Status, session id and body.
+fn answer_of(mut stream: TcpStream) -> (u16, Option<String>, Value) {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let id = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("mcp-session-id")
+            .then(|| value.to_owned())
+    });
+    // A streamed answer is chunked: the message is the one line of it that is JSON.
+    let message = body.lines().find_map(|line| {
+        serde_json::from_str::<Value>(line.strip_prefix("data: ").unwrap_or(line))
+            .ok()
+            .filter(Value::is_object)
+    });
+    (status, id, message.unwrap_or(Value::Null))
 }
 
 fn is_error(result: &Value) -> bool {

@@ -77,10 +77,13 @@ impl Redis {
         kill_process(pid, signal).unwrap();
     }
 
-    /// A connection of the test's own.
+    /// A connection of the test's own, without the client's time-out of half a second: a busy
+    /// machine is slower.
     pub async fn connect(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.url()).unwrap();
-        client.get_multiplexed_async_connection().await.unwrap()
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+        let made = client.get_multiplexed_async_connection_with_config(&config);
+        made.await.unwrap()
     }
 }
 

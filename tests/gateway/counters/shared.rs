@@ -14,7 +14,7 @@ use super::server::Redis;
 
 const UID: &str = "0b3c9f9e-7d3d-4a8e-8a57-6d2f7f0a3c11";
 
-fn charge(counter: &str, value: &str, max: u64, window: Duration, cost: u64) -> Charge {
+pub(super) fn charge(counter: &str, value: &str, max: u64, window: Duration, cost: u64) -> Charge {
     let rule = RuleId {
         namespace: "ml".to_owned(),
         policy: "p".to_owned(),
@@ -49,19 +49,22 @@ fn shadow(mut charge: Charge) -> Charge {
     charge
 }
 
-const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 
-fn gateway(url: &str) -> Arc<SharedCounters> {
+pub(super) fn gateway(url: &str) -> Arc<SharedCounters> {
     Arc::new(SharedCounters::connect(UID, url.as_bytes(), None, false))
 }
 
-async fn take(of: &SharedCounters, charge: &Charge) -> Result<SharedReservation, Exhausted> {
+pub(super) async fn take(
+    of: &SharedCounters,
+    charge: &Charge,
+) -> Result<SharedReservation, Exhausted> {
     let taken = of.reserve("key:ci", std::slice::from_ref(charge)).await;
     taken.map(|(taken, _)| taken)
 }
 
 /// Asks until it is so.
-async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub(super) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(found) = ask().await {
