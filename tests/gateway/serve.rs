@@ -1,6 +1,7 @@
 //! `portcullis serve` as a person runs it: the real program, a stdio server as its child, the
 //! commands beside it.
 
+mod announced;
 mod attacker;
 mod clients;
 mod explained;
