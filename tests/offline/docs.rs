@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 mod absent;
 mod blocks;
 #[path = "../docs/pages.rs"]
-mod pages;
+pub mod pages;
 #[path = "../docs/run.rs"]
 mod run;
 mod versions;

@@ -1,6 +1,9 @@
 //! What `import` prints is what `validate` and an API server accept.
 
+use std::path::Path;
 use std::process::Command;
+
+use crate::docs::pages;
 
 const POLICYLAYER: &str = r#"{"version":"1","default":"deny","hide":["delete_*"],
   "tools":{"get_run_metric":{},"Set_Run_Tag":{"limits":[{"counter":"a_b","window":"minute","max":3,"scope":"grant"}]},
@@ -209,5 +212,98 @@ fn a_file_beyond_the_bounds_of_a_policy_becomes_several_that_validate_takes() {
             "{}",
             String::from_utf8_lossy(&checked.stderr)
         );
+    }
+}
+
+/// The rows of a page's tables, without their heads.
+fn rows(page: &str) -> Vec<(String, String)> {
+    let page = pages::page(page);
+    let cells = page.text.lines().filter_map(|line| {
+        let (left, right) = line
+            .strip_prefix("| ")?
+            .strip_suffix(" |")?
+            .split_once(" | ")?;
+        Some((left.to_owned(), right.to_owned()))
+    });
+    cells.filter(|(left, _)| left.contains('`')).collect()
+}
+
+/// What stands in backticks.
+fn code(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+/// The policy of another product that the left cell is a part of: of Intercept, or as JSON of
+/// PolicyLayer.
+fn policy_of(part: &str) -> String {
+    let part = part.replace("NAME", "set_run_tag");
+    let is_json = part.starts_with('"') || part.starts_with("{\"");
+    match (is_json, part.strip_prefix('{')) {
+        (true, Some(_)) => {
+            format!(r#"{{"version": "1", "default": "deny", "tools": {{"set_run_tag": {part}}}}}"#)
+        }
+        (true, None) if part.starts_with("\"default\"") => format!(r#"{{"version": "1", {part}}}"#),
+        (true, None) => format!(r#"{{"version": "1", "default": "deny", {part}}}"#),
+        (false, Some(rule)) => format!(
+            "version: '1'\ndefault: deny\ntools: {{ set_run_tag: {{ rules: [{{ name: r, {rule}] }} }}\n"
+        ),
+        (false, None) => {
+            let usual = ["version: '1'", "default: deny"]
+                .into_iter()
+                .filter(|line| {
+                    let (key, _) = line.split_once(':').unwrap();
+                    !part.starts_with(key)
+                });
+            usual
+                .chain([part.as_str()])
+                .map(|line| format!("{line}\n"))
+                .collect()
+        }
+    }
+}
+
+fn portcullis(folder: &Path, arguments: &[&str]) -> (bool, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.success(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn each_row_of_the_page_about_moving_is_what_import_makes_of_it() {
+    let rows = rows("docs/howto/migrate.md");
+    assert!(rows.len() > 12, "{rows:?}");
+    for (left, right) in &rows {
+        let [part] = code(left)[..] else {
+            panic!("{left} is not one part of a policy");
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let policy = policy_of(part);
+        std::fs::write(folder.path().join("source"), &policy).unwrap();
+        let import = ["import", "source", "--server", "ml/mlflow", "--strict"];
+        let (imported, yaml, said) = portcullis(folder.path(), &import);
+        assert!(imported, "{left}\n{policy}\n{said}");
+        std::fs::write(folder.path().join("imported.yaml"), &yaml).unwrap();
+        let (valid, report, said) = portcullis(folder.path(), &["validate", "imported.yaml"]);
+        assert!(valid, "{left}\n{yaml}\n{report}{said}");
+        for words in code(right) {
+            let found = match words.contains(": ") {
+                true => yaml
+                    .lines()
+                    .any(|line| line.trim_start_matches([' ', '-']) == words),
+                // The path of a field.
+                false => words.split('.').all(|field| {
+                    yaml.contains(&format!("{field}: ")) || yaml.contains(&format!("{field}:\n"))
+                }),
+            };
+            assert!(found, "{left} | {right}: there is no `{words}` in\n{yaml}");
+        }
     }
 }
