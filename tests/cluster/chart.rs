@@ -9,10 +9,14 @@ mod bundle;
 mod gitops;
 mod helm;
 mod install;
+mod plain_yaml;
 mod rights;
 mod schema;
 mod template;
 mod values;
 
+#[allow(dead_code)] // Other tests ask other things about pages.
+#[path = "../docs/pages.rs"]
+mod pages;
 #[path = "../chart/secret_fields.rs"]
 mod secret_fields;

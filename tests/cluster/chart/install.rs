@@ -12,7 +12,7 @@ use crate::support::control_plane::Options;
 use crate::support::tool::{self, Printed};
 use crate::support::{Cluster, eventually};
 
-const SYSTEM: &str = "portcullis-system";
+pub const SYSTEM: &str = "portcullis-system";
 const RESTRICTED: &str = "apiVersion: v1
 kind: Namespace
 metadata: { name: portcullis-system, labels: { pod-security.kubernetes.io/enforce: restricted } }
