@@ -114,7 +114,8 @@ async fn announce(
         wanted.insert(id.clone(), one);
         order.push(id);
     }
-    let sends = webhooks.iter().zip(channels.iter_mut()).map(|(webhook, channel)| {
+    let all = webhooks.iter().zip(channels.iter_mut()).enumerate();
+    let sends = all.map(|(at, (webhook, channel))| {
         let (wanted, order) = (&wanted, &order);
         async move {
             channel.accepted.retain(|id| wanted.contains_key(id));
@@ -138,7 +139,7 @@ async fn announce(
                         if channel.fault.as_ref() != Some(&why) {
                             tracing::warn!(
                                 server = gateway.observe.server(),
-                                "a webhook did not accept the announcement of a request for approval: {why}; trying again while it waits"
+                                "the webhook of spec.approvals.notify[{at}] did not accept the announcement of a request for approval: {why}; trying again while it waits"
                             );
                         }
                         let pause = FIRST_PAUSE.saturating_mul(1 << channel.failures.min(6));
