@@ -7,8 +7,8 @@
 # reason. The end is a table of where the time went and a line that counts.
 #
 # Takes: T, a part of the names of the tests to run (unit, offline, gateway, cluster, clock); PORTCULLIS_SKIP, a list with
-#   commas of what to skip: cluster, mlflow, python, node, conformance, redis, jq, actionlint, clock, e2e; SHOW, to see what tests of the cluster part print; NEWEST, to test the
-#   newest releases of the MLflow servers too.
+#   commas of what to skip: cluster, mlflow, python, node, browser, conformance, redis, jq, actionlint, clock, e2e; SHOW, to see
+#   what tests of the cluster part print; NEWEST, to test the newest releases of the MLflow servers too.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-1} CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
@@ -94,6 +94,7 @@ installs() {
     if ! left_out python; then names+=(mcp-1 mcp-2 fastmcp); fi
     if ! left_out mlflow; then names+=(mlflow-mcp mlflow-official); fi
     if ! left_out redis && [[ -z ${PORTCULLIS_TEST_REDIS:-} ]]; then names+=(redis); fi
+    if ! left_out browser && [[ -z ${PORTCULLIS_TEST_CHROMIUM:-} && -z $(why_no_browser) ]]; then names+=(chromium); fi
   fi
   if has_cluster && { wanted cluster || wanted clock || wanted clock-short || wanted e2e; }; then names+=(controlplane); fi
   if wanted e2e && ! left_out e2e && [[ -z $(bash tests/setup/node-packages.sh --check) ]]; then names+=(e2e); fi
@@ -106,11 +107,20 @@ can_check_workflows() { ! left_out actionlint && command -v go >/dev/null; }
 
 can_check_spelling() { ! left_out python && command -v python3 >/dev/null; }
 
+# Nothing where Debian's can be unpacked.
+why_no_browser() { bash tests/setup/chromium.sh --check; }
+
+browser_on_path() { command -v chromium-headless-shell || command -v chromium; }
+
 install_one() {
   if [[ $1 == e2e ]]; then nice bash tests/e2e/run.sh prepare; else bash tests/setup/install.sh "$1"; fi
 }
 
 start_installs() {
+  if [[ -z ${PORTCULLIS_TEST_CHROMIUM:-} ]] && browser_on_path >/dev/null; then
+    PORTCULLIS_TEST_CHROMIUM=$(browser_on_path)
+    export PORTCULLIS_TEST_CHROMIUM
+  fi
   local names
   mapfile -t names < <(installs)
   if (( ${#names[@]} == 0 )); then return; fi
@@ -203,6 +213,12 @@ use_programs() {
     skip "the tests with the TypeScript SDKs, mcp-remote and the Inspector: npm is missing"
     left_out_from_now node
   else use PORTCULLIS_TEST_NODE_MODULES node-sdk node_modules node; fi
+  if left_out browser; then skip "the tests with a browser: PORTCULLIS_SKIP says so"
+  elif [[ -n ${PORTCULLIS_TEST_CHROMIUM:-} ]]; then printf '  chromium: %s\n' "$PORTCULLIS_TEST_CHROMIUM"
+  elif [[ -n $(why_no_browser) ]]; then
+    skip "the tests with a browser: $(why_no_browser); install Chromium, or set PORTCULLIS_TEST_CHROMIUM to it"
+    left_out_from_now browser
+  else use PORTCULLIS_TEST_CHROMIUM chromium chromium browser; fi
   if left_out conformance; then skip "the public conformance suite: PORTCULLIS_SKIP says so"
   elif ! command -v go >/dev/null; then
     skip "the public conformance suite: Go is missing, to build its reference server"

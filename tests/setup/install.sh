@@ -3,7 +3,7 @@
 #
 #   tests/setup/install.sh NAME...     NAME: mlflow-mcp | mlflow-official | mcp-1 | mcp-2 | fastmcp | node-sdk
 #                                            | controlplane | cluster-node | typos | redis | reference-server
-#                                            | actionlint | mdbook | lychee
+#                                            | actionlint | mdbook | lychee | chromium
 #                                            | newest-mlflow-mcp | newest-mlflow-official
 #
 # controlplane: kube-apiserver, kube-controller-manager, kube-scheduler, etcd, kubectl and helm; cluster-node: kubelet,
@@ -48,6 +48,7 @@ key_of() {
       ;;
     reference-server) cat "$here/reference-server/"go.{mod,sum}; go env GOOS GOARCH ;;
     mdbook) cat "$here/requirements/mdbook.txt" ;;
+    chromium) bash "$here/chromium.sh" --version ;;
     newest-*) printf '%s' "$(newest "$1")"; python3 -c 'import sys; print(sys.version, sys.executable)' ;;
     *) cat "$here/requirements/$1.txt"; python3 -c 'import sys; print(sys.version, sys.executable)' ;;
   esac | sha12
@@ -173,6 +174,13 @@ make_go() {
   if [[ -e $folder/server ]]; then mv "$folder/server" "$folder/etcd"; fi
 }
 
+make_chromium() {
+  local folder=$1
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  with_progress "fetching headless Chromium (about 100 MB, from Debian)" "$folder.log" bash "$here/chromium.sh" "$folder"
+}
+
 make_reference_server() {
   local folder=$1
   rm -rf "$folder"
@@ -191,6 +199,10 @@ for name in "$@"; do
       newest "$name" >/dev/null || die "the package registry cannot be reached, so the newest release is not known"
       ;;
     node-sdk | mdbook) ;;
+    chromium)
+      why=$(bash "$here/chromium.sh" --check)
+      if [[ -n $why ]]; then die "$why; install Chromium and set PORTCULLIS_TEST_CHROMIUM to it"; fi
+      ;;
     controlplane | cluster-node | actionlint | reference-server) need_go ;;
     *) die "unknown name '$name'" ;;
   esac
@@ -201,6 +213,7 @@ for name in "$@"; do
       case $name in
         node-sdk) make_node "$folder" ;;
         mdbook) make_mdbook "$folder" ;;
+        chromium) make_chromium "$folder" ;;
         newest-*) make_newest "$name" "$folder" ;;
         redis) make_redis "$folder" ;;
         actionlint) make_actionlint "$folder" ;;

@@ -74,6 +74,7 @@ fn part_of(variable: &str) -> &'static str {
             "python"
         }
         "PORTCULLIS_TEST_REDIS" => "redis",
+        "PORTCULLIS_TEST_CHROMIUM" => "browser",
         "PORTCULLIS_TEST_REFERENCE_SERVER" => "conformance",
         "PORTCULLIS_TEST_MLFLOW_MCP" | "PORTCULLIS_TEST_MLFLOW_OFFICIAL" => "mlflow",
         "PORTCULLIS_TEST_NEWEST_MLFLOW_MCP" | "PORTCULLIS_TEST_NEWEST_MLFLOW_OFFICIAL" => "newest",
