@@ -41,6 +41,7 @@ mod head;
 mod held;
 mod metadata;
 mod notifications;
+mod renewal;
 mod requests;
 mod responses;
 mod streams;

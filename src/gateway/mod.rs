@@ -25,6 +25,7 @@ pub mod http;
 pub mod inventory;
 mod lifetime;
 pub mod listener;
+mod lost_session;
 pub mod notify;
 pub mod observe;
 mod permit;

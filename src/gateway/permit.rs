@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue, Method};
 
 use crate::gateway::approvals::Consumed;
 use crate::gateway::enforce::request_ids::{Cancelled, RequestIdGuard};
+use crate::gateway::lost_session::Unexecuted;
 use crate::policy::{Decision, Outcome};
 use crate::protocol::answer;
 use crate::protocol::emit::{self, Edits};
@@ -152,8 +153,29 @@ impl Permit {
         }
     }
 
+    /// Keeps the message, for the case that the server does not know the session.
+    pub fn spare(&self) -> Spare {
+        Spare(self.body.clone())
+    }
+
     /// What goes out.
     pub(super) fn into_parts(self) -> (Method, Envelope, Bytes) {
         (self.method, self.envelope, self.body)
+    }
+}
+
+/// A message that was permitted once and has gone out. It is no permit: only proof that the server
+/// did not read it makes it one, for the same bytes, once.
+#[derive(Debug)]
+pub struct Spare(Bytes);
+
+impl Spare {
+    /// Sends the same message in the session's successor.
+    pub fn again(self, _unexecuted: Unexecuted, envelope: Envelope) -> Permit {
+        Permit {
+            method: Method::POST,
+            envelope,
+            body: self.0,
+        }
     }
 }

@@ -17,7 +17,7 @@ use crate::gateway::force::snapshot::Snapshot;
 use crate::gateway::grants::Grant;
 use crate::gateway::permit::Permit;
 use crate::gateway::sessions::{Resumed, Session};
-use crate::gateway::upstream::Upstream;
+use crate::gateway::upstream::{Upstream, UpstreamError};
 use crate::json;
 use crate::policy::Caller;
 use crate::policy::inventory::Bound;
@@ -35,7 +35,7 @@ mod tell;
 mod wait_progress;
 
 use self::events::EventRelay;
-pub use self::responses::MAX_TIMEOUTS_PER_CALL;
+pub use self::responses::{LostRequest, MAX_TIMEOUTS_PER_CALL};
 pub use self::tell::{give_up, tell_upstream};
 pub use self::wait_progress::WaitProgress;
 
@@ -145,7 +145,7 @@ enum RelayedMessage {
 
 impl Relay {
     /// The id that the client gave the request that is answered.
-    fn client_id(&self) -> Option<&Id<'static>> {
+    pub fn client_id(&self) -> Option<&Id<'static>> {
         self.asked.as_ref().map(|asked| &asked.client)
     }
 
@@ -184,6 +184,13 @@ impl Relay {
             && let Some(upstream) = self.reached()
         {
             give_up(&self.gateway, &upstream, &self.session, under_way);
+        }
+    }
+
+    /// No answer comes: the upstream need not go on where it took too long.
+    pub fn gave_up_on(&self, error: &UpstreamError) {
+        if matches!(error, UpstreamError::Timeout(_)) {
+            self.give_up();
         }
     }
 

@@ -73,6 +73,106 @@ async fn the_sdks_clients_hear_that_their_call_waits_for_a_person() {
     tokio::join!(one, two, three, four);
 }
 
+/// The real Streamable HTTP server of the Python SDK, which keeps its sessions in memory.
+struct Remembering {
+    python: OsString,
+    port: u16,
+    process: std::process::Child,
+}
+
+impl Remembering {
+    fn spawn(python: &OsString, port: u16) -> std::process::Child {
+        let script = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/gateway/fixtures/remembering_server.py"
+        );
+        std::process::Command::new(python)
+            .arg(script)
+            .arg(port.to_string())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    async fn listens(&self) {
+        crate::support::eventually("the server listens", || {
+            std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        })
+        .await;
+    }
+
+    async fn start(python: OsString) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let process = Self::spawn(&python, port);
+        let server = Remembering {
+            python,
+            port,
+            process,
+        };
+        server.listens().await;
+        server
+    }
+
+    async fn restart(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = Self::spawn(&self.python, self.port);
+        self.listens().await;
+    }
+}
+
+impl Drop for Remembering {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sdks_clients_go_on_when_a_real_server_was_restarted() {
+    let Some(python) = installed(
+        "PORTCULLIS_TEST_PYTHON_1",
+        "the Python SDK's Streamable HTTP server",
+    ) else {
+        return;
+    };
+    for client in [Program::Python1, Program::TypeScript1] {
+        let what = client.name();
+        let mut server = Remembering::start(python.clone()).await;
+        let url = format!("http://127.0.0.1:{}/mcp", server.port);
+        let spec =
+            json!({"upstream": {"http": {"url": url}}, "authentication": {"anonymous": "Allow"}});
+        let rules = json!({"rules": [{"name": "few", "tools": {"names": ["*"]}, "action": "Allow",
+            "limits": [{"counter": "c", "max": 3, "window": "1h"}]}]});
+        let rig = Rig::with(spec, Held::default(), &[rules]).await;
+        let steps = json!([
+            ["call", "calls", {}],
+            ["wait"],
+            ["call", "calls", {}],
+            ["list"],
+            ["call", "calls", {}],
+            ["call", "calls", {}],
+        ]);
+        let Some(mut running) = client.start(&rig.url(), &steps) else {
+            continue;
+        };
+        running.waits().await;
+        server.restart().await;
+        running.go_on().await;
+        let steps = &running.ends().await["steps"];
+        // The server counts the calls since its start.
+        for (at, count) in [(0, "1"), (2, "1"), (4, "2")] {
+            assert_eq!(result(&steps[at]), (false, count), "{what}: {steps}");
+        }
+        assert_eq!(steps[3], json!(["calls"]), "{what}");
+        let (error, text) = result(&steps[5]);
+        assert!(error && text.starts_with("Limit of 3"), "{what}: {steps}");
+    }
+}
+
 /// A stdio server behind the gateway.
 async fn stdio(command: &[OsString], sessions: &str, env: Value) -> Rig {
     let command: Vec<&str> = command.iter().map(|part| part.to_str().unwrap()).collect();

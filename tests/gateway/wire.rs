@@ -19,6 +19,7 @@ mod progress;
 mod proxies;
 mod records;
 mod reload;
+mod renewal;
 mod sessions;
 mod shares;
 mod stdio;

@@ -11,7 +11,7 @@ use super::{Exchange, SHORT_TIMEOUT};
 use crate::gateway::body::message::read_answer;
 use crate::gateway::body::message::{RETRY_AFTER, json_response};
 use crate::gateway::permit::{Envelope, Permit};
-use crate::gateway::sessions::Session;
+use crate::gateway::sessions::{Opening, Session};
 use crate::gateway::upstream::Upstream;
 use crate::protocol::declared::Declared;
 use crate::protocol::emit::{self, Edits};
@@ -22,7 +22,7 @@ use crate::protocol::method;
 use crate::protocol::{answer, refused, version};
 
 /// An answer to `initialize` is not larger: every caller can request one, and it is read whole.
-const MAX_HANDSHAKE: usize = 1 << 20;
+pub(super) const MAX_HANDSHAKE: usize = 1 << 20;
 
 impl Exchange<'_> {
     /// The handshake: capabilities that the spec denies are taken out, and the client gets a sealed
@@ -40,10 +40,15 @@ impl Exchange<'_> {
         let stripped = self.snapshot.settings.stripped_capabilities();
         let mut edits = Edits::new().set_string("protocolVersion", offered.as_str());
         let mut declared = Declared::default();
+        let mut opening = Opening {
+            capabilities: None,
+            client_info: params.get("clientInfo").map(|info| info.raw.to_owned()),
+        };
         if let Some(capabilities) = params.get("capabilities") {
             let kept = emit::without(capabilities.raw, keys::CAPABILITIES, &stripped)
                 .map_err(|fault| invalid(&format!("capabilities: {fault}")))?;
             declared = Declared::read(&kept);
+            opening.capabilities = Some(kept.clone());
             edits = edits.set("capabilities", kept);
         }
         let envelope = Envelope {
@@ -135,7 +140,7 @@ impl Exchange<'_> {
         )
         .map_err(|why| down(&why))?;
         if upstream.keeps_sessions() {
-            Box::pin(self.make_room(Arc::new(session), upstream)).await;
+            Box::pin(self.make_room(Arc::new(session), upstream, opening)).await;
         }
         let mut response = json_response(StatusCode::OK, message.emit(&edits));
         response
@@ -159,10 +164,10 @@ impl Exchange<'_> {
 
     /// Records a session at the server; if its caller has too many there, the least recently used
     /// one is ended.
-    async fn make_room(&self, session: Arc<Session>, upstream: &Arc<Upstream>) {
+    async fn make_room(&self, session: Arc<Session>, upstream: &Arc<Upstream>, opening: Opening) {
         let grant = &self.grant.caller.grant;
         let opened = &self.gateway.sessions;
-        let Some(surplus) = opened.opened_upstream(grant, &session, upstream) else {
+        let Some(surplus) = opened.opened_upstream(grant, &session, upstream, opening) else {
             return;
         };
         self.gateway.end_session(grant, &surplus.id);

@@ -40,7 +40,7 @@ impl Exchange<'_> {
         };
         let envelope = self.envelope(session);
         let params = notification.params.as_ref();
-        self.pass_on(Permit::notification(undecided, envelope, params))
+        self.pass_on(session, Permit::notification(undecided, envelope, params))
             .await
     }
 
@@ -68,7 +68,7 @@ impl Exchange<'_> {
             .map(|reason| reason.raw);
         for cancelled in self.gateway.calls.cancel(session.key(), &id) {
             let permit = Permit::cancel(&cancelled, self.envelope(session), reason);
-            self.pass_on(permit).await?;
+            self.pass_on(session, permit).await?;
         }
         Ok(accepted())
     }
@@ -96,8 +96,8 @@ impl Exchange<'_> {
         let envelope = self.envelope(session);
         match question {
             Some(question) => {
-                self.pass_on(Permit::answer(question, envelope, response, id))
-                    .await
+                let permit = Permit::answer(question, envelope, response, id);
+                self.pass_on(session, permit).await
             }
             None => {
                 // Allowed when it was asked and not any more: the server must not wait for an
@@ -109,8 +109,15 @@ impl Exchange<'_> {
         }
     }
 
-    async fn pass_on(&self, permit: Permit) -> Result<Answer, Box<Answer>> {
+    async fn pass_on(&self, session: &Session, permit: Permit) -> Result<Answer, Box<Answer>> {
         match self.upstream()?.call(permit, SHORT_TIMEOUT).await {
+            // What it was about has gone with the session. The next request opens another one.
+            Ok(response)
+                if response.status() == StatusCode::NOT_FOUND
+                    && self.gateway.sessions.renewable(&session.id).is_some() =>
+            {
+                Ok(accepted())
+            }
             Ok(response) if response.status() == StatusCode::NOT_FOUND => {
                 Err(refuse(StatusCode::NOT_FOUND, answer::session_unknown(None)))
             }

@@ -12,7 +12,7 @@ use super::responses::{Answer, accepted, fault_text, refusal_body, refuse, shown
 use crate::gateway::body::message::{RETRY_AFTER, json_response};
 use crate::gateway::enforce::request_ids::MAX_CLIENT_ID_BYTES;
 use crate::gateway::enforce::{
-    self, Admission, End, Forward, Named, NamedCall, NamedRefusal, Refusal, ToolCall,
+    self, Admission, End, Forward, InFlight, Named, NamedCall, NamedRefusal, Refusal, ToolCall,
 };
 use crate::gateway::permit::Permit;
 use crate::gateway::relay::{Asked, give_up};
@@ -255,28 +255,42 @@ impl Exchange<'_> {
         };
         let timeout = self.snapshot.settings.timeout;
         let sent = Instant::now();
+        let spare = permit.spare();
         let answer = match upstream.call(permit, timeout).await {
             Ok(response) => {
                 let mut relay = self.relay(session, upstream);
                 relay.asked = Some(Asked::new(under_way, lists, self.told.clone()));
-                relay.answer(in_flight, response, timeout, sent).await
+                match relay.answer(in_flight, response, timeout, sent).await {
+                    Ok(answer) => answer,
+                    // Rare, so boxed to keep the futures of calls small.
+                    Err(lost) => Box::pin(self.send_again(lost, spare, upstream, sent)).await,
+                }
             }
             Err(error) => {
-                if let Some(in_flight) = in_flight {
-                    in_flight.finish(end_of_failure(&error));
-                }
-                tracing::warn!(server = self.gateway.observe.server(), %error, "a request to the upstream failed");
-                // The report shows the reason soon, not only after the next regular listing.
-                self.gateway.inventory.nudge();
                 if matches!(error, UpstreamError::Timeout(_)) {
                     give_up(self.gateway, upstream, &session, &under_way);
                 }
-                let id = Some(under_way.client());
-                let body = answer::upstream_down(id, &shown(&error), RETRY_AFTER);
-                json_response(StatusCode::OK, body)
+                self.failed(&error, in_flight, Some(under_way.client()))
             }
         };
         Ok(self.naming(number, answer))
+    }
+
+    /// The answer to a request that got none.
+    pub(super) fn failed(
+        &self,
+        error: &UpstreamError,
+        in_flight: Option<Box<InFlight>>,
+        id: Option<&Id<'_>>,
+    ) -> Answer {
+        if let Some(in_flight) = in_flight {
+            in_flight.finish(end_of_failure(error));
+        }
+        tracing::warn!(server = self.gateway.observe.server(), %error, "a request to the upstream failed");
+        // The report shows the reason soon, not only after the next regular listing.
+        self.gateway.inventory.nudge();
+        let body = answer::upstream_down(id, &shown(error), RETRY_AFTER);
+        json_response(StatusCode::OK, body)
     }
 }
 

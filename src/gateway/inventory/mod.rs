@@ -20,6 +20,11 @@ const MIN_LIST_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a list that names unknown tools waits for a new inventory.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// What a server does that keeps its sessions in memory and runs more than once.
+pub const ONE_REPLICA: &str = "the server does not know a session that it opened a moment ago; if several replicas run behind its address, set `sessionAffinity: ClientIP` on its Service, or run one";
+/// How long the status says so.
+const REPLICAS_SHOWN: Duration = Duration::from_secs(10 * 60);
+
 /// The result of the latest listing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Listing {
@@ -35,6 +40,8 @@ pub struct Inventory {
     done: watch::Sender<u64>,
     latest: Mutex<(Listing, Option<Instant>)>,
     tells_changes: AtomicBool,
+    /// When a session was last found to be unknown that had just been opened.
+    replicas: Mutex<Option<Instant>>,
 }
 
 impl Default for Inventory {
@@ -44,6 +51,7 @@ impl Default for Inventory {
             done: watch::Sender::new(0),
             latest: Mutex::default(),
             tells_changes: AtomicBool::new(false),
+            replicas: Mutex::default(),
         }
     }
 }
@@ -79,6 +87,20 @@ impl Inventory {
     /// Whether the upstream declares `tools.listChanged`.
     pub fn tells_changes(&self) -> bool {
         self.tells_changes.load(Ordering::Relaxed)
+    }
+
+    /// A client's session was unknown that the server had just opened.
+    pub fn found_replicas(&self) {
+        *self.replicas.lock() = Some(Instant::now());
+        self.nudge();
+    }
+
+    /// What the status says beside the result of the latest listing.
+    pub fn note(&self) -> Option<&'static str> {
+        let found = *self.replicas.lock();
+        found
+            .is_some_and(|at| at.elapsed() < REPLICAS_SHOWN)
+            .then_some(ONE_REPLICA)
     }
 
     /// Waits until a listing has ended, well or not.

@@ -1,5 +1,6 @@
 //! The answer to one request: a JSON body, or a stream of events that ends with it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode};
@@ -15,10 +16,11 @@ use crate::gateway::body::message::{
 use crate::gateway::body::{Body, ReadError, holding, read_for, read_start};
 use crate::gateway::enforce::{End, InFlight};
 use crate::gateway::fairness::budget::FREE_BYTES;
+use crate::gateway::lost_session::{LostSession, Unexecuted, first_words};
+use crate::gateway::sessions::Session;
 use crate::gateway::upstream::{Bridged, UpstreamError};
-use crate::json;
-use crate::protocol::answer::{self, code};
-use crate::protocol::envelope::{self, Id, Message, Outcome};
+use crate::protocol::answer;
+use crate::protocol::envelope::{self, Id, Message};
 use crate::protocol::text::printable;
 
 /// However much a server says before its answer, a call ends after this many times its time-out.
@@ -26,8 +28,6 @@ pub const MAX_TIMEOUTS_PER_CALL: u32 = 10;
 
 /// This much of an HTTP error is read.
 const FIRST_BYTES: usize = 4 << 10;
-/// This much of it is shown.
-const MAX_WORDS: usize = 200;
 /// A server may ask for this much patience.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
@@ -44,79 +44,54 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wait.clamp(RETRY_AFTER, MAX_RETRY_AFTER))
 }
 
-/// How an HTTP error begins: the text that its JSON names, or its own, without tags.
-fn first_words(body: &[u8]) -> Option<String> {
-    let parsed = json::parse(body).ok();
-    let named = parsed.as_ref().and_then(|value| {
-        let members = ["message", "detail", "error_description", "error", "title"];
-        let error = value.get("error").unwrap_or(value);
-        let texts = members.iter().filter_map(|key| error.get(key)?.as_str());
-        texts.chain(error.as_str()).next().map(str::to_owned)
-    });
-    let text = named.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
-    let mut words = String::new();
-    for part in text.split('<').enumerate() {
-        // Of everything but the first part, what follows the tag.
-        let shown = match part {
-            (0, text) => text,
-            (_, text) => text.split_once('>').map_or("", |(_, text)| text),
-        };
-        for word in shown.split_whitespace() {
-            if !words.is_empty() {
-                words.push(' ');
-            }
-            words.push_str(word);
-        }
-    }
-    let words = printable(&words, MAX_WORDS);
-    (!words.is_empty()).then_some(words)
+/// A request of a session that the server does not know, with what is needed to send it again.
+pub struct LostRequest {
+    relay: Relay,
+    in_flight: Option<Box<InFlight>>,
+    /// Proof that it was not carried out, if there is one.
+    pub unexecuted: Option<Unexecuted>,
 }
 
-/// Whether the message of an error says that a session is not known.
-fn names_lost_session(message: &str) -> bool {
-    let message = message.to_lowercase();
-    let lost = [
-        "not found",
-        "no valid",
-        "invalid",
-        "unknown",
-        "expired",
-        "missing",
-        "terminated",
-        "does not exist",
-        "not exist",
-        "closed",
-    ];
-    message.contains("not initialized")
-        || message.contains("session") && lost.iter().any(|word| message.contains(word))
+impl LostRequest {
+    /// The session that is not known.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.relay.session
+    }
+
+    /// Whether something has happened to the request since it was sent, such as its cancellation:
+    /// it must not be sent again.
+    pub fn is_ambiguous(&self) -> bool {
+        let asked = self.relay.asked.as_ref();
+        let under_way = asked.and_then(|asked| asked.under_way.as_ref());
+        under_way.is_none_or(|under_way| under_way.ambiguity().is_marked())
+            || (self.relay.gateway.sessions).has_ended(&self.relay.session.id)
+    }
+
+    /// What is needed to relay the answer to the same request in another session.
+    pub fn again(self, session: Arc<Session>) -> (Relay, Option<Box<InFlight>>) {
+        let mut relay = self.relay;
+        relay.session = session;
+        (relay, self.in_flight)
+    }
+
+    /// The client has to initialize again.
+    pub fn told(self) -> Response<Body> {
+        if let Some(in_flight) = self.in_flight {
+            in_flight.finish(End::Broken);
+        }
+        let body = answer::session_unknown(self.relay.client_id());
+        json_response(StatusCode::NOT_FOUND, body)
+    }
 }
 
 impl Relay {
-    /// Whether a server says in words that it does not know the session, as some do in the place of
-    /// a 404. Only the client can start a new one.
-    fn session_is_gone(&self, body: &[u8]) -> bool {
+    /// Whether the server says, in whatever words, that it does not know the session.
+    fn lost(&self, status: StatusCode, body: &[u8], repeatable: bool) -> Option<LostSession> {
         if !self.session.is_upstreams() {
-            return false;
+            return None;
         }
-        let Ok(Message::Response(response)) = envelope::parse(body) else {
-            return false;
-        };
-        let Outcome::Error(error) = response.outcome else {
-            return false;
-        };
-        let protocols = matches!(
-            error.code,
-            code::SESSION_NOT_FOUND | code::SERVER_ERROR | code::INVALID_REQUEST
-        );
-        protocols && names_lost_session(&error.message)
-    }
-
-    /// Whether a server that refuses with an HTTP error says in words, or in JSON of another kind,
-    /// that it does not know the session.
-    fn session_is_refused(&self, status: StatusCode, body: &[u8]) -> bool {
-        matches!(status, StatusCode::BAD_REQUEST | StatusCode::GONE)
-            && self.session.is_upstreams()
-            && first_words(body).is_some_and(|words| names_lost_session(&words))
+        let asked = self.asked.as_ref().map(|asked| &asked.upstream);
+        LostSession::read(status, body, asked, repeatable)
     }
 
     /// Whether a body is a message that answers the request.
@@ -129,13 +104,16 @@ impl Relay {
     /// `in_flight` takes how the call ended. `timeout` is for the whole call, from `sent` on; each
     /// message that comes before the answer gives it that time again, up to
     /// [`MAX_TIMEOUTS_PER_CALL`] times.
+    ///
+    /// # Errors
+    /// [`LostRequest`] where the server does not know the session.
     pub async fn answer(
         self,
         in_flight: Option<Box<InFlight>>,
         response: Response<Body>,
         timeout: Duration,
         sent: Instant,
-    ) -> Response<Body> {
+    ) -> Result<Response<Body>, Box<LostRequest>> {
         let finish = |in_flight: Option<Box<InFlight>>, end| {
             if let Some(in_flight) = in_flight {
                 in_flight.finish(end);
@@ -149,13 +127,19 @@ impl Relay {
         let bridged = response.extensions().get::<Bridged>().copied();
         let id = self.client_id().cloned();
         let within = timeout.saturating_sub(sent.elapsed());
+        let repeatable = in_flight.is_none();
         if status == StatusCode::NOT_FOUND && self.session.is_upstreams() {
-            // The upstream has forgotten the session: the client has to initialize again.
-            finish(in_flight, End::Broken);
-            let body = answer::session_unknown(id.as_ref());
-            return json_response(StatusCode::NOT_FOUND, body);
+            // Boxed, so that the futures of calls stay small.
+            let body = response.into_body();
+            let read = Box::pin(read_start(body, FIRST_BYTES, within)).await;
+            let lost = self.lost(status, &read, repeatable);
+            // What was cut off may tell of a tool that has run.
+            let unexecuted = lost
+                .and_then(|lost| lost.unexecuted)
+                .filter(|_| repeatable || read.len() < FIRST_BYTES);
+            return Err(self.without_session(in_flight, unexecuted));
         }
-        match content_type(&response) {
+        Ok(match content_type(&response) {
             Some(ContentType::Json) => {
                 let share = self.grant.share.as_ref();
                 let body = response.into_body();
@@ -168,31 +152,36 @@ impl Relay {
                         | ReadError::Spent(_)),
                     ) => {
                         finish(in_flight, End::Broken);
-                        return json_response(
+                        return Ok(json_response(
                             StatusCode::OK,
                             answer::upstream_down(id.as_ref(), &error.to_string(), RETRY_AFTER),
-                        );
+                        ));
                     }
                     Err(ReadError::Stalled) => {
                         finish(in_flight, End::Timeout);
                         self.give_up();
                         let why = UpstreamError::Timeout(timeout).to_string();
-                        return json_response(
+                        return Ok(json_response(
                             StatusCode::OK,
                             answer::upstream_down(id.as_ref(), &why, RETRY_AFTER),
-                        );
+                        ));
                     }
                 };
-                if !status.is_success() && !self.holds_answer(&body) && !self.session_is_gone(&body)
-                {
-                    finish(in_flight, End::Broken);
-                    return self.refused(status, &headers, &body);
+                if !status.is_success() {
+                    if let Some(lost) = self.lost(status, &body, repeatable) {
+                        return Err(self.without_session(in_flight, lost.unexecuted));
+                    }
+                    if !self.holds_answer(&body) {
+                        finish(in_flight, End::Broken);
+                        return Ok(self.refused(status, &headers, &body));
+                    }
                 }
                 let (bytes, end) = self.single(&body).await;
-                if bridged.is_none() && end != End::Result && self.session_is_gone(&body) {
-                    finish(in_flight, End::Broken);
-                    let body = answer::session_unknown(id.as_ref());
-                    return json_response(StatusCode::NOT_FOUND, body);
+                if bridged.is_none()
+                    && end != End::Result
+                    && let Some(lost) = self.lost(status, &body, repeatable)
+                {
+                    return Err(self.without_session(in_flight, lost.unexecuted));
                 }
                 let end = match (end, bridged.and_then(|bridged| bridged.unserved)) {
                     (End::Error | End::Refused, Some(unserved)) => end_of_unserved(unserved),
@@ -234,13 +223,27 @@ impl Relay {
                 )
             }
             _ => {
-                finish(in_flight, End::Broken);
-                // Boxed, so that the futures of calls stay small.
                 let body = response.into_body();
                 let read = Box::pin(read_start(body, FIRST_BYTES, within)).await;
+                if let Some(lost) = self.lost(status, &read, repeatable) {
+                    return Err(self.without_session(in_flight, lost.unexecuted));
+                }
+                finish(in_flight, End::Broken);
                 self.refused(status, &headers, &read)
             }
-        }
+        })
+    }
+
+    fn without_session(
+        self,
+        in_flight: Option<Box<InFlight>>,
+        unexecuted: Option<Unexecuted>,
+    ) -> Box<LostRequest> {
+        Box::new(LostRequest {
+            relay: self,
+            in_flight,
+            unexecuted,
+        })
     }
 
     /// Says that a message is not the answer, with both ids, which show what the server did to
@@ -260,10 +263,6 @@ impl Relay {
 
     /// What a server, or something in front of it, refused with an HTTP error.
     fn refused(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Response<Body> {
-        if self.session_is_refused(status, body) {
-            let body = answer::session_unknown(self.client_id());
-            return json_response(StatusCode::NOT_FOUND, body);
-        }
         // What cannot be compared with the values any more, as they have changed, is left out.
         let upstream = self.upstream.upgrade();
         let shows = |words: &String| upstream.is_some_and(|upstream| !upstream.holds_secret(words));

@@ -15,11 +15,14 @@ use crate::protocol::seal::Sealer;
 
 mod open_sessions;
 mod remembered;
+mod renewals;
 mod session;
 
 use self::open_sessions::OpenSessions;
 pub use self::open_sessions::Surplus;
 use self::remembered::Remembered;
+use self::renewals::Renewals;
+pub use self::renewals::{Opening, Renewable};
 use self::session::ServerRequests;
 pub use self::session::{LastSession, Resumed, Session};
 
@@ -31,6 +34,8 @@ pub struct ClientSessions {
     /// What callers have open at an HTTP server.
     open: OpenSessions,
     requests: ServerRequests,
+    /// Those that can be opened again there.
+    renewals: Renewals,
 }
 
 impl ClientSessions {
@@ -42,6 +47,7 @@ impl ClientSessions {
             ended: Remembered::default(),
             open: OpenSessions::default(),
             requests: ServerRequests::default(),
+            renewals: Renewals::default(),
         }
     }
 
@@ -56,6 +62,7 @@ impl ClientSessions {
     /// Ends a caller's session: its token opens nothing from now on.
     pub fn end(&self, grant: &str, id: &str) {
         self.ended.insert(grant, id.to_owned(), ());
+        self.renewals.forget(id);
     }
 
     /// Whether a session has ended.
@@ -64,14 +71,36 @@ impl ClientSessions {
     }
 
     /// Takes note of a new session at an HTTP server; returns the one that has to end for it, if
-    /// its caller has too many.
+    /// its caller has too many. `opening` is what it can be opened with again.
     pub fn opened_upstream(
         &self,
         grant: &str,
         session: &Arc<Session>,
         upstream: &Arc<Upstream>,
+        opening: Opening,
     ) -> Option<Surplus> {
+        if session.is_upstreams() {
+            self.renewals.opened(grant, &session.id, opening);
+        }
         self.open.opened(grant, session, upstream)
+    }
+
+    /// What a session can be opened with again, if this gateway has opened it.
+    pub fn renewable(&self, id: &str) -> Option<Arc<Renewable>> {
+        self.renewals.of(id)
+    }
+
+    /// Takes note that a session has another one at its server now: `session` has both.
+    pub fn renewed(&self, grant: &str, renewable: &Renewable, session: &Arc<Session>) {
+        if let Some(upstream) = session.upstream() {
+            self.renewals.renewed(renewable, upstream.clone());
+            self.open.renewed(grant, session);
+        }
+    }
+
+    /// A session is not opened again any more.
+    pub fn not_renewable(&self, id: &str) {
+        self.renewals.forget(id);
     }
 
     /// Takes note that a session has ended at an HTTP server.

@@ -97,6 +97,17 @@ impl OpenSessions {
         }
     }
 
+    /// A session has another one at the server now.
+    pub fn renewed(&self, grant: &str, session: &Arc<Session>) {
+        let mut by_grant = self.lock();
+        let mut opened = by_grant.get_mut(grant).into_iter().flatten();
+        if let Some(known) = opened.find(|open| open.id == session.id) {
+            known.envelope = session.envelope();
+            known.session = Arc::downgrade(session);
+            known.used = Instant::now();
+        }
+    }
+
     /// A session has ended.
     pub fn ended(&self, grant: &str, id: &str) {
         let mut by_grant = self.lock();

@@ -31,7 +31,8 @@ impl<V> Default for Remembered<V> {
 }
 
 impl<V> Remembered<V> {
-    fn with_capacity(capacity: usize) -> Self {
+    /// With room for so many entries.
+    pub fn with_capacity(capacity: usize) -> Self {
         Remembered {
             capacity,
             entries: Mutex::new(Entries {
@@ -60,6 +61,15 @@ impl<V> Remembered<V> {
             entries.forget_one();
         }
         true
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<V>
+    where
+        V: Clone,
+    {
+        let entries = self.entries.lock();
+        entries.by_key.get(key).map(|(_, value)| value.clone())
     }
 
     /// Forgets a key and returns its value.

@@ -33,6 +33,9 @@ const REQUEST_LIFE: Duration = Duration::from_secs(3_600);
 /// Longer ids of requests of servers are not remembered.
 const LONGEST_ID: usize = 256;
 
+/// Longer session ids of upstreams are not kept.
+const LONGEST_UPSTREAM_ID: usize = 1 << 10;
+
 /// A request whose stream is resumed: its ids at the upstream and at the client.
 pub type Resumed = (Id<'static>, Id<'static>);
 
@@ -60,6 +63,29 @@ impl Session {
         self.upstream.is_some()
     }
 
+    /// The upstream's session that it stands for.
+    pub fn upstream(&self) -> Option<&HeaderValue> {
+        self.upstream.as_ref()
+    }
+
+    /// The same over a session that the upstream has opened in the place of the one that it does
+    /// not know any more. None where that has no id that can be kept.
+    pub fn succeeded_by(&self, upstream: HeaderValue) -> Option<Session> {
+        let kept = upstream.to_str().is_ok() && upstream.len() <= LONGEST_UPSTREAM_ID;
+        kept.then(|| self.over(upstream))
+    }
+
+    /// The same with another session at the upstream.
+    pub fn over(&self, upstream: HeaderValue) -> Session {
+        Session {
+            id: self.id.clone(),
+            version: self.version,
+            declared: self.declared,
+            uuid: self.uuid,
+            upstream: Some(upstream),
+        }
+    }
+
     /// Opens the token of a request's `Mcp-Session-Id`.
     ///
     /// # Errors
@@ -81,9 +107,13 @@ impl Session {
             .map_err(|_| NoSession)?;
         let session = Session::from_sealed(opened).ok_or(NoSession)?;
         if sessions.ended.contains(&session.id) {
-            Err(NoSession)
-        } else {
-            Ok(session)
+            return Err(NoSession);
+        }
+        // The token holds the upstream's session that it began with.
+        let now = sessions.renewals.of(&session.id);
+        match now.and_then(|renewable| renewable.now()) {
+            Some(now) => Ok(session.over(now)),
+            None => Ok(session),
         }
     }
 
@@ -98,10 +128,12 @@ impl Session {
         token: &str,
         last: &LastSession,
     ) -> Result<Arc<Session>, NoSession> {
+        let renewed = sessions.renewals.count();
         let known = last.lock().as_ref().and_then(|last| {
             let same = last.token == token
                 && last.server == sessions.server_uid
                 && last.grant == grant.bound()
+                && last.renewed == renewed
                 && last.opened.elapsed() < OPEN_AGAIN;
             same.then(|| Arc::clone(&last.session))
         });
@@ -115,6 +147,7 @@ impl Session {
                     token: token.to_owned(),
                     server: sessions.server_uid.clone(),
                     grant: grant.bound().to_owned(),
+                    renewed,
                     session: Arc::clone(&session),
                     opened: Instant::now(),
                 });
@@ -333,6 +366,8 @@ struct Last {
     token: String,
     server: String,
     grant: String,
+    /// How many sessions had been renewed then: another renewal may have been of this one.
+    renewed: u64,
     session: Arc<Session>,
     opened: Instant,
 }

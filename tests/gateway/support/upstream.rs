@@ -195,6 +195,11 @@ impl Fake {
         self.got(what).pop().unwrap().json()["id"].clone()
     }
 
+    /// How many sessions it has opened.
+    pub fn opened(&self) -> usize {
+        self.sessions.load(Ordering::SeqCst)
+    }
+
     pub fn calls(&self) -> usize {
         self.got("tools/call").len()
     }
