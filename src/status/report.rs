@@ -88,6 +88,13 @@ pub struct Report {
     /// The last listing of the upstream's tools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listing: Option<ReportedListing>,
+    /// What is wrong with the upstream although its tools can be listed.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "maybe_text::<_, MAX_ERROR_BYTES>"
+    )]
+    pub upstream_note: Option<String>,
     /// Why calls cannot be recorded and are refused, if that is so.
     #[serde(
         default,

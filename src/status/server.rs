@@ -8,7 +8,7 @@ use super::{
     Conditions, Verdict,
     accounting::{self, Ledger},
     count,
-    report::{Report, ReportedListing, ReportedTool},
+    report::{Report, ReportedListing},
 };
 use crate::{
     api::{
@@ -180,7 +180,7 @@ fn upstream_ready(inputs: &Inputs<'_>) -> Verdict {
             "No gateway has listed the server's tools yet.",
         ),
         (Some((report, ReportedListing { error: None, .. })), _) => {
-            Verdict::new(true, Reason::Listed, listed(&report.tools))
+            Verdict::new(true, Reason::Listed, listed(report))
         }
         (
             Some((
@@ -207,8 +207,12 @@ fn upstream_ready(inputs: &Inputs<'_>) -> Verdict {
 
 /// How many tools there are, and which of them are hidden from all callers for a reason of their
 /// own.
-fn listed(tools: &[ReportedTool]) -> String {
+fn listed(report: &Report) -> String {
+    let tools = &report.tools;
     let mut text = format!("The server lists {} tools.", tools.len());
+    if let Some(note) = &report.upstream_note {
+        text.push_str(&format!(" But {note}."));
+    }
     let withheld = || {
         let tools = tools.iter();
         tools.filter_map(|tool| Some((&tool.name, tool.withheld.as_deref()?)))

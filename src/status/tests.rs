@@ -148,6 +148,7 @@ fn report() -> Report {
             time: at(1),
             error: None,
         }),
+        upstream_note: None,
         audit_error: None,
         counters_error: None,
         webhook_faults: Vec::new(),

@@ -288,6 +288,7 @@ impl News {
             issuer_faults,
             bundle_error,
             listing,
+            upstream_note,
             audit_error,
             counters_error,
             webhook_faults,
@@ -306,6 +307,7 @@ impl News {
                     || before.equal_keys != *equal_keys
                     || before.issuer_faults != *issuer_faults
                     || before.bundle_error != *bundle_error
+                    || before.upstream_note != *upstream_note
                     || before.audit_error != *audit_error
                     || before.counters_error != *counters_error
                     || before.webhook_faults != *webhook_faults

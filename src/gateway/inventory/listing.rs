@@ -12,10 +12,12 @@ use http::{HeaderValue, StatusCode};
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 
-use crate::gateway::body::Body;
+use super::ONE_REPLICA;
 use crate::gateway::body::message::{
     ContentType, MAX_ANSWER, MAX_EVENT, ReadAnswer, content_type, read_answer,
 };
+use crate::gateway::body::{Body, read_start};
+use crate::gateway::lost_session::LostSession;
 use crate::gateway::permit::{Envelope, Permit};
 use crate::gateway::upstream::{Upstream, UpstreamError, cause};
 use crate::policy::inventory::Definition;
@@ -32,6 +34,8 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For an answer while a stream is open.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_ID: i64 = 0;
+/// This much of an HTTP error is read.
+const FIRST_BYTES: usize = 4 << 10;
 /// How long a stdio server is left alone after its start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_PAGES: usize = 100;
@@ -64,6 +68,8 @@ pub(super) enum ListError {
     Endless,
     #[error("its session ended")]
     SessionGone,
+    #[error("{ONE_REPLICA}")]
+    Replicas,
 }
 
 /// The gateway's own session.
@@ -138,6 +144,7 @@ async fn walk(
     own: &mut Option<OwnSession>,
     take: &mut (dyn FnMut(&str) -> Result<(), ListError> + Send),
 ) -> Result<(), ListError> {
+    let fresh = own.is_none();
     let session = match own {
         Some(session) => session,
         None => own.insert(open(upstream).await?),
@@ -154,7 +161,11 @@ async fn walk(
         };
         let id = i64::try_from(page).unwrap_or(0) + 2;
         let envelope = session.envelope.clone();
-        let answer = exchange(upstream, envelope, "tools/list", id, edits).await?;
+        let answer = exchange(upstream, envelope, "tools/list", id, edits).await;
+        let answer = answer.map_err(|error| match error {
+            ListError::SessionGone if fresh => ListError::Replicas,
+            error => error,
+        })?;
         let next = with_result(&answer.body, "tools/list", |result| {
             let unreadable = |why: String| ListError::Unreadable("tools/list", why);
             let entries = list::entries(result, ListKind::Tools)
@@ -224,8 +235,15 @@ async fn open(upstream: &Arc<Upstream>) -> Result<OwnSession, ListError> {
     let row = undecided("notifications/initialized")?;
     let permit = Permit::notification(row, envelope.clone(), None);
     let response = upstream.call(permit, EXCHANGE_TIMEOUT).await?;
-    if !response.status().is_success() {
-        return Err(ListError::Status(response.status()));
+    let status = response.status();
+    if !status.is_success() {
+        let read = read_start(response.into_body(), FIRST_BYTES, EXCHANGE_TIMEOUT).await;
+        let lost =
+            envelope.session.is_some() && LostSession::read(status, &read, None, true).is_some();
+        return Err(match lost {
+            true => ListError::Replicas,
+            false => ListError::Status(status),
+        });
     }
     let mut stream = None;
     if tells_changes {
@@ -290,6 +308,17 @@ async fn exchange(
     }
     if status == StatusCode::LOOP_DETECTED {
         return Err(ListError::Loop);
+    }
+    if in_session && matches!(status, StatusCode::BAD_REQUEST | StatusCode::GONE) {
+        let read = read_start(response.into_body(), FIRST_BYTES, EXCHANGE_TIMEOUT).await;
+        return match LostSession::read(status, &read, None, true) {
+            Some(_) => Err(ListError::SessionGone),
+            None if envelope::parse(&read).is_ok() => Ok(ReadAnswer {
+                body: read.into(),
+                session: None,
+            }),
+            None => Err(ListError::Status(status)),
+        };
     }
     let advised = matches!(
         status,

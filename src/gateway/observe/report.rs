@@ -134,6 +134,7 @@ impl Gateway {
                 time,
                 error: listing.error,
             }),
+            upstream_note: self.inventory.note().map(str::to_owned),
             audit_error: self.unrecordable(),
             counters_error: self.uncounted(),
             webhook_faults: self.notices.faults(),

@@ -638,3 +638,22 @@ fn a_webhook_that_fails_is_a_condition_in_words_and_makes_nothing_else_untrue() 
     conditions.remove(found);
     assert_eq!(conditions, short(&quiet.conditions));
 }
+
+#[test]
+fn what_is_wrong_with_the_sessions_of_a_server_is_said_beside_its_tools() {
+    let noted = Report {
+        upstream_note: Some("the server forgets its sessions".to_owned()),
+        ..report()
+    };
+    let status = status_of(&server_with(json!({})), Some(&noted), |_| {});
+    let mut all = status.conditions.iter();
+    let found = all.find(|condition| condition.type_ == "UpstreamReady");
+    let found = found.unwrap();
+    assert_eq!(
+        (found.status.as_str(), found.message.as_str()),
+        (
+            "True",
+            "The server lists 4 tools. But the server forgets its sessions."
+        )
+    );
+}

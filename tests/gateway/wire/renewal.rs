@@ -2,7 +2,7 @@
 //! nothing is carried out twice, and nothing is opened without end.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
@@ -339,4 +339,56 @@ async fn streams_lists_notifications_and_the_end_go_to_the_session_that_took_its
     assert_eq!(session("GET"), now);
     assert_eq!(client.send("DELETE", None).await.status, 204);
     assert_eq!(session("DELETE"), now);
+}
+
+/// Two replicas behind one address that take requests in turns, and each know their own sessions.
+fn alternates(fake: &Fake) {
+    let (turns, places) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(vec![])));
+    for what in [
+        "initialize",
+        "notifications/initialized",
+        "tools/list",
+        "tools/call",
+        "GET",
+    ] {
+        let (turns, places) = (Arc::clone(&turns), Arc::clone(&places));
+        let opened = fake.opened();
+        fake.on(what, move |got| {
+            let here = turns.fetch_add(1, Ordering::SeqCst) % 2;
+            if got.what() == "initialize" {
+                places.lock().unwrap().push(here);
+                return Answer::result(got, json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {"name": "f", "version": "1"}}));
+            }
+            let session = got.header("mcp-session-id").unwrap_or_default();
+            let number = session.strip_prefix("upstream-").unwrap_or_default();
+            let number: usize = number.parse().unwrap();
+            let known = number.checked_sub(opened).is_some_and(|at| places.lock().unwrap()[at] == here);
+            match (known, got.what().as_str()) {
+                (false, _) => not_found(got),
+                (true, "tools/list") => Answer::result(got, json!({"tools": []})),
+                (true, "tools/call") => Answer::result(got, json!({"content": []})),
+                (true, _) => Answer::Status(202, "text/plain", Vec::new()),
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_server_with_several_replicas_that_share_no_sessions_is_named_as_the_cause() {
+    let says = "set `sessionAffinity: ClientIP` on its Service";
+    let fake = Fake::start(&["echo"]).await;
+    alternates(&fake);
+    let rig = Rig::new(&fake, &[allow_all()]).await;
+    let error = rig.gateway.inventory.latest().error.unwrap_or_default();
+    assert!(error.contains(says), "{error}");
+
+    // The listing keeps to one connection, and so to one replica; only calls see the other.
+    let fake = Fake::start(&["echo"]).await;
+    let rig = Rig::new(&fake, &[allow_all()]).await;
+    let client = rig.client.session().await;
+    assert_eq!(rig.gateway.report().upstream_note, None);
+    alternates(&fake);
+    assert_eq!(client.call("echo", json!({})).await.status, 404);
+    let note = rig.gateway.report().upstream_note.unwrap_or_default();
+    assert!(note.contains(says), "{note}");
 }
