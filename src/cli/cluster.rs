@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 
 use super::output::Failure;
 use crate::api::loose::Loose;
+use crate::gateway::upstream::proxy::Proxy;
 use crate::policy::target::Labels;
 
 /// The field manager of dry runs.
@@ -124,20 +125,47 @@ async fn connect(args: &ClusterArgs, context: &str) -> Result<(Client, String), 
         context: (!context.is_empty()).then(|| context.to_owned()),
         ..KubeConfigOptions::default()
     };
-    let config = match &args.kubeconfig {
-        Some(path) => {
-            let file = Kubeconfig::read_from(path).map_err(unusable)?;
-            Config::from_custom_kubeconfig(file, &options).await
-        }
-        None => Config::from_kubeconfig(&options).await,
+    let file = match &args.kubeconfig {
+        Some(path) => Kubeconfig::read_from(path),
+        None => Kubeconfig::read(),
     }
     .map_err(unusable)?;
+    let proxy = proxy_of(&file, context);
+    let config = Config::from_custom_kubeconfig(file, &options).await;
+    let mut config = config.map_err(unusable)?;
+    // The client asks NO_PROXY about the proxy's own host, and takes proxies to this machine too.
+    config.proxy_url = match proxy {
+        Some(url) => url.parse().ok(),
+        None => environment_proxy(&config.cluster_url),
+    };
     let namespace = args
         .namespace
         .clone()
         .unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).map_err(|error| failed(&error))?;
     Ok((client, namespace))
+}
+
+/// The proxy that a kubeconfig itself names for the cluster of a context.
+fn proxy_of(file: &Kubeconfig, context: &str) -> Option<String> {
+    let current = file.current_context.as_deref().unwrap_or_default();
+    let wanted = if context.is_empty() { current } else { context };
+    let context = file.contexts.iter().find(|one| one.name == wanted)?;
+    let name = &context.context.as_ref()?.cluster;
+    let cluster = file.clusters.iter().find(|one| one.name == *name)?;
+    let proxy = cluster.cluster.as_ref()?.proxy_url.clone();
+    proxy.filter(|url| !url.is_empty())
+}
+
+/// The proxy that the environment names for an API server, as kubectl reads it.
+fn environment_proxy(server: &http::Uri) -> Option<http::Uri> {
+    if let Ok(None) = Proxy::of_environment(&server.to_string()) {
+        return None;
+    }
+    let variables = ["HTTPS_PROXY", "https_proxy"].into_iter();
+    let named = variables.filter_map(|name| std::env::var(name).ok());
+    let mut named = named.filter(|url| !url.is_empty());
+    named.next()?.parse().ok()
 }
 
 impl Cluster {

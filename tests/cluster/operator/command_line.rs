@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::rig::{Room, allow, call, deny, policy, server};
 use crate::support::tool::{self, Printed};
+use crate::support::wire::proxy::tunnels;
 use crate::support::wire::upstream::Fake;
 
 fn portcullis(room: &Room, arguments: &[&str]) -> Printed {
@@ -130,4 +131,54 @@ async fn validate_asks_the_cluster_and_stores_nothing() {
     );
     let policies = room.policies().list(&Default::default()).await.unwrap();
     assert_eq!(policies.items.len(), 0, "nothing is stored");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_server_is_reached_through_the_proxy_of_the_environment_as_by_kubectl() {
+    let Some(room) = Room::open("portcullis through a proxy").await else {
+        return;
+    };
+    let (named, port) = room.cluster.unresolvable_kubeconfig();
+    let established = "HTTP/1.1 200 Connection established\r\n\r\n";
+    let (proxy, heads) = tunnels(port, established).await;
+    let home = tempfile::tempdir().unwrap();
+    let list = |kubeconfig: &Path, no_proxy: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["approvals", "list", "--context=", "-n", room.name()])
+            .env("KUBECONFIG", kubeconfig)
+            .env("HOME", home.path())
+            .env(
+                "HTTPS_PROXY",
+                format!("http://joe:hunter2@127.0.0.1:{proxy}"),
+            )
+            .env("NO_PROXY", no_proxy)
+            .env_remove("no_proxy")
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!told.contains("hunter2"), "{told}");
+        let asked = std::mem::take(&mut *heads.lock().unwrap());
+        (output.status.success(), told, asked)
+    };
+    // Also where NO_PROXY names the proxy's own host, which says nothing about the server.
+    for no_proxy in ["", "other.example,127.0.0.1"] {
+        let (listed, told, asked) = list(&named, no_proxy);
+        assert!(listed, "{told}");
+        let wanted = format!("CONNECT kubernetes.invalid:{port} HTTP/1.1\r\n");
+        assert!(!asked.is_empty(), "{no_proxy}");
+        for head in asked {
+            assert!(head.starts_with(&wanted), "{head}");
+            // joe:hunter2
+            assert!(head.contains("Basic am9lOmh1bnRlcjI="), "{head}");
+        }
+    }
+    for no_proxy in ["kubernetes.invalid", ".invalid", "*"] {
+        let (listed, told, asked) = list(&named, no_proxy);
+        assert!(!listed, "nobody resolves it: {told}");
+        assert_eq!(asked, Vec::<String>::new(), "{no_proxy}");
+    }
+    // This machine itself is never behind the proxy.
+    let (listed, told, asked) = list(room.cluster.admin_kubeconfig(), "");
+    assert!(listed, "{told}");
+    assert_eq!(asked, Vec::<String>::new());
 }

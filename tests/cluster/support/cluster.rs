@@ -274,6 +274,18 @@ impl Cluster {
         self.write_kubeconfig(&format!("{user}-{}", groups.join("-")), &document)
     }
 
+    /// The kubeconfig of somebody who may do anything, for the API server under a name that no one
+    /// resolves; and its port.
+    pub fn unresolvable_kubeconfig(&self) -> (PathBuf, u16) {
+        let mut document = read(&self.kubeconfig);
+        let cluster = &mut document["clusters"][0]["cluster"];
+        let server: http::Uri = cluster["server"].as_str().unwrap().parse().unwrap();
+        let port = server.port_u16().unwrap();
+        cluster["tls-server-name"] = json!(server.host().unwrap());
+        cluster["server"] = json!(format!("https://kubernetes.invalid:{port}"));
+        (self.write_kubeconfig("unresolvable", &document), port)
+    }
+
     /// A kubeconfig with a token of a service account, as a pod of its gets one; valid for an hour.
     pub async fn account_kubeconfig(&self, namespace: &str, account: &str) -> PathBuf {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.admin_client(), namespace);

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod clients;
+pub mod proxy;
 pub mod rig;
 pub mod upstream;
 
