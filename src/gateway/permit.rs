@@ -164,8 +164,8 @@ impl Permit {
     }
 }
 
-/// A message that was permitted once and has gone out. It is no permit: only proof that the server
-/// did not read it makes it one, for the same bytes, once.
+/// A message that was permitted once and has gone out. It is not a permit: only proof that the
+/// server did not read it makes it one, for the same bytes, once.
 #[derive(Debug)]
 pub struct Spare(Bytes);
 

@@ -187,7 +187,7 @@ impl Relay {
         }
     }
 
-    /// No answer comes: the upstream need not go on where it took too long.
+    /// No answer comes: where the upstream took too long, the request is cancelled there.
     pub fn gave_up_on(&self, error: &UpstreamError) {
         if matches!(error, UpstreamError::Timeout(_)) {
             self.give_up();

@@ -18,7 +18,7 @@ use super::{Exchange, trace};
 use crate::gateway::body::message::read_answer;
 use crate::gateway::inventory::ONE_REPLICA;
 use crate::gateway::permit::{Envelope, Permit, Spare};
-use crate::gateway::relay::LostRequest;
+use crate::gateway::relay::{LostRequest, tell_upstream};
 use crate::gateway::sessions::{Opening, Session};
 use crate::gateway::upstream::Upstream;
 use crate::protocol::emit::{self, Edits};
@@ -60,7 +60,10 @@ impl Exchange<'_> {
                 Ok(answer) => answer,
                 Err(lost) => {
                     self.gateway.sessions.not_renewable(&id);
-                    self.finds_replicas();
+                    // One that its client has ended meanwhile is rightly unknown.
+                    if !self.gateway.sessions.has_ended(&id) {
+                        self.finds_replicas();
+                    }
                     lost.told()
                 }
             },
@@ -100,8 +103,10 @@ impl Exchange<'_> {
                 );
             })
             .ok()?;
-        // Ended in the meantime: nothing is to be sent in it.
+        // Ended in the meantime: nothing is to be sent in it, and the client has ended only the
+        // one before.
         if sessions.has_ended(&session.id) {
+            tell_upstream(self.gateway, upstream, Permit::end(session.envelope()));
             return None;
         }
         let session = Arc::new(session);

@@ -31,7 +31,7 @@ impl<V> Default for Remembered<V> {
 }
 
 impl<V> Remembered<V> {
-    /// With room for so many entries.
+    /// With room for this number of entries.
     pub fn with_capacity(capacity: usize) -> Self {
         Remembered {
             capacity,

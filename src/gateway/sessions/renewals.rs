@@ -16,14 +16,14 @@ use super::remembered::Remembered;
 /// What a client says in `initialize` is kept up to this length; a session whose client says more
 /// is not renewed.
 const MAX_OPENING_BYTES: usize = 4 << 10;
-/// For so many sessions.
+/// What the clients of this number of sessions said is kept.
 const KEPT_OPENINGS: usize = 2_000;
 /// A session is renewed no more often than this in [`WINDOW`]: a server that forgets it every time,
-/// or that has several replicas, would be made to open sessions without end.
+/// or that has several replicas, would be made to open an unbounded number.
 const MAX_RENEWALS: usize = 3;
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// What a client said when it opened its session, as the server was told it; both as JSON.
+/// What a client said when it opened its session, as it was forwarded to the server; both as JSON.
 #[derive(Debug, Default)]
 pub struct Opening {
     /// Its capabilities.

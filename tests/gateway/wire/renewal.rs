@@ -392,3 +392,42 @@ async fn a_server_with_several_replicas_that_share_no_sessions_is_named_as_the_c
     let note = rig.gateway.report().upstream_note.unwrap_or_default();
     assert!(note.contains(says), "{note}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_session_that_is_ended_while_it_is_opened_again_is_ended_at_the_server_too() {
+    let server = Forgetful::start().await;
+    let rig = Rig::new(&server.fake, &[allow_all()]).await;
+    let client = rig.client.session().await;
+    server.forgets();
+    let (asked, go_on) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (seen, free) = (Arc::clone(&asked), Arc::clone(&go_on));
+    server.fake.on("notifications/initialized", move |_| {
+        seen.store(1, Ordering::SeqCst);
+        // Only this connection of the fake server waits.
+        tokio::task::block_in_place(|| {
+            while free.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+        });
+        Answer::Status(202, "text/plain", Vec::new())
+    });
+    let (call, ()) = tokio::join!(client.call("echo", json!({})), async {
+        crate::support::eventually("the session is opened again", || {
+            asked.load(Ordering::SeqCst) == 1
+        })
+        .await;
+        assert_eq!(client.send("DELETE", None).await.status, 204);
+        go_on.store(1, Ordering::SeqCst);
+    });
+    assert_eq!(call.status, 404, "the client has ended it");
+    assert_eq!(server.executed(), 0);
+    let opened = format!("upstream-{}", server.fake.opened() - 1);
+    crate::support::eventually("it is ended at the server", || {
+        let ended = server.fake.got("DELETE");
+        ended
+            .iter()
+            .any(|got| got.header("mcp-session-id") == Some(&*opened))
+    })
+    .await;
+    assert_eq!(rig.gateway.report().upstream_note, None);
+}
