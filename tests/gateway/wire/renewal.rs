@@ -208,7 +208,7 @@ async fn requests_that_come_together_open_one_session() {
     let opened = server.handshakes().len();
     server.forgets();
     let calls = (0..8).map(|_| client.call("echo", json!({})));
-    for reply in futures_util::future::join_all(calls).await {
+    for reply in futures::future::join_all(calls).await {
         assert!(!reply.tool().0, "{}", reply.text());
     }
     let sent = server.fake.calls();
