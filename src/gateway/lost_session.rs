@@ -11,6 +11,8 @@ use crate::protocol::answer::code;
 use crate::protocol::envelope::{self, Id, Message, Outcome};
 use crate::protocol::text::printable;
 
+/// This much of an HTTP error is read.
+pub const FIRST_BYTES: usize = 4 << 10;
 /// This much of an HTTP error is shown.
 const MAX_WORDS: usize = 200;
 

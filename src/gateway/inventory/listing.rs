@@ -17,7 +17,7 @@ use crate::gateway::body::message::{
     ContentType, MAX_ANSWER, MAX_EVENT, ReadAnswer, content_type, read_answer,
 };
 use crate::gateway::body::{Body, read_start};
-use crate::gateway::lost_session::LostSession;
+use crate::gateway::lost_session::{FIRST_BYTES, LostSession};
 use crate::gateway::permit::{Envelope, Permit};
 use crate::gateway::upstream::{Upstream, UpstreamError, cause};
 use crate::policy::inventory::Definition;
@@ -34,8 +34,6 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For an answer while a stream is open.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_ID: i64 = 0;
-/// This much of an HTTP error is read.
-const FIRST_BYTES: usize = 4 << 10;
 /// How long a stdio server is left alone after its start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_PAGES: usize = 100;

@@ -16,7 +16,7 @@ use crate::gateway::body::message::{
 use crate::gateway::body::{Body, ReadError, holding, read_for, read_start};
 use crate::gateway::enforce::{End, InFlight};
 use crate::gateway::fairness::budget::FREE_BYTES;
-use crate::gateway::lost_session::{LostSession, Unexecuted, first_words};
+use crate::gateway::lost_session::{FIRST_BYTES, LostSession, Unexecuted, first_words};
 use crate::gateway::sessions::Session;
 use crate::gateway::upstream::{Bridged, UpstreamError};
 use crate::protocol::answer;
@@ -26,8 +26,6 @@ use crate::protocol::text::printable;
 /// However much a server says before its answer, a call ends after this many times its time-out.
 pub const MAX_TIMEOUTS_PER_CALL: u32 = 10;
 
-/// This much of an HTTP error is read.
-const FIRST_BYTES: usize = 4 << 10;
 /// A server may ask for this much patience.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 

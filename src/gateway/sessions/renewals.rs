@@ -57,7 +57,7 @@ impl Renewable {
         self.now.lock().clone()
     }
 
-    /// Waits for its turn; None where the session was renewed too often of late.
+    /// Waits until no other request opens it again.
     pub async fn turn(&self) -> RenewalTurn<'_> {
         RenewalTurn {
             tried: self.tried.lock().await,

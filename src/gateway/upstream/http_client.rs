@@ -241,14 +241,14 @@ impl HttpUpstream {
                 ClientTransport::tls(uri.clone(), Arc::clone(settings))
             }
         };
+        let configured = header_map(headers)?;
         Ok(HttpUpstream {
             bridge: self.bridge,
             hop: self.hop.clone(),
-            headers: RequestHeaders::new(&HeaderMap::new(), None, false),
-            configured: header_map(headers)?,
+            headers: RequestHeaders::new(&configured, self.hop.clone(), self.bridge),
+            configured,
             transport,
-        }
-        .prepared())
+        })
     }
 
     /// The same as the bridge of our own stdio server.
