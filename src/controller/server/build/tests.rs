@@ -38,20 +38,11 @@ fn settings() -> Settings {
 
 /// The NetworkPolicy of a component, if it has one.
 fn network(spec: Value, egress: Egress, component: &str) -> Option<Value> {
-    let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
     let settings = Settings {
         gateway_egress: egress,
         ..settings()
     };
-    let children = build(&Wanted {
-        ident: &ident(),
-        spec: &spec,
-        settings: &settings,
-        alone: false,
-        bundle_keys: &[],
-        replicas: None,
-    })
-    .unwrap();
+    let children = children(spec, &settings, false, None);
     let name = format!("mlflow-{component}");
     let mut all = children.into_iter();
     let found = all.find(|one| one.kind == Kind::NetworkPolicy && one.name == name);
@@ -193,18 +184,26 @@ fn every_container_has_limits_unless_the_user_states_its_resources() {
     }
 }
 
-fn built(spec: Value, alone: bool, replicas: Option<Replicas>) -> BTreeMap<(Kind, String), Value> {
+fn children(
+    spec: Value,
+    settings: &Settings,
+    alone: bool,
+    replicas: Option<Replicas>,
+) -> Vec<Child> {
     let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
-    let children = build(&Wanted {
+    build(&Wanted {
         ident: &ident(),
         spec: &spec,
-        settings: &settings(),
+        settings,
         alone,
         bundle_keys: &[],
         replicas,
     })
-    .unwrap();
-    children
+    .unwrap()
+}
+
+fn built(spec: Value, alone: bool, replicas: Option<Replicas>) -> BTreeMap<(Kind, String), Value> {
+    children(spec, &settings(), alone, replicas)
         .into_iter()
         .map(|child| ((child.kind, child.name), child.body))
         .collect()

@@ -47,7 +47,7 @@ impl Clocks {
         Ok(variables.into())
     }
 
-    /// Sets the clock to so many seconds ahead of the tests' own or, with a minus, behind it.
+    /// Sets the clock to a number of seconds ahead of the tests' own or, with a minus, behind it.
     pub fn set(&self, namespace: &str, pod: &str, seconds: i64) -> std::io::Result<()> {
         let file = self.file(namespace, pod);
         // A reader must not find it half written.

@@ -128,7 +128,8 @@ impl Kubelet {
         );
     }
 
-    /// Sets a pod's clock to so many seconds ahead of the tests' own or, with a minus, behind it.
+    /// Sets a pod's clock to a number of seconds ahead of the tests' own or, with a minus, behind
+    /// it.
     pub fn step_clock(&self, namespace: &str, name: &str, seconds: i64) {
         let clocks = self.clocks.get().expect("gateways have clocks");
         clocks.set(namespace, name, seconds).unwrap();
