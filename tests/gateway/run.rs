@@ -3,6 +3,7 @@
 
 mod bundles;
 mod install;
+mod logs;
 mod pod;
 mod secrets;
 mod stdio;

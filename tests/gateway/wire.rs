@@ -11,7 +11,6 @@ mod leniency;
 mod limits;
 mod lists;
 mod logins;
-mod logs;
 mod notices;
 mod observation;
 mod parsing;

@@ -133,6 +133,11 @@ pub fn gateway() -> Command {
 impl Pod {
     /// Starts a gateway over these volumes.
     pub async fn start(volumes: &Volumes, more: &[&str]) -> Pod {
+        Self::launch(gateway(), volumes, more).await
+    }
+
+    /// The same; `command` starts the program.
+    pub async fn launch(mut command: Command, volumes: &Volumes, more: &[&str]) -> Pod {
         let silent_api = TcpListener::bind("127.0.0.1:0").unwrap();
         let kubeconfig = volumes.path("kubeconfig");
         std::fs::write(
@@ -144,7 +149,7 @@ impl Pod {
         // Unless a test is about it, nobody here has to learn of an end by and by.
         let quick =
             (!more.iter().any(|flag| flag.starts_with("--lame-duck"))).then_some("--lame-duck=0");
-        let mut child = gateway()
+        let mut child = command
             .args([
                 "run",
                 "--namespace=ml",
@@ -288,6 +293,18 @@ impl Pod {
             self.until("Secrets are read again", async |pod| told(pod) > before)
                 .await;
         }
+    }
+
+    /// The first line of the log whose values hold this text, once it is there.
+    pub async fn line(&self, text: &str) -> Value {
+        let found = |pod: &Pod| {
+            pod.log
+                .all()
+                .into_iter()
+                .find(|line| line.to_string().contains(text))
+        };
+        self.until(text, async |pod| found(pod).is_some()).await;
+        found(self).unwrap()
     }
 
     /// All that it logged.
