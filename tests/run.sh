@@ -310,7 +310,7 @@ offline() { tests "Offline tests" cargo test --locked --test offline -- ${filter
 gateway() {
   settle --test gateway
   use_programs
-  tests "Gateway tests, with real servers and clients" cargo test --locked --test gateway -- ${filter[@]+"${filter[@]}"}
+  tests "Gateway tests, with real servers and clients" cargo test --locked --test gateway -- --test-threads 4 ${filter[@]+"${filter[@]}"}
 }
 
 cluster() {

@@ -276,6 +276,15 @@ pub enum Approvals {
 }
 
 impl Approvals {
+    /// Waits until it is known whether approvals can be asked for: at most some seconds after the
+    /// gateway's start, and not at all later.
+    pub async fn started(&self) {
+        match self {
+            Approvals::Memory(_) => {}
+            Approvals::Cluster(cluster) => cluster.started().await,
+        }
+    }
+
     /// Finds the open request for this call, or one that has expired and that no answer has named
     /// yet; None where there is room for a new one.
     ///

@@ -13,11 +13,13 @@ mod writes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use self::kept::KeptApprovals;
 use self::writes::MAX_UNANSWERED;
@@ -28,7 +30,8 @@ use crate::api::approval::{McpApproval, Phase};
 use crate::api::loose::Loose;
 use crate::recent::RecentSet;
 
-/// Says which server's gateway asks; the watch is for these objects alone.
+/// A call that needs an approval waits no longer for the first list.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// Clocks of gateways differ by no more. What expires later than a request that is made now could,
 /// and this beyond, was not made by a gateway of this server.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_mins(5);
@@ -48,6 +51,8 @@ pub struct ClusterApprovals {
 struct ClusterState {
     /// None while the API cannot be used or has not been listed.
     client: Option<Client>,
+    /// The first attempt to list them is not over yet.
+    starting: bool,
     /// By name.
     kept: KeptApprovals,
     /// What calls at this gateway ask for, by name.
@@ -75,6 +80,7 @@ impl ClusterApprovals {
             instance: instance.to_owned(),
             state: Mutex::new(ClusterState {
                 client: None,
+                starting: true,
                 kept: KeptApprovals::new(instance),
                 asked: HashMap::new(),
                 creating: Vec::new(),
@@ -91,6 +97,16 @@ impl ClusterApprovals {
 
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Waits, in a gateway that has just started, until McpApprovals are listed or cannot be.
+    pub(super) async fn started(&self) {
+        let mut changes = self.changes();
+        let over = async {
+            while self.lock().starting && changes.changed().await.is_ok() {}
+        };
+        // Over or not: what is asked next says whether the API can be used.
+        let _ = timeout(START_TIMEOUT, over).await;
     }
 
     fn notify(&self) {

@@ -61,6 +61,7 @@ impl PendingCall<'_> {
             .gateway
             .calls
             .hold(self.call.session, &self.call.request.id.to_json());
+        approvals.started().await;
         // Subscribed before the first look, so that no change is missed in between.
         let mut changes = approvals.changes();
         let found = match &demand.observe {

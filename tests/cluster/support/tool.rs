@@ -53,6 +53,8 @@ pub fn run<S: AsRef<OsStr>>(
         .args(arguments)
         .env("KUBECONFIG", kubeconfig)
         .env("HOME", home.path())
+        // Otherwise each run of kubectl asks what the API server serves.
+        .env("KUBECACHEDIR", kubeconfig.with_file_name("kubectl-cache"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

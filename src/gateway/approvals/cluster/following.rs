@@ -80,7 +80,15 @@ impl ClusterApprovals {
 
     /// Until McpApprovals are listed again, no call gets an approval.
     fn offline(&self) {
-        self.lock().client = None;
+        self.can_be_used(None);
+    }
+
+    fn can_be_used(&self, client: Option<Client>) {
+        {
+            let mut state = self.lock();
+            state.client = client;
+            state.starting = false;
+        }
         self.notify();
     }
 }
@@ -104,8 +112,7 @@ impl Following<'_> {
                 Err(Interrupted::Failed(why)) => return why,
             };
             self.listed = true;
-            self.approvals.lock().client = Some(self.client.clone());
-            self.approvals.notify();
+            self.approvals.can_be_used(Some(self.client.clone()));
             if complained.take().is_some() {
                 tracing::info!("McpApprovals are watched again");
             }

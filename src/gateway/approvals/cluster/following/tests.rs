@@ -169,3 +169,33 @@ async fn a_busy_api_server_ends_the_attempt_in_words_and_a_watch_that_ends_at_on
             .contains("the gateway's Role and RoleBinding must grant")
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_comes_while_the_gateway_starts_waits_for_the_first_list_and_not_for_ever() {
+    let began = Instant::now();
+    approvals().started().await;
+    assert_eq!(began.elapsed(), Duration::from_secs(5));
+
+    for (first, usable) in [
+        (list(5, &["a"]), true),
+        (answer(Method::GET, &[PATH], 500, json!({})), false),
+    ] {
+        let script = Script::open(vec![first.ends_after(Duration::from_secs(2))]);
+        let approvals = approvals();
+        let began = Instant::now();
+        let follow = async {
+            follower(&approvals, &script).follow(&mut None).await;
+            approvals.offline();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = approvals.started() => {}
+            () = follow => {}
+        }
+        assert_eq!(began.elapsed(), Duration::from_secs(2));
+        assert_eq!(approvals.lock().client.is_some(), usable);
+        // Later nothing waits.
+        approvals.started().await;
+        assert_eq!(began.elapsed(), Duration::from_secs(2));
+    }
+}
