@@ -2,8 +2,8 @@
 //!
 //! The folder is the architecture; `tests/offline/layering.rs` checks who may import whom.
 
-/// The custom resources of `portcullis.dev/v1alpha1`: types, schemas, CEL rules. No I/O.
-pub mod api;
+pub use portcullis_api as api;
+
 /// Risk classes of the known MLflow MCP tools.
 pub mod catalog;
 /// One file per subcommand of `portcullis`.

@@ -267,7 +267,7 @@ use_cluster() {
 # ---- The parts ------------------------------------------------------------------------------------------------------
 
 lint() {
-  check "cargo fmt --check" cargo fmt --check
+  check "cargo fmt --check" cargo fmt --all --check
   check "cargo clippy" cargo clippy --locked --all-targets -- -D warnings
   if ! cargo deny --version >/dev/null 2>&1; then
     skip "cargo deny is not installed (cargo install cargo-deny)"

@@ -16,8 +16,8 @@ use serde_json::value::RawValue;
 
 use super::nulls;
 use super::raw::{self, Object, members, read};
-use crate::api::Unknown;
-use crate::api::policy::{LabelSelector, McpPolicy, McpPolicySpec, TargetRef};
+use crate::Unknown;
+use crate::policy::{LabelSelector, McpPolicy, McpPolicySpec, TargetRef};
 
 /// The maximum number of bytes of a spec: decoded, lists of small values take many times their
 /// text. A policy may have half of it, and the API server writes some characters as six.
@@ -198,7 +198,7 @@ fn selector(text: &RawValue) -> Option<LabelSelector> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::server::McpServer;
+    use crate::server::McpServer;
     use serde_json::json;
 
     #[test]

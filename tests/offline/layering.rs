@@ -224,8 +224,16 @@ pub fn sources() -> Vec<(String, String)> {
                     .to_str()
                     .unwrap()
                     .to_owned();
-                if name != "lib.rs" && !name.starts_with("bin/") {
-                    files.push((name, fs::read_to_string(&path).unwrap()));
+                let text = fs::read_to_string(&path).unwrap();
+                match name.as_str() {
+                    "lib.rs" => {}
+                    // A crate of its own, which the library has as its module `api`.
+                    "api/lib.rs" => files.push(("api/mod.rs".to_owned(), text)),
+                    _ if name.starts_with("api/") => {
+                        files.push((name, text.replace("crate::", "crate::api::")));
+                    }
+                    _ if name.starts_with("bin/") => {}
+                    _ => files.push((name, text)),
                 }
             }
         }

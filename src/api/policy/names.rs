@@ -1,7 +1,7 @@
 //! Rules for what has only a name: prompts and resources.
 
 use super::{Action, RuleCallers};
-use crate::api::Unknown;
+use crate::Unknown;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 

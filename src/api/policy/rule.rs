@@ -1,7 +1,7 @@
 //! Rules for tools: selector, callers, condition, limits and approval.
 
 use super::Action;
-use crate::api::{DurationString, Risk, Severity, Unknown};
+use crate::{DurationString, Risk, Severity, Unknown};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

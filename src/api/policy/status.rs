@@ -1,6 +1,6 @@
 //! What the operator reports about a policy.
 
-use crate::api::{RecentViolation, Time, ViolationCounts, condition::Condition};
+use crate::{RecentViolation, Time, ViolationCounts, condition::Condition};
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 

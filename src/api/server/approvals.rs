@@ -1,6 +1,6 @@
 //! How people learn that a call waits for them.
 
-use crate::api::SecretKeyRef;
+use crate::SecretKeyRef;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

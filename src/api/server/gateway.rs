@@ -1,6 +1,6 @@
 //! The gateway's own settings: its callers, its pods and its addresses.
 
-use crate::api::{SecretKeyRef, SecretRef, Switch};
+use crate::{SecretKeyRef, SecretRef, Switch};
 use k8s_openapi::api::core::v1::{
     Affinity, LocalObjectReference, ResourceRequirements, Toleration,
 };

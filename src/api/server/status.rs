@@ -1,6 +1,6 @@
 //! What the operator reports about a server.
 
-use crate::api::{RecentViolation, Time, ViolationCounts, condition::Condition, policy::Mode};
+use crate::{RecentViolation, Time, ViolationCounts, condition::Condition, policy::Mode};
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! The protected server: how to reach it, or how to run it.
 
 use super::PodOptions;
-use crate::api::{DurationString, SecretKeyRef, Unknown};
+use crate::{DurationString, SecretKeyRef, Unknown};
 use k8s_openapi::api::core::v1::{
     EnvFromSource, EnvVar, LocalObjectReference, ResourceRequirements, Volume, VolumeMount,
 };

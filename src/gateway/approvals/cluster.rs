@@ -102,9 +102,7 @@ impl ClusterApprovals {
     /// Waits, in a gateway that has just started, until McpApprovals are listed or cannot be.
     pub(super) async fn started(&self) {
         let mut changes = self.changes();
-        let over = async {
-            while self.lock().starting && changes.changed().await.is_ok() {}
-        };
+        let over = async { while self.lock().starting && changes.changed().await.is_ok() {} };
         // Over or not: what is asked next says whether the API can be used.
         let _ = timeout(START_TIMEOUT, over).await;
     }
