@@ -66,10 +66,10 @@ trap 'rm -rf "$profiles"' EXIT
 export CARGO_INCREMENTAL=1 CARGO_TARGET_DIR=$folder RUSTC_WORKSPACE_WRAPPER=$folder/instrumented
 export LLVM_PROFILE_FILE=$profiles/%p-%m.profraw
 # The build's own programs are instrumented too: only what the tests reach counts.
-cargo test --locked --lib --no-run --message-format json >"$profiles/messages"
+cargo test --locked -p portcullis --lib --no-run --message-format json >"$profiles/messages"
 binary=$(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$profiles/messages" | tail -n 1)
 rm -f "$profiles"/*.profraw
-cargo test --locked --lib -- controller::
+cargo test --locked -p portcullis --lib -- controller::
 "$llvm/llvm-profdata" merge -sparse "$profiles"/*.profraw -o "$profiles/all"
 "$llvm/llvm-cov" export --format=lcov --instr-profile="$profiles/all" "$binary" --sources src/controller >"$profiles/lcov"
 report=$(lines_of_code "$profiles/lcov")

@@ -11,6 +11,7 @@ use portcullis::gateway::force::{Environment, Sealing};
 use portcullis::gateway::listener::{Routes, serve};
 use portcullis::gateway::observe::audit::AuditLog;
 use portcullis::gateway::observe::metrics::Metrics;
+use portcullis::gateway::observe::recorder::ProgramRun;
 use portcullis::gateway::{Gateway, Shared};
 use portcullis::policy::bundle::{Bundle, BundlePolicy, BundleServer, FORMAT};
 use portcullis::protocol::seal::Sealer;
@@ -86,7 +87,7 @@ pub async fn run(target: SocketAddr, full: bool) -> Done<()> {
     let sink = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
     let (audit, _writer) = AuditLog::start(vec![Box::new(sink)])?;
     let shared = Shared {
-        instance: "0a1b2c3d4e5f".to_owned(),
+        run: ProgramRun::named("0a1b2c3d4e5f"),
         audit,
         metrics: Metrics::register(&mut prometheus_client::registry::Registry::default()),
         sealing: Sealing::Own(Arc::new(Sealer::ephemeral()?)),

@@ -34,10 +34,10 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "CONTEXT")]
     pub context: Option<String>,
     /// The kubeconfig [default: $KUBECONFIG or ~/.kube/config]
-    #[arg(long, value_name = "FILE", requires = "context")]
+    #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// The namespace [default: that of the context]
-    #[arg(short, long, value_name = "NAMESPACE", requires = "context")]
+    #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
 }
 
@@ -71,12 +71,19 @@ pub struct Cluster {
 }
 
 impl ClusterArgs {
+    /// The context that was asked for; the current one where only a kubeconfig or a namespace is
+    /// named.
+    fn named_context(&self) -> Option<&str> {
+        let implied = self.kubeconfig.is_some() || self.namespace.is_some();
+        self.context.as_deref().or(implied.then_some(""))
+    }
+
     /// The cluster that the options name, if they name one.
     ///
     /// # Errors
     /// When there is no such context, or its credentials cannot be used.
     pub fn cluster(&self) -> Result<Option<Cluster>, Failure> {
-        let Some(context) = &self.context else {
+        let Some(context) = self.named_context() else {
             return Ok(None);
         };
         let runtime = tokio::runtime::Builder::new_current_thread()

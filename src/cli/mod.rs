@@ -55,7 +55,7 @@ enum Command {
 pub fn run(cli: Cli, plugin: bool) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(args) => serve::run(args),
-        Command::Status(args) => status::run(args),
+        Command::Status(args) => status::run(args, plugin),
         Command::Approvals(args) => approvals::run(args, plugin),
         Command::Validate(args) => validate::run(args),
         Command::Explain(args) => explain::run(args),

@@ -28,6 +28,7 @@ use crate::gateway::force::Sealing;
 use crate::gateway::grants::Grants;
 use crate::gateway::listener::Routes;
 use crate::gateway::observe::metrics::Metrics;
+use crate::gateway::observe::recorder::ProgramRun;
 use crate::gateway::process::{Signals, audit, bind, keep_memory_private, raise_files};
 use crate::gateway::upstream::stdio::{RunAs, orphans};
 use crate::gateway::{Gateway, Shared};
@@ -251,7 +252,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
         env,
         server_user,
         shared: Shared {
-            instance: uuid::Uuid::new_v4().simple().to_string()[..12].to_owned(),
+            run: ProgramRun::named(&uuid::Uuid::new_v4().simple().to_string()[..12]),
             audit,
             metrics,
             sealing: Sealing::Own(Arc::new(sealer)),

@@ -23,12 +23,12 @@ use crate::api::server::McpServer;
 pub struct Args {
     /// The socket of `portcullis serve` [default: $PORTCULLIS_SOCKET or
     /// $XDG_RUNTIME_DIR/portcullis/serve.sock]
-    #[arg(long, value_name = "PATH", conflicts_with = "context")]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["context", "kubeconfig", "namespace", "all_namespaces"])]
     socket: Option<PathBuf>,
     #[command(flatten)]
     cluster: ClusterArgs,
     /// All namespaces of the cluster
-    #[arg(short = 'A', long, requires = "context", conflicts_with = "namespace")]
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
     all_namespaces: bool,
     /// wide: more columns; yaml, json: the complete resources
     #[arg(short, long, value_enum, default_value_t)]
@@ -47,11 +47,14 @@ pub struct Document {
     pub problems: Vec<String>,
 }
 
-/// Runs the command.
+/// Runs the command. As a plugin of kubectl it asks a cluster whatever the flags.
 ///
 /// # Errors
 /// When neither `serve` nor the cluster answers.
-pub fn run(args: Args) -> Result<(), Failure> {
+pub fn run(mut args: Args, plugin: bool) -> Result<(), Failure> {
+    if args.all_namespaces || plugin && args.socket.is_none() {
+        args.cluster.context.get_or_insert_default();
+    }
     let document = match args.cluster.cluster()? {
         Some(cluster) => {
             let namespace = (!args.all_namespaces).then(|| cluster.namespace());

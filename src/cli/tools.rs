@@ -19,6 +19,7 @@ use crate::gateway::approvals::{Approvals, Memory, Records};
 use crate::gateway::counters::Counters;
 use crate::gateway::force::{Environment, Sealing};
 use crate::gateway::observe::metrics::Metrics;
+use crate::gateway::observe::recorder::ProgramRun;
 use crate::gateway::process::audit_nowhere;
 use crate::gateway::{Gateway, Shared};
 use crate::json::{self, Value};
@@ -220,7 +221,7 @@ async fn list(
     let sealer = Sealer::ephemeral()
         .map_err(|error| Failure::new(format!("no sealing key could be made: {error}")))?;
     let shared = Shared {
-        instance: uuid::Uuid::new_v4().simple().to_string()[..12].to_owned(),
+        run: ProgramRun::named(&uuid::Uuid::new_v4().simple().to_string()[..12]),
         audit: log.clone(),
         metrics: Metrics::register(&mut prometheus_client::registry::Registry::default()),
         sealing: Sealing::Own(Arc::new(sealer)),

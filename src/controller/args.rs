@@ -34,7 +34,7 @@ pub struct Args {
         value_delimiter = ','
     )]
     pub watch_namespace: Vec<String>,
-    /// File with the operator's key, of which the bearers follow that read gateways' reports
+    /// File with the operator's key, from which its other keys and its bearer tokens are derived
     #[arg(long, env = "PORTCULLIS_KEY_FILE", value_name = "FILE")]
     pub key_file: PathBuf,
     /// Make this Secret with a key in it if the file is not there; the operator never reads Secrets

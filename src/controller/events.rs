@@ -1,9 +1,9 @@
-//! Events: what happened, told where `kubectl describe` shows it.
+//! Events, which `kubectl describe` shows.
 //!
 //! In: conditions before and now, violations. Out: events.k8s.io/v1 Events, each once, one after
-//! the other. Must not do: tell of every violation; one for each rule and caller is enough to be
-//! noticed, the figures are in the status. Nor delay anything: no caller waits for an Event, and
-//! thousands of them at once are not worth the API server's haste.
+//! the other. Must not do: report every violation; one for each rule and caller is enough to be
+//! noticed, and the figures are in the status. Nor delay anything: no caller waits for an Event,
+//! and they are not sent faster than the API server can take beside its other work.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;

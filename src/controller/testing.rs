@@ -96,6 +96,16 @@ impl TestOperator {
         bring(self.ctx.caches.children(kind.unwrap()), object);
     }
 
+    /// A child is no longer there.
+    pub fn gone(&self, object: &Value) {
+        let mut kinds = Kind::ALL.into_iter();
+        let kind = kinds.find(|kind| object["kind"] == kind.as_str());
+        let gone = serde_json::from_str(&object.to_string()).unwrap();
+        let event = watcher::Event::Delete(gone);
+        let store = self.ctx.caches.children(kind.unwrap());
+        store.take(None, &mut None, &mut false, event, |_| {});
+    }
+
     /// The watches bring the children that were written.
     pub fn bring_written(&self, script: &Script) {
         for object in script.answered() {

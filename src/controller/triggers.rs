@@ -196,8 +196,12 @@ fn owner_of<K: Resource>(object: &K) -> Option<Name> {
 }
 
 pub fn child_changed(ctx: &Context, change: ObjectEvent<'_, ObservedChild>) {
-    let said =
-        |live: &Arc<ObservedChild>| (live.uid().to_owned(), live.stamp(), live.trouble.clone());
+    // Owners and labels change no generation.
+    let said = |live: &Arc<ObservedChild>| {
+        let (uid, owner) = (live.uid().to_owned(), live.controller().map(str::to_owned));
+        let labels = live.meta().labels.clone();
+        (uid, owner, labels, live.stamp(), live.trouble.clone())
+    };
     if change.before.map(said) == change.after.map(said) {
         return;
     }

@@ -57,21 +57,36 @@ pub enum ReadError {
     Spent(#[from] Spent),
 }
 
+/// How a body begins.
+pub struct BodyStart {
+    /// Its first bytes.
+    pub bytes: Vec<u8>,
+    /// Nothing comes after them: the body ended, and did not break off.
+    pub whole: bool,
+}
+
 /// The first bytes of a body, as many as are there within `within`; errors end it.
-pub async fn read_start(mut body: Body, limit: usize, within: Duration) -> Vec<u8> {
-    let mut start = Vec::new();
+pub async fn read_start(mut body: Body, limit: usize, within: Duration) -> BodyStart {
+    let mut bytes = Vec::new();
     let read = async {
-        while start.len() < limit
-            && let Some(Ok(frame)) = body.frame().await
-        {
-            if let Ok(data) = frame.into_data() {
-                let room = limit - start.len();
-                start.extend_from_slice(&data[..data.len().min(room)]);
+        loop {
+            let data = match body.frame().await {
+                None => return true,
+                Some(Err(_)) => return false,
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            };
+            let room = limit - bytes.len();
+            bytes.extend_from_slice(&data[..data.len().min(room)]);
+            if data.len() > room {
+                return false;
             }
         }
     };
-    let _ = tokio::time::timeout(within.min(START_TIMEOUT), read).await;
-    start
+    let whole = tokio::time::timeout(within.min(START_TIMEOUT), read).await;
+    BodyStart {
+        whole: whole.unwrap_or(false),
+        bytes,
+    }
 }
 
 /// Reads a body whole: at most `limit` bytes, at most `idle` between two frames, at most `within`

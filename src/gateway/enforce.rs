@@ -251,6 +251,12 @@ impl<'a> PendingCall<'a> {
             let refusal = Refusal::Unrecorded(unwritten.to_string());
             return Admission::Refuse(refusal, Some(decided.number));
         }
+        // The server has the cancellation already.
+        if in_flight.is_given_up() {
+            in_flight.give_back();
+            in_flight.finish(End::Abandoned);
+            return Admission::Refuse(Refusal::Cancelled, Some(decided.number));
+        }
         Admission::Forward(Forward {
             permit,
             under_way,
@@ -360,6 +366,7 @@ impl PendingCall<'_> {
             session: self.call.session.to_owned(),
             sent: Instant::now(),
             ambiguity: None,
+            again: false,
             done: false,
         })
     }

@@ -17,7 +17,7 @@ use crate::gateway::lifetime::Lifetime;
 use crate::gateway::notify::Notices;
 use crate::gateway::observe::audit::AuditLog;
 use crate::gateway::observe::metrics::Metrics;
-use crate::gateway::observe::recorder::Recorder;
+use crate::gateway::observe::recorder::{ProgramRun, Recorder};
 use crate::gateway::served::Served;
 use crate::gateway::sessions::ClientSessions;
 use crate::gateway::upstream::Upstream;
@@ -47,8 +47,8 @@ pub struct Gateway {
 /// What gateways of one process share.
 #[derive(Clone)]
 pub struct Shared {
-    /// Names this run of the program.
-    pub instance: String,
+    /// This run of the program.
+    pub run: ProgramRun,
     /// Where decisions are written.
     pub audit: AuditLog,
     /// The metric families.
@@ -67,7 +67,7 @@ impl Shared {
     /// server's UID may be another program's as well, so the name is its own too.
     fn hop(&self, served: &Served) -> HeaderValue {
         match &self.sealing {
-            Sealing::Own(_) => hops::name(&format!("{} {}", self.instance, served.uid)),
+            Sealing::Own(_) => hops::name(&format!("{} {}", self.run.name(), served.uid)),
             Sealing::Secret { .. } => hops::name(&served.uid),
         }
     }
@@ -107,7 +107,7 @@ impl Gateway {
             sessions: ClientSessions::new(served.uid.clone(), force.subscribe()),
             observe: Recorder::new(
                 served.name.clone(),
-                shared.instance.clone(),
+                shared.run.clone(),
                 shared.audit.clone(),
                 shared.metrics.clone(),
             ),

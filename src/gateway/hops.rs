@@ -1,4 +1,4 @@
-//! The gateways that a request has come by: a McpServer whose URL leads back to its own gateway
+//! The gateways that a request has come by: an McpServer whose URL leads back to its own gateway
 //! would go round for ever.
 //!
 //! In: the UID of a server, the header of a request. Out: the header with another name, and whether

@@ -29,53 +29,79 @@ pub struct LostSession {
 }
 
 impl LostSession {
-    /// Reads an answer to the request with the id `asked`. `repeatable`: it changes nothing,
-    /// however often it is made.
+    /// Reads an answer to the request with the id `asked`. `whole`: its body is there to the end.
+    /// `repeatable`: the request changes nothing, however often it is made.
     pub fn read(
         status: StatusCode,
         body: &[u8],
+        whole: bool,
         asked: Option<&Id<'_>>,
         repeatable: bool,
     ) -> Option<LostSession> {
-        let message = envelope::parse(body).ok();
-        let error = match &message {
+        let parsed = envelope::parse(body);
+        let message = parsed.as_ref().ok();
+        let error = match message {
             Some(Message::Response(response)) => match &response.outcome {
                 Outcome::Error(error) => Some(error),
                 Outcome::Result(_) => None,
             },
             _ => None,
         };
+        // A tool that has run answers its call under the call's id; servers that check the session
+        // first do not know the id, or use another status.
+        let of_request = message.and_then(Message::id).is_some_and(|id| {
+            let asked = asked.filter(|asked| id.answers(asked));
+            asked.is_some()
+        });
         let says = error.is_some_and(|error| {
             let protocols = matches!(
                 error.code,
                 code::SESSION_NOT_FOUND | code::SERVER_ERROR | code::INVALID_REQUEST
             );
-            protocols && names_lost_session(&error.message)
+            // Under the request's id it may be the tool that speaks, of a session of its own.
+            let names = match of_request {
+                true => is_lost_session,
+                false => names_lost_session,
+            };
+            protocols && names(&error.message)
         });
         let lost = match status {
             // MCP 2025-11-25, Streamable HTTP, "Session Management": that is what it stands for.
             StatusCode::NOT_FOUND => true,
             StatusCode::BAD_REQUEST | StatusCode::GONE => {
-                says || first_words(body).is_some_and(|words| names_lost_session(&words))
+                says || error.is_none()
+                    && first_words(body).is_some_and(|words| names_lost_session(&words))
             }
-            _ => says,
-        };
-        // A tool that has run answers its call under the call's id; servers that check the session
-        // first do not know the id, or use another status.
-        let of_request = message.as_ref().and_then(Message::id).is_some_and(|id| {
-            let asked = asked.filter(|asked| id.answers(asked));
-            asked.is_some()
-        });
-        let refused = match status {
-            StatusCode::NOT_FOUND => says || !of_request,
-            StatusCode::OK | StatusCode::BAD_REQUEST | StatusCode::GONE => !of_request,
-            // Of something that went wrong on the way.
+            StatusCode::OK => says,
+            // Of something else, whose status says more.
             _ => false,
         };
+        // Only what a server says before it reads a request proves anything: the words of MCP's
+        // libraries, or none at all. All else may tell of a call that was made.
+        let refused = whole
+            && match (status, error) {
+                (StatusCode::NOT_FOUND, Some(error)) => {
+                    says && (!of_request || error.code == code::SESSION_NOT_FOUND)
+                }
+                (_, Some(_)) => says && !of_request,
+                (status, None) => {
+                    let empty = status == StatusCode::NOT_FOUND && body.is_empty();
+                    empty || parsed.is_err() && is_plain_refusal(body)
+                }
+            };
         lost.then(|| LostSession {
             unexecuted: (repeatable || refused).then_some(Unexecuted(())),
         })
     }
+}
+
+/// Whether a body is one line of text about the session, as servers without JSON write it.
+fn is_plain_refusal(body: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(body) else {
+        return false;
+    };
+    let text = text.trim();
+    text.len() <= MAX_WORDS && !text.contains(['{', '[', '<', '\n', '"']) && is_lost_session(text)
 }
 
 /// How an HTTP error begins: the text that its JSON names, or its own, without tags.
@@ -125,6 +151,37 @@ fn names_lost_session(message: &str) -> bool {
         || message.contains("session") && lost.iter().any(|word| message.contains(word))
 }
 
+/// Whether a message is about a session of the protocol, and nothing else.
+fn is_lost_session(message: &str) -> bool {
+    let message = message.trim().to_lowercase();
+    let message = ["bad request: ", "not found: ", "error: "]
+        .into_iter()
+        .find_map(|prefix| message.strip_prefix(prefix))
+        .unwrap_or(&message);
+    let begins = [
+        "session not found",
+        "session expired",
+        "session has expired",
+        "session terminated",
+        "session has been terminated",
+        "session closed",
+        "session does not exist",
+        "session id not found",
+        "session is not",
+        "invalid session",
+        "unknown session",
+        "no valid session",
+        "no session",
+        "missing session",
+        "invalid or missing session",
+        "invalid or expired session",
+        "mcp-session-id",
+        "server not initialized",
+        "not initialized",
+    ];
+    begins.iter().any(|start| message.starts_with(start))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,7 +190,7 @@ mod tests {
 
     fn read(status: u16, body: &str, repeatable: bool) -> Option<bool> {
         let status = StatusCode::from_u16(status).expect("a status");
-        LostSession::read(status, body.as_bytes(), Some(&ASKED), repeatable)
+        LostSession::read(status, body.as_bytes(), true, Some(&ASKED), repeatable)
             .map(|lost| lost.unexecuted.is_some())
     }
 
@@ -155,16 +212,54 @@ mod tests {
                 false,
             ),
             (400, error("null", -32000, "No valid session ID"), true),
+            (404, "Session not found\n".to_owned(), true),
+            (
+                404,
+                r#"{"jsonrpc":"2.0","id":"server-error","error":{"code":-32600,"message":"Session not found"}}"#.to_owned(),
+                true,
+            ),
             (400, "invalid session".to_owned(), true),
             (410, error("7", -32000, "session closed"), false),
             (200, error("null", -32600, "Session terminated"), true),
             // Attack: a tool whose own session, to a database, was closed after it had written.
-            (200, error("7", -32000, "This session is closed"), false),
+            (200, error("7", -32000, "Session is not open"), false),
             (200, error("\"7\"", -32001, "Session not found"), false),
-            (500, error("null", -32000, "session closed"), false),
+            // Attack: the answer to a call that was made, in bytes that cannot be read as one.
+            (404, "404 page not found".to_owned(), false),
+            (404, r#"{"jsonrpc":"2.0","id":null,"#.to_owned(), false),
+            (404, "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{}}\n\n".to_owned(), false),
+            (404, format!("[{}]", error("7", -32001, "Session not found")), false),
+            (404, format!("\u{feff}{}", error("7", -32000, "Session not found")), false),
+            (404, r#"{"id":7,"error":{"code":-32001,"message":"Session not found"}}"#.to_owned(), false),
+            (404, r#"{"jsonrpc":"2.0","id":7,"id":null,"error":{"code":-32001,"message":"Session not found"}}"#.to_owned(), false),
+            (404, error("7", -32000, "session for run 7 not found"), false),
+            (404, "Saved, and the session to the database was not found".to_owned(), false),
+            (400, r#"{"detail":"session to the database expired while committing"}"#.to_owned(), false),
+            (400, "data: db session closed\n\n".to_owned(), false),
         ] {
             assert_eq!(read(status, &body, false), Some(proven), "{status} {body}");
             assert_eq!(read(status, &body, true), Some(true), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn what_broke_off_proves_nothing() {
+        let body = error("null", -32001, "Session not found");
+        for (body, repeatable, proven) in
+            [("", false, false), (&*body, false, false), ("", true, true)]
+        {
+            let lost = LostSession::read(
+                StatusCode::NOT_FOUND,
+                body.as_bytes(),
+                false,
+                None,
+                repeatable,
+            );
+            assert_eq!(
+                lost.is_some_and(|lost| lost.unexecuted.is_some()),
+                proven,
+                "{body}"
+            );
         }
     }
 
@@ -176,6 +271,15 @@ mod tests {
             (400, error("null", -32000, "bad host")),
             (401, "session expired".to_owned()),
             (500, String::new()),
+            (500, error("null", -32000, "session closed")),
+            (429, error("null", -32000, "session expired")),
+            // Of a session that the tool has, and not the protocol.
+            (200, error("7", -32000, "This session is closed")),
+            (
+                200,
+                error("7", -32000, "Browser session abc not found; create one"),
+            ),
+            (200, error("7", -32000, "no notes for session 5: not found")),
         ] {
             assert_eq!(read(status, &body, true), None, "{status} {body}");
         }

@@ -22,6 +22,7 @@ use crate::gateway::force::plan::Stdio;
 use crate::gateway::force::{Environment, Sealing};
 use crate::gateway::listener::{Routes, SINGLE_SERVER_PATH, serve_as};
 use crate::gateway::observe::metrics::Metrics;
+use crate::gateway::observe::recorder::ProgramRun;
 use crate::gateway::process::{SetupError, Signals, audit, bind, raise_files};
 use crate::gateway::{Gateway, Served, Shared};
 use crate::policy::signature::PublicKey;
@@ -141,7 +142,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         },
     ));
     let shared = Shared {
-        instance,
+        run: ProgramRun::named(instance),
         audit,
         metrics,
         sealing: sealing(&args),

@@ -20,7 +20,9 @@ use std::fmt;
 
 pub(crate) use reader::is_one_line;
 pub use reader::{Member, Reader, decode_string, members};
-pub use write::{canonical, quoted, write_canonical, write_number, write_string};
+pub use write::{
+    canonical, canonical_by_value, quoted, write_canonical, write_number, write_string,
+};
 
 /// Arrays and objects may nest this deep: `[[1]]` has depth 2.
 pub const MAX_DEPTH: usize = 64;

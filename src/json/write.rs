@@ -58,13 +58,56 @@ pub fn canonical(value: &Value<'_>) -> String {
     out
 }
 
+/// The same, with equal text for numbers of equal value: `10`, `1e1` and `10.0`.
+pub fn canonical_by_value(value: &Value<'_>) -> String {
+    let mut out = String::new();
+    write(&mut out, value, &write_by_value);
+    out
+}
+
 /// Appends what [`canonical`] gives.
 pub fn write_canonical(out: &mut String, value: &Value<'_>) {
+    write(out, value, &|out: &mut String, token| out.push_str(token));
+}
+
+/// A number by its digits and the power of ten that they stand for, without zeros at either end.
+/// One whose exponent is out of all measure stays as it is.
+fn write_by_value(out: &mut String, token: &str) {
+    let (mantissa, exponent) = token.split_once(['e', 'E']).unwrap_or((token, "0"));
+    let (negative, mantissa) = match mantissa.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, mantissa),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    let kept = digits.trim_end_matches('0');
+    let zeros = digits.len() - kept.len();
+    let kept = kept.trim_start_matches('0');
+    let shift = i64::try_from(zeros)
+        .ok()
+        .zip(i64::try_from(fraction.len()).ok())
+        .and_then(|(zeros, places)| zeros.checked_sub(places));
+    let power = exponent
+        .parse::<i64>()
+        .ok()
+        .zip(shift)
+        .and_then(|(exponent, shift)| exponent.checked_add(shift));
+    match power {
+        _ if kept.is_empty() => out.push('0'),
+        Some(power) => {
+            let sign = if negative { "-" } else { "" };
+            out.push_str(&format!("{sign}{kept}e{power}"));
+        }
+        None => out.push_str(token),
+    }
+}
+
+fn write(out: &mut String, value: &Value<'_>, number: &impl Fn(&mut String, &str)) {
     match value {
         Value::Null => out.push_str("null"),
         Value::Bool(true) => out.push_str("true"),
         Value::Bool(false) => out.push_str("false"),
-        Value::Number(token) => out.push_str(token),
+        Value::Number(token) => number(out, token),
         Value::String(text) => write_string(out, text),
         Value::Array(items) => {
             out.push('[');
@@ -72,7 +115,7 @@ pub fn write_canonical(out: &mut String, value: &Value<'_>) {
                 if index > 0 {
                     out.push(',');
                 }
-                write_canonical(out, item);
+                write(out, item, number);
             }
             out.push(']');
         }
@@ -86,7 +129,7 @@ pub fn write_canonical(out: &mut String, value: &Value<'_>) {
                 }
                 write_string(out, key);
                 out.push(':');
-                write_canonical(out, value);
+                write(out, value, number);
             }
             out.push('}');
         }

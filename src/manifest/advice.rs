@@ -261,6 +261,9 @@ pub(super) fn of_another_type(node: &Node, key: &str, schema: &Value) -> String 
             )
         }
         ("integer", Content::Number(number), Some(scalar)) => match number.as_f64() {
+            Some(value) if value.fract() == 0.0 && may_be(value, schema) => format!(
+                "`{scalar}` is not written as a whole number; write {value:.0}, without a decimal point or an exponent"
+            ),
             Some(value) if value.fract() == 0.0 || value.abs() > 1e15 => {
                 match schema["maximum"].as_f64() {
                     Some(most) => format!("`{scalar}` is too large; write at most {most}"),
@@ -318,6 +321,13 @@ fn quoted(text: &str) -> String {
     } else {
         format!("{shown:?}")
     }
+}
+
+/// Whether a whole number is within the bounds of its field.
+fn may_be(value: f64, schema: &Value) -> bool {
+    let least = schema["minimum"].as_f64().unwrap_or(-1e15);
+    let most = schema["maximum"].as_f64().unwrap_or(1e15);
+    (least..=most).contains(&value)
 }
 
 fn least(schema: &Value) -> f64 {

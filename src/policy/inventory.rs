@@ -312,6 +312,17 @@ impl Bound {
         &self.tools
     }
 
+    /// Whether its tools have the definitions that they have in another.
+    pub fn has_tools_of(&self, other: &Bound) -> bool {
+        let definitions = |bound: &Bound| {
+            let tools = bound.tools.iter();
+            tools
+                .map(|tool| (tool.name.clone(), tool.digest.clone()))
+                .collect::<Vec<_>>()
+        };
+        definitions(self) == definitions(other)
+    }
+
     /// One tool.
     pub fn tool(&self, name: &str) -> Option<&Tool> {
         self.index.get(name).and_then(|at| self.tools.get(*at))

@@ -109,6 +109,35 @@ impl Globs {
     }
 }
 
+/// Patterns over URIs that have a query: what stands before it, and its pairs. Servers leave out
+/// pairs that they do not know, take them in any order, and of two with one name the first or the
+/// last.
+#[derive(Debug, Default)]
+pub struct QueryGlobs(Vec<(Glob, Vec<Glob>)>);
+
+impl QueryGlobs {
+    /// The patterns with a query among these, which are all valid.
+    pub fn of(patterns: &[String]) -> Self {
+        let with_query = |pattern: &String| {
+            let (before, query) = pattern.split_once('?')?;
+            let pairs = query
+                .split('&')
+                .map(Glob::try_from)
+                .collect::<Result<_, _>>();
+            Some((Glob::try_from(before).ok()?, pairs.ok()?))
+        };
+        QueryGlobs(patterns.iter().filter_map(with_query).collect())
+    }
+
+    /// Whether a URI that has all pairs of one of them, and perhaps others, may be what is meant.
+    pub fn match_some(&self, before: &str, query: &str) -> bool {
+        self.0.iter().any(|(glob, pairs)| {
+            let has = |pair: &Glob| query.split('&').any(|found| pair.matches(found));
+            glob.matches(before) && pairs.iter().all(has)
+        })
+    }
+}
+
 /// The forms that names of grants have.
 const GRANTS: [&str; 4] = ["serviceaccount:", "jwt:", "key:", "anonymous"];
 

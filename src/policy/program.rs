@@ -8,7 +8,7 @@ use super::check::{Argument, Condition, Cost, Reads};
 use super::decision::{Counter, RuleId};
 use super::diagnostic::Diagnostic;
 use super::form::Form;
-use super::matcher::Globs;
+use super::matcher::{Globs, QueryGlobs};
 use super::observed::Reading;
 use crate::api::policy::{Action, DefaultAction};
 use crate::api::{Risk, Severity, server::ToolOverride};
@@ -114,6 +114,9 @@ pub(super) struct NameRule {
     pub id: Arc<RuleId>,
     pub audit: bool,
     pub names: Globs,
+    /// Of patterns over URIs those with a query, and of those that are excepted.
+    pub queries: QueryGlobs,
+    pub except_queries: QueryGlobs,
     pub callers: Globs,
     pub action: Action,
     pub reason: Option<Arc<str>>,

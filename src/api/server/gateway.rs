@@ -242,7 +242,7 @@ impl GatewayService {
     }
 }
 
-/// Who may connect to the pods of a McpServer, where the cluster enforces NetworkPolicies.
+/// Who may connect to the pods of an McpServer, where the cluster enforces NetworkPolicies.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.enabled) && !self.enabled) || !has(self.from) && !has(self.ports)").message("enabled: false makes no NetworkPolicy: remove from and ports"))]

@@ -9,6 +9,7 @@
 use std::path::Path;
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::audit_lines::{self, AuditLine, DecisionLines, FoundLine};
 use super::known_arguments::known;
@@ -202,24 +203,13 @@ fn texts(project: &Project, line: &AuditLine) -> Result<Vec<RuleText>, Failure> 
             continue;
         };
         let spec = &located.object.spec;
-        let named = |name: &str| name == rule;
-        let found = if let Some(at) = spec.rules.iter().position(|one| named(&one.name)) {
-            Some((
-                format!("spec.rules[{at}]"),
-                manifest(&spec.rules[at], Output::Yaml)?,
-            ))
-        } else if let Some(at) = spec.prompts.iter().position(|one| named(&one.name)) {
-            Some((
-                format!("spec.prompts[{at}]"),
-                manifest(&spec.prompts[at], Output::Yaml)?,
-            ))
-        } else if let Some(at) = spec.resources.iter().position(|one| named(&one.name)) {
-            Some((
-                format!("spec.resources[{at}]"),
-                manifest(&spec.resources[at], Output::Yaml)?,
-            ))
-        } else {
-            None
+        let found = match rule_text("rules", &spec.rules, |one| one.name == rule)? {
+            None => rule_text("prompts", &spec.prompts, |one| one.name == rule)?,
+            found => found,
+        };
+        let found = match found {
+            None => rule_text("resources", &spec.resources, |one| one.name == rule)?,
+            found => found,
         };
         if let Some((path, text)) = found {
             texts.push(RuleText {
@@ -232,6 +222,19 @@ fn texts(project: &Project, line: &AuditLine) -> Result<Vec<RuleText>, Failure> 
         }
     }
     Ok(texts)
+}
+
+/// The first rule of a list that is wanted: its path in the document, and its text.
+fn rule_text<R: Serialize>(
+    list: &str,
+    rules: &[R],
+    is_wanted: impl Fn(&R) -> bool,
+) -> Result<Option<(String, String)>, Failure> {
+    let Some((at, rule)) = rules.iter().enumerate().find(|(_, rule)| is_wanted(rule)) else {
+        return Ok(None);
+    };
+    let text = manifest(rule, Output::Yaml)?;
+    Ok(Some((format!("spec.{list}[{at}]"), text)))
 }
 
 /// What the files decide for the request of the line; nothing, with a note, if the log does not say

@@ -21,7 +21,8 @@ use crate::controller::runtime::quantity::quantity;
 /// Annotation with the hash of what was applied: what is no longer wanted is known by it, also
 /// after a restart.
 pub const HASH: &str = "portcullis.dev/applied";
-/// The same drift is not reverted again before this time; it doubles each time.
+/// What another writer changed is reverted at once, and the same drift again only after this time,
+/// which doubles each time.
 const WAITS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
 /// What lets pods do more is reverted each time, with no more than this between.
 const WIDENED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(1));
@@ -108,45 +109,42 @@ pub fn step(
     let value = live.value();
     let wanted = hash_of(&child.body);
     let mark = mark.filter(|mark| Some(mark.hash.as_str()) == wanted);
-    if hash_of(&value) != wanted {
-        return match mark {
-            // What is wanted has changed.
-            None => ChildAction::Apply { drift: false },
-            // The caches may be behind a write of ours.
-            Some(mark) if older(live, mark) => ChildAction::Nothing,
-            Some(mark) => repair(mark, now),
+    let is_other = hash_of(&value) != wanted;
+    let Some(mark) = mark else {
+        // What is wanted has changed, or nothing is known of it after a restart. Neither labels nor
+        // annotations change the generation.
+        let drift = !is_other;
+        let is_as_wanted =
+            drift && labelled(&value, &child.body) && drift::changes(child, live).is_empty();
+        return match is_as_wanted {
+            true => ChildAction::Nothing,
+            false => ChildAction::Apply { drift },
         };
-    }
-    if !labelled(&value, &child.body) {
-        // Neither labels nor annotations change the generation.
-        return mark.map_or(ChildAction::Apply { drift: true }, |mark| repair(mark, now));
-    }
-    let changes = drift::changes(child, live);
-    if changes.is_empty() {
+    };
+    // The caches may be behind a write of ours.
+    if older(live, mark) && (is_other || labelled(&value, &child.body)) {
         return ChildAction::Nothing;
     }
-    let step_after =
-        |waits, mark: &AppliedState| match wait(waits, mark.repairs, mark.repaired, now) {
-            Some(left) => ChildAction::Wait(left),
-            None => ChildAction::Apply { drift: true },
-        };
-    match mark {
-        Some(mark) if older(live, mark) => ChildAction::Nothing,
-        Some(mark) if mark.stamp == live.stamp() && mark.unsettled => step_after(UNSETTLED, mark),
-        // The API server writes some values otherwise (1000m as 1): what it made of ours is ours.
-        Some(mark) if mark.stamp == live.stamp() => ChildAction::Nothing,
-        // What widens what pods may do is not waited with, however often.
-        Some(mark) if changes.iter().any(|change| change.widens) => step_after(WIDENED, mark),
-        Some(mark) => repair(mark, now),
-        None => ChildAction::Apply { drift: true },
-    }
-}
-
-/// What another writer changed is reverted at once, and after that only when the wait is over.
-fn repair(mark: &AppliedState, now: Instant) -> ChildAction {
-    match wait(WAITS, mark.repairs, mark.repaired, now) {
+    let step_after = |waits| match wait(waits, mark.repairs, mark.repaired, now) {
         Some(left) => ChildAction::Wait(left),
         None => ChildAction::Apply { drift: true },
+    };
+    let changes = drift::changes(child, live);
+    let is_ours = mark.stamp == live.stamp();
+    // What widens what pods may do is not waited with, however often, and whatever else was changed
+    // with it.
+    if !is_ours && changes.iter().any(|change| change.widens) {
+        return step_after(WIDENED);
+    }
+    if is_other || !labelled(&value, &child.body) {
+        return step_after(WAITS);
+    }
+    match changes.is_empty() {
+        true => ChildAction::Nothing,
+        false if is_ours && mark.unsettled => step_after(UNSETTLED),
+        // The API server writes some values otherwise (1000m as 1): what it made of ours is ours.
+        false if is_ours => ChildAction::Nothing,
+        false => step_after(WAITS),
     }
 }
 
@@ -509,6 +507,38 @@ mod tests {
         assert_eq!(
             decide(&wanted, &normal(1), Some(&written)),
             ChildAction::Nothing
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_widens_is_reverted_each_time_whatever_was_changed_with_it() {
+        let wanted = child(json!({"template": {"spec": {"containers": []}}}));
+        let first = live(&wanted, 1, |_| {});
+        let mut last = mark(&wanted, &first, None, false, Instant::now());
+        let covers: [fn(&mut Value); 3] = [
+            |_| {},
+            |body| body["metadata"]["annotations"][HASH] = json!("another"),
+            |body| body["metadata"]["name"] = json!("another"),
+        ];
+        for (round, cover) in (2..).zip(covers.into_iter().cycle().take(9)) {
+            let widened = live(&wanted, 2 * round, |body| {
+                body["spec"]["template"]["spec"]["hostNetwork"] = json!(true);
+                cover(body);
+            });
+            let decided = decide(&wanted, &widened, Some(&last));
+            assert_eq!(decided, ChildAction::Apply { drift: true }, "{round}");
+            let reverted = live(&wanted, 2 * round + 1, |_| {});
+            last = mark(&wanted, &reverted, Some(&last), true, Instant::now());
+            tokio::time::advance(WIDENED.1).await;
+        }
+        // Alone, either waits.
+        let marked = live(&wanted, 30, |body| {
+            body["metadata"]["annotations"][HASH] = json!("another");
+        });
+        let decided = decide(&wanted, &marked, Some(&last));
+        assert!(
+            matches!(decided, ChildAction::Wait(left) if left > WIDENED.1),
+            "{decided:?}"
         );
     }
 }

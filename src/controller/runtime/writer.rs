@@ -89,6 +89,8 @@ pub struct Children<'a> {
     pub namespace: &'a str,
     /// UID of the McpServer.
     pub owner: &'a str,
+    /// Objects are made where there are none. Not for an owner that is being deleted.
+    pub creates: bool,
 }
 
 impl Children<'_> {
@@ -100,6 +102,10 @@ impl Children<'_> {
     pub async fn create(&self, child: &Child) -> Result<Created, WriteError> {
         let kind = child.kind.as_str();
         let fail = |error| classify(kind, &child.name, error);
+        if !self.creates {
+            let name = child.name.clone();
+            return Err(WriteError::Conflict { kind, name });
+        }
         let params = PostParams {
             field_manager: Some(MANAGER.to_owned()),
             ..PostParams::default()
@@ -261,6 +267,9 @@ impl Children<'_> {
                 Ok(Some(live)) => return Ok(Written::Now(live)),
                 Ok(None) => {}
                 Err(WriteError::Conflict { .. }) if !watched => {}
+                Err(error @ WriteError::Refused { .. }) => {
+                    self.remove_immutable(child).await?.ok_or(error)?;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -270,7 +279,21 @@ impl Children<'_> {
         })
     }
 
-    /// Removes a child of ours that is no longer wanted.
+    /// Removes a ConfigMap of ours that another writer has made immutable: it cannot be written any
+    /// more. None if that is not so.
+    async fn remove_immutable(&self, child: &Child) -> Result<Option<()>, WriteError> {
+        let live = self.get(child.kind, &child.name).await?;
+        let immutable = |live: &ObservedChild| live.value().get("immutable") == Some(&json!(true));
+        let Some(live) = live.filter(|live| {
+            immutable(live) && live.controller() == Some(self.owner) && self.creates
+        }) else {
+            return Ok(None);
+        };
+        self.delete(child.kind, &live, &child.name).await.map(Some)
+    }
+
+    /// Removes a child of ours that is no longer wanted, or that cannot be changed into what it
+    /// should be.
     pub async fn delete(
         &self,
         kind: Kind,
@@ -436,6 +459,7 @@ mod tests {
             client,
             namespace: "ml",
             owner: "owner",
+            creates: true,
         }
     }
 

@@ -16,6 +16,7 @@ use super::build::config_map::config_map;
 use super::error::AccountError;
 use super::fetch::Refs;
 use super::memory::{Remembered, ServerMemory};
+use super::tampering::EVENT_INTERVAL;
 use crate::controller::context::Context;
 use crate::controller::names::LEDGER_KEY;
 use crate::controller::reports::merge;
@@ -40,6 +41,9 @@ pub async fn account(
     let live = refs.own(Kind::ConfigMap, &ident.ledger());
     let pods: BTreeSet<String> = refs.pods.iter().map(|pod| pod.uid().to_owned()).collect();
     let writes = refs.writes(&ctx.client);
+    if live.is_none() && refs.leaving {
+        return Ok(None);
+    }
     if live.is_none()
         && let Some(left) = look(ctx, refs, memory, &writes).await?
     {
@@ -208,7 +212,12 @@ fn stored(
                 memory.ledger_astray = true;
                 let changed = "another writer has changed them".to_owned();
                 let known = known(memory);
-                unreadable(ctx, refs, &found.err().unwrap_or(changed), known.is_some());
+                // Another writer may do it as often as it likes.
+                let now = Instant::now();
+                if throttled(memory.ledger_told, EVENT_INTERVAL, now).is_none() {
+                    memory.ledger_told = Some(now);
+                    unreadable(ctx, refs, &found.err().unwrap_or(changed), known.is_some());
+                }
                 known.unwrap_or_default()
             }
         };

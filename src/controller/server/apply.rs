@@ -133,7 +133,7 @@ impl Writes<'_> {
             .chain(names)
             .find(|(kind, name)| self.is_foreign(*kind, name))
         {
-            self.hold(held).await?;
+            self.restrict(plan, held).await?;
             let kind = kind.as_str();
             return Err(ApplyError::Child(WriteError::Foreign { kind, name }));
         }
@@ -154,6 +154,19 @@ impl Writes<'_> {
             again = sooner(again, self.deliver(&plan.bundle).await?);
         }
         Ok(again)
+    }
+
+    /// Puts the current policies in force where nothing else can be carried out: on the server as
+    /// it was accepted last, if that was another, else as the plan has it. A server that never had
+    /// a bundle gets none.
+    async fn restrict(
+        &self,
+        plan: &Plan,
+        held: Option<&Bundle>,
+    ) -> Result<Option<Duration>, ApplyError> {
+        let has_bundle = self.memory.lock().bundle.is_some();
+        self.hold(held.or_else(|| has_bundle.then_some(&plan.bundle)))
+            .await
     }
 
     /// Puts the current policies in force on the server as it was accepted last.
@@ -187,10 +200,16 @@ impl Writes<'_> {
         plan: &Plan,
         children: Vec<Child>,
     ) -> Result<Option<Duration>, ApplyError> {
-        let client = &self.ctx.client;
-        let mut again = secrets::make(client, self.refs, &plan.server, self.memory).await?;
+        let mut again = None;
+        if !self.refs.leaving {
+            let client = &self.ctx.client;
+            again = secrets::make(client, self.refs, &plan.server, self.memory).await?;
+        }
         let mut kept = Vec::new();
         for child in children {
+            if self.refs.leaving && self.refs.own(child.kind, &child.name).is_none() {
+                continue;
+            }
             kept.push((child.kind, child.name.clone()));
             again = sooner(again, self.one(child).await?);
         }
@@ -256,6 +275,9 @@ impl Writes<'_> {
     ) -> Result<Option<Duration>, ApplyError> {
         if drift {
             self.note_drift(child, live);
+            if drift::is_to_be_made_again(child, live) {
+                return self.make_again(child, live).await;
+            }
         }
         let mut written = self
             .children()
@@ -278,6 +300,25 @@ impl Writes<'_> {
         }
         self.remember(child, &written, drift);
         Ok(None)
+    }
+
+    /// Another writer has changed, or made, what the API server lets no client change back.
+    async fn make_again(
+        &self,
+        child: &Child,
+        live: &ObservedChild,
+    ) -> Result<Option<Duration>, ApplyError> {
+        let children = self.children();
+        let deleted = children.delete(child.kind, live, &child.name).await;
+        deleted.map_err(ApplyError::Child)?;
+        match children.create(child).await.map_err(ApplyError::Child)? {
+            Created::New(live) => {
+                self.remember(child, &live, true);
+                Ok(None)
+            }
+            // A finalizer holds it.
+            Created::Ours(_) => Ok(Some(FORBIDDEN_AGAIN)),
+        }
     }
 
     /// Remembers who changed what, where the change lets pods do more.

@@ -36,23 +36,25 @@ pub fn stored_bundle(refs: &Refs, key: &OperatorKey, memory: &Remembered) -> Opt
         let known = memory.lock().bundle_version.clone();
         let is_news = known.is_none_or(|known| is_newer(live.resource_version(), &known));
         if is_news {
-            saw(memory, live, key);
+            saw(refs, memory, live, key);
         }
     }
     memory.lock().bundle.clone()
 }
 
-/// Takes a version of the ConfigMap in. What the operator did not sign, and what it signed before
-/// what is known to be in force, another writer has put there. Reads it without the lock: watches
-/// ask the memory too, and must not wait for a large bundle.
-fn saw(memory: &Remembered, live: &ObservedChild, key: &OperatorKey) {
+/// Takes a version of the ConfigMap in. What the operator did not sign, what it signed for another
+/// server, and what it signed before what is known to be in force, another writer has put there.
+/// Reads it without the lock: watches ask the memory too, and must not wait for a large bundle.
+fn saw(refs: &Refs, memory: &Remembered, live: &ObservedChild, key: &OperatorKey) {
     let newest = {
         let memory = memory.lock();
         let known = memory.bundle.as_ref().map(|bundle| bundle.sequence);
         known.max(reported(&memory))
     };
     let found = read(live).filter(|bundle| {
-        key.verify(bundle).is_ok() && newest.is_none_or(|newest| bundle.sequence >= newest)
+        key.verify(bundle).is_ok()
+            && is_for(refs, bundle)
+            && newest.is_none_or(|newest| bundle.sequence >= newest)
     });
     let found = found.map(|bundle| (lint(&bundle), bundle));
     let mut memory = memory.lock();
@@ -72,13 +74,27 @@ fn saw(memory: &Remembered, live: &ObservedChild, key: &OperatorKey) {
     }
 }
 
-/// The highest sequence that a gateway says it has in force.
+/// The signature holds for any server: a bundle of another one, or of an earlier one of that name,
+/// could be put here.
+fn is_for(refs: &Refs, bundle: &Bundle) -> bool {
+    let (server, ident) = (&bundle.server, &refs.ident);
+    (&server.namespace, &server.name, &server.uid) == (&ident.namespace, &ident.name, &ident.uid)
+}
+
+/// The highest sequence that a gateway says it has in force, and that can be believed.
 fn reported(memory: &ServerMemory) -> Option<u64> {
     let newest = memory.newest.iter();
+    let now = clock();
     newest
         .filter_map(|(pod, instance)| memory.reports.get(&(pod.clone(), instance.clone())))
         .filter_map(|report| report.sequence)
+        .filter(|reported| sequence::is_plausible(*reported, now))
         .max()
+}
+
+/// The time in milliseconds.
+fn clock() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(1)
 }
 
 fn read(live: &ObservedChild) -> Option<Bundle> {
@@ -110,6 +126,9 @@ pub async fn deliver(
             reported(&memory),
         )
     };
+    if refs.leaving && !there {
+        return Ok(None);
+    }
     let now = Instant::now();
     if let Some(known) = known
         .as_ref()
@@ -128,8 +147,7 @@ pub async fn deliver(
         }
     }
     let mut bundle = wanted.clone();
-    let clock = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(1);
-    bundle.sequence = sequence::next(known.map(|known| known.sequence), reported, clock);
+    bundle.sequence = sequence::next(known.map(|known| known.sequence), reported, clock());
     key.sign(&mut bundle);
     let text = serde_json::to_string(&bundle)?;
     let child = config_map(ident, &ident.gateway(), BUNDLE_KEY, text)?;
@@ -147,7 +165,7 @@ pub async fn deliver(
         Written::Now(live) => live,
         Written::Otherwise(live) => {
             // Written over what it says the next time, which is now.
-            saw(memory, &live, key);
+            saw(refs, memory, &live, key);
             return Ok(Some(Duration::ZERO));
         }
     };

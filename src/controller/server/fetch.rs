@@ -49,6 +49,8 @@ pub struct Refs {
     pub server: Result<McpServer, String>,
     pub object: Arc<Loose<McpServer>>,
     pub policies: Vec<Targeting>,
+    /// It is being deleted, and a finalizer holds it: nothing is made for it any more.
+    pub leaving: bool,
     /// A policy selects by labels of the server's namespace, and they are not known.
     pub namespace_unknown: bool,
     pub children: BTreeMap<(Kind, String), Arc<ObservedChild>>,
@@ -99,6 +101,7 @@ impl Refs {
             client,
             namespace: &self.ident.namespace,
             owner: &self.ident.uid,
+            creates: !self.leaving,
         }
     }
 }
@@ -116,6 +119,7 @@ pub fn fetch(ctx: &Context, name: &Name) -> Option<Refs> {
         .object()
         .map(|server| McpServer::clone(server))
         .map_err(|undecoded| undecoded.error.clone());
+    let leaving = metadata.deletion_timestamp.is_some();
     let (policies, namespace_unknown) = policies(ctx, &object);
     let children = children(ctx, &ident);
     let pods_of = |name: String| {
@@ -133,6 +137,7 @@ pub fn fetch(ctx: &Context, name: &Name) -> Option<Refs> {
         server,
         object,
         policies,
+        leaving,
         namespace_unknown,
         children,
         pods,

@@ -47,6 +47,8 @@ pub struct ServerMemory {
     /// What is stored must be written again whatever it should say: it was damaged, or its labels
     /// are gone.
     pub ledger_astray: bool,
+    /// When an Event said last that the stored ledger is of no use.
+    pub ledger_told: Option<Instant>,
     pub reports: Reports,
     /// The newest instance of each pod.
     pub newest: BTreeMap<String, String>,

@@ -18,6 +18,7 @@ use crate::controller::context::Context;
 use crate::controller::metrics::Kind as Reconciled;
 use crate::controller::names::Name;
 use crate::controller::runtime::blocking::in_place;
+use crate::controller::runtime::kinds::Kind;
 use crate::controller::runtime::workqueue::Action;
 
 mod account;
@@ -43,7 +44,7 @@ const UNHEARD_AGAIN: Duration = Duration::from_secs(1);
 enum NotReady {
     /// There is no such server.
     Gone,
-    /// Owner references do the rest; another owner's finalizer may make it wait.
+    /// It is being deleted, and no gateway of it can be in force. Owner references do the rest.
     Leaving,
     /// A guardrail selects by labels of the namespace, which are not known.
     NamespaceUnknown,
@@ -107,7 +108,8 @@ async fn steps(ctx: &Context, name: &Name) -> Result<StepOutcomes, NotReady> {
         return Err(NotReady::Gone);
     };
     let memory = ctx.memory.servers.of(name, &refs.ident.uid);
-    if refs.object.metadata().deletion_timestamp.is_some() {
+    // While a finalizer holds it, its gateway continues, under the current policies.
+    if refs.leaving && refs.own(Kind::ConfigMap, &refs.ident.gateway()).is_none() {
         reconciled_once(ctx, &refs, &memory);
         return Err(NotReady::Leaving);
     }

@@ -9,11 +9,15 @@ const MAX_AHEAD_MILLIS: u64 = 60_000;
 /// numbers.
 const MAX_PLAUSIBLE_AHEAD_MILLIS: u64 = 86_400_000;
 
+/// Whether what a gateway reports is believed.
+pub fn is_plausible(reported: u64, now: u64) -> bool {
+    reported <= now.saturating_add(MAX_PLAUSIBLE_AHEAD_MILLIS)
+}
+
 /// The sequence to write. `stored` is that of the newest bundle with the operator's signature,
 /// `reported` the highest that a gateway has in force, `now` the time in milliseconds.
 pub fn next(stored: Option<u64>, reported: Option<u64>, now: u64) -> u64 {
-    let reported =
-        reported.filter(|reported| *reported <= now.saturating_add(MAX_PLAUSIBLE_AHEAD_MILLIS));
+    let reported = reported.filter(|reported| is_plausible(*reported, now));
     // What a leader with a wrong clock wrote, and no gateway took, does not count as a sequence to
     // continue from there.
     let stored = stored.filter(|stored| {

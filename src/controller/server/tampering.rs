@@ -14,8 +14,8 @@ use crate::controller::runtime::kinds::Kind;
 
 /// A condition stays this long after the last change.
 const TAMPERED_PERIOD: Duration = Duration::from_secs(300);
-/// Between two Events about the same field.
-const EVENT_INTERVAL: Duration = Duration::from_secs(60);
+/// Between two Events about the same object, or field of it.
+pub const EVENT_INTERVAL: Duration = Duration::from_secs(60);
 /// Fields that are remembered of one server.
 const MAX_FIELDS: usize = 64;
 

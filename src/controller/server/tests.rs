@@ -690,3 +690,150 @@ async fn a_ledger_is_written_at_most_every_ten_seconds_and_at_once_when_a_gatewa
     assert!(matches!(again, Action::RequeueAfter(wait) if wait <= Duration::from_secs(10)));
     assert_eq!(script.asked().len(), before);
 }
+
+/// What was written last of a kind, as the API server has it.
+fn written(script: &Script, kind: &str, name: &str) -> Value {
+    let all = script.answered().into_iter().rev();
+    let mut found = all.filter(|one| one["kind"] == kind && one["metadata"]["name"] == name);
+    found.next().unwrap()
+}
+
+/// The bundle in a request that was made.
+fn bundle_in(asked: &Value) -> Bundle {
+    Bundle::parse(asked["data"][BUNDLE_KEY].as_str().unwrap().as_bytes()).unwrap()
+}
+
+/// The bundle that was sent last.
+fn sent_bundle(script: &Script) -> Bundle {
+    let asked = script.asked().into_iter().rev();
+    let mut written = asked.filter(|(what, _)| what.contains("/configmaps"));
+    let (_, written) = written.next().unwrap();
+    bundle_in(&written)
+}
+
+fn put_bundle() -> Exchange {
+    echo(Method::PUT, &["/configmaps/m-gateway"])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bundle_that_was_signed_for_another_server_counts_as_another_writers() {
+    let elsewhere: fn(&mut Bundle) = |bundle| {
+        bundle.server.uid = "uid-of-another".to_owned();
+    };
+    let renamed: fn(&mut Bundle) = |bundle| bundle.server.name = "other".to_owned();
+    let moved: fn(&mut Bundle) = |bundle| bundle.server.namespace = "other".to_owned();
+    for change in [elsewhere, renamed, moved] {
+        let (script, operator) = settled(vec![put_bundle(), status_put()]).await;
+        let mut map = written(&script, "ConfigMap", "m-gateway");
+        let own = bundle_in(&map);
+        let mut foreign = own.clone();
+        change(&mut foreign);
+        let http = foreign.server.spec.upstream.http.as_mut().unwrap();
+        http.url = "http://attacker/mcp".to_owned();
+        foreign.sequence += 1;
+        let mut foreign = foreign.sealed().unwrap();
+        key().sign(&mut foreign);
+        map["data"][BUNDLE_KEY] = json!(serde_json::to_string(&foreign).unwrap());
+        map["metadata"]["resourceVersion"] = json!("300");
+        operator.child(&map);
+        // What was accepted last would be read off it.
+        let unreadable = json!({"upstream": {"http": {"url": 7}}});
+        operator.server(&mcp_server("m", 2, &unreadable));
+        reconciled(&operator).await.unwrap();
+        let sent = sent_bundle(&script);
+        assert_eq!(sent.server, own.server);
+        assert!(sent.sequence > own.sequence);
+        assert_eq!(condition(&status_of(&script), "Tampered")["status"], "True");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_of_another_owner_does_not_keep_a_policy_from_coming_into_force() {
+    for (kind, taken) in [
+        ("Service", "m-gateway"),
+        ("RoleBinding", "m-gateway"),
+        ("ConfigMap", "m-gateway-ledger"),
+    ] {
+        let (script, operator) = settled(vec![put_bundle(), status_put()]).await;
+        operator.child(&owned(kind, taken, "another", &json!({})));
+        operator.policy(&mcp_policy("ml", "p", "m", "true"));
+        reconciled(&operator).await.unwrap();
+        assert_eq!(sent_bundle(&script).policies[0].name, "p", "{kind}");
+        let status = status_of(&script);
+        assert_eq!(
+            condition(&status, "Accepted")["reason"],
+            "NameConflict",
+            "{kind}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_a_finalizer_holds_follows_its_policies_and_nothing_is_made_for_it() {
+    let (script, operator) = settled(vec![put_bundle(), status_put()]).await;
+    let mut leaving = mcp_server("m", 1, &http());
+    leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    operator.server(&leaving);
+    operator.policy(&mcp_policy("ml", "p", "m", "true"));
+    operator.gone(&written(&script, "Service", "m-gateway"));
+    reconciled(&operator).await.unwrap();
+    assert_eq!(sent_bundle(&script).policies[0].name, "p");
+    // The last of it goes: nothing is asked any more.
+    operator.gone(&written(&script, "ConfigMap", "m-gateway"));
+    assert_eq!(reconciled(&operator).await.unwrap(), Action::AwaitChange);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_can_change_any_more_is_made_again() {
+    // A ConfigMap that was made immutable.
+    let refused = || {
+        answer(
+            Method::PUT,
+            &["/configmaps/m-gateway"],
+            422,
+            refusal(422, "Invalid"),
+        )
+    };
+    let removed = |what: &str| {
+        let gone = json!({"kind": "Status", "status": "Success"});
+        answer(Method::DELETE, &[what], 200, gone)
+    };
+    let frozen = json!({"immutable": true, "data": {BUNDLE_KEY: "{}"}});
+    let frozen = owned("ConfigMap", "m-gateway", "uid-of-m", &frozen);
+    let (script, operator) = settled(vec![
+        refused(),
+        answer(Method::GET, &["/configmaps/m-gateway"], 200, frozen.clone()),
+        removed("/configmaps/m-gateway"),
+        made("/configmaps"),
+        status_put(),
+    ])
+    .await;
+    operator.policy(&mcp_policy("ml", "p", "m", "true"));
+    reconciled(&operator).await.unwrap();
+    assert_eq!(sent_bundle(&script).policies[0].name, "p");
+    // One that is refused for another cause stays.
+    let mut writable = frozen;
+    writable["immutable"] = Value::Null;
+    let (script, operator) = settled(vec![
+        refused(),
+        answer(Method::GET, &["/configmaps/m-gateway"], 200, writable),
+        status_put(),
+    ])
+    .await;
+    operator.policy(&mcp_policy("ml", "p", "m", "true"));
+    reconciled(&operator).await.unwrap();
+    assert_eq!(
+        condition(&status_of(&script), "Accepted")["reason"],
+        "Invalid"
+    );
+    // A Deployment with another selector.
+    let deleted = removed("/deployments/m-gateway");
+    let (script, operator) = settled(vec![deleted, made("/deployments"), status_put()]).await;
+    let mut object = written(&script, "Deployment", "m-gateway");
+    object["spec"]["selector"]["matchLabels"] = json!({"a": "b"});
+    object["metadata"]["generation"] = json!(2);
+    object["metadata"]["resourceVersion"] = json!("200");
+    operator.child(&object);
+    reconciled(&operator).await.unwrap();
+    assert_eq!(condition(&status_of(&script), "Tampered")["status"], "True");
+}

@@ -27,6 +27,8 @@ pub struct InFlight {
     pub(super) session: String,
     pub(super) sent: Instant,
     pub(super) ambiguity: Option<Ambiguity>,
+    /// It was sent to a second session: its units are kept, whatever the server says of it.
+    pub(super) again: bool,
     pub(super) done: bool,
 }
 
@@ -92,7 +94,7 @@ impl InFlight {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
-        if end.returns_units() && (end != End::Refused || !self.provoked()) {
+        if end.returns_units() && !self.again && (end != End::Refused || !self.provoked()) {
             self.give_back();
         }
         let latency = self.sent.elapsed();
@@ -118,6 +120,16 @@ impl InFlight {
     /// Sets the mark that shows whether the call may have taken effect despite an error.
     pub(in crate::gateway) fn watch(&mut self, ambiguity: Ambiguity) {
         self.ambiguity = Some(ambiguity);
+    }
+
+    /// The request is sent to another session, as the first has not taken it.
+    pub(in crate::gateway) fn sent_again(&mut self) {
+        self.again = true;
+    }
+
+    /// Whether the client has cancelled the call, or ended its session, before it was sent.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.provoked()
     }
 
     /// Whether the client may have caused the upstream's error, by a cancellation or by ending the

@@ -17,12 +17,19 @@ use crate::protocol::declared::Declared;
 use crate::protocol::emit::{self, Edits};
 use crate::protocol::envelope::{self, Message, Outcome, Request as Rpc};
 use crate::protocol::keys;
-use crate::protocol::list::ListKind;
 use crate::protocol::method;
 use crate::protocol::{answer, refused, version};
 
 /// An answer to `initialize` is not larger: every caller can request one, and it is read whole.
 pub(super) const MAX_HANDSHAKE: usize = 1 << 20;
+
+/// What the result of `initialize` has (2025-11-25, schema, `InitializeResult`).
+const HANDSHAKE_MEMBERS: [&str; 4] = [
+    "protocolVersion",
+    "capabilities",
+    "serverInfo",
+    "instructions",
+];
 
 impl Exchange<'_> {
     /// The handshake: capabilities that the spec denies are taken out, and the client gets a sealed
@@ -99,7 +106,16 @@ impl Exchange<'_> {
                 if let Some(unsupported) = refused::unsupported_version(error) {
                     return Err(down(&unsupported.to_string()));
                 }
-                return Ok(json_response(StatusCode::OK, message.emit(&Edits::new())));
+                // The client has agreed on nothing yet, so the error may ask it for nothing, and
+                // carries no data.
+                let body = match error.code {
+                    answer::code::URL_ELICITATION_REQUIRED => {
+                        let why = "the server asks the user to open a page before it is initialized, which no client can do";
+                        answer::error(Some(&request.id), answer::code::INTERNAL_ERROR, why, None)
+                    }
+                    code => answer::error(Some(&request.id), code, &error.message, None),
+                };
+                return Ok(json_response(StatusCode::OK, body));
             }
             Outcome::Result(result) => result,
         };
@@ -108,12 +124,9 @@ impl Exchange<'_> {
             .map_err(|fault| down(&format!("its answer to initialize: {fault}")))?;
         let chosen =
             version::chosen(&answered_version).map_err(|error| down(&error.to_string()))?;
-        // Lists are filtered in every answer; an answer to `initialize` must not have one.
-        let lists = ListKind::ALL.map(ListKind::key);
-        let mut edits = lists
-            .into_iter()
-            .chain(["result"])
-            .fold(Edits::new(), Edits::remove)
+        // What else a result may have asks the client for something, or shows what lists hide.
+        let mut edits = Edits::new()
+            .only(&HANDSHAKE_MEMBERS)
             .set_string("protocolVersion", chosen.as_str());
         if result.get("instructions").is_some() {
             let offers = |list: &str| {

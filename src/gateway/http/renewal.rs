@@ -51,6 +51,10 @@ impl Exchange<'_> {
         if lost.is_ambiguous() {
             return lost.told();
         }
+        // The handshake took its time.
+        if !self.is_still_decided() {
+            return lost.told();
+        }
         let permit = spare.again(unexecuted, self.envelope(&session));
         let response = upstream.call(permit, within()).await;
         let id = session.id.clone();
@@ -75,6 +79,17 @@ impl Exchange<'_> {
         }
     }
 
+    /// Whether the rules, the server, its tools and the caller's credentials are those that the
+    /// request was decided by.
+    fn is_still_decided(&self) -> bool {
+        let (then, now) = (&self.snapshot, self.gateway.snapshot());
+        now.is_some_and(|now| {
+            now.revision == then.revision
+                && now.carries_on(&self.grant)
+                && now.bound.has_tools_of(&then.bound)
+        })
+    }
+
     /// The session with another one at the server: one that is opened now, unless another request
     /// has done so since this one was sent.
     async fn renew(&self, session: &Session, upstream: &Arc<Upstream>) -> Option<Arc<Session>> {
@@ -88,6 +103,8 @@ impl Exchange<'_> {
         }
         let server = self.gateway.observe.server();
         if !turn.takes(Moment::now()) {
+            // Said once: its later requests are answered 404 without an attempt.
+            sessions.not_renewable(&session.id);
             tracing::warn!(
                 server,
                 "the upstream has forgotten a session three times within a minute; the client has to initialize again"

@@ -236,8 +236,8 @@ async fn open(upstream: &Arc<Upstream>) -> Result<OwnSession, ListError> {
     let status = response.status();
     if !status.is_success() {
         let read = read_start(response.into_body(), FIRST_BYTES, EXCHANGE_TIMEOUT).await;
-        let lost =
-            envelope.session.is_some() && LostSession::read(status, &read, None, true).is_some();
+        let lost = envelope.session.is_some()
+            && LostSession::read(status, &read.bytes, read.whole, None, true).is_some();
         return Err(match lost {
             true => ListError::Replicas,
             false => ListError::Status(status),
@@ -309,10 +309,10 @@ async fn exchange(
     }
     if in_session && matches!(status, StatusCode::BAD_REQUEST | StatusCode::GONE) {
         let read = read_start(response.into_body(), FIRST_BYTES, EXCHANGE_TIMEOUT).await;
-        return match LostSession::read(status, &read, None, true) {
+        return match LostSession::read(status, &read.bytes, read.whole, None, true) {
             Some(_) => Err(ListError::SessionGone),
-            None if envelope::parse(&read).is_ok() => Ok(ReadAnswer {
-                body: read.into(),
+            None if envelope::parse(&read.bytes).is_ok() => Ok(ReadAnswer {
+                body: read.bytes.into(),
                 session: None,
             }),
             None => Err(ListError::Status(status)),

@@ -57,6 +57,29 @@ pub const MAX_RECENT: usize = 20;
 /// Cumulative since start: by rule and outcome, and when last.
 pub type Counts = HashMap<(Arc<RuleId>, Outcome), (u64, Timestamp)>;
 
+/// One run of the program. Its gateways, which may write one audit log, number their decisions
+/// together: an id is given once.
+#[derive(Clone, Debug)]
+pub struct ProgramRun {
+    name: String,
+    decisions: Arc<AtomicU64>,
+}
+
+impl ProgramRun {
+    /// A run of that name.
+    pub fn named(name: impl Into<String>) -> Self {
+        ProgramRun {
+            name: name.into(),
+            decisions: Arc::default(),
+        }
+    }
+
+    /// Its name, which no other run has.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 /// Records for one server.
 pub struct Recorder {
     server: String,
@@ -71,8 +94,7 @@ pub struct Recorder {
     /// Streams open to clients.
     pub streams: Gauge,
     calls: AtomicU64,
-    ids: AtomicU64,
-    instance: String,
+    run: ProgramRun,
     /// The rule for violations that are not counted separately.
     other: Arc<RuleId>,
     state: Mutex<RecorderState>,
@@ -90,8 +112,8 @@ struct RecorderState {
 }
 
 impl Recorder {
-    /// `server` is `namespace/name`; `instance` names this run of this gateway.
-    pub fn new(server: String, instance: String, audit: AuditLog, metrics: Metrics) -> Self {
+    /// `server` is `namespace/name`.
+    pub fn new(server: String, run: ProgramRun, audit: AuditLog, metrics: Metrics) -> Self {
         let labels = ServerLabels {
             server: server.clone(),
         };
@@ -115,8 +137,7 @@ impl Recorder {
             audit,
             metrics,
             calls: AtomicU64::new(0),
-            ids: AtomicU64::new(0),
-            instance,
+            run,
             other: together(NO_POLICY, OTHER),
             state: Mutex::default(),
             failed_logins: Mutex::default(),
@@ -128,20 +149,20 @@ impl Recorder {
         &self.server
     }
 
-    /// Names this run of this gateway.
+    /// Names this run of the program.
     pub fn instance(&self) -> &str {
-        &self.instance
+        self.run.name()
     }
 
     /// A new decision's id.
     pub fn decision_id(&self) -> DecisionId<'_> {
-        self.id(self.ids.fetch_add(1, Ordering::Relaxed))
+        self.id(self.run.decisions.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The id of the decision of this number.
     pub fn id(&self, number: u64) -> DecisionId<'_> {
         DecisionId {
-            instance: &self.instance,
+            instance: self.run.name(),
             number,
         }
     }

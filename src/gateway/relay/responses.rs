@@ -69,7 +69,11 @@ impl LostRequest {
     pub fn again(self, session: Arc<Session>) -> (Relay, Option<Box<InFlight>>) {
         let mut relay = self.relay;
         relay.session = session;
-        (relay, self.in_flight)
+        let mut in_flight = self.in_flight;
+        if let Some(in_flight) = &mut in_flight {
+            in_flight.sent_again();
+        }
+        (relay, in_flight)
     }
 
     /// The client has to initialize again.
@@ -84,12 +88,18 @@ impl LostRequest {
 
 impl Relay {
     /// Whether the server says, in whatever words, that it does not know the session.
-    fn lost(&self, status: StatusCode, body: &[u8], repeatable: bool) -> Option<LostSession> {
+    fn lost(
+        &self,
+        status: StatusCode,
+        body: &[u8],
+        whole: bool,
+        repeatable: bool,
+    ) -> Option<LostSession> {
         if !self.session.is_upstreams() {
             return None;
         }
         let asked = self.asked.as_ref().map(|asked| &asked.upstream);
-        LostSession::read(status, body, asked, repeatable)
+        LostSession::read(status, body, whole, asked, repeatable)
     }
 
     /// Whether a body is a message that answers the request.
@@ -130,11 +140,8 @@ impl Relay {
             // Boxed, so that the futures of calls stay small.
             let body = response.into_body();
             let read = Box::pin(read_start(body, FIRST_BYTES, within)).await;
-            let lost = self.lost(status, &read, repeatable);
-            // What was cut off may tell of a tool that has run.
-            let unexecuted = lost
-                .and_then(|lost| lost.unexecuted)
-                .filter(|_| repeatable || read.len() < FIRST_BYTES);
+            let lost = self.lost(status, &read.bytes, read.whole, repeatable);
+            let unexecuted = lost.and_then(|lost| lost.unexecuted);
             return Err(self.without_session(in_flight, unexecuted));
         }
         Ok(match content_type(&response) {
@@ -166,7 +173,7 @@ impl Relay {
                     }
                 };
                 if !status.is_success() {
-                    if let Some(lost) = self.lost(status, &body, repeatable) {
+                    if let Some(lost) = self.lost(status, &body, true, repeatable) {
                         return Err(self.without_session(in_flight, lost.unexecuted));
                     }
                     if !self.holds_answer(&body) {
@@ -177,7 +184,7 @@ impl Relay {
                 let (bytes, end) = self.single(&body).await;
                 if bridged.is_none()
                     && end != End::Result
-                    && let Some(lost) = self.lost(status, &body, repeatable)
+                    && let Some(lost) = self.lost(status, &body, true, repeatable)
                 {
                     return Err(self.without_session(in_flight, lost.unexecuted));
                 }
@@ -223,11 +230,11 @@ impl Relay {
             _ => {
                 let body = response.into_body();
                 let read = Box::pin(read_start(body, FIRST_BYTES, within)).await;
-                if let Some(lost) = self.lost(status, &read, repeatable) {
+                if let Some(lost) = self.lost(status, &read.bytes, read.whole, repeatable) {
                     return Err(self.without_session(in_flight, lost.unexecuted));
                 }
                 finish(in_flight, End::Broken);
-                self.refused(status, &headers, &read)
+                self.refused(status, &headers, &read.bytes)
             }
         })
     }

@@ -316,7 +316,7 @@ impl Session {
         id: &str,
     ) -> Option<String> {
         let binding = self.binding(sessions, grant);
-        let value = format!("{method} {id}");
+        let value = format!("{} {method} {id}", self.upstreams_name());
         sessions
             .sealer()?
             .seal_text(
@@ -326,6 +326,16 @@ impl Session {
                 expiry(REQUEST_LIFE),
             )
             .ok()
+    }
+
+    /// Tells the upstream's sessions apart that one session has one after the other.
+    fn upstreams_name(&self) -> String {
+        let id = self
+            .upstream
+            .as_ref()
+            .map_or(&[][..], HeaderValue::as_bytes);
+        let digest = ring::digest::digest(&ring::digest::SHA256, id);
+        hex::encode(&digest.as_ref()[..8])
     }
 
     /// The method and id of the upstream's request that a client answers, for the first time.
@@ -348,7 +358,12 @@ impl Session {
                 seconds(Timestamp::now()),
             )
             .ok()?;
-        let (method, id) = value.split_once(' ')?;
+        let (asked_in, question) = value.split_once(' ')?;
+        // A server that has forgotten the session may ask something else under the same id.
+        if asked_in != self.upstreams_name() {
+            return None;
+        }
+        let (method, id) = question.split_once(' ')?;
         let id = Id::from_json(id)?.into_owned();
         sessions
             .requests

@@ -360,7 +360,7 @@ fn connector() -> HttpConnector {
     http
 }
 
-/// Headers of a McpServer, checked.
+/// Headers of an McpServer, checked.
 fn header_map(headers: &[(String, Vec<u8>)]) -> Result<HeaderMap, ConfigError> {
     let mut map = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {

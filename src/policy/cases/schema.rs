@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-/// The schema of a McpPolicyTest.
+/// The schema of an McpPolicyTest.
 pub fn schema() -> Value {
     let text = json!({ "type": "string" });
     let texts = json!({ "type": "array", "items": text });

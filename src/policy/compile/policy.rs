@@ -12,7 +12,7 @@ use crate::policy::check::{Condition, Cost, Patterns, Reads, Spent};
 use crate::policy::decision::Counter;
 use crate::policy::diagnostic::{Diagnostic, Level};
 use crate::policy::lint::{foreign, foreign_uri};
-use crate::policy::matcher::{Glob, Globs};
+use crate::policy::matcher::{Glob, Globs, QueryGlobs};
 use crate::policy::program::{NameRule, Rule, Selector};
 use crate::policy::uri::pattern_fault;
 use std::{
@@ -363,7 +363,7 @@ fn resource_rule(rule: &ResourceRule, audit: bool, sink: &mut FindingSink<'_>) -
         any_of: sink.globs("uris", &rule.uris, uri_glob),
         except: sink.globs("exceptUris", &rule.except_uris, uri_glob),
     };
-    name_rule(
+    let made = name_rule(
         &rule.name,
         audit,
         rule.action,
@@ -371,7 +371,12 @@ fn resource_rule(rule: &ResourceRule, audit: bool, sink: &mut FindingSink<'_>) -
         &rule.by,
         rule.reason.as_ref(),
         sink,
-    )
+    );
+    NameRule {
+        queries: QueryGlobs::of(&rule.uris),
+        except_queries: QueryGlobs::of(&rule.except_uris),
+        ..made
+    }
 }
 
 /// A pattern over URIs; one that only refused URIs could match would silently be for nothing.
@@ -402,6 +407,8 @@ fn name_rule(
         id: sink.owner.rule(name),
         audit,
         names,
+        queries: QueryGlobs::default(),
+        except_queries: QueryGlobs::default(),
         callers,
         action,
         reason: reason(text, sink),

@@ -90,7 +90,7 @@ fn uncounted(rule: &Rule, limit: &Limit, why: String) -> Decision {
 /// of them can be read from it, and it is short whatever they are.
 fn identity(call: &Call<'_>, env: &Env<'_>) -> Result<String, String> {
     let value = arguments::read(call.arguments, env.fuel).map_err(|unread| unread.to_string())?;
-    let arguments = json::canonical(&value);
+    let arguments = json::canonical_by_value(&value);
     env.fuel
         .burn(arguments.len() / BYTES_PER_STEP)
         .map_err(|error| error.to_string())?;

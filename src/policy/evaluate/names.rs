@@ -2,7 +2,7 @@
 
 use super::side::Side;
 use super::{denied, forwarded, outcome_of, plain};
-use crate::api::policy::DefaultAction;
+use crate::api::policy::{Action, DefaultAction};
 use crate::policy::decision::{Caller, Decision, Outcome, RuleId, Shadow};
 use crate::policy::inventory::Bound;
 use crate::policy::matcher::Glob;
@@ -13,7 +13,8 @@ use std::sync::Arc;
 impl Bound {
     /// Decides a request for a prompt.
     pub fn prompt(&self, name: &str, caller: &Caller) -> Decision {
-        self.by_name(&self.program.prompts, name, caller)
+        let matches = |rule: &NameRule| rule.names.matches(name);
+        self.by_name(&self.program.prompts, matches, caller)
     }
 
     /// Whether the prompt is in the caller's list.
@@ -28,7 +29,8 @@ impl Bound {
 
     fn by_uri(&self, uri: &str, fault: Option<String>, caller: &Caller) -> Decision {
         let Some(fault) = fault else {
-            return self.by_name(&self.program.resources, uri, caller);
+            let matches = |rule: &NameRule| may_name(rule, uri);
+            return self.by_name(&self.program.resources, matches, caller);
         };
         let reason = format!("the URI is refused: {fault}");
         let decision = plain(
@@ -88,7 +90,12 @@ impl Bound {
         program.audit || shown && program.closed.is_none()
     }
 
-    fn by_name(&self, rules: &[NameRule], name: &str, caller: &Caller) -> Decision {
+    fn by_name(
+        &self,
+        rules: &[NameRule],
+        matches: impl Fn(&NameRule) -> bool,
+        caller: &Caller,
+    ) -> Decision {
         let program = &*self.program;
         if let Some(closed) = &program.closed {
             let decision = denied(closed);
@@ -101,7 +108,7 @@ impl Bound {
         let (mut enforced, mut both) = (Side::default(), Side::default());
         for rule in rules
             .iter()
-            .filter(|rule| rule.names.matches(name) && rule.callers.matches(&caller.grant))
+            .filter(|rule| matches(rule) && rule.callers.matches(&caller.grant))
         {
             let outcome = outcome_of(rule.action);
             both.record(outcome, &rule.id, rule.reason.as_ref());
@@ -131,6 +138,25 @@ impl Bound {
         } else {
             decision
         }
+    }
+}
+
+/// Whether a rule is for a URI, however much of its query the server reads: what restricts is for
+/// all that it may be read as, what allows is for nothing that it may be read as and that is
+/// excepted.
+fn may_name(rule: &NameRule, uri: &str) -> bool {
+    let whole = rule.names.matches(uri);
+    let Some((before, query)) = uri.split_once('?') else {
+        return whole;
+    };
+    match rule.action {
+        Action::Allow => {
+            let mut except = rule.names.except.iter();
+            whole
+                && !except.any(|glob| glob.matches(before))
+                && !rule.except_queries.match_some(before, query)
+        }
+        _ => whole || rule.names.matches(before) || rule.queries.match_some(before, query),
     }
 }
 

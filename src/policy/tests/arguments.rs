@@ -155,6 +155,31 @@ rules:
     ] {
         assert_ne!(one, key("get_run", "ci", "", other));
     }
+    let ten = key("get_run", "ci", "", r#"{"n":10}"#);
+    for same in [
+        "1e1", "1E1", "10.0", "1e01", "1e+1", "100e-1", "0.1e2", "10.00e0",
+    ] {
+        assert_eq!(
+            ten,
+            key("get_run", "ci", "", &format!("{{\"n\":{same}}}")),
+            "{same}"
+        );
+    }
+    for other in ["-10", "1", "100", "10.1", "\"10\""] {
+        assert_ne!(
+            ten,
+            key("get_run", "ci", "", &format!("{{\"n\":{other}}}")),
+            "{other}"
+        );
+    }
+    let zero = key("get_run", "ci", "", r#"{"n":0}"#);
+    for same in ["-0", "0.0", "0e5", "-0.00E-7"] {
+        assert_eq!(
+            zero,
+            key("get_run", "ci", "", &format!("{{\"n\":{same}}}")),
+            "{same}"
+        );
+    }
     let none = key("get_run", "ci", "", "");
     assert_eq!(none, key("get_run", "ci", "", "{}"));
     assert_ne!(none, key("set_model_alias", "ci", "", "{}"));

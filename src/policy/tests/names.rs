@@ -74,6 +74,45 @@ fn what_a_server_says_of_its_tools_never_lowers_their_risk() {
     }
 }
 
+/// Servers leave out parts of a query that their template does not name, and of two values of one
+/// name take the first.
+#[test]
+fn what_a_query_has_more_does_not_lead_past_a_rule() {
+    let bound = bound(
+        "",
+        &[(
+            "p",
+            "
+resources:
+- {name: some, uris: ['notes://*', 'data://*'], exceptUris: ['notes://other/*', 'data://logs?of=me'], action: Allow}
+- {name: secret, uris: ['notes://item/secret', 'data://items?id=secret', 'data://pairs?a=1&b=*'], action: Hide}
+",
+        )],
+    );
+    let caller = Caller::key("ci");
+    for (uri, visible) in [
+        ("notes://item/open", true),
+        ("notes://item/open?fmt=md", true),
+        ("notes://item/secret", false),
+        ("notes://item/secret?junk=1", false),
+        ("notes://item/secret?fmt=md&x=", false),
+        ("notes://other/a", false),
+        ("notes://other/a?x=1", false),
+        ("data://items?id=open", true),
+        ("data://items?id=secret", false),
+        ("data://items?junk=1&id=secret", false),
+        ("data://items?id=secret&junk=1", false),
+        ("data://items?id=open&id=secret", false),
+        ("data://items?id=secrets", true),
+        ("data://pairs?a=1", true),
+        ("data://pairs?b=2&x=3&a=1", false),
+        ("data://logs?of=you", true),
+        ("data://logs?x=1&of=me", false),
+    ] {
+        assert_eq!(bound.resource_visible(uri, &caller), visible, "{uri}");
+    }
+}
+
 #[test]
 fn prompts_and_resources_that_no_rule_matches_are_hidden() {
     let bound = bound(

@@ -78,7 +78,7 @@ async fn the_operator_may_do_what_it_needs_and_no_more() {
             "clusterroles.rbac.authorization.k8s.io",
             false,
         ),
-        (place, "delete", "configmaps", false),
+        (place, "delete", "configmaps", true),
         (place, "patch", "configmaps", false),
         (place, "update", "mcpservers.portcullis.dev", false),
         (place, "patch", "mcppolicies.portcullis.dev", false),

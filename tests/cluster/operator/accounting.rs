@@ -84,6 +84,7 @@ async fn a_policy_that_is_deleted_and_made_again_neither_doubles_nor_inherits_vi
     let denying = policy("p", "mlflow", json!([deny("no", &["delete_*"], "never")]));
     room.apply(&denying);
     room.ready("mlflow").await;
+    room.holds("mlflow", &["p", "reads"]).await;
     let agent = room.agent("mlflow").await;
     let denied = async |times: usize| {
         for _ in 0..times {

@@ -6,6 +6,7 @@ use portcullis::api::condition::ConditionType;
 use serde_json::{Value, json};
 
 use super::rig::{Room, allow, call, deny, policy, server};
+use crate::support::eventually;
 use crate::support::tool::{self, Printed};
 use crate::support::wire::proxy::tunnels;
 use crate::support::wire::upstream::Fake;
@@ -58,6 +59,15 @@ async fn status_is_the_table_of_kubectl() {
     room.violations("mlflow", 1).await;
     room.policy_is("p", ConditionType::Ready, "True", "Ready")
         .await;
+    eventually("the policy has its violation", || async {
+        let status = room.policies().get("p").await.unwrap().status;
+        let counts = status
+            .and_then(|status| status.violations)
+            .unwrap_or_default()
+            .counts;
+        (counts.total == 1).then_some(()).ok_or(counts)
+    })
+    .await;
     for (more, wide) in [(&[][..], &[][..]), (&["-o", "wide"], &["-o", "wide"])] {
         let told: Vec<&str> = ["status"].iter().chain(more).copied().collect();
         let shown = portcullis(&room, &told).ok();

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::pod::{self, Pod, Volumes};
 use crate::support::rig::{self, allow_all};
 use crate::support::upstream::{Answer, Fake};
+use crate::wire::renewal::Forgetful;
 
 /// What a gateway of this log level writes about a call that its server refuses.
 async fn refused_call(level: &str) -> Value {
@@ -35,4 +36,23 @@ async fn a_line_names_server_session_and_method_of_its_request_where_debugging_i
     // Other levels cost a call no span.
     let line = refused_call("info").await;
     assert!(line.get("span").is_none(), "{line}");
+}
+
+#[tokio::test]
+async fn a_session_that_is_forgotten_too_often_is_one_line_however_often_its_client_repeats_itself()
+{
+    let server = Forgetful::start().await;
+    let (_volumes, pod) = Pod::ready(&server.fake, &[allow_all()], &[]).await;
+    let client = pod.client.session().await;
+    for status in [200, 200, 200, 404, 404, 404] {
+        server.forgets();
+        assert_eq!(client.call("echo", json!({})).await.status, status);
+    }
+    pod.says("three times within a minute").await;
+    // Another session has its own share.
+    server.forgets();
+    let next = pod.client.session().await;
+    server.forgets();
+    assert_eq!(next.call("echo", json!({})).await.status, 200);
+    assert_eq!(pod.said("three times within a minute"), 1);
 }

@@ -307,6 +307,16 @@ impl Pod {
         found(self).unwrap()
     }
 
+    /// How many lines of the log have this text in their message.
+    pub fn said(&self, text: &str) -> usize {
+        let has = |line: &&Value| {
+            line["message"]
+                .as_str()
+                .is_some_and(|said| said.contains(text))
+        };
+        self.log.all().iter().filter(has).count()
+    }
+
     /// All that it logged.
     pub fn logged(&self) -> String {
         format!("{:?}", self.log.all())

@@ -13,6 +13,7 @@ use portcullis::gateway::force::{Environment, Rejected, Sealing};
 use portcullis::gateway::listener::{Routes, serve};
 use portcullis::gateway::observe::audit::{AuditLog, AuditWriter};
 use portcullis::gateway::observe::metrics::Metrics;
+use portcullis::gateway::observe::recorder::ProgramRun;
 use portcullis::gateway::{Gateway, Shared};
 use portcullis::policy::bundle::{Bundle, BundlePolicy, BundleServer, FORMAT};
 use portcullis::protocol::seal::Sealer;
@@ -234,7 +235,7 @@ impl Rig {
             times: Some(metrics.approval_decisions.clone()),
         }));
         let shared = Shared {
-            instance: "test".to_owned(),
+            run: ProgramRun::named("test"),
             audit: log,
             metrics,
             sealing: Sealing::Own(Arc::new(Sealer::ephemeral().unwrap())),

@@ -12,8 +12,8 @@ use crate::support::upstream::{Answer, Fake, Got};
 
 /// A server that knows the sessions from a number on, and counts the calls that it makes.
 #[derive(Clone)]
-struct Forgetful {
-    fake: Fake,
+pub struct Forgetful {
+    pub fake: Fake,
     known_from: Arc<AtomicUsize>,
     executed: Arc<AtomicUsize>,
 }
@@ -27,7 +27,7 @@ fn not_found(_: &Got) -> Answer {
 }
 
 impl Forgetful {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let forgetful = Forgetful {
             fake: Fake::start(&["echo"]).await,
             known_from: Arc::default(),
@@ -72,7 +72,7 @@ impl Forgetful {
     }
 
     /// It is restarted.
-    fn forgets(&self) {
+    pub fn forgets(&self) {
         self.known_from.store(self.fake.opened(), Ordering::SeqCst);
     }
 
@@ -92,9 +92,8 @@ impl Forgetful {
 async fn a_session_that_the_server_forgot_is_opened_again_and_the_call_is_made_once() {
     let server = Forgetful::start().await;
     let rig = Rig::new(&server.fake, &[allow_all()]).await;
-    let ways: [Words; 9] = [
+    let ways: [Words; 7] = [
         not_found,
-        |_| Answer::Status(404, "application/json", b"gone".into()),
         |_| Answer::Status(404, "text/plain", Vec::new()),
         |_| {
             let body = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Bad Request: No valid session ID provided"}}"#;
@@ -115,13 +114,6 @@ async fn a_session_that_the_server_forgot_is_opened_again_and_the_call_is_made_o
             )
         },
         |_| Answer::Status(400, "text/plain", b"No valid session ID provided".into()),
-        |_| {
-            Answer::Status(
-                410,
-                "application/json",
-                br#"{"detail": {"error": "session expired"}}"#.into(),
-            )
-        },
     ];
     for (at, words) in ways.into_iter().enumerate() {
         let client = rig
@@ -152,11 +144,11 @@ async fn a_session_that_the_server_forgot_is_opened_again_and_the_call_is_made_o
         );
         assert_eq!(server.handshakes().len(), opened + 1, "{at}");
     }
-    crate::support::eventually("every call has an end", || rig.audit.ends().len() >= 27).await;
+    crate::support::eventually("every call has an end", || rig.audit.ends().len() >= 21).await;
     let ends = rig.audit.ends();
     assert_eq!(
         (rig.audit.all().len(), ends.len()),
-        (27, 27),
+        (21, 21),
         "one for a call"
     );
     assert!(
@@ -169,9 +161,13 @@ async fn a_session_that_the_server_forgot_is_opened_again_and_the_call_is_made_o
 async fn what_a_tool_may_have_said_after_it_ran_is_not_asked_again() {
     let server = Forgetful::start().await;
     let rig = Rig::new(&server.fake, &[allow_all()]).await;
-    let attacks: [Words; 4] = [
-        |got| Answer::rpc_error(got, -32000, "This session is closed"),
+    let attacks: [Words; 5] = [
         |got| Answer::rpc_error(got, -32001, "Session not found"),
+        |_| Answer::Status(404, "application/json", b"gone".into()),
+        |_| {
+            let body = br#"{"detail": {"error": "session expired"}}"#;
+            Answer::Status(410, "application/json", body.into())
+        },
         |got| {
             let id = &got.json()["id"];
             let body = json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32000, "message": "no run 5"}});
@@ -430,4 +426,127 @@ async fn a_session_that_is_ended_while_it_is_opened_again_is_ended_at_the_server
     })
     .await;
     assert_eq!(rig.gateway.report().upstream_note, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_call_is_not_sent_again_under_rules_or_credentials_that_are_gone() {
+    let key = "key-of-agent-a-1234";
+    for withdrawn in ["the rule", "the key"] {
+        let server = Forgetful::start().await;
+        let mut spec = open_to_all(&server.fake);
+        spec["authentication"] = json!({"apiKeys": {"secretRef": {"name": "agents"}}});
+        let secrets = Held::default();
+        secrets.set("agents", "a", key);
+        let rig = Arc::new(Rig::with(spec, secrets.clone(), &[allow_all()]).await);
+        let keyed = rig.client.with("Authorization", &format!("Bearer {key}"));
+        let client = keyed.session().await;
+        server.forgets();
+        let changing = Arc::clone(&rig);
+        server.fake.on("notifications/initialized", move |_| {
+            let deny =
+                json!({"rules": [{"name": "no", "tools": {"names": ["*"]}, "action": "Deny"}]});
+            match withdrawn {
+                "the rule" => changing.apply(&[deny]).unwrap(),
+                _ => {
+                    secrets.set("agents", "a", "another-key-of-agent-a");
+                    changing.apply(&[allow_all()]).unwrap();
+                }
+            }
+            Answer::Status(202, "text/plain", Vec::new())
+        });
+        let status = client.call("echo", json!({})).await.status;
+        assert_eq!((status, server.executed()), (404, 0), "{withdrawn}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_may_tell_of_a_call_that_was_made_is_not_followed_by_another() {
+    let result = r#"{"jsonrpc":"2.0","id":7,"result":{}}"#;
+    let cut = format!(
+        "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{result}"
+    );
+    let broken = Answer::Raw(cut.into_bytes());
+    let unread = |status, kind, body: &str| Answer::Status(status, kind, body.as_bytes().to_vec());
+    for answer in [
+        broken,
+        unread(404, "text/event-stream", &format!("data: {result}\n\n")),
+        unread(404, "application/json", &format!("[{result}]")),
+        unread(404, "application/json", &format!("\u{feff}{result}")),
+        unread(404, "application/json", r#"{"id":7,"result":{}}"#),
+        unread(
+            404,
+            "text/plain",
+            "the run was written, its session was not found",
+        ),
+        unread(
+            400,
+            "application/json",
+            r#"{"detail":"session to the database expired while committing"}"#,
+        ),
+        unread(400, "text/event-stream", "data: db session closed\n\n"),
+    ] {
+        let fake = Fake::start(&["echo"]).await;
+        let rig = Rig::new(&fake, &[allow_all()]).await;
+        let client = rig.client.session().await;
+        let first = Mutex::new(Some(answer));
+        fake.on("tools/call", move |got| {
+            let first = first.lock().unwrap().take();
+            first.unwrap_or_else(|| Answer::result(got, json!({"content": []})))
+        });
+        client.call("echo", json!({})).await;
+        assert_eq!(fake.calls(), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_a_tools_own_session_reaches_the_client_and_ends_nothing() {
+    let fake = Fake::start(&["echo"]).await;
+    let rig = Rig::new(&fake, &[allow_all()]).await;
+    let client = rig.client.session().await;
+    fake.on("tools/call", |got| {
+        let error = json!({"code": -32000, "message": "Browser session abc not found; create one with new_session"});
+        Answer::Json(json!({"jsonrpc": "2.0", "id": got.json()["id"], "error": error}))
+    });
+    for _ in 0..3 {
+        let reply = client.call("echo", json!({})).await;
+        assert_eq!(reply.status, 200);
+        let text = reply.json()["error"]["message"].to_string();
+        assert!(text.contains("create one with new_session"), "{text}");
+    }
+    // What another status says counts for more than its words.
+    fake.on("tools/call", |_| {
+        let body =
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"session expired"}}"#;
+        Answer::Status(503, "application/json", body.into())
+    });
+    let reply = client.call("echo", json!({})).await;
+    assert_eq!(reply.status, 200);
+    assert!(reply.text().contains("HTTP 503"), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn an_answer_to_a_question_of_a_session_that_is_forgotten_answers_no_other() {
+    let server = Forgetful::start().await;
+    let mut spec = open_to_all(&server.fake);
+    spec["clientFeatures"] = json!({"roots": "Allow"});
+    let rig = Rig::with(spec, Held::default(), &[allow_all()]).await;
+    server.fake.on("GET", |_| {
+        let question = json!({"jsonrpc": "2.0", "id": 0, "method": "roots/list"});
+        Answer::pieces([Answer::event(&question)])
+    });
+    let declared = json!({"roots": {}});
+    let client = rig.client.session_of("2025-11-25", declared).await;
+    let answer = async || {
+        let mut stream = client.listen().await;
+        let sealed = stream.event().await.unwrap().json()["id"].clone();
+        json!({"jsonrpc": "2.0", "id": sealed, "result": {"roots": []}})
+    };
+    let first = answer().await;
+    server.forgets();
+    assert!(!client.call("echo", json!({})).await.tool().0);
+    assert_eq!(client.post(&first).await.status, 202);
+    assert_eq!(server.fake.got("response").len(), 0);
+    let second = answer().await;
+    assert_eq!(client.post(&second).await.status, 202);
+    assert_eq!(server.fake.got("response").len(), 1);
 }

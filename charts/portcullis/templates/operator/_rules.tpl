@@ -36,11 +36,12 @@ What the operator may do in each namespace that it watches. docs/rbac.md says th
   resources: [horizontalpodautoscalers]
   verbs: [get, list, watch, create, patch, delete]
 # Bundles and ledgers, written by PUT with the resourceVersion that was read (update), so that a leader that was paused
-# cannot put an old one back. Never deleted: their owner takes them along. RBAC cannot say "only those that I made", and
-# their names are not known beforehand, so this covers every ConfigMap of the namespaces that are watched.
+# cannot put an old one back. Deleted only where another writer has made one of them immutable: it could not be written
+# any more. RBAC cannot say "only those that I made", and their names are not known beforehand, so this covers every
+# ConfigMap of the namespaces that are watched.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, list, watch, create, update]
+  verbs: [get, list, watch, create, update, delete]
 # The identity of each gateway. No token of theirs can be asked for with these verbs.
 - apiGroups: [""]
   resources: [serviceaccounts]

@@ -44,6 +44,8 @@ const WIDENING: [&str; 29] = [
     "claims",
     "externalIPs",
 ];
+/// Fields that select, where more selects less, and nothing selects all.
+const SELECTORS: [&str; 3] = ["selector", "podSelector", "namespaceSelector"];
 /// Fields whose change does no harm: others may want to decide on them. Where they fight over them,
 /// there are pauses.
 const HARMLESS: [&str; 4] = [
@@ -99,8 +101,10 @@ fn shown(path: &[Part]) -> String {
 
 /// What differs of a child's content. Labels and annotations are not compared here.
 pub fn changes(child: &Child, live: &ObservedChild) -> Vec<Change> {
+    let strategy = child.body.pointer("/spec/strategy/type");
     let mut walk = Walk {
         kind: child.kind,
+        alone: strategy.and_then(Value::as_str) == Some("Recreate"),
         live,
         path: Vec::new(),
         found: Vec::new(),
@@ -128,8 +132,16 @@ pub fn changes(child: &Child, live: &ObservedChild) -> Vec<Change> {
     walk.found
 }
 
+/// Whether a field differs that the API server lets no client change: the selector of a Deployment.
+pub fn is_to_be_made_again(child: &Child, live: &ObservedChild) -> bool {
+    let selects = |change: &Change| change.field().starts_with("spec.selector");
+    child.kind == Kind::Deployment && changes(child, live).iter().any(selects)
+}
+
 struct Walk<'a> {
     kind: Kind,
+    /// Two of its pods at once would each admit what its limits allow.
+    alone: bool,
     live: &'a ObservedChild,
     path: Vec<Part>,
     found: Vec<Change>,
@@ -162,7 +174,7 @@ impl Walk<'_> {
                     });
                 }
                 // In a selector more does matter: it selects less, or nothing.
-                let selects = matches!(key, "selector" | "podSelector" | "namespaceSelector");
+                let selects = SELECTORS.contains(&key);
                 for (key, value) in live.iter().filter(|(key, _)| !wanted.contains_key(*key)) {
                     self.within(Part::Key(key.clone()), |walk| {
                         if selects {
@@ -226,6 +238,10 @@ impl Walk<'_> {
     /// A field that we do not write.
     fn extra(&mut self, key: &str, value: &Value) {
         let path = shown(&self.path);
+        // An empty selector selects all there is.
+        if self.kind == Kind::NetworkPolicy && SELECTORS.contains(&key) {
+            return self.push(true);
+        }
         if is_nothing(value)
             || value == &Value::Bool(false)
             || path == "spec.replicas"
@@ -256,7 +272,8 @@ impl Walk<'_> {
         let harmless = matches!(
             self.kind,
             Kind::HorizontalPodAutoscaler | Kind::PodDisruptionBudget
-        ) || HARMLESS.contains(&path.as_str());
+        ) || HARMLESS.contains(&path.as_str())
+            && !(self.alone && path == "spec.replicas");
         self.found.push(Change {
             path: self.path.clone(),
             added,
@@ -455,5 +472,41 @@ mod tests {
             pod["containers"],
             child().body["spec"]["template"]["spec"]["containers"]
         );
+    }
+
+    #[test]
+    fn an_empty_selector_of_a_network_policy_and_pods_beside_one_that_counts_alone_are_changes() {
+        let ours = json!([{"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "name": "m", "uid": "u", "controller": true}]);
+        let metadata = json!({"name": "m-gateway", "namespace": "ml", "ownerReferences": ours});
+        let body = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata,
+            "spec": {"ingress": [{"from": [{"podSelector": {"matchLabels": {"a": "b"}}}]}]},
+        });
+        let policy = Child {
+            kind: Kind::NetworkPolicy,
+            name: "m-gateway".to_owned(),
+            body: body.clone(),
+        };
+        let mut opened = body;
+        opened["spec"]["ingress"][0]["from"][0]["namespaceSelector"] = json!({});
+        let opened: ObservedChild = serde_json::from_value(opened).unwrap();
+        let found = changes(&policy, &opened);
+        assert!(found.len() == 1 && found[0].widens, "{found:?}");
+        assert_eq!(
+            found[0].field(),
+            "spec.ingress[0].from[0].namespaceSelector"
+        );
+
+        let scaled = |strategy: &str| {
+            let mut child = child();
+            child.body["metadata"] = metadata.clone();
+            child.body["spec"]["replicas"] = json!(1);
+            child.body["spec"]["strategy"] = json!({"type": strategy});
+            let mut body = child.body.clone();
+            body["spec"]["replicas"] = json!(10);
+            let live: ObservedChild = serde_json::from_value(body).unwrap();
+            changes(&child, &live)[0].widens
+        };
+        assert!(scaled("Recreate") && !scaled("RollingUpdate"));
     }
 }

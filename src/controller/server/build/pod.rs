@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, ContainerPort, EmptyDirVolumeSource, HTTPGetAction,
-    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, Probe, SeccompProfile,
-    SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, Probe, ResourceRequirements,
+    SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::Value;
 
 use super::metadata::labels;
 use crate::api::server::PodOptions;
 use crate::controller::names::Ident;
+use crate::controller::runtime::quantity::quantity;
 
 /// Labels of a pod: the user's, and ours over them.
 pub fn pod_metadata(ident: &Ident, component: &str, options: &PodOptions) -> ObjectMeta {
@@ -143,6 +145,39 @@ pub fn mount(volume: &str, path: impl Into<String>, read_only: Option<bool>) -> 
         read_only,
         ..VolumeMount::default()
     }
+}
+
+/// Resources as stated, and the usual limits on processor time and memory where none are: what a
+/// platform bounds is bounded in any case, and a quota on limits refuses no pod. A request above
+/// the usual limit is the limit.
+pub fn limited(
+    stated: Option<&ResourceRequirements>,
+    usual: ResourceRequirements,
+) -> ResourceRequirements {
+    let Some(stated) = stated else {
+        return usual;
+    };
+    let mut resources = stated.clone();
+    let (limits, requests) = (
+        resources.limits.get_or_insert_default(),
+        resources.requests.get_or_insert_default(),
+    );
+    for (name, limit) in usual.limits.unwrap_or_default() {
+        if limits.contains_key(&name) {
+            continue;
+        }
+        let amount = |of: &Quantity| quantity(&Value::String(of.0.clone()));
+        let least = requests.get(&name).cloned();
+        let limit = least
+            .filter(|least| amount(least) > amount(&limit))
+            .unwrap_or(limit);
+        limits.insert(name.clone(), limit);
+        // Without a request the API server takes the limit for one.
+        if let Some(request) = usual.requests.as_ref().and_then(|usual| usual.get(&name)) {
+            requests.entry(name).or_insert_with(|| request.clone());
+        }
+    }
+    resources
 }
 
 /// Amounts of CPU and memory.

@@ -151,7 +151,7 @@ fn services_name_the_protocol_of_their_port_unless_a_cloud_would_probe_it() {
 
 /// A quota on limits refuses every pod that has a container without.
 #[test]
-fn every_container_has_limits_unless_the_user_states_its_resources() {
+fn every_container_has_limits_whatever_of_its_resources_is_stated() {
     let mut shared = stdio();
     shared["upstream"]["stdio"]["sessions"] = json!("Shared");
     for (spec, memory) in [(shared, "2Gi"), (stdio(), "4Gi")] {
@@ -175,13 +175,24 @@ fn every_container_has_limits_unless_the_user_states_its_resources() {
     }
     let mut stated = stdio();
     stated["gateway"] = json!({ "resources": {} });
-    stated["upstream"]["stdio"]["resources"] = json!({ "requests": { "cpu": "1" } });
+    stated["upstream"]["stdio"]["resources"] = json!({
+        "requests": { "cpu": "3" }, "limits": { "memory": "64Mi", "ephemeral-storage": "1Gi" },
+    });
     let children = built(stated, false, None);
-    for component in ["gateway", "upstream"] {
+    let resources = |component| {
         let pod = &deployment(&children, component)["spec"]["template"]["spec"];
-        let server = &pod["containers"][0]["resources"];
-        assert_eq!(server["limits"], Value::Null, "{component}");
-    }
+        pod["containers"][0]["resources"].clone()
+    };
+    let usual = json!({
+        "requests": { "cpu": "50m", "memory": "32Mi" }, "limits": { "cpu": "2", "memory": "512Mi" },
+    });
+    assert_eq!(resources("gateway"), usual);
+    // What is requested is not more than the limit.
+    let completed = json!({
+        "requests": { "cpu": "3" },
+        "limits": { "cpu": "3", "memory": "64Mi", "ephemeral-storage": "1Gi" },
+    });
+    assert_eq!(resources("upstream"), completed);
 }
 
 fn children(

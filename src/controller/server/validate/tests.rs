@@ -61,6 +61,7 @@ fn refs(spec: Value, policies: &[(&str, u64, Value)]) -> Refs {
             .map_err(|undecoded| undecoded.error.clone()),
         object: Arc::new(object),
         policies,
+        leaving: false,
         namespace_unknown: false,
         children: BTreeMap::new(),
         pods: Vec::new(),

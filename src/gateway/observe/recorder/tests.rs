@@ -17,7 +17,7 @@ fn what_cannot_be_counted_apart_is_counted_together() {
     let (audit, _writer) = AuditLog::start(Vec::new()).unwrap();
     let mut registry = prometheus_client::registry::Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let recorder = Recorder::new("ml/s".to_owned(), "i".to_owned(), audit, metrics);
+    let recorder = Recorder::new("ml/s".to_owned(), ProgramRun::named("i"), audit, metrics);
     let record = Record {
         time: Timestamp::UNIX_EPOCH,
         decision_id: DecisionId {
@@ -64,4 +64,19 @@ fn what_cannot_be_counted_apart_is_counted_together() {
         ("p".to_owned(), 1),
     ];
     assert_eq!(left, expected);
+}
+
+#[test]
+fn the_gateways_of_one_program_never_give_one_id_twice() {
+    let run = ProgramRun::named("i");
+    let recorder = |server: &str| {
+        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+        let (audit, _writer) = AuditLog::start(Vec::new()).unwrap();
+        Recorder::new(server.to_owned(), run.clone(), audit, metrics)
+    };
+    let (first, second) = (recorder("ml/a"), recorder("ml/b"));
+    let ids: Vec<String> = [&first, &second, &first, &recorder("ml/a")]
+        .map(|recorder| recorder.decision_id().to_string())
+        .into();
+    assert_eq!(ids, ["i-0", "i-1", "i-2", "i-3"]);
 }

@@ -15,8 +15,8 @@ use crate::api::server::{Counters, Gateway};
 use crate::controller::names::{BRIDGE_PORT, GATEWAY};
 use crate::controller::server::build::metadata::{metadata, selector};
 use crate::controller::server::build::pod::{
-    amounts, claim_volume, container_security, empty_volume, mount, pod_metadata, pod_security,
-    port, probe, scheduled, secret_volume,
+    amounts, claim_volume, container_security, empty_volume, limited, mount, pod_metadata,
+    pod_security, port, probe, scheduled, secret_volume,
 };
 use crate::controller::server::build::wanted::Wanted;
 
@@ -120,14 +120,12 @@ fn replicas(wanted: &Wanted<'_>, gateway: &Gateway) -> Option<i32> {
 
 fn container(wanted: &Wanted<'_>, gateway: &Gateway) -> Container {
     let settings = wanted.settings;
-    let resources = gateway
-        .resources
-        .clone()
-        .unwrap_or_else(|| ResourceRequirements {
-            requests: Some(amounts("50m", "32Mi")),
-            limits: Some(amounts("2", "512Mi")),
-            claims: None,
-        });
+    let usual = ResourceRequirements {
+        requests: Some(amounts("50m", "32Mi")),
+        limits: Some(amounts("2", "512Mi")),
+        claims: None,
+    };
+    let resources = limited(gateway.resources.as_ref(), usual);
     Container {
         name: GATEWAY.to_owned(),
         image: Some(settings.gateway_image.clone()),

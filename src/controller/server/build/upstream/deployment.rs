@@ -12,8 +12,8 @@ use crate::api::server::{Sessions, StdioUpstream};
 use crate::controller::names::{BRIDGE_PORT, UPSTREAM};
 use crate::controller::server::build::metadata::{metadata, selector};
 use crate::controller::server::build::pod::{
-    amounts, container_security, empty_volume, mount, pod_metadata, pod_security, port, probe,
-    scheduled, secret_volume,
+    amounts, container_security, empty_volume, limited, mount, pod_metadata, pod_security, port,
+    probe, scheduled, secret_volume,
 };
 use crate::controller::server::build::wanted::{Settings, Wanted};
 use crate::policy::credential::CredentialVariables;
@@ -133,17 +133,13 @@ fn container(wanted: &Wanted<'_>, stdio: &StdioUpstream) -> Container {
         readiness_probe: Some(probe("/readyz", "bridge", 2)),
         security_context: Some(container_security()),
         volume_mounts: Some(mounts(stdio)),
-        resources: Some(
-            resources
-                .clone()
-                .unwrap_or_else(|| default_resources(stdio)),
-        ),
+        resources: Some(limited(resources.as_ref(), usual_resources(stdio))),
         ..Container::default()
     }
 }
 
 /// With limits, as a quota on them refuses pods without.
-fn default_resources(stdio: &StdioUpstream) -> ResourceRequirements {
+fn usual_resources(stdio: &StdioUpstream) -> ResourceRequirements {
     let most_memory = match stdio.sessions() {
         Sessions::Shared => "2Gi",
         // One process for each session.
