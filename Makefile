@@ -15,22 +15,22 @@ demo: ## Show the product on a real MLflow with the real mlflow-mcp (KEEP=1 leav
 demo-cluster: ## The same on Kubernetes: on kind or minikube if installed, else on a node of its own (KEEP=1 leaves it running)
 	@KEEP='$(KEEP)' bash tests/e2e/run.sh demo
 
-test: ## Run every check and test that this machine can run (20 min; the first time most of an hour)
+test: ## Run every check and test that this machine can run (30 min; the first time most of an hour)
 	@bash tests/run.sh
 
 test-unit: ## Unit and offline tests only; T=NAME runs those with NAME in their path (1 min)
 	@bash tests/run.sh unit offline
 
-test-gateway: ## Gateway tests only, with real MCP servers and clients; T=NAME as above (3 min)
+test-gateway: ## Gateway tests only, with real MCP servers and clients; T=NAME as above (6 min)
 	@bash tests/run.sh gateway
 
-test-cluster: ## Cluster tests only, on a real API server; T=NAME as above (8 min; the first time 10 more)
+test-cluster: ## Cluster tests only, on a real API server; T=NAME as above (10 min; the first time 10 more)
 	@bash tests/run.sh cluster
 
-test-clock: ## Run the suites again, a year ahead and at the end of a February; T=NAME as above (25 min)
+test-clock: ## Run the suites again, a year ahead and at the end of a February; T=NAME as above (35 min)
 	@bash tests/run.sh clock
 
-race: ## Race three gateways for approvals while they are killed, clocks step and the API server stops answering (RACES=10000, SEED=7; 40 min)
+race: ## Race three gateways for approvals while they are killed, clocks step and the API server stops answering (RACES=10000, SEED=7; 45 min)
 	@PORTCULLIS_RACES='$(or $(RACES),10000)' PORTCULLIS_RACES_AT_ONCE=20 PORTCULLIS_SEED='$(or $(SEED),7)' T=approval_races SHOW=1 bash tests/run.sh cluster
 
 coverage: ## Show how much of each file of the operator the unit tests reach; fails below 85 % (2 min; the first time 10 more)
