@@ -20,6 +20,7 @@ use crate::controller::names::Name;
 use crate::controller::policy::diagnostics::PolicyDiagnostics;
 use crate::controller::queues::Queues;
 use crate::controller::runtime::kinds::Kind;
+use crate::controller::runtime::objects::ObservedChild;
 use crate::controller::runtime::store::Store;
 use crate::controller::runtime::workqueue::{Action, WorkQueue};
 use crate::controller::server::build::wanted::Settings;
@@ -90,19 +91,21 @@ impl TestOperator {
 
     /// A child of the caches, by its kind.
     pub fn child(&self, object: &Value) {
-        let kind = Kind::ALL
-            .into_iter()
-            .find(|kind| object["kind"] == kind.as_str());
-        bring(self.ctx.caches.children(kind.unwrap()), object);
+        bring(self.children_like(object), object);
+    }
+
+    /// The cache of an object's kind.
+    fn children_like(&self, object: &Value) -> &Store<ObservedChild> {
+        let mut kinds = Kind::ALL.into_iter();
+        let kind = kinds.find(|kind| object["kind"] == kind.as_str());
+        self.ctx.caches.children(kind.unwrap())
     }
 
     /// A child is no longer there.
     pub fn gone(&self, object: &Value) {
-        let mut kinds = Kind::ALL.into_iter();
-        let kind = kinds.find(|kind| object["kind"] == kind.as_str());
         let gone = serde_json::from_str(&object.to_string()).unwrap();
         let event = watcher::Event::Delete(gone);
-        let store = self.ctx.caches.children(kind.unwrap());
+        let store = self.children_like(object);
         store.take(None, &mut None, &mut false, event, |_| {});
     }
 

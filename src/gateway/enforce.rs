@@ -251,8 +251,8 @@ impl<'a> PendingCall<'a> {
             let refusal = Refusal::Unrecorded(unwritten.to_string());
             return Admission::Refuse(refusal, Some(decided.number));
         }
-        // The server has the cancellation already.
-        if in_flight.is_given_up() {
+        // The client gave it up before it was sent, and the server has the cancellation already.
+        if in_flight.provoked() {
             in_flight.give_back();
             in_flight.finish(End::Abandoned);
             return Admission::Refuse(Refusal::Cancelled, Some(decided.number));

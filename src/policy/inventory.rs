@@ -314,13 +314,9 @@ impl Bound {
 
     /// Whether its tools have the definitions that they have in another.
     pub fn has_tools_of(&self, other: &Bound) -> bool {
-        let definitions = |bound: &Bound| {
-            let tools = bound.tools.iter();
-            tools
-                .map(|tool| (tool.name.clone(), tool.digest.clone()))
-                .collect::<Vec<_>>()
-        };
-        definitions(self) == definitions(other)
+        let mut pairs = self.tools.iter().zip(&other.tools);
+        self.tools.len() == other.tools.len()
+            && pairs.all(|(one, other)| (&one.name, &one.digest) == (&other.name, &other.digest))
     }
 
     /// One tool.

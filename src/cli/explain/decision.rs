@@ -203,14 +203,11 @@ fn texts(project: &Project, line: &AuditLine) -> Result<Vec<RuleText>, Failure> 
             continue;
         };
         let spec = &located.object.spec;
-        let found = match rule_text("rules", &spec.rules, |one| one.name == rule)? {
-            None => rule_text("prompts", &spec.prompts, |one| one.name == rule)?,
-            found => found,
-        };
-        let found = match found {
-            None => rule_text("resources", &spec.resources, |one| one.name == rule)?,
-            found => found,
-        };
+        let found = rule_text("rules", &spec.rules, |one| one.name == rule)?
+            .or(rule_text("prompts", &spec.prompts, |one| one.name == rule)?)
+            .or(rule_text("resources", &spec.resources, |one| {
+                one.name == rule
+            })?);
         if let Some((path, text)) = found {
             texts.push(RuleText {
                 policy: label.to_owned(),

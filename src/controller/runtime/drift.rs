@@ -110,33 +110,32 @@ pub fn step(
     let wanted = hash_of(&child.body);
     let mark = mark.filter(|mark| Some(mark.hash.as_str()) == wanted);
     let is_other = hash_of(&value) != wanted;
+    let labelled = labelled(&value, &child.body);
+    let changes = drift::changes(child, live);
     let Some(mark) = mark else {
         // What is wanted has changed, or nothing is known of it after a restart. Neither labels nor
         // annotations change the generation.
         let drift = !is_other;
-        let is_as_wanted =
-            drift && labelled(&value, &child.body) && drift::changes(child, live).is_empty();
-        return match is_as_wanted {
+        return match drift && labelled && changes.is_empty() {
             true => ChildAction::Nothing,
             false => ChildAction::Apply { drift },
         };
     };
     // The caches may be behind a write of ours.
-    if older(live, mark) && (is_other || labelled(&value, &child.body)) {
+    if older(live, mark) && (is_other || labelled) {
         return ChildAction::Nothing;
     }
     let step_after = |waits| match wait(waits, mark.repairs, mark.repaired, now) {
         Some(left) => ChildAction::Wait(left),
         None => ChildAction::Apply { drift: true },
     };
-    let changes = drift::changes(child, live);
     let is_ours = mark.stamp == live.stamp();
     // What widens what pods may do is not waited with, however often, and whatever else was changed
     // with it.
     if !is_ours && changes.iter().any(|change| change.widens) {
         return step_after(WIDENED);
     }
-    if is_other || !labelled(&value, &child.body) {
+    if is_other || !labelled {
         return step_after(WAITS);
     }
     match changes.is_empty() {

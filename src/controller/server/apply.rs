@@ -17,7 +17,7 @@ use super::{build, deliver, secrets};
 use crate::api::condition::Reason;
 use crate::controller::context::Context;
 use crate::controller::key::OperatorKey;
-use crate::controller::runtime::drift::{self, ChildAction};
+use crate::controller::runtime::drift::{self, Change, ChildAction};
 use crate::controller::runtime::kinds::{Child, Kind};
 use crate::controller::runtime::objects::ObservedChild;
 use crate::controller::runtime::throttle::sooner;
@@ -274,8 +274,9 @@ impl Writes<'_> {
         drift: bool,
     ) -> Result<Option<Duration>, ApplyError> {
         if drift {
-            self.note_drift(child, live);
-            if drift::is_to_be_made_again(child, live) {
+            let changes = drift::changes(child, live);
+            self.note_drift(child, live, &changes);
+            if drift::is_to_be_made_again(child.kind, &changes) {
                 return self.make_again(child, live).await;
             }
         }
@@ -322,8 +323,7 @@ impl Writes<'_> {
     }
 
     /// Remembers who changed what, where the change lets pods do more.
-    fn note_drift(&self, child: &Child, live: &ObservedChild) {
-        let changes = drift::changes(child, live);
+    fn note_drift(&self, child: &Child, live: &ObservedChild, changes: &[Change]) {
         let mut memory = self.memory.lock();
         for change in changes.iter().filter(|change| change.widens) {
             let field = change.field();

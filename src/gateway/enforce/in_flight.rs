@@ -127,14 +127,9 @@ impl InFlight {
         self.again = true;
     }
 
-    /// Whether the client has cancelled the call, or ended its session, before it was sent.
-    pub(super) fn is_given_up(&self) -> bool {
-        self.provoked()
-    }
-
     /// Whether the client may have caused the upstream's error, by a cancellation or by ending the
     /// session, or the upstream mentioned the call before: then the call may have taken effect.
-    fn provoked(&self) -> bool {
+    pub(super) fn provoked(&self) -> bool {
         self.ambiguity.as_ref().is_some_and(Ambiguity::is_marked)
             || self.gateway.sessions.has_ended(&self.session)
     }

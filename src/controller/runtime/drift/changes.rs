@@ -133,9 +133,9 @@ pub fn changes(child: &Child, live: &ObservedChild) -> Vec<Change> {
 }
 
 /// Whether a field differs that the API server lets no client change: the selector of a Deployment.
-pub fn is_to_be_made_again(child: &Child, live: &ObservedChild) -> bool {
+pub fn is_to_be_made_again(kind: Kind, changes: &[Change]) -> bool {
     let selects = |change: &Change| change.field().starts_with("spec.selector");
-    child.kind == Kind::Deployment && changes(child, live).iter().any(selects)
+    kind == Kind::Deployment && changes.iter().any(selects)
 }
 
 struct Walk<'a> {
